@@ -1,0 +1,82 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from cpulm.errors import ResourceError
+
+
+def flush_to_disk(file: IO[bytes]) -> None:
+    """Return once the operating system has put the file's bytes on the disk."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def flush_folder(folder: Path) -> None:
+    """Make a rename in ``folder`` durable; Windows has no such call and needs none.
+
+    Some network and user-space file systems refuse to flush a folder; the rename has happened all
+    the same, so that is no error.
+    """
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
+            raise
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A binary file that takes the name ``path`` when the block ends without an error.
+
+    Until then it is a hidden temporary sibling; what stood at ``path`` stays whole. After an error
+    the sibling is gone.
+
+    Raises:
+        ResourceError: where the disk is full, a quota is used up or the file is too large for the disk.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    try:
+        with temporary.open("w+b") as file:
+            yield file
+            flush_to_disk(file)
+        _rename(temporary, path)
+        flush_folder(path.parent)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise ResourceError(
+                f"no room to write {path}: {error.strerror}", "free some disk space, or choose another folder"
+            ) from error
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _rename(temporary: Path, path: Path) -> None:
+    """Windows refuses while a virus scanner or a reader holds ``path``: it lets go within moments."""
+    for _ in range(20 if os.name == "nt" else 0):
+        try:
+            temporary.replace(path)
+            return
+        except PermissionError:
+            time.sleep(0.1)
+    temporary.replace(path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` as UTF-8 to ``path``, whole or not at all."""
+    with replacing(path) as file:
+        file.write(text.encode("utf-8"))

@@ -1,0 +1,234 @@
+"""What a run says while it goes: frozen records, and their way to JSON and back.
+
+The engine emits events; listeners (the metrics file, the dashboard, plain lines, JSON lines)
+receive them. An event holds plain values only and knows nothing of who reads it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """Base of all events. ``time`` is in seconds since the epoch."""
+
+    kind: ClassVar[str] = ""
+    time: float = field(default_factory=time.time)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunStarted(Event):
+    """A run, new or resumed, is about to take its first step.
+
+    ``steps`` is the horizon in optimizer updates; None where the horizon is ``max_time_seconds``.
+    ``notes`` says in words what was chosen for this machine and why.
+    """
+
+    kind: ClassVar[str] = "run_started"
+    run: str
+    name: str
+    preset: str
+    version: str
+    step: int
+    steps: int | None
+    max_time_seconds: float | None
+    device: str
+    device_name: str
+    precision: str
+    compiled: bool
+    threads: int
+    params_total: int
+    params_non_embedding: int
+    tokens_per_step: int
+    flops_per_token: float
+    train_tokens: int
+    val_tokens: int
+    vocab_size: int
+    block_size: int
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepDone(Event):
+    """One optimizer update. ``loss`` is in nats per token, the mean over the step's tokens.
+
+    ``step`` counts finished updates, ``tokens`` trained tokens, ``elapsed_seconds`` training time
+    of the whole run, interruptions left out. ``data_seconds`` of ``step_seconds`` went into
+    making the batch.
+    """
+
+    kind: ClassVar[str] = "step"
+    step: int
+    loss: float
+    lr: float
+    grad_norm: float
+    tokens: int
+    epoch: float
+    elapsed_seconds: float
+    step_seconds: float
+    data_seconds: float
+    progress: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validated(Event):
+    """A pass over the validation split. ``whole`` is False where only some batches were taken."""
+
+    kind: ClassVar[str] = "validated"
+    step: int
+    loss: float
+    perplexity: float
+    bits_per_byte: float
+    tokens: int
+    seconds: float
+    whole: bool
+    best: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointSaved(Event):
+    """A checkpoint stands on the disk. ``role`` is ``latest`` or ``best``."""
+
+    kind: ClassVar[str] = "checkpoint"
+    step: int
+    path: str
+    role: str
+    bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleMade(Event):
+    """Text from the model as it stands."""
+
+    kind: ClassVar[str] = "sample"
+    step: int
+    prompt: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineSampled(Event):
+    """The machine's state. Per cents are of the whole machine; None where it cannot be read."""
+
+    kind: ClassVar[str] = "machine"
+    cpu_percent: float
+    process_cpu_percent: float
+    cpu_mhz: float | None
+    cpu_temperature: float | None
+    process_bytes: int
+    memory_used_bytes: int
+    memory_total_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress(Event):
+    """How far a stage outside the training steps is; not kept in the metrics.
+
+    ``done`` and ``total`` are in ``unit``; ``total`` is None where unknown. ``finished`` marks the
+    stage's last event.
+    """
+
+    kind: ClassVar[str] = "progress"
+    stage: str
+    done: float
+    total: float | None
+    unit: str
+    finished: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Notice(Event):
+    """Something worth a line: ``level`` is ``info`` or ``warning``."""
+
+    kind: ClassVar[str] = "notice"
+    level: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFinished(Event):
+    """The last word of a run.
+
+    ``reason`` is ``horizon``, ``target_loss``, ``patience``, ``stopped``, ``diverged`` or ``failed``.
+    """
+
+    kind: ClassVar[str] = "run_finished"
+    step: int
+    tokens: int
+    reason: str
+    elapsed_seconds: float
+    estimated_seconds: float | None
+    best_loss: float | None
+    best_step: int | None
+    best_bits_per_byte: float | None
+    tokens_per_second: float
+    checkpoint: str | None
+
+
+Listener = Callable[[Event], None]
+
+KINDS: dict[str, type[Event]] = {
+    cls.kind: cls
+    for cls in (
+        RunStarted,
+        StepDone,
+        Validated,
+        CheckpointSaved,
+        SampleMade,
+        MachineSampled,
+        Progress,
+        Notice,
+        RunFinished,
+    )
+}
+
+
+def to_json(event: Event) -> str:
+    """One line of JSON. Non-finite floats become the strings ``"nan"``, ``"inf"``, ``"-inf"``."""
+    record: dict[str, Any] = {"event": event.kind}
+    for spec in dataclasses.fields(event):
+        value = getattr(event, spec.name)
+        if isinstance(value, float):
+            value = round(value, 3) if spec.name == "time" else _number(value)
+        record[spec.name] = value
+    return json.dumps(record, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def from_json(line: str) -> Event:
+    """The event in one line of JSON; keys that this version does not know are ignored.
+
+    Raises:
+        ValueError: where the line is no event.
+    """
+    record = json.loads(line)
+    if not isinstance(record, dict) or not isinstance(record.get("event"), str):
+        raise ValueError("not an event")
+    cls = KINDS.get(record["event"])
+    if cls is None:
+        raise ValueError(f"unknown event {record['event']!r}")
+    values: dict[str, Any] = {}
+    for spec in dataclasses.fields(cls):
+        if spec.name in record:
+            value = record[spec.name]
+            if isinstance(value, str) and "float" in str(spec.type):
+                value = float(value)
+            values[spec.name] = tuple(value) if isinstance(value, list) else value
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise ValueError(f"incomplete event {record['event']!r}: {error}") from error
+
+
+def _number(value: float) -> float | str:
+    """Seven significant digits: more than a loss in fp32 holds, and half the bytes of a repr."""
+    if not math.isfinite(value):
+        return str(value)
+    return float(f"{value:.7g}")

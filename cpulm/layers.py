@@ -1,0 +1,316 @@
+"""From where a run's settings come, in rising order of precedence:
+
+default < preset < ``--config FILE`` < environment (``CPULM_TRAIN__LR``) < ``--set train.lr=3e-4``
+< named flags.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from cpulm.errors import SettingsError
+from cpulm.preset_files import preset_names as preset_names  # also known by its name here
+from cpulm.preset_files import presets_folder as presets_folder
+from cpulm.settings import HORIZONS, Settings
+
+Layer = dict[str, Any]
+ENV_PREFIX = "CPULM_"
+
+_SEE_ALL = "see `cpulm train --print-config` for all settings"
+
+
+def load_preset(name: str) -> tuple[Layer, dict[str, Any]]:
+    """A preset's settings, and what its ``about`` section says of it (title, minutes, why).
+
+    Raises:
+        SettingsError: where there is no such preset; the nearest one is named.
+    """
+    if name not in preset_names():
+        raise SettingsError(f"there is no preset {name!r}", nearest(name, preset_names()))
+    layer = read_yaml(presets_folder() / f"{name}.yaml")
+    return layer, layer.pop("about", {})
+
+
+def resolve(
+    preset: str | None = None,
+    config: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    assignments: Iterable[str] = (),
+    flags: Mapping[str, Any] | None = None,
+) -> Settings:
+    """Settings from all layers, validated.
+
+    Args:
+        preset: name of a preset; where None the one that ``config`` names, if any.
+        config: a YAML file of settings, such as the one a run stores.
+        environ: the environment; ``CPULM_TRAIN__LR=3e-4`` sets ``train.lr``.
+        assignments: ``a.b=value`` texts; the value is YAML, for a setting that is text the text itself.
+        flags: dotted key to value; entries that are None were not given.
+
+    Raises:
+        SettingsError: naming the key, the value and what would fit.
+    """
+    from_file = _from_file(config) if config else {}
+    preset = preset or str(from_file.get("preset") or "")
+    layers: list[Layer] = []
+    if preset:
+        layers.append(_flat(load_preset(preset)[0], f"the preset {preset}"))
+    layers.append(from_file)
+    layers.append(_from_environment(environ or {}))
+    layers.append(_from_assignments(assignments))
+    layers.append(_from_flags(flags or {}))
+    merged: Layer = {}
+    for layer in layers:
+        _lay_over(merged, layer)
+    return validate(_nested({**merged, "preset": preset}))
+
+
+def validate(values: Mapping[str, Any]) -> Settings:
+    """Settings from a nested mapping.
+
+    Raises:
+        SettingsError: naming the first key that does not fit.
+    """
+    try:
+        return Settings.model_validate(dict(values))
+    except ValidationError as error:
+        raise _explain(error) from error
+
+
+def read_yaml(path: Path) -> Layer:
+    """The mapping in a YAML file, read by the rules of YAML 1.2: ``on`` is text and ``3e-4`` a number.
+
+    Raises:
+        SettingsError: where the file cannot be read or holds no mapping.
+    """
+    try:
+        loaded = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_Yaml)
+    except OSError as error:
+        raise SettingsError(
+            f"cannot read settings from {path}: {error.strerror}", "give a YAML file of settings"
+        ) from error
+    except (yaml.YAMLError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" in line {mark.line + 1}" if mark else ""
+        what = getattr(error, "problem", None) or "it cannot be read as text"
+        raise SettingsError(f"{path} is not valid YAML{where}: {what}", _SEE_ALL) from error
+    if loaded is None:
+        return {}
+    if not isinstance(loaded, dict) or not all(isinstance(key, str) for key in loaded):
+        raise SettingsError(f"{path} holds no sections of settings", _SEE_ALL)
+    return loaded
+
+
+def known_keys() -> dict[str, Any]:
+    """Every dotted key of the settings with its default value."""
+    keys: dict[str, Any] = {}
+    for name, spec in Settings.model_fields.items():
+        if isinstance(spec.default, BaseModel):
+            for inner, value in spec.default:
+                keys[f"{name}.{inner}"] = value
+        else:
+            keys[name] = spec.default
+    return keys
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A hint that names the known word nearest to ``word``, or all of them where they are few.
+
+    A key given without its section (``lr``) is known by its last part (``train.lr``).
+    """
+    choices = list(known)
+    close = [choice for choice in choices if choice.rpartition(".")[2] == word.rpartition(".")[2]]
+    close = close or difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    return f"known: {', '.join(choices)}" if len(choices) <= 20 else _SEE_ALL
+
+
+class _Yaml(yaml.SafeLoader):
+    """YAML 1.2's plain values: no ``on`` that is true, no ``1:30`` that is 90, no dates; each key once."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{key.value!r} stands there twice", key.start_mark
+                )
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
+_INTEGER = r"[-+]?[0-9]+(?:_[0-9]+)*"
+_NUMBER = rf"(?:{_INTEGER}(?:\.[0-9]*)?|[-+]?\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
+_Yaml.yaml_implicit_resolvers = {}
+for _tag, _pattern, _first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", _INTEGER, list("-+0123456789")),
+    ("float", rf"{_NUMBER}|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)", list("-+.0123456789")),
+):
+    _Yaml.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), _first)
+
+
+def _integer(loader: _Yaml, node: yaml.ScalarNode) -> int:
+    """Always decimal: YAML 1.1 would read 010 as eight."""
+    return int(loader.construct_scalar(node))
+
+
+_Yaml.add_constructor("tag:yaml.org,2002:int", _integer)
+
+
+def _from_file(path: Path) -> Layer:
+    return _flat(read_yaml(path), str(path))
+
+
+def _from_environment(environ: Mapping[str, str]) -> Layer:
+    sections = _sections()
+    layer: Layer = {}
+    for name, text in environ.items():
+        if not name.upper().startswith(ENV_PREFIX) or "__" not in name or not text:
+            continue
+        key = name[len(ENV_PREFIX) :].lower().replace("__", ".", 1)
+        if key.split(".")[0] not in sections:
+            raise SettingsError(
+                f"the environment variable {name} names no section of settings",
+                nearest(key.split(".")[0], sections),
+            )
+        _check_key(key, f"the environment variable {name}")
+        layer[key] = _parse_value(text, key)
+    return layer
+
+
+def _from_assignments(assignments: Iterable[str]) -> Layer:
+    layer: Layer = {}
+    for text in assignments:
+        key, equals, value = text.partition("=")
+        key = key.strip()
+        if not equals or not key:
+            raise SettingsError(f"--set {text!r} is not of the form key=value", "such as --set train.lr=3e-4")
+        _check_key(key, "--set")
+        layer[key] = _parse_value(value, key)
+    return layer
+
+
+def _from_flags(flags: Mapping[str, Any]) -> Layer:
+    layer = {key: value for key, value in flags.items() if value is not None}
+    for key in layer:
+        _check_key(key, "a flag")
+    return layer
+
+
+def _flat(layer: Layer, source: str) -> Layer:
+    """A file's nested mapping with dotted keys; the ``about`` of a preset is no setting.
+
+    Raises:
+        SettingsError: where a key is unknown or a section holds something else than settings.
+    """
+    flat: Layer = {}
+    for name, inside in layer.items():
+        if name in _sections():
+            if not isinstance(inside or {}, dict):
+                raise SettingsError(
+                    f"{source}: {name} is a section of settings, not {inside!r}",
+                    "write its settings under it",
+                )
+            flat.update({f"{name}.{key}": value for key, value in (inside or {}).items()})
+        elif name != "about":
+            flat[name] = inside
+    for key in flat:
+        _check_key(key, source)
+    return flat
+
+
+def _nested(flat: Layer) -> Layer:
+    nested: Layer = {}
+    for key, value in flat.items():
+        section, dot, name = key.partition(".")
+        if dot:
+            nested.setdefault(section, {})[name] = value
+        else:
+            nested[key] = value
+    return nested
+
+
+def _check_key(key: str, source: str) -> None:
+    known = known_keys()
+    if key not in known:
+        raise SettingsError(f"{source}: there is no setting {key!r}", nearest(key, known))
+    if key == "preset" and source == "--set":
+        raise SettingsError("--set cannot choose a preset", "choose it with --preset NAME")
+
+
+def _sections() -> list[str]:
+    return [name for name, spec in Settings.model_fields.items() if isinstance(spec.default, BaseModel)]
+
+
+def _lay_over(merged: Layer, layer: Layer) -> None:
+    """Lay ``layer`` over ``merged``; a horizon replaces any horizon of the layers below."""
+    horizons = [f"train.{name}" for name in HORIZONS]
+    if any(layer.get(key) is not None for key in horizons):
+        for key in horizons:
+            merged.pop(key, None)
+    merged.update(layer)
+
+
+def _parse_value(text: str, key: str) -> Any:
+    """The value in ``text``; for a setting that is text (or a list of texts) the text as it stands.
+
+    Quotes and brackets are YAML's there too: ``"a\\nb"`` has a line break, ``[a, b]`` is a list.
+    """
+    is_text, is_list = _kind(key)
+    quoted = text[:1] in ('"', "'") or (is_list and text[:1] == "[")
+    if (is_text or is_list) and not quoted:
+        return text
+    try:
+        value = yaml.load(text, Loader=_Yaml)
+    except (yaml.YAMLError, ValueError) as error:
+        if is_text:
+            return text
+        raise SettingsError(f"{key}: cannot read the value {text!r}", _meaning(key)) from error
+    return text if value is None and not text.strip() else value
+
+
+def _kind(key: str) -> tuple[bool, bool]:
+    """Whether the setting ``key`` is text, and whether it is a list of texts."""
+    section, _, name = key.partition(".")
+    annotation = type(Settings.model_fields[section].default).model_fields[name].annotation
+    return annotation is str or get_origin(annotation) is Literal, get_origin(annotation) is list
+
+
+def _explain(error: ValidationError) -> SettingsError:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return SettingsError(f"there is no setting {key!r}", nearest(key, known_keys()))
+    reason = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "model_type":
+        reason = "this is a section of settings"
+    value = first["input"]
+    if isinstance(value, (dict, BaseModel)) or not key:
+        where = f"{key}: " if key else ""
+        return SettingsError(f"{where}{reason}", _SEE_ALL)
+    hint = _meaning(key)
+    if first["type"] == "literal_error":
+        hint = nearest(str(value), re.findall(r"'([^']+)'", first["ctx"]["expected"]))
+    return SettingsError(f"{key} = {value!r}: {reason[:1].lower()}{reason[1:]}", hint)
+
+
+def _meaning(key: str) -> str:
+    """What the settings say of ``key``."""
+    section, _, name = key.partition(".")
+    spec = Settings.model_fields[section]
+    meaning = spec.description
+    if isinstance(spec.default, BaseModel):
+        meaning = spec.default.__doc__
+        if name:
+            meaning = type(spec.default).model_fields[name.partition(".")[0]].description
+    return f"{key}: {' '.join((meaning or '').split())}"

@@ -1,0 +1,131 @@
+"""Every path inside a run's folder, and how such a folder comes to be."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from cpulm.errors import DataError, SettingsError
+
+_NUMBERED = re.compile(r"step-(\d{8,})\.pt")
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """The folder of one run; knows its files by name and nothing of what is in them."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The folder's own name, also where ``path`` is ``.``."""
+        return self.path.name or self.path.resolve().name
+
+    @property
+    def settings(self) -> Path:
+        """The resolved settings, YAML, ready for ``--config``."""
+        return self.path / "settings.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        """One event per line, JSON."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def latest(self) -> Path:
+        """The newest checkpoint."""
+        return self.path / "latest.pt"
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint with the lowest validation loss."""
+        return self.path / "best.pt"
+
+    @property
+    def tensorboard(self) -> Path:
+        """The folder of TensorBoard event files."""
+        return self.path / "tensorboard"
+
+    def numbered(self, step: int) -> Path:
+        """The checkpoint of one step."""
+        return self.path / f"step-{step:08d}.pt"
+
+    def numbered_steps(self) -> list[int]:
+        """Steps with a numbered checkpoint, oldest first."""
+        files = self.path.glob("step-*.pt")
+        steps = {int(match.group(1)) for file in files if (match := _NUMBERED.fullmatch(file.name))}
+        return sorted(step for step in steps if self.numbered(step).is_file())
+
+    def checkpoints(self) -> list[Path]:
+        """Checkpoints that exist, the newest first, ``best.pt`` last."""
+        numbered = [self.numbered(step) for step in reversed(self.numbered_steps())]
+        return [path for path in [self.latest, *numbered, self.best] if path.is_file()]
+
+
+def check_free(out: Path) -> None:
+    """Raises SettingsError where ``out`` is something already, other than an empty folder."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise SettingsError(
+            f"{out} exists and is not empty",
+            "choose another --out, or go on with that run: --resume",
+        )
+
+
+def create(out: Path | None, stem: str) -> RunDir:
+    """Make the folder of a new run.
+
+    Args:
+        out: the folder the user named, or None for the first free ``runs/<stem>-<n>``.
+        stem: what the run is named after, its preset.
+
+    Raises:
+        SettingsError: where ``out`` holds something already, which is left as it is, or where no
+            folder can be made there.
+    """
+    try:
+        return RunDir(_first_free(stem) if out is None else _empty(out))
+    except OSError as error:
+        raise SettingsError(
+            f"cannot make the run's folder {error.filename}: {error.strerror}",
+            "choose another place: --out DIR",
+        ) from error
+
+
+def _first_free(stem: str) -> Path:
+    """``mkdir`` is the lock: of two runs that start at once each gets a number of its own."""
+    clean = re.sub(r"[^\w.-]+", "-", stem).strip("-.") or "run"
+    runs = Path("runs")
+    runs.mkdir(exist_ok=True)
+    number = 1
+    while True:
+        try:
+            path = runs / f"{clean}-{number}"
+            path.mkdir()
+            return path
+        except FileExistsError:
+            number += 1
+
+
+def _empty(out: Path) -> Path:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise SettingsError(
+            f"{out} exists and is not empty", "choose another --out, or go on with that run: --resume"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    return out
+
+
+def find(path: Path) -> RunDir:
+    """The run that ``path`` names: its folder, or any file directly in it.
+
+    Raises:
+        DataError: where there is no such run.
+    """
+    folder = path if path.is_dir() else path.parent
+    run = RunDir(folder)
+    if not path.exists():
+        raise DataError(f"{path} does not exist", "give a run's folder, such as runs/tiny-1")
+    if not run.checkpoints() and not run.settings.is_file():
+        raise DataError(f"{path} is no run of cpulm", "a run's folder holds settings.yaml and latest.pt")
+    return run

@@ -1,0 +1,297 @@
+"""Every setting of a run, with its default, its meaning and its limits.
+
+Where the values come from (preset, file, environment, flags) is in :mod:`cpulm.layers`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from cpulm.units import parse_duration
+
+TokenizerKind = Literal["bpe", "byte", "char", "word"]
+Device = Literal["auto", "cpu", "cuda", "mps"]
+
+LARGEST = 2**53
+"""Counts beyond this are no whole numbers any more once they pass through a float."""
+
+
+def _as_list(value: Any) -> Any:
+    """A list of texts from one text or path, or from several."""
+    values = [value] if isinstance(value, (str, Path)) else value
+    if not isinstance(values, (list, tuple)):
+        return values
+    return [str(item) if isinstance(item, Path) else item for item in values]
+
+
+def _as_seconds(value: Any) -> Any:
+    return parse_duration(value) if isinstance(value, str) else value
+
+
+Sources = Annotated[list[str], BeforeValidator(_as_list)]
+Seconds = Annotated[float, BeforeValidator(_as_seconds), Field(gt=0)]
+
+
+class Section(BaseModel):
+    """Base of the sections: unknown keys are errors, values are checked when changed as well."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),
+        use_attribute_docstrings=True,
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise ValueError("neither true nor false fits here")
+        return value
+
+
+class ModelSettings(Section):
+    """The shape and the parts of the transformer. The defaults are the Qwen3 block."""
+
+    n_layer: int = Field(6, ge=1)
+    """Number of transformer blocks."""
+    n_head: int = Field(6, ge=1)
+    """Number of query heads."""
+    n_kv_head: int | None = Field(None, ge=1)
+    """Number of key and value heads (grouped-query attention); as many as `n_head` where unset."""
+    n_embd: int = Field(384, ge=1)
+    """Width of the residual stream."""
+    head_dim: int | None = Field(None, ge=1)
+    """Width of one head; `n_embd / n_head` where unset."""
+    n_inner: int | None = Field(None, ge=1)
+    """Width of the MLP's hidden layer; where unset 8/3 of `n_embd` (to a multiple of 32) for `swiglu`,
+    else four times `n_embd`."""
+    block_size: int = Field(256, ge=2)
+    """Tokens in one sequence: the context that the model learns to use."""
+    norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
+    """Normalisation before attention, before the MLP and before the head."""
+    norm_eps: float = Field(1e-6, gt=0)
+    """Added to the variance inside every norm."""
+    position: Literal["rope", "learned", "sinusoidal", "none"] = "rope"
+    """How the model knows where a token stands."""
+    rope_theta: float = Field(10_000.0, gt=0)
+    """Base of the rotary frequencies."""
+    mlp: Literal["swiglu", "gelu", "relu", "relu2"] = "swiglu"
+    """The MLP's activation; `gelu` is the tanh form that GPT-2 uses, `relu2` is relu squared. `relu2`
+    is in no block that transformers or llama.cpp loads."""
+    qk_norm: bool = True
+    """RMSNorm over each head's queries and keys, as in Qwen3."""
+    bias: bool = False
+    """Biases in linear layers and in layer norms."""
+    tie_embeddings: bool = True
+    """Use the embedding matrix as the output head too."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout on embeddings, attention and residual branches, while training."""
+    activation_checkpointing: bool = False
+    """Recompute each block in the backward pass: less memory, about a third more time."""
+
+    @model_validator(mode="after")
+    def _shapes_fit(self) -> ModelSettings:
+        if self.head_dim is None and self.n_embd % self.n_head:
+            raise ValueError(f"n_embd ({self.n_embd}) is not divisible by n_head ({self.n_head})")
+        if self.n_head % self.kv_heads:
+            raise ValueError(f"n_head ({self.n_head}) is not divisible by n_kv_head ({self.n_kv_head})")
+        if self.position == "rope" and self.head_width % 2:
+            raise ValueError(f"rope needs an even head width, not {self.head_width}")
+        if self.position == "sinusoidal" and self.n_embd % 2:
+            raise ValueError(f"sinusoidal positions need an even n_embd, not {self.n_embd}")
+        return self
+
+    @property
+    def kv_heads(self) -> int:
+        return self.n_kv_head or self.n_head
+
+    @property
+    def head_width(self) -> int:
+        return self.head_dim or self.n_embd // self.n_head
+
+    @property
+    def inner_width(self) -> int:
+        if self.n_inner is not None:
+            return self.n_inner
+        if self.mlp == "swiglu":
+            return (8 * self.n_embd // 3 + 31) // 32 * 32
+        return 4 * self.n_embd
+
+
+class DataSettings(Section):
+    """What the model learns from."""
+
+    source: Sources = Field(["builtin:python"], min_length=1)
+    """Files, folders, globs, one prepared token folder, or `builtin:python`."""
+    val_source: Sources = []
+    """A validation text of its own; where empty, a part of `source` is held out."""
+    val_fraction: float = Field(0.05, gt=0, lt=1)
+    """The part of the source held out for validation, where `val_source` is empty."""
+    tokenizer: str = "bpe"
+    """`bpe` (byte-level), `byte`, `char`, `word`, or the path of a `tokenizer.json`."""
+    vocab_size: int | None = Field(4096, ge=2)
+    """Entries of the vocabulary that `bpe` and `word` train; unset: as many as the tokenizer has."""
+    field: str = "text"
+    """The field of a JSONL line that holds its text."""
+    errors: Literal["strict", "replace"] = "strict"
+    """What to do with bytes that are no UTF-8: stop and name the place, or put U+FFFD there."""
+
+
+class TrainSettings(Section):
+    """How the model learns. Exactly one of `steps`, `epochs`, `tokens` and `max_time` is the horizon."""
+
+    steps: int | None = Field(None, ge=1, le=LARGEST)
+    """Horizon in optimizer updates."""
+    epochs: float | None = Field(None, gt=0)
+    """Horizon in passes over the training split."""
+    tokens: int | None = Field(None, ge=1, le=LARGEST)
+    """Horizon in trained tokens."""
+    max_time: Seconds | None = None
+    """Horizon in training time (seconds, or `8h`, `90min`): the schedule follows the time left."""
+    target_loss: float | None = Field(None, gt=0)
+    """End as soon as the validation loss is at or below this (nats per token)."""
+    patience: int | None = Field(None, ge=1)
+    """End after this many validations in a row without a new best loss."""
+    micro_batch_size: int = Field(16, ge=1)
+    """Sequences in one forward and backward pass."""
+    grad_accum_steps: int = Field(1, ge=1)
+    """Micro-batches in one optimizer update."""
+    seed: int = Field(1337, ge=0, le=2**32 - 1)
+    """Seeds initial weights, data order and dropout."""
+    optimizer: Literal["muon", "adamw"] = "muon"
+    """`muon` for the blocks' matrices with AdamW for the rest, or `adamw` for everything."""
+    lr: float = Field(3e-3, gt=0)
+    """Peak learning rate of AdamW."""
+    muon_lr: float = Field(0.02, gt=0)
+    """Peak learning rate of Muon."""
+    schedule: Literal["cosine", "wsd", "linear", "constant"] = "wsd"
+    """Shape of the learning rate over the run; `wsd` is warm-up, stable, linear decay."""
+    warmup_steps: int = Field(50, ge=0)
+    """Updates over which the learning rate rises; at most a tenth of a horizon given in steps."""
+    decay_fraction: float = Field(0.5, gt=0, le=1)
+    """The last part of the run over which `wsd` decays."""
+    min_lr_ratio: float = Field(0.0, ge=0, le=1)
+    """The learning rate at the end, as a part of the peak."""
+    weight_decay: float = Field(0.1, ge=0)
+    """Decoupled weight decay on matrices; never on norms and biases."""
+    beta1: float = Field(0.9, ge=0, lt=1)
+    """AdamW's first moment."""
+    beta2: float = Field(0.95, ge=0, lt=1)
+    """AdamW's second moment."""
+    momentum: float = Field(0.95, ge=0, lt=1)
+    """Muon's Nesterov momentum."""
+    grad_clip: float = Field(1.0, ge=0)
+    """Largest norm of the whole gradient; 0 does not clip."""
+
+
+class EvalSettings(Section):
+    """Validation during the run; one more always ends it."""
+
+    every: int = Field(250, ge=1)
+    """Updates between validations."""
+    batches: int | None = Field(None, ge=1)
+    """Micro-batches per validation; unset: the whole split in non-overlapping windows."""
+
+
+class CheckpointSettings(Section):
+    """When to save. The end of the run and a stop on purpose save too."""
+
+    every: Seconds = 600.0
+    """Training time between checkpoints (seconds, or `10min`)."""
+    every_steps: int | None = Field(None, ge=1)
+    """Updates between checkpoints; unset: by time alone."""
+    keep: int = Field(2, ge=0)
+    """Numbered checkpoints to keep beside `latest.pt` and `best.pt`."""
+
+
+class SampleSettings(Section):
+    """Text written by the model at each validation."""
+
+    prompt: str = ""
+    """What the sample begins with; empty: the start of a document."""
+    max_new_tokens: int = Field(100, ge=0)
+    """Length of the sample; 0 makes none."""
+    temperature: float = Field(0.8, ge=0)
+    """0 takes the likeliest token; 1 the model's own probabilities."""
+    top_k: int | None = Field(50, ge=1)
+    """Choose among this many likeliest tokens; unset: among all."""
+
+
+class RuntimeSettings(Section):
+    """How the machine is used."""
+
+    device: Device = "auto"
+    """`auto` takes cuda, then mps, then cpu."""
+    threads: int | None = Field(None, ge=1)
+    """Threads for the CPU's arithmetic; unset: the physical cores this process may use."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """`auto` is bf16 where the device is fast at it by instruction set and by measurement, else fp32."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """torch.compile; `auto` uses it where a C++ compiler is found and the run is long enough to gain."""
+
+
+class LogSettings(Section):
+    """What is written beside `metrics.jsonl`."""
+
+    tensorboard: bool = False
+    """Write TensorBoard event files too; needs the extra `tensorboard`."""
+
+
+class Settings(Section):
+    """All settings of one run."""
+
+    preset: str = ""
+    """The preset these settings began with; a name for people, without effect."""
+    model: ModelSettings = ModelSettings()
+    data: DataSettings = DataSettings()
+    train: TrainSettings = TrainSettings()
+    eval: EvalSettings = EvalSettings()
+    checkpoint: CheckpointSettings = CheckpointSettings()
+    sample: SampleSettings = SampleSettings()
+    runtime: RuntimeSettings = RuntimeSettings()
+    log: LogSettings = LogSettings()
+
+    @model_validator(mode="after")
+    def _one_horizon(self) -> Settings:
+        given = [name for name in HORIZONS if getattr(self.train, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"train has {len(given)} horizons ({', '.join(given)}); keep one")
+        return self
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens trained by one optimizer update."""
+        return self.train.micro_batch_size * self.train.grad_accum_steps * self.model.block_size
+
+
+HORIZONS = ("steps", "epochs", "tokens", "max_time")
+
+_S = TypeVar("_S", bound=Section)
+
+
+def changed(section: _S, **values: Any) -> _S:
+    """A copy of ``section`` with ``values`` replaced and everything validated again.
+
+    Raises:
+        pydantic.ValidationError: where a value, or the combination, does not fit.
+    """
+    return type(section).model_validate({**section.model_dump(), **values})
+
+
+def to_yaml(settings: Settings) -> str:
+    """The settings as YAML that ``--config`` reads back to the same settings."""
+    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
