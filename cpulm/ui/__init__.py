@@ -1,0 +1,1 @@
+"""What a person sees: the live dashboard, plain lines, JSON lines, tables."""

@@ -1,0 +1,140 @@
+"""The one owner of output: data on stdout, progress, warnings and errors on stderr.
+
+Colour follows NO_COLOR, FORCE_COLOR and TERM=dumb. Text from users and models is never read as
+markup. Where the console's encoding has no sign for a character, it is replaced, never a crash.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import io
+import json
+import math
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.text import Text
+
+from cpulm.ui.text import harmless
+
+_PIPE_WIDTH = 10_000
+"""Columns where nobody looks: lines of a log or a pipe are never wrapped."""
+
+
+def stdout() -> Console:
+    """The console of data: tables, answers, generated text."""
+    return _console(sys.stdout)
+
+
+def stderr() -> Console:
+    """The console of progress, warnings and errors."""
+    return _console(sys.stderr)
+
+
+def is_utf8(stream: TextIO) -> bool:
+    """Whether every character can be written to ``stream``."""
+    return (stream.encoding or "").lower().replace("-", "").startswith("utf")
+
+
+def print_json(value: Any) -> None:
+    """Write ``value`` as indented JSON on stdout.
+
+    Dataclasses become objects, paths become text, and non-finite floats become the strings
+    ``"nan"``, ``"inf"`` and ``"-inf"``, as in :func:`cpulm.events.to_json`.
+    """
+    text = json.dumps(_plain(value), ensure_ascii=False, indent=2, allow_nan=False)
+    write_json_line(text)
+
+
+def write_json_line(text: str) -> bool:
+    """Write a JSON text and a line end on stdout; False once nobody reads any more.
+
+    What the console cannot encode is escaped, so the text stays JSON and means the same.
+    """
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = "".join(char if char.isascii() else json.dumps(char)[1:-1] for char in text)
+    return write_text(text + "\n")
+
+
+def write_text(text: str) -> bool:
+    """Write ``text`` as it is on stdout, at once; False once nobody reads any more.
+
+    A reader that left (``| head``) is no error: what follows is dropped quietly.
+    """
+    _replace_what_cannot_be_written(sys.stdout)
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as error:
+        # Windows reports a closed pipe as EINVAL.
+        if error.errno not in (errno.EPIPE, errno.EINVAL):
+            raise
+        _drop_stdout()
+        return False
+    return True
+
+
+def show_error(message: str, hint: str = "") -> None:
+    """Write one message and, where there is one, one hint on stderr."""
+    console = stderr()
+    _labelled(console, "error", "bold red", message)
+    if hint:
+        _labelled(console, " hint", "cyan", hint)
+
+
+def show_warning(message: str) -> None:
+    """Write one warning on stderr."""
+    _labelled(stderr(), "warning", "yellow", message)
+
+
+def _console(stream: TextIO) -> Console:
+    _replace_what_cannot_be_written(stream)
+    terminal = stream.isatty()
+    width = None if terminal or os.environ.get("COLUMNS") else _PIPE_WIDTH
+    return Console(file=stream, width=width, markup=False, emoji=False, highlight=False)
+
+
+def _replace_what_cannot_be_written(stream: TextIO) -> None:
+    if isinstance(stream, io.TextIOWrapper) and stream.errors not in ("replace", "backslashreplace"):
+        stream.reconfigure(errors="replace")
+
+
+def _drop_stdout() -> None:
+    """Let further writes go nowhere, also the interpreter's own flush at its end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, sys.stdout.fileno())
+    except OSError:  # a stream without a file below it, as in an embedding program
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - lives on as stdout
+    finally:
+        os.close(nowhere)
+
+
+def _labelled(console: Console, label: str, style: str, message: str) -> None:
+    """``label: message``, wrapped under itself where it is longer than the window."""
+    indent = len(label) + 2
+    room = max(20, console.width - indent)
+    lines = Text(harmless(message, keep_lines=True)).wrap(console, room)
+    for number, line in enumerate(lines):
+        line.rstrip()
+        head = Text(f"{label}: ", style=style) if number == 0 else Text(" " * indent)
+        console.print(head + line, soft_wrap=True)
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {spec.name: _plain(getattr(value, spec.name)) for spec in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return str(value) if isinstance(value, Path) else value

@@ -1,0 +1,252 @@
+"""The dashboard on a terminal: a thread of its own draws the newest snapshot, seldom and cheaply."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TextIO
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from cpulm.events import (
+    CheckpointSaved,
+    Event,
+    Listener,
+    Notice,
+    SampleMade,
+    StepDone,
+    Validated,
+    from_json,
+)
+from cpulm.ui.canvas import ASCII, UNICODE
+from cpulm.ui.console import is_utf8, stderr
+from cpulm.ui.dashboard import render, render_summary
+from cpulm.ui.plain import PlainLines
+from cpulm.ui.snapshot import Snapshot, fold
+
+_LEAST_INTERVAL_SECONDS = 0.5
+_MOST_INTERVAL_SECONDS = 3.0
+_FRAMES_PER_COST = 100
+"""A frame may take this part of the time between frames: one per cent of one core."""
+_MOST_WAITING = 10_000
+_KEPT_HISTORY = (StepDone, Validated, SampleMade, CheckpointSaved)
+
+
+@contextmanager
+def live_screen(history: Path | None = None) -> Iterator[Listener]:
+    """The dashboard on stderr while the block lasts; afterwards the terminal is as it was, and a summary.
+
+    Before a run starts, stages are shown in place and stay in the scrollback; the run itself takes the
+    terminal's second screen. What Python code writes to ``sys.stderr`` meanwhile becomes a notice.
+
+    Args:
+        history: the ``metrics.jsonl`` of a run that goes on, to start the curve where the run did.
+    """
+    real = sys.stderr
+    screen = _Screen(stderr(), history)
+    sys.stderr = _Captured(real, screen)
+    try:
+        with _suspendable(screen):
+            screen.start()
+            try:
+                yield screen
+            finally:
+                screen.close()
+    finally:
+        sys.stderr = real
+
+
+class _Screen:
+    """The listener, the drawing thread and the terminal's state."""
+
+    def __init__(self, console: Console, history: Path | None) -> None:
+        self._console = console
+        self._glyphs = UNICODE if is_utf8(console.file) else ASCII  # type: ignore[arg-type]
+        self._history = history
+        self._events: deque[Event] = deque()
+        self._snapshot = Snapshot()
+        self._folding = threading.Lock()
+        self._drawing = threading.RLock()
+        self._live: Live | None = None
+        self._fallback: Callable[[Event], None] | None = None
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="cpulm-screen", daemon=True)
+
+    def __call__(self, event: Event) -> None:
+        if self._fallback is not None:
+            self._fallback(event)
+            return
+        self._events.append(event)
+        if len(self._events) > _MOST_WAITING:
+            # A terminal that takes no output must not make the queue grow all night.
+            self._catch_up()
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        """Draw the last state, restore the terminal, leave a summary."""
+        self._closing.set()
+        try:
+            self._thread.join()
+        finally:
+            # Also where a second Ctrl-C broke the waiting.
+            self.leave()
+
+    def leave(self) -> None:
+        """Give the terminal back as it was; the next frame takes it again."""
+        with self._drawing:
+            live, self._live = self._live, None
+            if live is not None:
+                live.stop()
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """Leave the terminal, and draw nothing, while the block lasts."""
+        with self._drawing:
+            self.leave()
+            yield
+
+    def _run(self) -> None:
+        try:
+            self._read_history()
+            wait = 0.0
+            while not self._closing.wait(wait):
+                began = time.thread_time()
+                self._draw(self._catch_up())
+                cost = time.thread_time() - began
+                wait = min(_MOST_INTERVAL_SECONDS, max(_LEAST_INTERVAL_SECONDS, _FRAMES_PER_COST * cost))
+            self._end(self._catch_up())
+        except OSError:
+            # The terminal is gone, as after a lost connection; the run is not.
+            self._live = None
+            self._fallback = _ignore
+        except Exception:
+            # A fault of the display must not blind or end a run: say it, and go on in plain lines.
+            self.leave()
+            self._console.print(Text(traceback.format_exc()), soft_wrap=True)
+            self._fallback = PlainLines(lambda line: self._console.print(line, soft_wrap=True))
+
+    def _read_history(self) -> None:
+        if self._history is None or not self._history.is_file():
+            return
+        snapshot = self._snapshot
+        with self._history.open(encoding="utf-8", errors="replace", newline="\n") as lines:
+            for line in lines:
+                try:
+                    event = from_json(line)
+                except ValueError:
+                    continue
+                if isinstance(event, _KEPT_HISTORY):
+                    snapshot = fold(snapshot, event)
+        self._snapshot = snapshot
+
+    def _catch_up(self) -> Snapshot:
+        with self._folding:
+            snapshot, events = self._snapshot, self._events
+            while events:
+                snapshot = fold(snapshot, events.popleft())
+            self._snapshot = snapshot
+            return snapshot
+
+    def _draw(self, snapshot: Snapshot) -> None:
+        with self._drawing:
+            whole = snapshot.started is not None
+            if self._live is not None and self._live._screen != whole:
+                self._finish_stages(snapshot)
+            if not whole and snapshot.stage is None and not snapshot.stages and not snapshot.notices:
+                return
+            if self._live is None:
+                self._live = Live(
+                    console=self._console,
+                    screen=whole,
+                    auto_refresh=False,
+                    redirect_stdout=False,
+                    redirect_stderr=False,
+                )
+                self._live.start()
+            width, height = self._console.size
+            self._live.update(
+                render(snapshot, width, height, now=time.time(), glyphs=self._glyphs), refresh=True
+            )
+
+    def _finish_stages(self, snapshot: Snapshot) -> None:
+        """Leave the terminal; the last picture of the stages stays above what follows."""
+        if self._live is not None and not self._live._screen:
+            width, height = self._console.size
+            stages = snapshot._replace(started=None, stage=None)
+            self._live.update(render(stages, width, height, glyphs=self._glyphs))
+        self.leave()
+
+    def _end(self, snapshot: Snapshot) -> None:
+        with self._drawing:
+            if snapshot.started is None:
+                self._draw(snapshot)
+                self.leave()
+                return
+            self._finish_stages(snapshot)
+            self._console.print(render_summary(snapshot, self._console.width, self._glyphs))
+            self._console.line()
+
+
+def _ignore(_event: Event) -> None:
+    """Take an event for which there is no screen any more."""
+
+
+class _Captured(io.TextIOBase):
+    """Stands for ``sys.stderr`` under the dashboard: each line becomes a notice on it."""
+
+    def __init__(self, real: TextIO, listener: Listener) -> None:
+        self._real = real
+        self._listener = listener
+        self._rest = ""
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self._real.encoding
+
+    def fileno(self) -> int:
+        return self._real.fileno()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, content: str) -> int:
+        *lines, self._rest = (self._rest + content).split("\n")
+        for line in lines:
+            words = Text.from_ansi(line).plain.strip()
+            if words:
+                self._listener(Notice(level="warning", message=words.removeprefix("warning: ")))
+        return len(content)
+
+
+@contextmanager
+def _suspendable(screen: _Screen) -> Iterator[None]:
+    """Make Ctrl-Z leave the terminal usable; the dashboard comes back with ``fg``."""
+    if not hasattr(signal, "SIGTSTP") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def suspend(number: int, _frame: FrameType | None) -> None:
+        with screen.away():
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            signal.signal(number, suspend)
+
+    previous = signal.signal(signal.SIGTSTP, suspend)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTSTP, previous if previous is not None else signal.SIG_DFL)

@@ -1,0 +1,266 @@
+"""The parts of the dashboard: each makes lines from a snapshot, and knows no other part."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+
+from rich.segment import Segment
+from rich.style import Style
+
+from cpulm.ui.canvas import Glyphs, Line, Palette, apart, bar, exactly, gauge, line_cells, text
+from cpulm.ui.chart import chart, step_label
+from cpulm.ui.snapshot import Snapshot, Stage
+from cpulm.ui.text import figure, fit, fold, harmless, significant
+from cpulm.ui.words import REASONS, amount, compilation, rate, threads
+from cpulm.units import format_bytes, format_count, format_duration
+
+_UNKNOWN = "-"
+_NO_MARK = Segment("  ")
+
+
+def header(snapshot: Snapshot, width: int, now: float, glyphs: Glyphs) -> list[Line]:
+    """Three lines: the model, the machine, the way to the horizon."""
+    started = snapshot.started
+    assert started is not None
+    dot = f" {glyphs.dot} "
+    model = (
+        f"preset {harmless(started.preset)}{dot}{format_count(started.params_total)} parameters, "
+        f"{format_count(started.params_non_embedding)} without embeddings"
+    )
+    name = text(f" {harmless(started.name)}", Palette.title)
+    first: Line = [name, text(dot, Palette.faint), text(model)]
+    version = [text(f"cpulm {harmless(started.version)} ", Palette.faint)]
+    how = dot.join([started.precision, compilation(started), threads(started)])
+    device = harmless(started.device)
+    processor = short_device_name(started.device_name)
+    where = device if processor.lower() == device.lower() else f"{device} {processor}"
+    words = f" {how}{dot}{where}"
+    more = (
+        f"{dot}{started.tokens_per_step:,} tokens a step{dot}context {started.block_size:,}"
+        f"{dot}vocabulary {started.vocab_size:,}"
+    )
+    second: Line = [text(words + more if len(words + more) <= width else words, Palette.label)]
+    spare = width - line_cells(first) - line_cells(version)
+    top = apart(first, version, width) if spare >= 2 else exactly(first, width)
+    return [top, exactly(second, width), _way(snapshot, width, now, glyphs)]
+
+
+def short_device_name(name: str) -> str:
+    """The name without trademark signs and the clock: the dashboard shows the clock as it is now."""
+    name = re.sub(r"\((?:R|TM|C)\)|\bCPU\b|@.*$", " ", harmless(name), flags=re.IGNORECASE)
+    return " ".join(name.split())
+
+
+def _way(snapshot: Snapshot, width: int, now: float, glyphs: Glyphs) -> Line:
+    """The progress bar, and at its right: per cent, step, epoch, time gone, time left."""
+    parts = [f"{100 * snapshot.progress:5.1f}%", steps_done(snapshot)]
+    if width >= 76 and snapshot.step is not None:
+        parts.append(f"epoch {snapshot.step.epoch:.2f}")
+    parts.append(f"{format_duration(elapsed_seconds(snapshot, now)):>7}")
+    left = snapshot.seconds_left
+    if snapshot.finished is not None:
+        parts.append(f"{'done' if snapshot.progress >= 1 else 'ended':>12}")
+    else:
+        parts.append(f"{'' if left is None else format_duration(left) + ' left':>12}")
+    facts = "  ".join(parts)
+    room = max(0, width - len(facts) - 4)
+    return exactly([text(" "), *bar(snapshot.progress, room, glyphs), text(f"  {facts} ")], width)
+
+
+def steps_done(snapshot: Snapshot) -> str:
+    """``1,234/2,000``, as wide at the first step as at the last."""
+    started = snapshot.started
+    if started is None or started.steps is None:
+        return f"step {snapshot.step_number:,}"
+    total = f"{started.steps:,}"
+    return f"{snapshot.step_number:>{len(total)},}/{total}"
+
+
+def elapsed_seconds(snapshot: Snapshot, now: float) -> float:
+    """Training time so far; it goes on between two steps."""
+    if snapshot.finished is not None:
+        return snapshot.finished.elapsed_seconds
+    before = 0.0 if snapshot.step is None else snapshot.step.elapsed_seconds
+    newest = snapshot.started if snapshot.session_step is None else snapshot.step
+    return before + (0.0 if newest is None else max(0.0, now - newest.time))
+
+
+def curve(snapshot: Snapshot, width: int, height: int, glyphs: Glyphs) -> list[Line]:
+    """The loss over the steps, or a word while there is none."""
+    losses = snapshot.losses.buckets
+    if losses:
+        return chart(losses, snapshot.validations.buckets, width, height, glyphs)
+    blank: list[Line] = [[] for _ in range((height - 1) // 2)]
+    return [*blank, [text("the curve begins with the first step".center(width), Palette.faint)]]
+
+
+def training(snapshot: Snapshot, width: int, glyphs: Glyphs) -> list[Line]:
+    """Losses, learning rate, speed: one name and one value a line, values in one column."""
+    step, validated, best, pace = snapshot.step, snapshot.validated, snapshot.best, snapshot.pace
+    flops = snapshot.flops_per_second
+    star = text(f" {glyphs.best}", Palette.good) if validated is not None and validated.best else _NO_MARK
+    at = "" if best is None else f" at {step_label(best.step)}"
+    new_best = validated is not None and validated.best
+    return [
+        _pair("loss", _loss(step.loss if step else None), width, _loss_style(step.loss if step else 0.0)),
+        _pair("smoothed", _loss(snapshot.smoothed.value), width),
+        _pair("validation", _loss(validated.loss if validated else None), width, _new(new_best), star),
+        _pair(f"best{at}", _loss(best.loss if best else None), width, Palette.mark),
+        _pair("bits per byte", _loss(best.bits_per_byte if best else None), width),
+        _pair("perplexity", significant(best.perplexity, 4) if best else _UNKNOWN, width),
+        _pair("learning rate", f"{step.lr:.2e}" if step else _UNKNOWN, width),
+        _pair("gradient norm", significant(step.grad_norm) if step else _UNKNOWN, width),
+        _pair("it/s", _or_unknown(pace.steps_per_second, significant), width),
+        _pair("tok/s", _or_unknown(pace.tokens_per_second, format_count), width),
+        _pair("GFLOP/s", _or_unknown(None if flops is None else flops / 1e9, significant), width),
+    ]
+
+
+def machine(snapshot: Snapshot, width: int, now: float, glyphs: Glyphs) -> list[Line]:
+    """Processor, memory with a bar, and how old the last checkpoint is."""
+    state, saved = snapshot.machine, snapshot.checkpoint
+    lines: list[Line] = []
+    if state is None:
+        lines += [_pair("cpu", _UNKNOWN, width), _pair("memory", _UNKNOWN, width), [], []]
+    else:
+        cpu = f"{state.cpu_percent:3.0f}%  this run {state.process_cpu_percent:3.0f}%"
+        clock = "" if state.cpu_mhz is None else f"{state.cpu_mhz / 1000:.2f} GHz"
+        heat = "" if state.cpu_temperature is None else f"{state.cpu_temperature:.0f} {glyphs.degree}C"
+        used, total = state.memory_used_bytes, state.memory_total_bytes
+        share = used / total if total > 0 else 0.0
+        style = Palette.bad if share > 0.95 else Palette.warning if share > 0.85 else Palette.bar
+        figures = f" {_short_bytes(used)}/{_short_bytes(total)} GiB"
+        lines += [
+            _pair("cpu", cpu, width),
+            _pair("clock", "  ".join(part for part in (clock, heat) if part) or _UNKNOWN, width),
+            _pair("memory", f"this run {format_bytes(state.process_bytes)}", width),
+            [text(" "), *gauge(share, max(0, width - 2 - len(figures)), glyphs, style), text(figures)],
+        ]
+    if saved is None:
+        lines.append(_pair("checkpoint", "none yet", width, Palette.label))
+    else:
+        age = format_duration(max(0.0, now - saved.time)).split(".")[0].rstrip("s")
+        age = f"{age}s" if age.isdigit() else age
+        lines.append(_pair(f"checkpoint at {step_label(saved.step)}", f"{age} ago", width))
+    return lines
+
+
+def _short_bytes(count: float) -> str:
+    gib = count / 2**30
+    return f"{gib:.1f}" if gib < 100 else f"{gib:.0f}"
+
+
+def sample(snapshot: Snapshot, width: int, height: int) -> list[Line]:
+    """The newest text from the model, its prompt set apart, folded and cut to the room."""
+    made = snapshot.sample
+    if made is None:
+        return [[text(" the first sample comes with the first validation"[:width], Palette.faint)]]
+    prompt = harmless(made.prompt, keep_lines=True)
+    body = harmless(made.text, keep_lines=True)
+    lines: list[Line] = []
+    left = prompt
+    for line in fold(prompt + body, width - 2, height):
+        head = _common_start(line, left)
+        left = left[len(head) :]
+        if head == line:  # folding dropped what stood at the line's end
+            left = left.lstrip(" ").removeprefix("\n")
+        lines.append([text(" "), text(head, Palette.mark), text(line[len(head) :])])
+    return lines
+
+
+def _common_start(one: str, other: str) -> str:
+    length = 0
+    while length < min(len(one), len(other)) and one[length] == other[length]:
+        length += 1
+    return one[:length]
+
+
+def notices(snapshot: Snapshot, width: int, height: int) -> list[Line]:
+    """The newest notices that fit, oldest first, each folded to the width."""
+    lines: list[Line] = []
+    for notice in reversed(snapshot.notices):
+        style = Palette.warning if notice.level == "warning" else Palette.label
+        words = fold_words(harmless(notice.message), width - 2)
+        if len(lines) + len(words) > height:
+            break
+        lines = [[text(f" {line}", style)] for line in words] + lines
+    return lines
+
+
+def fold_words(message: str, width: int) -> list[str]:
+    """Lines of at most ``width`` cells, broken between words; longer words are cut."""
+    lines: list[str] = []
+    current = ""
+    for word in message.split():
+        longer = f"{current} {word}" if current else word
+        if len(fold(longer, width, 2)) == 1:
+            current = longer
+            continue
+        if current:
+            lines.append(current)
+        current = fit(word, width).rstrip() if len(word) > width else word
+    return [*lines, current] if current else lines
+
+
+def footer(snapshot: Snapshot, width: int, now: float, glyphs: Glyphs, *, news: bool = True) -> Line:
+    """One line: the end of the run, else the stage that runs, else with ``news`` the newest notice."""
+    if snapshot.finished is not None:
+        reason = REASONS.get(snapshot.finished.reason, snapshot.finished.reason)
+        return exactly([text(f" {reason}", Palette.good)], width)
+    if snapshot.stage is not None:
+        return stage_bar(snapshot.stage, width, now, glyphs)
+    if snapshot.notices and news:
+        notice = snapshot.notices[-1]
+        style = Palette.warning if notice.level == "warning" else Palette.label
+        return [text(fit(f" {harmless(notice.message)}", width, ellipsis=glyphs.ellipsis), style)]
+    run = snapshot.started.run if snapshot.started is not None else "RUN"
+    way_back = f" Ctrl-C saves and stops; `cpulm resume {harmless(run)}` goes on"
+    return [text(fit(way_back, width, ellipsis=glyphs.ellipsis), Palette.faint)]
+
+
+def stage_bar(stage: Stage, width: int, now: float, glyphs: Glyphs) -> Line:
+    """``tokenizing ━━━━━━━━━╸────── 34%  4.2 MiB/s  12s left`` in exactly ``width`` cells."""
+    last = stage.last
+    name: Line = [text(f" {fit(harmless(last.stage), 18, ellipsis=glyphs.ellipsis)} ", Palette.title)]
+    speed = "" if stage.per_second is None else rate(stage.per_second, last.unit)
+    left = "" if stage.seconds_left is None else f"{format_duration(stage.seconds_left)} left"
+    if stage.fraction is None:
+        took = format_duration(max(0.0, now - stage.first.time))
+        done = f"{amount(last.done, last.unit)}  {speed}  " if last.done else ""
+        return exactly([*name, text(done), text(f"working for {took}", Palette.label)], width)
+    facts = f" {stage.fraction:4.0%} {left:>12} "
+    if width >= 60:
+        facts = f" {stage.fraction:4.0%}  {fit(speed, 16)} {left:>12} "
+    room = max(0, width - line_cells(name) - len(facts))
+    return exactly([*name, *bar(stage.fraction, room, glyphs), text(facts)], width)
+
+
+def stage_done(stage: Stage, width: int, glyphs: Glyphs) -> Line:
+    """A stage that is over: what it did and how long it took."""
+    name = fit(harmless(stage.last.stage), 18, ellipsis=glyphs.ellipsis)
+    facts = f"{fit(amount(stage.last.done, stage.last.unit), 18)} {format_duration(stage.seconds):>8}"
+    done = text(f" {glyphs.done} ", Palette.good)
+    return exactly([done, text(f"{name} "), text(facts, Palette.label)], width)
+
+
+def _pair(name: str, value: str, width: int, style: Style = Palette.value, mark: Segment = _NO_MARK) -> Line:
+    """A name at the left, a value that ends two cells before the right border, where ``mark`` stands."""
+    return apart([text(f" {name}", Palette.label)], [text(value, style), mark], width)
+
+
+def _loss(value: float | None) -> str:
+    return _UNKNOWN if value is None else figure(value)
+
+
+def _loss_style(loss: float) -> Style:
+    return Palette.value if math.isfinite(loss) else Palette.bad
+
+
+def _new(best: bool) -> Style:
+    return Palette.good if best else Palette.value
+
+
+def _or_unknown(value: float | None, form: Callable[[float], str]) -> str:
+    return _UNKNOWN if value is None else form(value)

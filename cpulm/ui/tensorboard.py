@@ -1,0 +1,111 @@
+"""A run's curves and samples for TensorBoard."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cpulm.errors import SettingsError
+from cpulm.events import Event, Listener, RunStarted, SampleMade, StepDone, Validated
+from cpulm.ui.curve import Pace
+from cpulm.ui.text import harmless
+
+if TYPE_CHECKING:
+    from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+_FLUSH_SECONDS = 10
+_QUEUED_EVENTS = 1000
+
+
+@contextmanager
+def tensorboard_listener(folder: Path) -> Iterator[Listener]:
+    """A listener that writes TensorBoard's event files into ``folder``.
+
+    Steps, validations and samples are written; a run that goes on tells TensorBoard to drop what was
+    written after the step it goes on from.
+
+    Raises:
+        SettingsError: where the package ``tensorboard`` is not installed.
+    """
+    try:
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+    except ImportError as error:
+        raise SettingsError(
+            "--tensorboard needs the package tensorboard, which is not installed",
+            "pip install 'cpulm[tensorboard]'",
+        ) from error
+    writer = EventFileWriter(str(folder), max_queue_size=_QUEUED_EVENTS, flush_secs=_FLUSH_SECONDS)
+    try:
+        yield _Curves(writer)
+    finally:
+        writer.close()
+
+
+class _Curves:
+    """Turns events into TensorBoard's summaries. ``write`` takes one of its event messages."""
+
+    def __init__(self, writer: EventFileWriter) -> None:
+        self._write: Callable[[Any], None] = writer.add_event
+        self._pace = Pace()
+        self._tokens: int | None = None
+        self._tokens_per_step = 0
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, RunStarted):
+            self._start(event)
+        elif isinstance(event, StepDone):
+            self._step(event)
+        elif isinstance(event, Validated):
+            values = {
+                "loss/validation": event.loss,
+                "validation/bits_per_byte": event.bits_per_byte,
+                "validation/perplexity": event.perplexity,
+            }
+            self._scalars(event.step, event.time, values)
+        elif isinstance(event, SampleMade):
+            self._sample(event)
+
+    def _start(self, event: RunStarted) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event as Message
+        from tensorboard.compat.proto.event_pb2 import SessionLog
+
+        self._tokens_per_step = event.tokens_per_step
+        if event.step:
+            status = SessionLog(status=SessionLog.START)
+            self._write(Message(wall_time=event.time, step=event.step + 1, session_log=status))
+
+    def _step(self, event: StepDone) -> None:
+        tokens = self._tokens_per_step if self._tokens is None else event.tokens - self._tokens
+        self._tokens = event.tokens
+        self._pace = self._pace.add(event.step_seconds, tokens)
+        values = {
+            "loss/train": event.loss,
+            "train/learning_rate": event.lr,
+            "train/gradient_norm": event.grad_norm,
+            "train/tokens_per_second": self._pace.tokens_per_second or math.nan,
+        }
+        self._scalars(event.step, event.time, values)
+
+    def _scalars(self, step: int, wall_time: float, values: dict[str, float]) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event as Message
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
+        self._write(Message(wall_time=wall_time, step=step, summary=summary))
+
+    def _sample(self, event: SampleMade) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event as Message
+        from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+        from tensorboard.compat.proto.tensor_pb2 import TensorProto
+        from tensorboard.compat.proto.types_pb2 import DT_STRING
+
+        text = harmless(event.prompt + event.text, keep_lines=True)
+        # Four blanks make the text a code block in TensorBoard's Markdown.
+        block = "\n".join(f"    {line}" for line in text.split("\n"))
+        tensor = TensorProto(dtype=DT_STRING, string_val=[block.encode("utf-8", "replace")])
+        plugin = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="text"))
+        value = Summary.Value(tag="sample/text_summary", metadata=plugin, tensor=tensor)
+        self._write(Message(wall_time=event.time, step=event.step, summary=Summary(value=[value])))

@@ -1,0 +1,70 @@
+"""Text made fit for a terminal: harmless, measured in cells, wrapped and cut to its room."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+
+from rich.cells import cell_len, chop_cells, set_cell_size
+
+_TAB = "    "
+_DANGEROUS = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+"""Unicode categories that can move the cursor, turn the writing direction or have no shape."""
+
+
+def harmless(text: str, *, keep_lines: bool = False) -> str:
+    """``text`` without anything that a terminal would obey.
+
+    Tabs become four spaces; control, format and unassigned characters become U+FFFD, variation
+    selectors go. Line ends stay with ``keep_lines`` and become spaces without.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    text = text.replace("\r\n", "\n").replace("\t", _TAB)
+    end = "\n" if keep_lines else " "
+    return "".join(end if char == "\n" else _shown(char) for char in text)
+
+
+def _shown(char: str) -> str:
+    if char.isascii():
+        return char if " " <= char <= "~" else "\ufffd"
+    if "\ufe00" <= char <= "\ufe0f":
+        return ""
+    return "\ufffd" if unicodedata.category(char) in _DANGEROUS else char
+
+
+def fit(text: str, width: int, *, ellipsis: str = "…") -> str:
+    """``text`` in exactly ``width`` cells: padded, or cut with an ellipsis at its end."""
+    if cell_len(text) <= width:
+        return set_cell_size(text, width)
+    kept = set_cell_size(text, max(0, width - 1)).rstrip()
+    return set_cell_size(kept + ellipsis, width)
+
+
+def fold(text: str, width: int, height: int) -> list[str]:
+    """At most ``height`` lines of at most ``width`` cells; indentation stays, long lines go on below."""
+    lines: list[str] = []
+    for line in text.split("\n"):
+        lines.extend(chop_cells(line.rstrip(), width) or [""])
+        if len(lines) >= height:
+            break
+    return lines[:height]
+
+
+def figure(value: float, digits: int = 4, *, limit: float = 1e4) -> str:
+    """A number with ``digits`` decimals, in powers of ten from ``limit`` on; ``nan`` and ``inf`` stay."""
+    if not math.isfinite(value):
+        return str(value)
+    return f"{value:.{digits}f}" if abs(value) < limit else f"{value:.2e}"
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """A number with about ``digits`` significant digits and never more: ``0.421``, ``12.1``, ``181``."""
+    if not math.isfinite(value):
+        return str(value)
+    if value == 0:
+        return "0"
+    if abs(value) >= 1e6 or abs(value) < 1e-3:
+        return f"{value:.{digits - 1}e}"
+    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    return f"{value:.{min(decimals, digits)}f}"

@@ -1,0 +1,73 @@
+"""How the outputs word a run: its model, its machine, its end, amounts and rates."""
+
+from __future__ import annotations
+
+from cpulm.events import RunFinished, RunStarted
+from cpulm.ui.text import figure, harmless, significant
+from cpulm.units import format_bytes, format_count, format_duration
+
+REASONS = {
+    "horizon": "finished",
+    "target_loss": "target loss reached",
+    "patience": "no better for a while, ended",
+    "stopped": "stopped, can be resumed",
+    "diverged": "diverged",
+    "failed": "failed",
+}
+"""The reason of :class:`cpulm.events.RunFinished` in words."""
+
+
+def describe_model(started: RunStarted) -> str:
+    """``tiny-1: preset tiny, 3.15 M parameters (2.10 M without embeddings), ...``."""
+    return (
+        f"{harmless(started.name)}: preset {harmless(started.preset)}, "
+        f"{format_count(started.params_total)} parameters "
+        f"({format_count(started.params_non_embedding)} without embeddings), "
+        f"{started.tokens_per_step:,} tokens a step, "
+        f"{format_count(started.train_tokens)} training tokens"
+    )
+
+
+def describe_run(started: RunStarted) -> str:
+    """``cpu Intel Xeon, fp32, compiled, 2 threads``."""
+    name = harmless(started.device_name)
+    device = name if name.lower() == started.device.lower() else f"{started.device} {name}".strip()
+    return ", ".join([device, started.precision, compilation(started), threads(started)])
+
+
+def compilation(started: RunStarted) -> str:
+    return "compiled" if started.compiled else "eager"
+
+
+def threads(started: RunStarted) -> str:
+    return f"{started.threads} thread{'' if started.threads == 1 else 's'}"
+
+
+def end_lines(event: RunFinished) -> list[str]:
+    """The last lines of a run: how it ended, its best, where the model is."""
+    took = format_duration(event.elapsed_seconds)
+    if event.estimated_seconds is not None:
+        took += f" (estimated {format_duration(event.estimated_seconds)})"
+    tokens = f"{format_count(event.tokens)} tokens at {format_count(event.tokens_per_second)} tok/s"
+    lines = [f"{REASONS.get(event.reason, event.reason)} after step {event.step}: {took}, {tokens}"]
+    if event.best_loss is not None:
+        bits = "" if event.best_bits_per_byte is None else f", {event.best_bits_per_byte:.4f} bits per byte"
+        lines.append(f"best validation loss {figure(event.best_loss)} at step {event.best_step}{bits}")
+    if event.checkpoint is not None:
+        lines.append(f"checkpoint {harmless(event.checkpoint)}")
+    return lines
+
+
+def amount(count: float, unit: str) -> str:
+    """``12.1 MiB`` for bytes, ``340 batches`` for everything else."""
+    if unit in ("bytes", "B"):
+        return format_bytes(count)
+    return f"{format_count(count)} {harmless(unit)}".rstrip()
+
+
+def rate(per_second: float, unit: str) -> str:
+    """``4.2 MiB/s`` for bytes, ``12.1 batches/s`` for everything else."""
+    if unit in ("bytes", "B"):
+        return f"{format_bytes(per_second)}/s"
+    shown = format_count(per_second) if per_second >= 1000 else significant(per_second)
+    return f"{shown} {harmless(unit)}/s" if unit else f"{shown}/s"

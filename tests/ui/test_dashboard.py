@@ -1,0 +1,247 @@
+"""Screens drawn from injected snapshots: their size to the cell, and what is on them."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.cells import cell_len
+from rich.console import Console
+
+from cpulm.events import Event, MachineSampled, Notice, Progress, RunStarted, SampleMade, StepDone
+from cpulm.ui.canvas import ASCII, UNICODE, Glyphs
+from cpulm.ui.dashboard import render, render_summary
+from cpulm.ui.snapshot import Snapshot, fold
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def folded(events: Iterable[Event]) -> Snapshot:
+    snapshot = Snapshot()
+    for event in events:
+        snapshot = fold(snapshot, event)
+    return snapshot
+
+
+def running(events: list[Event], upto: int = 90) -> Snapshot:
+    """The run as it stands after step ``upto``."""
+    return folded(
+        event for event in events if getattr(event, "step", 0) <= upto and event.kind != "run_finished"
+    )
+
+
+def lines_of(drawing: object, width: int, height: int) -> list[str]:
+    console = Console(file=io.StringIO(), width=width, height=height, color_system=None, legacy_windows=False)
+    with console.capture() as capture:
+        console.print(drawing, end="")
+    return capture.get().split("\n")
+
+
+def screen(snapshot: Snapshot, width: int, height: int, glyphs: Glyphs = UNICODE) -> list[str]:
+    return lines_of(render(snapshot, width, height, glyphs=glyphs), width, height)
+
+
+SIZES = [
+    (80, 24),
+    (140, 40),
+    (60, 15),
+    (61, 17),
+    (100, 30),
+    (237, 71),
+    (59, 24),
+    (80, 14),
+    (40, 10),
+    (20, 4),
+    (1, 1),
+]
+
+
+@pytest.mark.parametrize(("width", "height"), SIZES)
+@pytest.mark.parametrize("glyphs", [UNICODE, ASCII], ids=["unicode", "ascii"])
+def test_a_running_screen_fills_its_window_exactly(
+    events: list[Event], width: int, height: int, glyphs: Glyphs
+) -> None:
+    for upto in (0, 1, 2, 30, 90):
+        lines = screen(running(events, upto), width, height, glyphs)
+        assert len(lines) == height
+        assert {cell_len(line) for line in lines} == {width}
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (140, 40)])
+def test_every_figure_is_on_the_screen(events: list[Event], width: int, height: int) -> None:
+    shown = "\n".join(screen(running(events), width, height))
+    for words in [
+        "tiny-1",
+        "preset tiny",
+        "3.15 M parameters, 2.10 M without embeddings",
+        "fp32 · eager · 2 threads · cpu Intel Xeon",
+        "90/100",
+        "90.0%",
+        "epoch 0.11",
+        "5.0s left",
+        "smoothed",
+        "validation",
+        "best at 80",
+        "bits per byte",
+        "perplexity",
+        "learning rate    ",
+        "2.00e-03",
+        "gradient norm",
+        "0.812",
+        "it/s",
+        "2.00",
+        "tok/s",
+        "8.19 K",
+        "GFLOP/s",
+        "156",
+        "97%  this run  91%",
+        "2.50 GHz  61 °C",
+        "this run 812.0 MiB",
+        "3.0/8.0 GiB",
+        "checkpoint at 80",
+        "10s ago",
+        "sample at step 80",
+        "def read(path):",
+        "◆",
+        "★",
+        "the disk is nearly full",
+    ]:
+        assert words in shown, words
+
+
+@pytest.mark.parametrize(("name", "glyphs"), [("80x24.txt", UNICODE), ("80x24-ascii.txt", ASCII)])
+def test_the_screen_of_80_by_24_is_the_one_on_file(events: list[Event], name: str, glyphs: Glyphs) -> None:
+    shown = "\n".join(line.rstrip() for line in screen(running(events), 80, 24, glyphs)) + "\n"
+    assert shown == (GOLDEN / name).read_text(encoding="utf-8")
+
+
+def test_ascii_screens_are_ascii(events: list[Event]) -> None:
+    plain = [event for event in events if not isinstance(event, SampleMade)]
+    assert "".join(screen(running(plain), 100, 32, ASCII)).isascii()
+
+
+def test_before_a_run_starts_the_stages_are_shown_and_no_empty_dashboard() -> None:
+    stages = [
+        Progress(time=0.0, stage="reading", done=0, total=3, unit="files"),
+        Progress(time=1.0, stage="reading", done=3, total=3, unit="files", finished=True),
+        Progress(time=1.0, stage="tokenizing", done=0, total=8 * 2**20, unit="bytes"),
+        Progress(time=3.0, stage="tokenizing", done=4 * 2**20, total=8 * 2**20, unit="bytes"),
+    ]
+    lines = screen(folded(stages), 80, 24)
+    assert len(lines) == 2
+    assert "✓ reading" in lines[0]
+    assert "3 files" in lines[0]
+    assert all(words in lines[1] for words in ("tokenizing", "50%", "2.0 MiB/s", "2.0s left", "━"))
+    assert all(cell_len(line) == 80 for line in lines)
+
+
+def test_a_stage_of_unknown_length_says_how_long_it_has_taken() -> None:
+    compiling = folded([Progress(time=100.0, stage="compiling", done=0, total=None, unit="s")])
+    (line,) = lines_of(render(compiling, 80, 24, now=112.0), 80, 24)
+    assert "compiling" in line
+    assert "12s" in line
+
+
+def test_a_stage_between_steps_is_on_the_last_line(events: list[Event]) -> None:
+    validating = Progress(time=2e9, stage="validating", done=3, total=12, unit="batches")
+    last = screen(fold(running(events), validating), 80, 24)[-1]
+    assert "validating" in last
+    assert "25%" in last
+
+
+def test_a_peak_is_drawn_however_long_the_run_is(
+    step: Callable[..., StepDone], started: Callable[..., RunStarted]
+) -> None:
+    def top_line(peak: float) -> str:
+        snapshot = fold(Snapshot(), started())
+        for number in range(1, 5001):
+            loss = peak if number == 2500 else 4.0 - number / 2500
+            snapshot = fold(snapshot, step(number, loss))
+        return screen(snapshot, 100, 30)[4]
+
+    without, with_peak = top_line(3.0), top_line(9.0)
+    (at,) = (at for at in range(100) if without[at] != with_peak[at])
+    assert without[at] == " "
+    assert 0x2800 < ord(with_peak[at]) <= 0x28FF
+
+
+def test_early_huge_losses_do_not_squash_the_curve(
+    step: Callable[..., StepDone], started: Callable[..., RunStarted]
+) -> None:
+    snapshot = fold(Snapshot(), started())
+    for number in range(1, 1001):
+        snapshot = fold(
+            snapshot, step(number, 2.0 + 100 * math.exp(-number / 10) + 0.5 * math.exp(-number / 400))
+        )
+    lines = screen(snapshot, 80, 24)
+    labels = [float(line.split("┤")[0].strip("│ ")) for line in lines if "┤" in line]
+    assert max(labels) < 4.0
+    assert len(labels) >= 3
+    assert "↑92.98" in "\n".join(lines)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e30, 0.0, -5.0])
+def test_odd_numbers_crash_nothing(events: list[Event], value: float) -> None:
+    odd: list[Event] = []
+    for event in events:
+        if isinstance(event, StepDone):
+            event = replace(
+                event,
+                loss=value,
+                lr=value,
+                grad_norm=value,
+                progress=value,
+                epoch=value,
+                step_seconds=abs(value),
+            )
+        elif isinstance(event, MachineSampled):
+            event = replace(event, cpu_mhz=None, cpu_temperature=None, memory_total_bytes=0)
+        elif event.kind == "validated":
+            event = replace(event, loss=value, perplexity=value, bits_per_byte=value)  # type: ignore[call-arg]
+        odd.append(event)
+    for width, height in ((80, 24), (140, 40), (30, 8)):
+        lines = screen(running(odd), width, height)
+        assert {cell_len(line) for line in lines} == {width}
+        lines_of(render_summary(folded(odd), width), width, height)
+
+
+def test_no_sample_can_command_the_terminal(events: list[Event]) -> None:
+    nasty = "".join(map(chr, range(0x20))) + "\x7f\x9b\u202e\u2028 [bold]é\u0301 \U0001f600 日本語\n" * 3
+    snapshot = fold(running(events), SampleMade(step=90, prompt="a\nb ", text=nasty))
+    for width, height in ((80, 24), (59, 20)):
+        lines = screen(snapshot, width, height)
+        assert {cell_len(line) for line in lines} == {width}
+        shown = "".join(lines)
+        assert all(char.isprintable() or char == "\ufffd" for char in shown)
+
+
+def test_widths_do_not_jump_as_numbers_change(events: list[Event]) -> None:
+    """Frames, labels and the progress bar stand still from step to step."""
+
+    def skeleton(snapshot: Snapshot) -> list[tuple[int, str]]:
+        lines = screen(snapshot, 80, 24)
+        return [(at, char) for line in lines[2:] for at, char in enumerate(line) if char in "╭╮╰╯"]
+
+    assert skeleton(running(events, 45)) == skeleton(running(events, 79))
+    bars = {len(screen(running(events, upto), 80, 24)[2].split("  ")[0]) for upto in (2, 50, 99)}
+    assert len(bars) == 1
+
+
+def test_notices_are_all_kept_in_a_high_window(events: list[Event]) -> None:
+    snapshot = running(events)
+    for number in range(3):
+        snapshot = fold(snapshot, Notice(level="warning", message=f"warning number {number}"))
+    shown = "\n".join(screen(snapshot, 140, 40))
+    assert all(f"warning number {number}" in shown for number in range(3))
+
+
+def test_the_summary_says_how_it_ended(events: list[Event]) -> None:
+    shown = "\n".join(lines_of(render_summary(folded(events), 100), 100, 50))
+    assert "finished after step 100" in shown
+    assert "best validation loss" in shown
+    assert "checkpoint runs/tiny-1/best.pt" in shown
+    assert "the disk is nearly full [not markup]" in shown
