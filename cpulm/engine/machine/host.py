@@ -1,0 +1,89 @@
+"""The system around the processor: its name, memory, swap and power."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from cpulm.engine.machine.cpu import UNKNOWN
+
+
+@dataclass(frozen=True)
+class Power:
+    """``source`` is ``mains``, ``battery`` or ``unknown``; ``battery_percent`` is None without one."""
+
+    source: str
+    battery_percent: float | None = None
+
+
+@dataclass(frozen=True)
+class Host:
+    """The system's name, and the whole machine's memory and swap in bytes, whatever a container allows."""
+
+    system: str
+    memory_total_bytes: int
+    memory_available_bytes: int
+    swap_total_bytes: int
+    swap_free_bytes: int
+    power: Power
+
+
+def read_host() -> Host:
+    """Ask the system by psutil, which knows how on each."""
+    import psutil
+
+    memory = psutil.virtual_memory()
+    try:
+        swap = psutil.swap_memory()
+        swap_total, swap_free = swap.total, swap.free
+    except (OSError, RuntimeError):  # a system that hides or lacks its swap counters
+        swap_total = swap_free = 0
+    return Host(system_name(), memory.total, memory.available, swap_total, swap_free, _read_power())
+
+
+def system_name(os_release: Path = Path("/etc/os-release")) -> str:
+    """The operating system as people call it, with the kernel's release on Linux."""
+    if sys.platform == "win32":
+        build = sys.getwindowsversion().build
+        return f"Windows {11 if build >= 22000 else 10} (build {build})"
+    if sys.platform == "darwin":
+        import platform
+
+        return f"macOS {platform.mac_ver()[0]}"
+    kernel = f"{os.uname().sysname} {os.uname().release}"
+    name = pretty_name(os_release)
+    return f"{name}, {kernel}" if name else kernel
+
+
+def pretty_name(os_release: Path) -> str:
+    """The distribution's name in a file such as ``/etc/os-release``; empty where there is none."""
+    try:
+        lines = os_release.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    found = (line.partition("=")[2] for line in lines if line.startswith("PRETTY_NAME="))
+    return next(found, "").strip("\"'")
+
+
+def architecture() -> str:
+    """The processor's architecture as the system names it: ``x86_64``, ``arm64``, ``amd64``."""
+    if sys.platform == "win32":
+        # PROCESSOR_ARCHITECTURE is that of the interpreter; the other is set where it is emulated
+        name = os.environ.get("PROCESSOR_ARCHITEW6432") or os.environ.get("PROCESSOR_ARCHITECTURE")
+        return (name or UNKNOWN).lower()
+    return os.uname().machine
+
+
+def _read_power() -> Power:
+    import psutil
+
+    try:
+        battery = psutil.sensors_battery()
+    except (AttributeError, NotImplementedError, OSError, RuntimeError):
+        return Power(UNKNOWN)
+    if battery is None:
+        return Power("mains")
+    source = {True: "mains", False: "battery"}.get(battery.power_plugged, UNKNOWN)
+    return Power(source, round(float(battery.percent), 1))

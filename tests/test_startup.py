@@ -1,0 +1,51 @@
+"""Which modules a fresh interpreter loads on the way to an answer: the price of every start."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+REPORT = """
+import sys
+sys.argv = ["cpulm", *sys.argv[1:]]
+from cpulm.cli.main import main
+try:
+    main()
+except SystemExit as end:
+    code = end.code
+print("\\nLOADED", code, *sorted(sys.modules))
+"""
+HEAVY = {"torch", "numpy", "tokenizers", "tensorboard", "transformers", "cpulm.ui.dashboard"}
+
+
+def loaded(*arguments: str) -> set[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", REPORT, *arguments],
+        capture_output=True,
+        encoding="utf-8",
+        timeout=120,
+        check=True,
+    )
+    mark, code, *modules = done.stdout.splitlines()[-1].split()
+    assert (mark, code) == ("LOADED", "0"), done.stdout + done.stderr
+    return set(modules)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("--help",), ("--version",), ("sysinfo", "--help"), ("train", "--help"), ("generate", "--help")],
+    ids=" ".join,
+)
+def test_help_loads_nothing_but_the_command_line(arguments: tuple[str, ...]) -> None:
+    modules = loaded(*arguments)
+    assert "typer" in modules
+    assert modules & (HEAVY | {"yaml", "psutil", "cpulm.settings", "cpulm.engine.sysinfo"}) == set()
+
+
+@pytest.mark.parametrize("arguments", [("sysinfo",), ("sysinfo", "--json")], ids=" ".join)
+def test_sysinfo_loads_what_it_measures_with_and_no_more(arguments: tuple[str, ...]) -> None:
+    modules = loaded(*arguments)
+    assert {"psutil", "cpulm.engine.sysinfo"} <= modules
+    assert modules & (HEAVY | {"yaml", "cpulm.settings"}) == set()
