@@ -241,11 +241,15 @@ def _nested(flat: Layer) -> Layer:
 
 
 def _check_key(key: str, source: str) -> None:
-    known = known_keys()
-    if key not in known:
-        raise SettingsError(f"{source}: there is no setting {key!r}", nearest(key, known))
+    if key not in known_keys():
+        raise SettingsError(f"{source}: there is no setting {key!r}", _nearest_key(key))
     if key == "preset" and source == "--set":
         raise SettingsError("--set cannot choose a preset", "choose it with --preset NAME")
+
+
+def _nearest_key(key: str) -> str:
+    sections = _sections() if "." not in key and key not in _sections() else []
+    return nearest(key, [*sections, *known_keys()])
 
 
 def _sections() -> list[str]:
@@ -290,7 +294,7 @@ def _explain(error: ValidationError) -> SettingsError:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        return SettingsError(f"there is no setting {key!r}", nearest(key, known_keys()))
+        return SettingsError(f"there is no setting {key!r}", _nearest_key(key))
     reason = first["msg"].removeprefix("Value error, ")
     if first["type"] == "model_type":
         reason = "this is a section of settings"
@@ -306,11 +310,10 @@ def _explain(error: ValidationError) -> SettingsError:
 
 def _meaning(key: str) -> str:
     """What the settings say of ``key``."""
-    section, _, name = key.partition(".")
+    section, *names = key.split(".")[:2]  # data.source.0 is an item of data.source
     spec = Settings.model_fields[section]
     meaning = spec.description
     if isinstance(spec.default, BaseModel):
-        meaning = spec.default.__doc__
-        if name:
-            meaning = type(spec.default).model_fields[name.partition(".")[0]].description
-    return f"{key}: {' '.join((meaning or '').split())}"
+        inside = type(spec.default)
+        meaning = inside.model_fields[names[0]].description if names else inside.__doc__
+    return f"{'.'.join([section, *names])}: {' '.join((meaning or '').split())}"

@@ -1,0 +1,84 @@
+"""Trains a first model on the CPU and shows what it writes; train_cpu.sh and train_cpu.bat call this.
+
+Arguments go to ``cpulm train``, and its exit code is this program's.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import FrameType
+
+import environment
+
+STOPPED = 75
+
+
+def main(arguments: list[str]) -> int:
+    """Prepare the environment, train, print samples from the best checkpoint."""
+    environment.prepare()
+    cpulm = environment.program(environment.ROOT / ".venv", "cpulm")
+    before = checkpoints(arguments)
+    code = _follow([str(cpulm), "train", *defaults(arguments), *arguments])
+    written = [path for path, when in checkpoints(arguments).items() if before.get(path) != when]
+    if not written:
+        return code
+    newest = max(written, key=lambda path: path.stat().st_mtime_ns)
+    if code == STOPPED:
+        print(f'\ngo on with: "{cpulm}" resume "{newest.parent}"', file=sys.stderr)
+    best = newest.with_name("best.pt")
+    if code == 0 and "--json" not in arguments:
+        shown = best if best.is_file() else newest
+        print(f"\nWhat the model writes ({shown}):\n", file=sys.stderr, flush=True)
+        options = ["--num-samples", "2", "--max-new-tokens", "200", "--prompt", ""]
+        code = _follow([str(cpulm), "generate", "--checkpoint", str(shown), *options])
+        print(f'\nmore of it: "{cpulm}" generate --checkpoint "{shown}"', file=sys.stderr)
+    return code
+
+
+def defaults(arguments: list[str]) -> list[str]:
+    """What this program adds: the device, and the preset where no file of settings names its own."""
+    given = [argument.partition("=")[0] for argument in arguments]
+    preset = [] if "--config" in given or "--preset" in given else ["--preset", "tiny"]
+    return [*preset, *([] if "--device" in given else ["--device", "cpu"])]
+
+
+def checkpoints(arguments: list[str]) -> dict[Path, int]:
+    """Checkpoints in the run that ``--out`` names, else in all of ``runs``, with their time of change."""
+    folders = list(Path("runs").glob("*"))
+    for at, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name == "--out":
+            folders = [Path(value if equals else "".join(arguments[at + 1 : at + 2]))]
+    files = [folder / name for folder in folders for name in ("latest.pt", "best.pt")]
+    return {file: file.stat().st_mtime_ns for file in files if file.is_file()}
+
+
+def _follow(command: list[str]) -> int:
+    """Run a program that gets this one's signals; its exit code.
+
+    Ctrl-C reaches the program from the terminal, as a member of the same group: it saves and ends by
+    itself, and this one only has to outlive it. Other requests to end are handed on.
+    """
+    signal.signal(signal.SIGINT, _outlive)
+    with subprocess.Popen(command) as process:
+
+        def hand_on(number: int, _: FrameType | None) -> None:
+            process.send_signal(number)
+
+        signal.signal(signal.SIGTERM, hand_on)
+        if os.name != "nt":
+            signal.signal(signal.SIGHUP, hand_on)
+        code = process.wait()
+    return code if code >= 0 else 128 - code
+
+
+def _outlive(number: int, frame: FrameType | None) -> None:
+    """A handler that does nothing: a program started from here begins with the usual one again."""
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

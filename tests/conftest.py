@@ -1,0 +1,34 @@
+"""What holds for every test: no settings from the caller's environment, caches in a folder of their own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests neither read nor fill the user's cache; what one test caches, the next ones may use."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CPULM_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``CPULM_TRAIN__LR`` and its like, or a taste in colours, must not decide what a test sees."""
+    for name in os.environ:
+        if name.startswith("CPULM_") and "__" in name:
+            monkeypatch.delenv(name)
+    for name in ("CPULM_DEBUG", "NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder for this test."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
