@@ -1,0 +1,138 @@
+"""Speed and memory of tokenizing, in a fresh process for each run.
+
+    python benchmarks/tokenizing.py                          # 100 MB, the library's sources repeated
+    python benchmarks/tokenizing.py --mb 1000 --text a.txt   # 1 GB, a text of your own repeated
+    python benchmarks/tokenizing.py --mb 0                   # the text once: every word is new at first
+
+MB are 10^6 bytes of input. ``MB/s`` is over the wall time of the stage, ``MB/CPU-s`` over the processor
+time of all threads, which is the speed per core on a machine that does other things as well. The
+vocabulary is trained in the same run; its time is given apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+STAGES = ("reading", "sampling text for the vocabulary", "learning the vocabulary", "tokenizing")
+
+
+def main() -> None:
+    """Measure each kind of tokenizer in a process of its own, or be that process."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--mb", type=float, default=100.0, help="size of the input; 0: the text once")
+    parser.add_argument("--text", type=Path, nargs="*", help="text to repeat (default: builtin:python)")
+    parser.add_argument("--kinds", nargs="*", default=["bpe"], help="bpe byte char word, or a tokenizer.json")
+    parser.add_argument("--vocab-size", type=int, default=4096)
+    parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure:
+        print(json.dumps(measure(options.measure[0], options.measure[1], options.vocab_size)))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        text = Path(folder) / "input.txt"
+        write_input(text, options.mb, options.text)
+        print(f"{text.stat().st_size / 1e6:,.1f} MB of input, {os.cpu_count()} cores")
+        columns = (
+            "tokenizer",
+            "MB/s",
+            "MB/CPU-s",
+            "bytes/token",
+            "peak MB",
+            "reading s",
+            "vocabulary s",
+            "all s",
+        )
+        print("".join(f"{column:>14}" for column in columns))
+        for kind in options.kinds:
+            command = [sys.executable, __file__, "--measure", str(text), kind]
+            done = subprocess.run(
+                [*command, "--vocab-size", str(options.vocab_size)],
+                check=True,
+                capture_output=True,
+                text=True,
+            )
+            print("".join(f"{cell:>14}" for cell in row(kind, json.loads(done.stdout))))
+
+
+def write_input(path: Path, megabytes: float, texts: list[Path] | None) -> None:
+    """Write the texts one behind the other, again and again up to the size asked for."""
+    if texts is None:
+        from cpulm.data.sources import builtin_python
+
+        texts = [file.path for file in builtin_python()]
+    once = b"\n".join(text.read_bytes().decode("utf-8", "replace").encode() for text in texts)
+    with path.open("wb") as file:
+        file.write(once)
+        while file.tell() < megabytes * 1e6:
+            file.write(b"\n" + once)
+
+
+def measure(source: str, kind: str, vocab_size: int) -> dict[str, Any]:
+    """Tokenize ``source`` here and now: seconds per stage, processor seconds of the last, peak memory."""
+    from cpulm.data.prepare import prepare
+    from cpulm.events import Event, Progress
+    from cpulm.settings import DataSettings
+
+    began: dict[str, tuple[float, float]] = {}
+    ended: dict[str, tuple[float, float]] = {}
+
+    def note(event: Event) -> None:
+        if isinstance(event, Progress):
+            now = (time.perf_counter(), time.process_time())
+            began.setdefault(event.stage, now)
+            ended[event.stage] = now
+
+    with tempfile.TemporaryDirectory() as folder:
+        settings = DataSettings(source=[source], tokenizer=kind, vocab_size=vocab_size)
+        start = time.perf_counter()
+        tokens = prepare(settings, emit=note, should_stop=lambda: False, out=Path(folder) / "tokens")
+        seconds = time.perf_counter() - start
+        return {
+            "bytes": Path(source).stat().st_size,
+            "bytes_per_token": tokens.bytes_per_token,
+            "seconds": {name: ended[name][0] - began[name][0] for name in STAGES if name in ended},
+            "cpu_seconds": ended["tokenizing"][1] - began["tokenizing"][1],
+            "all_seconds": seconds,
+            "peak_bytes": peak_bytes(),
+        }
+
+
+def peak_bytes() -> int:
+    """The largest resident set of this process so far."""
+    import psutil
+
+    memory = psutil.Process().memory_info()
+    if sys.platform == "win32":
+        return int(memory.peak_wset)
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def row(kind: str, measured: dict[str, Any]) -> list[str]:
+    """One line of the table."""
+    megabytes, seconds = measured["bytes"] / 1e6, measured["seconds"]
+    vocabulary = sum(seconds.get(stage, 0.0) for stage in STAGES[1:3])
+    return [
+        Path(kind).name,
+        f"{megabytes / seconds['tokenizing']:.1f}",
+        f"{megabytes / measured['cpu_seconds']:.1f}",
+        f"{measured['bytes_per_token']:.2f}",
+        f"{measured['peak_bytes'] / 1e6:.0f}",
+        f"{seconds['reading']:.1f}",
+        f"{vocabulary:.1f}",
+        f"{measured['all_seconds']:.1f}",
+    ]
+
+
+if __name__ == "__main__":
+    main()

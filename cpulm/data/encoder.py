@@ -1,0 +1,161 @@
+"""Much text to ids, by the fastest way that each kind of tokenizer allows.
+
+The ids are those that :meth:`cpulm.data.tokenizer.Tokenizer.encode` gives for the same text.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from cpulm.data.pieces import END_MARK, Ids, PieceEncoder
+from cpulm.data.tokenizer import UNKNOWN, Tokenizer, byte_letters
+from cpulm.errors import DataError
+
+END = "\udcff"
+"""Ends a document within a text to encode: half a surrogate pair, which no valid text holds."""
+
+Encode = Callable[[str], Ids]
+"""Ids, uint32 [n], of a text with ``END`` after each document that ends. Safe in several threads."""
+
+_TABLE_PIECES = 1 << 18
+# White space as Unicode and the tokenizers library have it; str.split() would take U+001C-001F too.
+_WORD = re.compile("[^\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+")
+
+
+def bulk_encoder(tokenizer: Tokenizer) -> Encode:
+    """The fastest exact encoder for ``tokenizer``.
+
+    The ids of a text that is handed over in parts are those of the whole where the cuts are at borders
+    of :func:`safe_border`.
+    """
+    if tokenizer.kind == "byte":
+        return _byte_encoder(tokenizer)
+    if tokenizer.kind == "char":
+        return _char_encoder(tokenizer)
+    if tokenizer.kind == "word":
+        return _word_encoder(tokenizer)
+    if splits_like_gpt2(tokenizer.parts):
+        return _piece_encoder(tokenizer)
+    return _any_encoder(tokenizer)
+
+
+def splits_like_gpt2(parts: dict[str, Any]) -> bool:
+    """Whether a ``tokenizer.json`` is byte-level BPE with GPT-2's splitting and nothing around it."""
+    model, splitter = parts["model"], parts.get("pre_tokenizer") or {}
+    plain = not any(model.get(key) for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"))
+    return (
+        model["type"] == "BPE"
+        and plain
+        and parts.get("normalizer") is None
+        and splitter.get("type") == "ByteLevel"
+        and not splitter.get("add_prefix_space")
+        and splitter.get("use_regex", True)
+        and all(token["special"] for token in parts.get("added_tokens", []))
+    )
+
+
+def _piece_encoder(tokenizer: Tokenizer) -> Encode:
+    local = threading.local()
+    known: dict[bytes, bytes] = {}
+    capacity = max(1 << 15, _TABLE_PIECES * 4 // max(4, os.cpu_count() or 1))
+
+    def encode(text: str) -> Ids:
+        # One table per thread: reading needs no lock, and each soon knows the common pieces.
+        if not hasattr(local, "encoder"):
+            local.encoder = PieceEncoder(tokenizer.inner, tokenizer.eot_id, capacity, known)
+        encoder: PieceEncoder = local.encoder
+        return encoder.encode(text.encode("utf-8", "surrogateescape"))
+
+    return encode
+
+
+def _byte_encoder(tokenizer: Tokenizer) -> Encode:
+    vocab = tokenizer.inner.get_vocab()
+    table = np.array([vocab[letter] for letter in byte_letters()], dtype=np.uint32)
+    table[END_MARK] = tokenizer.eot_id
+
+    def encode(text: str) -> Ids:
+        ids: Ids = table[np.frombuffer(text.encode("utf-8", "surrogateescape"), dtype=np.uint8)]
+        return ids
+
+    return encode
+
+
+def _char_encoder(tokenizer: Tokenizer) -> Encode:
+    vocab: dict[str, int] = tokenizer.parts["model"]["vocab"]
+    unknown = np.uint32(tokenizer.vocab_size)
+    table = np.full(0x110000, unknown, dtype=np.uint32)
+    for character, number in vocab.items():
+        table[ord(character)] = number
+    table[ord(END)] = tokenizer.eot_id
+
+    def encode(text: str) -> Ids:
+        ids: Ids = table[np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")]
+        strange = np.flatnonzero(ids == unknown)
+        if len(strange):
+            character = text[int(strange[0])]
+            raise DataError(
+                f"the character vocabulary has no {character!r} (U+{ord(character):04X}), which the text has",
+                "make the vocabulary from this text: data.tokenizer=char, or use byte",
+            )
+        return ids
+
+    return encode
+
+
+def _word_encoder(tokenizer: Tokenizer) -> Encode:
+    vocab: dict[str, int] = tokenizer.parts["model"]["vocab"]
+    unknown = vocab[tokenizer.parts["model"].get("unk_token", UNKNOWN)]
+
+    def encode(text: str) -> Ids:
+        return _with_ends(
+            [[vocab.get(word, unknown) for word in _WORD.findall(part)] for part in text.split(END)],
+            tokenizer.eot_id,
+        )
+
+    return encode
+
+
+def _any_encoder(tokenizer: Tokenizer) -> Encode:
+    def encode(text: str) -> Ids:
+        batch = tokenizer.inner.encode_batch_fast(text.split(END), add_special_tokens=False)
+        return _with_ends([encoding.ids for encoding in batch], tokenizer.eot_id)
+
+    return encode
+
+
+def _with_ends(parts: list[list[int]], eot_id: int) -> Ids:
+    """The parts one behind the other, the end-of-text id between each two."""
+    flat: list[int] = []
+    for number, part in enumerate(parts):
+        if number:
+            flat.append(eot_id)
+        flat.extend(part)
+    return np.array(flat, dtype=np.uint32)
+
+
+# Between two words almost no tokenizer has a token that spans; between any character and white space
+# GPT-2's has none.
+_BETWEEN_WORDS = re.compile(r"[^\W\d_](?= [^\W\d_])")
+_BEFORE_BLANK = re.compile(r"[^\s](?=[ \t\n\r])")
+_LOOKED_AT = 4096
+
+
+def safe_border(text: str) -> int:
+    """Where to cut ``text`` near its end so that its two parts encode as the whole does.
+
+    Between two words if there is such a place, else before white space, else (a text without any) at
+    its end.
+    """
+    for begin in (max(0, len(text) - _LOOKED_AT), 0):
+        for pattern in (_BETWEEN_WORDS, _BEFORE_BLANK):
+            border = max((match.end() for match in pattern.finditer(text, begin)), default=0)
+            if border:
+                return border
+    return len(text)

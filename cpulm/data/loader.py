@@ -1,0 +1,180 @@
+"""Batches from a split of tokens: shuffled for training, in order for validation.
+
+``Loader.batch(i)`` is a pure function of the seed and ``i``: there is no state to save, to restore or
+to share between processes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from cpulm.data.tokenfile import require_block
+
+Tokens: TypeAlias = npt.NDArray[Any]
+Words: TypeAlias = npt.NDArray[np.uint64]
+IGNORED = -100
+"""Target of padding, which cross entropy leaves out."""
+
+_ROUNDS = 4
+_ROWS_AT_ONCE = 1024
+"""Rows whose places are worked out together: a call to numpy costs the same for one as for hundreds."""
+_MASK = (1 << 64) - 1
+_MULTIPLIER = np.uint64(0xBF58476D1CE4E5B9)
+_FOLD, _UPPER = np.uint64(29), np.uint64(33)
+
+
+class Loader:
+    """Training batches, sampled without replacement.
+
+    An epoch takes every window of ``block_size`` tokens once, in an order of its own; the windows lie
+    side by side from an offset of its own, so that over the epochs the model sees each token at every
+    position. Rows go on across the end of an epoch: every batch is full.
+
+    Args:
+        tokens: one split, 1-D, uint16 or uint32, usually a memory map.
+        block_size: T, tokens per row.
+        batch_size: B, rows per batch.
+        seed: decides offsets and orders.
+
+    Raises:
+        SettingsError: where the split does not hold one block and the token after it.
+    """
+
+    def __init__(self, tokens: Tokens, block_size: int, batch_size: int, seed: int) -> None:
+        require_block("train", len(tokens), block_size)
+        self.block_size = block_size
+        self.batch_size = batch_size
+        self.seed = seed
+        # A plain array over the same memory: np.memmap makes a new memmap of every gather.
+        self._tokens = np.asarray(tokens)
+        self.windows = max(1, len(tokens) // block_size - 1)
+        self._offsets = min(block_size, len(tokens) - self.windows * block_size)
+        self._span = np.arange(block_size + 1)
+        # Only to save work: the last rows worked out, and which they are.
+        self._known = (-1, np.zeros(0, dtype=np.int64))
+
+    @property
+    def batches_per_epoch(self) -> float:
+        """Batches that take every window once."""
+        return self.windows / self.batch_size
+
+    def epoch(self, i: int) -> float:
+        """How many epochs lie before batch ``i``."""
+        return i / self.batches_per_epoch
+
+    def batch(self, i: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Batch ``i``: inputs and targets, int64 [B, T]; the targets are the inputs' next tokens."""
+        taken = self._tokens[self.starts(i)[:, None] + self._span].astype(np.int64)
+        # Copied by numpy: the same two copies by torch take three times as long.
+        inputs, targets = taken[:, :-1].copy(), taken[:, 1:].copy()
+        return torch.from_numpy(inputs), torch.from_numpy(targets)
+
+    def starts(self, i: int) -> npt.NDArray[np.int64]:
+        """Where each row of batch ``i`` begins in the split, int64 [B]."""
+        together = max(1, _ROWS_AT_ONCE // self.batch_size)
+        block = i // together
+        known, starts = self._known
+        if block != known:
+            starts = self._starts_of(block * together, together)
+            self._known = (block, starts)
+        at = (i - block * together) * self.batch_size
+        return starts[at : at + self.batch_size]
+
+    def _starts_of(self, i: int, count: int) -> npt.NDArray[np.int64]:
+        """The same for ``count`` batches from batch ``i`` on, one behind the other."""
+        rows = np.arange(i * self.batch_size, (i + count) * self.batch_size)
+        epochs = rows // self.windows
+        parts = [
+            self._starts_in(epoch, rows[epochs == epoch] - epoch * self.windows)
+            for epoch in range(int(epochs[0]), int(epochs[-1]) + 1)
+        ]
+        return np.concatenate(parts)
+
+    def _starts_in(self, epoch: int, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        key = _scramble(_scramble(self.seed) ^ epoch)
+        return permuted(positions, self.windows, key) * self.block_size + key % self._offsets
+
+
+def permuted(positions: npt.NDArray[np.int64], n: int, key: int) -> npt.NDArray[np.int64]:
+    """Where a permutation of ``range(n)``, chosen by ``key``, takes each of ``positions``.
+
+    A Feistel network over a grid of about sqrt(n) x sqrt(n) cells that holds just over n cells; a
+    position that lands outside goes round again (Black and Rogaway, "Ciphers with Arbitrary Finite
+    Domains", 2002). No table, so that any n costs the same.
+    """
+    side = max(1, math.isqrt(n))
+    width, height = np.uint64(side), np.uint64(-(-n // side))
+    keys = tuple(np.uint64(_scramble(key + number)) for number in range(_ROUNDS))
+    cells = _shuffled(positions.astype(np.uint64), width, height, keys)
+    while (outside := cells >= n).any():
+        cells[outside] = _shuffled(cells[outside], width, height, keys)
+    return cells.astype(np.int64)
+
+
+def val_batches(
+    tokens: Tokens, block_size: int, batch_size: int, limit: int | None = None
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Non-overlapping windows over a whole split: every token but the first is a target exactly once.
+
+    Args:
+        tokens: the split, 1-D.
+        block_size: T.
+        batch_size: B.
+        limit: at most this many batches, spread evenly over the split; None: all of them.
+
+    Returns:
+        Pairs of inputs and targets, int64 [B, T]; what the last rows lack is padded with token 0 and
+        target -100.
+
+    Raises:
+        SettingsError: where the split does not hold one block and the token after it.
+    """
+    require_block("val", len(tokens), block_size)
+    flat = np.asarray(tokens)
+    total = math.ceil((len(flat) - 1) / (block_size * batch_size))
+    taken = total if limit is None else min(limit, total)
+    return (_val_batch(flat, k * total // taken, block_size, batch_size) for k in range(taken))
+
+
+def _val_batch(tokens: Tokens, k: int, block_size: int, batch_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    span = block_size * batch_size
+    inputs = np.zeros(span, dtype=np.int64)
+    targets = np.full(span, IGNORED, dtype=np.int64)
+    there = tokens[k * span : (k + 1) * span + 1]
+    inputs[: len(there) - 1] = there[:-1]
+    targets[: len(there) - 1] = there[1:]
+    shape = (batch_size, block_size)
+    return torch.from_numpy(inputs.reshape(shape)), torch.from_numpy(targets.reshape(shape))
+
+
+def _shuffled(cells: Words, width: np.uint64, height: np.uint64, keys: tuple[np.uint64, ...]) -> Words:
+    """One pass of the network over cells of a ``width`` x ``height`` grid: a bijection.
+
+    All in uint64, where products wrap.
+    """
+    left, right = cells // height, cells % height
+    for first, second in zip(keys[::2], keys[1::2], strict=True):
+        left = (left + _mixed(right + first)) % width
+        right = (right + _mixed(left + second)) % height
+    return left * height + right
+
+
+def _mixed(values: Words) -> Words:
+    """31 well-mixed bits of each value: multiply, fold, multiply."""
+    products = values * _MULTIPLIER
+    bits: Words = (products ^ (products >> _FOLD)) * _MULTIPLIER >> _UPPER
+    return bits
+
+
+def _scramble(value: int) -> int:
+    """SplitMix64's finaliser (Steele, Lea, Flood 2014), on a Python integer: 64 bits from 64."""
+    value = (value + 0x9E3779B97F4A7C15) & _MASK
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK
+    return value ^ (value >> 31)

@@ -1,0 +1,284 @@
+"""Fast byte-level BPE over much text: each distinct piece of text is encoded once, then looked up.
+
+The text is cut, with vector operations on its bytes, at borders that no token can span under GPT-2's
+splitting expression; so the ids are those of the ``tokenizers`` library on the uncut text. The same
+few thousand pieces make up most of any text: their ids are kept in a hash table that is read with
+vector operations as well.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer as JsonTokenizer
+
+Bytes: TypeAlias = npt.NDArray[np.uint8]
+Ids: TypeAlias = npt.NDArray[np.uint32]
+Ints: TypeAlias = npt.NDArray[np.int64]
+Words: TypeAlias = npt.NDArray[np.uint64]
+
+END_MARK = 0xFF
+"""Ends a document; a byte that no UTF-8 text has."""
+
+# Classes of bytes. OTHER is every byte whose Unicode class needs its neighbours, and the controls.
+_LETTER, _DIGIT, _SIGN, _QUOTE, _SPACE, _BREAK, _OTHER, _END = range(8)
+_VISIBLE = (_LETTER, _DIGIT, _SIGN, _QUOTE)
+_NEVER, _ALWAYS, _AFTER_OTHER, _BEFORE_WORD = range(4)
+
+_SHARED_BYTES = 64
+"""Longer pieces hardly ever come twice, and would fill the memory."""
+_KEY_BYTES = 15
+"""Pieces up to this long fit, with their length, into the table's 16-byte keys."""
+_MULTIPLIERS = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)
+_FIRST = np.array([0] + [(1 << 8 * n) - 1 for n in range(1, 9)], dtype=np.uint64)
+_PADDING = bytes(16)
+_T = TypeVar("_T", bound=np.generic)
+
+
+def _byte_classes() -> bytes:
+    classes = bytearray([_OTHER]) * 256
+    for byte in range(0x21, 0x7F):
+        letter = chr(byte)
+        classes[byte] = _LETTER if letter.isalpha() else _DIGIT if letter.isdigit() else _SIGN
+    classes[ord("'")] = _QUOTE
+    classes[ord(" ")] = _SPACE
+    for letter in "\t\n\r":
+        classes[ord(letter)] = _BREAK
+    classes[END_MARK] = _END
+    return bytes(classes)
+
+
+def _pair_rules() -> bytes:
+    """For each pair of neighbouring classes, indexed by 8 * left + right, whether to cut between."""
+    rules = bytearray(256)
+    for left in range(8):
+        for right in range(8):
+            rules[8 * left + right] = _rule(left, right)
+    return bytes(rules)
+
+
+def _rule(left: int, right: int) -> int:
+    blank = (_SPACE, _BREAK)
+    if _END in (left, right):
+        return _ALWAYS
+    if right in blank and left not in blank:
+        # A run of blanks begins: nothing before it looks at them.
+        return _AFTER_OTHER if left == _OTHER else _ALWAYS
+    if right == _SPACE:
+        # Within a run of blanks only the last one, a space, goes with the word behind it.
+        return _BEFORE_WORD
+    if left not in _VISIBLE or right not in _VISIBLE:
+        return _NEVER
+    if (left, right) == (_QUOTE, _LETTER):
+        # 's and the like are one token.
+        return _NEVER
+    signs = (_SIGN, _QUOTE)
+    return _NEVER if left == right or (left in signs and right in signs) else _ALWAYS
+
+
+_CLASSES = _byte_classes()
+_RULES = _pair_rules()
+
+
+def piece_starts(data: bytes) -> Ints:
+    """Where the pieces of UTF-8 ``data`` begin; the first is 0, and no token spans two pieces."""
+    classes = np.frombuffer(data.translate(_CLASSES), dtype=np.uint8)
+    pairs: Bytes = classes[:-1] << np.uint8(3) | classes[1:]
+    rules = np.frombuffer(pairs.tobytes().translate(_RULES), dtype=np.uint8)
+    cut = rules == _ALWAYS
+    at = np.flatnonzero(rules == _BEFORE_WORD)
+    at = at[at + 2 < len(data)]
+    cut[at] = classes[at + 2] <= _QUOTE
+    at = np.flatnonzero(rules == _AFTER_OTHER)
+    if len(at):
+        cut[at] = _surely_visible(np.frombuffer(data, dtype=np.uint8), at)
+    starts: Ints = np.flatnonzero(cut)
+    starts += 1
+    return np.concatenate([np.zeros(1, dtype=np.int64), starts])
+
+
+def _surely_visible(data: Bytes, at: Ints) -> npt.NDArray[np.bool_]:
+    """Whether the characters that end at ``at`` cannot be white space beyond ASCII.
+
+    All of that is in U+0080-00BF and in the three-byte characters with lead bytes E1, E2 and E3.
+    """
+    second = data[np.maximum(at - 1, 0)]
+    third = data[np.maximum(at - 2, 0)]
+    visible: npt.NDArray[np.bool_] = (data[at] >= 0x80) & (second != 0xC2) & ((third < 0xE1) | (third > 0xE3))
+    return visible
+
+
+class PieceEncoder:
+    """Ids of text through a table of the pieces seen so far.
+
+    Not for several threads at once: give each its own, and all the same ``known``.
+
+    Args:
+        inner: a byte-level BPE tokenizer that splits as GPT-2 does.
+        eot_id: the id that stands for ``END_MARK``.
+        capacity: distinct pieces to remember; beyond it, the table begins anew.
+        known: pieces that any thread has encoded, with their ids as uint32; shared, so that each is
+            encoded once and not once per thread.
+    """
+
+    def __init__(self, inner: JsonTokenizer, eot_id: int, capacity: int, known: dict[bytes, bytes]) -> None:
+        self._inner = inner
+        self._known = known
+        self._eot_id = eot_id
+        self._capacity = capacity
+        self._table = _Table()
+        self._long: dict[bytes, int] = {}
+        self._long_bytes = 0
+        self._forget()
+
+    def encode(self, data: bytes) -> Ids:
+        """Ids of ``data``: UTF-8, with ``END_MARK`` after each document that ends. Returns uint32 [n]."""
+        if not data:
+            return np.zeros(0, dtype=np.uint32)
+        if self._table.size > self._capacity or self._long_bytes > 16 * self._capacity:
+            self._forget()
+        starts = piece_starts(data)
+        entries = self._entries(data, starts, np.diff(starts, append=len(data)))
+        return self._table.ids_of(entries)
+
+    def _forget(self) -> None:
+        self._table = _Table()
+        self._long = {}
+        self._long_bytes = 0
+        self._learn({bytes([END_MARK]): np.uint32(self._eot_id).tobytes()})
+
+    def _entries(self, data: bytes, starts: Ints, lengths: Ints) -> Ints:
+        """The entry of every piece; pieces not seen before are encoded and entered first."""
+        keys = _keys(data, starts, lengths)
+        entries = self._table.look_up(*keys)
+        unknown = np.flatnonzero(entries < 0)
+        where = zip(starts[unknown].tolist(), lengths[unknown].tolist(), strict=True)
+        texts = [data[start : start + length] for start, length in where]
+        fresh = set(texts) - self._long.keys()
+        if fresh:
+            # Asked once per text: other threads may enter it, or clear everything, at any moment.
+            told = {text: run for text in fresh if (run := self._known.get(text)) is not None}
+            self._learn(told | self._encoded([text for text in fresh if text not in told]))
+        entries[unknown] = [self._long.get(text, -1) for text in texts]
+        unknown = unknown[entries[unknown] < 0]
+        entries[unknown] = self._table.look_up(keys[0][unknown], keys[1][unknown])
+        return entries
+
+    def _encoded(self, texts: list[bytes]) -> dict[bytes, bytes]:
+        """The ids of each text, from the library, noted for all threads."""
+        encodings = self._inner.encode_batch_fast([text.decode() for text in texts], add_special_tokens=False)
+        runs = {
+            text: np.array(encoding.ids, dtype=np.uint32).tobytes()
+            for text, encoding in zip(texts, encodings, strict=True)
+        }
+        if len(self._known) > self._capacity:
+            self._known.clear()
+        self._known.update((text, run) for text, run in runs.items() if len(text) <= _SHARED_BYTES)
+        return runs
+
+    def _learn(self, runs: dict[bytes, bytes]) -> None:
+        """Enter pieces that the table lacks."""
+        lengths = np.array([len(text) for text in runs], dtype=np.int64)
+        first = self._table.size
+        self._table.add(*_keys(b"".join(runs), np.cumsum(lengths) - lengths, lengths), list(runs.values()))
+        long = {text: first + number for number, text in enumerate(runs) if len(text) > _KEY_BYTES}
+        self._long.update(long)
+        self._long_bytes += sum(map(len, long))
+
+
+class _Table:
+    """A hash table from 16-byte keys to runs of ids, with linear probing, at most half full.
+
+    A key whose high half is 0 is no key: such entries are found by their number alone.
+    """
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._slots = np.full(1 << 12, -1, dtype=np.int32)
+        self._low = np.zeros(1 << 10, dtype=np.uint64)
+        self._high = np.zeros(1 << 10, dtype=np.uint64)
+        self._offsets = np.zeros(1 << 10, dtype=np.int64)
+        self._counts = np.zeros(1 << 10, dtype=np.int64)
+        self._store = np.zeros(1 << 12, dtype=np.uint32)
+        self._stored = 0
+
+    def look_up(self, low: Words, high: Words) -> Ints:
+        """The entry of each key, -1 where there is none."""
+        slots = _hashed(low, high)
+        found = np.full(len(low), -1, dtype=np.int64)
+        pending = np.arange(len(low))
+        while len(pending):
+            entries = self._slots[slots & (len(self._slots) - 1)]
+            same = (self._low[entries] == low) & (self._high[entries] == high) & (entries >= 0) & (high > 0)
+            found[pending[same]] = entries[same]
+            further = np.flatnonzero((entries >= 0) & ~same & (high > 0))
+            pending, low, high, slots = pending[further], low[further], high[further], slots[further] + 1
+        return found
+
+    def add(self, low: Words, high: Words, runs: list[bytes]) -> None:
+        """Enter keys that are not there yet, each with its ids as the bytes of uint32."""
+        counts = np.array([len(run) for run in runs], dtype=np.int64) // 4
+        new = slice(self.size, self.size + len(runs))
+        stored = slice(self._stored, self._stored + int(counts.sum()))
+        self._low = _roomy(self._low, new.stop)
+        self._high = _roomy(self._high, new.stop)
+        self._offsets = _roomy(self._offsets, new.stop)
+        self._counts = _roomy(self._counts, new.stop)
+        self._store = _roomy(self._store, stored.stop)
+        self._low[new], self._high[new], self._counts[new] = low, high, counts
+        self._offsets[new] = np.cumsum(counts) - counts + stored.start
+        self._store[stored] = np.frombuffer(b"".join(runs), dtype=np.uint32)
+        self.size, self._stored = new.stop, stored.stop
+        entered = np.arange(new.start, new.stop)
+        if 2 * self.size > len(self._slots):
+            self._slots = np.full(1 << (4 * self.size).bit_length(), -1, dtype=np.int32)
+            entered = np.arange(self.size)
+        self._place(entered[self._high[entered] > 0])
+
+    def ids_of(self, entries: Ints) -> Ids:
+        """The runs of ids of ``entries``, one behind the other."""
+        counts = self._counts[entries]
+        ends = np.cumsum(counts)
+        # Position in the store = where the run begins + how far this id is from the run's first.
+        where = np.repeat(self._offsets[entries] - ends + counts, counts)
+        where += np.arange(len(where))
+        return self._store[where]
+
+    def _place(self, entries: Ints) -> None:
+        slots = _hashed(self._low[entries], self._high[entries])
+        while len(entries):
+            at = slots & (len(self._slots) - 1)
+            free = self._slots[at] < 0
+            # Where several want one slot, the last gets it and the others probe on.
+            self._slots[at[free]] = entries[free]
+            homeless = self._slots[at] != entries
+            entries, slots = entries[homeless], slots[homeless] + 1
+
+
+def _keys(data: bytes, starts: Ints, lengths: Ints) -> tuple[Words, Words]:
+    """Each piece's bytes 0-7, and its bytes 8-14 with its length on top; high is 0 for longer pieces."""
+    # A view of the 8 bytes at every position, so that one gather reads a whole word.
+    words = np.ndarray((len(data) + 9,), dtype="<u8", buffer=data + _PADDING, strides=(1,))
+    low = words[starts] & _FIRST[np.minimum(lengths, 8)]
+    short = lengths <= _KEY_BYTES
+    high = words[starts + np.minimum(lengths, 8)] & _FIRST[np.clip(lengths - 8, 0, 7)]
+    high |= lengths.astype(np.uint64) << np.uint64(56)
+    return low, np.where(short, high, np.uint64(0))
+
+
+def _hashed(low: Words, high: Words) -> Ints:
+    mixed = low * _MULTIPLIERS[0] ^ high * _MULTIPLIERS[1]
+    mixed = (mixed ^ (mixed >> np.uint64(32))) * _MULTIPLIERS[0]
+    slots: Ints = (mixed >> np.uint64(33)).astype(np.int64)
+    return slots
+
+
+def _roomy(array: npt.NDArray[_T], size: int) -> npt.NDArray[_T]:
+    """``array`` itself, or a copy with room for ``size`` and as much again."""
+    if size <= len(array):
+        return array
+    grown = np.zeros(2 * size, dtype=array.dtype)
+    grown[: len(array)] = array
+    return grown

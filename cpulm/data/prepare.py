@@ -1,0 +1,276 @@
+"""From the data settings to a token folder: opened, found in the cache, or made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from pathlib import Path
+
+from cpulm.data.encoder import END, Encode, bulk_encoder, safe_border
+from cpulm.data.pieces import Ids
+from cpulm.data.sources import SourceFile, find_files
+from cpulm.data.split import Corpus, Split, readable, scan
+from cpulm.data.stage import Stage
+from cpulm.data.tokenfile import FORMAT_VERSION, TokenFolder, is_token_folder, require_block
+from cpulm.data.tokenizer import KINDS
+from cpulm.data.vocabulary import SAMPLE_BYTES, make_tokenizer, trains_vocabulary
+from cpulm.data.write import FolderWriter, writing_folder
+from cpulm.errors import DataError, SettingsError
+from cpulm.events import Listener, Notice
+from cpulm.settings import DataSettings
+
+JOB_CHARACTERS = 1 << 18
+"""Text that one thread encodes in one go: well under a second even for the slowest tokenizers."""
+
+_POLL_SECONDS = 0.1
+_FILES_LISTED = 1000
+_ABANDONED_SECONDS = 86_400
+
+
+def prepare(
+    data: DataSettings,
+    *,
+    emit: Listener,
+    should_stop: Callable[[], bool],
+    block_size: int | None = None,
+    out: Path | None = None,
+) -> TokenFolder:
+    """The tokens that ``data`` asks for.
+
+    Args:
+        data: sources, split and tokenizer. One prepared token folder as the source is opened as it is.
+        emit: receives Progress and Notice events, always on the calling thread.
+        should_stop: asked about ten times a second.
+        block_size: refuse tokens of which either split is smaller than one such block.
+        out: the folder to write; where None a folder in the user's cache, found there again the next
+            time.
+
+    Raises:
+        DataError: where a source cannot be used.
+        SettingsError: where settings and data do not fit each other.
+        ResourceError: where the disk is full.
+        StoppedError: where ``should_stop`` said so; nothing is left behind.
+    """
+    folder = _prepared(data, out) or _made(data, out, emit, should_stop)
+    if block_size is not None:
+        require_block("train", len(folder.train), block_size)
+        require_block("val", len(folder.val), block_size)
+    return folder
+
+
+def cache_folder() -> Path:
+    """Where tokens made on the way are kept: ``CPULM_CACHE``, else the platform's cache folder."""
+    if named := os.environ.get("CPULM_CACHE"):
+        return Path(named).expanduser()
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "cpulm" / "cache"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "cpulm"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cpulm"
+
+
+def _prepared(data: DataSettings, out: Path | None) -> TokenFolder | None:
+    """The token folder that the source is, or None where it is text."""
+    folders = [
+        source for source in (*data.source, *data.val_source) if is_token_folder(Path(source).expanduser())
+    ]
+    if not folders:
+        return None
+    if len(data.source) > 1 or data.val_source:
+        raise SettingsError(
+            f"{folders[0]} is a prepared token folder, with its own training and validation split",
+            "give it alone, or give the texts that it was made from",
+        )
+    if out is not None:
+        raise SettingsError(f"{folders[0]} holds tokens already", "give the text that it was made from")
+    folder = TokenFolder.open(Path(folders[0]).expanduser())
+    wanted = data.vocab_size
+    if trains_vocabulary(folder.tokenizer.kind) and wanted is not None and wanted != folder.vocab_size:
+        raise SettingsError(
+            f"{folders[0]} has a vocabulary of {folder.vocab_size}, but data.vocab_size is {wanted}",
+            f"--set data.vocab_size={folder.vocab_size}",
+        )
+    return folder
+
+
+def _made(
+    data: DataSettings, out: Path | None, emit: Listener, should_stop: Callable[[], bool]
+) -> TokenFolder:
+    if out is not None:
+        _refuse_taken(out)
+    files, val_files = find_files(data.source), find_files(data.val_source)
+    target = out
+    if target is None:
+        target = cache_folder() / "tokens" / _cache_key(data, files, val_files)
+        if target.exists():
+            try:
+                return TokenFolder.open(target)
+            except DataError as error:
+                emit(Notice(level="warning", message=f"{error.message}: making it again"))
+                shutil.rmtree(target)
+        _sweep(target.parent)
+    corpus = _scanned(data, files, val_files, emit, should_stop)
+    tokenizer = make_tokenizer(data, corpus, emit, should_stop)
+    with writing_folder(target, tokenizer, keep_existing=out is None) as folder:
+        with Stage("tokenizing", corpus.source_bytes, "bytes", emit, should_stop) as stage:
+            _encode(corpus, folder, stage)
+        folder.finish(_facts(data, corpus))
+    return TokenFolder.open(target)
+
+
+def _refuse_taken(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise SettingsError(f"{out} exists and is not empty", "choose another --out")
+    if out.name in ("", ".."):
+        raise SettingsError(f"{out} is no name for a new folder", "give one, such as --out tokens")
+
+
+def _sweep(folder: Path) -> None:
+    """Delete what processes that were killed left in the cache: unfinished folders a day old."""
+    for unfinished in folder.glob(".*.tmp"):
+        newest = max((path.stat().st_mtime for path in (unfinished, *unfinished.iterdir())), default=0.0)
+        if time.time() - newest > _ABANDONED_SECONDS:
+            shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _scanned(
+    data: DataSettings,
+    files: Sequence[SourceFile],
+    val_files: Sequence[SourceFile],
+    emit: Listener,
+    should_stop: Callable[[], bool],
+) -> Corpus:
+    text_files, skipped = readable(files)
+    val_text_files, val_skipped = readable(val_files)
+    if left_out := [*skipped, *val_skipped]:
+        emit(Notice(level="info", message=f"left out {len(left_out)} binary files, such as {left_out[0]}"))
+    total = sum(file.size for file in (*text_files, *val_text_files))
+    with Stage("reading", total, "bytes", emit, should_stop) as stage:
+        return scan(
+            text_files,
+            val_text_files,
+            val_fraction=data.val_fraction,
+            field=data.field,
+            errors=data.errors,
+            collect_characters=data.tokenizer == "char",
+            stage=stage,
+        )
+
+
+def _encode(corpus: Corpus, folder: FolderWriter, stage: Stage) -> None:
+    """Encode all text on all cores, in order."""
+    threads = _usable_cores()
+    encode = bulk_encoder(folder.tokenizer)
+    with ThreadPoolExecutor(threads, thread_name_prefix="cpulm-encode") as pool:
+        jobs = _Jobs(pool, encode, folder, stage, limit=2 * threads)
+        try:
+            for part in corpus.parts():
+                folder.splits[part.split].note(part.document, part.text)
+                jobs.add(part.split, part.text + END if part.ends else part.text, part.source_bytes)
+            jobs.finish()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+class _Jobs:
+    """Text gathered into jobs of even size, encoded in a pool, written in the order it came."""
+
+    def __init__(
+        self, pool: ThreadPoolExecutor, encode: Encode, folder: FolderWriter, stage: Stage, limit: int
+    ) -> None:
+        self._pool = pool
+        self._encode = encode
+        self._folder = folder
+        self._stage = stage
+        self._limit = limit
+        self._texts: dict[Split, list[str]] = {"train": [], "val": []}
+        self._sizes: dict[Split, int] = {"train": 0, "val": 0}
+        self._source_bytes = 0
+        self._running: deque[tuple[Split, Future[Ids], int]] = deque()
+
+    def add(self, split: Split, text: str, source_bytes: int) -> None:
+        """Take text in; what fills a job is sent off up to a border where it may be cut."""
+        self._texts[split].append(text)
+        self._sizes[split] += len(text)
+        self._source_bytes += source_bytes
+        if self._sizes[split] >= JOB_CHARACTERS:
+            gathered = "".join(self._texts[split])
+            border = safe_border(gathered)
+            self._send(split, gathered[:border])
+            self._texts[split] = [gathered[border:]]
+            self._sizes[split] = len(gathered) - border
+
+    def finish(self) -> None:
+        """Encode and write what is left."""
+        for split, texts in self._texts.items():
+            self._send(split, "".join(texts))
+        while self._running:
+            self._write_oldest()
+
+    def _send(self, split: Split, text: str) -> None:
+        self._running.append((split, self._pool.submit(self._encode, text), self._source_bytes))
+        self._source_bytes = 0
+        while len(self._running) > self._limit:
+            self._write_oldest()
+
+    def _write_oldest(self) -> None:
+        split, future, source_bytes = self._running.popleft()
+        while not wait([future], timeout=_POLL_SECONDS).done:
+            self._stage.advance()
+        self._folder.splits[split].write(future.result())
+        self._stage.advance(source_bytes)
+
+
+def _usable_cores() -> int:
+    """The cores that this process may run on."""
+    affinity: Callable[[int], set[int]] | None = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+
+
+def _facts(data: DataSettings, corpus: Corpus) -> dict[str, object]:
+    """What ``meta.json`` says of where the tokens come from."""
+    files = [{"name": file.name, "bytes": file.size} for file in (*corpus.files, *corpus.val_files)]
+    return {
+        "source": list(data.source),
+        "val_source": list(data.val_source),
+        "val_fraction": None if data.val_source else data.val_fraction,
+        "split": "val_source" if corpus.val_files else "tail" if corpus.lengths else "document",
+        "vocabulary_sample_bytes": SAMPLE_BYTES if trains_vocabulary(data.tokenizer) else None,
+        "file_count": len(files),
+        "files": files[:_FILES_LISTED],
+    }
+
+
+def _cache_key(data: DataSettings, files: Sequence[SourceFile], val_files: Sequence[SourceFile]) -> str:
+    """Changes with anything that would change the tokens."""
+    tokenizer = data.tokenizer
+    if tokenizer not in KINDS:
+        try:
+            tokenizer = hashlib.blake2b(Path(tokenizer).expanduser().read_bytes()).hexdigest()
+        except OSError as error:
+            raise DataError(
+                f"cannot read the tokenizer {data.tokenizer}: {error.strerror}",
+                f"give a tokenizer.json, or one of {', '.join(KINDS)}",
+            ) from error
+    listed = [
+        [(str(f.path.resolve()), f.name, f.size, f.mtime_ns) for f in part] for part in (files, val_files)
+    ]
+    what = [
+        FORMAT_VERSION,
+        listed,
+        tokenizer,
+        data.vocab_size if trains_vocabulary(data.tokenizer) else None,
+        None if val_files else data.val_fraction,
+        data.field,
+        data.errors,
+        SAMPLE_BYTES,
+    ]
+    return hashlib.blake2b(json.dumps(what).encode(), digest_size=16).hexdigest()

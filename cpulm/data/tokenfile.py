@@ -1,0 +1,181 @@
+"""A folder of tokens: ``train.bin``, ``val.bin``, ``tokenizer.json`` and ``meta.json``.
+
+The two ``.bin`` files are little-endian unsigned integers without a header, 16 bits wide where the
+vocabulary allows, else 32. They are read through memory maps, so that their size does not matter.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from cpulm.data.tokenizer import Tokenizer
+from cpulm.errors import DataError, SettingsError
+
+FORMAT_VERSION = 1
+META, TOKENIZER = "meta.json", "tokenizer.json"
+SPLITS = ("train", "val")
+
+TokenArray: TypeAlias = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
+_REDO = "make the folder again with `cpulm tokenize`"
+
+
+class TokenFolder:
+    """A prepared token folder, checked and opened by :meth:`open`.
+
+    Attributes:
+        path: the folder.
+        meta: what ``meta.json`` says.
+        tokenizer: the tokenizer that made the tokens.
+        train: the training tokens, a memory map, uint16 or uint32.
+        val: the validation tokens, likewise.
+    """
+
+    def __init__(self, path: Path, meta: dict[str, Any], tokenizer: Tokenizer) -> None:
+        self.path = path
+        self.meta = meta
+        self.tokenizer = tokenizer
+        self.train = _mapped(path, meta, "train")
+        self.val = _mapped(path, meta, "val")
+
+    @classmethod
+    def open(cls, path: Path | str) -> TokenFolder:
+        """Open a token folder; lengths and dtype are checked, digests only by :meth:`verify`.
+
+        Raises:
+            DataError: where a file is absent, cut short, or does not fit the others.
+        """
+        folder = Path(path)
+        meta = read_meta(folder)
+        tokenizer = Tokenizer.from_file(folder / TOKENIZER)
+        if tokenizer.vocab_size != meta["vocab_size"] or tokenizer.eot_id != meta["eot_id"]:
+            raise DataError(
+                f"{folder}: {TOKENIZER} has {tokenizer.vocab_size} tokens, {META} says {meta['vocab_size']}",
+                _REDO,
+            )
+        return cls(folder, meta, tokenizer)
+
+    @property
+    def vocab_size(self) -> int:
+        """Entries of the vocabulary."""
+        return int(self.meta["vocab_size"])
+
+    @property
+    def bytes_per_token(self) -> float:
+        """UTF-8 bytes of the validation text per validation token, end-of-text tokens counted."""
+        return float(self.meta["val"]["bytes_per_token"])
+
+    @property
+    def train_documents(self) -> int:
+        """Documents of which the training split holds at least a part."""
+        return int(self.meta["train"]["documents"])
+
+    @cached_property
+    def digest(self) -> str:
+        """Names the tokens and the tokenizer: equal digests, equal training data."""
+        parts = [self.meta["train"]["blake2b"], self.meta["val"]["blake2b"], self.meta["tokenizer_blake2b"]]
+        return hashlib.blake2b("".join(parts).encode(), digest_size=16).hexdigest()
+
+    def verify(self, should_stop: Callable[[], bool] = lambda: False) -> bool:
+        """Read every byte and compare the digests; False where ``should_stop`` ended it early.
+
+        Raises:
+            DataError: naming the file whose content has changed.
+        """
+        expected = {f"{split}.bin": self.meta[split]["blake2b"] for split in SPLITS}
+        expected[TOKENIZER] = self.meta["tokenizer_blake2b"]
+        for name, digest in expected.items():
+            hasher = hashlib.blake2b(digest_size=16)
+            with (self.path / name).open("rb") as file:
+                while chunk := file.read(1 << 22):
+                    if should_stop():
+                        return False
+                    hasher.update(chunk)
+            if hasher.hexdigest() != digest:
+                raise DataError(f"{self.path / name} is damaged: its digest differs from {META}", _REDO)
+        return True
+
+
+def is_token_folder(path: Path) -> bool:
+    """Whether ``path`` looks like a folder that ``cpulm tokenize`` wrote, whole or damaged."""
+    return any((path / f"{split}.bin").is_file() for split in SPLITS) and any(
+        (path / name).is_file() for name in (META, TOKENIZER)
+    )
+
+
+def dtype_for(vocab_size: int) -> np.dtype[Any]:
+    """Little-endian uint16 up to 65,536 tokens, uint32 above."""
+    return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
+
+
+def require_block(split: str, n_tokens: int, block_size: int) -> None:
+    """Refuse a split that does not hold one block and the token after it.
+
+    Raises:
+        SettingsError: naming the block size, the tokens there and the largest block that fits.
+    """
+    if n_tokens > block_size:
+        return
+    name = {"val": "validation"}.get(split, "training")
+    fits = n_tokens - 1
+    remedy = f"--set model.block_size={fits} or less, or give more text" if fits >= 2 else "give more text"
+    raise SettingsError(
+        f"block_size is {block_size}, but the {name} split has {n_tokens} tokens:"
+        f" the largest block_size that fits is {max(fits, 0)}",
+        remedy,
+    )
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """The checked content of ``meta.json``.
+
+    Raises:
+        DataError: where it is absent, unreadable, of a newer version or incomplete.
+    """
+    path = folder / META
+    try:
+        meta = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(f"{folder} is no token folder: it has no {META}", _REDO) from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read {path}: {error}", _REDO) from error
+    version = meta.get("format_version") if isinstance(meta, dict) else None
+    if version != FORMAT_VERSION:
+        raise DataError(f"{path} has format version {version!r}, this cpulm reads {FORMAT_VERSION}", _REDO)
+    if not _complete(meta):
+        raise DataError(f"{path} is incomplete", _REDO)
+    return dict(meta)
+
+
+def _complete(meta: dict[str, Any]) -> bool:
+    """Whether everything that this module reads from ``meta.json`` is there, in the right type."""
+    wanted = {"vocab_size": int, "eot_id": int, "dtype": str, "tokenizer_blake2b": str}
+    per_split = {"documents": int, "bytes": int, "tokens": int, "bytes_per_token": float, "blake2b": str}
+    parts = [(meta, wanted), *((meta.get(split), per_split) for split in SPLITS)]
+    typed = all(
+        isinstance(part, dict) and all(isinstance(part.get(key), kind) for key, kind in kinds.items())
+        for part, kinds in parts
+    )
+    return typed and meta["dtype"] == dtype_for(meta["vocab_size"]).name
+
+
+def _mapped(folder: Path, meta: dict[str, Any], split: str) -> np.memmap[Any, Any]:
+    path = folder / f"{split}.bin"
+    dtype, tokens = dtype_for(meta["vocab_size"]), meta[split]["tokens"]
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise DataError(f"{path} is absent", _REDO) from error
+    if size != tokens * dtype.itemsize or not tokens:
+        state = "cut short" if size < tokens * dtype.itemsize else "not the file that was written"
+        raise DataError(
+            f"{path} is {state}: it has {size:,} bytes, {META} says {tokens * dtype.itemsize:,}", _REDO
+        )
+    return np.memmap(path, dtype=dtype, mode="r")

@@ -1,0 +1,301 @@
+"""Text to ids and back: one class over every kind of tokenizer, each kept as one ``tokenizer.json``.
+
+The kinds that cpulm builds are ``bpe`` (byte-level, trained), ``byte``, ``char`` and ``word``; a
+``tokenizer.json`` made elsewhere works as well. The end-of-text token of the built kinds is the last
+id. Text is never searched for special tokens: a document that spells out ``<|endoftext|>`` is encoded
+as those thirteen characters.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer as JsonTokenizer
+
+from cpulm.errors import DataError, SettingsError
+
+END_OF_TEXT = "<|endoftext|>"
+UNKNOWN = "<unk>"
+KINDS = ("bpe", "byte", "char", "word")
+BYTE_LEVEL_MINIMUM = 257
+"""The smallest byte-level vocabulary: 256 bytes and the end-of-text token."""
+
+_END_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "[EOS]", "<|im_end|>", "[SEP]")
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
+
+class Tokenizer:
+    """A tokenizer and what cpulm needs to know of it.
+
+    Attributes:
+        kind: ``bpe``, ``byte``, ``char`` or ``word``, read off the tokenizer's parts; ``other`` where
+            it is none of these.
+        eot_id: id of the token that ends a document.
+        vocab_size: the largest id plus one, the end-of-text token included.
+    """
+
+    def __init__(self, inner: JsonTokenizer) -> None:
+        inner.no_padding()
+        inner.no_truncation()
+        inner.encode_special_tokens = True
+        self.inner = inner
+        self.eot_id = _end_of_text_id(inner)
+        self.vocab_size = max(inner.get_vocab().values()) + 1
+        self.kind = kind_of(self.parts)
+
+    @classmethod
+    def from_json(cls, text: str) -> Tokenizer:
+        """The tokenizer that :meth:`to_json` or the ``tokenizers`` library wrote.
+
+        A text without one of the usual end-of-text tokens among its added tokens (``<|endoftext|>``,
+        ``<|end_of_text|>``, ``</s>``, ``<eos>``, ``<|eos|>``, ``[EOS]``, ``<|im_end|>``, ``[SEP]``,
+        the first of these that is there) receives ``<|endoftext|>`` as a new last id.
+
+        Raises:
+            DataError: where the text is no tokenizer.
+        """
+        try:
+            inner = JsonTokenizer.from_str(text)
+        except Exception as error:  # the library raises plain Exception
+            raise DataError(
+                f"this is not a tokenizer.json: {error}", "give a file written by the tokenizers library"
+            ) from error
+        return cls(inner)
+
+    @classmethod
+    def from_file(cls, path: Path | str) -> Tokenizer:
+        """The tokenizer in a ``tokenizer.json``.
+
+        Raises:
+            DataError: where the file is absent or holds no tokenizer.
+        """
+        try:
+            return cls.from_json(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(
+                f"cannot read the tokenizer {path}: {error}",
+                f"give a tokenizer.json, or one of {', '.join(KINDS)}",
+            ) from error
+        except DataError as error:
+            raise DataError(f"{path}: {error.message}", error.hint) from error
+
+    def to_json(self) -> str:
+        """The whole tokenizer as the text of a ``tokenizer.json``."""
+        text: str = self.inner.to_str()
+        return text
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of ``text``, without any special token.
+
+        Raises:
+            DataError: where a ``char`` vocabulary lacks a character, or the text is no Unicode text.
+        """
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"the text holds half a surrogate pair at character {error.start}, which no UTF-8 has",
+                "give text that is valid Unicode",
+            ) from error
+        if self.kind == "char":
+            self._check_characters(text)
+        ids: list[int] = self.inner.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ``ids``; special tokens, the end of text among them, give none.
+
+        Ids whose bytes are no UTF-8 give U+FFFD.
+        """
+        text: str = self.inner.decode(list(ids), skip_special_tokens=True)
+        return text
+
+    @cached_property
+    def parts(self) -> dict[str, Any]:
+        """The ``tokenizer.json`` as a nested dict."""
+        loaded: dict[str, Any] = json.loads(self.to_json())
+        return loaded
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """Ids that :meth:`decode` leaves out."""
+        added = self.inner.get_added_tokens_decoder()
+        return frozenset(number for number, token in added.items() if token.special)
+
+    @cached_property
+    def _characters(self) -> frozenset[str]:
+        return frozenset(self.parts["model"]["vocab"])
+
+    def _check_characters(self, text: str) -> None:
+        missing = sorted(set(text) - self._characters)
+        if missing:
+            raise DataError(
+                f"the character vocabulary has no {missing[0]!r} (U+{ord(missing[0]):04X})",
+                "leave that character out, or train with data.tokenizer=byte, which knows every text",
+            )
+
+
+class TextStream:
+    """Text from tokens as they come, with correct characters across token borders.
+
+    What :meth:`push` and :meth:`flush` return, put together, equals ``decode`` of all ids. A character
+    whose bytes are still incomplete is held back. Decoders that rewrite text already shown (those of
+    WordPiece with clean-up) are the exception.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._context: list[int] = []
+        self._held: list[int] = []
+
+    def push(self, token_id: int) -> str:
+        """The text that ``token_id`` completes, empty while nothing is complete."""
+        if token_id in self._tokenizer.special_ids:
+            return ""
+        self._held.append(token_id)
+        if _is_byte_piece(self._tokenizer, token_id):
+            return ""
+        text = self._text_of_held()
+        return "" if not text or text.endswith(_REPLACEMENT) else self._settle(text)
+
+    def flush(self) -> str:
+        """What is still held back; incomplete bytes give U+FFFD."""
+        return self._settle(self._text_of_held()) if self._held else ""
+
+    def _text_of_held(self) -> str:
+        """Decoded behind the tokens before, because some decoders join tokens with spaces."""
+        before = self._tokenizer.decode(self._context)
+        return self._tokenizer.decode(self._context + self._held)[len(before) :]
+
+    def _settle(self, text: str) -> str:
+        self._context, self._held = self._held, []
+        return text
+
+
+def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """A byte-level BPE tokenizer with GPT-2's splitting expression, trained on ``texts``.
+
+    Raises:
+        SettingsError: where ``vocab_size`` is under 257, or more than the texts can fill.
+    """
+    if vocab_size < BYTE_LEVEL_MINIMUM:
+        raise SettingsError(
+            f"data.vocab_size = {vocab_size}: bpe needs 256 bytes and an end-of-text token",
+            f"--set data.vocab_size={BYTE_LEVEL_MINIMUM} or more, or data.tokenizer=byte",
+        )
+    inner = JsonTokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - 1,
+        min_frequency=2,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    inner.train_from_iterator(texts, trainer)
+    return _built(inner, vocab_size, "bpe")
+
+
+def byte_tokenizer() -> Tokenizer:
+    """Every byte is a token, its id the byte's value; id 256 ends a text."""
+    vocab = {letter: value for value, letter in enumerate(byte_letters())}
+    inner = JsonTokenizer(models.BPE(vocab=vocab, merges=[]))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    inner.decoder = decoders.ByteLevel()
+    return _built(inner, None, "byte")
+
+
+def char_tokenizer(characters: Iterable[str]) -> Tokenizer:
+    """Every character of ``characters``, in sorted order, is a token."""
+    vocab = {character: number for number, character in enumerate(sorted(set(characters)))}
+    inner = JsonTokenizer(models.BPE(vocab=vocab, merges=[]))
+    inner.decoder = decoders.Fuse()
+    return _built(inner, None, "char")
+
+
+def train_word(texts: Iterable[str], vocab_size: int | None) -> Tokenizer:
+    """The most frequent words between white space; id 0 is ``<unk>``, for all other words.
+
+    White space is not kept: decoding puts one space between words.
+
+    Raises:
+        SettingsError: where ``vocab_size`` is under 3, or more than the texts can fill.
+    """
+    if vocab_size is not None and vocab_size < 3:
+        raise SettingsError(
+            f"data.vocab_size = {vocab_size}: word needs <unk>, an end-of-text token and a word",
+            "--set data.vocab_size=3 or more",
+        )
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(text.split())
+    for reserved in (UNKNOWN, END_OF_TEXT):
+        del counts[reserved]
+    ranked = sorted(counts, key=lambda word: (-counts[word], word))
+    kept = ranked if vocab_size is None else ranked[: vocab_size - 2]
+    vocab = {UNKNOWN: 0, **{word: number for number, word in enumerate(kept, start=1)}}
+    inner = JsonTokenizer(models.WordLevel(vocab=vocab, unk_token=UNKNOWN))
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return _built(inner, vocab_size, "word")
+
+
+def kind_of(parts: dict[str, Any]) -> str:
+    """The kind of a ``tokenizer.json``, by its model, its merges and its splitting."""
+    model, splitter = parts["model"], parts.get("pre_tokenizer") or {}
+    if model["type"] == "WordLevel" and splitter.get("type") == "WhitespaceSplit":
+        return "word"
+    if model["type"] != "BPE":
+        return "other"
+    if model["merges"]:
+        return "bpe"
+    if not splitter:
+        return "char"
+    if splitter.get("type") != "ByteLevel":
+        return "other"
+    return "bpe" if splitter.get("use_regex", True) else "byte"
+
+
+def byte_letters() -> list[str]:
+    """The printable character that stands for each byte in byte-level vocabularies.
+
+    As in GPT-2's ``bytes_to_unicode``: printable Latin-1 stands for itself, the other bytes take the
+    characters from U+0100 on.
+    """
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    spare: Iterator[int] = iter(range(0x100, 0x200))
+    return [chr(byte) if byte in printable else chr(next(spare)) for byte in range(256)]
+
+
+def _built(inner: JsonTokenizer, vocab_size: int | None, kind: str) -> Tokenizer:
+    """Append the end-of-text token; refuse a vocabulary that the text did not fill."""
+    inner.add_special_tokens([AddedToken(END_OF_TEXT, special=True, normalized=False)])
+    size = inner.get_vocab_size()
+    if vocab_size is not None and size < vocab_size:
+        raise SettingsError(
+            f"data.vocab_size = {vocab_size}, but the text fills a {kind} vocabulary of {size} only",
+            f"--set data.vocab_size={size} or less, or more text",
+        )
+    return Tokenizer(inner)
+
+
+def _end_of_text_id(inner: JsonTokenizer) -> int:
+    added = {token.content: number for number, token in inner.get_added_tokens_decoder().items()}
+    for name in _END_NAMES:
+        if name in added:
+            return int(added[name])
+    inner.add_special_tokens([AddedToken(END_OF_TEXT, special=True, normalized=False)])
+    return int(inner.get_vocab()[END_OF_TEXT])
+
+
+def _is_byte_piece(tokenizer: Tokenizer, token_id: int) -> bool:
+    """Whether the token is ``<0xE2>`` or the like: a byte that later bytes may complete."""
+    if not tokenizer.parts["model"].get("byte_fallback"):
+        return False
+    piece = tokenizer.inner.id_to_token(token_id) or ""
+    return len(piece) == 6 and piece.startswith("<0x")

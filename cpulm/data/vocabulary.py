@@ -1,0 +1,128 @@
+"""The tokenizer that the settings ask for, made from the text where it must be."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from cpulm.data.encoder import safe_border
+from cpulm.data.split import Corpus
+from cpulm.data.stage import Stage
+from cpulm.data.tokenizer import KINDS, Tokenizer, byte_tokenizer, char_tokenizer, train_bpe, train_word
+from cpulm.errors import SettingsError, StoppedError
+from cpulm.events import Listener
+from cpulm.settings import DataSettings
+
+SAMPLE_BYTES = 32 << 20
+"""A trained vocabulary sees at most this much text, spread evenly over the training split."""
+
+_POLL_SECONDS = 0.1
+
+
+def trains_vocabulary(tokenizer: str) -> bool:
+    """Whether ``data.vocab_size`` counts for this ``data.tokenizer``."""
+    return tokenizer in ("bpe", "word")
+
+
+def make_tokenizer(
+    data: DataSettings, corpus: Corpus, emit: Listener, should_stop: Callable[[], bool]
+) -> Tokenizer:
+    """The tokenizer of ``data.tokenizer``: read from a file, built, or trained on a sample.
+
+    Raises:
+        SettingsError: where the vocabulary size does not fit the kind or the text.
+        DataError: where a named ``tokenizer.json`` cannot be used.
+        StoppedError: where ``should_stop`` said so.
+    """
+    if data.tokenizer not in KINDS:
+        return Tokenizer.from_file(Path(data.tokenizer).expanduser())
+    if data.tokenizer == "byte":
+        return byte_tokenizer()
+    if data.tokenizer == "char":
+        return char_tokenizer(corpus.characters)
+    vocab_size = data.vocab_size
+    if data.tokenizer == "bpe":
+        if vocab_size is None:
+            raise SettingsError(
+                "data.tokenizer=bpe needs data.vocab_size", "such as --set data.vocab_size=4096"
+            )
+        size = vocab_size
+        return _in_background(lambda texts: train_bpe(texts, size), corpus, emit, should_stop)
+    return _in_background(lambda texts: train_word(texts, vocab_size), corpus, emit, should_stop)
+
+
+def _in_background(
+    train: Callable[[Iterator[str]], Tokenizer],
+    corpus: Corpus,
+    emit: Listener,
+    should_stop: Callable[[], bool],
+) -> Tokenizer:
+    """Run ``train`` on the sample in a thread: the library cannot be interrupted, but it can be left."""
+    sample = _Sample(corpus)
+    outcome: list[Tokenizer | BaseException] = []
+
+    def work() -> None:
+        try:
+            outcome.append(train(sample.texts()))
+        except BaseException as error:  # handed on to the thread that waits
+            outcome.append(error)
+
+    thread = threading.Thread(target=work, name="cpulm-vocabulary", daemon=True)
+    thread.start()
+    total = min(SAMPLE_BYTES, corpus.source_bytes)
+    try:
+        with Stage("sampling text for the vocabulary", total, "bytes", emit, should_stop) as stage:
+            stage.advance()
+            while thread.is_alive() and not sample.ended:
+                thread.join(_POLL_SECONDS)
+                stage.advance(sample.taken - stage.done)
+        with Stage("learning the vocabulary", None, "", emit, should_stop) as stage:
+            stage.advance()
+            while thread.is_alive():
+                thread.join(_POLL_SECONDS)
+                stage.advance()
+    except BaseException:
+        sample.stop()
+        raise
+    result = outcome[0]
+    if isinstance(result, BaseException):
+        raise result
+    return result
+
+
+class _Sample:
+    """A bounded part of the training text, spread evenly over it.
+
+    ``taken`` and ``ended`` are written by the thread that iterates and read by the one that waits.
+    """
+
+    def __init__(self, corpus: Corpus) -> None:
+        self.taken = 0
+        self.ended = False
+        self._corpus = corpus
+        self._stopped = False
+
+    def stop(self) -> None:
+        self._stopped = True
+
+    def texts(self) -> Iterator[str]:
+        """The sample, cut between words."""
+        total = self._corpus.source_bytes
+        seen = 0
+        held = ""
+        for part in self._corpus.parts():
+            if self._stopped:
+                raise StoppedError("stopped while sampling text", "run the command again")
+            seen += part.source_bytes
+            if part.split != "train" or self.taken * total > SAMPLE_BYTES * seen:
+                yield held
+                held = ""
+                continue
+            self.taken += part.source_bytes
+            text = held + part.text
+            border = len(text) if part.ends else safe_border(text)
+            held = text[border:]
+            yield text[:border]
+        yield held
+        self.ended = True

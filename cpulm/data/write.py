@@ -1,0 +1,168 @@
+"""Token folders on the disk: written whole or not at all, in constant memory."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cpulm import __version__
+from cpulm.atomic import flush_folder, flush_to_disk
+from cpulm.data.pieces import Ids
+from cpulm.data.tokenfile import FORMAT_VERSION, META, SPLITS, TOKENIZER, dtype_for
+from cpulm.data.tokenizer import Tokenizer
+from cpulm.errors import DataError, ResourceError
+
+
+class SplitWriter:
+    """One ``.bin`` file and what ``meta.json`` will say of it."""
+
+    def __init__(self, path: Path, dtype: np.dtype[Any]) -> None:
+        self.documents = 0
+        self.text_bytes = 0
+        self.tokens = 0
+        self._file = path.open("wb")
+        self._dtype = dtype
+        self._hasher = hashlib.blake2b(digest_size=16)
+        self._document = -1
+
+    def note(self, document: int, text: str) -> None:
+        """Count ``text``, which belongs to the document of that number."""
+        self.documents += document != self._document
+        self._document = document
+        self.text_bytes += len(text.encode())
+
+    def write(self, ids: Ids) -> None:
+        """Append tokens."""
+        data = ids.astype(self._dtype).tobytes()
+        self._hasher.update(data)
+        self._file.write(data)
+        self.tokens += len(ids)
+
+    def finish(self) -> dict[str, Any]:
+        """Put everything on the disk; the split's part of ``meta.json``."""
+        flush_to_disk(self._file)
+        self._file.close()
+        return {
+            "documents": self.documents,
+            "bytes": self.text_bytes,
+            "tokens": self.tokens,
+            "bytes_per_token": self.text_bytes / max(1, self.tokens),
+            "blake2b": self._hasher.hexdigest(),
+        }
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class FolderWriter:
+    """A token folder in the making: a hidden sibling of ``target`` until :meth:`finish`."""
+
+    def __init__(self, folder: Path, tokenizer: Tokenizer) -> None:
+        self.folder = folder
+        self.tokenizer = tokenizer
+        dtype = dtype_for(tokenizer.vocab_size)
+        self.splits = {split: SplitWriter(folder / f"{split}.bin", dtype) for split in SPLITS}
+
+    def finish(self, facts: dict[str, Any]) -> None:
+        """Write ``tokenizer.json`` and ``meta.json``, the latter with ``facts``.
+
+        Raises:
+            DataError: where a split is left with fewer than two tokens.
+        """
+        splits = {split: writer.finish() for split, writer in self.splits.items()}
+        for split, part in splits.items():
+            if part["tokens"] < 2:
+                name = {"val": "validation"}.get(split, "training")
+                raise DataError(
+                    f"the {name} split has {part['tokens']} tokens: too little text", "give more text"
+                )
+        text = self.tokenizer.to_json()
+        meta = {
+            "format_version": FORMAT_VERSION,
+            "cpulm_version": __version__,
+            "tokenizer": self.tokenizer.kind,
+            "tokenizer_blake2b": hashlib.blake2b(text.encode(), digest_size=16).hexdigest(),
+            "vocab_size": self.tokenizer.vocab_size,
+            "eot_id": self.tokenizer.eot_id,
+            "dtype": dtype_for(self.tokenizer.vocab_size).name,
+            **splits,
+            **facts,
+        }
+        for name, content in ((TOKENIZER, text), (META, json.dumps(meta, ensure_ascii=False, indent=2))):
+            with (self.folder / name).open("wb") as file:
+                file.write(content.encode("utf-8", "surrogateescape"))
+                flush_to_disk(file)
+        flush_folder(self.folder)
+
+    def close(self) -> None:
+        for writer in self.splits.values():
+            writer.close()
+
+
+@contextmanager
+def writing_folder(target: Path, tokenizer: Tokenizer, *, keep_existing: bool) -> Iterator[FolderWriter]:
+    """A token folder that takes the name ``target`` when the block ends without an error.
+
+    Args:
+        target: absent, or an empty folder, when the block ends.
+        tokenizer: made the tokens.
+        keep_existing: where another process has finished ``target`` meanwhile, leave that one.
+
+    Raises:
+        ResourceError: where the disk is full, or the folder cannot be written.
+        DataError: where ``target`` is not empty and is not to be kept.
+    """
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    missing = [folder for folder in target.parents if not folder.exists()]
+    writer: FolderWriter | None = None
+    try:
+        with _disk_errors(target):
+            temporary.mkdir(parents=True)
+            writer = FolderWriter(temporary, tokenizer)
+            yield writer
+            writer.close()
+            _rename(temporary, target, keep_existing=keep_existing)
+    finally:
+        if writer is not None:
+            writer.close()
+        shutil.rmtree(temporary, ignore_errors=True)
+        for folder in missing:
+            with suppress(OSError):  # not empty: the target is there, or another's work
+                folder.rmdir()
+
+
+def _rename(temporary: Path, target: Path, *, keep_existing: bool) -> None:
+    if target.is_dir() and not any(target.iterdir()):
+        target.rmdir()  # Windows renames onto nothing that exists, be it empty
+    try:
+        temporary.rename(target)
+    except OSError as error:
+        if not target.exists():
+            raise
+        if not keep_existing:
+            raise DataError(f"{target} is not empty any more", "choose another folder") from error
+        return
+    flush_folder(target.parent)
+
+
+@contextmanager
+def _disk_errors(target: Path) -> Iterator[None]:
+    """Turn a full or forbidden disk into an error for people."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ResourceError(
+                f"no space left to write tokens to {target}", "free some disk space, or choose another folder"
+            ) from error
+        raise ResourceError(f"cannot write tokens to {target}: {error}", "choose another folder") from error

@@ -1,0 +1,156 @@
+"""The fast encoders against the plain ones, and the borders where text may be cut."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cpulm.data.encoder import END, bulk_encoder, safe_border, splits_like_gpt2
+from cpulm.data.pieces import PieceEncoder, piece_starts
+from cpulm.data.tokenizer import Tokenizer, byte_tokenizer, char_tokenizer, train_bpe, train_word
+from cpulm.errors import DataError
+
+SAMPLE = (
+    "It's the year's end; they'll say 'twas cold, don't they? (1,984 of 2,001)\n\n"
+    "class Point:\n    def __init__(self, x=0):\n        self.x = x  # ''\n\t\tpass\r\n"
+    "naïve café — “quoted” … Привет, мир! 東京 は 🙂\x0c\n"
+)
+# All blanks of Unicode, the controls that Python alone takes for blanks, letters, digits and signs
+# within and beyond ASCII, and what GPT-2's expression treats as one token.
+ALPHABET = [
+    *"aZsté09ß²½٣一。я'’!.-_=\"\0\x7f",
+    *" \t\n\r\x0b\x0c\x1c\x1d\x1e\x1f\x85\xa0\xad\u1680\u2000\u200a\u200b\u2028\u2029\u202f\u205f\u3000",
+    "\ufeff",
+    *["🙂", "'s", "'ll", "n't", "   ", "    ", " the", "return", "self.x", "<|endoftext|>", "…”"],
+]
+TEXTS = st.lists(st.sampled_from(ALPHABET), max_size=60).map("".join)
+
+
+@cache
+def bpe() -> Tokenizer:
+    return train_bpe([SAMPLE] * 8, 370)
+
+
+def plain(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Ids by the slow way, one document at a time."""
+    ids: list[int] = []
+    for number, part in enumerate(text.split(END)):
+        ids += [tokenizer.eot_id] if number else []
+        ids += tokenizer.encode(part)
+    return ids
+
+
+@given(texts=st.lists(TEXTS, min_size=1, max_size=4), capacity=st.sampled_from([1, 8, 1 << 16]))
+@settings(max_examples=150, deadline=None)
+def test_pieces_give_the_ids_of_the_library(texts: list[str], capacity: int) -> None:
+    """Also when the table is so small that it forgets between any two texts."""
+    encoder = PieceEncoder(bpe().inner, bpe().eot_id, capacity, {})
+    for text in texts:
+        assert encoder.encode(text.encode()).tolist() == bpe().encode(text)
+
+
+@given(text=st.text(st.characters(codec="utf-8"), max_size=200))
+@settings(max_examples=150, deadline=None)
+def test_pieces_give_the_ids_of_the_library_on_any_unicode(text: str) -> None:
+    encoder = PieceEncoder(bpe().inner, bpe().eot_id, 1 << 16, {})
+    assert encoder.encode(text.encode()).tolist() == bpe().encode(text)
+
+
+def test_every_character_among_words_is_split_as_by_the_library() -> None:
+    """Assigned or not: before a blank, after one, and within a word."""
+    encode = bulk_encoder(bpe())
+    codes = [*range(0x3100), *range(0x3100, 0x30000, 97)]  # all blanks are below U+3100
+    letters = [chr(code) for code in codes if not 0xD800 <= code <= 0xDFFF]
+    text = "".join(f"a{letter} \n b{letter}c" for letter in letters)
+    assert encode(text).tolist() == bpe().encode(text)
+
+
+def test_more_distinct_pieces_than_the_table_begins_with() -> None:
+    text = " ".join(f"w{number} {number}" for number in range(9000))
+    assert bulk_encoder(bpe())(text).tolist() == bpe().encode(text)
+
+
+def test_long_pieces_are_not_confused() -> None:
+    words = ["x" * length + end for length in (13, 14, 15, 16, 17, 64, 65, 200) for end in ("a", "b")]
+    text = " ".join(words * 2)
+    assert bulk_encoder(bpe())(text).tolist() == bpe().encode(text)
+
+
+def test_pieces_are_the_tokens_of_the_splitting_expression_in_plain_text() -> None:
+    text = b"It's a  test,  isn't it?\n    return x1"
+    starts = [*piece_starts(text).tolist(), len(text)]
+    pieces = [text[a:b].decode() for a, b in itertools.pairwise(starts)]
+    assert pieces == [
+        *["It", "'s", " a", " ", " test", ",", " ", " isn", "'t", " it", "?", "\n   ", " return", " x", "1"]
+    ]
+
+
+@pytest.mark.parametrize("kind", ["bpe", "byte", "char", "word", "other"])
+@given(texts=st.lists(TEXTS, min_size=1, max_size=4))
+@settings(max_examples=60, deadline=None)
+def test_every_bulk_encoder_agrees_with_encode(kind: str, texts: list[str]) -> None:
+    kinds: dict[str, Callable[[], Tokenizer]] = {
+        "bpe": bpe,
+        "byte": byte_tokenizer,
+        "char": lambda: char_tokenizer("".join(ALPHABET)),
+        "word": lambda: train_word([SAMPLE], None),
+        "other": other,
+    }
+    tokenizer = kinds[kind]()
+    text = END.join(texts)
+    ids = bulk_encoder(tokenizer)(text)
+    assert ids.dtype == np.uint32
+    assert ids.tolist() == plain(tokenizer, text)
+
+
+@cache
+def other() -> Tokenizer:
+    """Byte-level BPE with a space before each text, which the table of pieces does not know."""
+    tokenizer = Tokenizer.from_json(
+        bpe().to_json().replace('"add_prefix_space":false', '"add_prefix_space":true')
+    )
+    assert not splits_like_gpt2(tokenizer.parts)
+    return tokenizer
+
+
+def test_a_tokenizer_with_tokens_of_its_own_is_left_to_the_library() -> None:
+    assert splits_like_gpt2(bpe().parts)
+    added = Tokenizer.from_json(bpe().to_json())
+    added.inner.add_tokens(["twas"])
+    again = Tokenizer.from_json(added.to_json())
+    assert not splits_like_gpt2(again.parts)
+    assert bulk_encoder(again)("'twas").tolist() == again.encode("'twas")
+
+
+def test_a_strange_character_in_bulk_is_named() -> None:
+    with pytest.raises(DataError, match="no 'ß'"):
+        bulk_encoder(char_tokenizer("abc"))("aß")
+
+
+@given(text=TEXTS.filter(bool))
+@settings(max_examples=150, deadline=None)
+def test_cutting_at_the_border_changes_no_id(text: str) -> None:
+    border = safe_border(text)
+    assert 0 < border <= len(text)
+    assert bpe().encode(text[:border]) + bpe().encode(text[border:]) == bpe().encode(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "border"),
+    [
+        ("one two three", 7),
+        ("one two. (3", 7 - 4),
+        ("one; two", 4),
+        ("a\n\nb", 1),
+        ("nothing", 7),
+        ("a b" + "x" * 9000, 1),
+    ],
+)
+def test_the_border_is_between_the_last_words_else_before_a_blank(text: str, border: int) -> None:
+    assert safe_border(text) == border

@@ -1,0 +1,161 @@
+"""What a user names, and the files and documents behind it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cpulm.data.readers import Errors, Piece, is_binary, read_pieces
+from cpulm.data.sources import find_files
+from cpulm.errors import DataError
+
+
+def documents(path: Path, field: str = "text", errors: Errors = "strict") -> list[str]:
+    """The texts of all documents, put together from their pieces."""
+    texts, current = [], ""
+    for piece in pieces(path, field, errors):
+        current += piece.text
+        if piece.ends:
+            texts.append(current)
+            current = ""
+    assert not current, "the last document has no end"
+    return texts
+
+
+def pieces(path: Path, field: str = "text", errors: Errors = "strict") -> list[Piece]:
+    return list(read_pieces(find_files([str(path)])[0], field, errors))
+
+
+def write(path: Path, content: str | bytes = "text") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def test_a_folder_is_read_by_name_without_what_is_hidden(tmp_path: Path) -> None:
+    for name in ("b.txt", "a/z.md", ".git/config", "a/.hidden", ".env", "a/b/c.py"):
+        write(tmp_path / name)
+    assert [file.name for file in find_files([str(tmp_path)])] == ["a/b/c.py", "a/z.md", "b.txt"]
+
+
+def test_a_glob_names_files_from_its_fixed_part_on(tmp_path: Path) -> None:
+    for name in ("x/1.txt", "x/y/2.txt", "x/3.md"):
+        write(tmp_path / name)
+    assert [file.name for file in find_files([str(tmp_path / "**" / "*.txt")])] == ["x/1.txt", "x/y/2.txt"]
+    assert [file.name for file in find_files([str(tmp_path / "x" / "?.md")])] == ["3.md"]
+
+
+def test_a_name_with_brackets_that_exists_is_no_glob(tmp_path: Path) -> None:
+    path = write(tmp_path / "notes [1].txt")
+    assert [file.path for file in find_files([str(path)])] == [path]
+
+
+def test_each_file_comes_once_and_no_two_share_a_name(tmp_path: Path) -> None:
+    first, second = write(tmp_path / "1" / "a.txt"), write(tmp_path / "2" / "a.txt")
+    files = find_files([str(first), str(tmp_path / "1"), str(second), str(second)])
+    assert [file.path for file in files] == [first, second]
+    assert len({file.name for file in files}) == 2
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("missing.txt", "does not exist"),
+        ("missing/*.txt", "no file matches"),
+        ("builtin:perl", "no built-in text"),
+        ("empty", "has no files"),
+    ],
+)
+def test_a_source_that_names_nothing_is_refused(in_empty_folder: Path, source: str, message: str) -> None:
+    (in_empty_folder / "empty").mkdir()
+    with pytest.raises(DataError, match=message) as caught:
+        find_files([source])
+    assert source in caught.value.message
+    assert caught.value.hint
+
+
+def test_the_builtin_text_is_the_library_without_its_tests() -> None:
+    files = find_files(["builtin:python"])
+    names = [file.name for file in files]
+    assert {"argparse.py", "json/decoder.py", "asyncio/base_events.py"} <= set(names)
+    assert names == sorted(names)
+    assert not [name for name in names if {"test", "tests", "site-packages"} & set(name.split("/"))]
+    assert 5_000_000 < sum(file.size for file in files) < 40_000_000
+    assert files == find_files(["builtin:python"])
+
+
+def test_a_text_file_is_one_document_with_its_line_ends(tmp_path: Path) -> None:
+    assert documents(write(tmp_path / "a.txt", "one\r\ntwo\n\n")) == ["one\r\ntwo\n\n"]
+    assert documents(write(tmp_path / "b.txt", "\ufeffone")) == ["one"]
+    assert documents(write(tmp_path / "c.txt", "")) == []
+    assert documents(write(tmp_path / "d.txt", "\ufeff")) == []
+
+
+@pytest.mark.parametrize("size", [65535, 65536, 65537, 300_000])
+def test_characters_across_the_borders_of_reading_stay_whole(tmp_path: Path, size: int) -> None:
+    text = "x" + "é🙂" * (size // 6) + "end"
+    read = pieces(write(tmp_path / "a.txt", text))
+    assert "".join(piece.text for piece in read) == text
+    assert [piece.ends for piece in read] == [False] * (len(read) - 1) + [True]
+    assert sum(piece.source_bytes for piece in read) == len(text.encode())
+
+
+@pytest.mark.parametrize("before", [0, 5, 65535, 150_001])
+def test_invalid_utf8_is_named_with_its_offset(tmp_path: Path, before: int) -> None:
+    path = write(tmp_path / "a.txt", b"x" * before + b"\xe9t\xe9")
+    with pytest.raises(DataError, match=f"0xe9 at offset {before:,}") as caught:
+        documents(path)
+    assert str(path) in caught.value.message
+    assert documents(path, errors="replace") == ["x" * before + "\ufffdt\ufffd"]
+
+
+def test_a_character_cut_off_at_the_end_is_invalid(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.txt", "a€".encode()[:-1])
+    with pytest.raises(DataError, match="offset 1"):
+        documents(path)
+    assert documents(path, errors="replace") == ["a\ufffd"]
+
+
+def test_a_jsonl_line_is_a_document(tmp_path: Path) -> None:
+    lines = [json.dumps({"text": "one\n"}), "", '  {"n": 1, "text": "zwei ü"}', '{"text": ""}']
+    path = write(tmp_path / "a.jsonl", "\ufeff" + "\n".join(lines))
+    assert documents(path) == ["one\n", "zwei ü"]
+    assert [piece.name for piece in pieces(path)] == ["a.jsonl:1", "a.jsonl:3"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"body": "x"}', r"line 2 has no field 'text': it has 'body'"),
+        ('["text"]', "line 2 has no field 'text': it is no object"),
+        ('{"text": 5}', "line 2: the field 'text' is int, not text"),
+        ('{"text": "x"', "line 2 is not JSON"),
+        ('{"text": "\\ud83d"}', "line 2: 'text' holds half a surrogate pair"),
+    ],
+)
+def test_a_jsonl_line_that_cannot_be_used_is_named(tmp_path: Path, line: str, message: str) -> None:
+    path = write(tmp_path / "a.jsonl", '{"text": "fine"}\n' + line + "\n")
+    with pytest.raises(DataError, match=message) as caught:
+        documents(path)
+    assert str(path) in caught.value.message
+    assert caught.value.hint
+
+
+def test_jsonl_reads_another_field_and_replaces_on_request(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.ndjson", b'{"body": "a\xff"}\n{"body": "\\ud83d\\ude42 \\ud83d"}\n')
+    assert documents(path, field="body", errors="replace") == ["a\ufffd", "🙂 \ufffd"]
+
+
+def test_zero_bytes_make_a_file_binary(tmp_path: Path) -> None:
+    binary, text = write(tmp_path / "a.bin", b"PNG\0\1"), write(tmp_path / "a.txt")
+    assert [is_binary(file) for file in find_files([str(binary), str(text)])] == [True, False]
+
+
+def test_a_file_that_vanished_is_one_error(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.txt")
+    file = find_files([str(path)])[0]
+    path.unlink()
+    with pytest.raises(DataError, match="cannot read"):
+        list(read_pieces(file, "text", "strict"))

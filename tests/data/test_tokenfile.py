@@ -1,0 +1,160 @@
+"""A token folder is opened whole or refused, and names what is wrong with it."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cpulm.data.pieces import Ids
+from cpulm.data.tokenfile import TokenFolder, dtype_for, is_token_folder, require_block
+from cpulm.data.tokenizer import byte_tokenizer, char_tokenizer
+from cpulm.data.write import writing_folder
+from cpulm.errors import DataError, ResourceError, SettingsError
+
+
+def written(target: Path, train: str = "training text", val: str = "other") -> Path:
+    tokenizer = byte_tokenizer()
+    with writing_folder(target, tokenizer, keep_existing=False) as folder:
+        for split, text in (("train", train), ("val", val)):
+            folder.splits[split].note(0, text)
+            folder.splits[split].write(np.array(tokenizer.encode(text), dtype=np.uint32))
+        folder.finish({"source": ["here"]})
+    return target
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    folder = TokenFolder.open(written(tmp_path / "a" / "b"))
+    assert folder.tokenizer.decode(folder.train.tolist()) == "training text"
+    assert (folder.train.dtype, len(folder.train), len(folder.val)) == (np.uint16, 13, 5)
+    assert (folder.vocab_size, folder.train_documents, folder.bytes_per_token) == (257, 1, 1.0)
+    assert folder.verify()
+    assert sorted(file.name for file in folder.path.iterdir()) == [
+        "meta.json",
+        "tokenizer.json",
+        "train.bin",
+        "val.bin",
+    ]
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["b"]
+
+
+def test_the_digest_names_the_content(tmp_path: Path) -> None:
+    digests = [
+        TokenFolder.open(written(tmp_path / name, text)).digest
+        for name, text in (("a", "some text"), ("b", "some text"), ("c", "SOME text"))
+    ]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def damage(name: str, change: Callable[[bytes], bytes | None]) -> Callable[[Path], None]:
+    def apply(folder: Path) -> None:
+        content = change((folder / name).read_bytes())
+        if content is None:
+            (folder / name).unlink()
+        else:
+            (folder / name).write_bytes(content)
+
+    return apply
+
+
+def meta_with(**values: object) -> Callable[[bytes], bytes]:
+    return lambda content: json.dumps({**json.loads(content), **values}).encode()
+
+
+OTHER_TOKENIZER = char_tokenizer("abc").to_json().encode()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (damage("train.bin", lambda content: content[:-1]), "train.bin is cut short: it has 25 bytes"),
+        (damage("val.bin", lambda content: content + b"xx"), "val.bin is not the file that was written"),
+        (damage("val.bin", lambda _: None), "val.bin is absent"),
+        (damage("meta.json", lambda _: None), "it has no meta.json"),
+        (damage("meta.json", lambda content: content[:50]), "cannot read"),
+        (damage("meta.json", lambda _: b"[]"), "format version None"),
+        (damage("meta.json", meta_with(format_version=99)), "format version 99, this cpulm reads 1"),
+        (damage("meta.json", meta_with(train={"tokens": 3})), "is incomplete"),
+        (damage("meta.json", meta_with(dtype="uint32")), "is incomplete"),
+        (damage("tokenizer.json", lambda _: None), "cannot read the tokenizer"),
+        (damage("tokenizer.json", lambda content: content[:99]), "is not a tokenizer.json"),
+        (damage("tokenizer.json", lambda _: OTHER_TOKENIZER), "has 4 tokens, meta.json says 257"),
+    ],
+)
+def test_damage_is_refused_and_named(tmp_path: Path, spoil: Callable[[Path], None], message: str) -> None:
+    folder = written(tmp_path / "tokens")
+    spoil(folder)
+    with pytest.raises(DataError, match=message) as caught:
+        TokenFolder.open(folder)
+    assert str(folder) in caught.value.message
+    assert caught.value.hint
+    assert is_token_folder(folder)
+
+
+def test_changed_bytes_are_found_by_the_digest(tmp_path: Path) -> None:
+    folder = written(tmp_path / "tokens")
+    content = (folder / "val.bin").read_bytes()
+    (folder / "val.bin").write_bytes(content[:-2] + b"\x01\x00")
+    opened = TokenFolder.open(folder)
+    with pytest.raises(DataError, match=r"val\.bin is damaged"):
+        opened.verify()
+    assert opened.verify(should_stop=lambda: True) is False
+
+
+def test_an_error_on_the_way_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="validation split has 1 tokens"):
+        written(tmp_path / "tokens", val="x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_one_error_and_leaves_nothing(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "tokens"
+    with (
+        pytest.raises(ResourceError, match="no space left to write tokens") as caught,
+        writing_folder(target, byte_tokenizer(), keep_existing=False),
+    ):
+        raise OSError(errno.ENOSPC, "as a full disk reports it")
+    assert str(target) in caught.value.message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_another_has_written_meanwhile_is_kept(tmp_path: Path) -> None:
+    target, ids = tmp_path / "tokens", np.arange(5, dtype=np.uint32)
+
+    def write_late(*, keep_existing: bool) -> Ids:
+        with writing_folder(target, byte_tokenizer(), keep_existing=keep_existing) as folder:
+            if not target.exists():
+                written(target)
+            for split in folder.splits.values():
+                split.write(ids)
+            folder.finish({})
+        return TokenFolder.open(target).train[:]
+
+    assert len(write_late(keep_existing=True)) == 13
+    with pytest.raises(DataError, match="not empty any more"):
+        write_late(keep_existing=False)
+    assert len(TokenFolder.open(target).train) == 13
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_folder_of_text_is_no_token_folder(tmp_path: Path) -> None:
+    (tmp_path / "train.bin").write_bytes(b"x")
+    assert not is_token_folder(tmp_path)
+    assert not is_token_folder(tmp_path / "missing")
+
+
+@pytest.mark.parametrize(("vocab_size", "name"), [(257, "uint16"), (65_536, "uint16"), (65_537, "uint32")])
+def test_the_width_follows_the_vocabulary(vocab_size: int, name: str) -> None:
+    assert dtype_for(vocab_size).name == name
+
+
+def test_a_block_needs_one_token_more() -> None:
+    require_block("train", 9, 8)
+    with pytest.raises(
+        SettingsError, match="the training split has 8 tokens: the largest block_size that fits is 7"
+    ):
+        require_block("train", 8, 8)
