@@ -1,0 +1,140 @@
+"""Time of one training step of our two blocks, beside nanoGPT's where a clone of it is given.
+
+All variants run in one process and in turns, so that whatever else the machine does falls on all alike:
+
+    python benchmarks/blocks.py --nanogpt ../nanoGPT --shape char --rounds 30
+
+A step is forward, backward, gradient clipping and one fused AdamW update, in float32 without compile.
+nanoGPT's GELU is the exact one; GPT-2's own is the tanh form, which torch runs at a third of the speed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import io
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cpulm.model.transformer import Transformer
+from cpulm.optim.build import build_optimizers
+from cpulm.settings import ModelSettings, TrainSettings
+
+Step = Callable[[], Any]
+
+# name: (n_layer, n_head, n_embd, block_size, micro_batch_size, vocab_size)
+SHAPES = {
+    "char": (4, 4, 128, 64, 12, 65),
+    "10.7M": (6, 6, 384, 256, 12, 65),
+}
+GPT2 = {
+    "norm": "layernorm",
+    "position": "learned",
+    "bias": False,
+    "qk_norm": False,
+    "norm_eps": 1e-5,
+}
+
+
+def our_step(shape: tuple[int, ...], **parts: Any) -> Step:
+    """A step of our model with the given parts."""
+    n_layer, n_head, n_embd, block_size, batch, vocab = shape
+    settings = ModelSettings(n_layer=n_layer, n_head=n_head, n_embd=n_embd, block_size=block_size, **parts)
+    model = Transformer(settings, vocab)
+    model.init_weights(0)
+    optimizers = build_optimizers(model, TrainSettings(optimizer="adamw", lr=1e-3))
+    return training_step(model, optimizers, batch, block_size, vocab, model)
+
+
+def nanogpt_step(shape: tuple[int, ...], folder: Path) -> Step:
+    """A step of nanoGPT's model with its own parameter groups, and AdamW fused like ours."""
+    n_layer, n_head, n_embd, block_size, batch, vocab = shape
+    spec = importlib.util.spec_from_file_location("nanogpt_model", folder / "model.py")
+    assert spec is not None
+    assert spec.loader is not None
+    peer = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(peer)
+    with contextlib.redirect_stdout(io.StringIO()):
+        config = peer.GPTConfig(block_size, vocab, n_layer, n_head, n_embd, dropout=0.0, bias=False)
+        model = peer.GPT(config)
+    decayed = [p for p in model.parameters() if p.dim() >= 2]
+    others = [p for p in model.parameters() if p.dim() < 2]
+    groups = [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
+    adamw = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.95), fused=True)
+    return training_step(model, [adamw], batch, block_size, vocab, lambda *pair: model(*pair)[1])
+
+
+def training_step(
+    model: torch.nn.Module,
+    optimizers: list[torch.optim.Optimizer],
+    batch: int,
+    block_size: int,
+    vocab: int,
+    loss_of: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+) -> Step:
+    """Forward, backward, clip and update on one fixed random batch."""
+    tokens = torch.randint(vocab, (batch, block_size + 1), generator=torch.Generator().manual_seed(0))
+    idx, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+    parameters = list(model.parameters())
+
+    def step() -> None:
+        loss_of(idx, targets).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def in_turns(steps: dict[str, Step], rounds: int, inner: int) -> dict[str, list[float]]:
+    """Seconds per step of every variant, one figure per round of ``inner`` steps each."""
+    for step in steps.values():
+        step()
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(rounds):
+        for name, step in steps.items():
+            start = time.perf_counter()
+            for _ in range(inner):
+                step()
+            seconds[name].append((time.perf_counter() - start) / inner)
+    return seconds
+
+
+def report(title: str, seconds: dict[str, list[float]]) -> None:
+    """Minimum and median of each variant, and the median of its ratios to the first one, round by round."""
+    print(f"\n{title}")
+    first = next(iter(seconds.values()))
+    for name, own in seconds.items():
+        ratio = statistics.median(a / b for a, b in zip(own, first, strict=True))
+        best, middle = min(own), statistics.median(own)
+        print(f"  {name:<22} min {best * 1e3:8.2f} ms  median {middle * 1e3:8.2f} ms  ratio {ratio:5.3f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--nanogpt", type=Path, help="folder of a clone of nanoGPT")
+    parser.add_argument("--shape", choices=SHAPES, action="append", help="default: all")
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    for name in arguments.shape or SHAPES:
+        steps: dict[str, Step] = {}
+        if arguments.nanogpt:
+            steps["nanoGPT"] = nanogpt_step(SHAPES[name], arguments.nanogpt)
+        steps["cpulm, GPT-2 block"] = our_step(SHAPES[name], **GPT2, mlp="gelu_erf")
+        steps["the same, tanh gelu"] = our_step(SHAPES[name], **GPT2, mlp="gelu")
+        steps["cpulm, Qwen3 block"] = our_step(SHAPES[name])
+        inner = 5 if name == "char" else 1
+        report(f"{name} {SHAPES[name]}", in_turns(steps, arguments.rounds, inner))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Optimizers, their parameter groups, and schedules as pure functions of the step."""

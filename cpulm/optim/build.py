@@ -1,0 +1,86 @@
+"""From settings to optimizers: which parameter is updated how."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from cpulm.optim.muon import Muon
+from cpulm.settings import TrainSettings
+
+Optimizers = list[torch.optim.Optimizer]
+
+
+def build_optimizers(model: nn.Module, settings: TrainSettings) -> Optimizers:
+    """The optimizers that together update every parameter of ``model`` once.
+
+    =========================================  ==========================  ============
+    parameters                                 optimizer and rate          weight decay
+    =========================================  ==========================  ============
+    matrices inside the blocks                 Muon ``muon_lr``            yes
+    the same with ``optimizer: adamw``         AdamW ``lr``                yes
+    token embedding, positions, head           AdamW ``lr``                no
+    norms, biases                              AdamW ``lr``                no
+    =========================================  ==========================  ============
+
+    Embeddings are not decayed: a rare token's row would shrink between the few times it is seen, and its
+    length is no scale that a later norm takes out again.
+
+    Every group carries its ``peak_lr``, which :func:`set_lr_scale` multiplies.
+    """
+    matrices = {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if parameter.ndim == 2 and ".blocks." in f".{name}"
+    }
+    rest = [parameter for name, parameter in model.named_parameters() if name not in matrices]
+    adamw_groups = [_group(rest, settings.lr, 0.0)]
+    optimizers: Optimizers = []
+    if settings.optimizer == "muon":
+        by_blocks: dict[int | None, list[nn.Parameter]] = defaultdict(list)
+        for name, parameter in matrices.items():
+            by_blocks[_block_rows(model, name)].append(parameter)
+        muon_groups = [
+            {**_group(parameters, settings.muon_lr, settings.weight_decay), "block_rows": block_rows}
+            for block_rows, parameters in by_blocks.items()
+        ]
+        optimizers.append(Muon(muon_groups, momentum=settings.momentum))
+    else:
+        adamw_groups.append(_group(list(matrices.values()), settings.lr, settings.weight_decay))
+    betas = (settings.beta1, settings.beta2)
+    optimizers.append(torch.optim.AdamW(adamw_groups, betas=betas, fused=_has_fused(rest)))
+    return optimizers
+
+
+def set_lr_scale(optimizers: Iterable[torch.optim.Optimizer], scale: float) -> None:
+    """Set every group's learning rate to ``scale`` times its peak."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * scale
+
+
+def _group(parameters: list[nn.Parameter], lr: float, weight_decay: float) -> dict[str, Any]:
+    return {"params": parameters, "lr": lr, "peak_lr": lr, "weight_decay": weight_decay}
+
+
+def _block_rows(model: nn.Module, name: str) -> int | None:
+    """Rows of the pieces that Muon orthogonalises apart in a fused matrix; None for a matrix of its own.
+
+    Heads, gate and up are matrices of their own that merely lie together. Validation loss after 120 steps
+    (4 layers, 128 wide, bytes of Python, one seed): 1.997 with the fused matrices whole, 1.917 with q, k
+    and v apart, 1.897 with every head apart, 1.892 with gate and up apart too, and no slower.
+    """
+    module, _, kind = name.removesuffix(".weight").rpartition(".")
+    if kind == "qkv":
+        head_dim: Any = model.get_submodule(module).head_dim
+        return int(head_dim)
+    return model.get_parameter(name).size(0) // 2 if kind == "gate_up" else None
+
+
+def _has_fused(parameters: Iterable[nn.Parameter]) -> bool:
+    """Whether AdamW's one-kernel update runs where the parameters are."""
+    return all(parameter.device.type in ("cpu", "cuda", "mps") for parameter in parameters)
