@@ -1,0 +1,150 @@
+"""What a training step costs beside forward, backward and optimizer: loader, events, dashboard, monitor.
+
+    python benchmarks/overhead.py [--preset tiny] [--steps 40] [--rounds 6]
+
+Two runs of the same preset take turns in one process: the trainer as it is, with the live dashboard
+drawn into a pseudo-terminal, the metrics file and the monitor; and a bare loop of forward, backward,
+clip and optimizer over one batch that is already there. Both step times and the ratio of each round
+are printed, and the share of the step that the trainer itself measured in making batches.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import json
+import os
+import pty
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from cpulm.data.prepare import prepare
+from cpulm.engine.build import Parts, build_parts, build_trainer
+from cpulm.engine.monitor import Monitor
+from cpulm.engine.runtime import choose_runtime
+from cpulm.engine.sysinfo import read_machine
+from cpulm.engine.trainer import Trainer
+from cpulm.events import Event, Listener, StepDone
+from cpulm.layers import resolve
+from cpulm.rundir import RunDir
+from cpulm.ui.metrics import MetricsWriter
+
+
+@contextlib.contextmanager
+def dashboard() -> Iterator[Listener]:
+    """The live dashboard on a pseudo-terminal whose output is read and thrown away."""
+    master, slave = pty.openpty()
+    saved = os.dup(2)
+    os.dup2(slave, 2)
+    os.environ.update(TERM="xterm-256color", COLUMNS="140", LINES="40")
+    stop = threading.Event()
+
+    def drain() -> None:
+        while not stop.is_set():
+            with contextlib.suppress(OSError):
+                os.read(master, 65536)
+
+    threading.Thread(target=drain, daemon=True).start()
+    from cpulm.ui.watch import watch
+
+    try:
+        with watch("live") as listener:
+            yield listener
+    finally:
+        stop.set()
+        os.dup2(saved, 2)
+
+
+def bare_steps(parts: Parts, trainer: Trainer, count: int) -> float:
+    """Median seconds of ``count`` bare updates on one batch."""
+    x, y = parts.loader.batch(0)
+    seconds = []
+    for _ in range(count):
+        began = time.perf_counter()
+        for _ in range(trainer.settings.train.grad_accum_steps):
+            parts.model(x, targets=y).backward()
+        torch.nn.utils.clip_grad_norm_(parts.model.parameters(), 1.0)
+        for optimizer in parts.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds)
+
+
+def full_steps(trainer: Trainer, ends: list[float], count: int) -> float:
+    """Median seconds from the end of one of the trainer's updates to the end of the next."""
+    ends.clear()
+    for _ in range(count + 1):
+        trainer._step()
+    return statistics.median(b - a for a, b in itertools.pairwise(ends))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--preset", default="tiny")
+    parser.add_argument("--steps", type=int, default=40, help="steps in a round")
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    settings = resolve(preset=options.preset)
+    runtime = choose_runtime(settings.runtime, read_machine())
+    tokens = prepare(settings.data, emit=lambda _: None, should_stop=lambda: False)
+    ends: list[float] = []
+    data_seconds: list[float] = []
+    rounds = []
+    with tempfile.TemporaryDirectory() as folder, dashboard() as show:
+        run = RunDir(Path(folder))
+        with MetricsWriter(run.metrics) as writer:
+
+            def emit(event: Event) -> None:
+                show(event)
+                writer(event)
+                if isinstance(event, StepDone):
+                    ends.append(time.perf_counter())
+                    data_seconds.append(event.data_seconds / event.step_seconds)
+
+            trainer = build_trainer(
+                settings,
+                tokens,
+                build_parts(settings, tokens, runtime),
+                runtime,
+                run,
+                emit=emit,
+                should_stop=lambda: False,
+            )
+            bare = build_parts(settings, tokens, runtime)
+            bare_steps(bare, trainer, 5)
+            full_steps(trainer, ends, 5)
+            for _ in range(options.rounds):
+                with Monitor(emit):
+                    full = full_steps(trainer, ends, options.steps)
+                rounds.append((full, bare_steps(bare, trainer, options.steps)))
+    ratios = [full / plain for full, plain in rounds]
+    result = {
+        "preset": options.preset,
+        "threads": runtime.threads,
+        "full_ms": round(1000 * statistics.median(full for full, _ in rounds), 3),
+        "bare_ms": round(1000 * statistics.median(plain for _, plain in rounds), 3),
+        "overhead_percent": round(100 * (statistics.median(ratios) - 1), 2),
+        "overhead_percent_range": [round(100 * (edge - 1), 2) for edge in (min(ratios), max(ratios))],
+        "batch_percent": round(100 * statistics.median(data_seconds), 3),
+    }
+    if options.json:
+        print(json.dumps(result))
+        return
+    print(f"{options.preset} on {runtime.device_name}, {runtime.threads} threads")
+    print(f"whole step {result['full_ms']} ms, bare step {result['bare_ms']} ms")
+    low, high = result["overhead_percent_range"]
+    print(f"overhead {result['overhead_percent']} % (rounds from {low} to {high} %)")
+    print(f"of which making batches {result['batch_percent']} %")
+
+
+if __name__ == "__main__":
+    main()

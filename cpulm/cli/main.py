@@ -1,0 +1,65 @@
+"""The ``cpulm`` entry point: its subcommands, and the boundary where errors become exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from cpulm import __version__
+from cpulm.cli.generate import generate
+from cpulm.cli.resume import resume
+from cpulm.cli.sysinfo import sysinfo
+from cpulm.cli.tokenize import tokenize
+from cpulm.cli.train import train
+from cpulm.errors import AbortedError, CpulmError
+
+app = typer.Typer(
+    name="cpulm",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(train)
+app.command()(resume)
+app.command()(generate)
+app.command()(tokenize)
+app.command()(sysinfo)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"cpulm {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def cpulm(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Train small language models from scratch on the computer you already have."""
+
+
+def main() -> NoReturn:
+    """Run the command line; errors a user can mend end as one message, one hint and an exit code."""
+    try:
+        app()
+    except CpulmError as error:
+        _end(error)
+    except KeyboardInterrupt:
+        _end(AbortedError("aborted"))
+    sys.exit(0)
+
+
+def _end(error: CpulmError) -> NoReturn:
+    if os.environ.get("CPULM_DEBUG") == "1":
+        raise error
+    from cpulm.ui.console import show_error
+
+    show_error(error.message, error.hint)
+    sys.exit(error.exit_code)

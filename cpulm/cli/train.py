@@ -1,0 +1,191 @@
+"""``cpulm train``: parse, resolve the settings, call the engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+WHAT, HOW_LONG, HOW, MACHINE, OUTPUT = "What to learn", "How long", "How", "Machine", "Output"
+
+
+def complete_preset(incomplete: str) -> list[str]:
+    """Names of presets that begin with what was typed."""
+    from cpulm.preset_files import preset_names
+
+    return [name for name in preset_names() if name.startswith(incomplete)]
+
+
+def train(
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            autocompletion=complete_preset,
+            help="Settings to begin with; see --list-presets. [default: tiny]",
+            rich_help_panel=WHAT,
+            show_default=False,
+        ),
+    ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Text to learn from: a file, folder, glob or prepared token folder; repeatable. "
+            "[default: builtin:python, the Python library's own sources]",
+            rich_help_panel=WHAT,
+            show_default=False,
+        ),
+    ] = None,
+    val_data: Annotated[
+        list[str] | None,
+        typer.Option(help="Text to validate on; else a part is held out.", rich_help_panel=WHAT),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="The run's folder. [default: runs/<preset>-<n>]", rich_help_panel=WHAT, show_default=False
+        ),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on with the run at --out, if there is one.", rich_help_panel=WHAT),
+    ] = False,
+    steps: Annotated[int | None, typer.Option(help="Optimizer updates.", rich_help_panel=HOW_LONG)] = None,
+    epochs: Annotated[
+        float | None, typer.Option(help="Passes over the training text.", rich_help_panel=HOW_LONG)
+    ] = None,
+    tokens: Annotated[int | None, typer.Option(help="Trained tokens.", rich_help_panel=HOW_LONG)] = None,
+    max_time: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DURATION",
+            help="Time, such as 8h or 90min; the learning rate ends its decay when the time does.",
+            rich_help_panel=HOW_LONG,
+        ),
+    ] = None,
+    target_loss: Annotated[
+        float | None,
+        typer.Option(help="End at this validation loss (nats per token).", rich_help_panel=HOW_LONG),
+    ] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(help="End after so many validations without a new best.", rich_help_panel=HOW_LONG),
+    ] = None,
+    lr: Annotated[
+        float | None, typer.Option(help="Peak learning rate of AdamW.", rich_help_panel=HOW)
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of weights, data order and dropout.", rich_help_panel=HOW)
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="A YAML file of settings, such as a run's settings.yaml.", rich_help_panel=HOW),
+    ] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Any setting, such as model.n_layer=8; repeatable.",
+            rich_help_panel=HOW,
+        ),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="auto, cpu, cuda or mps. [default: auto]", rich_help_panel=MACHINE)
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(help="CPU threads. [default: the physical cores]", rich_help_panel=MACHINE),
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="auto, fp32 or bf16. [default: auto]", rich_help_panel=MACHINE)
+    ] = None,
+    compile: Annotated[
+        bool | None,
+        typer.Option(
+            "--compile/--no-compile",
+            help="Use torch.compile. [default: where it pays]",
+            rich_help_panel=MACHINE,
+            show_default=False,
+        ),
+    ] = None,
+    headless: Annotated[
+        bool, typer.Option("--headless", help="Plain lines instead of the dashboard.", rich_help_panel=OUTPUT)
+    ] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Events as JSON lines on stdout.", rich_help_panel=OUTPUT)
+    ] = False,
+    tensorboard: Annotated[
+        bool | None,
+        typer.Option(
+            "--tensorboard", help="Write TensorBoard files too.", rich_help_panel=OUTPUT, show_default=False
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Say what the run needs, after measured steps; train nothing.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = False,
+    print_config: Annotated[
+        bool,
+        typer.Option("--print-config", help="Print the resolved settings as YAML.", rich_help_panel=OUTPUT),
+    ] = False,
+    list_presets: Annotated[
+        bool,
+        typer.Option("--list-presets", help="Show the presets and what they need.", rich_help_panel=OUTPUT),
+    ] = False,
+) -> None:
+    """Train a model from text.
+
+    Everything has a default: `cpulm train` alone trains the preset *tiny* on the Python library's
+    sources. Stop with Ctrl-C at any time and go on with `cpulm resume`.
+
+    Settings come from, in rising order: defaults, preset, `--config`, environment
+    (`CPULM_TRAIN__LR`), `--set`, the options below. Prints the path of the best checkpoint.
+
+    Example: `cpulm train --preset small --data notes/ --max-time 8h`
+    """
+    import os
+
+    from cpulm.cli import training
+    from cpulm.layers import resolve
+
+    if list_presets:
+        training.show_presets(json)
+        return
+    if resume and out is not None and training.is_run(out):
+        horizon = {"steps": steps, "epochs": epochs, "tokens": tokens, "max_time": max_time}
+        training.go_on(out, horizon, headless=headless, json=json)
+        return
+    settings = resolve(
+        preset=preset or (None if config else "tiny"),
+        config=config,
+        environ=os.environ,
+        assignments=assignments or (),
+        flags={
+            "data.source": data or None,
+            "data.val_source": val_data or None,
+            "train.steps": steps,
+            "train.epochs": epochs,
+            "train.tokens": tokens,
+            "train.max_time": max_time,
+            "train.target_loss": target_loss,
+            "train.patience": patience,
+            "train.lr": lr,
+            "train.seed": seed,
+            "runtime.device": device,
+            "runtime.threads": threads,
+            "runtime.precision": precision,
+            "runtime.compile": None if compile is None else "on" if compile else "off",
+            "log.tensorboard": tensorboard or None,
+        },
+    )
+    if print_config:
+        training.print_settings(settings)
+    elif dry_run:
+        training.rehearse(settings, headless=headless, json=json)
+    else:
+        training.begin(settings, out, headless=headless, json=json)

@@ -1,0 +1,186 @@
+"""What ``train`` and ``resume`` share: the engine called, its events shown and recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cpulm.errors import StoppedError
+from cpulm.events import Event, Listener
+from cpulm.rundir import RunDir
+
+if TYPE_CHECKING:
+    from cpulm.engine.run import Beginning, Outcome, Ready
+    from cpulm.settings import Settings
+
+
+def is_run(path: Path) -> bool:
+    """Whether a run with a checkpoint is at ``path``."""
+    return bool(RunDir(path).checkpoints())
+
+
+def begin(settings: Settings, out: Path | None, *, headless: bool, json: bool) -> None:
+    """Train a new run and print the path of its best checkpoint."""
+    from cpulm.engine import run
+    from cpulm.ui.watch import choose_mode, watch
+
+    with watch(choose_mode(json=json, headless=headless)) as show:
+        outcome = run.train(settings, out, show=show, record=_record)
+    _end(outcome, json)
+
+
+def go_on(path: Path, horizon: Mapping[str, Any], *, headless: bool, json: bool) -> None:
+    """Resume the run at ``path`` and print the path of its best checkpoint."""
+    from cpulm.engine import run
+    from cpulm.ui.watch import choose_mode, watch
+
+    history = RunDir(path if path.is_dir() else path.parent).metrics
+    with watch(choose_mode(json=json, headless=headless), history) as show:
+        outcome = run.resume(path, dict(horizon), show=show, record=_record)
+    _end(outcome, json)
+
+
+def rehearse(settings: Settings, *, headless: bool, json: bool) -> None:
+    """Show what a run with ``settings`` would need."""
+    from cpulm.engine import run
+    from cpulm.engine.stop import StopRequest
+    from cpulm.ui.console import print_json, stdout
+    from cpulm.ui.tables import key_values
+    from cpulm.ui.watch import choose_mode, watch
+
+    # Progress goes to stderr; a dry run's JSON is one object, not a stream of events.
+    with watch(choose_mode(json=False, headless=headless or json)) as show, StopRequest() as stop:
+        ready = run.rehearse(settings, show=show, should_stop=stop)
+    if json:
+        print_json(_needs(ready))
+    else:
+        stdout().print(key_values("What this run needs", _needs_in_words(ready)))
+
+
+def print_settings(settings: Settings) -> None:
+    """Print the settings as YAML that ``--config`` reads."""
+    from cpulm.settings import to_yaml
+    from cpulm.ui.console import write_text
+
+    write_text(to_yaml(settings))
+
+
+def show_presets(json: bool) -> None:
+    """Show every preset with its size, its needs and the time it is meant for."""
+    from cpulm.engine.presets import describe_presets
+    from cpulm.ui.console import print_json, stdout
+    from cpulm.ui.tables import rows
+    from cpulm.units import format_bytes, format_count
+
+    presets = describe_presets()
+    if json:
+        print_json([preset.__dict__ for preset in presets])
+        return
+    columns = ["preset", "parameters", "w/o emb.", "tok/step", "memory", "time"]
+    table = [
+        [
+            preset.name,
+            format_count(preset.params_total),
+            format_count(preset.params_non_embedding),
+            format_count(preset.tokens_per_step),
+            format_bytes(preset.memory_bytes),
+            preset.time,
+        ]
+        for preset in presets
+    ]
+    stdout().print(rows("Presets", columns, table))
+    stdout().print(
+        "\nw/o emb.: parameters without embeddings and head; time: on a laptop with four cores.\n"
+        "More on each: docs/presets.md, or --preset NAME --print-config.",
+        style="dim",
+        highlight=False,
+    )
+
+
+@contextmanager
+def _record(begins: Beginning) -> Iterator[Listener]:
+    """The listeners that write into the run's folder; what they wrote past its beginning goes first."""
+    from cpulm.ui.metrics import MetricsWriter, truncate_after
+
+    run = begins.run
+    truncate_after(run.metrics, begins.step, begins.role)
+    with ExitStack() as stack:
+        listeners: list[Listener] = [stack.enter_context(MetricsWriter(run.metrics))]
+        if begins.settings.log.tensorboard:
+            from cpulm.ui.tensorboard import tensorboard_listener
+
+            listeners.append(stack.enter_context(tensorboard_listener(run.tensorboard)))
+
+        def emit(event: Event) -> None:
+            for listener in listeners:
+                listener(event)
+
+        yield emit
+
+
+def _end(outcome: Outcome, json: bool) -> None:
+    run = outcome.run
+    if outcome.reason == "stopped":
+        raise StoppedError(
+            f"stopped; everything is saved in {run.path}", f"go on with `cpulm resume {run.path}`"
+        )
+    if not json:
+        from cpulm.ui.console import write_text
+
+        write_text(f"{run.best if run.best.is_file() else run.latest}\n")
+
+
+def _needs(ready: Ready) -> dict[str, Any]:
+    plan, runtime = ready.plan, ready.runtime
+    return {
+        **plan.__dict__,
+        "train_seconds": plan.train_seconds,
+        "max_time_seconds": ready.settings.train.max_time,
+        "vocab_size": ready.tokens.vocab_size,
+        "val_tokens": len(ready.tokens.val),
+        **runtime.facts(),
+        "notes": runtime.notes,
+    }
+
+
+def _needs_in_words(ready: Ready) -> list[tuple[str, str]]:
+    from cpulm.units import format_bytes, format_count, format_duration
+
+    plan, runtime = ready.plan, ready.runtime
+    step = plan.step_seconds or 0.0
+    pairs = [
+        (
+            "parameters",
+            f"{format_count(plan.params_total)}, {format_count(plan.params_non_embedding)} "
+            "without embeddings",
+        ),
+        ("vocabulary", f"{ready.tokens.vocab_size:,} tokens"),
+        (
+            "training text",
+            f"{format_count(plan.train_tokens)} tokens, {format_count(len(ready.tokens.val))} for validation",
+        ),
+        ("tokens a step", f"{plan.tokens_per_step:,}"),
+        (
+            "memory",
+            f"{format_bytes(plan.memory_bytes)} of "
+            f"{format_bytes(ready.machine.memory_available_bytes)} available",
+        ),
+        ("disk", f"up to {format_bytes(plan.disk_bytes)} for checkpoints"),
+        (
+            "seconds a step",
+            f"{step:.3f} measured, eager: {format_count(plan.tokens_per_step / step)} tokens a second",
+        ),
+    ]
+    if plan.steps is not None and plan.train_seconds is not None:
+        epochs = f", {plan.epochs:.2f} passes over the text" if plan.epochs is not None else ""
+        pairs.append(("steps", f"{plan.steps:,}{epochs}"))
+        pairs.append(("time to finish", f"{format_duration(plan.train_seconds)}, validations not counted"))
+    else:
+        seconds = ready.settings.train.max_time or 0.0
+        pairs.append(
+            ("time to finish", f"{format_duration(seconds)} as asked, about {seconds / step:,.0f} steps")
+        )
+    pairs += [("choice", note) for note in runtime.notes]
+    return pairs

@@ -1,0 +1,77 @@
+"""The loss over a validation split."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cpulm.events import Listener, Progress
+from cpulm.model.transformer import Transformer
+
+_LONGEST_SILENCE_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """``loss`` in nats per token over ``tokens`` predicted tokens, in ``seconds``."""
+
+    loss: float
+    tokens: int
+    seconds: float
+
+    @property
+    def perplexity(self) -> float:
+        return math.exp(self.loss) if self.loss < 700 else math.inf
+
+    def bits_per_byte(self, bytes_per_token: float) -> float:
+        """Bits per UTF-8 byte of text: it compares across tokenizers."""
+        return self.loss / math.log(2) / bytes_per_token
+
+
+def evaluate(
+    model: Transformer,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    total: int,
+    *,
+    device: torch.device,
+    autocast: Callable[[], AbstractContextManager[object]],
+    emit: Listener,
+    should_stop: Callable[[], bool],
+) -> Evaluation | None:
+    """Mean cross-entropy over ``batches`` of (x, y), int64 [B, T]; targets of -100 do not count.
+
+    Args:
+        total: number of batches, for the progress shown.
+        autocast: makes the context in which the model runs.
+
+    Returns:
+        None where ``should_stop`` cut it short.
+    """
+    began = said = time.perf_counter()
+    total_loss, total_tokens = 0.0, 0
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            for index, (x, y) in enumerate(batches):
+                if should_stop():
+                    return None
+                count = int((y != -100).sum())
+                with autocast():
+                    loss = model(x.to(device), targets=y.to(device))
+                total_loss += float(loss) * count
+                total_tokens += count
+                now = time.perf_counter()
+                if now - said > _LONGEST_SILENCE_SECONDS:
+                    said = now
+                    emit(Progress(stage="validating", done=index + 1, total=total, unit="batches"))
+    finally:
+        model.train(was_training)
+        emit(Progress(stage="validating", done=total, total=total, unit="batches", finished=True))
+    return Evaluation(total_loss / total_tokens, total_tokens, time.perf_counter() - began)

@@ -1,0 +1,153 @@
+"""How a run uses the machine: device, threads, precision, compilation, and why each was chosen."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from cpulm.engine.sysinfo import Machine, choose
+from cpulm.errors import SettingsError
+from cpulm.settings import RuntimeSettings
+
+# A cold compilation took 25 to 60 s at our shapes on two cores and makes a step up to a third faster, so
+# a run has to be several times longer than that before the gain is sure.
+COMPILE_PAYS_AFTER_SECONDS = 1200.0
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What was chosen. ``notes`` says it in words; ``precision`` is ``fp32`` or ``bf16``."""
+
+    device: torch.device
+    device_name: str
+    threads: int
+    precision: str
+    compiled: bool = False
+    notes: tuple[str, ...] = field(default=(), compare=False)
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The context in which the model runs forward."""
+        if self.precision == "bf16":
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return nullcontext()
+
+    def facts(self) -> dict[str, Any]:
+        """What the bits of a resumed run depend on."""
+        return {
+            "device": self.device.type,
+            "threads": self.threads,
+            "precision": self.precision,
+            "compiled": self.compiled,
+        }
+
+    def noting(self, note: str, **changes: Any) -> Runtime:
+        """A copy with one note more."""
+        return replace(self, notes=(*self.notes, note), **changes)
+
+
+def choose_runtime(settings: RuntimeSettings, machine: Machine) -> Runtime:
+    """Take the device, set torch's threads, choose the precision. Compilation is decided later.
+
+    Raises:
+        SettingsError: where the asked device or number of threads is not to be had.
+    """
+    device, device_note = _device(settings.device)
+    threads, thread_note = _threads(settings.threads, machine)
+    torch.set_num_threads(threads)
+    # Denormals cost a hundred times a normal product on x86 and carry nothing that training needs.
+    torch.set_flush_denormal(True)
+    precision, precision_note = _precision(settings.precision, device, machine)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else machine.cpu_model
+    return Runtime(device, name, threads, precision, notes=(device_note, thread_note, precision_note))
+
+
+def decide_compile(runtime: Runtime, asked: str, machine: Machine, planned_seconds: float | None) -> Runtime:
+    """Decide whether the step is compiled.
+
+    Args:
+        asked: ``auto``, ``on`` or ``off``.
+        planned_seconds: how long the run will take uncompiled, as far as known.
+
+    Raises:
+        SettingsError: where ``on`` is asked and no C++ compiler is found.
+    """
+    if asked == "off":
+        return runtime.noting("eager: asked for")
+    if runtime.device.type == "cpu" and machine.compiler is None:
+        if asked == "on":
+            raise SettingsError(
+                f"runtime.compile = 'on', and there is {machine.compiler_problem}",
+                "install g++ or clang++, or leave runtime.compile at auto",
+            )
+        return runtime.noting(f"eager: {machine.compiler_problem}")
+    if machine.compiler is not None:
+        # Inductor asks for g++ (clang++ on macOS) unless told otherwise, whatever else is installed.
+        os.environ.setdefault("CXX", machine.compiler.command)
+    if asked == "on":
+        return runtime.noting("compiled: asked for", compiled=True)
+    if runtime.device.type == "mps":
+        return runtime.noting("eager: torch.compile does not pay on mps")
+    if planned_seconds is None or planned_seconds < COMPILE_PAYS_AFTER_SECONDS:
+        return runtime.noting("eager: the run is too short for compiling to pay")
+    return runtime.noting("compiled: the run is long enough for it to pay", compiled=True)
+
+
+def _device(asked: str) -> tuple[torch.device, str]:
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if asked == "auto":
+        taken = next(name for name in ("cuda", "mps", "cpu") if available[name])
+        return torch.device(taken), f"{taken}: the first there is of cuda, mps, cpu"
+    if not available[asked]:
+        have = ", ".join(name for name, there in available.items() if there)
+        raise SettingsError(f"runtime.device = {asked!r} is not to be had here", f"this machine has: {have}")
+    return torch.device(asked), f"{asked}: asked for"
+
+
+def _threads(asked: int | None, machine: Machine) -> tuple[int, str]:
+    if asked is None:
+        choice = choose(machine).threads
+        return choice.value, f"{choice.value} threads: {choice.reason}"
+    if asked > machine.usable_logical:
+        raise SettingsError(
+            f"runtime.threads = {asked}, and this process may use {machine.usable_logical} logical cores",
+            f"give at most {machine.usable_logical}, or leave it unset",
+        )
+    return asked, f"{asked} threads: asked for"
+
+
+def _precision(asked: str, device: torch.device, machine: Machine) -> tuple[str, str]:
+    if asked != "auto":
+        if asked == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+            raise SettingsError("runtime.precision = 'bf16' is not to be had on this GPU", "use fp32")
+        return asked, f"{asked}: asked for"
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported():
+            return "bf16", "bf16: the GPU has it"
+        return "fp32", "fp32: the GPU has no bf16"
+    if device.type == "mps" or choose(machine).precision.value != "bf16":
+        return "fp32", "fp32: no bf16 instructions on this CPU" if device.type == "cpu" else "fp32: on mps"
+    fp32, bf16 = _product_seconds(torch.float32), _product_seconds(torch.bfloat16)
+    ratio = f"a bf16 product took {bf16 / fp32:.2f} of the fp32 one's time"
+    return ("bf16", f"bf16: {ratio}") if bf16 < 0.8 * fp32 else ("fp32", f"fp32: {ratio}")
+
+
+def _product_seconds(dtype: torch.dtype, side: int = 1024, seconds: float = 0.2) -> float:
+    """The fastest of the matrix products that fit into ``seconds``."""
+    matrix = torch.randn(side, side, dtype=dtype)
+    return _fastest(lambda: matrix @ matrix, seconds)
+
+
+def _fastest(work: Callable[[], object], seconds: float) -> float:
+    work()
+    best, end = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        began = time.perf_counter()
+        work()
+        best = min(best, time.perf_counter() - began)
+    return best

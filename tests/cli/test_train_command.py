@@ -1,0 +1,200 @@
+"""``cpulm train`` and ``cpulm resume`` as a person types them: what stands where, with which exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+QUICK = """
+model: {n_layer: 1, n_head: 2, n_embd: 16, block_size: 16}
+data: {tokenizer: byte, vocab_size: null, source: %s}
+train: {micro_batch_size: 4, steps: 8, warmup_steps: 1}
+eval: {every: 4}
+sample: {max_new_tokens: 5}
+runtime: {threads: 1, compile: "off"}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "rhyme.txt").write_text("the cat sat on the mat; the rat saw the cat and ran.\n" * 60)
+    (tmp_path / "quick.yaml").write_text(QUICK % "rhyme.txt")
+    return tmp_path
+
+
+def cpulm(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "cpulm", *arguments],
+        cwd=folder,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_text_in_a_model_out_and_its_path_on_stdout(folder: Path) -> None:
+    done = cpulm(folder, "train", "--config", "quick.yaml")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{Path('runs') / 'run-1' / 'best.pt'}\n"
+    assert re.search(r"step\s+8/8\s+loss", done.stderr)
+    assert "\x1b" not in done.stderr
+    again = cpulm(folder, "train", "--config", "runs/run-1/settings.yaml")
+    assert again.stdout == f"{Path('runs') / 'run-2' / 'best.pt'}\n"
+
+
+def test_json_lines_on_stdout_and_nothing_else(folder: Path) -> None:
+    done = cpulm(folder, "train", "--config", "quick.yaml", "--json")
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [event["step"] for event in events if event["event"] == "step"] == list(range(1, 9))
+    assert events[-1]["event"] == "run_finished"
+    assert events[-1]["reason"] == "horizon"
+    assert "loss" not in done.stderr
+
+
+def test_settings_come_from_all_layers(folder: Path) -> None:
+    done = cpulm(
+        folder,
+        *("train", "--config", "quick.yaml", "--print-config"),
+        *("--set", "model.n_layer=2", "--set", "train.lr=3e-4", "--steps", "5", "--lr", "0.5"),
+        CPULM_TRAIN__SEED="7",
+        CPULM_MODEL__N_LAYER="3",
+    )
+    printed = yaml.safe_load(done.stdout)
+    assert printed["model"]["n_layer"] == 2
+    assert printed["train"]["seed"] == 7
+    assert printed["train"]["steps"] == 5
+    assert printed["train"]["lr"] == 0.5
+    assert printed["model"]["n_embd"] == 16
+    assert not (folder / "runs").exists()
+
+
+def test_a_dry_run_says_what_is_needed_and_leaves_nothing(folder: Path) -> None:
+    done = cpulm(folder, "train", "--config", "quick.yaml", "--dry-run", "--json")
+    needs = json.loads(done.stdout)
+    assert needs["steps"] == 8
+    assert needs["params_total"] == 257 * 16 + 3 * 16 + 2 * 8 + 4 * 16 * 16 + 3 * 16 * 64
+    assert 0 < needs["step_seconds"] < 10
+    assert needs["memory_bytes"] > 0
+    assert needs["disk_bytes"] > 0
+    assert not (folder / "runs").exists()
+    words = cpulm(folder, "train", "--config", "quick.yaml", "--dry-run").stdout
+    for word in ("parameters", "memory", "disk", "tokens a step", "seconds a step", "time to finish"):
+        assert word in words
+
+
+def test_presets_are_listed_with_their_true_sizes(folder: Path) -> None:
+    listed = json.loads(cpulm(folder, "train", "--list-presets", "--json").stdout)
+    sizes = {preset["name"]: preset["params_total"] for preset in listed}
+    assert [preset["name"] for preset in listed[:4]] == ["tiny", "small", "medium", "large"]
+    assert round(sizes["llm-trainer-small"] / 1e6, 1) == 19.5
+    assert round(sizes["nanochat-d4"] / 1e6, 1) == 4.2
+    assert round(sizes["nanogpt-char"] / 1e6, 2) == 0.80
+    table = cpulm(folder, "train", "--list-presets").stdout
+    assert all(name in table for name in sizes)
+
+
+MISTAKES = [
+    (["--preset", "tinny"], 2, "tinny", "tiny"),
+    (["--set", "train.lrr=1"], 2, "train.lrr", "train.lr"),
+    (["--set", "model.n_embd=17"], 2, "n_embd", ""),
+    (["--set", "data.val_fraction=0.001"], 2, "block_size", ""),
+    (["--steps", "5", "--epochs", "1"], 2, "horizon", ""),
+    (["--max-time", "soon"], 2, "soon", "1h30m"),
+    (["--data", "absent.txt"], 3, "absent.txt", ""),
+    (["--threads", "9999"], 2, "9999", "at most"),
+    (["--device", "cuda"], 2, "cuda", "cpu"),
+    (["--set", "model.n_embd=200000"], 5, "memory", ""),
+    (["--config", "nowhere.yaml"], 2, "nowhere.yaml", ""),
+    (["--out", "thesis"], 2, "thesis", "--out"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "code", "named", "hinted"), MISTAKES)
+def test_a_mistake_is_one_message_one_hint_and_its_exit_code(
+    folder: Path, arguments: list[str], code: int, named: str, hinted: str
+) -> None:
+    (folder / "thesis").mkdir()
+    (folder / "thesis" / "chapter.txt").write_text("mine")
+    config = [] if "--config" in arguments else ["--config", "quick.yaml"]
+    done = cpulm(folder, "train", *config, *arguments)
+    assert done.returncode == code, done.stderr
+    assert named in done.stderr
+    assert hinted in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert not (folder / "runs").exists()
+    assert (folder / "thesis" / "chapter.txt").read_text() == "mine"
+
+
+def test_debugging_shows_the_traceback(folder: Path) -> None:
+    done = cpulm(folder, "train", "--preset", "tinny", CPULM_DEBUG="1")
+    assert "Traceback" in done.stderr
+
+
+def test_out_that_is_a_run_is_gone_on_with_only_when_asked(folder: Path) -> None:
+    run = ["train", "--config", "quick.yaml", "--out", "here"]
+    assert cpulm(folder, *run).returncode == 0
+    refused = cpulm(folder, *run)
+    assert refused.returncode == 2
+    assert "--resume" in refused.stderr
+    went_on = cpulm(folder, *run, "--resume", "--steps", "10")
+    assert went_on.returncode == 0, went_on.stderr
+    steps = [json.loads(line) for line in (folder / "here" / "metrics.jsonl").read_text().splitlines()]
+    assert [event["step"] for event in steps if event["event"] == "step"] == list(range(1, 11))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_stop_saves_and_says_how_to_go_on(folder: Path, number: signal.Signals) -> None:
+    command = [sys.executable, "-m", "cpulm", "train", "--config", "quick.yaml", "--steps", "1000000"]
+    process = subprocess.Popen(
+        command,
+        cwd=folder,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stdin=subprocess.DEVNULL,
+        text=True,
+    )
+    metrics = folder / "runs" / "run-1" / "metrics.jsonl"
+    deadline = time.monotonic() + 100
+    while '"step":' not in (metrics.read_text() if metrics.exists() else ""):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 75, stderr
+    assert "cpulm resume" in stderr
+    assert (folder / "runs" / "run-1" / "latest.pt").is_file()
+
+
+def test_resume_names_what_is_no_run(folder: Path) -> None:
+    for path in (".", "rhyme.txt", "absent"):
+        done = cpulm(folder, "resume", path)
+        assert done.returncode == 3, path
+        assert "Traceback" not in done.stderr
+    (folder / "not.pt").write_text("x" * 1000)
+    done = cpulm(folder, "resume", "not.pt")
+    assert done.returncode == 3
+    assert "not.pt" in done.stderr
+
+
+@pytest.mark.parametrize("command", [[], ["train"], ["resume"], ["generate"], ["tokenize"], ["sysinfo"]])
+def test_help_reads_like_documentation(folder: Path, command: list[str]) -> None:
+    done = cpulm(folder, *command, "--help", COLUMNS="100")
+    assert done.returncode == 0
+    assert "Usage:" in done.stdout
+    if command:
+        assert "Example" in done.stdout
