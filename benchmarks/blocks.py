@@ -84,7 +84,7 @@ def training_step(
     parameters = list(model.parameters())
 
     def step() -> None:
-        loss_of(idx, targets).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        loss_of(idx, targets).backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         for optimizer in optimizers:
             optimizer.step()

@@ -37,7 +37,7 @@ def ready_forward(
         x, y = (part.to(runtime.device) for part in loader.batch(0))
         with runtime.autocast():
             loss = forward(x, targets=y)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
     except Exception as error:  # torch wraps what compilers and linkers say in many classes
         torch._dynamo.reset()
         why = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -170,7 +170,7 @@ class Trainer:
             data_seconds += time.perf_counter() - began
             with self.runtime.autocast():
                 loss = self.forward(x, targets=y)
-            (loss / count if count > 1 else loss).backward()  # type: ignore[no-untyped-call]
+            (loss / count if count > 1 else loss).backward()
             detached = loss.detach()
             loss_sum = detached if loss_sum is None else loss_sum + detached
             if index + 1 < first + count and self.should_stop():

@@ -201,6 +201,6 @@ def test_transformers_reads_the_file_and_gives_the_same_ids(tmp_path: Path) -> N
 
     path = tmp_path / "tokenizer.json"
     path.write_text(bpe().to_json(), encoding="utf-8")
-    theirs = PreTrainedTokenizerFast(tokenizer_file=str(path))  # type: ignore[no-untyped-call]
+    theirs = PreTrainedTokenizerFast(tokenizer_file=str(path))
     assert theirs.encode(TEXT, add_special_tokens=False) == bpe().encode(TEXT)
     assert json.loads(path.read_text(encoding="utf-8"))["model"]["type"] == "BPE"

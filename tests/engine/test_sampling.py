@@ -126,7 +126,7 @@ def test_same_distribution_as_the_processors_of_transformers(options: Sampling) 
         processors.append(hf.MinPLogitsWarper(options.min_p))
     logits = random_logits()
     seen = torch.zeros(4, 50, dtype=torch.bool).scatter_(1, text, True)
-    expected = processors(text, logits.clone()).softmax(-1)  # type: ignore[arg-type]
+    expected = processors(text, logits.clone()).softmax(-1)
     torch.testing.assert_close(shape(logits, options, seen).softmax(-1), expected)
 
 
