@@ -23,6 +23,10 @@ def is_run(path: Path) -> bool:
 
 def begin(settings: Settings, out: Path | None, *, headless: bool, json: bool) -> None:
     """Train a new run and print the path of its best checkpoint."""
+    if settings.log.tensorboard:
+        from cpulm.ui.tensorboard import require_tensorboard
+
+        require_tensorboard()  # before the data is prepared, not after
     from cpulm.engine import run
     from cpulm.ui.watch import choose_mode, watch
 

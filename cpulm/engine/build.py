@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from cpulm.data.loader import Loader, val_batches
+from cpulm.data.loader import Loader
 from cpulm.data.tokenfile import TokenFolder
 from cpulm.engine.checkpoint import Checkpoint, Position
 from cpulm.engine.compilation import ready_forward
@@ -34,14 +34,9 @@ class Parts:
 
 
 def build_parts(settings: Settings, tokens: TokenFolder, runtime: Runtime) -> Parts:
-    """Model, optimizers and loader as they stand before the first step: a function of the seed.
-
-    Raises:
-        SettingsError: where a split of the data is smaller than one block.
-    """
+    """Model, optimizers and loader as they stand before the first step: a function of the seed."""
     train, block = settings.train, settings.model.block_size
     loader = Loader(tokens.train, block, train.micro_batch_size, train.seed)
-    next(iter(val_batches(tokens.val, block, train.micro_batch_size)))
     torch.manual_seed(train.seed)
     model = Transformer(settings.model, tokens.vocab_size)
     model.init_weights(train.seed)

@@ -134,7 +134,8 @@ def rehearse(settings: Settings, *, show: Listener, should_stop: Callable[[], bo
         )
     machine = read_machine()
     runtime = choose_runtime(settings.runtime, machine)
-    tokens = prepare(settings.data, emit=show, should_stop=should_stop)
+    block = settings.model.block_size
+    tokens = prepare(settings.data, emit=show, should_stop=should_stop, block_size=block)
     encode_prompt(tokens.tokenizer, settings.sample.prompt, starts_documents=True)
     needs.check_memory(settings, tokens.vocab_size, machine)
     plan = needs.plan(settings, tokens.vocab_size, len(tokens.train))

@@ -18,6 +18,7 @@ from torch import Tensor
 from cpulm.errors import DataError, SettingsError
 
 _NUCLEUS_GUESS = 512
+_LEAST_TEMPERATURE = 1e-30
 
 
 @dataclass(frozen=True)
@@ -130,8 +131,9 @@ def shape(logits: Tensor, options: Sampling, seen: Tensor | None = None) -> Tens
         assert seen is not None
         logits = penalize_repetition(logits, seen, options.repetition_penalty)
     if options.temperature != 1:
-        # Shifted first, so that a tiny temperature cannot overflow
-        logits = (logits - logits.amax(-1, keepdim=True)) / options.temperature
+        # Shifted first, so that a tiny temperature cannot overflow; below the least one all are greedy, and
+        # a denormal would be flushed to zero.
+        logits = (logits - logits.amax(-1, keepdim=True)) / max(options.temperature, _LEAST_TEMPERATURE)
     if options.top_k is not None:
         logits = keep_top_k(logits, options.top_k)
     if options.top_p is not None:

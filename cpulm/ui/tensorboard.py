@@ -20,6 +20,17 @@ _FLUSH_SECONDS = 10
 _QUEUED_EVENTS = 1000
 
 
+def require_tensorboard() -> None:
+    """Raises SettingsError where the package ``tensorboard`` is not installed."""
+    try:
+        import tensorboard.summary.writer.event_file_writer  # noqa: F401
+    except ImportError as error:
+        raise SettingsError(
+            "--tensorboard needs the package tensorboard, which is not installed",
+            "pip install 'cpulm[tensorboard]'",
+        ) from error
+
+
 @contextmanager
 def tensorboard_listener(folder: Path) -> Iterator[Listener]:
     """A listener that writes TensorBoard's event files into ``folder``.
@@ -30,13 +41,9 @@ def tensorboard_listener(folder: Path) -> Iterator[Listener]:
     Raises:
         SettingsError: where the package ``tensorboard`` is not installed.
     """
-    try:
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
-    except ImportError as error:
-        raise SettingsError(
-            "--tensorboard needs the package tensorboard, which is not installed",
-            "pip install 'cpulm[tensorboard]'",
-        ) from error
+    require_tensorboard()
+    from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
     writer = EventFileWriter(str(folder), max_queue_size=_QUEUED_EVENTS, flush_secs=_FLUSH_SECONDS)
     try:
         yield _Curves(writer)
