@@ -21,8 +21,12 @@ IGNORED = -100
 """A target that does not count."""
 
 
+FEW_NUMBERS = 1 << 14
+"""Up to so many, as when one token is generated, a call's own cost is more than its passes over memory."""
+
+
 def by_hand(x: Tensor) -> bool:
-    """Whether the hand-written passes are the fast ones for ``x``."""
+    """Whether the hand-written passes can be taken for ``x``."""
     return (
         x.device.type == "cpu"
         and x.dtype in (torch.float32, torch.float64)
@@ -31,9 +35,14 @@ def by_hand(x: Tensor) -> bool:
     )
 
 
+def is_worth_it(x: Tensor) -> bool:
+    """Whether the hand-written passes over ``x`` are the fast ones."""
+    return by_hand(x) and (torch.is_grad_enabled() or x.numel() > FEW_NUMBERS)
+
+
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """``x / sqrt(mean(x²) + eps) * weight`` over the last dimension; any shape [..., D], weight [D]."""
-    if by_hand(x):
+    if is_worth_it(x):
         return _apply(_RMSNorm, x, weight, eps)
     return F.rms_norm(x, weight.shape, weight.to(x.dtype), eps)
 
@@ -48,7 +57,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         cos: [T, D / 2], as ``sin``.
     """
     cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
-    if by_hand(x):
+    if is_worth_it(x):
         return _apply(_Rotation, x, cos, sin)
     a, b = x.chunk(2, dim=-1)
     return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1).to(x.dtype)
@@ -56,7 +65,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 def swiglu(gate_up: Tensor) -> Tensor:
     """``silu(gate) * up`` for gate and up side by side in [..., 2 F]; gives [..., F]."""
-    if by_hand(gate_up):
+    if is_worth_it(gate_up):
         return _apply(_SwiGLU, gate_up)
     gate, up = gate_up.chunk(2, dim=-1)
     return F.silu(gate) * up
