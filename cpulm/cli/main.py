@@ -14,7 +14,7 @@ from cpulm.cli.resume import resume
 from cpulm.cli.sysinfo import sysinfo
 from cpulm.cli.tokenize import tokenize
 from cpulm.cli.train import train
-from cpulm.errors import AbortedError, CpulmError
+from cpulm.errors import AbortedError, CpulmError, StoppedError
 
 app = typer.Typer(
     name="cpulm",
@@ -61,5 +61,6 @@ def _end(error: CpulmError) -> NoReturn:
         raise error
     from cpulm.ui.console import show_error
 
-    show_error(error.message, error.hint)
+    on_purpose = isinstance(error, (StoppedError, AbortedError))
+    show_error(error.message, error.hint, label="stopped" if on_purpose else "error")
     sys.exit(error.exit_code)

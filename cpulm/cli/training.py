@@ -127,9 +127,7 @@ def _record(begins: Beginning) -> Iterator[Listener]:
 def _end(outcome: Outcome, json: bool) -> None:
     run = outcome.run
     if outcome.reason == "stopped":
-        raise StoppedError(
-            f"stopped; everything is saved in {run.path}", f"go on with `cpulm resume {run.path}`"
-        )
+        raise StoppedError(f"everything is saved in {run.path}", f"go on with `cpulm resume {run.path}`")
     if not json:
         from cpulm.ui.console import write_text
 

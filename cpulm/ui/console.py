@@ -81,10 +81,10 @@ def write_text(text: str) -> bool:
     return True
 
 
-def show_error(message: str, hint: str = "") -> None:
-    """Write one message and, where there is one, one hint on stderr."""
+def show_error(message: str, hint: str = "", *, label: str = "error") -> None:
+    """Write one message and, where there is one, one hint on stderr; ``label`` says what it is."""
     console = stderr()
-    _labelled(console, "error", "bold red", message)
+    _labelled(console, label, "bold red" if label == "error" else "bold", message)
     if hint:
         _labelled(console, " hint", "cyan", hint)
 
