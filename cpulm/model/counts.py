@@ -19,7 +19,8 @@ PROCESS_BYTES = 310 << 20
 
 ALLOCATOR_FACTOR = 1.55
 """Resident bytes per byte in use of activations: they come and go in changing sizes and leave holes in the
-C library's heap. Between 1.4 and 1.75 over four shapes with glibc; ``benchmarks/memory.py`` measures it."""
+C library's heap. Fitted on four shapes with glibc, where it lay between 1.4 and 1.75, and checked on no
+others; ``benchmarks/memory.py`` measures it. With activation checkpointing it was not measured."""
 
 
 @dataclass(frozen=True)
