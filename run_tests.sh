@@ -9,4 +9,5 @@ cd -- "$root"
 "$python" -m ruff check .
 "$python" -m ruff format --check .
 "$python" -m mypy
-exec "$python" -m pytest "$@"
+# Two at a time: many tests wait for processes that they start, and for pauses of seconds.
+exec "$python" -m pytest --numprocesses 2 --dist worksteal "$@"

@@ -1,5 +1,6 @@
 @echo off
 rem Train a first language model on this computer's CPU: train_cpu.bat [OPTIONS of cpulm train]
+rem With --overnight it trains on after this window is closed; see docs/overnight.md.
 setlocal
 set "check=import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 14))"
 for %%p in ("py -3" "py -3.14" "py -3.13" "py -3.12" "py -3.11" "py -3.10" "python") do (

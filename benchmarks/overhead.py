@@ -29,6 +29,7 @@ from cpulm.data.prepare import prepare
 from cpulm.engine.build import Parts, build_parts, build_trainer
 from cpulm.engine.monitor import Monitor
 from cpulm.engine.runtime import choose_runtime
+from cpulm.engine.stop import StopRequest
 from cpulm.engine.sysinfo import read_machine
 from cpulm.engine.trainer import Trainer
 from cpulm.events import Event, Listener, StepDone
@@ -117,7 +118,9 @@ def main() -> None:
                 runtime,
                 run,
                 emit=emit,
-                should_stop=lambda: False,
+                stop=StopRequest(),
+                began=time.monotonic(),
+                step_seconds=0.0,
             )
             bare = build_parts(settings, tokens, runtime)
             bare_steps(bare, trainer, 5)

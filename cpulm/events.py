@@ -14,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from cpulm import records
+
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
@@ -94,7 +96,10 @@ class Validated(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointSaved(Event):
-    """A checkpoint stands on the disk. ``role`` is ``latest`` or ``best``."""
+    """A checkpoint stands on the disk. ``role`` is ``latest`` or ``best``; the best is the latest, too.
+
+    ``saves`` is its number among the run's checkpoints: there may be several of one step.
+    """
 
     kind: ClassVar[str] = "checkpoint"
     step: int
@@ -102,6 +107,25 @@ class CheckpointSaved(Event):
     role: str
     bytes: int
     seconds: float
+    saves: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolledBack(Event):
+    """The run went from ``step`` back to its checkpoint of ``to_step``; the steps between count no more.
+
+    ``reason`` says in words what was wrong. ``skipped_batches`` are the micro-batches, by their number in
+    the loader, that are left out from now on. ``count`` is the how manieth time it is since the last new
+    best validation loss, ``limit`` the most that is allowed.
+    """
+
+    kind: ClassVar[str] = "rolled_back"
+    step: int
+    to_step: int
+    reason: str
+    skipped_batches: tuple[int, ...]
+    count: int
+    limit: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +181,8 @@ class Notice(Event):
 class RunFinished(Event):
     """The last word of a run.
 
-    ``reason`` is ``horizon``, ``target_loss``, ``patience``, ``stopped``, ``diverged`` or ``failed``.
+    ``reason`` is ``horizon``, ``target_loss``, ``patience``, ``stopped``, ``diverged``, ``no_room`` (no
+    checkpoint could be written, or memory ran out) or ``failed``.
     """
 
     kind: ClassVar[str] = "run_finished"
@@ -182,6 +207,7 @@ KINDS: dict[str, type[Event]] = {
         StepDone,
         Validated,
         CheckpointSaved,
+        RolledBack,
         SampleMade,
         MachineSampled,
         Progress,
@@ -214,17 +240,20 @@ def from_json(line: str) -> Event:
     cls = KINDS.get(record["event"])
     if cls is None:
         raise ValueError(f"unknown event {record['event']!r}")
-    values: dict[str, Any] = {}
-    for spec in dataclasses.fields(cls):
-        if spec.name in record:
-            value = record[spec.name]
-            if isinstance(value, str) and "float" in str(spec.type):
-                value = float(value)
-            values[spec.name] = tuple(value) if isinstance(value, list) else value
     try:
-        return cls(**values)
-    except TypeError as error:
+        return records.from_record(cls, record)
+    except ValueError as error:
         raise ValueError(f"incomplete event {record['event']!r}: {error}") from error
+
+
+def is_sound(record: Any) -> bool:
+    """Whether JSON's ``record`` is an event with a time, none of whose values is impossible.
+
+    For readers that take few events out of many, and may do with parts of them.
+    """
+    if not isinstance(record, dict) or not isinstance(record.get("event"), str) or "time" not in record:
+        return False
+    return records.is_sound(KINDS.get(record["event"], Event), record)
 
 
 def _number(value: float) -> float | str:

@@ -47,6 +47,21 @@ class RunDir:
         """The folder of TensorBoard event files."""
         return self.path / "tensorboard"
 
+    @property
+    def lock(self) -> Path:
+        """Who trains here; empty while nobody does."""
+        return self.path / "lock"
+
+    @property
+    def stop(self) -> Path:
+        """Stands here once somebody has asked the run to stop."""
+        return self.path / "stop"
+
+    @property
+    def overnight(self) -> Path:
+        """What the supervisor of a night knows of itself, JSON."""
+        return self.path / "overnight.json"
+
     def numbered(self, step: int) -> Path:
         """The checkpoint of one step."""
         return self.path / f"step-{step:08d}.pt"
@@ -58,14 +73,24 @@ class RunDir:
         return sorted(step for step in steps if self.numbered(step).is_file())
 
     def checkpoints(self) -> list[Path]:
-        """Checkpoints that exist, the newest first, ``best.pt`` last."""
-        numbered = [self.numbered(step) for step in reversed(self.numbered_steps())]
-        return [path for path in [self.latest, *numbered, self.best] if path.is_file()]
+        """Checkpoints that exist, ``latest.pt`` first, then those written last."""
+        others = [path for path in (*map(self.numbered, self.numbered_steps()), self.best) if path.is_file()]
+        others.sort(key=_written, reverse=True)
+        return [self.latest, *others] if self.latest.is_file() else others
+
+
+def _written(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:  # gone since
+        return 0
 
 
 def check_free(out: Path) -> None:
-    """Raises SettingsError where ``out`` is something already, other than an empty folder."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    """Raises SettingsError where ``out`` is something already, other than a folder without work in it."""
+    if out.exists() and not out.is_dir():
+        raise SettingsError(f"{out} is a file", "choose another --out: the run is to be a folder")
+    if out.exists() and not _holds_no_work(out):
         raise SettingsError(
             f"{out} exists and is not empty",
             "choose another --out, or go on with that run: --resume",
@@ -108,12 +133,19 @@ def _first_free(stem: str) -> Path:
 
 
 def _empty(out: Path) -> Path:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise SettingsError(
-            f"{out} exists and is not empty", "choose another --out, or go on with that run: --resume"
-        )
+    check_free(out)
     out.mkdir(parents=True, exist_ok=True)
     return out
+
+
+def _holds_no_work(out: Path) -> bool:
+    """Whether a folder is empty, or holds what a run left that was killed before its first checkpoint."""
+    run = RunDir(out)
+    names = {path.name for path in out.iterdir() if not path.name.endswith(".tmp")}
+    traces = {path.name for path in (run.lock, run.settings, run.stop, run.metrics)}
+    if names and (run.lock.name not in names or not names <= traces):
+        return False
+    return not run.metrics.is_file() or b'"event":"step"' not in run.metrics.read_bytes()
 
 
 def find(path: Path) -> RunDir:

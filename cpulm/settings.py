@@ -5,6 +5,7 @@ Where the values come from (preset, file, environment, flags) is in :mod:`cpulm.
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -40,8 +41,18 @@ def _as_seconds(value: Any) -> Any:
     return parse_duration(value) if isinstance(value, str) else value
 
 
+def _as_moment(value: Any) -> Any:
+    """Text as ISO 8601 with its offset from UTC; YAML readers make date-times of it by themselves."""
+    if isinstance(value, str):
+        value = datetime.fromisoformat(value)
+    if not isinstance(value, datetime):
+        return value
+    return (value.astimezone() if value.tzinfo is None else value).isoformat()
+
+
 Sources = Annotated[list[str], BeforeValidator(_as_list)]
 Seconds = Annotated[float, Field(gt=0), BeforeValidator(_as_seconds)]
+Moment = Annotated[str, Field(json_schema_extra={"format": "date-time"}), BeforeValidator(_as_moment)]
 
 
 class Section(BaseModel):
@@ -152,7 +163,7 @@ class DataSettings(Section):
 
 
 class TrainSettings(Section):
-    """How the model learns. Exactly one of `steps`, `epochs`, `tokens` and `max_time` is the horizon."""
+    """How the model learns. One of `steps`, `epochs`, `tokens`, `max_time`, `until` is the horizon."""
 
     steps: int | None = Field(None, ge=1, le=LARGEST)
     """Horizon in optimizer updates."""
@@ -162,6 +173,9 @@ class TrainSettings(Section):
     """Horizon in trained tokens."""
     max_time: Seconds | None = None
     """Horizon in training time (seconds, or `8h`, `90min`): the schedule follows the time left."""
+    until: Moment | None = None
+    """Horizon as a moment of the wall clock, such as `2026-05-01T07:00:00+02:00`: the schedule follows the
+    time left."""
     target_loss: float | None = Field(None, gt=0)
     """End as soon as the validation loss is at or below this (nats per token)."""
     patience: int | None = Field(None, ge=1)
@@ -196,6 +210,11 @@ class TrainSettings(Section):
     """Muon's Nesterov momentum."""
     grad_clip: float = Field(1.0, ge=0)
     """Largest norm of the whole gradient; 0 does not clip."""
+    spike_nats: float | None = Field(1.0, gt=0)
+    """A loss that stays so far above its running mean for five updates is a spike; unset: none is."""
+    max_rollbacks: int = Field(3, ge=0)
+    """After a spike, or a loss or gradient that is not finite, go back to the last good checkpoint and leave
+    out the data that did it; at most so many times without a new best validation loss, then stop."""
 
 
 class EvalSettings(Section):
@@ -242,6 +261,12 @@ class RuntimeSettings(Section):
     """`auto` is bf16 where the device is fast at it by instruction set and by measurement, else fp32."""
     compile: Literal["auto", "on", "off"] = "auto"
     """torch.compile; `auto` uses it where a C++ compiler is found and the run is long enough to gain."""
+    nice: bool = False
+    """Give way to other programs: a low priority for this process."""
+    allow_sleep: bool = False
+    """Let the machine go to sleep while it trains."""
+    pause_on_battery: bool = False
+    """Wait while the machine runs on battery, and go on when it is on mains again."""
 
 
 class LogSettings(Section):
@@ -278,7 +303,7 @@ class Settings(Section):
         return self.train.micro_batch_size * self.train.grad_accum_steps * self.model.block_size
 
 
-HORIZONS = ("steps", "epochs", "tokens", "max_time")
+HORIZONS = ("steps", "epochs", "tokens", "max_time", "until")
 
 _S = TypeVar("_S", bound=Section)
 

@@ -1,6 +1,7 @@
 """Trains a first model on the CPU and shows what it writes; train_cpu.sh and train_cpu.bat call this.
 
-Arguments go to ``cpulm train``, and its exit code is this program's.
+Arguments go to ``cpulm train``, and its exit code is this program's. With ``--overnight`` the run is
+handed to a process that outlives the terminal; without, what happened is told on one page at the end.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import FrameType
+from typing import TextIO
 
 import environment
 
@@ -23,10 +25,18 @@ def main(arguments: list[str]) -> int:
     cpulm = environment.program(environment.ROOT / ".venv", "cpulm")
     before = checkpoints(arguments)
     code = _follow([str(cpulm), "train", *defaults(arguments), *arguments])
+    if "--overnight" in arguments:
+        if code == 0:
+            print(f'here cpulm is "{cpulm}"', file=sys.stderr)
+        return code  # the run goes on, or its error has been shown
     written = [path for path, when in checkpoints(arguments).items() if before.get(path) != when]
     if not written:
         return code
     newest = max(written, key=lambda path: path.stat().st_mtime_ns)
+    if "--json" not in arguments:
+        print(file=sys.stderr, flush=True)
+        python = environment.program(environment.ROOT / ".venv", "python")
+        _follow([str(python), "-m", "cpulm.engine.night", str(newest.parent)], stdout=sys.stderr)
     if code == STOPPED:
         print(f'\ngo on with: "{cpulm}" resume "{newest.parent}"', file=sys.stderr)
     best = newest.with_name("best.pt")
@@ -57,14 +67,14 @@ def checkpoints(arguments: list[str]) -> dict[Path, int]:
     return {file: file.stat().st_mtime_ns for file in files if file.is_file()}
 
 
-def _follow(command: list[str]) -> int:
+def _follow(command: list[str], stdout: TextIO | None = None) -> int:
     """Run a program that gets this one's signals; its exit code.
 
     Ctrl-C reaches the program from the terminal, as a member of the same group: it saves and ends by
     itself, and this one only has to outlive it. Other requests to end are handed on.
     """
     signal.signal(signal.SIGINT, _outlive)
-    with subprocess.Popen(command) as process:
+    with subprocess.Popen(command, stdout=stdout) as process:
 
         def hand_on(number: int, _: FrameType | None) -> None:
             process.send_signal(number)

@@ -8,6 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# The same examples each time: what decides whether a change goes in must not depend on luck.
+# `python -m benchmarks.soak fuzz` looks for new ones.
+settings.register_profile("same", derandomize=True)
+settings.load_profile("same")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -20,11 +26,11 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """``CPULM_TRAIN__LR`` and its like, or a taste in colours, must not decide what a test sees."""
+    """``CPULM_TRAIN__LR`` and its like, a taste in colours, or a window's width decide nothing in a test."""
     for name in os.environ:
         if name.startswith("CPULM_") and "__" in name:
             monkeypatch.delenv(name)
-    for name in ("CPULM_DEBUG", "NO_COLOR", "FORCE_COLOR"):
+    for name in ("CPULM_DEBUG", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES"):
         monkeypatch.delenv(name, raising=False)
 
 

@@ -15,10 +15,11 @@ from cpulm.events import KINDS, Event, Notice, StepDone, from_json, to_json
 
 VALUES: dict[str, st.SearchStrategy[Any]] = {
     "int": st.integers(0, 2**53),
-    "float": st.floats(allow_nan=False).map(lambda value: float(f"{value:.7g}")),
+    "float": st.floats(-(2.0**60), 2.0**60).map(lambda value: float(f"{value:.7g}")),
     "str": st.text(),
     "bool": st.booleans(),
     "tuple[str, ...]": st.lists(st.text(), max_size=3).map(tuple),
+    "tuple[int, ...]": st.lists(st.integers(0, 2**53), max_size=3).map(tuple),
 }
 
 
@@ -69,7 +70,21 @@ def test_keys_of_a_newer_version_are_ignored() -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["", "{", "[]", "3", '{"event":"party"}', '{"event":"step","step":1}', '{"event":3}']
+    "line",
+    [
+        "",
+        "{",
+        "[]",
+        "3",
+        '{"event":"party"}',
+        '{"event":"step","step":1}',
+        '{"event":3}',
+        '{"event":"notice","time":1,"level":"info","message":[]}',
+        '{"event":"notice","time":"1","level":"info","message":"hello"}',
+        '{"event":"notice","time":1e300,"level":"info","message":"hello"}',
+        '{"event":"progress","time":1,"stage":"a","done":Infinity,"total":null,"unit":"b"}',
+        '{"event":"progress","time":1,"stage":"a","done":true,"total":null,"unit":"b"}',
+    ],
 )
 def test_what_is_no_event_is_refused(line: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - json's own errors are ValueErrors with texts of theirs

@@ -19,10 +19,10 @@ SOURCES = sorted(
     for path in (ROOT / folder).rglob("*.py")
 )
 
-GROUND = {"errors", "events", "units", "atomic", "rundir", "settings", "layers", "preset_files"}
+GROUND = {"errors", "events", "units", "atomic", "rundir", "settings", "layers", "preset_files", "records"}
 MAY_IMPORT = {
     "cli": {"cli", "ui", "engine", *GROUND},
-    "ui": {"ui", "errors", "events", "units", "atomic", "rundir"},
+    "ui": {"ui", "errors", "events", "units", "atomic", "rundir", "records"},
     "engine": {"engine", "data", "model", "optim", *GROUND},
     "data": {"data", *GROUND},
     "model": {"model", *GROUND},

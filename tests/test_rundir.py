@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 
@@ -64,7 +65,7 @@ def test_a_folder_that_holds_something_is_refused_and_left_alone(tmp_path: Path,
 
 def test_a_file_in_the_way_is_named(in_empty_folder: Path) -> None:
     touch(Path("out"))
-    with pytest.raises(SettingsError, match="out exists"):
+    with pytest.raises(SettingsError, match="out is a file"):
         rundir.create(Path("out"), "tiny")
     with pytest.raises(SettingsError, match=r"out.run"):
         rundir.create(Path("out/run"), "tiny")
@@ -74,19 +75,21 @@ def test_a_file_in_the_way_is_named(in_empty_folder: Path) -> None:
     assert "--out" in raised.value.hint
 
 
-def test_checkpoints_are_the_newest_first_and_the_best_last(tmp_path: Path) -> None:
+def test_checkpoints_are_the_newest_first(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     assert run.checkpoints() == []
     touch(run.best, run.numbered(200), run.numbered(1_000_000_000), run.numbered(30), run.latest)
     touch(tmp_path / "step-7.pt", tmp_path / "step-0000000000007.pt", tmp_path / "step-00000007.pt.tmp")
     (tmp_path / "step-00000008.pt").mkdir()
     assert run.numbered_steps() == [30, 200, 1_000_000_000]
+    for when, path in enumerate([run.latest, run.numbered(30), run.numbered(200), run.best]):
+        os.utime(path, ns=(when, when))
     assert [path.name for path in run.checkpoints()] == [
         "latest.pt",
         "step-1000000000.pt",
+        "best.pt",
         "step-00000200.pt",
         "step-00000030.pt",
-        "best.pt",
     ]
 
 

@@ -29,7 +29,7 @@ def test_every_setting_and_every_section_says_what_it_means() -> None:
 def test_the_defaults_are_valid_and_have_no_horizon() -> None:
     settings = validate({})
     assert settings == Settings()
-    assert [getattr(settings.train, name) for name in HORIZONS] == [None] * 4
+    assert [getattr(settings.train, name) for name in HORIZONS] == [None] * len(HORIZONS)
 
 
 @pytest.mark.parametrize(

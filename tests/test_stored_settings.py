@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +39,16 @@ TRAPS = [
     "#",
 ]
 TEXTS = st.text(max_size=20) | st.sampled_from(TRAPS)
+ZONES = st.sampled_from([timezone.utc, timezone(timedelta(hours=-3, minutes=-30))])
+MOMENTS = st.datetimes(timezones=ZONES).map(lambda moment: moment.isoformat(timespec="seconds"))
 
 
 def values_of(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
     """Values within the limits that a setting's JSON schema gives."""
     if "anyOf" in schema:
         return st.one_of([values_of(part) for part in schema["anyOf"]])
+    if schema.get("format") == "date-time":
+        return MOMENTS
     if "enum" in schema:
         return st.sampled_from(schema["enum"])
     kind = schema["type"]

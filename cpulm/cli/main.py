@@ -9,11 +9,15 @@ from typing import Annotated, NoReturn
 import typer
 
 from cpulm import __version__
+from cpulm.cli.at_boot import at_boot
 from cpulm.cli.generate import generate
 from cpulm.cli.resume import resume
+from cpulm.cli.runs import runs
+from cpulm.cli.stop import stop
 from cpulm.cli.sysinfo import sysinfo
 from cpulm.cli.tokenize import tokenize
 from cpulm.cli.train import train
+from cpulm.cli.watch import watch
 from cpulm.errors import AbortedError, CpulmError, StoppedError
 
 app = typer.Typer(
@@ -25,8 +29,12 @@ app = typer.Typer(
 )
 app.command()(train)
 app.command()(resume)
+app.command()(runs)
+app.command()(watch)
+app.command()(stop)
 app.command()(generate)
 app.command()(tokenize)
+app.command("at-boot")(at_boot)
 app.command()(sysinfo)
 
 

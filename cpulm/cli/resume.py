@@ -7,7 +7,24 @@ from typing import Annotated
 
 import typer
 
-HOW_LONG, OUTPUT = "New horizon", "Output"
+from cpulm.cli.options import (
+    AllowSleep,
+    CheckpointEvery,
+    Epochs,
+    Headless,
+    Json,
+    MaxTime,
+    Nice,
+    Overnight,
+    PauseOnBattery,
+    Steps,
+    Tokens,
+    Until,
+    conduct,
+    horizon,
+)
+
+OUTPUT = "Output"
 
 
 def complete_run(incomplete: str) -> list[str]:
@@ -26,23 +43,18 @@ def resume(
             show_default=False,
         ),
     ],
-    steps: Annotated[
-        int | None, typer.Option(help="Optimizer updates, from the very start.", rich_help_panel=HOW_LONG)
-    ] = None,
-    epochs: Annotated[
-        float | None, typer.Option(help="Passes over the training text.", rich_help_panel=HOW_LONG)
-    ] = None,
-    tokens: Annotated[int | None, typer.Option(help="Trained tokens.", rich_help_panel=HOW_LONG)] = None,
-    max_time: Annotated[
-        str | None,
-        typer.Option(metavar="DURATION", help="Time over all parts of the run.", rich_help_panel=HOW_LONG),
-    ] = None,
-    headless: Annotated[
-        bool, typer.Option("--headless", help="Plain lines instead of the dashboard.", rich_help_panel=OUTPUT)
-    ] = False,
-    json: Annotated[
-        bool, typer.Option("--json", help="Events as JSON lines on stdout.", rich_help_panel=OUTPUT)
-    ] = False,
+    steps: Steps = None,
+    epochs: Epochs = None,
+    tokens: Tokens = None,
+    max_time: MaxTime = None,
+    until: Until = None,
+    checkpoint_every: CheckpointEvery = None,
+    overnight: Overnight = False,
+    nice: Nice = None,
+    allow_sleep: AllowSleep = None,
+    pause_on_battery: PauseOnBattery = None,
+    headless: Headless = False,
+    json: Json = False,
 ) -> None:
     """Go on with a run exactly where it was stopped.
 
@@ -54,5 +66,6 @@ def resume(
     """
     from cpulm.cli import training
 
-    horizon = {"steps": steps, "epochs": epochs, "tokens": tokens, "max_time": max_time}
-    training.go_on(run, horizon, headless=headless, json=json)
+    changes = conduct(checkpoint_every, nice, allow_sleep, pause_on_battery)
+    end = horizon(steps, epochs, tokens, max_time, until)
+    training.go_on(run, end, changes, headless=headless, json=json, overnight=overnight)

@@ -17,7 +17,7 @@ def tokenize(
     inputs: Annotated[
         list[str],
         typer.Argument(
-            metavar="INPUT...",
+            metavar="INPUT",
             help="Files, folders, globs, or `builtin:python`. Files that end in .jsonl hold one document "
             "a line; every other file is one document.",
             show_default=False,

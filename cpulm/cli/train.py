@@ -7,7 +7,32 @@ from typing import Annotated
 
 import typer
 
-WHAT, HOW_LONG, HOW, MACHINE, OUTPUT = "What to learn", "How long", "How", "Machine", "Output"
+from cpulm.cli.options import (
+    HOW,
+    HOW_LONG,
+    MACHINE,
+    OUTPUT,
+    AllowSleep,
+    Assignments,
+    CheckpointEvery,
+    Device,
+    Epochs,
+    Headless,
+    Json,
+    MaxTime,
+    Nice,
+    Overnight,
+    PauseOnBattery,
+    Precision,
+    Steps,
+    Threads,
+    Tokens,
+    Until,
+    conduct,
+    horizon,
+)
+
+WHAT = "What to learn"
 
 
 def complete_preset(incomplete: str) -> list[str]:
@@ -43,26 +68,18 @@ def train(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="The run's folder. [default: runs/<preset>-<n>]", rich_help_panel=WHAT, show_default=False
+            help="The run's folder. [default: runs/PRESET-N]", rich_help_panel=WHAT, show_default=False
         ),
     ] = None,
     resume: Annotated[
         bool,
         typer.Option("--resume", help="Go on with the run at --out, if there is one.", rich_help_panel=WHAT),
     ] = False,
-    steps: Annotated[int | None, typer.Option(help="Optimizer updates.", rich_help_panel=HOW_LONG)] = None,
-    epochs: Annotated[
-        float | None, typer.Option(help="Passes over the training text.", rich_help_panel=HOW_LONG)
-    ] = None,
-    tokens: Annotated[int | None, typer.Option(help="Trained tokens.", rich_help_panel=HOW_LONG)] = None,
-    max_time: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DURATION",
-            help="Time, such as 8h or 90min; the learning rate ends its decay when the time does.",
-            rich_help_panel=HOW_LONG,
-        ),
-    ] = None,
+    steps: Steps = None,
+    epochs: Epochs = None,
+    tokens: Tokens = None,
+    max_time: MaxTime = None,
+    until: Until = None,
     target_loss: Annotated[
         float | None,
         typer.Option(help="End at this validation loss (nats per token).", rich_help_panel=HOW_LONG),
@@ -79,27 +96,17 @@ def train(
     ] = None,
     config: Annotated[
         Path | None,
-        typer.Option(help="A YAML file of settings, such as a run's settings.yaml.", rich_help_panel=HOW),
-    ] = None,
-    assignments: Annotated[
-        list[str] | None,
         typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Any setting, such as model.n_layer=8; repeatable.",
+            "--config",
+            "--plan",
+            help="A YAML file of settings: a run's settings.yaml, or a plan of cpulm benchmark --time.",
             rich_help_panel=HOW,
         ),
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="auto, cpu, cuda or mps. [default: auto]", rich_help_panel=MACHINE)
-    ] = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(help="CPU threads. [default: the physical cores]", rich_help_panel=MACHINE),
-    ] = None,
-    precision: Annotated[
-        str | None, typer.Option(help="auto, fp32 or bf16. [default: auto]", rich_help_panel=MACHINE)
-    ] = None,
+    assignments: Assignments = None,
+    device: Device = None,
+    threads: Threads = None,
+    precision: Precision = None,
     compile: Annotated[
         bool | None,
         typer.Option(
@@ -109,12 +116,13 @@ def train(
             show_default=False,
         ),
     ] = None,
-    headless: Annotated[
-        bool, typer.Option("--headless", help="Plain lines instead of the dashboard.", rich_help_panel=OUTPUT)
-    ] = False,
-    json: Annotated[
-        bool, typer.Option("--json", help="Events as JSON lines on stdout.", rich_help_panel=OUTPUT)
-    ] = False,
+    overnight: Overnight = False,
+    nice: Nice = None,
+    allow_sleep: AllowSleep = None,
+    pause_on_battery: PauseOnBattery = None,
+    headless: Headless = False,
+    json: Json = False,
+    checkpoint_every: CheckpointEvery = None,
     tensorboard: Annotated[
         bool | None,
         typer.Option(
@@ -151,14 +159,18 @@ def train(
     import os
 
     from cpulm.cli import training
+    from cpulm.errors import SettingsError
     from cpulm.layers import resolve
 
     if list_presets:
         training.show_presets(json)
         return
+    if overnight and (dry_run or print_config):
+        raise SettingsError("--overnight trains, which --dry-run and --print-config do not", "leave one out")
+    end = horizon(steps, epochs, tokens, max_time, until)
+    changes = conduct(checkpoint_every, nice, allow_sleep, pause_on_battery)
     if resume and out is not None and training.is_run(out):
-        horizon = {"steps": steps, "epochs": epochs, "tokens": tokens, "max_time": max_time}
-        training.go_on(out, horizon, headless=headless, json=json)
+        training.go_on(out, end, changes, headless=headless, json=json, overnight=overnight)
         return
     settings = resolve(
         preset=preset or (None if config else "tiny"),
@@ -168,10 +180,8 @@ def train(
         flags={
             "data.source": data or None,
             "data.val_source": val_data or None,
-            "train.steps": steps,
-            "train.epochs": epochs,
-            "train.tokens": tokens,
-            "train.max_time": max_time,
+            **{f"train.{name}": value for name, value in end.items()},
+            **changes,
             "train.target_loss": target_loss,
             "train.patience": patience,
             "train.lr": lr,
@@ -188,4 +198,4 @@ def train(
     elif dry_run:
         training.rehearse(settings, headless=headless, json=json)
     else:
-        training.begin(settings, out, headless=headless, json=json)
+        training.begin(settings, out, headless=headless, json=json, overnight=overnight)

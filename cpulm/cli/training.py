@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -21,28 +23,50 @@ def is_run(path: Path) -> bool:
     return bool(RunDir(path).checkpoints())
 
 
-def begin(settings: Settings, out: Path | None, *, headless: bool, json: bool) -> None:
-    """Train a new run and print the path of its best checkpoint."""
+def begin(settings: Settings, out: Path | None, *, headless: bool, json: bool, overnight: bool) -> None:
+    """Train a new run and print the path of its best checkpoint; overnight, of its folder once it goes."""
+    began = time.monotonic()  # loading torch takes seconds, and they are the user's
     if settings.log.tensorboard:
         from cpulm.ui.tensorboard import require_tensorboard
 
         require_tensorboard()  # before the data is prepared, not after
+    if overnight:
+        from cpulm.cli import overnight as background
+
+        background.begin(sys.argv[2:], out, settings.preset or "run", json=json)
+        return
     from cpulm.engine import run
     from cpulm.ui.watch import choose_mode, watch
 
     with watch(choose_mode(json=json, headless=headless)) as show:
-        outcome = run.train(settings, out, show=show, record=_record)
+        leave = getattr(show, "leave", None)
+        outcome = run.train(settings, out, show=show, record=_record, leave=leave, began=began)
     _end(outcome, json)
 
 
-def go_on(path: Path, horizon: Mapping[str, Any], *, headless: bool, json: bool) -> None:
-    """Resume the run at ``path`` and print the path of its best checkpoint."""
+def go_on(
+    path: Path,
+    horizon: Mapping[str, Any],
+    changes: Mapping[str, Any],
+    *,
+    headless: bool,
+    json: bool,
+    overnight: bool,
+) -> None:
+    """Resume the run at ``path``; prints what :func:`begin` does."""
+    began = time.monotonic()
+    if overnight:
+        from cpulm.cli import overnight as background
+
+        background.go_on(path, horizon, changes, json=json)
+        return
     from cpulm.engine import run
     from cpulm.ui.watch import choose_mode, watch
 
     history = RunDir(path if path.is_dir() else path.parent).metrics
     with watch(choose_mode(json=json, headless=headless), history) as show:
-        outcome = run.resume(path, dict(horizon), show=show, record=_record)
+        leave = getattr(show, "leave", None)
+        outcome = run.resume(path, horizon, changes, show=show, record=_record, leave=leave, began=began)
     _end(outcome, json)
 
 
@@ -109,7 +133,7 @@ def _record(begins: Beginning) -> Iterator[Listener]:
     from cpulm.ui.metrics import MetricsWriter, truncate_after
 
     run = begins.run
-    truncate_after(run.metrics, begins.step, begins.role)
+    truncate_after(run.metrics, begins.step, begins.saves)
     with ExitStack() as stack:
         listeners: list[Listener] = [stack.enter_context(MetricsWriter(run.metrics))]
         if begins.settings.log.tensorboard:
@@ -135,11 +159,13 @@ def _end(outcome: Outcome, json: bool) -> None:
 
 
 def _needs(ready: Ready) -> dict[str, Any]:
+    from cpulm.engine.needs import seconds_needed
+
     plan, runtime = ready.plan, ready.runtime
     return {
         **plan.__dict__,
         "train_seconds": plan.train_seconds,
-        "max_time_seconds": ready.settings.train.max_time,
+        "seconds_needed": seconds_needed(plan, ready.settings.train),
         "vocab_size": ready.tokens.vocab_size,
         "val_tokens": len(ready.tokens.val),
         **runtime.facts(),
@@ -148,6 +174,7 @@ def _needs(ready: Ready) -> dict[str, Any]:
 
 
 def _needs_in_words(ready: Ready) -> list[tuple[str, str]]:
+    from cpulm.engine.needs import seconds_needed
     from cpulm.units import format_bytes, format_count, format_duration
 
     plan, runtime = ready.plan, ready.runtime
@@ -180,7 +207,7 @@ def _needs_in_words(ready: Ready) -> list[tuple[str, str]]:
         pairs.append(("steps", f"{plan.steps:,}{epochs}"))
         pairs.append(("time to finish", f"{format_duration(plan.train_seconds)}, validations not counted"))
     else:
-        seconds = ready.settings.train.max_time or 0.0
+        seconds = seconds_needed(plan, ready.settings.train) or 0.0
         pairs.append(
             ("time to finish", f"{format_duration(seconds)} as asked, about {seconds / step:,.0f} steps")
         )

@@ -137,9 +137,15 @@ def val_batches(
     """
     require_block("val", len(tokens), block_size)
     flat = np.asarray(tokens)
-    total = math.ceil((len(flat) - 1) / (block_size * batch_size))
-    taken = total if limit is None else min(limit, total)
+    total = val_batch_count(tokens, block_size, batch_size)
+    taken = val_batch_count(tokens, block_size, batch_size, limit)
     return (_val_batch(flat, k * total // taken, block_size, batch_size) for k in range(taken))
+
+
+def val_batch_count(tokens: Tokens, block_size: int, batch_size: int, limit: int | None = None) -> int:
+    """How many batches :func:`val_batches` gives."""
+    total = math.ceil((len(tokens) - 1) / (block_size * batch_size))
+    return total if limit is None else min(limit, total)
 
 
 def _val_batch(tokens: Tokens, k: int, block_size: int, batch_size: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -30,6 +30,7 @@ JOB_CHARACTERS = 1 << 18
 """Text that one thread encodes in one go: well under a second even for the slowest tokenizers."""
 
 _POLL_SECONDS = 0.1
+_CHECKED_IN_SILENCE = 1 << 28
 _FILES_LISTED = 1000
 _ABANDONED_SECONDS = 86_400
 
@@ -58,11 +59,29 @@ def prepare(
         ResourceError: where the disk is full.
         StoppedError: where ``should_stop`` said so; nothing is left behind.
     """
-    folder = _prepared(data, out) or _made(data, out, emit, should_stop)
+    folder = _prepared(data, out)
+    if folder is not None:
+        check(folder, emit, should_stop)
+    else:
+        folder = _made(data, out, emit, should_stop)
     if block_size is not None:
         require_block("train", len(folder.train), block_size)
         require_block("val", len(folder.val), block_size)
     return folder
+
+
+def check(folder: TokenFolder, emit: Listener, should_stop: Callable[[], bool]) -> None:
+    """Read all of a token folder and compare it with its digests: about a second per gigabyte.
+
+    Raises:
+        DataError: naming the file that is damaged.
+        StoppedError: where ``should_stop`` said so.
+    """
+    if folder.size_bytes < _CHECKED_IN_SILENCE:
+        folder.verify()
+        return
+    with Stage("checking the tokens", folder.size_bytes, "bytes", emit, should_stop) as stage:
+        folder.verify(stage.advance)
 
 
 def cache_folder() -> Path:
@@ -111,7 +130,9 @@ def _made(
         target = cache_folder() / "tokens" / _cache_key(data, files, val_files)
         if target.exists():
             try:
-                return TokenFolder.open(target)
+                known = TokenFolder.open(target)
+                check(known, emit, should_stop)
+                return known
             except DataError as error:
                 emit(Notice(level="warning", message=f"{error.message}: making it again"))
                 shutil.rmtree(target)
@@ -150,7 +171,9 @@ def _scanned(
     text_files, skipped = readable(files)
     val_text_files, val_skipped = readable(val_files)
     if left_out := [*skipped, *val_skipped]:
-        emit(Notice(level="info", message=f"left out {len(left_out)} binary files, such as {left_out[0]}"))
+        first, number = left_out[0], len(left_out)
+        what = f"{number} binary files, such as {first}" if number > 1 else f"the binary file {first}"
+        emit(Notice(level="info", message=f"left out {what}"))
     total = sum(file.size for file in (*text_files, *val_text_files))
     with Stage("reading", total, "bytes", emit, should_stop) as stage:
         return scan(

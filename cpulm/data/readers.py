@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
 
+from cpulm.data.hints import option
 from cpulm.data.sources import SourceFile
 from cpulm.errors import DataError
 
@@ -102,7 +103,7 @@ def _decoded(file: SourceFile, data: bytes, offset: int, errors: Errors, *, fina
         at = offset + error.start
         raise DataError(
             f"{file.path} is not valid UTF-8: byte 0x{data[error.start]:02x} at offset {at:,}",
-            "convert it to UTF-8, or read it with data.errors=replace (`cpulm tokenize --errors replace`)",
+            f"convert it to UTF-8, or put U+FFFD there: {option('errors', 'replace')}",
         ) from error
 
 
@@ -119,6 +120,15 @@ def _read_jsonl(file: SourceFile, field: str, errors: Errors) -> Iterator[Piece]
                 yield Piece(f"{file.name}:{number}", document, True, len(line))
 
 
+def _json_name(value: object) -> str:
+    """What JSON calls ``value``; its reader need not know Python's names."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, dict):
+        return "an object"
+    return "an array" if isinstance(value, list) else "a number"
+
+
 def _document_in(file: SourceFile, number: int, line: str, field: str, errors: Errors) -> str:
     try:
         record = json.loads(line)
@@ -130,20 +140,20 @@ def _document_in(file: SourceFile, number: int, line: str, field: str, errors: E
         there = f"has {', '.join(map(repr, record))}" if isinstance(record, dict) else "is no object"
         raise DataError(
             f"{file.path}, line {number} has no field {field!r}: it {there}"[:300],
-            "name the field that holds the text: data.field=NAME (`cpulm tokenize --field NAME`)",
+            f"name the field that holds the text: {option('field', 'NAME')}",
         )
     text = record[field]
     if not isinstance(text, str):
         raise DataError(
-            f"{file.path}, line {number}: the field {field!r} is {type(text).__name__}, not text",
-            "name the field that holds the text: data.field=NAME (`cpulm tokenize --field NAME`)",
+            f"{file.path}, line {number}: the field {field!r} is {_json_name(text)}, not text",
+            f"take such lines out, or name the field that holds the text: {option('field', 'NAME')}",
         )
     if _HALF_PAIR.search(text) is None:
         return text
     if errors == "strict":
         raise DataError(
             f"{file.path}, line {number}: {field!r} holds half a surrogate pair, which no UTF-8 has",
-            "mend the line, or read it with data.errors=replace (`cpulm tokenize --errors replace`)",
+            f"mend the line, or put U+FFFD there: {option('errors', 'replace')}",
         )
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 

@@ -110,14 +110,14 @@ def readable(files: Sequence[SourceFile]) -> tuple[list[SourceFile], list[str]]:
             text_files.append(file)
         elif file.named:
             raise DataError(
-                f"{file.path} is a binary file: it holds zero bytes",
-                "give text in UTF-8; a text in UTF-16 must be converted first",
+                f"{file.path} is a binary file: it holds NUL bytes",
+                "give text in UTF-8: convert UTF-16, unpack archives",
             )
         else:
             skipped.append(file.name)
     if files and not text_files:
         raise DataError(
-            f"nothing here is readable text: {len(skipped)} files, all of them binary", "give text in UTF-8"
+            f"nothing here is readable text: all files are binary, such as {skipped[0]}", "give text in UTF-8"
         )
     return text_files, skipped
 

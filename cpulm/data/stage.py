@@ -58,7 +58,7 @@ class Stage:
             return
         self._checked = now
         if self._should_stop():
-            raise StoppedError(f"stopped while {self.name}; nothing was written", "run the command again")
+            raise StoppedError(f"while {self.name}; nothing was written", "run the command again")
         if now - self._reported >= _REPORT_SECONDS:
             self._reported = now
             self._report(finished=False)

@@ -83,24 +83,33 @@ class TokenFolder:
         parts = [self.meta["train"]["blake2b"], self.meta["val"]["blake2b"], self.meta["tokenizer_blake2b"]]
         return hashlib.blake2b("".join(parts).encode(), digest_size=16).hexdigest()
 
-    def verify(self, should_stop: Callable[[], bool] = lambda: False) -> bool:
-        """Read every byte and compare the digests; False where ``should_stop`` ended it early.
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the files that :meth:`verify` reads."""
+        return sum((self.path / name).stat().st_size for name in self._digests())
+
+    def verify(self, advance: Callable[[float], None] = lambda _: None) -> None:
+        """Read every byte and compare the digests.
+
+        Args:
+            advance: is told the bytes of each part read; what it raises ends the reading.
 
         Raises:
             DataError: naming the file whose content has changed.
         """
-        expected = {f"{split}.bin": self.meta[split]["blake2b"] for split in SPLITS}
-        expected[TOKENIZER] = self.meta["tokenizer_blake2b"]
-        for name, digest in expected.items():
+        for name, digest in self._digests().items():
             hasher = hashlib.blake2b(digest_size=16)
             with (self.path / name).open("rb") as file:
                 while chunk := file.read(1 << 22):
-                    if should_stop():
-                        return False
                     hasher.update(chunk)
+                    advance(len(chunk))
             if hasher.hexdigest() != digest:
                 raise DataError(f"{self.path / name} is damaged: its digest differs from {META}", _REDO)
-        return True
+
+    def _digests(self) -> dict[str, str]:
+        """What each file's content should hash to, by name."""
+        digests = {f"{split}.bin": str(self.meta[split]["blake2b"]) for split in SPLITS}
+        return {**digests, TOKENIZER: str(self.meta["tokenizer_blake2b"])}
 
 
 def is_token_folder(path: Path) -> bool:
@@ -141,7 +150,8 @@ def read_meta(folder: Path) -> dict[str, Any]:
     """
     path = folder / META
     try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
+        # A source's name may hold bytes that are no UTF-8; they are written as they are.
+        meta = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
     except FileNotFoundError as error:
         raise DataError(f"{folder} is no token folder: it has no {META}", _REDO) from error
     except (OSError, ValueError) as error:
@@ -151,7 +161,16 @@ def read_meta(folder: Path) -> dict[str, Any]:
         raise DataError(f"{path} has format version {version!r}, this cpulm reads {FORMAT_VERSION}", _REDO)
     if not _complete(meta):
         raise DataError(f"{path} is incomplete", _REDO)
+    # Folders made before there was this digest are as good as they ever were.
+    if meta.get("blake2b", digest_of(meta)) != digest_of(meta):
+        raise DataError(f"{path} is damaged: its digest does not fit its contents", _REDO)
     return dict(meta)
+
+
+def digest_of(meta: dict[str, Any]) -> str:
+    """What ``meta.json`` says of its own content, without that entry: one figure changed is noticed."""
+    content = json.dumps({key: value for key, value in meta.items() if key != "blake2b"}, sort_keys=True)
+    return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
 
 
 def _complete(meta: dict[str, Any]) -> bool:

@@ -18,6 +18,7 @@ from typing import Any
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as JsonTokenizer
 
+from cpulm.data.hints import option
 from cpulm.errors import DataError, SettingsError
 
 END_OF_TEXT = "<|endoftext|>"
@@ -79,7 +80,7 @@ class Tokenizer:
             return cls.from_json(Path(path).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(
-                f"cannot read the tokenizer {path}: {error}",
+                f"cannot read the tokenizer {path}: {getattr(error, 'strerror', None) or error}",
                 f"give a tokenizer.json, or one of {', '.join(KINDS)}",
             ) from error
         except DataError as error:
@@ -187,7 +188,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     if vocab_size < BYTE_LEVEL_MINIMUM:
         raise SettingsError(
             f"data.vocab_size = {vocab_size}: bpe needs 256 bytes and an end-of-text token",
-            f"--set data.vocab_size={BYTE_LEVEL_MINIMUM} or more, or data.tokenizer=byte",
+            f"give at least that: {option('vocab_size', BYTE_LEVEL_MINIMUM)}; or take the tokenizer byte",
         )
     inner = JsonTokenizer(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -230,7 +231,7 @@ def train_word(texts: Iterable[str], vocab_size: int | None) -> Tokenizer:
     if vocab_size is not None and vocab_size < 3:
         raise SettingsError(
             f"data.vocab_size = {vocab_size}: word needs <unk>, an end-of-text token and a word",
-            "--set data.vocab_size=3 or more",
+            f"give at least that: {option('vocab_size', 3)}",
         )
     counts: Counter[str] = Counter()
     for text in texts:
@@ -279,7 +280,7 @@ def _built(inner: JsonTokenizer, vocab_size: int | None, kind: str) -> Tokenizer
     if vocab_size is not None and size < vocab_size:
         raise SettingsError(
             f"data.vocab_size = {vocab_size}, but the text fills a {kind} vocabulary of {size} only",
-            f"--set data.vocab_size={size} or less, or more text",
+            f"give no more than that: {option('vocab_size', size)}; or more text",
         )
     return Tokenizer(inner)
 

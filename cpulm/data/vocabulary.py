@@ -113,7 +113,7 @@ class _Sample:
         held = ""
         for part in self._corpus.parts():
             if self._stopped:
-                raise StoppedError("stopped while sampling text", "run the command again")
+                raise StoppedError("while sampling text", "run the command again")
             seen += part.source_bytes
             if part.split != "train" or self.taken * total > SAMPLE_BYTES * seen:
                 yield held

@@ -18,7 +18,7 @@ import numpy as np
 from cpulm import __version__
 from cpulm.atomic import flush_folder, flush_to_disk
 from cpulm.data.pieces import Ids
-from cpulm.data.tokenfile import FORMAT_VERSION, META, SPLITS, TOKENIZER, dtype_for
+from cpulm.data.tokenfile import FORMAT_VERSION, META, SPLITS, TOKENIZER, digest_of, dtype_for
 from cpulm.data.tokenizer import Tokenizer
 from cpulm.errors import DataError, ResourceError
 
@@ -98,6 +98,7 @@ class FolderWriter:
             **splits,
             **facts,
         }
+        meta["blake2b"] = digest_of(meta)
         for name, content in ((TOKENIZER, text), (META, json.dumps(meta, ensure_ascii=False, indent=2))):
             with (self.folder / name).open("wb") as file:
                 file.write(content.encode("utf-8", "surrogateescape"))

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from cpulm.data.loader import Loader
+from cpulm.data.loader import Loader, val_batch_count
 from cpulm.data.tokenfile import TokenFolder
+from cpulm.engine import checkpoint as checkpoints
 from cpulm.engine.checkpoint import Checkpoint, Position
-from cpulm.engine.compilation import ready_forward
+from cpulm.engine.clock import RunClock
+from cpulm.engine.horizon import Horizon, horizon_of
 from cpulm.engine.needs import total_steps
-from cpulm.engine.randomness import restore_random_states
+from cpulm.engine.power import BatteryWatch
 from cpulm.engine.runtime import Runtime
-from cpulm.engine.trainer import Horizon, Trainer
+from cpulm.engine.stop import StopRequest
+from cpulm.engine.trainer import Trainer
 from cpulm.errors import DataError
-from cpulm.events import Listener
+from cpulm.events import Listener, Notice
 from cpulm.model.transformer import Transformer
 from cpulm.optim.build import build_optimizers
 from cpulm.rundir import RunDir
 from cpulm.settings import Settings
+from cpulm.units import format_duration
 
 
 @dataclass
@@ -52,50 +55,61 @@ def build_trainer(
     run: RunDir,
     *,
     emit: Listener,
-    should_stop: Callable[[], bool],
+    stop: StopRequest,
     checkpoint: Checkpoint | None = None,
-    seconds_gone: float = 0.0,
+    began: float,
+    step_seconds: float,
 ) -> Trainer:
     """Assemble a run; from ``checkpoint`` it goes on exactly where that was written.
 
     Args:
-        seconds_gone: of a time horizon, what was spent before this call on getting ready.
+        began: when the command began, by ``time.monotonic``: a time horizon counts from there.
+        step_seconds: of one update, as far as known.
     """
-    began = time.monotonic()
-    forward, runtime = ready_forward(parts.model, parts.loader, runtime, emit)
     position = Position()
     if checkpoint is not None:
-        _restore(parts, checkpoint, tokens)
+        _require_same(checkpoint, tokens)
+        checkpoints.restore(checkpoint, parts.model, parts.optimizers)
         position = checkpoint.position
-    train = settings.train
-    steps = total_steps(train, settings.tokens_per_step, len(tokens.train))
-    seconds = None
-    if train.max_time is not None:
-        seconds = train.max_time - seconds_gone - (time.monotonic() - began)
     return Trainer(
         settings=settings,
         run=run,
         model=parts.model,
-        forward=forward,
+        forward=parts.model,
         optimizers=parts.optimizers,
         loader=parts.loader,
         tokens=tokens,
         tokenizer=tokens.tokenizer,
         runtime=runtime,
-        horizon=Horizon(steps=steps, seconds=seconds),
+        horizon=_horizon(settings, tokens, time.monotonic() - began, step_seconds),
         emit=emit,
-        should_stop=should_stop,
+        stop=stop,
+        clock=RunClock(position.elapsed_seconds, lambda seconds: emit(_slept(seconds))),
+        battery=BatteryWatch() if settings.runtime.pause_on_battery else None,
         position=position,
     )
 
 
-def _restore(parts: Parts, checkpoint: Checkpoint, tokens: TokenFolder) -> None:
+def _horizon(settings: Settings, tokens: TokenFolder, seconds_gone: float, step_seconds: float) -> Horizon:
+    """Of a time horizon, enough is kept back for a validation: a third of a training pass, forward only."""
+    train, block = settings.train, settings.model.block_size
+    steps = total_steps(train, settings.tokens_per_step, len(tokens.train))
+    batches = val_batch_count(tokens.val, block, train.micro_batch_size, settings.eval.batches)
+    reserve = batches * step_seconds / train.grad_accum_steps / 3
+    return replace(horizon_of(train, steps, seconds_gone), reserve_seconds=reserve)
+
+
+def _slept(seconds: float) -> Notice:
+    return Notice(
+        level="info",
+        message=f"the machine slept, or this process was stopped, for {format_duration(seconds)}; "
+        "that time is not counted",
+    )
+
+
+def _require_same(checkpoint: Checkpoint, tokens: TokenFolder) -> None:
     if checkpoint.vocab_size != tokens.vocab_size or checkpoint.data.get("digest") != tokens.digest:
         raise DataError(
             f"the training data at {tokens.path} is not what the checkpoint was trained on",
             "bring back the same files, or start a new run",
         )
-    parts.model.load_state_dict(checkpoint.model_state)
-    for optimizer, state in zip(parts.optimizers, checkpoint.optimizer_states, strict=True):
-        optimizer.load_state_dict(state)
-    restore_random_states(checkpoint.random_state)

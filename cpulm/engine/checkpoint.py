@@ -14,16 +14,22 @@ import struct
 import zipfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cpulm import __version__
 from cpulm.atomic import flush_folder, replacing
+from cpulm.engine.guard import Course
+from cpulm.engine.randomness import restore_random_states
 from cpulm.errors import DataError, SettingsError
 from cpulm.layers import validate
+from cpulm.model.counts import count
+from cpulm.records import from_record
 from cpulm.settings import Settings
+
+_T = TypeVar("_T")
 
 FORMAT = "cpulm checkpoint"
 VERSION = 1
@@ -39,7 +45,9 @@ class Position:
 
     ``step`` and ``tokens`` count finished updates and trained tokens; ``elapsed_seconds`` is the run's
     own time, interruptions left out. ``stale_validations`` counts those since the best one, and
-    ``validated_step`` is the step of the last one.
+    ``validated_step`` is the step of the last one. ``skipped`` are the loader's batches that are left out,
+    ascending; ``rollbacks`` counts those since the best validation; ``saves`` counts the checkpoints;
+    ``course`` is what the guard over the losses remembers.
     """
 
     step: int = 0
@@ -50,6 +58,10 @@ class Position:
     best_bits_per_byte: float | None = None
     stale_validations: int = 0
     validated_step: int | None = None
+    skipped: list[int] = field(default_factory=list)
+    rollbacks: int = 0
+    saves: int = 0
+    course: Course = field(default_factory=Course)
 
 
 @dataclass
@@ -131,20 +143,56 @@ def load(path: Path) -> Checkpoint:
             f"use the cpulm that wrote it ({record.get('cpulm')})",
         )
     try:
-        return Checkpoint(
-            settings=validate(record["settings"]),
-            tokenizer_json=record["tokenizer"],
-            vocab_size=record["vocab_size"],
-            starts_documents=record["starts_documents"],
-            model_state=record["model"],
-            optimizer_states=record["optimizers"],
-            position=Position(**record["position"]),
-            random_state=record["random"],
-            runtime=record["runtime"],
-            data=record["data"],
-        )
-    except (KeyError, TypeError, SettingsError) as error:
+        return _checkpoint(record)
+    except (AttributeError, KeyError, TypeError, ValueError, SettingsError) as error:
         raise _not_ours(path, f"a part is missing or wrong: {error}") from error
+
+
+def _checkpoint(record: dict[str, Any]) -> Checkpoint:
+    """The parts of the file, each looked at, so that what goes on from it need not."""
+    tensors = {"model": record["model"], "random": record["random"]}
+    if not all(isinstance(value, Tensor) for part in tensors.values() for value in part.values()):
+        raise TypeError("model or random")
+    optimizers = record["optimizers"]
+    if not isinstance(optimizers, list) or not all(isinstance(state, dict) for state in optimizers):
+        raise TypeError("optimizers")
+    return Checkpoint(
+        settings=validate(record["settings"]),
+        tokenizer_json=_of(str, record, "tokenizer"),
+        vocab_size=_of(int, record, "vocab_size"),
+        starts_documents=_of(bool, record, "starts_documents"),
+        model_state=tensors["model"],
+        optimizer_states=optimizers,
+        position=from_record(Position, record["position"]),
+        random_state=tensors["random"],
+        runtime=from_record(_Facts, record["runtime"]).__dict__,
+        data=from_record(_Data, record["data"]).__dict__,
+    )
+
+
+@dataclass
+class _Facts:
+    """What stands under ``runtime``; a checkpoint made to generate from has none."""
+
+    device: str = ""
+    threads: int = 1
+    precision: Literal["fp32", "bf16"] = "fp32"
+    compiled: bool = False
+
+
+@dataclass
+class _Data:
+    """What stands under ``data``; likewise."""
+
+    path: str = ""
+    digest: str = ""
+
+
+def _of(kind: type[_T], record: dict[str, Any], name: str) -> _T:
+    value = record[name]
+    if type(value) is not kind:
+        raise TypeError(name)
+    return value
 
 
 def load_newest(paths: list[Path]) -> tuple[Checkpoint, Path, list[str]]:
@@ -167,6 +215,44 @@ def load_newest(paths: list[Path]) -> tuple[Checkpoint, Path, list[str]]:
     if len(paths) == 1:
         raise DataError(damaged[0], _REMEDY)
     raise DataError("; ".join(damaged), "no whole checkpoint is left: start the run anew")
+
+
+def restore(
+    checkpoint: Checkpoint, model: nn.Module, optimizers: list[torch.optim.Optimizer] | None = None
+) -> None:
+    """Put weights, optimizer states and random states back as they were when ``checkpoint`` was made.
+
+    Args:
+        optimizers: None for the weights alone.
+
+    Raises:
+        DataError: where its parts do not fit each other.
+    """
+    try:
+        model.load_state_dict(checkpoint.model_state)
+        if optimizers is None:
+            return
+        for optimizer, state in zip(optimizers, checkpoint.optimizer_states, strict=True):
+            optimizer.load_state_dict(state)
+        restore_random_states(checkpoint.random_state)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise _no_fit(str(error).splitlines()[0] if str(error) else type(error).__name__) from error
+
+
+def require_fit(checkpoint: Checkpoint) -> None:
+    """Hold the number of weights against the settings, before a model of any size is built from them.
+
+    Raises:
+        DataError: where they differ.
+    """
+    weights = sum(value.numel() for value in checkpoint.model_state.values())
+    meant = count(checkpoint.settings.model, checkpoint.vocab_size).total
+    if weights != meant:
+        raise _no_fit(f"it has {weights:,} weights, its settings mean {meant:,}")
+
+
+def _no_fit(why: str) -> DataError:
+    return DataError(f"the parts of the checkpoint do not fit each other: {why}", _REMEDY)
 
 
 def duplicate(path: Path, other: Path) -> None:

@@ -261,13 +261,14 @@ def sample_text(
     top_k: int | None,
     seed: int,
     starts_documents: bool,
+    should_stop: Callable[[], bool],
 ) -> str:
     """One text from a model in training, which is left in the mode it was in.
 
     The global random state is neither read nor moved.
 
     Returns:
-        What follows the prompt.
+        What follows the prompt, cut short where ``should_stop`` said so.
 
     Raises:
         DataError: where the tokenizer does not know a character of the prompt.
@@ -286,7 +287,12 @@ def sample_text(
             seed=seed,
             eot_id=tokenizer.eot_id,
         )
-        return "".join(piece for _, piece in stream_text(generation, [completion]))
+        pieces = []
+        for _, piece in stream_text(generation, [completion]):
+            pieces.append(piece)
+            if should_stop():
+                break
+        return "".join(pieces)
     finally:
         model.train(was_training)
 
@@ -311,8 +317,9 @@ def load_model(
     for line in damaged:
         warn(f"{line}; using {used.name} instead")
     tokenizer = Tokenizer.from_json(checkpoint.tokenizer_json)
+    checkpoints.require_fit(checkpoint)
     model = Transformer(checkpoint.settings.model, checkpoint.vocab_size)
-    model.load_state_dict(checkpoint.model_state)
+    checkpoints.restore(checkpoint, model)
     checkpoint.model_state, checkpoint.optimizer_states = {}, []
     return model.to(device).eval().requires_grad_(False), tokenizer, checkpoint
 

@@ -5,6 +5,7 @@ Nothing here runs per step; the samples go to the listener as events, from the m
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -113,6 +114,16 @@ def memory() -> tuple[int, int]:
         return 0, 0
     total, available = within_limits(whole.total, whole.available, read_limits())
     return total - available, total
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has held so far; 0 where the system does not tell."""
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def reading(read: Callable[[], _T], otherwise: _T) -> _T:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import shutil
+import time
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from cpulm.engine.sysinfo import Machine
@@ -45,6 +47,13 @@ def total_steps(train: TrainSettings, tokens_per_step: int, train_tokens: int) -
     if train.epochs is not None:
         return math.ceil(train.epochs * train_tokens / tokens_per_step)
     return None
+
+
+def seconds_needed(plan: Plan, train: TrainSettings) -> float | None:
+    """How long the run will take: as asked, or by its measured step; None where neither is known."""
+    if train.until is not None:
+        return max(0.0, datetime.fromisoformat(train.until).timestamp() - time.time())
+    return train.max_time if train.max_time is not None else plan.train_seconds
 
 
 def plan(settings: Settings, vocab_size: int, train_tokens: int) -> Plan:

@@ -112,13 +112,17 @@ def _device(asked: str) -> tuple[torch.device, str]:
 def _threads(asked: int | None, machine: Machine) -> tuple[int, str]:
     if asked is None:
         choice = choose(machine).threads
-        return choice.value, f"{choice.value} threads: {choice.reason}"
+        return choice.value, f"{_so_many_threads(choice.value)}: {choice.reason}"
     if asked > machine.usable_logical:
         raise SettingsError(
             f"runtime.threads = {asked}, and this process may use {machine.usable_logical} logical cores",
             f"give at most {machine.usable_logical}, or leave it unset",
         )
-    return asked, f"{asked} threads: asked for"
+    return asked, f"{_so_many_threads(asked)}: asked for"
+
+
+def _so_many_threads(number: int) -> str:
+    return f"{number} thread{'' if number == 1 else 's'}"
 
 
 def _precision(asked: str, device: torch.device, machine: Machine) -> tuple[str, str]:

@@ -2,41 +2,93 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
-from collections.abc import Callable
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
 from cpulm.errors import AbortedError
 
-# SIGHUP comes when a terminal is closed, SIGBREAK is Ctrl-Break on Windows; not every system has both.
+# SIGHUP comes when a terminal is closed, SIGBREAK is Ctrl-Break and closing the console on Windows; not every
+# system has both.
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
+
+GRACE_SECONDS = 1.0
+"""How long the second Ctrl-C waits for Python's own way out; a long product in C would keep it waiting."""
+
+
+class StopNow(BaseException):
+    """Raised by a request to stop in a section that may be left at any point.
+
+    No Exception, so that nothing that guards against failures takes it for one.
+    """
 
 
 class StopRequest:
     """While entered, turns stop signals into a flag that the work in hand looks at.
 
-    Call the object to ask whether a stop was requested. The second Ctrl-C raises AbortedError where
-    the main thread is.
+    Call the object to ask whether a stop was requested; ``why`` names the first request's origin. The
+    second Ctrl-C raises AbortedError where the main thread is; if the main thread does not come back to
+    Python within :data:`GRACE_SECONDS`, the process ends there and then, with exit code 130.
+
+    Args:
+        leave: called before the process ends there and then, to give the terminal back.
     """
 
-    def __init__(self) -> None:
-        self.signal_name: str | None = None
+    def __init__(self, leave: Callable[[], None] | None = None) -> None:
+        self.why: str | None = None
+        self._leave = leave
+        self._may_leave_at_once = False
         self._previous: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
+        self._wakeup: tuple[socket.socket, socket.socket, int] | None = None
 
     def __call__(self) -> bool:
-        return self.signal_name is not None
+        return self.why is not None
+
+    def request(self, why: str) -> None:
+        """Ask for a stop, from any thread; ``why`` is what asked."""
+        if self.why is None:
+            self.why = why
+            if self._may_leave_at_once:
+                _interrupt_main_thread()
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """A section that a request to stop leaves at once, by StopNow, wherever it is.
+
+        For work that cannot look at the flag and of which nothing is lost, such as compiling.
+
+        Raises:
+            StopNow: at the request, or on entering where there was one already.
+        """
+        if self():
+            raise StopNow
+        self._may_leave_at_once = True
+        try:
+            yield
+        finally:
+            self._may_leave_at_once = False
 
     def __enter__(self) -> StopRequest:
         for name in _SIGNALS:
             number = getattr(signal, name, None)
             if number is not None:
                 self._previous[number] = signal.signal(number, self._note)
+        self._watch_signals()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._wakeup is not None:
+            signal.set_wakeup_fd(self._wakeup[2])
+            self._wakeup[1].close()  # the watching thread reads the end, and closes its own
+            self._wakeup = None
         for number, handler in self._previous.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
         self._previous.clear()
@@ -44,4 +96,46 @@ class StopRequest:
     def _note(self, number: int, _frame: FrameType | None) -> None:
         if self() and number == signal.SIGINT:
             raise AbortedError("aborted; the last checkpoint is intact", "go on with `cpulm resume`")
-        self.signal_name = signal.Signals(number).name
+        if self.why is None:
+            self.why = signal.Signals(number).name
+        if self._may_leave_at_once:
+            raise StopNow
+
+    def _watch_signals(self) -> None:
+        """Let a thread see each signal the moment it arrives.
+
+        Python's own handlers run in the main thread only, between two bytecodes: in the middle of a
+        backward pass that is seconds away. The C handler writes the signal's number to a socket at once.
+        """
+        ours, its = socket.socketpair()
+        its.setblocking(False)
+        previous = signal.set_wakeup_fd(its.fileno(), warn_on_full_buffer=False)
+        self._wakeup = (ours, its, previous)
+        threading.Thread(target=self._leave_on_second, args=(ours,), name="cpulm-stop", daemon=True).start()
+
+    def _leave_on_second(self, signals: socket.socket) -> None:
+        interrupts = 0
+        with signals:
+            while number := signals.recv(1):
+                interrupts += number[0] == signal.SIGINT
+                if interrupts >= 2 or (interrupts and self.why not in (None, "SIGINT")):
+                    break
+            else:
+                return
+            signals.settimeout(GRACE_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                while signals.recv(1):
+                    pass
+                return  # the main thread has left by itself
+        if self._leave is not None:
+            self._leave()
+        os._exit(130)
+
+
+def _interrupt_main_thread() -> None:
+    """Run the main thread's handler of SIGTERM, also where that thread waits for a program or the disk."""
+    main = threading.main_thread().ident
+    if hasattr(signal, "pthread_kill") and main is not None:
+        signal.pthread_kill(main, signal.SIGTERM)
+    else:
+        signal.raise_signal(signal.SIGTERM)

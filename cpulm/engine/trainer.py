@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from cpulm.data.loader import Loader, val_batches
+from cpulm.data.loader import Loader, val_batch_count, val_batches
 from cpulm.data.tokenfile import TokenFolder
 from cpulm.data.tokenizer import Tokenizer
 from cpulm.engine import checkpoint as checkpoints
+from cpulm.engine import guard
 from cpulm.engine.checkpoint import Checkpoint, Position
-from cpulm.engine.compilation import Forward
+from cpulm.engine.clock import RunClock
+from cpulm.engine.compilation import Forward, ready_forward
 from cpulm.engine.evaluate import Evaluation, evaluate
 from cpulm.engine.generate import sample_text
+from cpulm.engine.horizon import Horizon
+from cpulm.engine.power import BatteryWatch
 from cpulm.engine.randomness import random_states, restore_random_states
 from cpulm.engine.runtime import Runtime
-from cpulm.errors import DivergedError
-from cpulm.events import CheckpointSaved, Listener, SampleMade, StepDone, Validated
+from cpulm.engine.saving import Saver
+from cpulm.engine.stop import StopNow, StopRequest
+from cpulm.errors import DataError, DivergedError, StoppedError
+from cpulm.events import Listener, Notice, RolledBack, SampleMade, StepDone, Validated
 from cpulm.model.transformer import Transformer
 from cpulm.optim.build import set_lr_scale
 from cpulm.optim.schedule import lr_scale
@@ -30,32 +34,12 @@ from cpulm.rundir import RunDir
 from cpulm.settings import Settings
 
 
-@dataclass(frozen=True)
-class Horizon:
-    """Where a run ends: after ``steps`` updates, or after ``seconds`` of its own time.
-
-    ``reserve_seconds`` of the time are kept for the last validation and the last checkpoint.
-    """
-
-    steps: int | None = None
-    seconds: float | None = None
-    reserve_seconds: float = 0.0
-
-    def progress(self, step: int, elapsed_seconds: float) -> float:
-        """The part of the run that is done, in [0, 1]."""
-        if self.steps is not None:
-            return min(1.0, step / self.steps)
-        assert self.seconds is not None
-        return min(1.0, elapsed_seconds / max(self.seconds - self.reserve_seconds, 1e-9))
-
-    def warmup_steps(self, asked: int) -> int:
-        """Warm-up takes at most a tenth of a horizon given in steps."""
-        return asked if self.steps is None else min(asked, self.steps // 10)
-
-
 @dataclass
 class Trainer:
-    """One run: all its objects, and the loop over them. ``cpulm.engine.build`` assembles it."""
+    """One run: all its objects, and the loop over them. ``cpulm.engine.build`` assembles it.
+
+    ``clock`` gives the run's own time; ``battery``, where there is one, says when to wait for the mains.
+    """
 
     settings: Settings
     run: RunDir
@@ -68,16 +52,46 @@ class Trainer:
     runtime: Runtime
     horizon: Horizon
     emit: Listener
-    should_stop: Callable[[], bool]
+    stop: StopRequest
+    clock: RunClock
+    battery: BatteryWatch | None = None
     position: Position = field(default_factory=Position)
 
     def __post_init__(self) -> None:
-        self._began = time.monotonic() - self.position.elapsed_seconds
-        self._saved_at = self.position.elapsed_seconds
-        self._saved_step = self.position.step
-        self._slowest_save_seconds = 0.0
+        self.saver = Saver(
+            self.run,
+            self.settings.checkpoint,
+            self._checkpoint,
+            self.emit,
+            saved_step=self.position.step,
+            saved_at=self.position.elapsed_seconds,
+        )
         self.trained_seconds = 0.0
         self.trained_tokens = 0
+
+    def get_ready(self) -> None:
+        """What a run does before its first update: a checkpoint to go back to, and the step compiled.
+
+        Raises:
+            StoppedError: where a stop is asked for meanwhile.
+            ResourceError: where no checkpoint can be written.
+        """
+        if not self.run.checkpoints():
+            self.saver.save_last()
+        began = time.monotonic()
+        try:
+            with self.clock.pause():
+                self.forward, self.runtime = ready_forward(
+                    self.model, self.loader, self.runtime, self.emit, self.stop
+                )
+        except StopNow:
+            raise StoppedError(
+                f"while compiling; {self.run.path} stands at step {self.position.step}",
+                f"go on with `cpulm resume {self.run.path}`",
+            ) from None
+        if self.horizon.seconds is not None:
+            gone = time.monotonic() - began
+            self.horizon = replace(self.horizon, seconds=self.horizon.seconds - gone)
 
     def train(self) -> str:
         """Train until the horizon, an early end or a request to stop.
@@ -86,13 +100,14 @@ class Trainer:
             Why it ended: ``horizon``, ``target_loss``, ``patience`` or ``stopped``.
 
         Raises:
-            DivergedError: on a non-finite loss or gradient, before it reaches the weights.
+            DivergedError: on numbers that stay in trouble; what is not finite never reaches the weights.
+            ResourceError: where checkpoints cannot be written any more.
         """
         self.model.train()
         reason = self._loop()
         if reason == "horizon" and self.position.validated_step != self.position.step:
             reason = self.validate() or reason
-        self.save(self.run.latest)
+        self.saver.save_last()
         return reason
 
     def _loop(self) -> str:
@@ -103,20 +118,34 @@ class Trainer:
                 early = self.validate()
                 if early:
                     return early
-            if self.should_stop():
+            if self.battery is not None and self.battery.paused():
+                self._wait_for_mains(self.battery)
+            if self.stop():
                 return "stopped"
             if self._progress() >= 1.0:
                 return "horizon"
-            if not self._step():
+            trouble = self._step()
+            if trouble is not None:
+                self._go_back(trouble, step)
+            elif self.position.step == step:
                 return "stopped"
-            if self._checkpoint_is_due():
-                self.save_numbered()
+            elif self.saver.is_due(self.position.step, self.clock.elapsed()):
+                self.saver.save(self.position.step, self.clock.elapsed())
+
+    def _wait_for_mains(self, battery: BatteryWatch) -> None:
+        """Save, for the battery may run out, and wait; a deadline on the wall clock ends the waiting too."""
+        self.saver.save(self.position.step, self.clock.elapsed())
+        battery.wait_for_mains(lambda: self.stop() or self._progress() >= 1.0, self._warn, self.clock)
 
     # One optimizer update
 
-    def _step(self) -> bool:
-        """Train one update; False where a request to stop came in the middle, which undoes it."""
-        began = time.perf_counter()
+    def _step(self) -> str | None:
+        """Train one update. A request to stop in the middle undoes it: the position stays.
+
+        Returns:
+            What is wrong with the numbers, or None.
+        """
+        began = self.clock.now()
         train, position = self.settings.train, self.position
         progress = self._progress()
         warmup_steps = self.horizon.warmup_steps(train.warmup_steps)
@@ -128,18 +157,21 @@ class Trainer:
         accumulated = self._accumulate()
         if accumulated is None:
             restore_random_states(random_state)
-            return False
+            return None
         loss, data_seconds = accumulated
         grad_norm = self._clip()
-        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-            raise self._diverged(loss, grad_norm)
+        trouble = guard.what_is_wrong(loss, grad_norm)
+        if trouble is not None:
+            position.course.high_updates += 1
+            return trouble
         for optimizer in self.optimizers:
             optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        seconds = time.perf_counter() - began
+        self._forget_gradients()
+        trouble = guard.follow(position.course, loss, train.spike_nats)
+        seconds = self.clock.now() - began
         position.step += 1
         position.tokens += self.settings.tokens_per_step
-        position.elapsed_seconds = time.monotonic() - self._began
+        position.elapsed_seconds = self.clock.elapsed()
         self.trained_seconds += seconds
         self.trained_tokens += self.settings.tokens_per_step
         self.emit(
@@ -156,15 +188,14 @@ class Trainer:
                 progress=self._progress(),
             )
         )
-        return True
+        return trouble
 
     def _accumulate(self) -> tuple[float, float] | None:
         """Forward and backward over the update's micro-batches: (mean loss, seconds for the batches)."""
         count = self.settings.train.grad_accum_steps
-        first = self.position.step * count
         loss_sum: Tensor | None = None
         data_seconds = 0.0
-        for index in range(first, first + count):
+        for number, index in enumerate(self._batches_of(self.position.step), 1):
             began = time.perf_counter()
             x, y = (part.to(self.runtime.device) for part in self.loader.batch(index))
             data_seconds += time.perf_counter() - began
@@ -173,29 +204,93 @@ class Trainer:
             (loss / count if count > 1 else loss).backward()
             detached = loss.detach()
             loss_sum = detached if loss_sum is None else loss_sum + detached
-            if index + 1 < first + count and self.should_stop():
-                for optimizer in self.optimizers:
-                    optimizer.zero_grad(set_to_none=True)
+            if number < count and self.stop():
+                self._forget_gradients()
                 return None
         assert loss_sum is not None
         return float(loss_sum) / count, data_seconds
+
+    def _batches_of(self, step: int) -> list[int]:
+        """The loader's numbers of the micro-batches of the update after ``step``."""
+        count = self.settings.train.grad_accum_steps
+        first = step * count
+        return [guard.shifted(index, self.position.skipped) for index in range(first, first + count)]
+
+    def _forget_gradients(self) -> None:
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
 
     def _clip(self) -> float:
         """Clip the whole gradient; return its norm before that."""
         limit = self.settings.train.grad_clip or math.inf
         return float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit))
 
-    def _diverged(self, loss: float, grad_norm: float) -> DivergedError:
-        what = f"loss is {loss}" if not math.isfinite(loss) else f"gradient norm is {grad_norm}"
+    def _progress(self) -> float:
+        return self.horizon.progress(self.position.step, self.clock.elapsed(), time.time())
+
+    # Trouble in the numbers
+
+    def _go_back(self, trouble: str, last: int) -> None:
+        """Go on from the last checkpoint before the trouble, without the data that did it.
+
+        Args:
+            last: the last update of the trouble is the one after this step.
+
+        Raises:
+            DivergedError: where that was done too often, or there is nothing to go back to.
+        """
+        position, train = self.position, self.settings.train
+        self._forget_gradients()
+        count, limit = position.rollbacks + 1, train.max_rollbacks
+        if count > limit:
+            raise self._diverged(trouble, f"after {limit} times back to a checkpoint" if limit else "")
+        checkpoint = self._last_good()
+        if checkpoint is None:
+            raise self._diverged(trouble, "and no checkpoint from before is left")
+        guilty = range(max(0, last + 1 - position.course.high_updates), last + 1)
+        batches = sorted({index for step in guilty for index in self._batches_of(step)})
+        before, best = position, (position.best_loss, position.best_step, position.best_bits_per_byte)
+        checkpoints.restore(checkpoint, self.model, self.optimizers)
+        self.position = position = checkpoint.position
+        position.best_loss, position.best_step, position.best_bits_per_byte = best
+        position.skipped = sorted({*before.skipped, *batches})
+        position.saves = before.saves
+        position.rollbacks = count
+        self.emit(
+            RolledBack(
+                step=before.step,
+                to_step=position.step,
+                reason=trouble,
+                skipped_batches=tuple(batches),
+                count=count,
+                limit=limit,
+            )
+        )
+        self.saver.save(position.step, self.clock.elapsed())
+
+    def _last_good(self) -> Checkpoint | None:
+        """The newest whole checkpoint that was not written amid a spike."""
+        for path in self.run.checkpoints():
+            try:
+                checkpoint = checkpoints.load(path)
+            except DataError as error:
+                self._warn(error.message)
+                continue
+            if not checkpoint.position.course.high_updates:
+                return checkpoint
+        return None
+
+    def _diverged(self, trouble: str, when: str) -> DivergedError:
         kept = self.run.checkpoints()
-        where = f"the last good checkpoint is {kept[0]}" if kept else "no checkpoint had been written yet"
+        where = f"the last good checkpoint is {kept[0]}" if kept else "no checkpoint is left"
+        step = f"step {self.position.step + 1}{f' {when}' if when else ''}"
         return DivergedError(
-            f"training diverged in step {self.position.step + 1}: the {what}; {where}",
+            f"training diverged in {step}: {trouble}; {where}",
             "lower train.lr (and train.muon_lr), or lengthen train.warmup_steps",
         )
 
-    def _progress(self) -> float:
-        return self.horizon.progress(self.position.step, time.monotonic() - self._began)
+    def _warn(self, message: str) -> None:
+        self.emit(Notice(level="warning", message=message))
 
     # Validation
 
@@ -205,18 +300,20 @@ class Trainer:
         Returns:
             A reason to end the run, or None.
         """
+        began = self.clock.now()
         result = self._evaluate()
         if result is None:
             return None
         position = self.position
         bits_per_byte = result.bits_per_byte(self.tokens.bytes_per_token)
+        best_before = (position.best_loss, position.best_step, position.best_bits_per_byte)
         best = position.best_loss is None or result.loss < position.best_loss
         position.validated_step = position.step
         position.stale_validations = 0 if best else position.stale_validations + 1
         if best:
             position.best_loss, position.best_step = result.loss, position.step
             position.best_bits_per_byte = bits_per_byte
-        self._reserve(result.seconds)
+            position.rollbacks = 0
         self.emit(
             Validated(
                 step=position.step,
@@ -229,9 +326,11 @@ class Trainer:
                 best=best,
             )
         )
-        if best:
-            self.save(self.run.best, role="best")
+        if best and not self.saver.save_best(position.step, self.clock.elapsed()):
+            # The next better model is to be saved even if it is not as good as the one that was lost.
+            position.best_loss, position.best_step, position.best_bits_per_byte = best_before
         self._sample()
+        self._reserve(self.clock.now() - began)
         train = self.settings.train
         if train.target_loss is not None and result.loss <= train.target_loss:
             return "target_loss"
@@ -243,23 +342,21 @@ class Trainer:
         settings = self.settings
         size, block = settings.train.micro_batch_size, settings.model.block_size
         limit = settings.eval.batches
-        windows = math.ceil((len(self.tokens.val) - 1) / block)
-        total = math.ceil(windows / size)
         return evaluate(
             self.model,
             val_batches(self.tokens.val, block, size, limit),
-            min(total, limit or total),
+            val_batch_count(self.tokens.val, block, size, limit),
             device=self.runtime.device,
             autocast=self.runtime.autocast,
             emit=self.emit,
-            should_stop=self.should_stop,
+            should_stop=self.stop,
         )
 
     def _reserve(self, validation_seconds: float) -> None:
-        """Keep time for the end: one more validation and two checkpoints like the slowest so far."""
-        if self.horizon.seconds is not None:
-            reserve = validation_seconds + 2 * self._slowest_save_seconds
-            self.horizon = Horizon(seconds=self.horizon.seconds, reserve_seconds=reserve)
+        """Keep time for the end: one more validation with its sample, two checkpoints like the slowest."""
+        if self.horizon.is_time:
+            reserve = validation_seconds + 2 * self.saver.slowest_seconds
+            self.horizon = replace(self.horizon, reserve_seconds=reserve)
 
     def _sample(self) -> None:
         sample = self.settings.sample
@@ -274,40 +371,12 @@ class Trainer:
             top_k=sample.top_k,
             seed=self.settings.train.seed,
             starts_documents=self.tokens.train_documents > 1,
+            should_stop=self.stop,
         )
         self.emit(SampleMade(step=self.position.step, prompt=sample.prompt, text=text))
 
-    # Checkpoints
-
-    def _checkpoint_is_due(self) -> bool:
-        every_steps = self.settings.checkpoint.every_steps
-        if every_steps and self.position.step % every_steps == 0:
-            return True
-        return self.position.elapsed_seconds - self._saved_at >= self.settings.checkpoint.every
-
-    def save_numbered(self) -> None:
-        """Write ``latest.pt`` and the step's numbered checkpoint, and let the oldest ones go."""
-        self.save(self.run.latest)
-        keep = self.settings.checkpoint.keep
-        if keep:
-            checkpoints.duplicate(self.run.latest, self.run.numbered(self.position.step))
-        for step in self.run.numbered_steps()[: -keep or None]:
-            self.run.numbered(step).unlink(missing_ok=True)
-
-    def save(self, path: Any, role: str = "latest") -> None:
-        """Write a checkpoint of the run as it stands."""
-        began = time.perf_counter()
-        self.position.elapsed_seconds = time.monotonic() - self._began
-        size = checkpoints.save(self._checkpoint(), path)
-        seconds = time.perf_counter() - began
-        self._slowest_save_seconds = max(self._slowest_save_seconds, seconds)
-        if role == "latest":
-            self._saved_at, self._saved_step = self.position.elapsed_seconds, self.position.step
-        self.emit(
-            CheckpointSaved(step=self.position.step, path=str(path), role=role, bytes=size, seconds=seconds)
-        )
-
     def _checkpoint(self) -> Checkpoint:
+        self.position.saves += 1
         return Checkpoint(
             settings=self.settings,
             tokenizer_json=self.tokenizer.to_json(),
@@ -315,7 +384,7 @@ class Trainer:
             starts_documents=self.tokens.train_documents > 1,
             model_state=self.model.state_dict(),
             optimizer_states=[optimizer.state_dict() for optimizer in self.optimizers],
-            position=self.position,
+            position=replace(self.position, elapsed_seconds=self.clock.elapsed()),
             random_state=random_states(self.runtime.device),
             runtime=self.runtime.facts(),
             data={"path": str(self.tokens.path), "digest": self.tokens.digest},

@@ -15,6 +15,8 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.segment import Segment
 from rich.style import Style
 
+from cpulm.ui.text import written_in
+
 Line = list[Segment]
 
 
@@ -150,10 +152,14 @@ class Drawing:
     lines: Sequence[Line]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        return self._segments()
+        return self._segments(options.encoding)
 
-    def _segments(self) -> Iterable[Segment]:
+    def _segments(self, encoding: str) -> Iterable[Segment]:
+        """The stream would write more than one character for what it cannot encode, and break the frames."""
         for number, line in enumerate(self.lines):
             if number:
                 yield Segment.line()
-            yield from line
+            if encoding.startswith("utf"):
+                yield from line
+            else:
+                yield from (Segment(written_in(part.text, encoding), part.style) for part in line)

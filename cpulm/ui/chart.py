@@ -37,8 +37,8 @@ class Frame:
     early: float
 
     def across(self, step: float) -> float:
-        """Where ``step`` lies, 0 to 1 from left to right."""
-        return (step - self.first) / max(1, self.last - self.first)
+        """Where ``step`` lies, 0 to 1 from left to right; in a damaged record steps may lie outside."""
+        return min(1.0, max(0.0, (step - self.first) / max(1, self.last - self.first)))
 
     def up(self, value: float) -> float:
         """Where ``value`` lies, 0 to 1 from below; what is outside lies on the edge."""
@@ -169,7 +169,7 @@ def _columns(losses: Sequence[Bucket], view: Frame, width: int) -> dict[int, _Co
     for first, last, low, high, total, count in losses:
         if low > top and first < early:
             continue  # the first steep fall comes in from above; a later peak stays, at the upper edge
-        at = min(width - 1, int((first + last - twice_first) * scale))
+        at = max(0, min(width - 1, int((first + last - twice_first) * scale)))
         column = columns.get(at)
         if column is None:
             columns[at] = _Column(low, high, total, count)

@@ -17,11 +17,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.text import Text
 
 from cpulm.ui.text import harmless
 
+_NOBODY_READS = (errno.EPIPE, errno.EIO, errno.EINVAL)
+"""A pipe whose reader left, a terminal that was closed, and how Windows reports either."""
 _PIPE_WIDTH = 10_000
 """Columns where nobody looks: lines of a log or a pipe are never wrapped."""
 
@@ -34,6 +36,19 @@ def stdout() -> Console:
 def stderr() -> Console:
     """The console of progress, warnings and errors."""
     return _console(sys.stderr)
+
+
+def say(content: RenderableType) -> None:
+    """Write ``content`` on stderr, one line unless it has several.
+
+    A terminal that was closed, or a log on a full disk, is no reason to end a run: what cannot be written
+    is dropped.
+    """
+    try:
+        stderr().print(content, soft_wrap=True)
+    except OSError as error:
+        if error.errno in _NOBODY_READS:
+            _drop(sys.stderr)
 
 
 def is_utf8(stream: TextIO) -> bool:
@@ -73,10 +88,9 @@ def write_text(text: str) -> bool:
         sys.stdout.write(text)
         sys.stdout.flush()
     except OSError as error:
-        # Windows reports a closed pipe as EINVAL.
-        if error.errno not in (errno.EPIPE, errno.EINVAL):
+        if error.errno not in _NOBODY_READS:
             raise
-        _drop_stdout()
+        _drop(sys.stdout)
         return False
     return True
 
@@ -98,7 +112,13 @@ def _console(stream: TextIO) -> Console:
     _replace_what_cannot_be_written(stream)
     terminal = stream.isatty()
     width = None if terminal or os.environ.get("COLUMNS") else _PIPE_WIDTH
-    return Console(file=stream, width=width, markup=False, emoji=False, highlight=False)
+    return _Console(file=stream, width=width, markup=False, emoji=False, highlight=False)
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave it to the caller; rich would end the whole program."""
+        raise BrokenPipeError(errno.EPIPE, "nobody reads any more")
 
 
 def _replace_what_cannot_be_written(stream: TextIO) -> None:
@@ -106,13 +126,14 @@ def _replace_what_cannot_be_written(stream: TextIO) -> None:
         stream.reconfigure(errors="replace")
 
 
-def _drop_stdout() -> None:
+def _drop(stream: TextIO) -> None:
     """Let further writes go nowhere, also the interpreter's own flush at its end."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(nowhere, sys.stdout.fileno())
+        os.dup2(nowhere, stream.fileno())
     except OSError:  # a stream without a file below it, as in an embedding program
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - lives on as stdout
+        name = "stdout" if stream is sys.stdout else "stderr"
+        setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115 - lives on as that
     finally:
         os.close(nowhere)
 
@@ -125,7 +146,7 @@ def _labelled(console: Console, label: str, style: str, message: str) -> None:
     for number, line in enumerate(lines):
         line.rstrip()
         head = Text(f"{label}: ", style=style) if number == 0 else Text(" " * indent)
-        console.print(head + line, soft_wrap=True)
+        say(head + line)
 
 
 def _plain(value: Any) -> Any:

@@ -61,6 +61,14 @@ class Curve(NamedTuple):
         pairs = zip(closed[::2], closed[1::2], strict=True)
         return Curve(tuple(left.joined(right) for left, right in pairs), None, 2 * self.span)
 
+    def up_to(self, step: int) -> Curve:
+        """The curve without what lies behind ``step``; a bucket that reaches over it stays whole."""
+        kept = tuple(bucket for bucket in self.closed if bucket.first <= step)
+        if len(kept) < len(self.closed):
+            return Curve(kept, None, self.span)
+        filling = self.filling if self.filling is not None and self.filling.first <= step else None
+        return Curve(kept, filling, self.span)
+
     @property
     def buckets(self) -> tuple[Bucket, ...]:
         """All buckets, by step."""

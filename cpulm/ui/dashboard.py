@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from rich.cells import cell_len
 from rich.console import RenderableType
 
 from cpulm.ui import panels
@@ -114,7 +115,7 @@ def _compact(snapshot: Snapshot, width: int, height: int, now: float, glyphs: Gl
     lines: list[Line] = [
         [name, text(f"  {panels.steps_done(snapshot)}{remaining}")],
         bar(snapshot.progress, width, glyphs),
-        *([text(words)] for words in _figures(snapshot, now)),
+        *([text(_as_many_as_fit(figures, width))] for figures in _figures(snapshot, now)),
     ]
     if snapshot.stage is not None or snapshot.notices or snapshot.finished is not None:
         lines.insert(3, panels.footer(snapshot, width, now, glyphs))
@@ -122,20 +123,30 @@ def _compact(snapshot: Snapshot, width: int, height: int, now: float, glyphs: Gl
     return block(lines, width, height)
 
 
-def _figures(snapshot: Snapshot, now: float) -> Iterator[str]:
-    """What is known in figures, a line each."""
+def _as_many_as_fit(figures: list[str], width: int) -> str:
+    """The first figures that fit into ``width`` cells; one that is cut would read as another number."""
+    line, *others = figures
+    for other in others:
+        if cell_len(line) + 2 + cell_len(other) > width:
+            break
+        line += f"  {other}"
+    return line
+
+
+def _figures(snapshot: Snapshot, now: float) -> Iterator[list[str]]:
+    """What is known in figures, the most important first in each line."""
     step, validated, best, state = snapshot.step, snapshot.validated, snapshot.best, snapshot.machine
     smoothed, pace = snapshot.smoothed.value, snapshot.pace
     if step is not None:
-        mean = "" if smoothed is None else f"  smoothed {figure(smoothed)}"
-        yield f"loss {figure(step.loss)}{mean}  lr {step.lr:.1e}"
+        mean = [] if smoothed is None else [f"smoothed {figure(smoothed)}"]
+        yield [f"loss {figure(step.loss)}", *mean, f"lr {step.lr:.1e}"]
     if validated is not None and best is not None:
-        bits = figure(best.bits_per_byte)
-        yield f"validation {figure(validated.loss)}  best {figure(best.loss)}  bits/byte {bits}"
+        bits = f"bits/byte {figure(best.bits_per_byte)}"
+        yield [f"validation {figure(validated.loss)}", f"best {figure(best.loss)}", bits]
     if pace.steps_per_second is not None and pace.tokens_per_second is not None:
-        yield f"{significant(pace.steps_per_second)} it/s  {format_count(pace.tokens_per_second)} tok/s"
+        yield [f"{significant(pace.steps_per_second)} it/s", f"{format_count(pace.tokens_per_second)} tok/s"]
     if state is not None:
-        yield f"cpu {state.cpu_percent:.0f}%  memory {format_bytes(state.process_bytes)}"
+        yield [f"cpu {state.cpu_percent:.0f}%", f"memory {format_bytes(state.process_bytes)}"]
     if snapshot.checkpoint is not None:
         age = format_duration(max(0.0, now - snapshot.checkpoint.time))
-        yield f"checkpoint at step {snapshot.checkpoint.step:,}, {age} ago"
+        yield [f"checkpoint at step {snapshot.checkpoint.step:,}, {age} ago"]

@@ -25,27 +25,30 @@ from cpulm.events import (
     Event,
     Listener,
     Notice,
+    RolledBack,
     SampleMade,
     StepDone,
     Validated,
-    from_json,
 )
-from cpulm.ui.canvas import ASCII, UNICODE
+from cpulm.ui.canvas import ASCII, UNICODE, Glyphs
 from cpulm.ui.console import is_utf8, stderr
 from cpulm.ui.dashboard import render, render_summary
 from cpulm.ui.plain import PlainLines
+from cpulm.ui.replay import recorded, snapshot_of
 from cpulm.ui.snapshot import Snapshot, fold
 
 _LEAST_INTERVAL_SECONDS = 0.5
 _MOST_INTERVAL_SECONDS = 3.0
-_FRAMES_PER_COST = 100
+_SHARE = 0.01
 """A frame may take this part of the time between frames: one per cent of one core."""
 _MOST_WAITING = 10_000
-_KEPT_HISTORY = (StepDone, Validated, SampleMade, CheckpointSaved)
+_KEPT_HISTORY = (StepDone, Validated, SampleMade, CheckpointSaved, RolledBack)
 
 
 @contextmanager
-def live_screen(history: Path | None = None) -> Iterator[Listener]:
+def live_screen(
+    history: Path | None = None, *, clock: Callable[[], float] = time.time, share: float = _SHARE
+) -> Iterator[LiveScreen]:
     """The dashboard on stderr while the block lasts; afterwards the terminal is as it was, and a summary.
 
     Before a run starts, stages are shown in place and stay in the scrollback; the run itself takes the
@@ -53,9 +56,11 @@ def live_screen(history: Path | None = None) -> Iterator[Listener]:
 
     Args:
         history: the ``metrics.jsonl`` of a run that goes on, to start the curve where the run did.
+        clock: seconds since the epoch, for ages.
+        share: of one core's time, for drawing.
     """
     real = sys.stderr
-    screen = _Screen(stderr(), history)
+    screen = LiveScreen(stderr(), history, clock, share)
     sys.stderr = _Captured(real, screen)
     try:
         with _suspendable(screen):
@@ -68,13 +73,32 @@ def live_screen(history: Path | None = None) -> Iterator[Listener]:
         sys.stderr = real
 
 
-class _Screen:
+def print_summary(snapshot: Snapshot) -> None:
+    """Write on stderr what stays in the terminal after a run."""
+    console = stderr()
+    _print_summary(snapshot, console, _glyphs(console))
+
+
+def _print_summary(snapshot: Snapshot, console: Console, glyphs: Glyphs) -> None:
+    console.print(render_summary(snapshot, console.width, glyphs))
+    console.line()
+
+
+def _glyphs(console: Console) -> Glyphs:
+    return UNICODE if is_utf8(console.file) else ASCII  # type: ignore[arg-type]
+
+
+class LiveScreen:
     """The listener, the drawing thread and the terminal's state."""
 
-    def __init__(self, console: Console, history: Path | None) -> None:
+    def __init__(
+        self, console: Console, history: Path | None, clock: Callable[[], float], share: float
+    ) -> None:
         self._console = console
-        self._glyphs = UNICODE if is_utf8(console.file) else ASCII  # type: ignore[arg-type]
+        self._glyphs = _glyphs(console)
         self._history = history
+        self._clock = clock
+        self._share = share
         self._events: deque[Event] = deque()
         self._snapshot = Snapshot()
         self._folding = threading.Lock()
@@ -92,6 +116,12 @@ class _Screen:
         if len(self._events) > _MOST_WAITING:
             # A terminal that takes no output must not make the queue grow all night.
             self._catch_up()
+
+    def join(self, snapshot: Snapshot) -> None:
+        """Show a run as it stands, and forget what was shown before."""
+        with self._folding:
+            self._events.clear()
+            self._snapshot = snapshot
 
     def start(self) -> None:
         self._thread.start()
@@ -127,7 +157,7 @@ class _Screen:
                 began = time.thread_time()
                 self._draw(self._catch_up())
                 cost = time.thread_time() - began
-                wait = min(_MOST_INTERVAL_SECONDS, max(_LEAST_INTERVAL_SECONDS, _FRAMES_PER_COST * cost))
+                wait = min(_MOST_INTERVAL_SECONDS, max(_LEAST_INTERVAL_SECONDS, cost / self._share))
             self._end(self._catch_up())
         except OSError:
             # The terminal is gone, as after a lost connection; the run is not.
@@ -140,18 +170,9 @@ class _Screen:
             self._fallback = PlainLines(lambda line: self._console.print(line, soft_wrap=True))
 
     def _read_history(self) -> None:
-        if self._history is None or not self._history.is_file():
-            return
-        snapshot = self._snapshot
-        with self._history.open(encoding="utf-8", errors="replace", newline="\n") as lines:
-            for line in lines:
-                try:
-                    event = from_json(line)
-                except ValueError:
-                    continue
-                if isinstance(event, _KEPT_HISTORY):
-                    snapshot = fold(snapshot, event)
-        self._snapshot = snapshot
+        if self._history is not None:
+            past = (event for event in recorded(self._history) if isinstance(event, _KEPT_HISTORY))
+            self._snapshot = snapshot_of(past, self._snapshot)._replace(notices=())
 
     def _catch_up(self) -> Snapshot:
         with self._folding:
@@ -179,7 +200,7 @@ class _Screen:
                 self._live.start()
             width, height = self._console.size
             self._live.update(
-                render(snapshot, width, height, now=time.time(), glyphs=self._glyphs), refresh=True
+                render(snapshot, width, height, now=self._clock(), glyphs=self._glyphs), refresh=True
             )
 
     def _finish_stages(self, snapshot: Snapshot) -> None:
@@ -197,8 +218,7 @@ class _Screen:
                 self.leave()
                 return
             self._finish_stages(snapshot)
-            self._console.print(render_summary(snapshot, self._console.width, self._glyphs))
-            self._console.line()
+            _print_summary(snapshot, self._console, self._glyphs)
 
 
 def _ignore(_event: Event) -> None:
@@ -233,7 +253,7 @@ class _Captured(io.TextIOBase):
 
 
 @contextmanager
-def _suspendable(screen: _Screen) -> Iterator[None]:
+def _suspendable(screen: LiveScreen) -> Iterator[None]:
     """Make Ctrl-Z leave the terminal usable; the dashboard comes back with ``fg``."""
     if not hasattr(signal, "SIGTSTP") or threading.current_thread() is not threading.main_thread():
         yield

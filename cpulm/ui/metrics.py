@@ -11,22 +11,23 @@ from pathlib import Path
 from types import TracebackType
 
 from cpulm.atomic import replacing
-from cpulm.events import CheckpointSaved, Event, Progress, RunFinished, Validated, to_json
+from cpulm.events import CheckpointSaved, Event, Progress, RolledBack, RunFinished, Validated, to_json
 from cpulm.ui.console import show_warning
 
 _FLUSH_SECONDS = 1.0
 _MOST_PENDING_BYTES = 64 * 2**20
 """What is kept in memory while the disk takes nothing; beyond it the oldest lines go."""
 
-_FLUSHED_AT_ONCE = (CheckpointSaved, Validated, RunFinished)
+_FLUSHED_AT_ONCE = (CheckpointSaved, Validated, RolledBack, RunFinished)
 
 
 class MetricsWriter:
     """Listener that appends every event but :class:`Progress` to a file of JSON lines.
 
     Calling it costs one append; encoding and writing happen once a second in a thread of its own,
-    and at once for checkpoints, validations and the end. A disk that takes nothing does not stop
-    the run: lines wait in memory, ``on_problem`` is told once, and every flush tries again.
+    and at once for checkpoints, validations and the end, and where a stage such as saving begins. A disk
+    that takes nothing does not stop the run: lines wait in memory, ``on_problem`` is told once, and every
+    flush tries again.
 
     Args:
         path: the file; what it holds stays, new lines follow.
@@ -60,6 +61,8 @@ class MetricsWriter:
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Progress):
+            if not event.done:
+                self.flush()
             return
         self._events.append(event)
         if isinstance(event, _FLUSHED_AT_ONCE):
@@ -84,6 +87,10 @@ class MetricsWriter:
     def _write_pending(self) -> str:
         """Write what is pending; what went wrong, or nothing."""
         try:
+            if self._file is not None and not self._path.exists():
+                # Deleted under the run: what is written to an open file without a name is lost.
+                self._file.close()
+                self._file = None
             if self._file is None:
                 self._file = FileIO(self._path, "a")
             while self._pending:
@@ -104,19 +111,20 @@ class MetricsWriter:
             del self._pending[first:last]
 
 
-def truncate_after(path: Path, step: int, role: str = "latest") -> None:
+def truncate_after(path: Path, step: int, saves: int | None = None) -> None:
     """Keep only what happened up to a checkpoint, so that a resumed run's record joins without doubling.
 
-    Everything behind the line of the last checkpoint of ``step`` and ``role`` goes; where there is no
-    such line, the events of later steps and those without a step that stand among them. The end of a run
-    and damaged lines go as well. The file is replaced whole or not at all; a missing one stays missing.
+    Everything behind the line of the checkpoint of ``step`` with the number ``saves`` goes. Where there is
+    no such line, or no number, the events of later steps go, and those without a step that stand among
+    them. The end of a run and damaged lines go as well. The file is replaced whole or not at all; a
+    missing one stays missing.
 
     Raises:
         ResourceError: where the disk is full.
     """
     if not path.is_file():
         return
-    end = _end_of_checkpoint(path, step, role)
+    end = None if saves is None else _end_of_checkpoint(path, step, saves)
     with path.open("rb") as old, replacing(path) as new:
         later, read = False, 0
         for line in old:
@@ -133,7 +141,7 @@ def truncate_after(path: Path, step: int, role: str = "latest") -> None:
                 new.write(line)
 
 
-def _end_of_checkpoint(path: Path, step: int, role: str) -> int | None:
+def _end_of_checkpoint(path: Path, step: int, saves: int) -> int | None:
     """The place in the file, in bytes, behind the line that tells of the checkpoint."""
     end, read = None, 0
     with path.open("rb") as file:
@@ -141,7 +149,7 @@ def _end_of_checkpoint(path: Path, step: int, role: str) -> int | None:
             read += len(line)
             if b'"checkpoint"' in line:
                 record = _record(line)
-                if record and (record.get("step"), record.get("role")) == (step, role):
+                if record and (record.get("step"), record.get("saves")) == (step, saves):
                     end = read
     return end
 

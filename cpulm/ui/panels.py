@@ -13,10 +13,12 @@ from cpulm.ui.canvas import Glyphs, Line, Palette, apart, bar, exactly, gauge, l
 from cpulm.ui.chart import chart, step_label
 from cpulm.ui.snapshot import Snapshot, Stage
 from cpulm.ui.text import figure, fit, fold, harmless, significant
-from cpulm.ui.words import REASONS, amount, compilation, rate, threads
+from cpulm.ui.words import NO_PRESET, REASONS, amount, compilation, rate, threads
 from cpulm.units import format_bytes, format_count, format_duration
 
 _UNKNOWN = "-"
+_NEWS_SECONDS = 20.0
+"""How long a small window's last line shows a notice that is no warning."""
 _NO_MARK = Segment("  ")
 
 
@@ -25,8 +27,9 @@ def header(snapshot: Snapshot, width: int, now: float, glyphs: Glyphs) -> list[L
     started = snapshot.started
     assert started is not None
     dot = f" {glyphs.dot} "
+    preset = "" if started.preset == NO_PRESET else f"preset {harmless(started.preset)}{dot}"
     model = (
-        f"preset {harmless(started.preset)}{dot}{format_count(started.params_total)} parameters, "
+        f"{preset}{format_count(started.params_total)} parameters, "
         f"{format_count(started.params_non_embedding)} without embeddings"
     )
     name = text(f" {harmless(started.name)}", Palette.title)
@@ -205,19 +208,22 @@ def fold_words(message: str, width: int) -> list[str]:
 
 
 def footer(snapshot: Snapshot, width: int, now: float, glyphs: Glyphs, *, news: bool = True) -> Line:
-    """One line: the end of the run, else the stage that runs, else with ``news`` the newest notice."""
+    """One line: the end of the run, else the stage that runs, else with ``news`` the newest notice.
+
+    A warning stays; other news makes room for the way out after :data:`_NEWS_SECONDS`.
+    """
     if snapshot.finished is not None:
         reason = REASONS.get(snapshot.finished.reason, snapshot.finished.reason)
         return exactly([text(f" {reason}", Palette.good)], width)
     if snapshot.stage is not None:
         return stage_bar(snapshot.stage, width, now, glyphs)
-    if snapshot.notices and news:
-        notice = snapshot.notices[-1]
+    notice = snapshot.notices[-1] if snapshot.notices and news else None
+    if notice is not None and (notice.level == "warning" or now - notice.time < _NEWS_SECONDS):
         style = Palette.warning if notice.level == "warning" else Palette.label
         return [text(fit(f" {harmless(notice.message)}", width, ellipsis=glyphs.ellipsis), style)]
     run = snapshot.started.run if snapshot.started is not None else "RUN"
-    way_back = f" Ctrl-C saves and stops; `cpulm resume {harmless(run)}` goes on"
-    return [text(fit(way_back, width, ellipsis=glyphs.ellipsis), Palette.faint)]
+    way_out = snapshot.way_out or f"Ctrl-C saves and stops; `cpulm resume {run}` goes on"
+    return [text(fit(f" {harmless(way_out)}", width, ellipsis=glyphs.ellipsis), Palette.faint)]
 
 
 def stage_bar(stage: Stage, width: int, now: float, glyphs: Glyphs) -> Line:
@@ -228,7 +234,7 @@ def stage_bar(stage: Stage, width: int, now: float, glyphs: Glyphs) -> Line:
     left = "" if stage.seconds_left is None else f"{format_duration(stage.seconds_left)} left"
     if stage.fraction is None:
         took = format_duration(max(0.0, now - stage.first.time))
-        done = f"{amount(last.done, last.unit)}  {speed}  " if last.done else ""
+        done = f"{amount(last.done, last.unit)}  {speed}  " if last.done and last.unit else ""
         return exactly([*name, text(done), text(f"working for {took}", Palette.label)], width)
     facts = f" {stage.fraction:4.0%} {left:>12} "
     if width >= 60:
@@ -240,7 +246,8 @@ def stage_bar(stage: Stage, width: int, now: float, glyphs: Glyphs) -> Line:
 def stage_done(stage: Stage, width: int, glyphs: Glyphs) -> Line:
     """A stage that is over: what it did and how long it took."""
     name = fit(harmless(stage.last.stage), 18, ellipsis=glyphs.ellipsis)
-    facts = f"{fit(amount(stage.last.done, stage.last.unit), 18)} {format_duration(stage.seconds):>8}"
+    what = amount(stage.last.done, stage.last.unit) if stage.last.unit else ""
+    facts = f"{fit(what, 18)} {format_duration(stage.seconds):>8}"
     done = text(f" {glyphs.done} ", Palette.good)
     return exactly([done, text(f"{name} "), text(facts, Palette.label)], width)
 

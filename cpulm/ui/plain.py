@@ -8,20 +8,20 @@ from contextlib import contextmanager
 from cpulm.events import (
     CheckpointSaved,
     Event,
-    Listener,
     Notice,
     Progress,
+    RolledBack,
     RunFinished,
     RunStarted,
     SampleMade,
     StepDone,
     Validated,
 )
-from cpulm.ui.console import show_warning, stderr
+from cpulm.ui.console import say, show_warning
 from cpulm.ui.snapshot import Snapshot, Stage, fold
 from cpulm.ui.text import figure, harmless, significant
 from cpulm.ui.text import fold as fold_text
-from cpulm.ui.words import amount, describe_model, describe_run, end_lines, rate
+from cpulm.ui.words import amount, describe_model, describe_rollback, describe_run, end_lines, rate
 from cpulm.units import format_bytes, format_count, format_duration
 
 _EVERY_SECONDS = 5.0
@@ -31,11 +31,11 @@ _SAMPLE_WIDTH = 100
 
 
 @contextmanager
-def plain_lines() -> Iterator[Listener]:
+def plain_lines() -> Iterator[PlainLines]:
     """Lines on stderr: steps and stages about every five seconds, everything else as it comes."""
 
     def write(line: str) -> None:
-        stderr().print(line.rstrip(), soft_wrap=True)
+        say(line.rstrip())
 
     yield PlainLines(write)
 
@@ -53,6 +53,20 @@ class PlainLines:
         self._shown_step: StepDone | None = None
         self._shown_stage_time = 0.0
 
+    def join(self, snapshot: Snapshot) -> None:
+        """Say in a few lines how a run stands that began earlier; its events follow from here."""
+        self._snapshot = snapshot
+        if snapshot.started is not None:
+            for line in _lines(snapshot.started):
+                self._write(line)
+        if snapshot.best is not None:
+            for line in _lines(snapshot.best):
+                self._write(line)
+        if snapshot.finished is not None:
+            self._show_end(snapshot.finished, snapshot)
+        elif snapshot.step is not None:
+            self._show_step(snapshot.step)
+
     def __call__(self, event: Event) -> None:
         self._snapshot = now = fold(self._snapshot, event)
         if isinstance(event, StepDone):
@@ -63,6 +77,8 @@ class PlainLines:
             self._show_progress(event, now)
         elif isinstance(event, Notice):
             self._show_notice(event)
+        elif isinstance(event, RolledBack):
+            show_warning(describe_rollback(event))
         elif isinstance(event, RunFinished):
             self._show_end(event, now)
         else:
@@ -120,8 +136,9 @@ def stage_line(stage: Stage) -> str:
     if stage.fraction is not None and not last.finished:
         parts.append(f"{stage.fraction:4.0%}")
     of = f" of {amount(last.total, last.unit)}" if last.total is not None and not last.finished else ""
-    parts.append(amount(last.done, last.unit) + of)
-    if stage.per_second is not None:
+    if last.unit:
+        parts.append(amount(last.done, last.unit) + of)
+    if last.unit and stage.per_second is not None:
         parts.append(rate(stage.per_second, last.unit))
     if last.finished:
         parts.append(f"done in {format_duration(stage.seconds)}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from cpulm.events import (
@@ -15,6 +16,7 @@ from cpulm.events import (
     MachineSampled,
     Notice,
     Progress,
+    RolledBack,
     RunFinished,
     RunStarted,
     SampleMade,
@@ -22,6 +24,7 @@ from cpulm.events import (
     Validated,
 )
 from cpulm.ui.curve import Curve, Pace
+from cpulm.ui.words import describe_rollback
 
 _SMOOTHING = 0.98
 _KEPT_NOTICES = 20
@@ -79,7 +82,10 @@ class Smoothed(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """A run as it stands. Of every kind of event the newest is kept; curves are thinned."""
+    """A run as it stands. Of every kind of event the newest is kept; curves are thinned.
+
+    ``way_out`` is what the screen says of Ctrl-C where it does not stop the run.
+    """
 
     time: float = 0.0
     started: RunStarted | None = None
@@ -99,6 +105,7 @@ class Snapshot(NamedTuple):
     losses: Curve = Curve()
     validations: Curve = Curve()
     pace: Pace = Pace()
+    way_out: str = ""
 
     @property
     def step_number(self) -> int:
@@ -191,6 +198,20 @@ def _after_start(snapshot: Snapshot, event: RunStarted) -> Snapshot:
     )
 
 
+def _after_rollback(snapshot: Snapshot, event: RolledBack) -> Snapshot:
+    """The steps behind the checkpoint did not count; the best validation is still the best model's."""
+    step = snapshot.step
+    if step is not None:
+        per_step = step.tokens // max(step.step, 1)
+        step = replace(step, step=event.to_step, tokens=per_step * event.to_step)
+    notice = Notice(level="warning", message=describe_rollback(event), time=event.time)
+    return _after_notice(snapshot, notice)._replace(
+        step=step,
+        losses=snapshot.losses.up_to(event.to_step),
+        validations=snapshot.validations.up_to(event.to_step),
+    )
+
+
 def _after_notice(snapshot: Snapshot, event: Notice) -> Snapshot:
     return snapshot._replace(time=event.time, notices=(*snapshot.notices, event)[-_KEPT_NOTICES:])
 
@@ -204,6 +225,7 @@ _CHANGES: dict[type[Event], Callable[[Snapshot, Any], Snapshot]] = {
     Progress: _after_progress,
     Validated: _after_validation,
     RunStarted: _after_start,
+    RolledBack: _after_rollback,
     Notice: _after_notice,
     MachineSampled: lambda snapshot, event: snapshot._replace(time=event.time, machine=event),
     CheckpointSaved: lambda snapshot, event: snapshot._replace(time=event.time, checkpoint=event),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cpulm.errors import SettingsError
-from cpulm.events import Event, Listener, RunStarted, SampleMade, StepDone, Validated
+from cpulm.events import Event, Listener, RolledBack, RunStarted, SampleMade, StepDone, Validated
 from cpulm.ui.curve import Pace
 from cpulm.ui.text import harmless
 
@@ -74,15 +74,22 @@ class _Curves:
             self._scalars(event.step, event.time, values)
         elif isinstance(event, SampleMade):
             self._sample(event)
+        elif isinstance(event, RolledBack):
+            self._tokens = None
+            self._forget_after(event.to_step, event.time)
 
     def _start(self, event: RunStarted) -> None:
+        self._tokens_per_step = event.tokens_per_step
+        if event.step:
+            self._forget_after(event.step, event.time)
+
+    def _forget_after(self, step: int, wall_time: float) -> None:
+        """Tell TensorBoard to show nothing that was written for later steps up to here."""
         from tensorboard.compat.proto.event_pb2 import Event as Message
         from tensorboard.compat.proto.event_pb2 import SessionLog
 
-        self._tokens_per_step = event.tokens_per_step
-        if event.step:
-            status = SessionLog(status=SessionLog.START)
-            self._write(Message(wall_time=event.time, step=event.step + 1, session_log=status))
+        status = SessionLog(status=SessionLog.START)
+        self._write(Message(wall_time=wall_time, step=step + 1, session_log=status))
 
     def _step(self, event: StepDone) -> None:
         tokens = self._tokens_per_step if self._tokens is None else event.tokens - self._tokens

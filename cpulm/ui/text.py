@@ -33,6 +33,24 @@ def _shown(char: str) -> str:
     return "\ufffd" if unicodedata.category(char) in _DANGEROUS else char
 
 
+def written_in(text: str, encoding: str) -> str:
+    """``text`` with a ``?`` in each cell of what ``encoding`` has no sign for; the width stays."""
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        known = (char if _is_in(char, encoding) else "?" * cell_len(char) for char in text)
+        return set_cell_size("".join(known), cell_len(text))
+    return text
+
+
+def _is_in(char: str, encoding: str) -> bool:
+    try:
+        char.encode(encoding)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def fit(text: str, width: int, *, ellipsis: str = "…") -> str:
     """``text`` in exactly ``width`` cells: padded, or cut with an ellipsis at its end."""
     if cell_len(text) <= width:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from cpulm.events import Event, Progress, to_json
 from cpulm.ui.console import write_json_line
+from cpulm.ui.snapshot import Snapshot
 
 Listener = Callable[[Event], None]
 Mode = Literal["live", "plain", "json"]
 
 _PROGRESS_SECONDS = 0.5
+_SHARE_OF_A_WATCHER = 0.005
+"""Of one core's time, for drawing; reading and folding the events takes as much again."""
 
 
 def choose_mode(json: bool, headless: bool) -> Mode:
@@ -47,6 +50,64 @@ def watch(mode: Mode, history: Path | None = None) -> AbstractContextManager[Lis
     from cpulm.ui.live import live_screen
 
     return live_screen(history)
+
+
+class View(Protocol):
+    """What shows a run that another process trains."""
+
+    def join(self, snapshot: Snapshot) -> None:
+        """Begin, or begin anew, with the run as it stands."""
+
+    def __call__(self, event: Event) -> None:
+        """Show what is new."""
+
+
+def look_on(mode: Mode, clock: Callable[[], float]) -> AbstractContextManager[View]:
+    """A view of a run that this process does not train.
+
+    Args:
+        mode: as for :func:`watch`.
+        clock: seconds since the epoch, for ages; another time than now where a run is played again.
+    """
+    if mode == "json":
+        return nullcontext(_JsonView())
+    if mode == "plain":
+        from cpulm.ui.plain import plain_lines
+
+        return plain_lines()
+    from cpulm.ui.live import live_screen
+
+    return live_screen(clock=clock, share=_SHARE_OF_A_WATCHER)
+
+
+def show_end(mode: Mode, snapshot: Snapshot) -> None:
+    """Show how a run stands that nobody trains."""
+    if mode == "live" and snapshot.started is not None:
+        from cpulm.ui.live import print_summary
+
+        print_summary(snapshot)
+        return
+    with look_on("json" if mode == "json" else "plain", lambda: snapshot.time) as view:
+        view.join(snapshot)
+
+
+class _JsonView:
+    """Events as lines of JSON on stdout; at the beginning those that tell how the run stands."""
+
+    def join(self, snapshot: Snapshot) -> None:
+        newest = (
+            snapshot.started,
+            snapshot.step,
+            snapshot.best,
+            snapshot.validated if snapshot.validated is not snapshot.best else None,
+            snapshot.checkpoint,
+            snapshot.finished,
+        )
+        for event in sorted((event for event in newest if event is not None), key=lambda event: event.time):
+            self(event)
+
+    def __call__(self, event: Event) -> None:
+        write_json_line(to_json(event))
 
 
 @contextmanager

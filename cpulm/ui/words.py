@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from cpulm.events import RunFinished, RunStarted
+from cpulm.events import RolledBack, RunFinished, RunStarted
 from cpulm.ui.text import figure, harmless, significant
 from cpulm.units import format_bytes, format_count, format_duration
+
+NO_PRESET = "none"
+"""What :class:`cpulm.events.RunStarted` says of a run that began with no preset; nobody needs to read it."""
 
 REASONS = {
     "horizon": "finished",
@@ -12,15 +15,27 @@ REASONS = {
     "patience": "no better for a while, ended",
     "stopped": "stopped, can be resumed",
     "diverged": "diverged",
+    "no_room": "no room for checkpoints, or no memory",
     "failed": "failed",
 }
 """The reason of :class:`cpulm.events.RunFinished` in words."""
 
 
+def describe_rollback(event: RolledBack) -> str:
+    """``step 812: the loss is nan; back to step 800, 1 batch left out (1 of at most 3 times)``."""
+    batches = len(event.skipped_batches)
+    left_out = f"{batches} batch{'es' if batches != 1 else ''} left out"
+    return (
+        f"step {event.step}: {harmless(event.reason)}; back to step {event.to_step}, {left_out} "
+        f"({event.count} of at most {event.limit} times)"
+    )
+
+
 def describe_model(started: RunStarted) -> str:
     """``tiny-1: preset tiny, 3.15 M parameters (2.10 M without embeddings), ...``."""
+    preset = "" if started.preset == NO_PRESET else f"preset {harmless(started.preset)}, "
     return (
-        f"{harmless(started.name)}: preset {harmless(started.preset)}, "
+        f"{harmless(started.name)}: {preset}"
         f"{format_count(started.params_total)} parameters "
         f"({format_count(started.params_non_embedding)} without embeddings), "
         f"{started.tokens_per_step:,} tokens a step, "

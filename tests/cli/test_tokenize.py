@@ -79,12 +79,13 @@ def test_every_option_is_heard(story: Path, monkeypatch: pytest.MonkeyPatch) -> 
     ("arguments", "code", "message", "hint"),
     [
         (["missing.txt"], 3, "missing.txt does not exist", "give a file"),
-        (["story.txt", "--vocab-size", "100000"], 2, "fills a bpe vocabulary of", "--set data.vocab_size="),
+        (["story.txt", "--vocab-size", "100000"], 2, "fills a bpe vocabulary of", "tokenize: --vocab-size "),
         (["story.txt", "--vocab-size", "300", "--tokenizer", "char"], 2, "has no effect", "leave it out"),
         (["story.txt", "--val-fraction", "0.1", "--val-data", "story.txt"], 2, "has no effect", "keep one"),
         (["story.txt", "--val-fraction", "2"], 2, "data.val_fraction = 2", ""),
         (["story.txt", "--errors", "ignore"], 2, "data.errors = 'ignore'", ""),
-        (["story.txt", "--tokenizer", "no.json"], 3, "cannot read the tokenizer no.json", "bpe, byte, char"),
+        (["story.txt", "--tokenizer", "no.json"], 3, "tokenizer no.json: No such file", "bpe, byte, char"),
+        (["story.txt", "--tokenizer", "bpe", "--vocab-size", "9"], 2, "bpe needs 256", "--vocab-size 257"),
     ],
 )
 def test_a_mistake_is_one_message_and_one_hint(

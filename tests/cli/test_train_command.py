@@ -118,6 +118,10 @@ MISTAKES = [
     (["--set", "model.n_embd=200000"], 5, "memory", ""),
     (["--config", "nowhere.yaml"], 2, "nowhere.yaml", ""),
     (["--out", "thesis"], 2, "thesis", "--out"),
+    (["--until", "25:00"], 2, "25:00", "07:00"),
+    (["--until", "2020-01-01 07:00"], 2, "has passed", "07:00"),
+    (["--until", "07:00", "--steps", "5"], 2, "horizon", ""),
+    (["--overnight", "--dry-run"], 2, "--overnight", "leave one out"),
 ]
 
 

@@ -263,7 +263,7 @@ def bad_input(folder: Path) -> dict[str, tuple[list[str], type[CpulmError], str]
         "empty": ([str(story(folder, "empty.txt", ""))], DataError, "empty.txt has 0 characters"),
         "one word": ([str(story(folder, "word.txt", "hello"))], DataError, "word.txt has 5 characters"),
         "binary": ([str(folder / "binary.dat")], DataError, "binary.dat is a binary file"),
-        "no text": ([str(folder / "nothing")], DataError, "1 files, all of them binary"),
+        "no text": ([str(folder / "nothing")], DataError, "all files are binary, such as a.bin"),
         "missing": ([str(folder / "missing.txt")], DataError, "missing.txt does not exist"),
         "latin": ([str(folder / "latin.txt")], DataError, f"0xe9 at offset {len(STORY) + 3:,}"),
         "field": ([str(folder / "lines.jsonl")], DataError, "lines.jsonl, line 2 has no field 'text'"),
@@ -291,8 +291,11 @@ def test_binary_files_in_a_folder_are_left_out_with_a_notice(tmp_path: Path) -> 
     (tmp_path / "mixed" / "photo.png").write_bytes(b"\x89PNG\0")
     events: list[Event] = []
     assert made(tmp_path / "mixed", events=events).meta["file_count"] == 1
+    (tmp_path / "mixed" / "song.mp3").write_bytes(b"ID3\0")
+    made(tmp_path / "mixed", events=events)
     assert [e.message for e in events if isinstance(e, Notice)] == [
-        "left out 1 binary files, such as photo.png"
+        "left out the binary file photo.png",
+        "left out 2 binary files, such as photo.png",
     ]
 
 
@@ -350,7 +353,7 @@ def test_a_stop_ends_any_stage_and_leaves_nothing(tmp_path: Path, cache: Path, s
     def stop() -> bool:
         return bool(seen) and isinstance(seen[-1], Progress) and seen[-1].stage == stage
 
-    with pytest.raises(StoppedError, match=f"stopped while {stage}; nothing was written"):
+    with pytest.raises(StoppedError, match=f"while {stage}; nothing was written"):
         made(story(tmp_path), tokenizer="bpe", vocab_size=290, stop=stop, events=seen)
     assert isinstance(seen[-1], Progress)
     assert not seen[-1].finished

@@ -130,7 +130,9 @@ def test_a_jsonl_line_is_a_document(tmp_path: Path) -> None:
     [
         ('{"body": "x"}', r"line 2 has no field 'text': it has 'body'"),
         ('["text"]', "line 2 has no field 'text': it is no object"),
-        ('{"text": 5}', "line 2: the field 'text' is int, not text"),
+        ('{"text": 5}', "line 2: the field 'text' is a number, not text"),
+        ('{"text": null}', "line 2: the field 'text' is null, not text"),
+        ('{"text": ["a"]}', "line 2: the field 'text' is an array, not text"),
         ('{"text": "x"', "line 2 is not JSON"),
         ('{"text": "\\ud83d"}', "line 2: 'text' holds half a surrogate pair"),
     ],

@@ -32,7 +32,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert folder.tokenizer.decode(folder.train.tolist()) == "training text"
     assert (folder.train.dtype, len(folder.train), len(folder.val)) == (np.uint16, 13, 5)
     assert (folder.vocab_size, folder.train_documents, folder.bytes_per_token) == (257, 1, 1.0)
-    assert folder.verify()
+    folder.verify()
     assert sorted(file.name for file in folder.path.iterdir()) == [
         "meta.json",
         "tokenizer.json",
@@ -80,6 +80,7 @@ OTHER_TOKENIZER = char_tokenizer("abc").to_json().encode()
         (damage("meta.json", meta_with(format_version=99)), "format version 99, this cpulm reads 1"),
         (damage("meta.json", meta_with(train={"tokens": 3})), "is incomplete"),
         (damage("meta.json", meta_with(dtype="uint32")), "is incomplete"),
+        (damage("meta.json", meta_with(eot_id=0)), "meta.json is damaged"),
         (damage("tokenizer.json", lambda _: None), "cannot read the tokenizer"),
         (damage("tokenizer.json", lambda content: content[:99]), "is not a tokenizer.json"),
         (damage("tokenizer.json", lambda _: OTHER_TOKENIZER), "has 4 tokens, meta.json says 257"),
@@ -102,7 +103,14 @@ def test_changed_bytes_are_found_by_the_digest(tmp_path: Path) -> None:
     opened = TokenFolder.open(folder)
     with pytest.raises(DataError, match=r"val\.bin is damaged"):
         opened.verify()
-    assert opened.verify(should_stop=lambda: True) is False
+
+
+def test_a_source_whose_name_is_no_utf_8_makes_a_folder_like_any_other(tmp_path: Path) -> None:
+    with writing_folder(tmp_path / "tokens", byte_tokenizer(), keep_existing=False) as folder:
+        for split in ("train", "val"):
+            folder.splits[split].write(np.array([1, 2], dtype=np.uint32))
+        folder.finish({"source": ["caf\udce9.txt"]})
+    assert TokenFolder.open(tmp_path / "tokens").meta["source"] == ["caf\udce9.txt"]
 
 
 def test_an_error_on_the_way_leaves_nothing(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -345,26 +345,27 @@ def test_unknown_characters_and_words_of_a_prompt_are_named() -> None:
 # What the trainer and the command line call
 
 
+def a_sample(model: Transformer, seed: int = 0, should_stop: Callable[[], bool] = lambda: False) -> str:
+    return sample_text(
+        model,
+        byte_tokenizer(),
+        "ab",
+        max_new_tokens=20,
+        temperature=0.8,
+        top_k=50,
+        seed=seed,
+        starts_documents=True,
+        should_stop=should_stop,
+    )
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_sample_text_leaves_the_model_s_mode_and_the_global_random_state(training: bool) -> None:
-    tokenizer = byte_tokenizer()
-    model = make_model(vocab_size=tokenizer.vocab_size, dropout=0.5).train(training)
+    model = make_model(vocab_size=257, dropout=0.5).train(training)
     state = torch.get_rng_state()
 
-    def text(seed: int) -> str:
-        return sample_text(
-            model,
-            tokenizer,
-            "ab",
-            max_new_tokens=20,
-            temperature=0.8,
-            top_k=50,
-            seed=seed,
-            starts_documents=True,
-        )
-
-    first = text(1)
-    assert first == text(1) != text(2)
+    first = a_sample(model, seed=1)
+    assert first == a_sample(model, seed=1) != a_sample(model, seed=2)
     assert torch.equal(torch.get_rng_state(), state)
     assert model.training is training
     assert all(module.training is training for module in model.modules())
@@ -372,15 +373,18 @@ def test_sample_text_leaves_the_model_s_mode_and_the_global_random_state(trainin
 
 def test_a_model_trains_on_after_a_sample() -> None:
     model = make_model(vocab_size=257).train()
-    sample_text(
-        model,
-        byte_tokenizer(),
-        "",
-        max_new_tokens=3,
-        temperature=1.0,
-        top_k=None,
-        seed=0,
-        starts_documents=True,
-    )
+    a_sample(model)
     model(torch.tensor([[1, 2, 3]]), targets=torch.tensor([[2, 3, 4]])).backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_a_sample_ends_where_a_stop_is_asked_for() -> None:
+    asked: list[bool] = []
+
+    def stop_at_the_third() -> bool:
+        asked.append(True)
+        return len(asked) == 3
+
+    text = a_sample(make_model(vocab_size=257), should_stop=stop_at_the_third)
+    assert len(asked) == 3
+    assert len(text) < 10

@@ -2,42 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from small_runs import of, record, resume, same, settings_for, train, weights
 
 from cpulm.data.tokenizer import Tokenizer
 from cpulm.engine import checkpoint as checkpoints
 from cpulm.engine import run as runs
 from cpulm.engine.sysinfo import read_machine
 from cpulm.errors import DataError, DivergedError, ResourceError, SettingsError
-from cpulm.events import Event, Notice, RunFinished, RunStarted, SampleMade, StepDone, Validated, from_json
+from cpulm.events import (
+    CheckpointSaved,
+    Event,
+    Notice,
+    RunFinished,
+    RunStarted,
+    SampleMade,
+    StepDone,
+    Validated,
+    from_json,
+)
 from cpulm.layers import resolve
-from cpulm.settings import Settings
-from cpulm.ui.metrics import MetricsWriter, truncate_after
-
-SMALL = [
-    "model.n_layer=2",
-    "model.n_head=2",
-    "model.n_embd=16",
-    "model.block_size=16",
-    "model.dropout=0.1",
-    "data.tokenizer=byte",
-    "data.vocab_size=null",
-    "train.micro_batch_size=4",
-    "train.warmup_steps=2",
-    "train.steps=12",
-    "eval.every=5",
-    "sample.max_new_tokens=4",
-    "runtime.compile=off",
-    "runtime.threads=1",
-]
+from cpulm.rundir import RunDir
 
 
 @pytest.fixture
@@ -45,54 +34,6 @@ def text(tmp_path: Path) -> Path:
     path = tmp_path / "rhyme.txt"
     path.write_text("the cat sat on the mat; the rat saw the cat and ran.\n" * 60)
     return path
-
-
-def settings_for(text: Path, *more: str) -> Settings:
-    return resolve(assignments=[*SMALL, f"data.source={text}", *more])
-
-
-@contextmanager
-def record(begins: runs.Beginning) -> Iterator[Any]:
-    truncate_after(begins.run.metrics, begins.step, begins.role)
-    with MetricsWriter(begins.run.metrics) as writer:
-        yield writer
-
-
-def train(settings: Settings, out: Path, stop_at: int | None = None) -> tuple[list[Event], runs.Outcome]:
-    """Train; with ``stop_at`` the process gets Ctrl-C after that step, as from a terminal."""
-    import signal
-
-    seen: list[Event] = []
-
-    def show(event: Event) -> None:
-        seen.append(event)
-        if isinstance(event, StepDone) and event.step == stop_at:
-            signal.raise_signal(signal.SIGINT)
-
-    return seen, runs.train(settings, out, show=show, record=record)
-
-
-def resume(path: Path, **horizon: Any) -> tuple[list[Event], runs.Outcome]:
-    seen: list[Event] = []
-    return seen, runs.resume(path, horizon, show=seen.append, record=record)
-
-
-def of(kind: type[Any], events: Iterable[Event]) -> list[Any]:
-    return [event for event in events if isinstance(event, kind)]
-
-
-def weights(path: Path) -> dict[str, torch.Tensor]:
-    return checkpoints.load(path).model_state
-
-
-def same(a: Path, b: Path) -> bool:
-    first, second = checkpoints.load(a), checkpoints.load(b)
-    states = json.dumps([s["param_groups"] for s in first.optimizer_states], default=str)
-    other = json.dumps([s["param_groups"] for s in second.optimizer_states], default=str)
-    tensors = all(
-        torch.equal(first.model_state[name], second.model_state[name]) for name in first.model_state
-    )
-    return tensors and states == other and first.step == second.step
 
 
 def test_a_run_learns_and_leaves_everything_in_its_folder(text: Path, tmp_path: Path) -> None:
@@ -113,6 +54,7 @@ def test_a_run_learns_and_leaves_everything_in_its_folder(text: Path, tmp_path: 
         "metrics.jsonl",
         "latest.pt",
         "best.pt",
+        "lock",
     }
     assert resolve(config=tmp_path / "run" / "settings.yaml") == settings
 
@@ -325,3 +267,47 @@ def test_the_best_checkpoint_stands_alone(text: Path, tmp_path: Path) -> None:
     alone = (tmp_path / "run" / "best.pt").rename(tmp_path / "elsewhere.pt")
     loaded = checkpoints.load(alone)
     assert Tokenizer.from_json(loaded.tokenizer_json).decode([104, 105]) == "hi"
+
+
+def test_a_run_that_was_killed_before_its_last_validation_makes_up_for_it(text: Path, tmp_path: Path) -> None:
+    settings = settings_for(text, "checkpoint.every_steps=12", "eval.every=100")
+    whole, _ = train(settings, tmp_path / "whole")
+
+    class Killed(BaseException):
+        pass
+
+    def die(event: Event) -> None:
+        if isinstance(event, CheckpointSaved) and event.step == 12:
+            raise Killed
+
+    with pytest.raises(Killed):
+        runs.train(settings, tmp_path / "run", show=die, record=record)
+    events, outcome = resume(tmp_path / "run")
+    assert outcome.reason == "horizon"
+    assert not of(StepDone, events)
+    assert [event.loss for event in of(Validated, events)] == [event.loss for event in of(Validated, whole)]
+    assert same(tmp_path / "run" / "best.pt", tmp_path / "whole" / "best.pt")
+
+
+def test_a_new_best_model_is_where_a_killed_run_goes_on(text: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    settings = settings_for(text, "eval.every=5", "train.lr=0.01")
+    train(settings, tmp_path / "whole")
+    after_best: dict[str, bytes] = {}
+
+    def keep(event: Event) -> None:
+        if isinstance(event, StepDone) and event.step == 8:  # what a kill -9 in step 9 leaves
+            kept = [path for path in run.iterdir() if path != RunDir(run).lock]
+            after_best.update((path.name, path.read_bytes()) for path in kept)
+
+    runs.train(settings, run, show=keep, record=record)
+    for path in run.iterdir():
+        path.unlink()
+    for name, content in after_best.items():
+        (run / name).write_bytes(content)
+    assert checkpoints.load(run / "latest.pt").step == checkpoints.load(run / "best.pt").step == 5
+    resume(run)
+    assert same(run / "latest.pt", tmp_path / "whole" / "latest.pt")
+    events = [from_json(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [event.step for event in of(StepDone, events)] == list(range(1, 13))
+    assert [event.step for event in of(Validated, events)] == [5, 10, 12]

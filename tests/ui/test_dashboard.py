@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from rich.cells import cell_len
@@ -16,6 +18,7 @@ from cpulm.events import Event, MachineSampled, Notice, Progress, RunStarted, Sa
 from cpulm.ui.canvas import ASCII, UNICODE, Glyphs
 from cpulm.ui.dashboard import render, render_summary
 from cpulm.ui.snapshot import Snapshot, fold
+from cpulm.ui.words import describe_model
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -219,6 +222,40 @@ def test_no_sample_can_command_the_terminal(events: list[Event]) -> None:
         assert all(char.isprintable() or char == "\ufffd" for char in shown)
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "cp437"])
+@pytest.mark.parametrize("errors", ["backslashreplace", "replace", "strict"])
+def test_what_a_console_cannot_write_leaves_the_frames_whole(
+    events: list[Event], encoding: str, errors: str
+) -> None:
+    text = "caf\u00e9 \ufffd\ufffd \u65e5\u672c\u8a9e e\u0301 \U0001f600 \U0001f1e9\U0001f1ea end"
+    snapshot = fold(running(events), SampleMade(step=90, prompt="", text=text))
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors=errors, newline="")
+    console = Console(file=stream, width=80, height=24, color_system=None, legacy_windows=False)
+    console.print(render(snapshot, 80, 24, glyphs=ASCII), end="")
+    stream.seek(0)
+    lines = stream.read().split("\n")
+    assert {len(line) for line in lines} == {80}
+    assert len(lines) == 24
+    assert any("caf" in line and "end" in line for line in lines)
+
+
+def test_a_run_without_a_preset_speaks_of_none(
+    events: list[Event], started: Callable[..., RunStarted]
+) -> None:
+    assert "preset tiny" in screen(folded([started()]), 80, 24)[0]
+    without = replace(started(), preset="none")
+    assert "preset" not in screen(folded([without]), 80, 24)[0]
+    assert "preset" not in describe_model(without)
+
+
+def test_a_narrow_window_leaves_figures_out_rather_than_cutting_them(events: list[Event]) -> None:
+    wide, narrow = ("\n".join(screen(running(events), width, 14)) for width in (59, 42))
+    figures = re.findall(r"[\w/]+ \d\S*", wide)
+    assert any(figure.startswith("bits/byte") for figure in figures)
+    assert "bits/byte" not in narrow
+    assert set(re.findall(r"(?:loss|smoothed|lr|validation|best) \d\S*", narrow)) <= set(figures)
+
+
 def test_widths_do_not_jump_as_numbers_change(events: list[Event]) -> None:
     """Frames, labels and the progress bar stand still from step to step."""
 
@@ -229,6 +266,18 @@ def test_widths_do_not_jump_as_numbers_change(events: list[Event]) -> None:
     assert skeleton(running(events, 45)) == skeleton(running(events, 79))
     bars = {len(screen(running(events, upto), 80, 24)[2].split("  ")[0]) for upto in (2, 50, 99)}
     assert len(bars) == 1
+
+
+def test_on_the_last_line_news_makes_room_for_the_way_out_and_a_warning_stays(events: list[Event]) -> None:
+    at = running(events).time
+
+    def last_line(level: Literal["info", "warning"], after: float) -> str:
+        snapshot = fold(running(events), Notice(time=at, level=level, message="it is so"))
+        return lines_of(render(snapshot, 80, 24, now=at + after), 80, 24)[-1].strip()
+
+    assert last_line("info", 10) == "it is so"
+    assert last_line("info", 30).startswith("Ctrl-C saves and stops")
+    assert last_line("warning", 3600) == "it is so"
 
 
 def test_notices_are_all_kept_in_a_high_window(events: list[Event]) -> None:

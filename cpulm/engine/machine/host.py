@@ -40,7 +40,7 @@ def read_host() -> Host:
         swap_total, swap_free = swap.total, swap.free
     except (OSError, RuntimeError):  # a system that hides or lacks its swap counters
         swap_total = swap_free = 0
-    return Host(system_name(), memory.total, memory.available, swap_total, swap_free, _read_power())
+    return Host(system_name(), memory.total, memory.available, swap_total, swap_free, read_power())
 
 
 def system_name(os_release: Path = Path("/etc/os-release")) -> str:
@@ -76,7 +76,12 @@ def architecture() -> str:
     return os.uname().machine
 
 
-def _read_power() -> Power:
+def read_power() -> Power:
+    """Where the machine's power comes from now; a machine without a battery is on mains."""
+    return linux_power() if sys.platform == "linux" else _power_by_psutil()
+
+
+def _power_by_psutil() -> Power:
     import psutil
 
     try:
@@ -87,3 +92,38 @@ def _read_power() -> Power:
         return Power("mains")
     source = {True: "mains", False: "battery"}.get(battery.power_plugged, UNKNOWN)
     return Power(source, round(float(battery.percent), 1))
+
+
+def linux_power(supplies: Path = Path("/sys/class/power_supply")) -> Power:
+    """As the kernel's power supplies tell it: of several batteries the mean charge.
+
+    psutil takes any battery for the machine's, also that of a wireless mouse, and so a desktop for a
+    machine that runs on battery. A supply of scope ``Device`` feeds something else than the machine.
+    """
+    try:
+        found = list(supplies.iterdir())
+    except OSError:
+        return Power(UNKNOWN)
+    own = [supply for supply in found if _line(supply / "scope") != "Device"]
+    batteries = [supply for supply in own if _line(supply / "type") == "Battery"]
+    batteries = [battery for battery in batteries if _line(battery / "present") != "0"]
+    charges = [_line(battery / "capacity") for battery in batteries]
+    known = [float(charge) for charge in charges if charge.isdecimal()]
+    percent = round(sum(known) / len(known), 1) if known else None
+    online = [_line(supply / "online") for supply in own if _line(supply / "type") == "Mains"]
+    states = {_line(battery / "status") for battery in batteries}
+    if not batteries or "1" in online:
+        return Power("mains", percent)
+    if "Discharging" in states:
+        return Power("battery", percent)
+    if states & {"Charging", "Full", "Not charging"}:  # by USB, which says nothing of which way it flows
+        return Power("mains", percent)
+    return Power("battery" if online else UNKNOWN, percent)
+
+
+def _line(file: Path) -> str:
+    """The one line of a kernel's file; empty where it cannot be read, as drivers refuse it at times."""
+    try:
+        return file.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""

@@ -185,8 +185,11 @@ def _missing_python_header() -> str:
     """The problem where Python came without its C headers: compiled steps are Python extensions."""
     import sysconfig
 
-    header = Path(sysconfig.get_path("include")) / "Python.h"
-    return "" if header.is_file() else "Python.h is missing (on Debian: the package python3-dev)"
+    try:
+        found = (Path(sysconfig.get_path("include")) / "Python.h").is_file()
+    except OSError:  # a folder that may not be looked into
+        found = False
+    return "" if found else "Python.h is missing (on Debian: the package python3-dev)"
 
 
 def _torch_folder() -> Path | None:

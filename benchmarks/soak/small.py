@@ -1,0 +1,131 @@
+"""The small run that the soaks torment, and what is asked of it afterwards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cpulm.engine import checkpoint as checkpoints
+from cpulm.engine import run as runs
+from cpulm.events import Event, Listener
+from cpulm.layers import resolve
+from cpulm.rundir import RunDir
+from cpulm.settings import Settings
+from cpulm.ui.metrics import MetricsWriter, truncate_after
+
+SMALL = (
+    "model.n_layer=1",
+    "model.n_head=2",
+    "model.n_embd=16",
+    "model.block_size=16",
+    "model.dropout=0.1",
+    "data.tokenizer=byte",
+    "data.vocab_size=null",
+    "train.micro_batch_size=4",
+    "train.steps=24",
+    "eval.every=6",
+    "eval.batches=2",
+    "sample.max_new_tokens=4",
+    "checkpoint.every_steps=1",
+    "runtime.compile=off",
+    "runtime.threads=1",
+    "runtime.allow_sleep=true",
+)
+"""Seconds long, with dropout for the random state, and a checkpoint after every step."""
+
+
+def write_text(folder: Path) -> Path:
+    """A text of 14 KB to learn from, in ``folder``."""
+    path = folder / "rhyme.txt"
+    lines = (f"{number} cats sat on the mat; the rat saw {number} cats and ran.\n" for number in range(250))
+    path.write_text("".join(lines), encoding="utf-8")
+    return path
+
+
+def assignments(text: Path, *more: str) -> list[str]:
+    """The settings of the small run as ``--set`` takes them; ``more`` stands above them."""
+    return [*SMALL, f"data.source={text}", *more]
+
+
+def settings_for(text: Path, *more: str) -> Settings:
+    """The small run's settings."""
+    return resolve(assignments=assignments(text, *more))
+
+
+def train(settings: Settings, out: Path, show: Listener = lambda _: None) -> runs.Outcome:
+    """Train in this process, with its record, as ``cpulm train`` does."""
+    return runs.train(settings, out, show=show, record=record)
+
+
+def resume(out: Path, show: Listener = lambda _: None) -> runs.Outcome:
+    """Go on in this process, as ``cpulm resume`` does."""
+    return runs.resume(out, {}, {}, show=show, record=record)
+
+
+@contextmanager
+def record(begins: runs.Beginning) -> Iterator[Listener]:
+    truncate_after(begins.run.metrics, begins.step, begins.saves)
+    with MetricsWriter(begins.run.metrics, on_problem=lambda _: None) as writer:
+        yield writer
+
+
+def course(checkpoint: Path) -> dict[str, Any]:
+    """All in a checkpoint that decides how its run goes on: weights, optimizer, random state, place."""
+    record = checkpoints.load(checkpoint)
+    return {
+        "model": record.model_state,
+        "optimizers": record.optimizer_states,
+        "random": record.random_state,
+        "place": (record.step, record.position.tokens, record.position.best_loss),
+    }
+
+
+def equal(one: Any, other: Any) -> bool:
+    """Whether two nests of dicts and lists are the same, tensors bit for bit."""
+    if isinstance(one, torch.Tensor):
+        return isinstance(other, torch.Tensor) and torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(equal, one, other))
+    return bool(one == other)
+
+
+def recorded_steps(run: RunDir) -> list[int]:
+    """The steps in the run's record, in its order; a damaged line is an error."""
+    events = [json.loads(line) for line in run.metrics.read_text(encoding="utf-8").splitlines()]
+    return [event["step"] for event in events if event["event"] == "step"]
+
+
+def unreadable(run: RunDir) -> list[str]:
+    """The checkpoints that stand under their own name and are not whole."""
+    damaged = []
+    for path in run.checkpoints():
+        try:
+            checkpoints.load(path)
+        except Exception as error:
+            damaged.append(f"{path.name}: {error}")
+    return damaged
+
+
+def newest_step(run: RunDir) -> int | None:
+    """The step that ``cpulm resume`` would go on from; None where there is nothing to go on from."""
+    steps = [checkpoints.load(path).step for path in run.checkpoints()[:1]]
+    return steps[0] if steps else None
+
+
+def at_steps(what: dict[int, Callable[[], None]], seen: list[Event]) -> Listener:
+    """A listener that keeps the events and does something once after each of some steps."""
+    left = dict(what)
+
+    def show(event: Event) -> None:
+        seen.append(event)
+        if event.kind == "step":
+            left.pop(getattr(event, "step", 0), lambda: None)()
+
+    return show

@@ -1,0 +1,74 @@
+"""``cpulm at-boot``: have an overnight run go on after a reboot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cpulm.cli.resume import complete_run
+
+if TYPE_CHECKING:
+    from cpulm.rundir import RunDir
+
+
+def at_boot(
+    run: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN",
+            autocompletion=complete_run,
+            help="The folder of a run that is trained overnight.",
+            show_default=False,
+        ),
+    ],
+    install: Annotated[bool, typer.Option("--install", help="Write the entry and enable it.")] = False,
+    remove: Annotated[bool, typer.Option("--remove", help="Disable the entry and remove it.")] = False,
+) -> None:
+    """Have an overnight run go on after a reboot.
+
+    Prints an entry for what starts programs on this system, of your own account: a systemd user unit,
+    a launchd agent or a task of the Task Scheduler. With `--install` it is put in its place. It does
+    nothing where the run is finished or was stopped on purpose.
+
+    Example: `cpulm at-boot runs/small-1 --install`
+    """
+    from cpulm import rundir
+    from cpulm.engine import at_boot as boot
+    from cpulm.errors import SettingsError
+    from cpulm.rundir import RunDir
+    from cpulm.ui.console import stderr, write_text
+
+    if install and remove:
+        raise SettingsError("--install and --remove given", "keep one of them")
+    # A run whose folder is gone can still leave an entry to be removed.
+    path = (run if remove else rundir.find(run).path).resolve()
+    entry = boot.entry(RunDir(path))
+    if remove:
+        there = boot.remove(entry)
+        stderr().print(f"removed {entry.path}" if there else f"there was no {entry.path}", soft_wrap=True)
+        return
+    if not install:
+        write_text(entry.text)
+        note = f"\nfor {entry.path}; --install puts it there. Once there, {entry.advice}."
+        stderr().print(note, soft_wrap=True)
+        return
+    _require_night(RunDir(path), run)
+    boot.install(entry)
+    stderr().print(f"wrote {entry.path}: {entry.advice}", soft_wrap=True)
+    stderr().print(f"undo it with: cpulm at-boot {run} --remove", soft_wrap=True)
+
+
+def _require_night(run: RunDir, typed: Path) -> None:
+    """Raises SettingsError where the entry would find nothing to go on with."""
+    from cpulm.engine import overnight
+    from cpulm.errors import SettingsError
+
+    night = overnight.read(run)
+    if night is None or night.state in overnight.ENDED:
+        why = "is not trained overnight" if night is None else f"is {night.state.replace('_', ' ')}"
+        raise SettingsError(
+            f"{typed} {why}, so there is nothing to go on with after a reboot",
+            f"begin with `cpulm resume {typed} --overnight`",
+        )

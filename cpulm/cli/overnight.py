@@ -1,0 +1,208 @@
+"""``--overnight``: hand a run to a process that outlives the terminal, once it has surely begun."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import typer
+
+from cpulm import rundir
+from cpulm.errors import AbortedError, ResourceError, SettingsError
+from cpulm.rundir import RunDir
+
+_LOOK_SECONDS = 0.2
+_DECIDED = ("--overnight", "--headless", "--json", "--resume")
+_SUPERVISOR = (sys.executable, "-m", "cpulm.engine.supervisor")
+
+
+def begin(arguments: Sequence[str], out: Path | None, stem: str, *, json: bool) -> None:
+    """Train a new run overnight; returns once it has begun.
+
+    Args:
+        arguments: what was typed behind ``cpulm train``.
+        out: the run's folder, or None for the first free ``runs/<stem>-<n>``.
+
+    Raises:
+        CpulmError: where the folder cannot be made.
+        typer.Exit: with the run's own exit code, where it ended before it had begun; its error has
+            been shown.
+    """
+    run = rundir.create(out, stem)
+    # ``cpulm train`` wants to find its folder empty: the log moves in once the run has begun.
+    log = run.path.absolute().with_name(f"{run.name}.overnight.log")
+    log.unlink(missing_ok=True)
+    try:
+        _hand_over("train", run, log, for_child(arguments), json)
+    finally:
+        with contextlib.suppress(OSError):
+            if not any(run.path.iterdir()):
+                run.path.rmdir()  # it never began
+
+
+def go_on(path: Path, end: Mapping[str, Any], changes: Mapping[str, Any], *, json: bool) -> None:
+    """Resume the run at ``path`` overnight; returns once it has begun.
+
+    Args:
+        end: a new horizon by the settings' names, None for those not given.
+        changes: other settings by their full names, such as ``runtime.nice``, None for those not given.
+
+    Raises:
+        CpulmError: where that cannot be.
+        typer.Exit: as in :func:`begin`.
+    """
+    from cpulm.engine import overnight
+
+    run = rundir.find(path)
+    if path.is_file():
+        raise SettingsError(
+            f"{path} is one checkpoint, and overnight a run goes on from its newest one",
+            f"give the run's folder: `cpulm resume {run.path} --overnight`",
+        )
+    night = overnight.read(run)
+    if night is not None and night.goes_on():
+        raise SettingsError(
+            f"{run.path} is trained overnight already, watched by process {night.pid}",
+            f"see it with `cpulm watch {run.path}`, stop it with `cpulm stop {run.path}`",
+        )
+    _hand_over("resume", run, overnight.log_path(run), as_flags({**end, **changes}), json)
+
+
+def for_child(arguments: Sequence[str]) -> list[str]:
+    """What was typed behind ``cpulm train``, without what the supervisor decides."""
+    kept: list[str] = []
+    waiting = list(arguments)
+    while waiting:
+        argument = waiting.pop(0)
+        if argument == "--out":
+            del waiting[:1]
+        elif not argument.startswith("--out=") and argument not in _DECIDED:
+            kept.append(argument)
+    return kept
+
+
+def as_flags(settings: Mapping[str, Any]) -> list[str]:
+    """The options of ``cpulm resume`` that give these settings, None for those not given."""
+    flags = []
+    for name, value in settings.items():
+        option = name.removeprefix("runtime.").replace(".", "-").replace("_", "-")
+        if isinstance(value, bool):
+            flags.append(f"--{option}" if value else f"--no-{option}")
+        elif value is not None:
+            flags.append(f"--{option}={value}")
+    return flags
+
+
+def _hand_over(what: str, run: RunDir, log: Path, arguments: list[str], json: bool) -> None:
+    """Start the supervisor and show its log until the run has begun or has ended."""
+    since = time.time()
+    try:
+        at = log.stat().st_size if log.exists() else 0
+        file = log.open("ab")
+    except OSError as error:
+        raise ResourceError(f"cannot write {log}: {error.strerror}", "choose another --out") from error
+    with file:
+        supervisor = subprocess.Popen(
+            [*_SUPERVISOR, what, str(run.path), str(log), *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            **_detached(),
+        )
+    with log.open("rb") as said:
+        said.seek(at)
+        try:
+            code = _follow(supervisor, run, said, since)
+        except KeyboardInterrupt:
+            _stop(supervisor)
+            _show(said)
+            raise AbortedError("stopped before the run had begun") from None
+    if code is not None and not _has_begun(run, since):
+        if what == "train":
+            log.unlink(missing_ok=True)
+        raise typer.Exit(code)
+    _say_where(run, json)
+    if code:
+        raise typer.Exit(code)
+
+
+def _follow(supervisor: subprocess.Popen[bytes], run: RunDir, said: IO[bytes], since: float) -> int | None:
+    """Show the log until the run has begun (None) or the supervisor has ended (its exit code)."""
+    while True:
+        code = supervisor.poll()
+        _show(said)
+        if code is not None:
+            return code
+        if _has_begun(run, since):
+            return None
+        time.sleep(_LOOK_SECONDS)
+
+
+def _has_begun(run: RunDir, since: float) -> bool:
+    """Whether there is a record of this night: the supervisor writes it once the run has begun."""
+    from cpulm.engine import overnight
+
+    night = overnight.read(run)
+    return night is not None and night.since >= since
+
+
+def _show(said: IO[bytes]) -> None:
+    from cpulm.ui.console import stderr
+
+    text = said.read().decode("utf-8", "replace")
+    if text:
+        stderr().print(text, end="", soft_wrap=True)
+
+
+def _detached() -> dict[str, Any]:
+    """What makes a process outlive the terminal and its Ctrl-C."""
+    if sys.platform == "win32":
+        # A hidden console of its own: without any, each of its children would open a window.
+        return {"creationflags": subprocess.CREATE_NO_WINDOW | subprocess.CREATE_NEW_PROCESS_GROUP}
+    return {"start_new_session": True}
+
+
+def _stop(supervisor: subprocess.Popen[bytes]) -> None:
+    """End the supervisor and its run, of which nothing is lost yet."""
+    if os.name == "nt":
+        subprocess.run(
+            ["taskkill", "/T", "/F", "/PID", str(supervisor.pid)], capture_output=True, check=False
+        )
+    else:
+        supervisor.send_signal(signal.SIGINT)
+    with contextlib.suppress(KeyboardInterrupt):
+        supervisor.wait()
+
+
+def _say_where(run: RunDir, json: bool) -> None:
+    from cpulm.engine import overnight
+    from cpulm.ui.console import print_json, stderr, write_text
+
+    night = overnight.read(run)
+    watched = night is not None and night.goes_on()
+    if json:
+        pid = night.pid if night and watched else None
+        print_json({"run": run.path, "state": night.state if night else None, "supervisor_pid": pid})
+        return
+    if watched:
+        lines = [
+            f"\n{run.path} trains on in the background. This terminal may be closed.",
+            f"  look at it      cpulm watch {run.path}",
+            f"  stop it         cpulm stop {run.path}",
+            f"  what it says    {overnight.log_path(run)}",
+            f"  in the morning  {run.path / 'summary.md'}",
+            "After a crash it starts again by itself. A closed lid or an empty battery still stops it.",
+            f"To go on after a reboot as well: cpulm at-boot {run.path} --install",
+        ]
+    else:
+        lines = [f"\n{run.path} has ended already: see {run.path / 'summary.md'}"]
+    for line in lines:
+        stderr().print(line, soft_wrap=True)
+    write_text(f"{run.path}\n")

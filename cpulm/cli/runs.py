@@ -1,0 +1,96 @@
+"""``cpulm runs``: which runs there are, and how each stands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from cpulm.engine.history import Standing
+
+_RUNS = Path("runs")
+
+
+def complete_folder(incomplete: str) -> list[str]:
+    """The folder of runs, and the runs in it, that begin with what was typed."""
+    runs = sorted(path.parent.as_posix() for path in _RUNS.glob("*/settings.yaml"))
+    return [folder for folder in [_RUNS.as_posix(), *runs] if folder.startswith(incomplete)]
+
+
+def runs(
+    folders: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="FOLDER",
+            autocompletion=complete_folder,
+            help="Folders of runs, or runs. [default: runs]",
+            show_default=False,
+        ),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Write everything as one JSON array.")] = False,
+) -> None:
+    """List runs: how far each is, its best loss, whether it goes on.
+
+    The newest stands first.
+
+    **States**: *running*; *finished*; *stopped* (on purpose, can be resumed); *diverged*; *out of room*
+    (no checkpoint could be written); *failed* (by an error); *crashed* (its process is gone without a last
+    word: `cpulm resume` brings it back); *restarting* (an overnight supervisor is about to do that);
+    *new* (not begun).
+
+    **Examples**
+
+        cpulm runs
+
+        cpulm runs --json | jq -r '.[] | select(.state == "crashed") | .run'
+    """
+    from cpulm.engine.history import find_runs, standing
+    from cpulm.ui.console import print_json
+
+    default = not folders
+    there = [] if default and not _RUNS.is_dir() else find_runs(folders or [_RUNS])
+    standings = sorted((standing(run) for run in there), key=_newest_first)
+    if json:
+        print_json(standings)
+    elif standings:
+        _show(standings)
+    else:
+        _show_none([_RUNS] if default else folders or [])
+
+
+def _newest_first(one: Standing) -> tuple[float, str]:
+    return -(one.seen or one.began or 0.0), one.run
+
+
+def _show(standings: list[Standing]) -> None:
+    import time
+
+    from cpulm.ui.console import stdout
+    from cpulm.ui.runs import Row, runs_table
+
+    now = time.time()
+    rows = [
+        Row(
+            run=one.run,
+            state=one.state,
+            step=one.step,
+            steps=one.steps,
+            progress=one.progress,
+            best_loss=one.best_loss,
+            best_bits_per_byte=one.best_bits_per_byte,
+            seconds_ago=None if one.seen is None else max(0.0, now - one.seen),
+            preset=one.preset,
+        )
+        for one in standings
+    ]
+    console = stdout()
+    console.print(runs_table(rows, console.width))
+
+
+def _show_none(folders: list[Path]) -> None:
+    from cpulm.ui.console import stderr
+
+    where = ", ".join(f"{folder}/" for folder in folders)
+    stderr().print(f"no runs in {where} yet; begin one: `cpulm train --preset tiny`", soft_wrap=True)

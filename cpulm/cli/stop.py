@@ -1,0 +1,129 @@
+"""``cpulm stop``: end a run that trains in another terminal, or overnight, with everything saved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cpulm.cli.resume import complete_run
+
+if TYPE_CHECKING:
+    from cpulm.engine.history import Standing
+    from cpulm.rundir import RunDir
+
+_LOOK_SECONDS = 0.2
+
+
+def stop(
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="RUN", autocompletion=complete_run, help="Folders of runs.", show_default=False
+        ),
+    ] = None,
+    all_runs: Annotated[
+        bool, typer.Option("--all", help="Every run in runs/ that is being trained.")
+    ] = False,
+    no_wait: Annotated[
+        bool, typer.Option("--no-wait", help="Ask, and do not wait until it has ended.")
+    ] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Write where each run stands as one JSON array.")
+    ] = False,
+) -> None:
+    """Stop a run from another terminal, with everything saved.
+
+    It ends its step, saves, and can be resumed: the same as Ctrl-C where it runs, from anywhere, also from
+    another computer that shares the disk. An overnight run stays stopped, also after a reboot. Leaving with
+    Ctrl-C while this waits takes nothing back.
+
+    **Examples**
+
+        cpulm stop runs/tiny-1
+
+        cpulm stop --all --no-wait
+    """
+    from cpulm import rundir
+    from cpulm.errors import SettingsError
+
+    if bool(runs) == all_runs:
+        raise SettingsError(
+            "give either runs or --all" if runs else "no run given",
+            "name one, as in `cpulm stop runs/tiny-1`; `cpulm runs` lists them",
+        )
+    chosen = [rundir.find(path) for path in runs or []] if not all_runs else _all_at_work()
+    _stop(chosen, no_wait=no_wait, json=json)
+
+
+def _all_at_work() -> list[RunDir]:
+    from cpulm.engine.history import find_runs, is_at_work
+
+    folder = Path("runs")
+    return [run for run in find_runs([folder] if folder.is_dir() else []) if is_at_work(run)]
+
+
+def _stop(runs: list[RunDir], *, no_wait: bool, json: bool) -> None:
+    from cpulm.engine.history import is_at_work, standing
+    from cpulm.engine.stopping import ask_to_stop
+    from cpulm.ui.console import print_json, write_text
+
+    asked = [run for run in runs if is_at_work(run)]
+    for run in asked:
+        ask_to_stop(run)
+    if not no_wait:
+        for run in asked:
+            _wait_for_end(run)
+    if json:
+        print_json([standing(run) for run in runs])
+        return
+    if not runs:
+        write_text("nothing is being trained in runs/\n")
+    for run in runs:
+        _say(standing(run), asked=run in asked)
+
+
+def _wait_for_end(run: RunDir) -> None:
+    import time
+
+    from cpulm.engine.history import is_at_work
+    from cpulm.engine.stopping import ask_to_stop
+    from cpulm.errors import AbortedError
+    from cpulm.ui.waiting import waiting
+
+    try:
+        with waiting(f"{run.path}: asked to stop; it ends its step and saves") as show:
+            while is_at_work(run):
+                if not run.stop.exists():
+                    # A process that was just starting has taken the request for an old one.
+                    ask_to_stop(run)
+                show()
+                time.sleep(_LOOK_SECONDS)
+    except KeyboardInterrupt:
+        raise AbortedError(
+            f"not waiting any more; {run.path} is still asked to stop", "see how it stands: `cpulm runs`"
+        ) from None
+
+
+def _say(now: Standing, *, asked: bool) -> None:
+    """How the run stands on stdout, and what can be done on stderr."""
+    from cpulm.ui.console import say, write_text
+    from cpulm.ui.text import harmless
+
+    where = "" if now.step is None else f" at step {now.step:,}"
+    if now.step is not None and now.steps is not None:
+        where += f" of {now.steps:,}"
+    how = {
+        "running": "is asked to stop",
+        "restarting": "is asked to stop",
+        "stopped": "stopped, with everything saved,",
+        "finished": "has finished",
+        "new": "has not begun",
+    }.get(now.state, now.state)
+    if not asked:
+        how = f"is not being trained: {how.removeprefix('has ')}"
+    run = harmless(now.run)
+    write_text(f"{run} {how}{where}\n")
+    if now.state not in ("running", "restarting", "finished"):
+        say(f" hint: go on with `cpulm resume {run}`")

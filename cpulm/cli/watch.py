@@ -1,0 +1,156 @@
+"""``cpulm watch``: look on while another process trains, or at a run that is over."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cpulm.cli.resume import complete_run
+
+if TYPE_CHECKING:
+    from cpulm.rundir import RunDir
+    from cpulm.ui.replay import Tail
+    from cpulm.ui.watch import Mode, View
+
+_POLL_SECONDS = 0.25
+_LOOK_SECONDS = 1.0
+"""Between two looks at who holds the run's lock."""
+
+
+def watch(
+    run: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN",
+            autocompletion=complete_run,
+            help="A run's folder.",
+            show_default=False,
+        ),
+    ],
+    speed: Annotated[
+        float | None,
+        typer.Option(metavar="N", help="Play the run again from its start, N times as fast as it was."),
+    ] = None,
+    headless: Annotated[
+        bool, typer.Option("--headless", help="Plain lines instead of the dashboard.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Events as JSON lines on stdout.")] = False,
+) -> None:
+    """Look on while a run trains elsewhere, or at one that is over.
+
+    Elsewhere is another terminal, overnight, or a computer that shares the disk. The dashboard stays until
+    the run has ended. Ctrl-C leaves it and does not touch the run. Of a run that is over the last state is
+    shown; with `--speed` all of it once more. In a pipe, or with `--headless`, new events come as plain
+    lines.
+
+    **Examples**
+
+        cpulm watch runs/tiny-1
+
+        cpulm watch runs/tiny-1 --speed 600
+
+        cpulm watch runs/tiny-1 --json | jq 'select(.event == "validated") | .loss'
+    """
+    import math
+
+    from cpulm import rundir
+    from cpulm.engine.history import is_at_work
+    from cpulm.engine.stop import StopRequest
+    from cpulm.errors import SettingsError
+    from cpulm.ui.watch import choose_mode
+
+    if speed is not None and not (speed > 0 and math.isfinite(speed)):
+        raise SettingsError(f"--speed {speed:g} is no speed", "give a number above 0, such as --speed 600")
+    found, mode = rundir.find(run), choose_mode(json=json, headless=headless)
+    with StopRequest() as left:
+        if speed is not None:
+            _play(found, mode, speed, left)
+        elif is_at_work(found):
+            _follow(found, mode, left)
+        else:
+            _show_end(found, mode)
+    if not left():
+        _say_if_crashed(found)
+
+
+def _follow(run: RunDir, mode: Mode, left: Callable[[], bool]) -> None:
+    """Show the run as it goes on, until it ends or the watcher leaves."""
+    from cpulm.ui.console import say
+    from cpulm.ui.replay import Tail
+    from cpulm.ui.watch import look_on
+
+    tail = Tail(run.metrics)
+    with look_on(mode, time.time) as view:
+        _join(run, tail, view)
+        _look_on(run, tail, view, left)
+    if left():
+        say(f"{run.path} goes on")
+
+
+def _look_on(run: RunDir, tail: Tail, view: View, left: Callable[[], bool]) -> None:
+    from cpulm.engine.history import is_at_work
+    from cpulm.events import Progress, RunStarted
+
+    waiting, looked = not run.metrics.is_file(), time.monotonic()
+    at_work = True
+    while at_work and not left():
+        time.sleep(_POLL_SECONDS)
+        if time.monotonic() - looked >= _LOOK_SECONDS:
+            at_work, looked = is_at_work(run), time.monotonic()
+        if tail.is_replaced():
+            _join(run, tail, view)
+        for event in tail.new_events():
+            waiting = waiting and not isinstance(event, RunStarted)
+            view(event)
+        if waiting:
+            view(Progress(stage="getting ready", done=0, total=None, unit=""))
+
+
+def _join(run: RunDir, tail: Tail, view: View) -> None:
+    from cpulm.ui.replay import snapshot_of
+    from cpulm.ui.snapshot import Snapshot
+
+    way_out = f"watching {run.path}; Ctrl-C leaves, the run goes on"
+    view.join(snapshot_of(tail.new_events(thinned=True), Snapshot(way_out=way_out)))
+
+
+def _play(run: RunDir, mode: Mode, speed: float, left: Callable[[], bool]) -> None:
+    """Show all of the run once more, and go on with what it does now."""
+    from cpulm.engine.history import is_at_work
+    from cpulm.ui.replay import Player, Tail
+    from cpulm.ui.snapshot import Snapshot
+    from cpulm.ui.watch import look_on
+
+    tail, player = Tail(run.metrics), Player(speed)
+    with look_on(mode, player.now) as view:
+        view.join(Snapshot(way_out=f"{run.path} at {speed:g} times its speed; Ctrl-C leaves"))
+        for event in player.play(tail.new_events(), left):
+            view(event)
+    if not left() and is_at_work(run):
+        _follow(run, mode, left)
+
+
+def _show_end(run: RunDir, mode: Mode) -> None:
+    from cpulm.ui.replay import recorded, snapshot_of
+    from cpulm.ui.watch import show_end
+
+    show_end(mode, snapshot_of(recorded(run.metrics)))
+
+
+def _say_if_crashed(run: RunDir) -> None:
+    from cpulm.engine.history import CRASHED, NEW, standing
+    from cpulm.ui.console import show_error
+
+    now, hint = standing(run), f"go on from the last checkpoint: `cpulm resume {run.path}`"
+    if now.state == NEW:
+        show_error(f"{run.path} has not begun, and nobody trains it", hint, label="new")
+    if now.state == CRASHED:
+        what = f"{run.path}: its process is gone without a last word"
+        if now.step is not None and now.seen is not None:
+            heard = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(now.seen))
+            what += f"; it was last heard of at step {now.step:,}, {heard}"
+        show_error(what, hint, label="crashed")

@@ -1,0 +1,206 @@
+"""Keeping the machine awake while a run goes.
+
+wakepy asks the desktop on Linux, ``caffeinate`` on macOS and Windows itself. On a Linux without such a
+desktop systemd's login manager is asked, by ``systemd-inhibit`` around a child that ends when we do. All
+of these let go by themselves when this process ends, however it ends.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+_PATIENCE_SECONDS = 0.5
+"""How long the start of a run waits for the answer at most."""
+_ANSWER_SECONDS = 3.0
+"""How long ``systemd-inhibit`` has to say that it holds."""
+_LET_GO_SECONDS = 3.0
+"""How long the end of a run waits for the system to take note."""
+
+_STILL_POSSIBLE = {
+    "linux": "closing the lid, an empty battery or a user's own command still put it to sleep",
+    "darwin": "closing the lid, an empty battery or the menu still put it to sleep",
+    "win32": "closing the lid, an empty battery, the power button or an update that restarts Windows still"
+    " end the night, and on battery some laptops sleep once the screen is off",
+}
+
+
+class Awake:
+    """The request to stay awake, and what came of it."""
+
+    def __init__(self) -> None:
+        self._asked_at = time.monotonic()
+        self._answered = threading.Event()
+        self._release = threading.Event()
+        self._held = False
+        self._note = "still asking the system to keep this machine awake"
+
+    @property
+    def held(self) -> bool:
+        """Whether the machine will not fall asleep by itself; waits as :attr:`note` does."""
+        self._wait()
+        return self._held
+
+    @property
+    def note(self) -> str:
+        """What was achieved, in words; waits for the answer until half a second after the request."""
+        self._wait()
+        return self._note
+
+    def _wait(self) -> None:
+        self._answered.wait(max(0.0, self._asked_at + _PATIENCE_SECONDS - time.monotonic()))
+
+    def _hold(self) -> None:
+        """Ask, answer, hold until released: in one thread, as wakepy wants it."""
+        with suppress(Exception), ExitStack() as stack:  # no trouble with sleep is worth a night's work
+            try:
+                self._note, self._held = _ask(stack), True
+            except Exception as error:
+                remedy = "set its power settings so that it does not sleep"
+                self._note = f"cannot keep this machine awake: {error}; {remedy}"
+            self._answered.set()
+            self._release.wait()
+
+
+@contextmanager
+def keep_awake() -> Iterator[Awake]:
+    """Ask the system not to fall asleep by itself until the context ends.
+
+    Never raises for its own reasons, and never holds a run up: a thread does the asking.
+    """
+    awake = Awake()
+    thread = threading.Thread(target=awake._hold, name="cpulm-awake", daemon=True)
+    thread.start()
+    try:
+        yield awake
+    finally:
+        awake._release.set()
+        thread.join(timeout=_LET_GO_SECONDS)
+
+
+class _RefusalError(Exception):
+    """Why the machine cannot be kept awake, in words."""
+
+
+def _ask(stack: ExitStack) -> str:
+    """Hold the machine awake as long as ``stack`` is open; what was achieved, in words."""
+    linux = sys.platform == "linux"
+    if linux and _inside_windows():
+        raise _RefusalError("this is WSL, and only Windows itself decides when it sleeps")
+    if linux and _without_sleep():
+        return "this system has no sleep of its own; a computer that it runs inside of must stay awake"
+    try:
+        through = _through_wakepy(stack)
+    except Exception:
+        if not linux:
+            raise
+        through = _through_systemd(stack)
+    limits = _STILL_POSSIBLE.get(sys.platform, _STILL_POSSIBLE["linux"])
+    return f"this machine is kept awake through {through}; {limits}"
+
+
+def _through_wakepy(stack: ExitStack) -> str:
+    from wakepy import keep
+
+    mode = stack.enter_context(keep.running(on_fail="pass"))
+    if mode.active and mode.method is not None:
+        return mode.method.name
+    reasons = [method.failure_reason for method in mode.result.list_methods()]
+    raise _RefusalError(reasons[0] if reasons else "this system is not known")
+
+
+def _through_systemd(stack: ExitStack) -> str:
+    """Hold an inhibitor lock of systemd's login manager.
+
+    Without a session at the machine itself, over ssh for one, only the lock against sleep from idleness
+    is given; a desktop that sends the machine to sleep does not heed it.
+    """
+    program = shutil.which("systemd-inhibit")
+    if program is None:
+        raise _RefusalError(f"no desktop answered, and there is no systemd-inhibit{_in_a_container()}")
+    try:
+        stack.enter_context(_inhibitor(program, "sleep:idle"))
+        return "systemd-inhibit"
+    except _RefusalError as error:
+        problem = error
+    try:
+        stack.enter_context(_inhibitor(program, "idle"))
+        return "systemd-inhibit, which may hold off sleep from idleness alone"
+    except _RefusalError:
+        where = _in_a_container()
+        raise _RefusalError(f"no desktop answered, and systemd-inhibit says '{problem}'{where}") from None
+
+
+@contextmanager
+def _inhibitor(program: str, what: str) -> Iterator[None]:
+    """Run ``systemd-inhibit`` around ``cat``, which ends when its input does: when this process ends."""
+    process = subprocess.Popen(
+        [program, f"--what={what}", "--mode=block", "--who=cpulm", "--why=training a model", "cat"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,  # Ctrl-C is for us alone, and nobody is asked for a password
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
+    late = threading.Event()
+
+    def give_up() -> None:
+        late.set()
+        process.kill()
+
+    timer = threading.Timer(_ANSWER_SECONDS, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        with suppress(OSError):  # it has ended already
+            process.stdin.write(b"held\n")
+            process.stdin.flush()
+        if process.stdout.readline() != b"held\n":  # cat echoes it once the lock is held
+            if late.is_set():
+                raise TimeoutError(f"systemd-inhibit has not answered within {_ANSWER_SECONDS:g} seconds")
+            said = process.stderr.read().decode(errors="replace").strip().splitlines()
+            raise _RefusalError(said[-1] if said else "nothing")
+        timer.cancel()
+        yield
+    finally:
+        timer.cancel()
+        with suppress(OSError):
+            process.stdin.close()
+        process.stdout.close()
+        process.stderr.close()
+        try:
+            process.wait(timeout=1.0)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _inside_windows(version: Path = Path("/proc/version")) -> bool:
+    """Whether this Linux is the Windows Subsystem for Linux."""
+    return "microsoft" in _read(version).lower()
+
+
+def _without_sleep(states: Path = Path("/sys/power/state")) -> bool:
+    """Whether this Linux kernel has no state to fall asleep into, as many virtual machines have none."""
+    return states.exists() and not _read(states).strip()
+
+
+def _in_a_container(marks: tuple[str, ...] = ("/.dockerenv", "/run/.containerenv")) -> str:
+    if any(Path(mark).exists() for mark in marks):
+        return " (this is a container: its host decides when it sleeps)"
+    return ""
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,66 @@
+"""Where a run ends, and how far it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from cpulm.settings import TrainSettings
+
+
+@dataclass(frozen=True)
+class Horizon:
+    """The end of a run: after ``steps`` updates, after ``seconds`` of its own time, or at ``deadline``.
+
+    Exactly one is given; ``deadline`` is in seconds since the epoch. Of a time ``reserve_seconds`` are kept
+    for the last validation and the last checkpoint.
+    """
+
+    steps: int | None = None
+    seconds: float | None = None
+    deadline: float | None = None
+    reserve_seconds: float = 0.0
+
+    @property
+    def is_time(self) -> bool:
+        return self.steps is None
+
+    def progress(self, step: int, elapsed_seconds: float, now: float) -> float:
+        """The part of the run that is done, in [0, 1].
+
+        Args:
+            elapsed_seconds: the run's own time.
+            now: the wall clock, in seconds since the epoch. A machine that slept, or a clock that was put
+                right, moves the end of a run with a deadline, as it must.
+        """
+        if self.steps is not None:
+            return min(1.0, step / self.steps)
+        left = self.seconds_left(elapsed_seconds, now) - self.reserve_seconds
+        if left <= 0:
+            return 1.0
+        return elapsed_seconds / (elapsed_seconds + left)
+
+    def seconds_left(self, elapsed_seconds: float, now: float) -> float:
+        """Time to the end, reserve included; only for a horizon in time."""
+        if self.deadline is not None:
+            return self.deadline - now
+        assert self.seconds is not None
+        return self.seconds - elapsed_seconds
+
+    def warmup_steps(self, asked: int) -> int:
+        """Warm-up takes at most a tenth of a horizon given in steps."""
+        return asked if self.steps is None else min(asked, self.steps // 10)
+
+
+def horizon_of(train: TrainSettings, steps: int | None, seconds_gone: float = 0.0) -> Horizon:
+    """The horizon that the settings ask for.
+
+    Args:
+        steps: what their steps, tokens or epochs come to; None where the horizon is a time.
+        seconds_gone: of ``max_time``, what was spent on getting ready.
+    """
+    if train.max_time is not None:
+        return Horizon(seconds=train.max_time - seconds_gone)
+    if train.until is not None:
+        return Horizon(deadline=datetime.fromisoformat(train.until).timestamp())
+    return Horizon(steps=steps)

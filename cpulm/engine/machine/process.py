@@ -1,0 +1,70 @@
+"""Processes told apart for certain: a number alone is given again to another one, also after a reboot."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+_UNKNOWN = "unknown"
+
+
+def is_running(pid: int, token: str) -> bool:
+    """Whether the process that was told apart by ``token`` still runs; True where it may not be asked."""
+    return started(pid) in (token, _UNKNOWN)
+
+
+def started(pid: int) -> str | None:
+    """When the process ``pid`` began, as a token that no other process with that number ever had.
+
+    None where there is no such process, or only its remains that nobody has collected yet.
+    """
+    if Path("/proc/self/stat").exists():
+        return _started_linux(pid)
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return None
+        return f"{process.create_time():.2f}"
+    except psutil.NoSuchProcess:
+        return None
+    except (psutil.Error, OSError):
+        return _UNKNOWN
+
+
+def _started_linux(pid: int) -> str | None:
+    """The boot and the clock tick in it: psutil's time of creation moves when the clock is set."""
+    try:
+        line = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return None
+    # The name stands in brackets and may hold anything, brackets and blanks included.
+    fields = line[line.rfind(b")") + 1 :].split()
+    if len(fields) < 20 or fields[0] in (b"Z", b"X"):
+        return None
+    return f"{boot()} {fields[19].decode()}"
+
+
+def boot() -> str:
+    """What names this start of the machine; empty where the system does not tell.
+
+    Containers on a machine share it.
+    """
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    except OSError:
+        return ""
+
+
+def process_table() -> str:
+    """What names the table that this process's number stands in: each container has its own."""
+    try:
+        return f"{boot()} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return host()
+
+
+def host() -> str:
+    """The machine's name in its network."""
+    return socket.gethostname()

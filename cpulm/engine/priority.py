@@ -1,0 +1,59 @@
+"""Staying out of the way: a low priority, so that what a person does meanwhile goes first."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+NICE = 10
+"""Of 19; a process of priority 0 beside it gets nine times its processor time, on Linux."""
+_BELOW_NORMAL_PRIORITY_CLASS = 0x4000
+
+
+def lower_priority() -> str:
+    """Give this process, its threads and the processes it starts from now on a low priority.
+
+    It never raises the priority of one that is lower already, and never fails a run.
+
+    Returns:
+        What was achieved, in words.
+    """
+    try:
+        if sys.platform == "win32":
+            return _lower_on_windows()
+        return _lower_on_posix()
+    except (OSError, AttributeError) as error:
+        return f"the priority could not be lowered: {error}"
+
+
+def _lower_on_posix() -> str:
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    if before < NICE:
+        # Linux keeps a priority per thread, and gives new ones that of the thread that starts them
+        for thread in _threads():
+            with suppress(ProcessLookupError):  # it has just ended
+                os.setpriority(os.PRIO_PROCESS, thread, NICE)
+    return f"low priority (nice {max(before, NICE)}): other programs go first"
+
+
+def _threads() -> list[int]:
+    """The system's numbers of this process's threads; 0, the whole process, where they are not told."""
+    try:
+        return [int(entry.name) for entry in Path("/proc/self/task").iterdir()]
+    except OSError:
+        return [0]
+
+
+if sys.platform == "win32":
+
+    def _lower_on_windows() -> str:
+        import ctypes
+
+        kernel = ctypes.WinDLL("kernel32", use_last_error=True)
+        kernel.GetCurrentProcess.restype = ctypes.c_void_p
+        kernel.SetPriorityClass.argtypes = (ctypes.c_void_p, ctypes.c_uint32)
+        if not kernel.SetPriorityClass(kernel.GetCurrentProcess(), _BELOW_NORMAL_PRIORITY_CLASS):
+            raise ctypes.WinError(ctypes.get_last_error())
+        return "low priority (below normal): other programs go first"

@@ -1,0 +1,122 @@
+"""Plain values from a file as the dataclass they should be: every type and size looked at first.
+
+A file may come from another version, another program, or half a disk. What reads it further may then rely
+on its numbers being numbers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Callable, Hashable, Mapping
+from functools import lru_cache
+from typing import Any, TypeVar
+
+_T = TypeVar("_T")
+_Check = Callable[[Any], Any]
+
+LARGEST = 2.0**63
+_LAST_MOMENT = 32_503_680_000.0
+"""The year 3000, where the clocks of some systems end."""
+_MOMENTS = {"time", "since", "began", "ended", "waiting_until"}
+_ANY_FLOAT = {"loss", "grad_norm", "perplexity", "bits_per_byte", "best_loss", "best_bits_per_byte"}
+"""Fields that may be no finite number: a run in trouble has such losses."""
+
+
+def from_record(cls: Callable[..., _T], record: Any) -> _T:
+    """An instance of the dataclass ``cls`` from the values of JSON; keys it does not know are ignored.
+
+    Raises:
+        ValueError: naming the first field that is absent or cannot be what it should.
+    """
+    if not isinstance(record, Mapping):
+        raise ValueError("not a record")
+    values = {}
+    for name, check, required in _fields(cls):
+        if name in record:
+            try:
+                values[name] = check(record[name])
+            except (ValueError, TypeError, OverflowError):
+                raise ValueError(f"{name} cannot be {record[name]!r:.60}") from None
+        elif required:
+            raise ValueError(f"{name} is missing")
+    return cls(**values)
+
+
+def is_sound(cls: type, record: Mapping[str, Any]) -> bool:
+    """Whether what is there of the fields of ``cls`` can be what it should; fields may be absent."""
+    try:
+        for name, check, _ in _fields(cls):
+            if name in record:
+                check(record[name])
+    except (ValueError, TypeError, OverflowError):
+        return False
+    return True
+
+
+@lru_cache(maxsize=64)
+def _fields(cls: Hashable) -> list[tuple[str, _Check, bool]]:
+    """Name, check and whether it must be there, of each field."""
+    hints = typing.get_type_hints(cls)
+    fields = []
+    for spec in dataclasses.fields(typing.cast(Any, cls)):
+        required = spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING
+        fields.append((spec.name, _check_of(hints[spec.name], spec.name), required))
+    return fields
+
+
+def _check_of(kind: Any, name: str) -> _Check:
+    """What turns a value into one of type ``kind``, or raises."""
+    origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        (inner,) = [part for part in parts if part is not type(None)]
+        check = _check_of(inner, name)
+        return lambda value: None if value is None else check(value)
+    if origin in (list, tuple):
+        check = _check_of(parts[0], name)
+        return lambda value: origin(map(check, _of(list, value)))
+    if origin is typing.Literal:
+        return lambda value: _one_of(parts, value)
+    if dataclasses.is_dataclass(kind):
+        return lambda value: from_record(typing.cast(type, kind), value)
+    if kind is float:
+        return lambda value: _number(value, name)
+    if kind is int:
+        return _whole
+    return lambda value: _of(kind, value)
+
+
+def _of(kind: Any, value: Any) -> Any:
+    if isinstance(value, tuple) and kind is list:
+        return value
+    if not isinstance(value, kind):
+        raise TypeError
+    return value
+
+
+def _one_of(words: tuple[str, ...], value: Any) -> Any:
+    if not isinstance(value, str) or value not in words:
+        raise ValueError
+    return value
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or abs(value) > LARGEST:
+        raise TypeError
+    return value
+
+
+def _number(value: Any, name: str) -> float | int:
+    if isinstance(value, str) and name in _ANY_FLOAT and value in ("nan", "inf", "-inf"):
+        return float(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError
+    if name in _MOMENTS and not 0 <= value <= _LAST_MOMENT:
+        raise ValueError
+    if name not in _ANY_FLOAT and not abs(value) <= LARGEST:
+        raise ValueError
+    if isinstance(value, int) and not math.isfinite(float(value)):
+        raise ValueError
+    return value

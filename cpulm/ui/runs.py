@@ -1,0 +1,75 @@
+"""Runs as a table: as much of it as the window has room for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rich.cells import cell_len
+from rich.console import RenderableType
+
+from cpulm.ui.tables import rows
+from cpulm.ui.text import figure, harmless
+
+_UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+_BETWEEN = 3
+"""Cells between two columns, at most."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the table shows of a run; None where it is not known."""
+
+    run: str
+    state: str
+    step: int | None
+    steps: int | None
+    progress: float | None
+    best_loss: float | None
+    best_bits_per_byte: float | None
+    seconds_ago: float | None
+    preset: str | None
+
+
+_COLUMNS: dict[str, Callable[[Row], str]] = {
+    "run": lambda row: row.run,
+    "state": lambda row: row.state,
+    "step": lambda row: _step(row),
+    "": lambda row: "-" if row.progress is None else f"{int(100 * row.progress)}%",
+    "best loss": lambda row: "-" if row.best_loss is None else figure(row.best_loss),
+    "bits/byte": lambda row: "-" if row.best_bits_per_byte is None else figure(row.best_bits_per_byte),
+    "seen": lambda row: _age(row.seconds_ago),
+    "preset": lambda row: row.preset or "-",
+}
+_DISPENSABLE = ("preset", "bits/byte")
+"""What goes first where the window is too narrow; the run's own path is never cut."""
+
+
+def runs_table(records: Sequence[Row], width: int) -> RenderableType:
+    """The runs, a line each, in ``width`` cells."""
+    cells = {name: [harmless(value(row)) for row in records] for name, value in _COLUMNS.items()}
+    for name in _DISPENSABLE:
+        if _natural_width(cells) > width:
+            del cells[name]
+    return rows("", list(cells), zip(*cells.values(), strict=True))
+
+
+def _natural_width(cells: dict[str, list[str]]) -> int:
+    widths = [max(cell_len(text) for text in [name, *column]) for name, column in cells.items()]
+    return sum(widths) + _BETWEEN * (len(widths) - 1)
+
+
+def _step(row: Row) -> str:
+    if row.step is None:
+        return "-"
+    return f"{row.step:,}" if row.steps is None else f"{row.step:,}/{row.steps:,}"
+
+
+def _age(seconds: float | None) -> str:
+    """``now``, ``12s ago``, ``3h ago``: one unit, whole ones."""
+    if seconds is None:
+        return "-"
+    if seconds < 5:
+        return "now"
+    unit = next(unit for unit, length in _UNITS.items() if seconds >= length)
+    return f"{int(seconds // _UNITS[unit])}{unit} ago"
