@@ -10,6 +10,7 @@ import typer
 
 from cpulm import __version__
 from cpulm.cli.at_boot import at_boot
+from cpulm.cli.benchmark import benchmark
 from cpulm.cli.generate import generate
 from cpulm.cli.resume import resume
 from cpulm.cli.runs import runs
@@ -35,6 +36,7 @@ app.command()(stop)
 app.command()(generate)
 app.command()(tokenize)
 app.command("at-boot")(at_boot)
+app.command()(benchmark)
 app.command()(sysinfo)
 
 

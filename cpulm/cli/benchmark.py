@@ -1,0 +1,229 @@
+"""``cpulm benchmark``: what this machine makes of a preset, before a night is spent on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cpulm.cli.options import Assignments, Device, Precision, Threads
+from cpulm.cli.train import complete_preset
+
+if TYPE_CHECKING:
+    from cpulm.engine.benchmark import Peak, Result
+    from cpulm.settings import Settings
+
+WHAT = "What to measure"
+_QUICK_SECONDS, _SECONDS = 2.0, 10.0
+
+
+def benchmark(
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            autocompletion=complete_preset,
+            help="The preset to measure. [default: tiny]",
+            rich_help_panel=WHAT,
+            show_default=False,
+        ),
+    ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Your text, to say how long a pass over it takes; else random tokens are as good.",
+            rich_help_panel=WHAT,
+            show_default=False,
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="A YAML file of settings.", rich_help_panel=WHAT)
+    ] = None,
+    assignments: Assignments = None,
+    all_presets: Annotated[
+        bool, typer.Option("--all", help="Every preset, side by side.", rich_help_panel=WHAT)
+    ] = False,
+    duration: Annotated[
+        str | None,
+        typer.Option(
+            "--time",
+            metavar="DURATION",
+            help="Plan a training of so long, such as 8h: which size it would pay to train, from short pilot "
+            "runs here and now.",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --time: write the plan here, for `cpulm train --plan`.", rich_help_panel=WHAT
+        ),
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Fewer updates, and no compiling: seconds, not minutes.")
+    ] = False,
+    device: Device = None,
+    threads: Threads = None,
+    precision: Precision = None,
+    json: Annotated[bool, typer.Option("--json", help="Everything as one JSON object.")] = False,
+) -> None:
+    """Measure what this machine makes of a preset, before a night is spent on it.
+
+    Real updates on a throwaway model: tokens a second and where the time goes, against the fastest
+    matrix product that this machine manages; memory; the time for a pass over your text and for the
+    whole run; and what cpulm chose here and why.
+
+    **Examples**
+
+        cpulm benchmark --preset small --data notes/
+
+        cpulm benchmark --all
+
+        cpulm benchmark --time 8h --data notes/ --out plan.yaml
+    """
+    import os
+
+    from cpulm.errors import SettingsError
+    from cpulm.layers import resolve
+
+    if out is not None and duration is None:
+        raise SettingsError("--out has no effect without --time", "give the time to be planned: --time 8h")
+    if all_presets:
+        if preset or data or config:
+            raise SettingsError("--all measures every preset", "leave out --preset, --data and --config")
+        _compare(assignments or [], device, threads, precision, json=json)
+        return
+    settings = resolve(
+        preset=preset or (None if config else "small" if duration else "tiny"),
+        config=config,
+        environ=os.environ,
+        assignments=assignments or (),
+        flags={
+            "data.source": data or None,
+            "runtime.device": device,
+            "runtime.threads": threads,
+            "runtime.precision": precision,
+            "runtime.compile": "off" if quick else None,
+        },
+    )
+    if duration is not None:
+        from cpulm.cli.planning import plan
+
+        plan(settings, duration, out, json=json)
+        return
+    _measure(settings, with_data=bool(data), seconds=_QUICK_SECONDS if quick else _SECONDS, json=json)
+
+
+def _measure(settings: Settings, *, with_data: bool, seconds: float, json: bool) -> None:
+    from cpulm.engine.benchmarking import benchmark_preset
+    from cpulm.ui.console import print_json, stdout
+    from cpulm.ui.tables import key_values
+    from cpulm.ui.watch import choose_mode, watch
+
+    with watch(choose_mode(json=False, headless=json)) as show:
+        result, peak = benchmark_preset(settings, with_data=with_data, seconds=seconds, show=show)
+    if json:
+        print_json(_record(result, peak))
+        return
+    console = stdout()
+    for title, pairs in _in_words(result, peak).items():
+        console.print(key_values(title, [(name.ljust(16), value) for name, value in pairs]))
+        console.print()
+    console.print(_breakdown(result))
+
+
+def _record(result: Result, peak: Peak) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {
+        **asdict(result),
+        "tokens_per_second": result.tokens_per_second,
+        "steps_per_second": 1 / result.fastest.step_seconds,
+        "gflops": result.gflops,
+        "share_of_peak": result.gflops / peak.best,
+        "epoch_seconds": result.epoch_seconds,
+        "peak": asdict(peak),
+    }
+
+
+def _in_words(result: Result, peak: Peak) -> dict[str, list[tuple[str, object]]]:
+    from cpulm.units import format_bytes, format_count, format_duration
+
+    timing = result.fastest
+    products = ", ".join(f"{value:.0f} at {side}" for side, value in peak.gflops.items())
+    speed: list[tuple[str, object]] = [
+        ("speed", f"{format_count(result.tokens_per_second)} tok/s, {1 / timing.step_seconds:.3g} it/s"),
+        ("a step", f"{timing.step_seconds:.3f} s, the median of {timing.steps_measured}"),
+        ("arithmetic", f"{result.gflops:.0f} GFLOP/s, {result.gflops / peak.best:.0%} of the peak"),
+        (
+            "memory",
+            f"{format_bytes(result.memory_bytes)} at most, "
+            f"{format_bytes(result.memory_estimated_bytes)} estimated",
+        ),
+    ]
+    if result.compiled is not None:
+        gain = result.timing.step_seconds / result.compiled.step_seconds
+        compiled = f"{gain:.2f} x eager's {result.timing.step_seconds:.3f} s"
+        speed.insert(2, ("compiled", f"{compiled}, after {format_duration(result.compile_seconds or 0)}"))
+    if result.epoch_seconds is not None and result.train_tokens is not None:
+        tokens = format_count(result.train_tokens)
+        speed.append(("a pass", f"{format_duration(result.epoch_seconds)} over {tokens} tokens"))
+    if result.validation_seconds is not None:
+        speed.append(("a validation", format_duration(result.validation_seconds)))
+    if result.horizon_seconds is not None and result.steps is not None:
+        whole = format_duration(result.horizon_seconds)
+        speed.append(("the whole run", f"{whole} for {result.steps:,} steps, validations included"))
+    sizes = f"{format_count(result.params_total)} parameters, {format_count(result.params_non_embedding)}"
+    return {
+        f"{result.preset}: {sizes} without embeddings, {result.tokens_per_step:,} tokens a step": speed,
+        "This machine": [
+            ("matrix products", f"{products} (GFLOP/s by side, fp32)"),
+            ("memory copy", f"{peak.memory_gb_per_second:.1f} GB/s"),
+            *(("choice", note) for note in result.notes),
+        ],
+    }
+
+
+def _breakdown(result: Result) -> Any:
+    from cpulm.ui.tables import rows
+
+    timing = result.fastest
+    total = sum(timing.parts.values())
+    table = [
+        [name, f"{seconds * 1000:.1f} ms", f"{seconds / total:.1%}", "█" * round(30 * seconds / total)]
+        for name, seconds in timing.parts.items()
+    ]
+    return rows("Where a step goes", ["part", "time", "share", ""], table)
+
+
+def _compare(
+    assignments: list[str], device: str | None, threads: int | None, precision: str | None, *, json: bool
+) -> None:
+    from cpulm.engine.benchmarking import benchmark_all
+    from cpulm.ui.console import print_json, stdout
+    from cpulm.ui.tables import rows
+    from cpulm.ui.watch import choose_mode, watch
+    from cpulm.units import format_bytes, format_count, format_duration
+
+    flags = {"--device": device, "--threads": threads, "--precision": precision}
+    given = [f"{name}={value}" for name, value in flags.items() if value is not None]
+    with watch(choose_mode(json=False, headless=json)) as show:
+        records = benchmark_all([*given, *(f"--set={each}" for each in assignments)], show=show)
+    if json:
+        print_json(records)
+        return
+    table = [
+        [
+            record["preset"],
+            format_count(record["params_total"]),
+            f"{record['timing']['step_seconds']:.3g} s",
+            format_count(record["tokens_per_second"]),
+            f"{record['gflops']:.0f}",
+            f"{record['share_of_peak']:.0%}",
+            format_bytes(record["memory_bytes"]),
+            format_duration(record["horizon_seconds"]) if record["horizon_seconds"] else None,
+        ]
+        for record in records
+    ]
+    columns = ["preset", "params", "a step", "tok/s", "GFLOP/s", "of peak", "memory", "whole run"]
+    stdout().print(rows("All presets here, eager", columns, table))

@@ -1,0 +1,84 @@
+"""``cpulm benchmark``: real updates of a small model, their parts, and figures that fit each other."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SMALL = [
+    "model.n_layer=1",
+    "model.n_head=2",
+    "model.n_embd=16",
+    "model.block_size=16",
+    "data.tokenizer=byte",
+    "data.vocab_size=null",
+    "train.micro_batch_size=4",
+    "runtime.threads=1",
+]
+
+
+def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    small = [part for setting in SMALL for part in ("--set", setting)]
+    command = [sys.executable, "-m", "cpulm", "benchmark", *small, *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
+
+
+def measured(*arguments: str, cwd: Path) -> dict[str, Any]:
+    done = run("--json", *arguments, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    record: dict[str, Any] = json.loads(done.stdout)
+    return record
+
+
+def test_figures_fit_each_other(tmp_path: Path) -> None:
+    text = tmp_path / "rhyme.txt"
+    text.write_text("the cat sat on the mat; the rat saw the cat and ran.\n" * 60)
+    record = measured(
+        "--quick", "--data", str(text), "--set=train.grad_accum_steps=3", "--set=train.steps=50", cwd=tmp_path
+    )
+    assert record["tokens_per_step"] == 4 * 16 * 3
+    step = record["timing"]["step_seconds"]
+    assert record["tokens_per_second"] == pytest.approx(4 * 16 * 3 / step)
+    assert record["epoch_seconds"] == pytest.approx(record["train_tokens"] / record["tokens_per_second"])
+    assert set(record["timing"]["parts"]) == {"data", "forward", "backward", "optimizer"}
+    assert sum(record["timing"]["parts"].values()) == pytest.approx(step, rel=0.5)
+    assert record["horizon_seconds"] == pytest.approx(50 * step + record["validation_seconds"])
+    assert record["peak"]["memory_gb_per_second"] > 0.1
+    assert 0 < record["share_of_peak"] < 1
+    assert record["compiled"] is None
+    assert record["memory_bytes"] > 50 * 2**20
+    assert not [path for path in tmp_path.iterdir() if path != text]  # nothing is trained, nothing written
+
+
+def test_without_text_no_pass_over_it_is_claimed(tmp_path: Path) -> None:
+    done = run("--quick", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "a pass" not in done.stdout
+    for words in ("tok/s", "of the peak", "Where a step goes", "forward", "choice"):
+        assert words in done.stdout
+
+
+def test_more_accumulation_is_not_measured_more_often(tmp_path: Path) -> None:
+    one = measured("--quick", cwd=tmp_path)
+    many = measured("--quick", "--set=train.grad_accum_steps=64", cwd=tmp_path)
+    assert many["timing"]["parts"]["forward"] > 8 * one["timing"]["parts"]["forward"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--all", "--preset", "tiny"], "--all measures every preset"),
+        (["--preset", "tinny"], "tiny"),
+        (["--threads", "4096"], "runtime.threads = 4096"),
+    ],
+)
+def test_mistakes(tmp_path: Path, arguments: list[str], words: str) -> None:
+    done = run(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
