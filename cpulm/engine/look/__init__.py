@@ -1,0 +1,1 @@
+"""A trained model looked into: what it finds hard, where it attends, what its weights have become."""
