@@ -1,0 +1,149 @@
+"""All there is to say of one run, from its record alone: what the terminal and the page show."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """Values of one measure, in order, thinned so that no peak and no trough is lost. All finite.
+
+    The four arrays, 1-D, have one length. ``steps`` and ``tokens`` are those finished when the value was
+    taken, ``seconds`` the run's own time then, interruptions left out.
+    """
+
+    steps: Integers
+    tokens: Integers
+    seconds: Floats
+    values: Floats
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One line of the summary, in words."""
+
+    label: str
+    value: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class SettingChange:
+    """A setting (dotted key) that is not as the run's preset has it, or as by default where it had none."""
+
+    key: str
+    preset: Any
+    value: Any
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What the model wrote at a step; ``text`` begins with the prompt."""
+
+    step: int
+    tokens: int
+    seconds: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Happening:
+    """Something worth telling. ``seconds`` is the run's own time, ``time`` that of the wall clock (epoch).
+
+    ``kind`` is ``started``, ``restarted``, ``ended``, ``rolled_back``, ``warning``, ``notice``, ``best`` or
+    ``lost`` (a process that went without a last word).
+    """
+
+    step: int
+    seconds: float
+    kind: str
+    text: str
+    time: float = 0.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A conclusion in plain words, with the figures behind it."""
+
+    kind: str
+    weight: Literal["good", "note", "warning"]
+    text: str
+    figures: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Figures:
+    """The numbers of the summary; None where the record does not tell them.
+
+    Losses are in nats per token, times in seconds, ``began`` and ``seen`` since the epoch. ``seconds`` is the
+    run's own time, ``wall_seconds`` that from its first to its last event.
+    """
+
+    preset: str | None = None
+    version: str | None = None
+    device_name: str | None = None
+    precision: str | None = None
+    compiled: bool | None = None
+    threads: int | None = None
+    params_total: int | None = None
+    params_non_embedding: int | None = None
+    vocab_size: int | None = None
+    block_size: int | None = None
+    train_tokens: int | None = None
+    val_tokens: int | None = None
+    tokens_per_step: int | None = None
+    flops_per_token: float | None = None
+    steps: int = 0
+    horizon_steps: int | None = None
+    tokens: int = 0
+    epochs: float = 0.0
+    seconds: float = 0.0
+    wall_seconds: float | None = None
+    began: float | None = None
+    seen: float | None = None
+    last_loss: float | None = None
+    val_loss: float | None = None
+    val_bits_per_byte: float | None = None
+    best_loss: float | None = None
+    best_step: int | None = None
+    best_bits_per_byte: float | None = None
+    tokens_per_second: float | None = None
+    flops_per_second: float | None = None
+    peak_process_bytes: int | None = None
+    damaged_lines: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """One run as it stands.
+
+    ``state`` is one of ``cpulm runs``. ``settings`` are all of them, nested. ``curves`` holds what the record
+    has of ``loss``, ``loss_smoothed``, ``val_loss``, ``val_bits_per_byte``, ``lr``, ``grad_norm``,
+    ``tokens_per_second``, ``cpu_percent``, ``process_cpu_percent``, ``cpu_mhz``, ``process_bytes``,
+    ``memory_used_bytes`` and ``cpu_temperature`` (degrees Celsius). ``layers`` goes from a measure
+    (``weight_norm``, ``grad_norm``, ``update_ratio``) to a part of the model to its curve; empty where none
+    was recorded. ``time_parts`` are seconds of training, data, validation, checkpoints and the rest.
+    """
+
+    path: Path
+    name: str
+    state: str
+    settings: dict[str, Any]
+    changes: tuple[SettingChange, ...]
+    facts: tuple[Fact, ...]
+    figures: Figures
+    curves: dict[str, Curve]
+    layers: dict[str, dict[str, Curve]]
+    samples: tuple[Sample, ...]
+    happenings: tuple[Happening, ...]
+    time_parts: dict[str, float]
+    findings: tuple[Finding, ...]
