@@ -127,11 +127,11 @@ class Report:
     """One run as it stands.
 
     ``state`` is one of ``cpulm runs``. ``settings`` are all of them, nested. ``curves`` holds what the record
-    has of ``loss``, ``loss_smoothed``, ``val_loss``, ``val_bits_per_byte``, ``lr``, ``grad_norm``,
-    ``tokens_per_second``, ``cpu_percent``, ``process_cpu_percent``, ``cpu_mhz``, ``process_bytes``,
-    ``memory_used_bytes`` and ``cpu_temperature`` (degrees Celsius). ``layers`` goes from a measure
-    (``weight_norm``, ``grad_norm``, ``update_ratio``) to a part of the model to its curve; empty where none
-    was recorded. ``time_parts`` are seconds of training, data, validation, checkpoints and the rest.
+    has of ``loss``, ``val_loss``, ``val_bits_per_byte``, ``lr``, ``grad_norm``, ``tok_per_s``,
+    ``cpu_percent``, ``process_cpu_percent``, ``cpu_mhz``, ``rss_bytes``, ``memory_used_bytes`` and
+    ``temperature_c``. ``layers`` goes from a measure (``weight_norm``, ``grad_norm``, ``update_ratio``) to a
+    part of the model to its curve; empty where none was recorded. ``time_parts`` are seconds of ``training``,
+    ``data``, ``validation``, ``checkpoints`` and the ``rest``.
     """
 
     path: Path
