@@ -80,6 +80,23 @@ class StepDone(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LayerStats(Event):
+    """What the update ``step`` did to each matrix of the model, measured every so many updates.
+
+    One entry per matrix in all four. ``names`` are as in the model, ``blocks.0.attn.qkv``. Norms are
+    Frobenius norms: ``weight_norms`` after the update, ``grad_norms`` before clipping. ``update_ratios`` are
+    the norm of the update over the norm of the weights.
+    """
+
+    kind: ClassVar[str] = "layer_stats"
+    step: int
+    names: tuple[str, ...]
+    weight_norms: tuple[float, ...]
+    grad_norms: tuple[float, ...]
+    update_ratios: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Validated(Event):
     """A pass over the validation split. ``whole`` is False where only some batches were taken."""
 
@@ -205,6 +222,7 @@ KINDS: dict[str, type[Event]] = {
     for cls in (
         RunStarted,
         StepDone,
+        LayerStats,
         Validated,
         CheckpointSaved,
         RolledBack,
@@ -224,6 +242,8 @@ def to_json(event: Event) -> str:
         value = getattr(event, spec.name)
         if isinstance(value, float):
             value = round(value, 3) if spec.name == "time" else _number(value)
+        elif isinstance(value, tuple):
+            value = [_number(item) if isinstance(item, float) else item for item in value]
         record[spec.name] = value
     return json.dumps(record, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 

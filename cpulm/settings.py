@@ -270,8 +270,11 @@ class RuntimeSettings(Section):
 
 
 class LogSettings(Section):
-    """What is written beside `metrics.jsonl`."""
+    """What is recorded beside losses, validations and the machine's state."""
 
+    layer_stats_every: int = Field(50, ge=0, le=LARGEST)
+    """Updates between measurements of every matrix: its norm, its gradient's norm before clipping, and the
+    update over the weight; 0 makes none. The weights learn the same with and without."""
     tensorboard: bool = False
     """Write TensorBoard event files too; needs the extra `tensorboard`."""
 

@@ -19,6 +19,9 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "str": st.text(),
     "bool": st.booleans(),
     "tuple[str, ...]": st.lists(st.text(), max_size=3).map(tuple),
+    "tuple[float, ...]": st.lists(
+        st.floats(-(2.0**60), 2.0**60).map(lambda value: float(f"{value:.7g}")), max_size=3
+    ).map(tuple),
     "tuple[int, ...]": st.lists(st.integers(0, 2**53), max_size=3).map(tuple),
 }
 

@@ -20,6 +20,7 @@ from cpulm.engine.compilation import Forward, ready_forward
 from cpulm.engine.evaluate import Evaluation, evaluate
 from cpulm.engine.generate import sample_text
 from cpulm.engine.horizon import Horizon
+from cpulm.engine.layer_stats import LayerStatistics
 from cpulm.engine.power import BatteryWatch
 from cpulm.engine.randomness import random_states, restore_random_states
 from cpulm.engine.runtime import Runtime
@@ -66,6 +67,7 @@ class Trainer:
             saved_step=self.position.step,
             saved_at=self.position.elapsed_seconds,
         )
+        self.layer_stats = LayerStatistics(self.model, self.settings.log.layer_stats_every)
         self.trained_seconds = 0.0
         self.trained_tokens = 0
 
@@ -159,6 +161,7 @@ class Trainer:
             restore_random_states(random_state)
             return None
         loss, data_seconds = accumulated
+        self.layer_stats.before_update(position.step + 1)
         grad_norm = self._clip()
         trouble = guard.what_is_wrong(loss, grad_norm)
         if trouble is not None:
@@ -166,6 +169,7 @@ class Trainer:
             return trouble
         for optimizer in self.optimizers:
             optimizer.step()
+        layer_stats = self.layer_stats.after_update()
         self._forget_gradients()
         trouble = guard.follow(position.course, loss, train.spike_nats)
         seconds = self.clock.now() - began
@@ -188,6 +192,8 @@ class Trainer:
                 progress=self._progress(),
             )
         )
+        if layer_stats is not None:
+            self.emit(layer_stats)
         return trouble
 
     def _accumulate(self) -> tuple[float, float] | None:
