@@ -231,8 +231,15 @@ class Transformer(nn.Module):
         Raises:
             ValueError: where the tokens do not fit into ``block_size`` or the cache.
         """
-        x = self.embed(idx, 0 if cache is None else cache.length, cache)
+        x = self.hidden(idx, cache, last_only=last_only)
+        if targets is None:
+            return F.linear(x, self.head_weight).float()
+        return fused.head_loss(x.flatten(0, 1), self.head_weight, targets.flatten())
+
+    def hidden(self, idx: Tensor, cache: KVCache | None = None, *, last_only: bool = False) -> Tensor:
+        """The last norm's output [B, T, n_embd], before the head; arguments as in :meth:`forward`."""
         start = 0 if cache is None else cache.length
+        x = self.embed(idx, start, cache)
         T = idx.size(1)
         rope = None
         if self.settings.position == "rope":
@@ -244,10 +251,8 @@ class Transformer(nn.Module):
                 x = block(x, rope, cache)
         if cache is not None:
             cache.advance(T)
-        x = self.norm(x[:, -1:] if last_only else x)
-        if targets is None:
-            return F.linear(x, self.head_weight).float()
-        return fused.head_loss(x.flatten(0, 1), self.head_weight, targets.flatten())
+        y: Tensor = self.norm(x[:, -1:] if last_only else x)
+        return y
 
     def embed(self, idx: Tensor, start: int, cache: KVCache | None) -> Tensor:
         """Embeddings [B, T, n_embd] of ``idx`` [B, T], which stands at the positions from ``start`` on."""
