@@ -5,7 +5,8 @@
 Two runs of the same preset take turns in one process: the trainer as it is, with the live dashboard
 drawn into a pseudo-terminal, the metrics file and the monitor; and a bare loop of forward, backward,
 clip and optimizer over one batch that is already there. Both step times and the ratio of each round
-are printed, and the share of the step that the trainer itself measured in making batches.
+are printed, and the share of the step that the trainer itself measured in making batches. The layer
+statistics, which only one update in ``log.layer_stats_every`` pays for, are timed by themselves.
 """
 
 from __future__ import annotations
@@ -27,14 +28,16 @@ import torch
 
 from cpulm.data.prepare import prepare
 from cpulm.engine.build import Parts, build_parts, build_trainer
+from cpulm.engine.layer_stats import LayerStatistics
 from cpulm.engine.monitor import Monitor
-from cpulm.engine.runtime import choose_runtime
+from cpulm.engine.runtime import Runtime, choose_runtime
 from cpulm.engine.stop import StopRequest
 from cpulm.engine.sysinfo import read_machine
 from cpulm.engine.trainer import Trainer
 from cpulm.events import Event, Listener, StepDone
 from cpulm.layers import resolve
 from cpulm.rundir import RunDir
+from cpulm.settings import Settings
 from cpulm.ui.metrics import MetricsWriter
 
 
@@ -87,6 +90,21 @@ def full_steps(trainer: Trainer, ends: list[float], count: int) -> float:
     return statistics.median(b - a for a, b in itertools.pairwise(ends))
 
 
+def layer_stats_seconds(parts: Parts, count: int) -> float:
+    """Median seconds of one measurement of every matrix."""
+    x, y = parts.loader.batch(0)
+    parts.model(x, targets=y).backward()
+    statistics_of_layers = LayerStatistics(parts.model, 1)
+    seconds = []
+    for step in range(1, count + 1):
+        began = time.perf_counter()
+        statistics_of_layers.before_update(step)
+        statistics_of_layers.after_update()
+        seconds.append(time.perf_counter() - began)
+    parts.model.zero_grad(set_to_none=True)
+    return statistics.median(seconds)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--preset", default="tiny")
@@ -129,15 +147,32 @@ def main() -> None:
                 with Monitor(emit):
                     full = full_steps(trainer, ends, options.steps)
                 rounds.append((full, bare_steps(bare, trainer, options.steps)))
+            layer_stats = layer_stats_seconds(bare, options.steps)
+    show_result(options, settings, runtime, rounds, data_seconds, layer_stats)
+
+
+def show_result(
+    options: argparse.Namespace,
+    settings: Settings,
+    runtime: Runtime,
+    rounds: list[tuple[float, float]],
+    data_seconds: list[float],
+    layer_stats: float,
+) -> None:
+    """Print what was measured; ``rounds`` are seconds of a whole and of a bare step."""
     ratios = [full / plain for full, plain in rounds]
+    full = statistics.median(full for full, _ in rounds)
+    every = settings.log.layer_stats_every
     result = {
         "preset": options.preset,
         "threads": runtime.threads,
-        "full_ms": round(1000 * statistics.median(full for full, _ in rounds), 3),
+        "full_ms": round(1000 * full, 3),
         "bare_ms": round(1000 * statistics.median(plain for _, plain in rounds), 3),
         "overhead_percent": round(100 * (statistics.median(ratios) - 1), 2),
         "overhead_percent_range": [round(100 * (edge - 1), 2) for edge in (min(ratios), max(ratios))],
         "batch_percent": round(100 * statistics.median(data_seconds), 3),
+        "layer_stats_ms": round(1000 * layer_stats, 3),
+        "layer_stats_percent": round(100 * layer_stats / full / every, 3) if every else 0.0,
     }
     if options.json:
         print(json.dumps(result))
@@ -147,6 +182,8 @@ def main() -> None:
     low, high = result["overhead_percent_range"]
     print(f"overhead {result['overhead_percent']} % (rounds from {low} to {high} %)")
     print(f"of which making batches {result['batch_percent']} %")
+    print(f"layer statistics {result['layer_stats_ms']} ms, at one update in {every}: ", end="")
+    print(f"{result['layer_stats_percent']} % of a step")
 
 
 if __name__ == "__main__":
