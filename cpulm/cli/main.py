@@ -11,6 +11,7 @@ import typer
 from cpulm import __version__
 from cpulm.cli.at_boot import at_boot
 from cpulm.cli.benchmark import benchmark
+from cpulm.cli.evaluate import evaluate
 from cpulm.cli.generate import generate
 from cpulm.cli.resume import resume
 from cpulm.cli.runs import runs
@@ -34,6 +35,7 @@ app.command()(runs)
 app.command()(watch)
 app.command()(stop)
 app.command()(generate)
+app.command()(evaluate)
 app.command()(tokenize)
 app.command("at-boot")(at_boot)
 app.command()(benchmark)

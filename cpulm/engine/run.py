@@ -219,7 +219,7 @@ def _ready_again(
     machine = read_machine()
     runtime = _same_runtime(checkpoint, machine)
     needs.check_memory(settings, checkpoint.vocab_size, machine)
-    tokens = _same_tokens(checkpoint, show, should_stop)
+    tokens = same_tokens(checkpoint, show, should_stop)
     if checkpoint.step:
         seconds = checkpoint.position.elapsed_seconds / checkpoint.step
     else:
@@ -260,8 +260,13 @@ def _same_runtime(checkpoint: Checkpoint, machine: Machine) -> Runtime:
     return runtime
 
 
-def _same_tokens(checkpoint: Checkpoint, show: Listener, should_stop: Callable[[], bool]) -> TokenFolder:
-    """The token folder of the checkpoint, made again from the same sources where it is gone."""
+def same_tokens(checkpoint: Checkpoint, show: Listener, should_stop: Callable[[], bool]) -> TokenFolder:
+    """The token folder of the checkpoint, made again from the same sources where it is gone.
+
+    Raises:
+        DataError: where it is gone and the sources have changed, or are gone too.
+        StoppedError: where ``should_stop`` said so.
+    """
     path, digest = Path(checkpoint.data["path"]), checkpoint.data["digest"]
     if path.is_dir():
         tokens = TokenFolder.open(path)

@@ -1,0 +1,166 @@
+"""The text to be judged on, as chunks of tokens in constant memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from cpulm.data.encoder import END, bulk_encoder, safe_border
+from cpulm.data.prepare import JOB_CHARACTERS
+from cpulm.data.readers import Errors, read_pieces
+from cpulm.data.sources import SourceFile, find_files
+from cpulm.data.split import readable
+from cpulm.data.tokenfile import TokenFolder, is_token_folder
+from cpulm.data.tokenizer import Tokenizer
+from cpulm.errors import DataError
+from cpulm.events import Listener, Notice
+
+_CHUNK_TOKENS = 1 << 18
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Tokens, the bytes of text that they stand for, and what reading them took of the text's ``total``."""
+
+    ids: npt.NDArray[Any]
+    text_bytes: float
+    read: float
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text that can be read again and again.
+
+    Attributes:
+        name: for people.
+        chunks: the tokens, the end-of-text token behind each document.
+        total: how much there is to read, in ``unit``.
+    """
+
+    name: str
+    chunks: Callable[[], Iterator[Chunk]]
+    total: int
+    unit: Literal["bytes", "tokens"]
+
+
+def text_of(
+    sources: Sequence[str], tokenizer: Tokenizer, *, field: str, errors: Errors, emit: Listener
+) -> Text:
+    """The text behind ``sources``: whatever ``cpulm tokenize`` reads, or one token folder.
+
+    Raises:
+        DataError: where a source cannot be used, or a token folder has another tokenizer.
+    """
+    folders = [source for source in sources if is_token_folder(Path(source).expanduser())]
+    if folders:
+        return _from_folder(folders[0], len(sources), tokenizer)
+    files, skipped = readable(find_files(sources))
+    if skipped:
+        emit(Notice(level="info", message=f"left out {len(skipped)} binary files, such as {skipped[0]}"))
+
+    def chunks() -> Iterator[Chunk]:
+        return _encoded(files, tokenizer, field, errors)
+
+    return Text(", ".join(sources), chunks, sum(file.size for file in files), "bytes")
+
+
+def validation_text(tokens: TokenFolder, name: str) -> Text:
+    """The validation split of a token folder."""
+
+    def chunks() -> Iterator[Chunk]:
+        for begin in range(0, len(tokens.val), _CHUNK_TOKENS):
+            ids = np.asarray(tokens.val[begin : begin + _CHUNK_TOKENS])
+            yield Chunk(ids, len(ids) * tokens.bytes_per_token, len(ids))
+
+    return Text(name, chunks, len(tokens.val), "tokens")
+
+
+def first_tokens(chunks: Iterator[Chunk], limit: int | None) -> Iterator[Chunk]:
+    """The chunks up to ``limit`` tokens, the last one cut."""
+    left = limit
+    for chunk in chunks:
+        if left is None or len(chunk.ids) <= left:
+            yield chunk
+        else:
+            part = left / len(chunk.ids)
+            yield Chunk(chunk.ids[:left], chunk.text_bytes * part, chunk.read * part)
+        if left is not None:
+            left -= len(chunk.ids)
+            if left <= 0:
+                return
+
+
+def bytes_of_tokens(tokenizer: Tokenizer) -> npt.NDArray[np.float64]:
+    """Bytes of text that each token stands for, [vocab_size]; ones where a token alone does not tell.
+
+    Only the proportions are used: they say how the bytes of a text spread over its parts.
+    """
+    if tokenizer.kind == "char":
+        lengths = {number: len(piece.encode()) for piece, number in tokenizer.inner.get_vocab().items()}
+    elif (tokenizer.parts.get("decoder") or {}).get("type") == "ByteLevel":
+        # In byte-level vocabularies every character stands for one byte.
+        lengths = {number: len(piece) for piece, number in tokenizer.inner.get_vocab().items()}
+    else:
+        return np.ones(tokenizer.vocab_size)
+    table = np.zeros(tokenizer.vocab_size)
+    for number, length in lengths.items():
+        table[number] = 0 if number in tokenizer.special_ids else length
+    return table
+
+
+def unknown_id(tokenizer: Tokenizer) -> int | None:
+    """The id that stands for every text the vocabulary lacks; None where it lacks none."""
+    name = tokenizer.parts["model"].get("unk_token")
+    return None if name is None else tokenizer.inner.token_to_id(name)
+
+
+def _from_folder(source: str, count: int, tokenizer: Tokenizer) -> Text:
+    if count > 1:
+        raise DataError(f"{source} is a token folder, and comes alone", "give it alone, or give texts")
+    tokens = TokenFolder.open(Path(source).expanduser())
+    if tokens.tokenizer.to_json() != tokenizer.to_json():
+        raise DataError(
+            f"the tokens in {source} were made by another tokenizer than the checkpoint's",
+            "give the text that they were made from",
+        )
+    return validation_text(tokens, f"the validation split of {source}")
+
+
+def _encoded(
+    files: Sequence[SourceFile], tokenizer: Tokenizer, field: str, errors: Errors
+) -> Iterator[Chunk]:
+    encode = bulk_encoder(tokenizer)
+    held: list[str] = []
+    length, read = 0, 0
+
+    def chunk(text: str) -> Chunk:
+        ids = _ids_of(encode, text)
+        return Chunk(ids, len(text.replace(END, "").encode()), read)
+
+    for file in files:
+        for piece in read_pieces(file, field, errors):
+            held.append(piece.text + END if piece.ends else piece.text)
+            length += len(held[-1])
+            read += piece.source_bytes
+            if length >= JOB_CHARACTERS:
+                gathered = "".join(held)
+                border = safe_border(gathered)
+                yield chunk(gathered[:border])
+                held, length, read = [gathered[border:]], len(gathered) - border, 0
+    if length:
+        yield chunk("".join(held))
+
+
+def _ids_of(encode: Callable[[str], npt.NDArray[np.uint32]], text: str) -> npt.NDArray[np.uint32]:
+    try:
+        return encode(text)
+    except DataError as error:
+        # The encoder's own hint is for those who choose a tokenizer; here it is given.
+        raise DataError(
+            error.message, "take it out of the text, or judge a model whose tokenizer knows every text"
+        ) from error

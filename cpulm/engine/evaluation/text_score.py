@@ -1,0 +1,203 @@
+"""A model's figures on a text, each with its standard error."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cpulm.data.stage import Stage
+from cpulm.data.tokenizer import Tokenizer
+from cpulm.engine.evaluate import Evaluation
+from cpulm.engine.evaluation.scoring import TOKENS_PER_BATCH, score
+from cpulm.engine.evaluation.text import Text, bytes_of_tokens, first_tokens, unknown_id
+from cpulm.engine.evaluation.units import Figure, Units, ratio
+from cpulm.engine.evaluation.windows import Batch, Protocol, batches, windows
+from cpulm.engine.runtime import Runtime
+from cpulm.errors import DataError
+from cpulm.events import Listener
+from cpulm.model.transformer import Transformer
+
+FEWEST_DOCUMENTS = 30
+"""From so many on the standard errors are over documents; below, over blocks of text."""
+
+MOST_BLOCKS = 64
+"""Neighbouring blocks are taken together until there are at most so many: long ones hardly depend on each
+other, and over thirty are enough to tell an error from."""
+
+_NATS, _TARGETS, _HITS, _BYTES = range(4)
+
+
+@dataclass(frozen=True)
+class TextScore:
+    """A model on a text.
+
+    ``loss`` is in nats per token; ``accuracy`` is the share of tokens that were the likeliest one.
+
+    Attributes:
+        tokens: of the text; ``scored`` of them count, all but the first of each stream.
+        unit: what the standard errors are over: ``documents`` or ``blocks``, ``units`` of them, a block of
+            about ``block_tokens``.
+        seconds: for reading, encoding and scoring.
+        unknown: the share of tokens for words that the vocabulary lacks; None where it knows every text.
+    """
+
+    loss: Figure
+    perplexity: Figure
+    bits_per_byte: Figure
+    accuracy: Figure
+    tokens: int
+    scored: int
+    documents: int
+    text_bytes: int
+    bytes_per_token: float
+    unit: str
+    units: int
+    block_tokens: int | None
+    seconds: float
+    unknown: float | None
+    sums: npt.NDArray[np.float64] = field(repr=False, compare=False)
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.scored / self.seconds if self.seconds else 0.0
+
+    def record(self) -> dict[str, Any]:
+        """Everything but the sums, for JSON."""
+        names = (name for name in self.__dataclass_fields__ if name != "sums")
+        return {
+            **{name: getattr(self, name) for name in names},
+            "tokens_per_second": self.tokens_per_second,
+        }
+
+
+class _Reading:
+    """The chunks of a text as they pass, and what there was of it."""
+
+    def __init__(self, text: Text, limit: int | None, tokenizer: Tokenizer, stage: Stage) -> None:
+        self.tokens, self.text_bytes, self.documents, self.unknown = 0, 0.0, 0, 0
+        self._text, self._limit, self._stage = text, limit, stage
+        self._eot_id, self._unknown_id = tokenizer.eot_id, unknown_id(tokenizer)
+        self._ended = True
+
+    def __iter__(self) -> Iterator[npt.NDArray[Any]]:
+        for chunk in first_tokens(self._text.chunks(), self._limit):
+            if len(chunk.ids):
+                self.tokens += len(chunk.ids)
+                self.text_bytes += chunk.text_bytes
+                self.documents += int(np.count_nonzero(chunk.ids == self._eot_id))
+                self._ended = bool(chunk.ids[-1] == self._eot_id)
+                if self._unknown_id is not None:
+                    self.unknown += int(np.count_nonzero(chunk.ids == self._unknown_id))
+                yield chunk.ids
+            self._stage.advance(chunk.read)
+        self.documents += not self._ended
+
+
+def score_text(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    text: Text,
+    protocol: Protocol,
+    runtime: Runtime,
+    *,
+    name: str,
+    max_tokens: int | None,
+    emit: Listener,
+    should_stop: Callable[[], bool],
+) -> TextScore:
+    """Read ``text`` once and score it.
+
+    Args:
+        name: of the model, for the progress shown.
+        max_tokens: read no more than so many from the text's beginning.
+
+    Raises:
+        DataError: where the text has no token to predict, or cannot be read.
+        StoppedError: where ``should_stop`` said so.
+    """
+    began = time.perf_counter()
+    lengths = bytes_of_tokens(tokenizer)
+    by_document, by_block = Units(4), Units(4)
+    with Stage(f"evaluating {name}", text.total, text.unit, emit, should_stop) as stage:
+        reading = _Reading(text, max_tokens, tokenizer, stage)
+        for batch in batches(windows(reading, tokenizer.eot_id, protocol), TOKENS_PER_BATCH):
+            values = _scored(model, batch, lengths, runtime)
+            by_document.add(batch.documents, values)
+            by_block.add(batch.places // protocol.block_size, values)
+            stage.advance()
+    sums = by_document.sums()
+    if not len(sums):
+        raise DataError(
+            f"{text.name} has {_amount(reading.tokens)} of text: nothing to predict", "give more text"
+        )
+    unit, block_tokens = "documents", None
+    if len(sums) < FEWEST_DOCUMENTS:
+        unit, sums = "blocks", by_block.sums(MOST_BLOCKS)
+        block_tokens = round(float(sums[:, _TARGETS].max()))
+    return _figures(sums, reading, unit, block_tokens, time.perf_counter() - began)
+
+
+def _scored(
+    model: Transformer, batch: Batch, lengths: npt.NDArray[np.float64], runtime: Runtime
+) -> npt.NDArray[np.float64]:
+    """Nats, one, hit and bytes of each scored target, [N, 4]."""
+    losses, hits = score(model, batch.inputs, batch.targets, runtime)
+    targets = batch.targets.numpy()
+    return np.stack((losses, np.ones(len(losses)), hits, lengths[targets[targets >= 0]]), axis=1)
+
+
+def _figures(
+    sums: npt.NDArray[np.float64], reading: _Reading, unit: str, block_tokens: int | None, seconds: float
+) -> TextScore:
+    nats, targets, hits, text_bytes = sums.T
+    loss = ratio(nats, targets)
+    scored = round(float(targets.sum()))
+    # The figures that the run's own validations have as well come from where those come from.
+    whole = Evaluation(loss.value, scored, seconds)
+    bytes_per_token = reading.text_bytes / reading.tokens
+    bits = ratio(nats / math.log(2), text_bytes * (bytes_per_token * scored / max(text_bytes.sum(), 1.0)))
+    spread = loss.standard_error
+    return TextScore(
+        loss=loss,
+        perplexity=Figure(whole.perplexity, None if spread is None else whole.perplexity * spread),
+        bits_per_byte=Figure(whole.bits_per_byte(bytes_per_token), bits.standard_error),
+        accuracy=ratio(hits, targets),
+        tokens=reading.tokens,
+        scored=scored,
+        documents=reading.documents,
+        text_bytes=round(reading.text_bytes),
+        bytes_per_token=bytes_per_token,
+        unit=unit,
+        units=len(sums),
+        block_tokens=block_tokens,
+        seconds=seconds,
+        unknown=None if reading._unknown_id is None else reading.unknown / reading.tokens,
+        sums=sums,
+    )
+
+
+def difference(one: TextScore, other: TextScore) -> Figure | None:
+    """By how many bits per byte ``one`` is worse than ``other``, on the same text.
+
+    The two are compared unit by unit: what is hard for both does not blur their difference. None where their
+    units are not the same pieces of text.
+    """
+    same_blocks = one.scored == other.scored and np.array_equal(
+        one.sums[:, _TARGETS], other.sums[:, _TARGETS]
+    )
+    same_documents = one.documents == other.documents and len(one.sums) == len(other.sums)
+    if one.unit != other.unit or not (same_documents if one.unit == "documents" else same_blocks):
+        return None
+    text_bytes = other.sums[:, _BYTES] * (other.text_bytes / max(other.sums[:, _BYTES].sum(), 1.0))
+    figure = ratio((one.sums[:, _NATS] - other.sums[:, _NATS]) / math.log(2), text_bytes)
+    return Figure(one.bits_per_byte.value - other.bits_per_byte.value, figure.standard_error)
+
+
+def _amount(tokens: int) -> str:
+    return "no token" if tokens == 0 else f"{tokens} token{'' if tokens == 1 else 's'}"
