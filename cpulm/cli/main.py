@@ -9,6 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from cpulm import __version__
+from cpulm.cli.analyze import analyze
 from cpulm.cli.at_boot import at_boot
 from cpulm.cli.benchmark import benchmark
 from cpulm.cli.evaluate import evaluate
@@ -33,6 +34,7 @@ app.command()(train)
 app.command()(resume)
 app.command()(runs)
 app.command()(watch)
+app.command()(analyze)
 app.command()(stop)
 app.command()(generate)
 app.command()(evaluate)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -22,7 +22,8 @@ _FEW = 24
 """Up to this many points the whole range is shown."""
 _SMOOTHED_PARTS = 60
 """The line is the mean over one such part of the picture to either side."""
-_BRAILLE = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
+BRAILLE = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
+"""The bits of a braille character by row and column of its dots."""
 _TICKS = (1.0, 2.0, 2.5, 5.0, 10.0)
 
 
@@ -30,8 +31,8 @@ _TICKS = (1.0, 2.0, 2.5, 5.0, 10.0)
 class Frame:
     """What the picture shows: steps from ``first`` to ``last``, values from ``low`` to ``high``."""
 
-    first: int
-    last: int
+    first: float
+    last: float
     low: float
     high: float
     early: float
@@ -59,14 +60,14 @@ def frame(losses: Sequence[Bucket], validations: Sequence[Bucket]) -> Frame:
     top = highs[-1] if len(highs) <= _FEW else highs[math.ceil(0.98 * (len(highs) - 1))]
     bottom = min(bucket.low for bucket in everything)
     top = max(top, bottom + max(1e-3, 1e-3 * abs(bottom)))
-    tick = _nice((top - bottom) / 4)
+    tick = nice((top - bottom) / 4)
     # Round limits move seldom, so the picture stands still from frame to frame.
     low = math.floor(2 * bottom / tick) * tick / 2
     high = math.ceil(2 * top / tick) * tick / 2
     return Frame(first, last, low, high, early)
 
 
-def _nice(rough: float) -> float:
+def nice(rough: float) -> float:
     """The next greater of 1, 2, 2.5, 5 times a power of ten."""
     power = 10.0 ** math.floor(math.log10(rough))
     return next(nice * power for nice in _TICKS if nice * power >= rough * (1 - 1e-9))
@@ -80,7 +81,7 @@ def chart(
         return [exactly([], width) for _ in range(height)]
     view = frame(losses, validations)
     rows = height - 2
-    labels = _y_labels(view, rows)
+    labels = y_labels(view, rows)
     margin = max(len(label) for label in labels.values()) + 1
     columns = width - margin - 1
     plot = _braille(losses, view, columns, rows) if glyphs.braille else _ascii(losses, view, columns, rows)
@@ -94,8 +95,8 @@ def chart(
     for number, cells in enumerate(plot):
         label = labels.get(number, "")
         edge = glyphs.tick_left if label else glyphs.vertical
-        lines.append([text(f"{label:>{margin}}", Palette.label), text(edge, Palette.faint), *_merged(cells)])
-    return [*lines, *_x_axis(view, margin, columns, glyphs)]
+        lines.append([text(f"{label:>{margin}}", Palette.label), text(edge, Palette.faint), *merged(cells)])
+    return [*lines, *x_axis(view, margin, columns, glyphs)]
 
 
 def _say_where_it_began(plot: list[list[Cell]], words: str) -> None:
@@ -107,9 +108,9 @@ def _say_where_it_began(plot: list[list[Cell]], words: str) -> None:
         plot[0][at : at + len(words)] = [(char, Palette.label) for char in words]
 
 
-def _y_labels(view: Frame, rows: int) -> dict[int, str]:
+def y_labels(view: Frame, rows: int) -> dict[int, str]:
     """Row -> label, for round values at least two rows apart, at most seven of them."""
-    tick = _nice((view.high - view.low) / rows * max(2.0, rows / 7))
+    tick = nice((view.high - view.low) / rows * max(2.0, rows / 7))
     decimals = max(0, -math.floor(math.log10(tick) + 1e-9))
     if round(tick, decimals) != round(tick, decimals + 1):
         decimals += 1  # steps of 2.5 need one more
@@ -120,17 +121,23 @@ def _y_labels(view: Frame, rows: int) -> dict[int, str]:
     return labels
 
 
-def _x_axis(view: Frame, margin: int, columns: int, glyphs: Glyphs) -> list[Line]:
-    """The axis, and under it round steps at the left, between, and the newest at the right."""
+def x_axis(
+    view: Frame,
+    margin: int,
+    columns: int,
+    glyphs: Glyphs,
+    label_of: Callable[[float], str] = lambda step: step_label(int(step)),
+) -> list[Line]:
+    """The axis, and under it round places at the left, between, and the last one at the right."""
     axis = [glyphs.horizontal] * columns
     under = [" "] * columns
-    newest = step_label(view.last)
+    newest = label_of(view.last)
     under[columns - len(newest) :] = newest
     axis[columns - 1] = glyphs.tick_down
-    tick = max(1.0, _nice(max(1, view.last - view.first) / max(1, columns // 14)))
+    tick = max(1.0, nice(max(1, view.last - view.first) / max(1, columns // 14)))
     for count in range(math.floor(view.first / tick), math.ceil(view.last / tick)):
         step = max(view.first, int(count * tick))
-        label = step_label(step)
+        label = label_of(step)
         column = int(view.across(step) * columns)
         start = max(0, column - len(label) // 2)
         end = start + len(label)
@@ -210,7 +217,7 @@ def _braille(losses: Sequence[Bucket], view: Frame, width: int, rows: int) -> li
     def fill(layer: list[list[int]], at: int, bottom: int, top: int) -> None:
         for up in range(bottom, top + 1):
             down = dots_high - 1 - up
-            layer[down // 4][at // 2] |= _BRAILLE[down % 4][at % 2]
+            layer[down // 4][at // 2] |= BRAILLE[down % 4][at % 2]
 
     columns = _columns(losses, view, 2 * width)
     for at, column in columns.items():
@@ -250,7 +257,7 @@ def _ascii(losses: Sequence[Bucket], view: Frame, width: int, rows: int) -> list
     return plot
 
 
-def _merged(cells: Sequence[Cell]) -> Line:
+def merged(cells: Sequence[Cell]) -> Line:
     """Neighbours of one style as one segment: fewer of them draw faster."""
     return [Segment("".join(char for char, _ in run), run[0][1]) for run in _runs(cells)]
 

@@ -25,7 +25,7 @@ def key_values(title: str, pairs: Iterable[tuple[str, object]]) -> RenderableTyp
     for name, value in pairs:
         if value is not None:
             table.add_row(f"  {harmless(name)}", Text(harmless(str(value), keep_lines=True)))
-    return _Trimmed(title, table)
+    return Trimmed(title, table)
 
 
 def rows(title: str, columns: Sequence[str], records: Iterable[Sequence[object]]) -> RenderableType:
@@ -40,11 +40,11 @@ def rows(title: str, columns: Sequence[str], records: Iterable[Sequence[object]]
         table.add_column(column, justify="right" if numbers else "left", overflow="fold")
     for row in cells:
         table.add_row(*(Text(value) for value in row))
-    return _Trimmed(title, table)
+    return Trimmed(title, table)
 
 
 @dataclass(frozen=True)
-class _Trimmed:
+class Trimmed:
     """A title and a table, without the blanks that tables leave at the ends of lines."""
 
     title: str

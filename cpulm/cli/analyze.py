@@ -1,0 +1,141 @@
+"""``cpulm analyze``: what became of a run, why, and which of several runs is the best."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cpulm.cli.runs import complete_folder
+
+if TYPE_CHECKING:
+    from cpulm.engine.analysis.compare import By, Comparison
+    from cpulm.engine.analysis.report import Report
+    from cpulm.ui.analysis_curves import Series
+
+_BY: tuple[By, ...] = ("steps", "tokens", "time", "flops")
+
+
+def analyze(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...",
+            autocompletion=complete_folder,
+            help="A run's folder, several of them, or a folder of runs.",
+            show_default=False,
+        ),
+    ],
+    by: Annotated[
+        str,
+        typer.Option(
+            metavar="AXIS", help="Draw the curves of several runs over steps, tokens, time or flops."
+        ),
+    ] = "steps",
+    json: Annotated[bool, typer.Option("--json", help="Write everything as one JSON object.")] = False,
+) -> None:
+    """Look at a run: how it went, what happened, what to make of it. Or at several, best first.
+
+    Reads the run's record alone, so it works while the run trains, after a crash, and without the model.
+    Several runs are compared by bits per byte, which means the same whatever the tokenizer.
+
+    **Examples**
+
+        cpulm analyze runs/tiny-1
+
+        cpulm analyze runs/tiny-1 runs/tiny-2 --by time
+
+        cpulm analyze runs --json | jq -r '.rows[0].name'
+    """
+    from cpulm.errors import SettingsError
+
+    axis = next((one for one in _BY if one == by), None)
+    if axis is None:
+        raise SettingsError(f"--by {by} is no axis", f"one of {', '.join(_BY)}")
+    reports = read_all(runs)
+    if len(reports) == 1:
+        _show_run(reports[0], json=json)
+    else:
+        _show_comparison(reports, axis, json=json)
+
+
+def read_all(paths: list[Path]) -> list[Report]:
+    """The reports of the runs named, and of those in the folders named.
+
+    Raises:
+        DataError: where one that is named is no run, or a folder holds none that has begun.
+    """
+    from cpulm.engine.analysis.reading import read_report
+    from cpulm.engine.history import find_runs, is_run
+    from cpulm.errors import DataError
+    from cpulm.rundir import RunDir
+    from cpulm.ui.console import show_warning
+
+    reports: dict[Path, Report] = {}
+    for path in paths:
+        if not path.is_dir() or is_run(RunDir(path)):
+            reports.setdefault(path.resolve(), read_report(path))
+            continue
+        inside = find_runs([path])
+        if not inside:
+            raise DataError(f"{path} is no run and holds none", "give a run's folder, such as runs/tiny-1")
+        for run in inside:
+            try:
+                reports.setdefault(run.path.resolve(), read_report(run.path))
+            except DataError as error:
+                show_warning(f"left out: {error.message}")
+    if not reports:
+        raise DataError(f"no run in {', '.join(map(str, paths))} has begun", "see `cpulm runs`")
+    return list(reports.values())
+
+
+def _show_run(report: Report, *, json: bool) -> None:
+    from cpulm.ui.analysis import drawing_width, glyphs_here, report_screen
+    from cpulm.ui.console import print_json, stdout
+
+    if json:
+        from cpulm.engine.analysis.as_json import report_as_json
+
+        print_json(report_as_json(report))
+        return
+    console = stdout()
+    console.print(report_screen(report, drawing_width(console), glyphs_here()))
+
+
+def _show_comparison(reports: list[Report], by: By, *, json: bool) -> None:
+    from cpulm.engine.analysis.compare import compare
+    from cpulm.ui.analysis import drawing_width, glyphs_here
+    from cpulm.ui.analysis_compare import comparison_screen
+    from cpulm.ui.console import print_json, stdout
+
+    comparison = compare(reports)
+    if json:
+        from cpulm.engine.analysis.as_json import comparison_as_json
+
+        print_json(comparison_as_json(comparison))
+        return
+    console = stdout()
+    console.print(
+        comparison_screen(
+            comparison,
+            _series(comparison, by),
+            by,
+            drawing_width(console),
+            glyphs_here(),
+            colour=console.color_system is not None and not console.no_color,
+        )
+    )
+
+
+def _series(comparison: Comparison, by: By) -> list[Series | None]:
+    """For each run its curve, in the order of the table."""
+    from cpulm.engine.analysis.compare import places
+    from cpulm.ui.analysis_curves import Series
+
+    series: list[Series | None] = []
+    for number, report in enumerate(comparison.reports):
+        curve = comparison.curve(report)
+        x = None if curve is None else places(report, curve, by)
+        series.append(None if curve is None or x is None else Series(number, x, curve.values))
+    return series

@@ -1,0 +1,90 @@
+"""Many lines of one kind of event as columns of numbers, ten times as fast as by a JSON parser.
+
+A night has a million steps, and a JSON parser needs a hundredth of a millisecond for each. But lines of one
+kind differ in their numbers alone. What is left of them without digits is compared with what must be left;
+where that agrees, the digits are the numbers. A block with any other line in it is parsed line by line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from cpulm.events import KINDS, Event, is_sound
+
+Floats = npt.NDArray[np.float64]
+
+_NUMBER = b"0123456789.-+E"
+_NOT_IN_A_ROW = bytes(char for char in range(256) if char not in b"0123456789.-+E,")
+_UNKNOWN = -7e77
+"""Stands for JSON's null while text becomes numbers: nothing that is recorded is so far below zero."""
+_LARGEST = 2.0**63
+
+
+class Columns:
+    """Turns lines of one kind of event, all of whose fields are numbers, into rows of numbers.
+
+    Args:
+        kind: the class of the event, as :func:`cpulm.events.to_json` writes it.
+    """
+
+    def __init__(self, kind: type[Event]) -> None:
+        self._kind = kind
+        self.names = tuple(spec.name for spec in dataclasses.fields(kind))
+        """The fields, in the order of the columns."""
+        self.head = f'{{"event":"{kind.kind}",'.encode()
+        """What every such line begins with."""
+        keys = ",".join(f'"{name}":' for name in self.names)
+        self._skeleton = self.head + keys.encode() + b"}\n"
+
+    def rows(self, lines: Sequence[bytes]) -> Floats:
+        """One row per line, float64 [lines, fields]; all NaN where the line is damaged.
+
+        A field that is null, or no finite number, is NaN.
+        """
+        rows = self._at_once(lines)
+        if rows is None:
+            rows = np.array([self._one(line) for line in lines], dtype=np.float64)
+            rows = rows.reshape(len(lines), len(self.names))
+        with np.errstate(invalid="ignore"):
+            impossible = ~(np.abs(rows) <= _LARGEST)
+        rows[impossible] = np.nan
+        return rows
+
+    def _at_once(self, lines: Sequence[bytes]) -> Floats | None:
+        text = b"".join(lines)
+        if b"null" in text:
+            text = text.replace(b":null", b":%r" % _UNKNOWN)
+        # An exponent's sign tells its e apart from the letter in a name.
+        text = text.replace(b"e-", b"E-").replace(b"e+", b"E+")
+        if text.translate(None, _NUMBER) != self._skeleton * len(lines):
+            return None
+        numbers = text.translate(None, _NOT_IN_A_ROW)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", DeprecationWarning)
+                values = np.fromstring(numbers[1:].decode("ascii"), dtype=np.float64, sep=",")
+        except (ValueError, DeprecationWarning):
+            return None
+        if values.size != len(lines) * len(self.names):
+            return None
+        values[values == _UNKNOWN] = np.nan
+        return values.reshape(len(lines), len(self.names))
+
+    def _one(self, line: bytes) -> list[float]:
+        """The row of one line, by the JSON parser."""
+        nothing = [math.nan] * len(self.names)
+        try:
+            record = json.loads(line)
+        except ValueError:
+            return nothing
+        if not is_sound(record) or KINDS.get(record["event"]) is not self._kind:
+            return nothing
+        values = (record.get(name) for name in self.names)
+        return [math.nan if value is None else float(value) for value in values]

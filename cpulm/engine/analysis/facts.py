@@ -1,0 +1,96 @@
+"""The summary of a run in words."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from cpulm.engine.analysis.happenings import REASONS
+from cpulm.engine.analysis.record import Record
+from cpulm.engine.analysis.report import Fact, Figures
+from cpulm.engine.history import CRASHED, NEW, RESTARTING, RUNNING, Standing
+from cpulm.events import RunFinished, RunStarted
+from cpulm.units import format_bytes, format_count, format_duration
+
+_STATES = {
+    RUNNING: "it goes on",
+    RESTARTING: "its supervisor is about to start it again",
+    CRASHED: "its process is gone without a last word",
+    NEW: "it has not taken a step",
+}
+
+
+def facts(standing: Standing, figures: Figures, record: Record) -> tuple[Fact, ...]:
+    """One line for each thing that is known."""
+    return tuple(_facts(standing, figures, record))
+
+
+def _facts(standing: Standing, figures: Figures, record: Record) -> Iterator[Fact]:
+    started = record.started
+    yield Fact("state", standing.state, _why(standing, record))
+    if figures.preset is not None:
+        yield Fact("preset", figures.preset)
+    if started is not None:
+        yield Fact("model", *_model(started))
+        yield Fact("machine", _machine(started))
+    yield Fact("progress", *_progress(standing, figures))
+    yield Fact("time", *_time(figures))
+    if figures.best_loss is not None:
+        yield Fact(
+            "best",
+            f"loss {figures.best_loss:.4f}, {figures.best_bits_per_byte:.4f} bits per byte",
+            f"on the validation split, at step {figures.best_step:,}",
+        )
+    elif figures.last_loss is not None:
+        yield Fact("training loss", f"{figures.last_loss:.4f}", "there was no validation yet")
+    if figures.tokens_per_second is not None:
+        pace = f"{format_count(figures.tokens_per_second)} tok/s"
+        yield Fact(
+            "throughput", pace, f"{(figures.flops_per_second or 0.0) / 1e9:.1f} GFLOP/s while it trains"
+        )
+    if figures.peak_process_bytes:
+        yield Fact("memory", format_bytes(figures.peak_process_bytes), "the most the process held")
+    if record.damaged_lines and standing.state not in (RUNNING, RESTARTING):
+        lines = f"{record.damaged_lines} line{'s' * (record.damaged_lines != 1)}"
+        yield Fact("damage", f"{lines} of the record cannot be read", "passed over")
+
+
+def _why(standing: Standing, record: Record) -> str:
+    finished = next((event for _, event in reversed(record.told) if isinstance(event, RunFinished)), None)
+    if standing.state in _STATES:
+        return _STATES[standing.state]
+    return "" if finished is None else REASONS.get(finished.reason, finished.reason)
+
+
+def _model(started: RunStarted) -> tuple[str, str]:
+    size = f"{format_count(started.params_total)} parameters"
+    rest = f"{format_count(started.params_non_embedding)} without embeddings"
+    return f"{size} ({rest})", f"vocabulary {started.vocab_size:,}, context {started.block_size:,}"
+
+
+def _machine(started: RunStarted) -> str:
+    name = started.device_name
+    device = name if name.lower() == started.device.lower() else f"{started.device} {name}".strip()
+    how = "compiled" if started.compiled else "eager"
+    threads = f"{started.threads} thread{'s' * (started.threads != 1)}"
+    return ", ".join([device, started.precision, how, threads])
+
+
+def _progress(standing: Standing, figures: Figures) -> tuple[str, str]:
+    of = f" of {figures.horizon_steps:,}" if figures.horizon_steps else ""
+    share = "" if standing.progress is None else f" ({min(1.0, max(0.0, standing.progress)):.0%})"
+    text = f"step {figures.steps:,}{of}{share}, {format_count(figures.tokens)} tokens"
+    if not figures.train_tokens:
+        return text, ""
+    text_tokens = f"{format_count(figures.train_tokens)} tokens of text"
+    return text, f"{text_tokens}, seen {figures.epochs:.3g} times"
+
+
+def _time(figures: Figures) -> tuple[str, str]:
+    trained = f"{format_duration(figures.seconds)} of training"
+    if figures.began is None or figures.seen is None:
+        return trained, ""
+    begin, end = (time.localtime(moment) for moment in (figures.began, figures.seen))
+    same_day = begin[:3] == end[:3]
+    until = time.strftime("%H:%M" if same_day else "%a %d %b %H:%M", end)
+    return trained, f"from {time.strftime('%a %d %b %H:%M', begin)} to {until}"

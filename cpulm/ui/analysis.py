@@ -1,0 +1,157 @@
+"""One run's report in the terminal: summary, settings, curves, time, what happened, samples, findings."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from cpulm.ui.analysis_curves import run_curves
+from cpulm.ui.canvas import ASCII, UNICODE, Drawing, Glyphs, Line, Palette, bar, text
+from cpulm.ui.console import is_utf8
+from cpulm.ui.tables import Trimmed, key_values, rows
+from cpulm.ui.text import fold, harmless
+from cpulm.units import format_duration
+
+if TYPE_CHECKING:
+    from cpulm.engine.analysis.report import Finding, Happening, Report, Sample
+
+_WIDEST, _NARROWEST = 140, 40
+_MOST_HAPPENINGS = 16
+_MOST_SAMPLES, _SAMPLE_LINES = 3, 6
+_BAR = 24
+_PARTS = {
+    "training": "training steps",
+    "data": "making batches",
+    "validation": "validation",
+    "checkpoints": "checkpoints",
+    "undone": "steps gone back from",
+    "rest": "samples and the rest",
+}
+_WEIGHTS = {"warning": Palette.warning, "note": Palette.mark, "good": Palette.good}
+
+
+def drawing_width(console: Console) -> int:
+    """Cells for pictures: the window, within limits; a pipe has no width of its own."""
+    return max(_NARROWEST, min(_WIDEST, console.width)) if console.is_terminal else 100
+
+
+def glyphs_here() -> Glyphs:
+    """The signs that stdout can show."""
+    return UNICODE if is_utf8(sys.stdout) else ASCII
+
+
+def report_screen(report: Report, width: int, glyphs: Glyphs = UNICODE) -> RenderableType:
+    """The whole report, ``width`` cells wide where it draws."""
+    parts = [part for part in _parts(report, width, glyphs) if part is not None]
+    spaced: list[RenderableType] = []
+    for part in parts:
+        spaced += [part, ""]
+    return Group(*spaced[:-1])
+
+
+def _parts(report: Report, width: int, glyphs: Glyphs) -> Iterator[RenderableType | None]:
+    facts = [
+        (fact.label, ", ".join(part for part in (fact.value, fact.note) if part)) for fact in report.facts
+    ]
+    yield key_values(str(report.path), facts)
+    yield _changes(report)
+    curves = run_curves(report, width, glyphs)
+    yield Drawing(curves) if curves else None
+    yield _time_parts(report.time_parts, glyphs)
+    yield _happenings(report.happenings)
+    yield _samples(report.samples, width, glyphs)
+    yield findings_list(report.findings)
+
+
+def _changes(report: Report) -> RenderableType | None:
+    if not report.changes:
+        return Text("All settings are as in the preset.", style="dim") if report.settings else None
+    against = report.settings.get("preset") or "default"
+    records = [(one.key, value_text(one.preset), value_text(one.value)) for one in report.changes]
+    return rows("Settings that differ", ["setting", str(against), "this run"], records)
+
+
+def value_text(value: Any) -> str:
+    """A setting's value as it is written after ``--set``."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value)) or "-"
+    return str(value) if value != "" else '""'
+
+
+def _time_parts(parts: dict[str, float], glyphs: Glyphs) -> RenderableType | None:
+    whole = sum(parts.values())
+    if whole <= 0:
+        return None
+    lines: list[Line] = [[text("Where the time went", Palette.value)]]
+    for name, seconds in parts.items():
+        line = [text(f"  {_PARTS.get(name, name):<22}", Palette.label), *bar(seconds / whole, _BAR, glyphs)]
+        lines.append([*line, text(f" {seconds / whole:>6.1%}  {format_duration(seconds)}")])
+    return Drawing(lines)
+
+
+def _happenings(told: tuple[Happening, ...]) -> RenderableType | None:
+    if not told:
+        return None
+    shown, left_out = list(told), len(told) - _MOST_HAPPENINGS
+    if left_out > 0:
+        head = _MOST_HAPPENINGS // 2
+        shown = [*told[:head], *told[-head:]]
+    days = {time.localtime(one.time)[:3] for one in shown}
+    clock = "%H:%M" if len(days) == 1 else "%a %H:%M"
+    table = _list_table(3)
+    for number, one in enumerate(shown):
+        if left_out > 0 and number == _MOST_HAPPENINGS // 2:
+            table.add_row("", "", Text(f"... {left_out} more: --json tells all", style="dim"))
+        style = "orange3" if one.kind in ("warning", "rolled_back", "lost") else ""
+        when = time.strftime(clock, time.localtime(one.time))
+        table.add_row(f"  {when}", f"step {one.step:,}", Text(harmless(one.text), style=style))
+    return Trimmed("What happened", table)
+
+
+def _list_table(columns: int) -> Table:
+    """Columns without lines between them; the last one takes the room and goes on below itself."""
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
+    for _ in range(columns - 1):
+        table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
+
+
+def _samples(samples: tuple[Sample, ...], width: int, glyphs: Glyphs) -> RenderableType | None:
+    chosen = _chosen(samples)
+    if not chosen:
+        return None
+    lines: list[Line] = [[text("Samples", Palette.value)]]
+    for sample in chosen:
+        lines.append([text(f"  step {sample.step:,}", Palette.label)])
+        words = harmless(sample.text, keep_lines=True).strip("\n")
+        for line in fold(words, width - 6, _SAMPLE_LINES) if words.strip() else ["(nothing but blanks)"]:
+            lines.append([text(f"  {glyphs.vertical} ", Palette.faint), text(line)])
+    return Drawing(lines)
+
+
+def _chosen(samples: tuple[Sample, ...]) -> list[Sample]:
+    """The first, the last and some between, at about equal distances."""
+    if len(samples) <= _MOST_SAMPLES:
+        return list(samples)
+    last = len(samples) - 1
+    return [samples[round(number * last / (_MOST_SAMPLES - 1))] for number in range(_MOST_SAMPLES)]
+
+
+def findings_list(findings: Iterable[Finding]) -> RenderableType | None:
+    """The conclusions, each behind its weight."""
+    table = _list_table(2)
+    for finding in findings:
+        weight = Text(f"  {finding.weight}", style=_WEIGHTS[finding.weight])
+        table.add_row(weight, Text(harmless(finding.text)))
+    return Trimmed("Findings", table) if table.row_count else None
