@@ -246,10 +246,10 @@ class ModelLook:
     """Everything that was found in one model on one text.
 
     Attributes:
-        checkpoint: the file that was looked into.
+        checkpoint: what was looked into, as it was given: a checkpoint, or a run's folder.
         step: the update at which it was saved.
         text: what the model was shown: a file's name, or ``validation set``.
-        tokens: predicted tokens of it; ``text_tokens`` is what it has, where not all were taken.
+        tokens: how many of its tokens were predicted, of the ``text_tokens`` that could be.
         loss: over these tokens, in windows side by side, as a validation measures it.
     """
 
