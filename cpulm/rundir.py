@@ -62,6 +62,11 @@ class RunDir:
         """What the supervisor of a night knows of itself, JSON."""
         return self.path / "overnight.json"
 
+    @property
+    def report(self) -> Path:
+        """The page on which the run is seen in a browser."""
+        return self.path / "report.html"
+
     def numbered(self, step: int) -> Path:
         """The checkpoint of one step."""
         return self.path / f"step-{step:08d}.pt"

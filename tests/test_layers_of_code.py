@@ -19,13 +19,25 @@ SOURCES = sorted(
     for path in (ROOT / folder).rglob("*.py")
 )
 
-GROUND = {"errors", "events", "units", "atomic", "rundir", "settings", "layers", "preset_files", "records"}
+GROUND = {
+    "atomic",
+    "cachedir",
+    "errors",
+    "events",
+    "layers",
+    "preset_files",
+    "records",
+    "rundir",
+    "settings",
+    "units",
+}
 MAY_IMPORT = {
     "cli": {"cli", "ui", "engine", *GROUND},
-    "ui": {"ui", "errors", "events", "units", "atomic", "rundir", "records"},
-    "engine": {"engine", "data", "model", "optim", *GROUND},
+    "ui": {"ui", "atomic", "cachedir", "errors", "events", "records", "rundir", "units"},
+    "engine": {"engine", "data", "model", "optim", "native", *GROUND},
     "data": {"data", *GROUND},
-    "model": {"model", *GROUND},
+    "model": {"model", "native", *GROUND},
+    "native": {"native"},
     "optim": {"optim", *GROUND},
     **dict.fromkeys(GROUND, GROUND),
 }
@@ -35,7 +47,7 @@ ONLY_IN = {
     "typer": ("cpulm/cli/",),
     "rich": ("cpulm/ui/",),
     "psutil": ("cpulm/engine/sysinfo", "cpulm/engine/machine", "cpulm/engine/monitor"),
-    "torch": ("cpulm/engine/", "cpulm/model/", "cpulm/optim/", "cpulm/data/"),
+    "torch": ("cpulm/engine/", "cpulm/model/", "cpulm/optim/", "cpulm/data/", "cpulm/native/"),
 }
 """Libraries that belong to some modules alone."""
 

@@ -33,6 +33,16 @@ def analyze(
             metavar="AXIS", help="Draw the curves of several runs over steps, tokens, time or flops."
         ),
     ] = "steps",
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Write a page for the browser, whole in one file.", show_default=False
+        ),
+    ] = None,
+    png: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Write the pictures as PNG files.", show_default=False),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Write everything as one JSON object.")] = False,
 ) -> None:
     """Look at a run: how it went, what happened, what to make of it. Or at several, best first.
@@ -44,6 +54,8 @@ def analyze(
 
         cpulm analyze runs/tiny-1
 
+        cpulm analyze runs/tiny-1 --html report.html --png pictures
+
         cpulm analyze runs/tiny-1 runs/tiny-2 --by time
 
         cpulm analyze runs --json | jq -r '.rows[0].name'
@@ -54,6 +66,10 @@ def analyze(
     if axis is None:
         raise SettingsError(f"--by {by} is no axis", f"one of {', '.join(_BY)}")
     reports = read_all(runs)
+    if html is not None or png is not None:
+        _write(reports, html, png, quiet=json)
+        if not json:
+            return
     if len(reports) == 1:
         _show_run(reports[0], json=json)
     else:
@@ -88,6 +104,24 @@ def read_all(paths: list[Path]) -> list[Report]:
     if not reports:
         raise DataError(f"no run in {', '.join(map(str, paths))} has begun", "see `cpulm runs`")
     return list(reports.values())
+
+
+def _write(reports: list[Report], html: Path | None, png: Path | None, *, quiet: bool) -> None:
+    """Write the page and the pictures; unless ``quiet`` their paths go to stdout, one a line."""
+    from cpulm.engine.analysis.compare import compare
+    from cpulm.ui.console import write_text
+    from cpulm.ui.page.page import write_page
+    from cpulm.ui.page.pictures import write_pictures
+
+    comparison = compare(reports) if len(reports) > 1 else None
+    written = []
+    if html is not None:
+        write_page(html, reports, comparison=comparison)
+        written.append(html)
+    if png is not None:
+        written += write_pictures(png, reports if comparison is None else comparison.reports)
+    if not quiet:
+        write_text("".join(f"{path}\n" for path in written))
 
 
 def _show_run(report: Report, *, json: bool) -> None:

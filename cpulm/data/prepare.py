@@ -6,13 +6,13 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
+from cpulm.cachedir import cache_folder
 from cpulm.data.encoder import END, Encode, bulk_encoder, safe_border
 from cpulm.data.pieces import Ids
 from cpulm.data.sources import SourceFile, find_files
@@ -82,17 +82,6 @@ def check(folder: TokenFolder, emit: Listener, should_stop: Callable[[], bool]) 
         return
     with Stage("checking the tokens", folder.size_bytes, "bytes", emit, should_stop) as stage:
         folder.verify(stage.advance)
-
-
-def cache_folder() -> Path:
-    """Where tokens made on the way are kept: ``CPULM_CACHE``, else the platform's cache folder."""
-    if named := os.environ.get("CPULM_CACHE"):
-        return Path(named).expanduser()
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "cpulm" / "cache"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "cpulm"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cpulm"
 
 
 def _prepared(data: DataSettings, out: Path | None) -> TokenFolder | None:

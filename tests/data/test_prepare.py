@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from cpulm.data import prepare as prepare_module
-from cpulm.data.prepare import cache_folder, prepare
+from cpulm.data.prepare import prepare
 from cpulm.data.split import name_hash
 from cpulm.data.tokenfile import TokenFolder
 from cpulm.data.tokenizer import train_bpe
@@ -358,10 +358,3 @@ def test_a_stop_ends_any_stage_and_leaves_nothing(tmp_path: Path, cache: Path, s
     assert isinstance(seen[-1], Progress)
     assert not seen[-1].finished
     assert not cache.exists()
-
-
-def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("CPULM_CACHE", str(tmp_path))
-    assert cache_folder() == tmp_path
-    monkeypatch.delenv("CPULM_CACHE")
-    assert cache_folder().parts[-1] in ("cpulm", "cache")

@@ -1,0 +1,63 @@
+"""Several runs side by side as the page shows them: best first, what differs, and what that did."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from cpulm.ui.page.payload import plain, printable
+from cpulm.units import format_count, format_duration
+
+if TYPE_CHECKING:
+    from cpulm.engine.analysis.compare import Comparison, Row
+
+MOST_RUNS = 100
+"""On one page; more curves are told apart by nobody, and the page would be too large for a mail."""
+
+_AFTER = ("bits per byte", "behind", "loss", "steps", "tokens", "time", "tokens/s", "parameters")
+
+
+def compared(comparison: Comparison) -> dict[str, Any]:
+    """The title, the notes as findings, and the tables of the page; texts only."""
+    rows = comparison.rows[:MOST_RUNS]
+    notes = list(comparison.notes)
+    if len(comparison.rows) > MOST_RUNS:
+        notes.append(f"Of {len(comparison.rows)} runs the best {MOST_RUNS} are on this page.")
+    columns = [{"title": "run", "kind": "key"}, *({"title": key} for key in comparison.keys)]
+    columns += [{"title": title, "kind": "number"} for title in _AFTER]
+    return {
+        "title": f"{len(comparison.rows)} runs compared",
+        "about": "By the bits per byte of the best validation: less is better, whatever the tokenizer.",
+        "findings": [{"weight": "note", "text": printable(note)} for note in notes],
+        "columns": columns,
+        "rows": [_cells(row, comparison.keys) for row in rows],
+        "effects": [
+            [
+                effect.key,
+                _shown(effect.value),
+                str(effect.runs),
+                f"{effect.mean_bits_per_byte:.4f}",
+                f"{effect.best_bits_per_byte:.4f}",
+            ]
+            for effect in comparison.effects
+        ],
+    }
+
+
+def _cells(row: Row, keys: tuple[str, ...]) -> list[str]:
+    return [
+        printable(row.name),
+        *(_shown(row.values.get(key)) for key in keys),
+        "–" if row.bits_per_byte is None else f"{row.bits_per_byte:.4f}",
+        "–" if row.behind is None else f"{row.behind:+.4f}" if row.behind else "best",
+        "–" if row.loss is None else f"{row.loss:.4f}",
+        f"{row.steps:,}",
+        format_count(row.tokens),
+        format_duration(row.seconds),
+        "–" if row.tokens_per_second is None else format_count(row.tokens_per_second),
+        "–" if row.params_total is None else format_count(row.params_total),
+    ]
+
+
+def _shown(value: Any) -> str:
+    found = plain(value)
+    return "–" if found is None or found == "" else str(found)
