@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from cpulm.engine.evaluation.evaluating import CheckpointScore, Comparison, Request
 
 TEXT, QUESTIONS, SAMPLES, MACHINE, OUTPUT = "The text", "Questions", "Samples", "Machine", "Output"
-_SAMPLING = {"prompt": "", "max_new_tokens": 256, "temperature": 0.8, "top_k": 50, "seed": 0}
+_SAMPLING: dict[str, Any] = {"prompt": "", "max_new_tokens": 256, "temperature": 0.8, "top_k": 50, "seed": 0}
 
 
 def evaluate(

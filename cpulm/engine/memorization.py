@@ -2,8 +2,9 @@
 
 One pass over the token file. Windows of the file are hashed by differences of running sums modulo 2^64 (Karp
 and Rabin, 1987), so that a window of any length costs two look-ups; a small table leaves the few that may be
-in the texts; and what is said to be found has been compared token by token. The memory does not depend on the
-file's size. No occurrence is missed: equal windows have equal hashes.
+in the texts; and what is said to be found has been compared token by token. No occurrence is missed: equal
+windows have equal hashes. (Two different n-grams of the texts with one hash would be taken for one: with ten
+thousand of them, once in 10^11 searches.) The memory does not depend on the file's size.
 """
 
 from __future__ import annotations
@@ -110,9 +111,13 @@ class _Hasher:
     """Powers of the base and their inverses, and a random word for each token."""
 
     def __init__(self, vocab_size: int, tokens: int) -> None:
-        self.words = np.random.default_rng(0).integers(0, 2**64, vocab_size, dtype=np.uint64)
+        self.words = _words(vocab_size)
         self.powers = _powers(_BASE, tokens)
         self.inverses = _powers(pow(_BASE, -1, 2**64), tokens + 1)
+
+
+def _words(vocab_size: int) -> Hashes:
+    return np.random.default_rng(0).integers(0, 2**64, vocab_size, dtype=np.uint64)
 
 
 def _powers(base: int, count: int) -> Hashes:
