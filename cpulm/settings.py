@@ -277,6 +277,8 @@ class LogSettings(Section):
     update over the weight; 0 makes none. The weights learn the same with and without."""
     tensorboard: bool = False
     """Write TensorBoard event files too; needs the extra `tensorboard`."""
+    report: bool = True
+    """Write `report.html`, the page of the run, whenever it ends."""
 
 
 class Settings(Section):

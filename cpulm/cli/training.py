@@ -14,7 +14,7 @@ from cpulm.events import Event, Listener
 from cpulm.rundir import RunDir
 
 if TYPE_CHECKING:
-    from cpulm.engine.run import Beginning, Outcome, Ready
+    from cpulm.engine.run import Beginning, Outcome, Ready, Recorder
     from cpulm.settings import Settings
 
 
@@ -38,9 +38,9 @@ def begin(settings: Settings, out: Path | None, *, headless: bool, json: bool, o
     from cpulm.engine import run
     from cpulm.ui.watch import choose_mode, watch
 
-    with watch(choose_mode(json=json, headless=headless)) as show:
+    with _page_at_the_end() as record, watch(choose_mode(json=json, headless=headless)) as show:
         leave = getattr(show, "leave", None)
-        outcome = run.train(settings, out, show=show, record=_record, leave=leave, began=began)
+        outcome = run.train(settings, out, show=show, record=record, leave=leave, began=began)
     _end(outcome, json)
 
 
@@ -64,9 +64,9 @@ def go_on(
     from cpulm.ui.watch import choose_mode, watch
 
     history = RunDir(path if path.is_dir() else path.parent).metrics
-    with watch(choose_mode(json=json, headless=headless), history) as show:
+    with _page_at_the_end() as record, watch(choose_mode(json=json, headless=headless), history) as show:
         leave = getattr(show, "leave", None)
-        outcome = run.resume(path, horizon, changes, show=show, record=_record, leave=leave, began=began)
+        outcome = run.resume(path, horizon, changes, show=show, record=record, leave=leave, began=began)
     _end(outcome, json)
 
 
@@ -146,6 +146,35 @@ def _record(begins: Beginning) -> Iterator[Listener]:
                 listener(event)
 
         yield emit
+
+
+@contextmanager
+def _page_at_the_end() -> Iterator[Recorder]:
+    """What opens a run's record; once the run is over, however it ended, its page is written."""
+    begun: list[Beginning] = []
+
+    @contextmanager
+    def record(begins: Beginning) -> Iterator[Listener]:
+        begun.append(begins)
+        with _record(begins) as listener:
+            yield listener
+
+    try:
+        yield record
+    finally:
+        if begun and begun[-1].settings.log.report:
+            _write_page(begun[-1].run)
+
+
+def _write_page(run: RunDir) -> None:
+    from cpulm.engine.report_page import write_report
+    from cpulm.ui.console import say, show_warning
+
+    problem = write_report(run)
+    if problem:
+        show_warning(f"{problem} (`cpulm train --set log.report=false` leaves it out)")
+    elif run.report.is_file():
+        say(f"the run on a page: {run.report}")
 
 
 def _end(outcome: Outcome, json: bool) -> None:

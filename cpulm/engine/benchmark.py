@@ -197,6 +197,7 @@ def _throwaway(
     model = Transformer(settings.model, vocab_size)
     model.init_weights(train.seed)
     model.to(runtime.device)
+    runtime.equip(model)
     return model, build_optimizers(model, train), Loader(tokens, block, train.micro_batch_size, train.seed)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from cpulm.data.prepare import prepare
 from cpulm.engine import needs
 from cpulm.engine.benchmark import Peak, Result, Sizes, measure, measure_peak
+from cpulm.engine.precision import block_shape
 from cpulm.engine.presets import CHARACTERS
 from cpulm.engine.runtime import Runtime, choose_runtime, decide_compile
 from cpulm.engine.stop import StopRequest
@@ -33,7 +34,7 @@ def benchmark_preset(
         CpulmError: where the settings could not be trained here.
     """
     machine = read_machine()
-    runtime = choose_runtime(settings.runtime, machine)
+    runtime = choose_runtime(settings.runtime, machine, block_shape(settings))
     with StopRequest() as stop:
         sizes = Sizes(settings.data.vocab_size or CHARACTERS)
         if with_data:

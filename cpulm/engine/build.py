@@ -44,6 +44,7 @@ def build_parts(settings: Settings, tokens: TokenFolder, runtime: Runtime) -> Pa
     model = Transformer(settings.model, tokens.vocab_size)
     model.init_weights(train.seed)
     model.to(runtime.device)
+    runtime.equip(model)
     return Parts(model, build_optimizers(model, train), loader)
 
 

@@ -70,7 +70,7 @@ class Checkpoint:
 
     ``random_state`` maps a device type to the state of its default generator (uint8 tensors).
     ``runtime`` are the choices that the bits of a resumed run depend on: device, precision, compiled,
-    threads. ``starts_documents`` says whether the end-of-text token begins documents in the training
+    kernels, threads. ``starts_documents`` says whether the end-of-text token begins documents in the training
     data. ``data`` holds the token folder's path and digest.
     """
 
@@ -176,8 +176,9 @@ class _Facts:
 
     device: str = ""
     threads: int = 1
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16", "int8"] = "fp32"
     compiled: bool = False
+    kernels: bool = False
 
 
 @dataclass

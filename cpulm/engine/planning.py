@@ -20,6 +20,7 @@ from cpulm.engine import run as runs
 from cpulm.engine.build import build_parts
 from cpulm.engine.law import Expectation, Law, Observation
 from cpulm.engine.measure import measure_step
+from cpulm.engine.precision import block_shape
 from cpulm.engine.runtime import Runtime, choose_runtime
 from cpulm.engine.stop import StopRequest
 from cpulm.engine.sysinfo import Machine, read_machine
@@ -107,7 +108,7 @@ def plan_night(base: Settings, seconds: float, *, show: Listener) -> NightPlan:
             f"give {format_duration(SHORTEST_SECONDS)} or more, or look at `cpulm benchmark --all`",
         )
     machine = read_machine()
-    runtime = choose_runtime(base.runtime, machine)
+    runtime = choose_runtime(base.runtime, machine, block_shape(base))
     with StopRequest() as stop:
         tokens = prepare(base.data, emit=show, should_stop=stop, block_size=base.model.block_size)
         sizes = _measured_sizes(base, tokens, runtime, machine, seconds, show, stop)

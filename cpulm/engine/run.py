@@ -23,6 +23,7 @@ from cpulm.engine.generate import encode_prompt
 from cpulm.engine.lock import locked
 from cpulm.engine.measure import measure_step
 from cpulm.engine.needs import Plan
+from cpulm.engine.precision import block_shape
 from cpulm.engine.runtime import Runtime, choose_runtime, decide_compile
 from cpulm.engine.stop import StopRequest
 from cpulm.engine.stopping import watch_for_stop
@@ -196,7 +197,7 @@ def rehearse(settings: Settings, *, show: Listener, should_stop: Callable[[], bo
     """
     _require_horizon(settings)
     machine = read_machine()
-    runtime = choose_runtime(settings.runtime, machine)
+    runtime = choose_runtime(settings.runtime, machine, block_shape(settings))
     block = settings.model.block_size
     tokens = prepare(settings.data, emit=show, should_stop=should_stop, block_size=block)
     encode_prompt(tokens.tokenizer, settings.sample.prompt, starts_documents=True)
@@ -249,8 +250,9 @@ def _same_runtime(checkpoint: Checkpoint, machine: Machine) -> Runtime:
     facts = checkpoint.runtime
     asked = checkpoint.settings.runtime
     threads = facts["threads"] if 1 <= facts["threads"] <= machine.usable_logical else None
-    same = changed(asked, device="auto" if asked.device == "auto" else asked.device, threads=threads)
-    runtime = choose_runtime(changed(same, precision=facts["precision"]), machine)
+    kernels = "auto" if facts.get("kernels") else "off"
+    same = changed(asked, threads=threads, precision=facts["precision"], kernels=kernels)
+    runtime = choose_runtime(same, machine)
     runtime = decide_compile(runtime, "on" if facts["compiled"] else "off", machine, None)
     differing = [name for name, value in runtime.facts().items() if facts.get(name) != value]
     if differing:

@@ -11,8 +11,14 @@ from typing import Any
 
 import torch
 
+from cpulm.cachedir import cache_folder
+from cpulm.engine.precision import BlockShape, choose_int8, fast_int8
 from cpulm.engine.sysinfo import Machine, choose
 from cpulm.errors import SettingsError
+from cpulm.model.quantized import TorchQuantizer
+from cpulm.model.transformer import Transformer
+from cpulm.native.kernels import Kernels
+from cpulm.native.library import KernelsUnavailableError, compiled
 from cpulm.settings import RuntimeSettings
 
 # A cold compilation took 22 to 48 s at 10.7 M parameters on two cores and made a step a quarter faster, so
@@ -22,13 +28,17 @@ COMPILE_PAYS_AFTER_SECONDS = 1200.0
 
 @dataclass(frozen=True)
 class Runtime:
-    """What was chosen. ``notes`` says it in words; ``precision`` is ``fp32`` or ``bf16``."""
+    """What was chosen. ``notes`` says it in words; ``precision`` is ``fp32``, ``bf16`` or ``int8``.
+
+    ``kernels`` are the compiled kernels, None where everything runs in torch.
+    """
 
     device: torch.device
     device_name: str
     threads: int
     precision: str
     compiled: bool = False
+    kernels: Kernels | None = field(default=None, compare=False)
     notes: tuple[str, ...] = field(default=(), compare=False)
 
     def autocast(self) -> AbstractContextManager[object]:
@@ -44,15 +54,24 @@ class Runtime:
             "threads": self.threads,
             "precision": self.precision,
             "compiled": self.compiled,
+            "kernels": self.kernels is not None,
         }
+
+    def equip(self, model: Transformer) -> None:
+        """Have the parts of ``model`` computed as was chosen."""
+        model.use_kernels(self.kernels)
+        model.use_int8((self.kernels or TorchQuantizer()) if self.precision == "int8" else None)
 
     def noting(self, note: str, **changes: Any) -> Runtime:
         """A copy with one note more."""
         return replace(self, notes=(*self.notes, note), **changes)
 
 
-def choose_runtime(settings: RuntimeSettings, machine: Machine) -> Runtime:
-    """Take the device, set torch's threads, choose the precision. Compilation is decided later.
+def choose_runtime(settings: RuntimeSettings, machine: Machine, block: BlockShape | None = None) -> Runtime:
+    """Take the device, set torch's threads, get the kernels, choose the precision; compilation comes later.
+
+    Args:
+        block: of the model that will be trained: where given, ``precision: auto`` may be int8.
 
     Raises:
         SettingsError: where the asked device or number of threads is not to be had.
@@ -62,9 +81,11 @@ def choose_runtime(settings: RuntimeSettings, machine: Machine) -> Runtime:
     torch.set_num_threads(threads)
     # Denormals cost a hundred times a normal product on x86 and carry nothing that training needs.
     torch.set_flush_denormal(True)
-    precision, precision_note = _precision(settings.precision, device, machine)
+    kernels, kernels_note = _kernels(settings.kernels, device, machine)
+    precision, precision_note = _precision(settings.precision, device, machine, block, kernels)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else machine.cpu_model
-    return Runtime(device, name, threads, precision, notes=(device_note, thread_note, precision_note))
+    notes = (device_note, thread_note, precision_note, *kernels_note)
+    return Runtime(device, name, threads, precision, kernels=kernels, notes=notes)
 
 
 def decide_compile(runtime: Runtime, asked: str, machine: Machine, planned_seconds: float | None) -> Runtime:
@@ -93,6 +114,8 @@ def decide_compile(runtime: Runtime, asked: str, machine: Machine, planned_secon
         return runtime.noting("compiled: asked for", compiled=True)
     if runtime.device.type == "mps":
         return runtime.noting("eager: torch.compile does not pay on mps")
+    if runtime.precision == "int8":
+        return runtime.noting("eager: int8 products and the compiled kernels need no torch.compile")
     if planned_seconds is None or planned_seconds < COMPILE_PAYS_AFTER_SECONDS:
         return runtime.noting("eager: the run is too short for compiling to pay")
     return runtime.noting("compiled: the run is long enough for it to pay", compiled=True)
@@ -125,7 +148,29 @@ def _so_many_threads(number: int) -> str:
     return f"{number} thread{'' if number == 1 else 's'}"
 
 
-def _precision(asked: str, device: torch.device, machine: Machine) -> tuple[str, str]:
+def _kernels(asked: str, device: torch.device, machine: Machine) -> tuple[Kernels | None, tuple[str, ...]]:
+    """The compiled kernels, where they are wanted and to be had, and what to say of them."""
+    if device.type != "cpu":
+        return None, ()
+    if asked == "off":
+        return None, ("no compiled kernels: asked for",)
+    if machine.compiler is None:
+        return None, (f"no compiled kernels: {machine.compiler_problem}",)
+    cpu = " ".join((machine.architecture, machine.cpu_model, *machine.instruction_sets))
+    try:
+        library = compiled(
+            machine.compiler.command, machine.compiler.version, cpu, cache_folder() / "kernels"
+        )
+        return Kernels(library), ("norms, attention and activation in kernels compiled for this CPU",)
+    except KernelsUnavailableError as error:
+        return None, (f"no compiled kernels: {error}",)
+
+
+def _precision(
+    asked: str, device: torch.device, machine: Machine, block: BlockShape | None, kernels: Kernels | None
+) -> tuple[str, str]:
+    if asked == "int8":
+        _require_int8(device, machine)
     if asked != "auto":
         if asked == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
             raise SettingsError("runtime.precision = 'bf16' is not to be had on this GPU", "use fp32")
@@ -134,11 +179,29 @@ def _precision(asked: str, device: torch.device, machine: Machine) -> tuple[str,
         if torch.cuda.is_bf16_supported():
             return "bf16", "bf16: the GPU has it"
         return "fp32", "fp32: the GPU has no bf16"
-    if device.type == "mps" or choose(machine).precision.value != "bf16":
-        return "fp32", "fp32: no bf16 instructions on this CPU" if device.type == "cpu" else "fp32: on mps"
+    if device.type == "mps":
+        return "fp32", "fp32: on mps"
+    if block is not None and fast_int8(machine.instruction_sets):
+        return choose_int8(block, kernels)
+    if choose(machine).precision.value != "bf16":
+        return "fp32", "fp32: no bf16 instructions on this CPU"
     fp32, bf16 = _product_seconds(torch.float32), _product_seconds(torch.bfloat16)
     ratio = f"a bf16 product took {bf16 / fp32:.2f} of the fp32 one's time"
     return ("bf16", f"bf16: {ratio}") if bf16 < 0.8 * fp32 else ("fp32", f"fp32: {ratio}")
+
+
+def _require_int8(device: torch.device, machine: Machine) -> None:
+    if device.type != "cpu":
+        raise SettingsError(
+            f"runtime.precision = 'int8' is for CPUs, and the device is {device.type}",
+            "use bf16, or --device cpu",
+        )
+    if not fast_int8(machine.instruction_sets):
+        raise SettingsError(
+            "runtime.precision = 'int8' needs a CPU with int8 products (AVX512-VNNI, AVX-VNNI, AMX-INT8 or "
+            "NEON-i8mm), and this one has none",
+            "leave runtime.precision at auto",
+        )
 
 
 def _product_seconds(dtype: torch.dtype, side: int = 1024, seconds: float = 0.2) -> float:

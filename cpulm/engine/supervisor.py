@@ -36,6 +36,7 @@ from cpulm.engine.overnight import (
     Part,
 )
 from cpulm.engine.overnight_log import Log
+from cpulm.engine.report_page import is_outdated, write_report
 from cpulm.errors import CpulmError
 from cpulm.rundir import RunDir
 from cpulm.units import format_duration
@@ -247,6 +248,7 @@ class Supervisor:
             then = f"; {decision.tries} starts brought no newer checkpoint, so this is the end"
         self._say(f"{exit_in_words(code)}{then}")
         self._keep()
+        self._draw()
         return decision
 
     def _wait(self, seconds: float) -> bool:
@@ -282,6 +284,13 @@ class Supervisor:
             nights.write_summary(self._run)
         except Exception as error:  # nor must a bug in a page
             self._say(f"the summary cannot be written: {type(error).__name__}: {error}")
+
+    def _draw(self) -> None:
+        """The page anew where a process died without writing it."""
+        if self._begun and not self._shut_down and is_outdated(self._run):
+            problem = write_report(self._run)
+            if problem:
+                self._say(problem)
 
     def _say(self, text: str) -> None:
         self._log.say(text)

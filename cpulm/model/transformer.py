@@ -19,19 +19,31 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from cpulm.model import fused
+from cpulm.model import fused, native_ops, quantized
 from cpulm.model.cache import KVCache
+from cpulm.model.quantized import Quantizer
+from cpulm.native.kernels import Heads, Kernels, Turn
 from cpulm.settings import ModelSettings
 
 INIT_STD = 0.02
 
 
 class Linear(nn.Linear):
-    """``nn.Linear`` whose weights begin as zeros: ``Transformer.init_weights`` draws them."""
+    """``nn.Linear`` whose weights begin as zeros: ``Transformer.init_weights`` draws them.
+
+    Where it has a ``quantizer``, training runs its products in int8; without gradients they stay in fp32.
+    """
+
+    quantizer: Quantizer | None = None
 
     def reset_parameters(self) -> None:
         for parameter in self.parameters():
             nn.init.zeros_(parameter)
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.quantizer is not None and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            return quantized.linear(self.quantizer, input, self.weight, self.bias)
+        return F.linear(input, self.weight, self.bias)
 
 
 class Embedding(nn.Embedding):
@@ -48,8 +60,11 @@ class RMSNorm(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
         self.eps = eps
+        self.kernels: Kernels | None = None
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.kernels is not None and native_ops.fits(self.kernels, x, x.size(-1)):
+            return native_ops.rms_norm(self.kernels, x, self.weight, self.eps)
         return fused.rms_norm(x, self.weight, self.eps)
 
 
@@ -73,10 +88,16 @@ class Attention(nn.Module):
         self.out = Linear(width, settings.n_embd, bias=settings.bias)
         self.q_norm = RMSNorm(self.head_dim, settings.norm_eps) if settings.qk_norm else None
         self.k_norm = RMSNorm(self.head_dim, settings.norm_eps) if settings.qk_norm else None
+        self.eps = settings.norm_eps
+        self.kernels: Kernels | None = None
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor] | None, cache: KVCache | None) -> Tensor:
         B, T, _ = x.shape
-        heads = self.qkv(x).view(B, T, -1, self.head_dim)
+        qkv = self.qkv(x)
+        if self.kernels is not None and cache is None and native_ops.fits(self.kernels, qkv, self.head_dim):
+            y: Tensor = self.out(self.attend_at_once(self.kernels, qkv, rope))
+            return y
+        heads = qkv.view(B, T, -1, self.head_dim)
         q, k, v = heads.split((self.n_head, self.n_kv_head, self.n_kv_head), dim=2)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
@@ -85,6 +106,15 @@ class Attention(nn.Module):
         y = self.attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), cache)
         merged: Tensor = self.out(y.transpose(1, 2).reshape(B, T, -1))
         return merged
+
+    def attend_at_once(self, kernels: Kernels, qkv: Tensor, rope: tuple[Tensor, Tensor] | None) -> Tensor:
+        """From the projection [B, T, (H + 2 K) D] to the results [B, T, H D] in the compiled kernels."""
+        dropout = self.dropout if self.training else 0.0
+        seed = int(torch.randint(2**32, ())) if dropout else 0
+        heads = Heads(self.n_head, self.n_kv_head, self.head_dim, self.eps, dropout, seed)
+        q_weight = None if self.q_norm is None else self.q_norm.weight
+        k_weight = None if self.k_norm is None else self.k_norm.weight
+        return native_ops.attention(kernels, qkv, heads, Turn(q_weight, k_weight, *(rope or (None, None))))
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, cache: KVCache | None) -> Tensor:
         """Each q [B, H, T, D] over the k, v [B, K, T, D] up to its own token, and those in the cache."""
@@ -113,9 +143,14 @@ class SwiGLU(nn.Module):
         super().__init__()
         self.gate_up = Linear(settings.n_embd, 2 * settings.inner_width, bias=settings.bias)
         self.down = Linear(settings.inner_width, settings.n_embd, bias=settings.bias)
+        self.kernels: Kernels | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.down(fused.swiglu(self.gate_up(x)))
+        gate_up = self.gate_up(x)
+        if self.kernels is not None and native_ops.fits(self.kernels, gate_up, gate_up.size(-1) // 2):
+            y: Tensor = self.down(native_ops.swiglu(self.kernels, gate_up))
+        else:
+            y = self.down(fused.swiglu(gate_up))
         return y
 
 
@@ -190,6 +225,18 @@ class Transformer(nn.Module):
     def head_weight(self) -> Tensor:
         """The output matrix [V, n_embd]: the embedding itself where the two are tied."""
         return self.wte.weight if self.lm_head is None else self.lm_head.weight
+
+    def use_kernels(self, kernels: Kernels | None) -> None:
+        """Compute norms, attention and the activation in compiled kernels, where they fit; None: in torch."""
+        for module in self.modules():
+            if isinstance(module, (RMSNorm, Attention, SwiGLU)):
+                module.kernels = kernels
+
+    def use_int8(self, quantizer: Quantizer | None) -> None:
+        """Train the blocks' linear layers in int8; None: in fp32. The head stays in fp32."""
+        for module in self.blocks.modules():
+            if isinstance(module, Linear):
+                module.quantizer = quantizer
 
     @torch.no_grad()
     def init_weights(self, seed: int) -> None:

@@ -1,0 +1,113 @@
+"""The compiled kernels as differentiable functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from cpulm.native.kernels import Heads, Kernels, Turn
+
+
+def fits(kernels: Kernels | None, x: Tensor, width: int) -> bool:
+    """Whether the kernels can take ``x``, whose rows are to be cut into vectors of a part of ``width``."""
+    return (
+        kernels is not None
+        and x.device.type == "cpu"
+        and x.dtype is torch.float32
+        and x.numel() > 0
+        and width % kernels.lanes == 0
+        and not torch.compiler.is_compiling()
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
+def rms_norm(kernels: Kernels, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """As :func:`cpulm.model.fused.rms_norm`."""
+    return _apply(_RMSNorm, kernels, x.contiguous(), weight, eps)
+
+
+def swiglu(kernels: Kernels, gate_up: Tensor) -> Tensor:
+    """As :func:`cpulm.model.fused.swiglu`."""
+    return _apply(_SwiGLU, kernels, gate_up.contiguous())
+
+
+def attention(kernels: Kernels, qkv: Tensor, heads: Heads, turn: Turn, first: Tensor | None = None) -> Tensor:
+    """Norm, rotation and causal attention of the joint projection.
+
+    Args:
+        qkv: [B, T, (H + 2 K) D], all query heads, then all key heads, then all value heads.
+        first: [B, T] int32, the first token that each one sees; None: token 0.
+
+    Returns:
+        [B, T, H D].
+    """
+    return _apply(_Attention, kernels, qkv.contiguous(), turn.q_weight, turn.k_weight, heads, turn, first)
+
+
+def _apply(function: type[torch.autograd.Function], *arguments: Any) -> Tensor:
+    """``function.apply``, which torch leaves untyped."""
+    apply: Callable[..., Tensor] = function.apply
+    return apply(*arguments)
+
+
+class _RMSNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, kernels: Kernels, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        y, rstd = kernels.rms_norm(x, weight, eps)
+        ctx.kernels = kernels
+        ctx.save_for_backward(x, weight, rstd)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, Tensor, None]:
+        dx, weight_grad = ctx.kernels.rms_norm_backward(grad.contiguous(), *ctx.saved_tensors)
+        return None, dx, weight_grad, None
+
+
+class _SwiGLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, kernels: Kernels, gate_up: Tensor) -> Tensor:
+        ctx.kernels = kernels
+        ctx.save_for_backward(gate_up)
+        return kernels.swiglu(gate_up)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
+        return None, ctx.kernels.swiglu_backward(grad.contiguous(), *ctx.saved_tensors)
+
+
+class _Attention(torch.autograd.Function):
+    """Keeps the projection, the result and one number a query; scores are computed again backward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        kernels: Kernels,
+        qkv: Tensor,
+        q_weight: Tensor | None,
+        k_weight: Tensor | None,
+        heads: Heads,
+        turn: Turn,
+        first: Tensor | None,
+    ) -> Tensor:
+        y, lse = kernels.attention(qkv, heads, turn, first)
+        ctx.kernels, ctx.heads, ctx.turn, ctx.first = kernels, heads, turn, first
+        ctx.save_for_backward(qkv, y, lse, q_weight, k_weight)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        qkv, y, lse, q_weight, k_weight = ctx.saved_tensors
+        dqkv, weight_grads = ctx.kernels.attention_backward(
+            grad.contiguous(), qkv, y, lse, ctx.heads, ctx.turn, ctx.first
+        )
+        q_grad = None if q_weight is None else weight_grads[0]
+        k_grad = None if k_weight is None else weight_grads[1]
+        return None, dqkv, q_grad, k_grad, None, None, None

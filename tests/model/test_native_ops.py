@@ -1,0 +1,156 @@
+"""The compiled kernels against the plain formulas, values and gradients."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cpulm.engine.machine.software import find_compiler
+from cpulm.model import fused, native_ops
+from cpulm.model.transformer import rope_tables
+from cpulm.native.kernels import Heads, Kernels, Turn
+from cpulm.native.library import KernelsUnavailableError, compiled
+
+EPS = 1e-6
+
+
+@pytest.fixture(scope="module")
+def kernels(tmp_path_factory: pytest.TempPathFactory) -> Kernels:
+    compiler, problem = find_compiler()
+    if compiler is None or "MSVC" in compiler.version:
+        pytest.skip(f"no compiler that takes GCC's options: {problem}")
+    folder = tmp_path_factory.mktemp("kernels")
+    return Kernels(compiled(compiler.command, compiler.version, "this machine", folder))
+
+
+def values(*shape: int, seed: int = 0, grad: bool = True) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).requires_grad_(grad)
+
+
+def assert_same(ours: Tensor, plain: Tensor, inputs: list[Tensor], tolerance: float = 2e-5) -> None:
+    """Equal values, and equal gradients of ``inputs`` for a random gradient of the result."""
+    torch.testing.assert_close(ours, plain, rtol=tolerance, atol=tolerance)
+    grad = values(*ours.shape, seed=99, grad=False)
+    for a, b in zip(
+        torch.autograd.grad(ours, inputs, grad), torch.autograd.grad(plain, inputs, grad), strict=True
+    ):
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=max(1e-5, tolerance * float(b.abs().max())))
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 64), (1, 16), (7, 192)])
+def test_rms_norm(kernels: Kernels, shape: tuple[int, ...]) -> None:
+    x, weight = values(*shape), values(shape[-1], seed=1)
+    assert_same(
+        native_ops.rms_norm(kernels, x, weight, EPS), F.rms_norm(x, (shape[-1],), weight, EPS), [x, weight]
+    )
+
+
+def test_swiglu_over_the_whole_range_of_its_gate(kernels: Kernels) -> None:
+    gate_up = (values(5, 3, 96, grad=False) * 30).requires_grad_()
+    gate, up = gate_up.chunk(2, -1)
+    assert_same(native_ops.swiglu(kernels, gate_up), F.silu(gate) * up, [gate_up])
+
+
+def plain_attention(qkv: Tensor, heads: Heads, turn: Turn, mask: Tensor | None = None) -> Tensor:
+    B, T, _ = qkv.shape
+    parts = qkv.view(B, T, -1, heads.head_dim).split((heads.n_head, heads.n_kv_head, heads.n_kv_head), 2)
+    q, k, v = parts
+    if turn.q_weight is not None and turn.k_weight is not None:
+        q = F.rms_norm(q, (heads.head_dim,), turn.q_weight, heads.eps)
+        k = F.rms_norm(k, (heads.head_dim,), turn.k_weight, heads.eps)
+    if turn.cos is not None and turn.sin is not None:
+        q, k = fused.rotate(q, turn.cos, turn.sin), fused.rotate(k, turn.cos, turn.sin)
+    q, k, v = (part.transpose(1, 2) for part in (q, k, v))
+    gqa = heads.n_head != heads.n_kv_head
+    y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=gqa)
+    return y.transpose(1, 2).reshape(B, T, -1)
+
+
+def turn_of(tokens: int, width: int, *, norm: bool = True, rope: bool = True) -> Turn:
+    q_weight, k_weight = (values(width, seed=2), values(width, seed=3)) if norm else (None, None)
+    return Turn(q_weight, k_weight, *(rope_tables(tokens, width, 1e4) if rope else (None, None)))
+
+
+@pytest.mark.parametrize("tokens", [1, 15, 48, 49, 130])
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_attention(kernels: Kernels, tokens: int, kv_heads: int) -> None:
+    heads, turn = Heads(4, kv_heads, 32, EPS), turn_of(tokens, 32)
+    qkv = values(2, tokens, (4 + 2 * kv_heads) * 32)
+    assert turn.q_weight is not None
+    assert turn.k_weight is not None
+    inputs = [qkv, turn.q_weight, turn.k_weight]
+    assert_same(native_ops.attention(kernels, qkv, heads, turn), plain_attention(qkv, heads, turn), inputs)
+
+
+@pytest.mark.parametrize(("norm", "rope"), [(False, False), (True, False), (False, True)])
+def test_attention_without_norm_or_rotation(kernels: Kernels, norm: bool, rope: bool) -> None:
+    heads, turn, qkv = Heads(2, 2, 16, EPS), turn_of(70, 16, norm=norm, rope=rope), values(3, 70, 96)
+    assert_same(native_ops.attention(kernels, qkv, heads, turn), plain_attention(qkv, heads, turn), [qkv])
+
+
+def test_attention_stops_at_the_first_token_that_each_may_see(kernels: Kernels) -> None:
+    heads, turn, qkv = Heads(2, 1, 16, EPS), turn_of(100, 16), values(2, 100, 64)
+    first = torch.zeros(2, 100, dtype=torch.int32)
+    first[0, 37:], first[0, 80:], first[1, 16:] = 37, 80, 16
+    column = torch.arange(100)
+    mask = ((column <= column[:, None]) & (column >= first[:, :, None])).unsqueeze(1)
+    ours = native_ops.attention(kernels, qkv, heads, turn, first)
+    assert_same(ours, plain_attention(qkv, heads, turn, mask), [qkv])
+
+
+def test_dropout_keeps_the_mean_and_its_gradient_is_of_the_same_choice(kernels: Kernels) -> None:
+    turn, qkv = turn_of(64, 16), values(1, 64, 48)
+    without = native_ops.attention(kernels, qkv, Heads(1, 1, 16, EPS), turn).detach()
+    dropping = [Heads(1, 1, 16, EPS, 0.25, seed) for seed in range(400)]
+    drawn = [native_ops.attention(kernels, qkv, heads, turn).detach() for heads in dropping]
+    torch.testing.assert_close(torch.stack(drawn).mean(0), without, rtol=0, atol=0.2)
+    assert not torch.equal(drawn[0], drawn[1])
+    heads, direction = Heads(1, 1, 16, EPS, 0.25, 7), values(1, 64, 48, seed=5, grad=False)
+    weights = values(1, 64, 16, seed=6, grad=False)
+
+    def loss(x: Tensor) -> Tensor:
+        return (native_ops.attention(kernels, x, heads, turn) * weights).sum()
+
+    (grad,) = torch.autograd.grad(loss(qkv), qkv)
+    step = 1e-2
+    with torch.no_grad():
+        difference = (loss(qkv + step * direction) - loss(qkv - step * direction)) / (2 * step)
+    torch.testing.assert_close(difference, (grad * direction).sum(), rtol=2e-2, atol=2e-2)
+
+
+def test_numbers_that_are_not_finite_stay_so(kernels: Kernels) -> None:
+    for wrong in (float("nan"), float("inf")):
+        x = values(4, 32, grad=False)
+        x[2, 3] = wrong
+        assert not native_ops.rms_norm(kernels, x, torch.ones(32), EPS)[2].isfinite().all()
+        assert not native_ops.swiglu(kernels, x)[2].isfinite().all()
+        heads, turn = Heads(1, 1, 16, EPS), turn_of(4, 16)
+        qkv = values(1, 4, 48, grad=False)
+        qkv[0, 1, 0] = wrong
+        assert not native_ops.attention(kernels, qkv, heads, turn).isfinite().all()
+        _, scale = kernels.quantize_rows(x)
+        assert not scale[2].isfinite()
+
+
+def test_the_same_at_a_fixed_number_of_threads(kernels: Kernels) -> None:
+    heads, turn, qkv = Heads(2, 2, 16, EPS, 0.1, 3), turn_of(60, 16), values(3, 60, 96)
+    once, again = (native_ops.attention(kernels, qkv, heads, turn) for _ in range(2))
+    assert torch.equal(once, again)
+    assert torch.equal(*(torch.autograd.grad(y.sum(), qkv)[0] for y in (once, again)))
+
+
+def test_a_width_that_is_no_multiple_of_the_vectors_does_not_fit(kernels: Kernels) -> None:
+    assert native_ops.fits(kernels, torch.zeros(2, 4 * kernels.lanes), kernels.lanes)
+    assert not native_ops.fits(kernels, torch.zeros(2, kernels.lanes + 1), kernels.lanes + 1)
+    assert not native_ops.fits(kernels, torch.zeros(2, kernels.lanes).double(), kernels.lanes)
+    assert not native_ops.fits(None, torch.zeros(2, kernels.lanes), kernels.lanes)
+
+
+def test_a_compiler_that_fails_says_why(tmp_path: Path) -> None:
+    with pytest.raises(KernelsUnavailableError, match="false"):
+        compiled("/bin/false", "0", "a CPU", tmp_path)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,85 @@
+"""Linear layers in int8 against fp32."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cpulm.engine.machine.software import find_compiler
+from cpulm.model import quantized
+from cpulm.model.quantized import Quantizer, TorchQuantizer
+from cpulm.model.transformer import Transformer
+from cpulm.native.kernels import Kernels
+from cpulm.native.library import compiled
+from cpulm.settings import ModelSettings
+
+
+@pytest.fixture(scope="module", params=["torch", "kernels"])
+def quantizer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Quantizer:
+    if request.param == "torch":
+        return TorchQuantizer()
+    compiler, problem = find_compiler()
+    if compiler is None or "MSVC" in compiler.version:
+        pytest.skip(f"no compiler that takes GCC's options: {problem}")
+    folder = tmp_path_factory.mktemp("kernels")
+    return Kernels(compiled(compiler.command, compiler.version, "this machine", folder))
+
+
+def values(*shape: int, seed: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).requires_grad_()
+
+
+def test_both_ways_of_rounding_are_within_half_a_step(quantizer: Quantizer) -> None:
+    x = values(37, 48, seed=0).detach() * torch.logspace(-6, 6, 48)
+    by_row, row_scale, by_column, column_scale = quantizer.quantize(x)
+    assert by_row.dtype is by_column.dtype is torch.int8
+    assert ((by_row * row_scale[:, None] - x).abs() <= 0.5001 * row_scale[:, None]).all()
+    assert ((by_column * column_scale - x).abs() <= 0.5001 * column_scale).all()
+    rows, scale = quantizer.quantize_rows(x)
+    assert torch.equal(rows, by_row)
+    assert torch.equal(scale, row_scale)
+
+
+def test_zeros_stay_zeros(quantizer: Quantizer) -> None:
+    for part in quantizer.quantize(torch.zeros(3, 16)):
+        assert not part.any()
+
+
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_values_and_gradients_are_within_one_part_in_fifty(quantizer: Quantizer, with_bias: bool) -> None:
+    x, weight = values(3, 50, 64, seed=1), values(96, 64, seed=2)
+    bias = values(96, seed=3) if with_bias else None
+    ours, plain = quantized.linear(quantizer, x, weight, bias), F.linear(x, weight, bias)
+    grad = values(3, 50, 96, seed=4).detach()
+    inputs = [x, weight] if bias is None else [x, weight, bias]
+    pairs = [(ours, plain)]
+    pairs += zip(
+        torch.autograd.grad(ours, inputs, grad), torch.autograd.grad(plain, inputs, grad), strict=True
+    )
+    for found, exact in pairs:
+        assert found.shape == exact.shape
+        assert float((found - exact).detach().norm() / exact.detach().norm()) < 0.02
+
+
+def test_a_model_trains_in_int8_and_is_validated_in_fp32(quantizer: Quantizer) -> None:
+    settings = ModelSettings(n_layer=2, n_head=2, n_embd=32, block_size=16)
+    model = Transformer(settings, 64)
+    model.init_weights(1)
+    idx = torch.randint(64, (2, 16), generator=torch.Generator().manual_seed(1))
+    exact = model(idx, targets=idx)
+    exact.backward()
+    wanted = {name: parameter.grad for name, parameter in model.named_parameters()}
+    model.zero_grad(set_to_none=True)
+    model.use_int8(quantizer)
+    loss = model(idx, targets=idx)
+    assert 0 < abs(float(loss.detach() - exact.detach())) < 0.01
+    loss.backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None
+        exact_grad = wanted[name]
+        assert exact_grad is not None
+        assert float((parameter.grad - exact_grad).norm() / exact_grad.norm()) < 0.1, name
+    with torch.no_grad():
+        assert float(model(idx, targets=idx)) == float(exact.detach())
