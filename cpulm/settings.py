@@ -90,7 +90,7 @@ class ModelSettings(Section):
     n_inner: int | None = Field(None, ge=1)
     """Width of the MLP's hidden layer; where unset 8/3 of `n_embd` (to a multiple of 32) for `swiglu`,
     else four times `n_embd`."""
-    block_size: int = Field(256, ge=2)
+    block_size: int = Field(256, ge=2, le=1 << 20)
     """Tokens in one sequence: the context that the model learns to use."""
     norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
     """Normalisation before attention, before the MLP and before the head."""
@@ -257,8 +257,12 @@ class RuntimeSettings(Section):
     """`auto` takes cuda, then mps, then cpu."""
     threads: int | None = Field(None, ge=1)
     """Threads for the CPU's arithmetic; unset: the physical cores this process may use."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """`auto` is bf16 where the device is fast at it by instruction set and by measurement, else fp32."""
+    precision: Literal["auto", "fp32", "bf16", "int8"] = "auto"
+    """Of the matrix products. `auto` is bf16 or int8 where the device is fast at it by instruction set and by
+    measurement, else fp32. With int8 the products of the blocks' linear layers, forward and backward, run on
+    rows and columns rounded to 8 bits; weights, updates and validation stay in fp32."""
+    kernels: Literal["auto", "off"] = "auto"
+    """Kernels for norms, attention and activation, compiled once for this CPU where a C++ compiler is found."""
     compile: Literal["auto", "on", "off"] = "auto"
     """torch.compile; `auto` uses it where a C++ compiler is found and the run is long enough to gain."""
     nice: bool = False
