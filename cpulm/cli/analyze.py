@@ -12,8 +12,10 @@ from cpulm.cli.runs import complete_folder
 if TYPE_CHECKING:
     from cpulm.engine.analysis.compare import By, Comparison
     from cpulm.engine.analysis.report import Report
+    from cpulm.engine.look.model_look import ModelLook
     from cpulm.ui.analysis_curves import Series
 
+MODEL = "The model looked into"
 _BY: tuple[By, ...] = ("steps", "tokens", "time", "flops")
 
 
@@ -43,6 +45,40 @@ def analyze(
         Path | None,
         typer.Option(metavar="FOLDER", help="Write the pictures as PNG files.", show_default=False),
     ] = None,
+    model: Annotated[
+        bool,
+        typer.Option(
+            "--model",
+            help="Look into the model too: its loss by position and kind of token, a passage by its "
+            "surprise, attention, embeddings, weights. RUN may be a checkpoint then.",
+            rich_help_panel=MODEL,
+        ),
+    ] = False,
+    text: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="The text to show it (- for stdin). [default: the run's validation set]",
+            rich_help_panel=MODEL,
+            show_default=False,
+        ),
+    ] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            help="What attention and the next token are shown for. [default: a part of the text]",
+            rich_help_panel=MODEL,
+            show_default=False,
+        ),
+    ] = None,
+    word: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A token whose nearest embeddings to show; repeatable. [default: frequent words]",
+            rich_help_panel=MODEL,
+            show_default=False,
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Write everything as one JSON object.")] = False,
 ) -> None:
     """Look at a run: how it went, what happened, what to make of it. Or at several, best first.
@@ -58,20 +94,30 @@ def analyze(
 
         cpulm analyze runs/tiny-1 runs/tiny-2 --by time
 
+        cpulm analyze runs/tiny-1 --model --prompt "def main("
+
         cpulm analyze runs --json | jq -r '.rows[0].name'
     """
+    from cpulm.cli.looking import look, require_model, require_one
     from cpulm.errors import SettingsError
 
+    require_model(model=model, text=text, prompt=prompt, words=word)
     axis = next((one for one in _BY if one == by), None)
     if axis is None:
         raise SettingsError(f"--by {by} is no axis", f"one of {', '.join(_BY)}")
-    reports = read_all(runs)
-    if html is not None or png is not None:
-        _write(reports, html, png, quiet=json)
+    pages = html is not None or png is not None
+    of_checkpoint = model and len(runs) == 1 and runs[0].suffix == ".pt"
+    reports = [] if of_checkpoint else read_all(runs)
+    found = None
+    if model:
+        require_one(runs, reports, pages=pages)
+        found = look(reports[0].path if reports else runs[0], text, prompt, word, quiet=json)
+    if pages:
+        _write(reports, html, png, found, quiet=json)
         if not json:
             return
-    if len(reports) == 1:
-        _show_run(reports[0], json=json)
+    if len(reports) <= 1:
+        _show_run(reports[0] if reports else None, found, json=json)
     else:
         _show_comparison(reports, axis, json=json)
 
@@ -106,7 +152,9 @@ def read_all(paths: list[Path]) -> list[Report]:
     return list(reports.values())
 
 
-def _write(reports: list[Report], html: Path | None, png: Path | None, *, quiet: bool) -> None:
+def _write(
+    reports: list[Report], html: Path | None, png: Path | None, found: ModelLook | None, *, quiet: bool
+) -> None:
     """Write the page and the pictures; unless ``quiet`` their paths go to stdout, one a line."""
     from cpulm.engine.analysis.compare import compare
     from cpulm.ui.console import write_text
@@ -114,27 +162,38 @@ def _write(reports: list[Report], html: Path | None, png: Path | None, *, quiet:
     from cpulm.ui.page.pictures import write_pictures
 
     comparison = compare(reports) if len(reports) > 1 else None
+    look = None if found is None else found.to_json()
     written = []
     if html is not None:
-        write_page(html, reports, comparison=comparison)
+        write_page(html, reports, look=look, comparison=comparison)
         written.append(html)
     if png is not None:
-        written += write_pictures(png, reports if comparison is None else comparison.reports)
+        written += write_pictures(png, reports if comparison is None else comparison.reports, look)
     if not quiet:
         write_text("".join(f"{path}\n" for path in written))
 
 
-def _show_run(report: Report, *, json: bool) -> None:
+def _show_run(report: Report | None, found: ModelLook | None, *, json: bool) -> None:
+    """The report, the model looked into, or one behind the other; in JSON the latter is ``model``."""
     from cpulm.ui.analysis import drawing_width, glyphs_here, report_screen
     from cpulm.ui.console import print_json, stdout
 
     if json:
         from cpulm.engine.analysis.as_json import report_as_json
 
-        print_json(report_as_json(report))
+        record = {} if report is None else report_as_json(report)
+        print_json(record if found is None else {**record, "model": found.to_json()})
         return
     console = stdout()
-    console.print(report_screen(report, drawing_width(console), glyphs_here()))
+    width, glyphs = drawing_width(console), glyphs_here()
+    if report is not None:
+        console.print(report_screen(report, width, glyphs))
+    if found is not None:
+        from cpulm.ui.look import look_screen
+
+        if report is not None:
+            console.print()
+        console.print(look_screen(found, width, glyphs))
 
 
 def _show_comparison(reports: list[Report], by: By, *, json: bool) -> None:
