@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group, RenderableType
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 _WIDEST, _NARROWEST = 140, 40
 _MOST_HAPPENINGS = 16
 _MOST_SAMPLES, _SAMPLE_LINES = 3, 6
+_BLANK_LINES = re.compile(r"\n\s*\n")
 _BAR = 24
 _PARTS = {
     "training": "training steps",
@@ -62,7 +64,7 @@ def _parts(report: Report, width: int, glyphs: Glyphs) -> Iterator[RenderableTyp
     yield key_values(str(report.path), facts)
     yield _changes(report)
     curves = run_curves(report, width, glyphs)
-    yield Drawing(curves) if curves else None
+    yield _drawn(curves) if curves else None
     yield _time_parts(report.time_parts, glyphs)
     yield _happenings(report.happenings)
     yield _samples(report.samples, width, glyphs)
@@ -96,7 +98,7 @@ def _time_parts(parts: dict[str, float], glyphs: Glyphs) -> RenderableType | Non
     for name, seconds in parts.items():
         line = [text(f"  {_PARTS.get(name, name):<22}", Palette.label), *bar(seconds / whole, _BAR, glyphs)]
         lines.append([*line, text(f" {seconds / whole:>6.1%}  {format_duration(seconds)}")])
-    return Drawing(lines)
+    return _drawn(lines)
 
 
 def _happenings(told: tuple[Happening, ...]) -> RenderableType | None:
@@ -134,10 +136,15 @@ def _samples(samples: tuple[Sample, ...], width: int, glyphs: Glyphs) -> Rendera
     lines: list[Line] = [[text("Samples", Palette.value)]]
     for sample in chosen:
         lines.append([text(f"  step {sample.step:,}", Palette.label)])
-        words = harmless(sample.text, keep_lines=True).strip("\n")
+        words = _BLANK_LINES.sub("\n\n", harmless(sample.text, keep_lines=True)).strip("\n")
         for line in fold(words, width - 6, _SAMPLE_LINES) if words.strip() else ["(nothing but blanks)"]:
             lines.append([text(f"  {glyphs.vertical} ", Palette.faint), text(line)])
-    return Drawing(lines)
+    return _drawn(lines)
+
+
+def _drawn(lines: Sequence[Line]) -> RenderableType:
+    """The lines, each with its end; a drawing alone has none after the last."""
+    return Drawing([*lines, []])
 
 
 def _chosen(samples: tuple[Sample, ...]) -> list[Sample]:

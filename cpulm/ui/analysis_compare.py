@@ -61,7 +61,8 @@ def _picture(
     scale, label_of = _axis(by, max(float(one.x.max()) for one in series))
     scaled = [replace(one, x=one.x * scale) for one in series]
     drawn = overlay(scaled, width - 2, _HEIGHT - 2, glyphs, label_of, colour=colour)
-    return Drawing(box(f"{_MEASURES[comparison.measure]} by {_ALONG[by]}", drawn, width, _HEIGHT, glyphs))
+    framed = box(f"{_MEASURES[comparison.measure]} by {_ALONG[by]}", drawn, width, _HEIGHT, glyphs)
+    return Drawing([*framed, []])  # with a line end after the last
 
 
 def _axis(by: By, furthest: float) -> tuple[float, Callable[[float], str]]:

@@ -82,8 +82,10 @@ def _progress(standing: Standing, figures: Figures) -> tuple[str, str]:
     text = f"step {figures.steps:,}{of}{share}, {format_count(figures.tokens)} tokens"
     if not figures.train_tokens:
         return text, ""
-    text_tokens = f"{format_count(figures.train_tokens)} tokens of text"
-    return text, f"{text_tokens}, seen {figures.epochs:.3g} times"
+    there = f"{format_count(figures.train_tokens)} tokens of text"
+    if figures.epochs > 1:
+        return text, f"{figures.epochs:.1f} times the {there}"
+    return text, f"{figures.epochs:.1%} of the {there}"
 
 
 def _time(figures: Figures) -> tuple[str, str]:

@@ -61,7 +61,7 @@ def _end(record: Record, standing: Standing, figures: Figures) -> Iterator[Findi
 def _repetition(figures: Figures) -> Iterator[Finding]:
     if not figures.train_tokens or not figures.epochs:
         return
-    text = f"The training text was seen {figures.epochs:.3g} times"
+    text = f"The training text was seen {figures.epochs:.1f} times"
     numbers = {"epochs": figures.epochs, "train_tokens": float(figures.train_tokens)}
     if figures.epochs > _MANY_EPOCHS:
         yield Finding(
@@ -71,9 +71,11 @@ def _repetition(figures: Figures) -> Iterator[Finding]:
             "more time.",
             numbers,
         )
+    elif figures.epochs > 1:
+        yield Finding("data_seen", "good", f"{text}: so few times it is nearly as good as new.", numbers)
     else:
-        used = "all of it was new" if figures.epochs <= 1 else "repeated so often it is as good as new"
-        yield Finding("data_seen", "good", f"{text}: {used}.", numbers)
+        part = f"{figures.epochs:.0%}" if figures.epochs >= 0.01 else f"{figures.epochs:.2%}"
+        yield Finding("data_seen", "good", f"{part} of the training text was seen, each part once.", numbers)
 
 
 def _time(parts: dict[str, float], figures: Figures) -> Iterator[Finding]:

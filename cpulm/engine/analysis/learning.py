@@ -11,8 +11,11 @@ from cpulm.engine.analysis.record import Booleans, Record
 from cpulm.engine.analysis.report import Figures, Finding, Floats
 from cpulm.engine.analysis.trend import FEWEST_POINTS, Gain, gain
 from cpulm.events import RolledBack, Validated
+from cpulm.units import format_duration
 
 _HOUR = 3600.0
+_FURTHEST = 3.0
+"""Times the tokens so far: a curve tells nothing of what lies much beyond it."""
 _WORTH_A_WORD = 0.005
 """Of the loss: an hour that brings less brings little."""
 _LEAST_RISE_NATS = 0.01
@@ -103,30 +106,33 @@ def _train_loss_at(record: Record, step: float) -> float:
 
 
 def _improving(record: Record, figures: Figures) -> Iterator[Finding]:
-    """By how much another hour would lower the loss."""
+    """By how much another hour would lower the loss; after a short run, less than an hour."""
     if not figures.train_tokens or not figures.seconds or figures.best_loss is None:
         return
-    more = _HOUR * figures.tokens / figures.seconds
+    seconds = min(_HOUR, _FURTHEST * figures.seconds)
+    more = seconds * figures.tokens / figures.seconds
     tokens, losses, source = _losses_to_fit(record, figures)
     found = gain(tokens, losses, figures.tokens, more, figures.train_tokens)
     if found is not None:
-        yield _improvement(found, figures, more, source)
+        yield _improvement(found, figures, seconds, source)
 
 
-def _improvement(found: Gain, figures: Figures, more: float, source: str) -> Finding:
+def _improvement(found: Gain, figures: Figures, seconds: float, source: str) -> Finding:
     assert figures.best_loss is not None
     to = figures.best_loss - found.nats
+    times = 1 + seconds / figures.seconds
+    longer = "hour" if seconds == _HOUR else format_duration(seconds)
     text = (
-        f"another hour ({1 + more / figures.tokens:.1f} times the tokens in all) would lower the validation "
-        f"loss by about {found.nats:.3f} nats ({found.low:.3f} to {found.high:.3f}), to {to:.3f}, by a power "
-        f"law through {source}"
+        f"another {longer} ({times:.1f} times as long in all) would lower the validation loss by about "
+        f"{found.nats:.3f} nats ({found.low:.3f} to {found.high:.3f}), to {to:.3f}, by a power law through "
+        f"{source}"
     )
     numbers = {
         "gain_nats": found.nats,
         "gain_low": found.low,
         "gain_high": found.high,
         "loss_then": to,
-        "more_tokens": more,
+        "more_seconds": seconds,
     }
     if found.nats < _WORTH_A_WORD * figures.best_loss:
         return Finding("converged", "good", f"Little is left to gain with more time: {text}.", numbers)

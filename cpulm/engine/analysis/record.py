@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +33,8 @@ Booleans = npt.NDArray[np.bool_]
 _BLOCK_BYTES = 2**20
 _LAST_MOMENT = 32_503_680_000.0
 """The year 3000, where the clocks of some systems end."""
+_STATS_HEAD = b'{"event":"layer_stats",'
+_MOST_STATISTICS = 500
 _MEASURED = (Validated, SampleMade, LayerStats)
 _STEPS, _MACHINE = Columns(StepDone), Columns(MachineSampled)
 
@@ -116,28 +119,30 @@ class _Reader:
         self._machine: list[Floats] = []
         self._machine_at: list[int] = []
         self._told: list[Told] = []
+        self._stats: list[tuple[int, bytes]] = []
         self._lines = 0
         self._damaged = 0
 
     def read(self, lines: Sequence[bytes]) -> None:
         """Take up the next lines."""
-        steps: list[bytes] = []
+        is_step = [line.startswith(_STEPS.head) for line in lines]
+        if any(is_step):
+            self._steps.append(_STEPS.rows(_whole(list(compress(lines, is_step)))))
         machine: list[bytes] = []
-        step_head, machine_head = _STEPS.head, _MACHINE.head
-        for line in lines:
-            if line.startswith(step_head):
-                steps.append(line)
-            elif line.startswith(machine_head):
+        # So many lines of steps stand before each line.
+        before = self._lines + np.cumsum(is_step) - is_step
+        for index in np.flatnonzero(~np.array(is_step)).tolist():
+            line, at = lines[index], int(before[index])
+            if line.startswith(_MACHINE.head):
                 machine.append(line)
-                self._machine_at.append(self._lines + len(steps))
+                self._machine_at.append(at)
+            elif line.startswith(_STATS_HEAD) and line.endswith(b"\n"):
+                self._stats.append((at, line))
             else:
-                self._take(line, self._lines + len(steps))
-        self._lines += len(steps)
-        # The rows of a block without lines have no numbers to join.
-        if steps:
-            self._steps.append(_STEPS.rows(_whole(steps)))
+                self._take(line, at)
         if machine:
             self._machine.append(_MACHINE.rows(_whole(machine)))
+        self._lines += sum(is_step)
 
     def _take(self, line: bytes, at: int) -> None:
         try:
@@ -147,8 +152,18 @@ class _Reader:
         except (ValueError, TypeError):
             self._damaged += not _is_json(line)
 
+    def _take_statistics(self) -> None:
+        """Take up the statistics of layers: hundreds of numbers in a line, so of very many lines some."""
+        stride = -(-len(self._stats) // _MOST_STATISTICS) or 1
+        told, self._told = self._told, []
+        for at, line in self._stats[::stride]:
+            self._take(line, at)
+        # They are told of right behind their step, before anything else.
+        self._told = sorted(self._told + told, key=lambda one: one.at)
+
     def record(self) -> Record:
         """All that was read."""
+        self._take_statistics()
         steps, step_is_sound = _joined(self._steps, _STEPS, ("step", "tokens", "elapsed_seconds"))
         machine, machine_is_sound = _joined(self._machine, _MACHINE, ("process_bytes",))
         damaged = self._damaged + int(np.sum(~step_is_sound)) + int(np.sum(~machine_is_sound))

@@ -16,7 +16,7 @@ _SLOW = 1.25
 """Times the usual duration of a step."""
 _USUAL_QUANTILE = 0.2
 """Of the windows' durations: a machine that is slow most of the time was fast for some."""
-_LEAST_PART = 0.1
+_LEAST_PART, _LEAST_SECONDS = 0.1, 30.0
 _OTHERS_PERCENT = 8.0
 _CLOCK_LOSS = 0.08
 _HOT_C = 85.0
@@ -69,6 +69,8 @@ def _slow_stretch(record: Record) -> Stretch | None:
     if usual <= 0 or end - begin < max(2, _LEAST_PART * windows):
         return None
     edges = np.append(moments[skipped::length][:windows], moments[-1])
+    if edges[end] - edges[begin] < _LEAST_SECONDS:
+        return None
     return Stretch(
         began=float(edges[begin]),
         ended=float(edges[end]),
