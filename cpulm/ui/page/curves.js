@@ -68,7 +68,7 @@ async function drawChart(chart) {
     const { x, y } = layer.encoding;
     if (!y?.scale) continue;
     Object.assign(x, { title: unit()[1], scale: { ...x.scale, domain } });
-    if (state.log && chart.log) y.scale = { ...y.scale, type: "log", zero: false };
+    if (state.log && chart.log) y.scale = { type: "log" };
   }
   chart.view = null;
   const view = await draw(chart.place, spec, { ...rowsOf(chart), marks: marks(), cursor: [] });

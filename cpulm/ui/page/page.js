@@ -48,7 +48,8 @@ function table(columns, rows, classes = []) {
 
 /** Draw one specification into `place`, as wide as that is; the view, so that its data may change. */
 async function draw(place, spec, datasets) {
-  const wide = { ...structuredClone(spec), width: Math.max(place.clientWidth, 200), datasets };
+  place.dataset.label ??= place.getAttribute("aria-label"); // Vega puts the specification's own there
+  const wide = { ...structuredClone(spec), description: place.dataset.label, width: Math.max(place.clientWidth, 200), datasets };
   // A layer without rows would leave its axes without an extent; the cursor's has pixels of its own.
   if (wide.layer) wide.layer = wide.layer.filter(({ data }) => !data || data.name === "cursor" || datasets[data.name].length);
   const options = { actions: false, renderer: "svg", config: DATA.config, ast: false };

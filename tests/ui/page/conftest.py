@@ -1,0 +1,87 @@
+"""Real runs of a small model, their pages, and a real browser to open them in."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from cpulm.engine.analysis.compare import Comparison, compare
+from cpulm.engine.analysis.reading import read_report
+from cpulm.engine.analysis.report import Report
+from cpulm.engine.look.look import look_into
+from cpulm.ui.page.page import write_page
+from tests.engine.small_runs import settings_for, train
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
+EVIL = '</script><b id="evil">{{data}}'
+"""A folder's name that would end the page's data early, were it not written safely."""
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two runs that differ in their learning rate, with samples and statistics of their layers."""
+    folder = tmp_path_factory.mktemp("runs")
+    text = folder / "text.txt"
+    text.write_text("".join(f"def count{n}(x):\n    return x + {n}\n\n" for n in range(200)))
+    found = []
+    for number, lr in enumerate(("1e-3", "1e-2")):
+        settings = settings_for(
+            text,
+            "train.steps=60",
+            "eval.every=10",
+            "log.layer_stats_every=5",
+            "sample.max_new_tokens=12",
+            f"train.lr={lr}",
+        )
+        found.append(train(settings, folder / f"run-{number}")[1].run.path)
+    return found
+
+
+@pytest.fixture(scope="session")
+def report(runs: list[Path]) -> Report:
+    return read_report(runs[0])
+
+
+@pytest.fixture(scope="session")
+def look(runs: list[Path]) -> dict[str, Any]:
+    return look_into(runs[0] / "best.pt").to_json()
+
+
+@pytest.fixture(scope="session")
+def comparison(runs: list[Path]) -> Comparison:
+    return compare([read_report(run) for run in runs])
+
+
+@pytest.fixture(scope="session")
+def pages(
+    report: Report,
+    look: dict[str, Any],
+    comparison: Comparison,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, Path]:
+    """One run with its model, and both runs compared."""
+    folder = tmp_path_factory.mktemp("pages")
+    write_page(folder / "one.html", [report], look=look)
+    write_page(folder / "many.html", comparison.reports, comparison=comparison)
+    return {"one": folder / "one.html", "many": folder / "many.html"}
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """A Chromium of the system; the tests that need it are skipped where there is none."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    program = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    if program is None:
+        pytest.skip(f"no browser on PATH: {', '.join(BROWSERS)}")
+    with playwright.sync_playwright() as driver:
+        # Containers have no user namespaces for the browser's sandbox; the pages are our own.
+        running = driver.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield running
+        running.close()
