@@ -17,6 +17,7 @@ from cpulm.cli.generate import generate
 from cpulm.cli.resume import resume
 from cpulm.cli.runs import runs
 from cpulm.cli.stop import stop
+from cpulm.cli.sweep import sweep
 from cpulm.cli.sysinfo import sysinfo
 from cpulm.cli.tokenize import tokenize
 from cpulm.cli.train import train
@@ -38,6 +39,7 @@ app.command()(analyze)
 app.command()(stop)
 app.command()(generate)
 app.command()(evaluate)
+app.command()(sweep)
 app.command()(tokenize)
 app.command("at-boot")(at_boot)
 app.command()(benchmark)
