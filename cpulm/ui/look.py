@@ -88,7 +88,7 @@ def _by_kind(look: ModelLook) -> RenderableType:
             "-" if each.tokens < 2 else figure(each.standard_error, 3),
             f"{each.share:.1%}",
             f"{each.loss_share:.1%}",
-            " ".join(shown(token) for token in each.examples[:3]),
+            " ".join(shown(token) for token in each.examples[:2]),
         )
         for each in look.by_kind
     ]
@@ -108,7 +108,11 @@ def _passage(passage: Passage) -> RenderableType:
     title.rstrip()
     body = Text(overflow="fold")
     for token, surprise in zip(passage.tokens, passage.surprise.tolist(), strict=True):
-        body.append(harmless(token, keep_lines=True), style=style_of(surprise))
+        words = harmless(token, keep_lines=True)
+        # Blanks before a word would be underlined with it.
+        blanks = len(words) - len(words.lstrip(" ")) if words.strip() else 0
+        body.append(words[:blanks])
+        body.append(words[blanks:], style=style_of(surprise))
     return Group(title, body)
 
 

@@ -15,13 +15,13 @@ from cpulm.engine.look.model_look import Ints
 
 WORD_START, INSIDE_WORD, DIGITS, PUNCTUATION = "word start", "inside a word", "digits", "punctuation"
 WHITESPACE, NEWLINE, MIXED = "whitespace", "newline", "mixed"
-BYTES, SPECIAL = "part of a character", "special"
+BYTES, SPECIAL = "lone bytes", "special"
 KINDS = (WORD_START, INSIDE_WORD, DIGITS, PUNCTUATION, WHITESPACE, NEWLINE, MIXED, BYTES, SPECIAL)
 """Every token is of exactly one of these kinds.
 
 ``word start`` and ``inside a word`` begin with a letter, blanks left out; which of the two it is depends on
 the token before. ``digits`` and ``punctuation`` hold nothing else; ``mixed`` begins with one of them and
-holds others too. ``part of a character`` are bytes that are no whole character by themselves.
+holds others too. ``lone bytes`` are bytes that are no whole character by themselves.
 """
 
 _FIRST_BYTE = 0xDC00
