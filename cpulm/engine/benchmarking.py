@@ -34,7 +34,7 @@ def benchmark_preset(
         CpulmError: where the settings could not be trained here.
     """
     machine = read_machine()
-    runtime = choose_runtime(settings.runtime, machine, block_shape(settings))
+    choose_runtime(settings.runtime, machine)  # refuses what is not to be had, before anything is prepared
     with StopRequest() as stop:
         sizes = Sizes(settings.data.vocab_size or CHARACTERS)
         if with_data:
@@ -42,6 +42,7 @@ def benchmark_preset(
             tokens = prepare(settings.data, emit=show, should_stop=stop, block_size=block)
             sizes = Sizes(tokens.vocab_size, len(tokens.train), len(tokens.val))
         needs.check_memory(settings, sizes.vocab_size, machine)
+        runtime = choose_runtime(settings.runtime, machine, block_shape(settings))
 
         def decide(planned_seconds: float | None) -> Runtime:
             return decide_compile(runtime, settings.runtime.compile, machine, planned_seconds)

@@ -197,11 +197,12 @@ def rehearse(settings: Settings, *, show: Listener, should_stop: Callable[[], bo
     """
     _require_horizon(settings)
     machine = read_machine()
-    runtime = choose_runtime(settings.runtime, machine, block_shape(settings))
+    choose_runtime(settings.runtime, machine)  # refuses what is not to be had, before anything is prepared
     block = settings.model.block_size
     tokens = prepare(settings.data, emit=show, should_stop=should_stop, block_size=block)
     encode_prompt(tokens.tokenizer, settings.sample.prompt, starts_documents=True)
     needs.check_memory(settings, tokens.vocab_size, machine)
+    runtime = choose_runtime(settings.runtime, machine, block_shape(settings))
     plan = needs.plan(settings, tokens.vocab_size, len(tokens.train))
     parts = build_parts(settings, tokens, runtime)
     plan = replace(plan, step_seconds=_measured(parts, runtime, settings, show))
