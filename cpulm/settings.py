@@ -262,7 +262,7 @@ class RuntimeSettings(Section):
     measurement, else fp32. With int8 the products of the blocks' linear layers, forward and backward, run on
     rows and columns rounded to 8 bits; weights, updates and validation stay in fp32."""
     kernels: Literal["auto", "off"] = "auto"
-    """Kernels for norms, attention and activation, compiled once for this CPU where a C++ compiler is found."""
+    """Kernels for norms, attention and activation, compiled once for this CPU if there is a C++ compiler."""
     compile: Literal["auto", "on", "off"] = "auto"
     """torch.compile; `auto` uses it where a C++ compiler is found and the run is long enough to gain."""
     nice: bool = False

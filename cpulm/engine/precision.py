@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from cpulm.model.quantized import Quantizer, TorchQuantizer, linear
+from cpulm.model.quantized import Quantizer, TorchQuantizer, fits, linear
 from cpulm.settings import ModelSettings, Settings
 
 INT8_SETS = ("AVX512-VNNI", "AVX-VNNI", "AMX-INT8", "NEON-i8mm")
@@ -52,13 +52,15 @@ def choose_int8(block: BlockShape, quantizer: Quantizer | None) -> tuple[str, st
 
     Takes a tenth of a second to two, for models of 1 to 100 million parameters on two cores.
     """
+    chosen = quantizer or TorchQuantizer()
+    if not all(fits(chosen, *layer) for layer in block.layers):
+        return "fp32", f"fp32: int8 wants widths that are multiples of {chosen.lanes}"
     fp32, int8 = 0.0, 0.0
     for inputs, outputs in block.layers:
         x = torch.randn(block.rows, inputs, requires_grad=True)
         weight = torch.randn(outputs, inputs, requires_grad=True)
         grad = torch.randn(block.rows, outputs)
         fp32 += _fastest(lambda: torch.nn.functional.linear(x, weight).backward(grad))  # noqa: B023
-        chosen = quantizer or TorchQuantizer()
         int8 += _fastest(lambda: linear(chosen, x, weight, None).backward(grad))  # noqa: B023
     ratio = f"a block's linear layers took {int8 / fp32:.2f} of their fp32 time in int8"
     return ("int8", f"int8: {ratio}") if int8 < WORTH_IT * fp32 else ("fp32", f"fp32: {ratio}")

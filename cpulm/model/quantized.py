@@ -20,6 +20,11 @@ LARGEST = 127.0
 class Quantizer(Protocol):
     """What turns numbers into int8 and back; see :class:`cpulm.native.kernels.Kernels`."""
 
+    @property
+    def lanes(self) -> int:
+        """What the widths of its matrices have to be multiples of."""
+        ...
+
     def quantize_rows(self, x: Tensor) -> tuple[Tensor, Tensor]: ...
     def quantize(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]: ...
     def rescale(
@@ -29,6 +34,8 @@ class Quantizer(Protocol):
 
 class TorchQuantizer:
     """Quantizing with torch's own functions, for machines without a compiler."""
+
+    lanes = 1
 
     def quantize_rows(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x [M, K] as int8, and a scale for each row [M]."""
@@ -44,6 +51,11 @@ class TorchQuantizer:
         """Int32 sums [M, N] as float32."""
         scaled = sums.mul(row_scale.unsqueeze(1)).mul_(column_scale)
         return scaled if bias is None else scaled.add_(bias)
+
+
+def fits(quantizer: Quantizer, inputs: int, outputs: int) -> bool:
+    """Whether ``quantizer`` can take a linear layer of so many inputs and outputs."""
+    return inputs % quantizer.lanes == 0 and outputs % quantizer.lanes == 0
 
 
 def linear(quantizer: Quantizer, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -233,10 +233,13 @@ class Transformer(nn.Module):
                 module.kernels = kernels
 
     def use_int8(self, quantizer: Quantizer | None) -> None:
-        """Train the blocks' linear layers in int8; None: in fp32. The head stays in fp32."""
+        """Train the blocks' linear layers in int8, where they fit; None: in fp32. The head stays in fp32."""
         for module in self.blocks.modules():
             if isinstance(module, Linear):
-                module.quantizer = quantizer
+                taken = quantizer is not None and quantized.fits(
+                    quantizer, module.in_features, module.out_features
+                )
+                module.quantizer = quantizer if taken else None
 
     @torch.no_grad()
     def init_weights(self, seed: int) -> None:

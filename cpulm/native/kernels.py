@@ -104,6 +104,7 @@ class Kernels:
 
     def quantize_rows(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x [M, K] as int8 and a scale for each row [M]: ``x ≈ q * scale``; a row's largest is 127."""
+        self._require_lanes(x)
         q, scale = torch.empty_like(x, dtype=torch.int8), x.new_empty(x.size(0))
         rows, width = x.shape
         self._library.cpulm_quantize(
@@ -113,6 +114,7 @@ class Kernels:
 
     def quantize(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """x [M, K] as int8 with a scale for each row [M], and as int8 with a scale for each column [K]."""
+        self._require_lanes(x)
         rows, width = x.shape
         by_row, by_column = torch.empty_like(x, dtype=torch.int8), torch.empty_like(x, dtype=torch.int8)
         row_scale, column_scale, room = x.new_empty(rows), x.new_empty(width), _room(width)
@@ -124,6 +126,7 @@ class Kernels:
 
     def rescale(self, sums: Tensor, row_scale: Tensor, column_scale: Tensor, bias: Tensor | None) -> Tensor:
         """Int32 sums [M, N] as float32 in the same memory: times both scales [M], [N], plus the bias [N]."""
+        self._require_lanes(sums)
         rows, width = sums.shape
         self._library.cpulm_rescale(
             _at(sums), _long(rows), _long(width), _at(row_scale), _at(column_scale), _at(bias), _threads()
@@ -159,6 +162,11 @@ class Kernels:
             _at(dqkv), _at(weight_grads), _threads(),
         )  # fmt: skip
         return dqkv, weight_grads.sum(0)
+
+    def _require_lanes(self, x: Tensor) -> None:
+        """A row that does not end with a vector would be written beyond its end."""
+        if x.size(-1) % self.lanes:
+            raise ValueError(f"rows of {x.size(-1)}: the kernels take multiples of {self.lanes}")
 
 
 def _at(tensor: Tensor | None) -> ctypes.c_void_p | None:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cpulm.engine.machine.software import find_compiler
+from cpulm.engine.precision import BlockShape, choose_int8
 from cpulm.model import quantized
 from cpulm.model.quantized import Quantizer, TorchQuantizer
 from cpulm.model.transformer import Transformer
@@ -83,3 +84,29 @@ def test_a_model_trains_in_int8_and_is_validated_in_fp32(quantizer: Quantizer) -
         assert float((parameter.grad - exact_grad).norm() / exact_grad.norm()) < 0.1, name
     with torch.no_grad():
         assert float(model(idx, targets=idx)) == float(exact.detach())
+
+
+def test_layers_of_odd_widths_stay_in_fp32_with_the_kernels(quantizer: Quantizer) -> None:
+    settings = ModelSettings(n_layer=1, n_head=2, n_embd=24, n_inner=32, block_size=16)
+    model = Transformer(settings, 64)
+    model.init_weights(1)
+    idx = torch.randint(64, (2, 16), generator=torch.Generator().manual_seed(1))
+    exact = model(idx, targets=idx)
+    model.use_int8(quantizer)
+    alike = torch.equal(model(idx, targets=idx), exact)
+    assert alike == (24 % quantizer.lanes != 0)
+
+
+def test_rows_that_end_in_the_middle_of_a_vector_are_refused_by_the_kernels(quantizer: Quantizer) -> None:
+    if not isinstance(quantizer, Kernels):
+        pytest.skip("torch takes any width")
+    x = torch.zeros(4, quantizer.lanes + 1)
+    for refused in (quantizer.quantize, quantizer.quantize_rows):
+        with pytest.raises(ValueError, match="multiples"):
+            refused(x)
+
+
+def test_int8_is_not_chosen_for_widths_that_it_does_not_take(quantizer: Quantizer) -> None:
+    chosen, reason = choose_int8(BlockShape(((8, 24), (8, 8)), rows=64), quantizer)
+    assert chosen == "fp32" or quantizer.lanes == 1
+    assert "took" in reason or "multiples of" in reason
