@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from small_runs import of, same, settings_for, train
 
 from cpulm.engine.layer_stats import LayerStatistics
 from cpulm.events import LayerStats, StepDone
 from cpulm.model.transformer import Transformer
 from cpulm.settings import ModelSettings
-from tests.engine.small_runs import of, same, settings_for, train
 
 
 @pytest.fixture

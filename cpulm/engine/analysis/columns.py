@@ -8,7 +8,6 @@ where that agrees, the digits are the numbers. A block with any other line in it
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import warnings
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from cpulm.events import KINDS, Event, is_sound
+from cpulm.events import Event, from_json
 
 Floats = npt.NDArray[np.float64]
 
@@ -79,14 +78,13 @@ class Columns:
 
     def _one(self, line: bytes) -> list[float]:
         """The row of one line, by the JSON parser."""
-        nothing = [math.nan] * len(self.names)
         try:
-            record = json.loads(line)
-        except ValueError:
-            return nothing
-        if not is_sound(record) or KINDS.get(record["event"]) is not self._kind:
-            return nothing
-        values = (record.get(name) for name in self.names)
+            event = from_json(line.decode("utf-8", "replace"))
+        except (ValueError, TypeError):
+            event = None
+        if not isinstance(event, self._kind):
+            return [math.nan] * len(self.names)
+        values = (getattr(event, name) for name in self.names)
         return [math.nan if value is None else float(value) for value in values]
 
 

@@ -23,6 +23,8 @@ _NEAR_STEPS = 50
 """Steps over which the training loss is averaged to compare it at two places."""
 _FULL_LR = 0.9
 """Of the peak: what is above counts as the full learning rate."""
+_LATE = 0.25
+"""Of the tokens: what lies before is left out of the fit."""
 _LOSS_BINS = 16
 _BLOCK_STEPS, _LOOK_BACK_BLOCKS = 5, 20
 """A spike is told by the mean of some steps, against the blocks before: one odd batch is no spike."""
@@ -31,6 +33,8 @@ _MANY_SPIKES = 3
 _SMALL_BATCH_NOISE = 0.08
 """Of the loss, from one step to the next. With the presets' batches it is 0.02 to 0.05."""
 _GROWN_GRADIENTS = 3.0
+_STUCK_FALL_NATS, _STUCK_PART = 0.1, 0.1
+"""A fall in the decay that counts, and the part of it that a run should have fallen before."""
 _FEWEST_STEPS = 100
 
 
@@ -150,21 +154,22 @@ def _losses_to_fit(record: Record, figures: Figures) -> tuple[Floats, Floats, st
     at = np.clip(np.searchsorted(record.steps["step"], steps), 0, max(0, len(full) - 1))
     tokens = record.steps["tokens"][at] if len(full) else np.zeros(0)
     chosen = full[at] if len(full) else np.zeros(0, dtype=bool)
-    if chosen.sum() >= FEWEST_POINTS:
-        return tokens[chosen], losses[chosen], "the validations at full learning rate"
+    # The first losses are of a model that knows nothing yet and follow no power law.
+    late = chosen & (tokens >= _LATE * tokens[chosen].max(initial=0.0))
+    if late.sum() >= FEWEST_POINTS:
+        return tokens[late], losses[late], "the validations at full learning rate"
     fresh = full & (record.steps["epoch"] <= 1.0)
     if fresh.sum() >= _FEWEST_STEPS:
         return *_binned(record.steps["tokens"][fresh], record.steps["loss"][fresh]), (
             "the training loss at full learning rate"
         )
-    # The first losses are of a model that knows nothing yet and follow no power law.
-    late = tokens >= 0.1 * figures.tokens
+    late = tokens >= _LATE * figures.tokens
     return tokens[late], losses[late], "all validations"
 
 
 def _binned(tokens: Floats, losses: Floats) -> tuple[Floats, Floats]:
     """Means over stretches that each make the tokens grow by the same factor, without the steep beginning."""
-    edges = np.geomspace(max(tokens[0], 0.15 * tokens[-1]), tokens[-1] * (1 + 1e-9), _LOSS_BINS + 1)
+    edges = np.geomspace(max(tokens[0], _LATE * tokens[-1]), tokens[-1] * (1 + 1e-9), _LOSS_BINS + 1)
     which = np.digitize(tokens, edges) - 1
     inside = [(which == part) & np.isfinite(losses) for part in range(_LOSS_BINS)]
     means = [(tokens[part].mean(), losses[part].mean()) for part in inside if part.any()]
@@ -230,12 +235,12 @@ def _stuck_or_growing(record: Record) -> Iterator[Finding]:
     loss, norm = record.steps["loss"], record.steps["grad_norm"]
     before, after = float(np.nanmean(loss[first])), float(np.nanmean(loss[last]))
     end = float(np.nanmean(loss[-_NEAR_STEPS:]))
-    if after > before - _LEAST_RISE_NATS and end < after - 10 * _LEAST_RISE_NATS:
+    if after - end > _STUCK_FALL_NATS and before - after < _STUCK_PART * (after - end):
         yield Finding(
             "learning_rate_too_high",
             "warning",
-            f"At the full learning rate nothing was learned: the training loss was {before:.3f} early and "
-            f"{after:.3f} late. It fell to {end:.3f} only while the rate decayed. Try half of train.lr and "
+            f"At the full learning rate next to nothing was learned: training loss {before:.3f} early "
+            f"and {after:.3f} late. It fell to {end:.3f} only as the rate decayed. Try half of train.lr and "
             "train.muon_lr.",
             {"loss_early": before, "loss_late": after, "loss_end": end},
         )

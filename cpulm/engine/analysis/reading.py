@@ -178,8 +178,8 @@ def _throughput(record: Record, points: int) -> Curve | None:
     seconds = np.add.reduceat(np.nan_to_num(steps["step_seconds"]), begins)
     with np.errstate(divide="ignore"):
         pace = record.started.tokens_per_step * (lasts - begins + 1) / seconds
-    place = (steps[name][lasts] for name in ("step", "tokens", "elapsed_seconds"))
-    return curve(*place, pace, points)
+    number, tokens, elapsed = (steps[name][lasts] for name in ("step", "tokens", "elapsed_seconds"))
+    return curve(number, tokens, elapsed, pace, points)
 
 
 def _layers(record: Record, points: int) -> dict[str, dict[str, Curve]]:

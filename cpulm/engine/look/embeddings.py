@@ -17,8 +17,6 @@ MOST_ON_MAP = 800
 _NEAREST = 8
 _CHOSEN = 12
 _SHORTEST_WORD = 3
-_COMPONENTS = 6
-"""Directions that the search for the first two carries along: the two are then exact to the eye."""
 
 
 @torch.inference_mode()
@@ -81,8 +79,6 @@ def token_of(word: str, tokenizer: Tokenizer, texts: TokenTexts) -> int:
 def embedding_map(embedding: Tensor, by_frequency: Ints, texts: TokenTexts) -> EmbeddingMap:
     """The most frequent tokens in the plane of their two principal components.
 
-    The global random state, which the search for the components draws from, is left as it was.
-
     Args:
         embedding: [V, n_embd].
         by_frequency: ids, the most frequent first.
@@ -90,25 +86,21 @@ def embedding_map(embedding: Tensor, by_frequency: Ints, texts: TokenTexts) -> E
     tokens = by_frequency[:MOST_ON_MAP]
     rows = embedding[torch.from_numpy(tokens).to(embedding.device)].float().cpu()
     rows = rows - rows.mean(0)
-    count = min(_COMPONENTS, *rows.shape)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        _, sizes, directions = torch.pca_lowrank(rows, q=count, center=False, niter=4)
-    x, y = (_along(rows, directions, number) for number in range(2))
-    variance = float(rows.square().sum()) or 1.0
-    shares = [*(float(size) ** 2 / variance for size in sizes[:2]), 0.0, 0.0]
+    variances, directions = torch.linalg.eigh(rows.mT @ rows)  # ascending
+    x, y = (_along(rows, directions, number) for number in (-1, -2))
+    total = float(variances.sum().clamp(min=torch.finfo(variances.dtype).tiny))
     return EmbeddingMap(
         tokens=texts.texts(tokens),
         kinds=tuple(KINDS[texts.kinds(tokens[at : at + 1])[0]] for at in range(len(tokens))),
         x=x,
         y=y,
-        explained=(shares[0], shares[1]),
+        explained=(float(variances[-1]) / total, float(variances[-2:-1].sum()) / total),
     )
 
 
 def _along(rows: Tensor, directions: Tensor, number: int) -> Floats:
     """Coordinates [N] along one component, its sign such that the farthest point is positive."""
-    if number >= directions.size(1):
+    if -number > directions.size(1):
         return np.zeros(len(rows))
     values: Floats = (rows @ directions[:, number]).numpy().astype(np.float64)
     return values if values[np.abs(values).argmax()] >= 0 else -values

@@ -15,9 +15,7 @@ from cpulm.engine.evaluation.windows import Protocol, Window, batches, windows
 END = 9
 
 
-def chunks_of(
-    ids: Sequence[int], cuts: Sequence[int]
-) -> Iterator[npt.NDArray[np.uint16]]:
+def chunks_of(ids: Sequence[int], cuts: Sequence[int]) -> Iterator[npt.NDArray[np.uint16]]:
     yield from np.split(np.array(ids, dtype=np.uint16), sorted(cut % (len(ids) + 1) for cut in cuts))
 
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from small_models import BLOCK, SHAPES, a_model
 
 from cpulm.data.tokenizer import byte_tokenizer
 from cpulm.engine.look.attention import MOST_NUMBERS, attention, attention_weights, room
 from cpulm.engine.look.tokens import TokenTexts
 from cpulm.settings import ModelSettings
-from tests.engine.look.small_models import BLOCK, SHAPES, a_model
 
 TEXTS = TokenTexts(byte_tokenizer())
 PROMPT = [5, 3, 8, 1, 9, 2, 30, 3]

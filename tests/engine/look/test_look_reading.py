@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from small_models import BLOCK, SHAPES, a_model
 from torch import Tensor
 
 from cpulm.data.loader import val_batch_count, val_batches
@@ -20,7 +21,6 @@ from cpulm.engine.look.model_look import MOST_POSITIONS
 from cpulm.engine.look.reading import Reading, read, windows_of
 from cpulm.engine.look.tokens import KINDS, TokenTexts
 from cpulm.model.transformer import Transformer
-from tests.engine.look.small_models import BLOCK, SHAPES, a_model
 
 TOKENS = np.random.default_rng(0).integers(0, 40, 75).astype(np.uint16)
 

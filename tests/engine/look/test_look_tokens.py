@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -32,11 +33,12 @@ def kinds(tokenizer: Tokenizer, text: str) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("kind", ["byte", "bpe", "char"])
 def test_the_texts_of_tokens_put_together_are_the_text(kind: str) -> None:
-    tokenizer = {
+    makers: dict[str, Callable[[], Tokenizer]] = {
         "byte": byte_tokenizer,
         "bpe": lambda: train_bpe([TEXT], 300),
         "char": lambda: char_tokenizer(TEXT),
-    }[kind]()
+    }
+    tokenizer = makers[kind]()
     assert as_bytes(TokenTexts(tokenizer).texts(tokenizer.encode(TEXT))) == TEXT.encode()
 
 
