@@ -137,9 +137,11 @@ def _record(begins: Beginning) -> Iterator[Listener]:
     with ExitStack() as stack:
         listeners: list[Listener] = [stack.enter_context(MetricsWriter(run.metrics))]
         if begins.settings.log.tensorboard:
+            from cpulm.settings import to_yaml
             from cpulm.ui.tensorboard import tensorboard_listener
 
-            listeners.append(stack.enter_context(tensorboard_listener(run.tensorboard)))
+            settings = to_yaml(begins.settings)
+            listeners.append(stack.enter_context(tensorboard_listener(run.tensorboard, settings)))
 
         def emit(event: Event) -> None:
             for listener in listeners:

@@ -1,4 +1,4 @@
-"""A run's curves and samples for TensorBoard."""
+"""A run's curves, samples and settings for TensorBoard."""
 
 from __future__ import annotations
 
@@ -9,7 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cpulm.errors import SettingsError
-from cpulm.events import Event, Listener, RolledBack, RunStarted, SampleMade, StepDone, Validated
+from cpulm.events import (
+    Event,
+    LayerStats,
+    Listener,
+    MachineSampled,
+    RolledBack,
+    RunStarted,
+    SampleMade,
+    StepDone,
+    Validated,
+)
 from cpulm.ui.curve import Pace
 from cpulm.ui.text import harmless
 
@@ -32,11 +42,14 @@ def require_tensorboard() -> None:
 
 
 @contextmanager
-def tensorboard_listener(folder: Path) -> Iterator[Listener]:
+def tensorboard_listener(folder: Path, settings: str = "") -> Iterator[Listener]:
     """A listener that writes TensorBoard's event files into ``folder``.
 
-    Steps, validations and samples are written; a run that goes on tells TensorBoard to drop what was
-    written after the step it goes on from.
+    Steps, validations, samples, the state of the machine and the statistics of the layers are written; a run
+    that goes on tells TensorBoard to drop what was written after the step it goes on from.
+
+    Args:
+        settings: the run's, as text, which stands beside its samples.
 
     Raises:
         SettingsError: where the package ``tensorboard`` is not installed.
@@ -46,7 +59,7 @@ def tensorboard_listener(folder: Path) -> Iterator[Listener]:
 
     writer = EventFileWriter(str(folder), max_queue_size=_QUEUED_EVENTS, flush_secs=_FLUSH_SECONDS)
     try:
-        yield _Curves(writer)
+        yield _Curves(writer, settings)
     finally:
         writer.close()
 
@@ -54,8 +67,10 @@ def tensorboard_listener(folder: Path) -> Iterator[Listener]:
 class _Curves:
     """Turns events into TensorBoard's summaries. ``write`` takes one of its event messages."""
 
-    def __init__(self, writer: EventFileWriter) -> None:
+    def __init__(self, writer: EventFileWriter, settings: str) -> None:
         self._write: Callable[[Any], None] = writer.add_event
+        self._settings = settings
+        self._newest = 0
         self._pace = Pace()
         self._tokens: int | None = None
         self._tokens_per_step = 0
@@ -73,15 +88,21 @@ class _Curves:
             }
             self._scalars(event.step, event.time, values)
         elif isinstance(event, SampleMade):
-            self._sample(event)
+            self._text("sample", event.prompt + event.text, event.step, event.time)
+        elif isinstance(event, MachineSampled):
+            self._machine(event)
+        elif isinstance(event, LayerStats):
+            self._layers(event)
         elif isinstance(event, RolledBack):
-            self._tokens = None
+            self._tokens, self._newest = None, event.to_step
             self._forget_after(event.to_step, event.time)
 
     def _start(self, event: RunStarted) -> None:
-        self._tokens_per_step = event.tokens_per_step
+        self._tokens_per_step, self._newest = event.tokens_per_step, event.step
         if event.step:
             self._forget_after(event.step, event.time)
+        if self._settings:
+            self._text("settings", self._settings, event.step, event.time)
 
     def _forget_after(self, step: int, wall_time: float) -> None:
         """Tell TensorBoard to show nothing that was written for later steps up to here."""
@@ -93,13 +114,37 @@ class _Curves:
 
     def _step(self, event: StepDone) -> None:
         tokens = self._tokens_per_step if self._tokens is None else event.tokens - self._tokens
-        self._tokens = event.tokens
+        self._tokens, self._newest = event.tokens, event.step
         self._pace = self._pace.add(event.step_seconds, tokens)
         values = {
             "loss/train": event.loss,
             "train/learning_rate": event.lr,
             "train/gradient_norm": event.grad_norm,
             "train/tokens_per_second": self._pace.tokens_per_second or math.nan,
+        }
+        self._scalars(event.step, event.time, values)
+
+    def _machine(self, event: MachineSampled) -> None:
+        """Such an event has no step: it belongs to the newest."""
+        values = {
+            "machine/cpu_percent": event.cpu_percent,
+            "machine/process_cpu_percent": event.process_cpu_percent,
+            "machine/process_mib": event.process_bytes / 2**20,
+        }
+        if event.cpu_temperature is not None:
+            values["machine/cpu_temperature"] = event.cpu_temperature
+        self._scalars(self._newest, event.time, values)
+
+    def _layers(self, event: LayerStats) -> None:
+        measures = {
+            "weight_norm": event.weight_norms,
+            "grad_norm": event.grad_norms,
+            "update_ratio": event.update_ratios,
+        }
+        values = {
+            f"{measure}/{name}": value
+            for measure, numbers in measures.items()
+            for name, value in zip(event.names, numbers, strict=True)
         }
         self._scalars(event.step, event.time, values)
 
@@ -110,16 +155,15 @@ class _Curves:
         summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
         self._write(Message(wall_time=wall_time, step=step, summary=summary))
 
-    def _sample(self, event: SampleMade) -> None:
+    def _text(self, name: str, text: str, step: int, wall_time: float) -> None:
         from tensorboard.compat.proto.event_pb2 import Event as Message
         from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
         from tensorboard.compat.proto.tensor_pb2 import TensorProto
         from tensorboard.compat.proto.types_pb2 import DT_STRING
 
-        text = harmless(event.prompt + event.text, keep_lines=True)
         # Four blanks make the text a code block in TensorBoard's Markdown.
-        block = "\n".join(f"    {line}" for line in text.split("\n"))
+        block = "\n".join(f"    {line}" for line in harmless(text, keep_lines=True).split("\n"))
         tensor = TensorProto(dtype=DT_STRING, string_val=[block.encode("utf-8", "replace")])
         plugin = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="text"))
-        value = Summary.Value(tag="sample/text_summary", metadata=plugin, tensor=tensor)
-        self._write(Message(wall_time=event.time, step=event.step, summary=Summary(value=[value])))
+        value = Summary.Value(tag=f"{name}/text_summary", metadata=plugin, tensor=tensor)
+        self._write(Message(wall_time=wall_time, step=step, summary=Summary(value=[value])))

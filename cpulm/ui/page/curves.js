@@ -49,7 +49,6 @@ function rowsOf(chart) {
 }
 
 function marks() {
-  if (DATA.runs.length > 1) return [];
   const [divisor] = unit();
   const all = DATA.runs[0].marks.map((mark) => ({ x: (mark[state.by] ?? 0) / divisor, text: mark.text }));
   return all.filter(({ x }) => inZoom(x));

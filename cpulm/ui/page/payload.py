@@ -74,7 +74,7 @@ def run(report: Report, runs: int = 1, name: str = "") -> dict[str, Any]:
             for sample in spread(report.samples, max(3, _MOST_SAMPLES // runs))
         ],
         "happenings": [_happening(item) for item in report.happenings[-max(20, _MOST_HAPPENINGS // runs) :]],
-        "marks": _marks(report),
+        "marks": _marks(report) if runs == 1 else [],  # of many they would cover the curves
         "time_parts": list(time_rows(report.time_parts)),
         "changes": {change.key: plain(change.preset) for change in report.changes},
         "settings": [[key, plain(value)] for key, value in flat(report.settings)],

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from small_runs import settings_for, train
 
 from cpulm.engine.analysis.compare import Comparison, compare
 from cpulm.engine.analysis.reading import read_report
 from cpulm.engine.analysis.report import Report
 from cpulm.engine.look.look import look_into
 from cpulm.ui.page.page import write_page
-from tests.engine.small_runs import settings_for, train
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

@@ -96,8 +96,8 @@ def test_every_tab_shows_its_pictures_and_none_is_wider_than_the_window(
             for picture in shown.locator(".picture").all():
                 assert picture.locator("svg path, svg rect").count() > 0
             assert page.evaluate("document.documentElement.scrollWidth") <= width
-        picture = page.screenshot(path=tmp_path / f"{name}-{width}.png", full_page=True)
-        assert picture.startswith(b"\x89PNG")
+        screenshot = page.screenshot(path=tmp_path / f"{name}-{width}.png", full_page=True)
+        assert screenshot.startswith(b"\x89PNG")
 
 
 def test_pointing_at_one_chart_tells_the_values_of_all(browser: Browser, pages: dict[str, Path]) -> None:

@@ -1,0 +1,181 @@
+"""``cpulm sweep`` with real processes, as a person and a script meet it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from cpulm.cli.main import main
+
+SMALL = [
+    "model.n_layer=1",
+    "model.n_head=2",
+    "model.n_embd=16",
+    "model.block_size=16",
+    "data.tokenizer=byte",
+    "data.vocab_size=null",
+    "train.micro_batch_size=2",
+    "sample.max_new_tokens=0",
+    "runtime.compile=off",
+    "runtime.threads=1",
+]
+
+
+class Done(NamedTuple):
+    code: object
+    out: str
+    err: str
+
+
+Run = Callable[..., Done]
+
+
+@pytest.fixture
+def folder(in_empty_folder: Path) -> Path:
+    text = "".join(f"{n} times {n} is {n * n}.\n" for n in range(400))
+    (in_empty_folder / "text.txt").write_text(text)
+    return in_empty_folder
+
+
+def arguments(*more: str) -> list[str]:
+    return ["sweep", "--data", "text.txt", *(f"--set={one}" for one in SMALL), *more]
+
+
+@pytest.fixture
+def run(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run ``cpulm ARGUMENTS`` in this process."""
+
+    def call(*words: str) -> Done:
+        monkeypatch.setattr(sys, "argv", ["cpulm", *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return Done(ended.value.code, *capsys.readouterr())
+
+    return call
+
+
+def steps_of(run: Path) -> list[int]:
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    return [record["step"] for record in map(json.loads, lines) if record["event"] == "step"]
+
+
+def test_a_dry_run_shows_the_runs_and_makes_none(run: Run, folder: Path) -> None:
+    asked = arguments("--set=train.lr=1e-3,1e-2", "--steps", "64", "--halving", "--dry-run")
+    done = run(*asked)
+    assert done.code == 0
+    assert "lr=1e-3" in done.out
+    assert "2,048" in done.out  # 64 steps of 2 x 16 tokens
+    trials = json.loads(run(*asked, "--json").out)["trials"]
+    assert [trial["rungs"] for trial in trials] == [[32], [32]]
+    assert [path.name for path in folder.iterdir()] == ["text.txt"]
+
+
+def test_the_worse_half_stops_early_and_the_best_stands_first(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CPULM_TRAIN__SEED", "3")  # holds for all, and not over what is tried
+    monkeypatch.setenv("CPULM_TRAIN__LR", "5")
+    hopeless = "1e-7"
+    asked = arguments(
+        f"--set=train.lr={hopeless},1e-2", "--set=train.optimizer=adamw", "--steps=6000", "--halving"
+    )
+    done = run(*asked, "--json")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    best, other = found["trials"]
+    assert best["values"] == {"train.lr": 0.01}
+    assert (best["state"], best["step"], best["rung"]) == ("finished", 6000, 1)
+    assert (other["state"], other["rung"]) == ("stopped early", 0)
+    assert other["step"] < 6000
+    assert best["bits_per_byte"] < other["bits_per_byte"]
+    assert found["best"] == best["run"]
+    assert "seed: 3" in Path(found["sweep"], "trials", "lr=1e-2.yaml").read_text()
+    # A run that was stopped at a rung goes on exactly: no step is missing or there twice.
+    assert steps_of(folder / best["run"]) == list(range(1, 6001))
+
+    again = run(*asked)
+    assert again.code == 0
+    assert "going on with sweeps/tiny-1" in again.err
+    assert again.out.index("lr=1e-2") < again.out.index("lr=1e-7")
+    assert f"best: {best['run']}" in again.err
+    assert run("sweep", "--resume", "sweeps/tiny-1", "--json").out == done.out
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows sends no such signal to another process")
+def test_ctrl_c_saves_every_run_and_resume_goes_on(run: Run, folder: Path) -> None:
+    asked = arguments("--set=train.lr=1e-3,1e-2", "--steps=3000", "--headless")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cpulm", *asked], stderr=subprocess.PIPE, text=True, env={**os.environ}
+    )
+    first = folder / "sweeps" / "tiny-1" / "lr=1e-3"
+    end = time.monotonic() + 100
+    while not (
+        (first / "metrics.jsonl").is_file() and b'"event":"step"' in (first / "metrics.jsonl").read_bytes()
+    ):
+        assert time.monotonic() < end
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.stderr is not None
+    said = process.stderr.read()
+    assert process.wait(timeout=100) == 75
+    assert "cpulm sweep --resume sweeps/tiny-1" in said
+    reached = steps_of(first)[-1]
+    assert (first / "latest.pt").is_file()
+    assert not (folder / "sweeps" / "tiny-1" / "lr=1e-2").exists()
+    done = run("sweep", "--resume", "sweeps/tiny-1", "--json")
+    assert done.code == 0, done.err
+    assert [trial["state"] for trial in json.loads(done.out)["trials"]] == ["finished", "finished"]
+    assert steps_of(first) == list(range(1, 3001))
+    assert reached < 3000
+
+
+def test_a_trial_that_fails_is_left_out_with_its_reason(run: Run, folder: Path) -> None:
+    """A word that the vocabulary of one trial lacks, in a prompt that both have."""
+    done = run(*arguments("--set=data.tokenizer=byte,char", "--set=sample.prompt=ß", "--steps=4", "--json"))
+    assert done.code == 0, done.err
+    best, other = json.loads(done.out)["trials"]
+    assert best["values"] == {"data.tokenizer": "byte"}
+    assert other["state"] == "failed"
+    assert "'ß'" in other["said"]
+    assert "left out" in done.err
+
+
+def test_where_every_trial_fails_so_does_the_sweep(run: Run) -> None:
+    words = [word for word in arguments() if word != "--set=data.tokenizer=byte"]
+    done = run(
+        *words, "--set=data.tokenizer=char", "--set=sample.prompt=ß", "--set=train.lr=1e-3,2e-3", "--steps=4"
+    )
+    assert done.code == 3
+    assert "'ß'" in done.err
+    assert "hint: see sweeps/tiny-1/trials/lr=1e-3.log" in done.err
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "named"),
+    [
+        (["sweep"], 2, "nothing to try"),
+        (["sweep", "--set", "train.lr=1,2", "--random-seed", "4"], 2, "--random-seed"),
+        (["sweep", "--resume", "sweeps/tiny-1", "--steps", "5"], 2, "--resume"),
+        (["sweep", "--resume", "absent"], 3, "absent"),
+        (["sweep", "--set", "train.lrr=1,2"], 2, "train.lrr"),
+    ],
+)
+def test_a_mistake_is_one_message_one_hint_and_its_exit_code(
+    run: Run, words: list[str], code: int, named: str
+) -> None:
+    done = run(*words)
+    assert done.code == code
+    assert named in done.err
+    assert "hint:" in done.err
+    assert done.out == ""
+    assert not Path("sweeps").exists()
