@@ -34,7 +34,7 @@ from cpulm.events import (
 
 _START = 1_700_000_000.0
 _STEP_SECONDS = 0.03
-_MACHINE_EVERY, _STATS_EVERY, _VALIDATION_EVERY = 10, 500, 1000
+_MACHINE_EVERY, _STATS_EVERY, _VALIDATION_EVERY = 10, 50, 1000
 _PARTS = tuple(f"blocks.{block}.{part}" for block in range(6) for part in ("qkv", "out", "up", "down"))
 
 

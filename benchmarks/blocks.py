@@ -4,7 +4,8 @@ All variants run in one process and in turns, so that whatever else the machine 
 
     python benchmarks/blocks.py --nanogpt ../nanoGPT --shape char --rounds 30
 
-A step is forward, backward, gradient clipping and one fused AdamW update, in float32 without compile.
+A step is forward, backward, gradient clipping and one fused AdamW update, in float32 without compile and
+without the compiled kernels unless its name says so.
 nanoGPT's GELU is the exact one; GPT-2's own is the tanh form, which torch runs at a third of the speed.
 """
 
@@ -22,9 +23,12 @@ from typing import Any
 
 import torch
 
+from cpulm.engine.precision import fast_int8
+from cpulm.engine.runtime import choose_runtime
+from cpulm.engine.sysinfo import read_machine
 from cpulm.model.transformer import Transformer
 from cpulm.optim.build import build_optimizers
-from cpulm.settings import ModelSettings, TrainSettings
+from cpulm.settings import ModelSettings, RuntimeSettings, TrainSettings
 
 Step = Callable[[], Any]
 
@@ -42,13 +46,24 @@ GPT2 = {
 }
 
 
-def our_step(shape: tuple[int, ...], **parts: Any) -> Step:
+def our_step(
+    shape: tuple[int, ...],
+    *,
+    precision: Any = "fp32",
+    kernels: Any = "off",
+    optimizer: Any = "adamw",
+    **parts: Any,
+) -> Step:
     """A step of our model with the given parts."""
     n_layer, n_head, n_embd, block_size, batch, vocab = shape
     settings = ModelSettings(n_layer=n_layer, n_head=n_head, n_embd=n_embd, block_size=block_size, **parts)
     model = Transformer(settings, vocab)
     model.init_weights(0)
-    optimizers = build_optimizers(model, TrainSettings(optimizer="adamw", lr=1e-3))
+    threads = torch.get_num_threads()
+    how = RuntimeSettings(device="cpu", threads=threads, precision=precision, kernels=kernels)
+    choose_runtime(how, read_machine()).equip(model)
+    train = TrainSettings(optimizer=optimizer, lr=1e-3)
+    optimizers = build_optimizers(model, train)
     return training_step(model, optimizers, batch, block_size, vocab, model)
 
 
@@ -132,6 +147,12 @@ def main() -> None:
         steps["cpulm, GPT-2 block"] = our_step(SHAPES[name], **GPT2, mlp="gelu_erf")
         steps["the same, tanh gelu"] = our_step(SHAPES[name], **GPT2, mlp="gelu")
         steps["cpulm, Qwen3 block"] = our_step(SHAPES[name])
+        steps["the same, kernels"] = our_step(SHAPES[name], kernels="auto")
+        if fast_int8(read_machine().instruction_sets):
+            steps["the same, int8"] = our_step(SHAPES[name], kernels="auto", precision="int8")
+            steps["the same, int8, Muon"] = our_step(
+                SHAPES[name], kernels="auto", precision="int8", optimizer="muon"
+            )
         inner = 5 if name == "char" else 1
         report(f"{name} {SHAPES[name]}", in_turns(steps, arguments.rounds, inner))
 
