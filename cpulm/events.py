@@ -30,7 +30,8 @@ class RunStarted(Event):
     """A run, new or resumed, is about to take its first step.
 
     ``steps`` is the horizon in optimizer updates; None where the horizon is ``max_time_seconds``.
-    ``notes`` says in words what was chosen for this machine and why.
+    ``notes`` says in words what was chosen for this machine and why. ``peak_flops_per_second`` is what a
+    matrix product in fp32 reached as the run began; None where an earlier version wrote the record.
     """
 
     kind: ClassVar[str] = "run_started"
@@ -55,6 +56,7 @@ class RunStarted(Event):
     vocab_size: int
     block_size: int
     notes: tuple[str, ...] = ()
+    peak_flops_per_second: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,6 +194,10 @@ class Notice(Event):
     kind: ClassVar[str] = "notice"
     level: str
     message: str
+
+
+COMPLETE = ("horizon", "target_loss", "patience")
+"""Reasons of a run that came to an end of its own and has nothing left to do."""
 
 
 @dataclass(frozen=True, kw_only=True)

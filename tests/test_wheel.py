@@ -55,10 +55,8 @@ def ask(python: Path, folder: Path, program: str) -> object:
 def test_it_holds_the_code_the_presets_and_the_licence_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    code = {path.relative_to(ROOT).as_posix() for path in (ROOT / "cpulm").rglob("*.py")}
-    code |= {
-        path.relative_to(ROOT).as_posix() for path in (ROOT / "cpulm/ui/page").iterdir() if path.is_file()
-    }
+    kinds = (".py", ".cpp", ".h", ".js", ".css", ".html")
+    code = {path.relative_to(ROOT).as_posix() for path in (ROOT / "cpulm").rglob("*") if path.suffix in kinds}
     presets = {f"cpulm/presets/{path.name}" for path in (ROOT / "presets").glob("*.yaml")}
     assert presets
     about = f"cpulm-{cpulm.__version__}.dist-info/"

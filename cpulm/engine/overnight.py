@@ -17,7 +17,7 @@ from typing import Any
 
 from cpulm.atomic import write_text
 from cpulm.engine.machine import process
-from cpulm.events import is_sound
+from cpulm.events import COMPLETE, is_sound
 from cpulm.records import from_record
 from cpulm.rundir import RunDir
 
@@ -131,6 +131,12 @@ def last_event(metrics: Path, *kinds: str, since: float = 0.0) -> dict[str, Any]
         if is_sound(event) and event["event"] in kinds:
             return dict(event) if event["time"] >= since else None
     return None
+
+
+def is_complete(run: RunDir, since: float) -> bool:
+    """Whether the run has come to its end after ``since``, whatever befell its process thereafter."""
+    last = last_event(run.metrics, "run_started", "step", "run_finished", since=since)
+    return last is not None and last["event"] == "run_finished" and last.get("reason") in COMPLETE
 
 
 def checkpoint_step(run: RunDir) -> int | None:

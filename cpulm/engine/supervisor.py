@@ -230,8 +230,9 @@ class Supervisor:
         newer = progressed(part, overnight.checkpoint_step(self._run))
         if newer:
             night.arguments = []  # that checkpoint holds them
+        complete = overnight.is_complete(self._run, part.began)
         decision = decide(
-            code,
+            0 if complete else code,
             progressed=newer,
             tries=night.tries,
             stop_asked=self._stop_asked,
@@ -246,7 +247,7 @@ class Supervisor:
             then = f"; again in {format_duration(decision.pause_seconds)}"
         elif decision.state == GIVEN_UP:
             then = f"; {decision.tries} starts brought no newer checkpoint, so this is the end"
-        self._say(f"{exit_in_words(code)}{then}")
+        self._say(f"{exit_in_words(code)}{then or ('; the run was complete' if complete and code else '')}")
         self._keep()
         self._draw()
         return decision
@@ -375,6 +376,8 @@ def _close(night: Night, run: RunDir) -> None:
     part.ended = float(last["time"]) if last else part.began
     part.step = last["step"] if last else part.from_step
     decision = decide(None, progressed=progressed(part, overnight.checkpoint_step(run)), tries=night.tries)
+    if overnight.is_complete(run, part.began):
+        night.state = FINISHED
     night.tries, part.pause_seconds = decision.tries, max(0.0, time.time() - part.ended)
 
 

@@ -38,7 +38,8 @@ if plan.get("takes_requests"):
     (run / "stop").unlink(missing_ok=True)
 with (run / "metrics.jsonl").open("a") as file:
     for event, step in plan.get("events", []):
-        file.write(json.dumps({"event": event, "time": time.time(), "step": step}) + "\\n")
+        file.write(json.dumps({"event": event, "time": time.time(), "step": step,
+                               "reason": plan.get("reason")}) + "\\n")
 if "say" in plan:
     print(plan["say"], file=sys.stderr, flush=True)
 if plan.get("ask"):
@@ -247,6 +248,18 @@ class TestNights:
         assert night is not None
         assert (code, night.state) == (75, "stopped")
 
+    def test_a_complete_run_whose_process_is_killed_afterwards_is_finished(self, tmp_path: Path) -> None:
+        ends = {"events": [("step", 9), ("checkpoint", 9), ("run_finished", 9)], "reason": "horizon"}
+        _, night = spend(tmp_path, [{**ends, "code": 137}])
+        assert night is not None
+        assert (night.state, len(night.parts)) == ("finished", 1)
+
+    def test_a_run_that_says_that_it_was_stopped_and_crashes_is_not_complete(self, tmp_path: Path) -> None:
+        ends = {"events": [("checkpoint", 9), ("run_finished", 9)], "reason": "stopped"}
+        _, night = spend(tmp_path, [{**ends, "code": 1}, {}])
+        assert night is not None
+        assert (night.state, len(night.parts)) == ("finished", 2)
+
     def test_an_old_request_means_nothing(self, tmp_path: Path) -> None:
         (tmp_path / "run").mkdir()
         (tmp_path / "run/stop").write_text("last night")
@@ -314,6 +327,16 @@ class TestAtBoot:
         night.claim()
         overnight.write(run, night)
         assert supervisor.at_boot(run) is None
+
+    def test_a_run_that_was_complete_when_the_computer_went_down_is_finished(self, run: RunDir) -> None:
+        self.leave(run, "training", parts=[overnight.Part(began=time.time() - 99)])
+        with run.metrics.open("a") as file:
+            line = {"event": "run_finished", "time": time.time() - 50, "step": 7, "reason": "horizon"}
+            file.write(json.dumps(line) + "\n")
+        assert supervisor.at_boot(run) is None
+        night = overnight.read(run)
+        assert night is not None
+        assert night.state == "finished"
 
     def test_a_request_to_stop_from_before_is_honoured(self, run: RunDir) -> None:
         self.leave(run, "training")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cpulm.engine.sweep.plan import Trial
-from cpulm.events import is_sound
+from cpulm.events import COMPLETE, is_sound
 from cpulm.rundir import RunDir
 
 WAITING, RUNNING, PAUSED, FINISHED, LOST, FAILED, LEFT_OUT = (
@@ -23,7 +23,6 @@ WAITING, RUNNING, PAUSED, FINISHED, LOST, FAILED, LEFT_OUT = (
     "stopped early",
 )
 _BLOCK_BYTES = 1 << 24
-_FINISHED = ("horizon", "target_loss", "patience")
 
 
 @dataclass
@@ -65,7 +64,7 @@ class Progress:
 
     def has_ended(self) -> bool:
         """Whether its last word is that it has reached its end."""
-        return self.reason in _FINISHED
+        return self.reason in COMPLETE
 
     def has_diverged(self) -> bool:
         return self.reason == "diverged"
