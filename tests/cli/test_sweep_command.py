@@ -25,6 +25,7 @@ SMALL = [
     "data.vocab_size=null",
     "train.micro_batch_size=2",
     "sample.max_new_tokens=0",
+    "log.report=false",
     "runtime.compile=off",
     "runtime.threads=1",
 ]
@@ -47,7 +48,10 @@ def folder(in_empty_folder: Path) -> Path:
 
 
 def arguments(*more: str) -> list[str]:
-    return ["sweep", "--data", "text.txt", *(f"--set={one}" for one in SMALL), *more]
+    """A small sweep; what is given stands in place of what is small by itself."""
+    given = {one.partition("=")[2].partition("=")[0] for one in more if one.startswith("--set=")}
+    small = [f"--set={one}" for one in SMALL if one.partition("=")[0] not in given]
+    return ["sweep", "--data", "text.txt", *small, *more]
 
 
 @pytest.fixture
@@ -68,6 +72,22 @@ def steps_of(run: Path) -> list[int]:
     return [record["step"] for record in map(json.loads, lines) if record["event"] == "step"]
 
 
+def begin(words: list[str]) -> subprocess.Popen[str]:
+    """``cpulm WORDS`` in a process of its own."""
+    command = [sys.executable, "-m", "cpulm", *words]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_step(run: Path, process: subprocess.Popen[str]) -> None:
+    """Until the run of a trial has made a step."""
+    end = time.monotonic() + 100
+    metrics = run / "metrics.jsonl"
+    while not (metrics.is_file() and b'"event":"step"' in metrics.read_bytes()):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
 def test_a_dry_run_shows_the_runs_and_makes_none(run: Run, folder: Path) -> None:
     asked = arguments("--set=train.lr=1e-3,1e-2", "--steps", "64", "--halving", "--dry-run")
     done = run(*asked)
@@ -86,21 +106,21 @@ def test_the_worse_half_stops_early_and_the_best_stands_first(
     monkeypatch.setenv("CPULM_TRAIN__LR", "5")
     hopeless = "1e-7"
     asked = arguments(
-        f"--set=train.lr={hopeless},1e-2", "--set=train.optimizer=adamw", "--steps=6000", "--halving"
+        f"--set=train.lr={hopeless},1e-2", "--set=train.optimizer=adamw", "--steps=3000", "--halving"
     )
     done = run(*asked, "--json")
     assert done.code == 0, done.err
     found = json.loads(done.out)
     best, other = found["trials"]
     assert best["values"] == {"train.lr": 0.01}
-    assert (best["state"], best["step"], best["rung"]) == ("finished", 6000, 1)
+    assert (best["state"], best["step"], best["rung"]) == ("finished", 3000, 1)
     assert (other["state"], other["rung"]) == ("stopped early", 0)
-    assert other["step"] < 6000
+    assert other["step"] < 3000
     assert best["bits_per_byte"] < other["bits_per_byte"]
     assert found["best"] == best["run"]
     assert "seed: 3" in Path(found["sweep"], "trials", "lr=1e-2.yaml").read_text()
     # A run that was stopped at a rung goes on exactly: no step is missing or there twice.
-    assert steps_of(folder / best["run"]) == list(range(1, 6001))
+    assert steps_of(folder / best["run"]) == list(range(1, 3001))
 
     again = run(*asked)
     assert again.code == 0
@@ -112,31 +132,39 @@ def test_the_worse_half_stops_early_and_the_best_stands_first(
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows sends no such signal to another process")
 def test_ctrl_c_saves_every_run_and_resume_goes_on(run: Run, folder: Path) -> None:
-    asked = arguments("--set=train.lr=1e-3,1e-2", "--steps=3000", "--headless")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "cpulm", *asked], stderr=subprocess.PIPE, text=True, env={**os.environ}
-    )
-    first = folder / "sweeps" / "tiny-1" / "lr=1e-3"
-    end = time.monotonic() + 100
-    while not (
-        (first / "metrics.jsonl").is_file() and b'"event":"step"' in (first / "metrics.jsonl").read_bytes()
-    ):
-        assert time.monotonic() < end
-        assert process.poll() is None
-        time.sleep(0.05)
+    asked = arguments("--set=train.steps=2000,9", "--headless")
+    process = begin(asked)
+    first = folder / "sweeps" / "tiny-1" / "steps=2000"
+    wait_for_step(first, process)
     process.send_signal(signal.SIGINT)
-    assert process.stderr is not None
-    said = process.stderr.read()
-    assert process.wait(timeout=100) == 75
+    said = process.communicate(timeout=100)[1]
+    assert process.returncode == 75, said
     assert "cpulm sweep --resume sweeps/tiny-1" in said
     reached = steps_of(first)[-1]
     assert (first / "latest.pt").is_file()
-    assert not (folder / "sweeps" / "tiny-1" / "lr=1e-2").exists()
+    assert not (folder / "sweeps" / "tiny-1" / "steps=9").exists()
     done = run("sweep", "--resume", "sweeps/tiny-1", "--json")
     assert done.code == 0, done.err
     assert [trial["state"] for trial in json.loads(done.out)["trials"]] == ["finished", "finished"]
-    assert steps_of(first) == list(range(1, 3001))
-    assert reached < 3000
+    assert steps_of(first) == list(range(1, 2001))
+    assert reached < 2000
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no kill -9")
+def test_a_sweep_that_was_killed_takes_back_the_run_it_left_behind(run: Run, folder: Path) -> None:
+    asked = arguments("--set=train.steps=2000,9", "--headless")
+    process = begin(asked)
+    first = folder / "sweeps" / "tiny-1" / "steps=2000"
+    wait_for_step(first, process)
+    refused = run("sweep", "--resume", "sweeps/tiny-1")
+    assert refused.code == 2
+    assert f"process {process.pid} on" in refused.err
+    process.kill()
+    process.communicate(timeout=100)
+    done = run(*asked, "--json")  # the same command again
+    assert done.code == 0, done.err
+    assert [trial["state"] for trial in json.loads(done.out)["trials"]] == ["finished", "finished"]
+    assert steps_of(first) == list(range(1, 2001))
 
 
 def test_a_trial_that_fails_is_left_out_with_its_reason(run: Run, folder: Path) -> None:
@@ -151,10 +179,8 @@ def test_a_trial_that_fails_is_left_out_with_its_reason(run: Run, folder: Path) 
 
 
 def test_where_every_trial_fails_so_does_the_sweep(run: Run) -> None:
-    words = [word for word in arguments() if word != "--set=data.tokenizer=byte"]
-    done = run(
-        *words, "--set=data.tokenizer=char", "--set=sample.prompt=ß", "--set=train.lr=1e-3,2e-3", "--steps=4"
-    )
+    tried = ("--set=data.tokenizer=char", "--set=sample.prompt=ß", "--set=train.lr=1e-3,2e-3")
+    done = run(*arguments(*tried, "--steps=4"))
     assert done.code == 3
     assert "'ß'" in done.err
     assert "hint: see sweeps/tiny-1/trials/lr=1e-3.log" in done.err

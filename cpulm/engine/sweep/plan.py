@@ -129,9 +129,8 @@ def read_plan(folder: SweepDir) -> Plan:
         DataError: where there is none, or it cannot be read.
     """
     if not folder.plan.is_file():
-        raise DataError(
-            f"{folder.path} is no sweep: it has no {PLAN}", "give a sweep's folder, such as sweeps/tiny-1"
-        )
+        why = f"it has no {PLAN}" if folder.path.is_dir() else "there is no such folder"
+        raise DataError(f"{folder.path} is no sweep: {why}", "give a sweep's folder, such as sweeps/tiny-1")
     try:
         record = read_yaml(folder.plan)
         if record.get("format_version") != _FORMAT_VERSION:

@@ -14,6 +14,7 @@ from cpulm.engine import needs
 from cpulm.engine.sweep.choices import Axis, Combination, axes_of, drawn, grid
 from cpulm.engine.sweep.halving import rung_steps, rungs
 from cpulm.engine.sweep.plan import (
+    PLAN,
     Plan,
     SweepDir,
     Trial,
@@ -149,7 +150,15 @@ def _one(wish: Wish, fixed: Sequence[str], axes: Sequence[Axis], values: Combina
     except SettingsError as error:
         raise SettingsError(f"{', '.join(given)}: {error.message}", error.hint) from error
     if all(getattr(settings.train, name) is None for name in HORIZONS):
-        raise SettingsError("the runs have no horizon", "give --steps, --epochs, --tokens or --max-time")
+        raise SettingsError(
+            "the runs have no horizon: train.steps, train.epochs, train.tokens and train.max_time are unset",
+            "give --steps, --epochs, --tokens or --max-time",
+        )
+    if settings.train.until is not None:
+        raise SettingsError(
+            "train.until is one moment for all runs, and those that begin later would get less time",
+            "give each of them the same: --max-time 1h, or --tokens N",
+        )
     return settings
 
 
@@ -258,5 +267,5 @@ def resumed(path: Path) -> tuple[SweepDir, Plan]:
     Raises:
         DataError: where there is none at ``path``.
     """
-    folder = SweepDir(path if path.is_dir() else path.parent)
+    folder = SweepDir(path.parent if path.name == PLAN else path)
     return folder, read_plan(folder)

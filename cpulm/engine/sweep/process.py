@@ -10,16 +10,20 @@ from pathlib import Path
 
 from cpulm.engine.stopping import ask_to_stop
 from cpulm.engine.sweep.plan import Plan, SweepDir, Trial
-from cpulm.errors import CpulmError
+from cpulm.errors import CpulmError, ResourceError
 from cpulm.layers import ENV_PREFIX
 
 _LOG_TAIL_BYTES = 1 << 13
+_OF_A_TERMINAL = ("FORCE_COLOR", "COLUMNS", "LINES")
 
 
 class TrialProcess:
     """``cpulm train`` in the trial's folder, from its last checkpoint where it has one.
 
     Out of reach of the terminal's Ctrl-C, which the sweep alone hears: it decides who stops, and when.
+
+    Raises:
+        ResourceError: where the system has no room for its log, or no memory for one more process.
     """
 
     def __init__(self, folder: SweepDir, plan: Plan, trial: Trial) -> None:
@@ -28,18 +32,24 @@ class TrialProcess:
         self._run, self._log = folder.run(trial), folder.log(trial)
         config, out = folder.settings(trial).resolve(), self._run.path.resolve()
         command = [sys.executable, "-m", "cpulm", "train", "--config", str(config), "--out", str(out)]
-        with self._log.open("ab") as log:
-            self._said_from = log.tell()
-            self._process = subprocess.Popen(
-                [*command, "--resume", "--headless"],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=plan.directory if Path(plan.directory).is_dir() else None,
-                env=_environment(),
-                start_new_session=True,
-                creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
-            )
+        try:
+            with self._log.open("ab") as log:
+                self._said_from = log.tell()
+                self._process = subprocess.Popen(
+                    [*command, "--resume", "--headless"],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    cwd=plan.directory if Path(plan.directory).is_dir() else None,
+                    env=_environment(),
+                    start_new_session=True,
+                    creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+                )
+        except OSError as error:
+            raise ResourceError(
+                f"cannot start {trial.name} with its log {self._log}: {error.strerror}",
+                f"mend it, then go on with `cpulm sweep --resume {folder.path}`",
+            ) from error
 
     def poll(self) -> int | None:
         """The exit code, negative for a signal; None while it lives."""
@@ -82,10 +92,10 @@ class TrialProcess:
 
 
 def _environment() -> dict[str, str]:
-    """Without settings: they would lie over those of the trial. The log is plain text in UTF-8."""
+    """Without settings: they would lie over those of the trial. The log is plain text in UTF-8, unwrapped."""
     environment = {
         name: value
         for name, value in os.environ.items()
-        if name != "FORCE_COLOR" and not (name.upper().startswith(ENV_PREFIX) and "__" in name)
+        if name not in _OF_A_TERMINAL and not (name.upper().startswith(ENV_PREFIX) and "__" in name)
     }
     return {**environment, "NO_COLOR": "1", "PYTHONIOENCODING": "utf-8", "PYTHONFAULTHANDLER": "1"}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from cpulm.engine.exits import exit_in_words
 from cpulm.engine.history import is_at_work
-from cpulm.engine.lock import locked
+from cpulm.engine.lock import holder, locked
 from cpulm.engine.stop import StopRequest
 from cpulm.engine.stopping import ask_to_stop
 from cpulm.engine.sweep.plan import Plan, SweepDir, Trial
@@ -88,16 +88,13 @@ class Sweep:
         Raises:
             StoppedError: on a request to stop, once every run is saved.
             AbortedError: on the second one; the runs' last checkpoints stay.
+            SettingsError: where another process is at work on this sweep.
             CpulmError: where no trial came to a figure, as the first one failed.
         """
+        self._refuse_company()
         with StopRequest() as stop, locked(RunDir(self._folder.path)):
             try:
-                self._end_leftovers(stop)
-                for level, keep in enumerate((*self._plan.keep, None)):
-                    self._level = level
-                    self._bring_on(stop)
-                    if keep is not None:
-                        self._choose(level, keep)
+                self._go_through(stop)
             except AbortedError:
                 for process in self._running:
                     process.kill()
@@ -111,6 +108,38 @@ class Sweep:
         """The trials, best first."""
         found = (self._standing(trial) for trial in self._plan.trials)
         return tuple(sorted(found, key=_rank))
+
+    def _go_through(self, stop: Callable[[], bool]) -> None:
+        """From rung to rung. Whatever ends it, such as a full disk, its runs are stopped as on purpose."""
+        try:
+            self._end_leftovers(stop)
+            for level, keep in enumerate((*self._plan.keep, None)):
+                self._level = level
+                self._bring_on(stop)
+                if keep is not None:
+                    self._choose(level, keep)
+        except Exception as error:
+            if not isinstance(error, AbortedError):
+                self._save_running()
+            raise
+
+    def _refuse_company(self) -> None:
+        other = holder(RunDir(self._folder.path))
+        if other is not None and other.alive:
+            raise SettingsError(
+                f"process {other.pid} on {other.host} is at work on {self._folder.path} already",
+                "wait until it has ended, or press Ctrl-C where it runs",
+            )
+
+    def _save_running(self) -> None:
+        """Ask the runs to stop, and wait until they have saved."""
+        while self._running:
+            for process in list(self._running):
+                if process.poll() is None:
+                    process.ask()
+                else:
+                    self._running.remove(process)
+            time.sleep(LOOK_SECONDS)
 
     def _target(self, trial: Trial) -> int | None:
         """The step that the trial is brought to now; None: its end."""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cpulm.engine.sweep.plan import Plan, SweepDir, read_plan, read_settings, trial_names
-from cpulm.engine.sweep.planning import Wish, make_plan, settle
+from cpulm.engine.sweep.planning import Wish, make_plan, resumed, settle
 from cpulm.engine.sysinfo import Machine, choose, read_machine
 from cpulm.errors import CpulmError, DataError, ResourceError, SettingsError
 from cpulm.settings import Settings
@@ -40,11 +40,15 @@ def text(in_empty_folder: Path) -> Path:
 
 
 def wish(*assignments: str, **changes: Any) -> Wish:
+    """What is asked stands in place of what is small by itself; a time stands in place of the steps."""
+    keys = {one.partition("=")[0] for one in assignments}
+    keys |= {"train.steps"} if "train.max_time" in keys else set()
+    small = [one for one in SMALL if one.partition("=")[0] not in keys]
     plain = Wish(
         preset=None,
         config=None,
         environ={},
-        assignments=(*SMALL, "data.source=text.txt", *assignments),
+        assignments=(*small, "data.source=text.txt", *assignments),
         flags={},
         random=None,
         random_seed=0,
@@ -125,6 +129,7 @@ def test_the_cores_are_divided_among_the_runs(text: Path, machine: Machine) -> N
         (wish("train.lr=1e-3,2e-3", random=3), SettingsError, "only 2 different"),
         (wish("train.steps=80,90", flags={"train.steps": 5}), SettingsError, "given twice"),
         (wish("train.lr=1e-3,2e-3", "train.steps=null"), SettingsError, "train.steps"),
+        (wish("train.lr=1e-3,2e-3", flags={"train.until": "2099-01-01T07:00"}), SettingsError, "train.until"),
         (wish("model.block_size=16,50000"), SettingsError, "block_size"),
         (wish("train.max_time=10s,20s", halving=True), SettingsError, "horizon is a time"),
         (wish("train.micro_batch_size=4,8", halving=True), SettingsError, "equal tokens"),
@@ -149,6 +154,7 @@ def test_a_plan_comes_back_from_the_disk(text: Path, machine: Machine) -> None:
     assert read_plan(folder) == found
     assert [read_settings(folder, trial) for trial in found.trials] == settings
     assert settle(Path("here"), "tiny", found, settings) == (folder, True)
+    assert resumed(Path("here")) == resumed(folder.plan) == (folder, found)
 
 
 def test_the_same_request_finds_its_sweep_and_another_one_a_folder_of_its_own(
@@ -180,6 +186,8 @@ def test_what_is_no_plan_is_refused(tmp_path: Path) -> None:
     folder = SweepDir(tmp_path)
     with pytest.raises(DataError, match="no sweep"):
         read_plan(folder)
+    with pytest.raises(DataError, match=r"absent is no sweep: there is no such folder"):
+        resumed(tmp_path / "absent")
     for content in ("[", "format_version: 2\n", "format_version: 1\n"):
         folder.plan.write_text(content)
         with pytest.raises(DataError, match="cannot be read"):
