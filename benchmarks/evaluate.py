@@ -3,9 +3,10 @@
     python benchmarks/evaluate.py [--preset tiny] [--rounds 5] [--search-tokens 100000000]
 
 A preset's fresh weights score random tokens by the evaluation's own path (windows, batches, loss and hit of
-every token), in turns with the forward pass of training on its micro-batches and with the validation pass of
-training; all three count scored tokens. Then texts are looked for in a token file of many million random
-tokens with the statistics of a text (a few tokens make up most of it), on disk and memory-mapped.
+every token), in turns with the forward pass of training on its micro-batches (in fp32, and in int8 where this
+CPU has it) and with the validation pass of training, all of them equipped as training does, and once without
+the compiled kernels; all count scored tokens. Then texts are looked for in a token file of many million
+random tokens with the statistics of a text (a few tokens make up most of it), on disk and memory-mapped.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +30,7 @@ from cpulm.engine.evaluate import evaluate
 from cpulm.engine.evaluation.scoring import TOKENS_PER_BATCH, score
 from cpulm.engine.evaluation.windows import Protocol, batches, windows
 from cpulm.engine.memorization import find_memorized
+from cpulm.engine.precision import fast_int8
 from cpulm.engine.runtime import Runtime, choose_runtime
 from cpulm.engine.sysinfo import read_machine
 from cpulm.layers import resolve
@@ -45,14 +48,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--search-tokens", type=int, default=100_000_000)
     arguments = parser.parse_args()
-    settings = resolve(preset=arguments.preset)
+    settings = resolve(preset=arguments.preset, flags={"runtime.precision": "fp32"})
     runtime = choose_runtime(settings.runtime, read_machine())
     search(arguments.search_tokens)  # first: what comes later would hide its peak of memory
     compare(settings, runtime, arguments.rounds)
 
 
 def compare(settings: Settings, runtime: Runtime, rounds: int) -> None:
-    """Tokens per second of the three, in turns."""
+    """Tokens per second of each way, in turns."""
     vocab_size, block = settings.data.vocab_size or 256, settings.model.block_size
     model = Transformer(settings.model, vocab_size)
     model.init_weights(0)
@@ -60,14 +63,16 @@ def compare(settings: Settings, runtime: Runtime, rounds: int) -> None:
     loader = Loader(tokens, block, settings.train.micro_batch_size, 0)
     per_batch = block * settings.train.micro_batch_size
 
-    def training() -> None:
+    def training(how: Runtime) -> None:
+        how.equip(model)
         model.train()
         for number in range(TOKENS // per_batch):
             x, y = loader.batch(number)
-            with runtime.autocast():
+            with how.autocast():
                 model(x, targets=y)
 
     def validation() -> None:
+        runtime.equip(model)
         evaluate(
             model,
             val_batches(tokens, block, settings.train.micro_batch_size),
@@ -78,19 +83,29 @@ def compare(settings: Settings, runtime: Runtime, rounds: int) -> None:
             should_stop=lambda: False,
         )
 
-    def evaluation() -> None:
+    def evaluation(how: Runtime) -> None:
+        how.equip(model)
         model.eval()
         found = windows([tokens], vocab_size, Protocol(block, block))
         for batch in batches(found, TOKENS_PER_BATCH):
-            score(model, batch.inputs, batch.targets, runtime)
+            score(model, batch.inputs, batch.targets, how)
 
-    ways = {"training, forward": training, "training, validation": validation, "evaluate": evaluation}
-    print(f"{settings.preset}, {runtime.threads} threads, {runtime.precision}, {rounds} rounds in turns")
+    ways = {
+        "training, forward": lambda: training(runtime),
+        "training, validation": validation,
+        "evaluate": lambda: evaluation(runtime),
+        "evaluate, plain torch": lambda: evaluation(replace(runtime, kernels=None)),
+    }
+    if fast_int8(read_machine().instruction_sets):
+        ways["training, int8 forward"] = lambda: training(replace(runtime, precision="int8"))
+    print(
+        f"{settings.preset}, {runtime.threads} threads, {'; '.join(runtime.notes)}, {rounds} rounds in turns"
+    )
     rates = in_turns(ways, rounds)
     for name, values in rates.items():
         ratios = [own / base for own, base in zip(values, rates["training, forward"], strict=True)]
         print(
-            f"{name:22} {statistics.median(values):9,.0f} tok/s ({min(values):,.0f} to {max(values):,.0f}), "
+            f"{name:23} {statistics.median(values):9,.0f} tok/s ({min(values):,.0f} to {max(values):,.0f}), "
             f"{statistics.median(ratios):.2f} x training's forward pass"
         )
 

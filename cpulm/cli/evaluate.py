@@ -14,7 +14,13 @@ if TYPE_CHECKING:
     from cpulm.engine.evaluation.evaluating import CheckpointScore, Comparison, Request
 
 TEXT, QUESTIONS, SAMPLES, MACHINE, OUTPUT = "The text", "Questions", "Samples", "Machine", "Output"
-_SAMPLING: dict[str, Any] = {"prompt": "", "max_new_tokens": 256, "temperature": 0.8, "top_k": 50, "seed": 0}
+_SAMPLING: dict[str, Any] = {
+    "--prompt": "",
+    "--max-new-tokens": 256,
+    "--temperature": 0.8,
+    "--top-k": 50,
+    "--seed": 0,
+}
 
 
 def evaluate(
@@ -151,15 +157,19 @@ def evaluate(
     if not checkpoint:
         raise SettingsError("no checkpoint given", "such as --checkpoint runs/tiny-1")
     given = {
-        "prompt": prompt,
-        "max_new_tokens": max_new_tokens,
-        "temperature": temperature,
-        "top_k": top_k,
-        "seed": seed,
+        "--prompt": prompt,
+        "--max-new-tokens": max_new_tokens,
+        "--temperature": temperature,
+        "--top-k": top_k,
+        "--seed": seed,
     }
     with_text = bool(data) or not (choices or samples)
     text_options = {"--stride": stride, "--each-document": each_document or None, "--max-tokens": max_tokens}
-    _refuse_without_effect(given, text_options, with_samples=samples is not None, with_text=with_text)
+    reading = {"--field": field, "--errors": errors}
+    _refuse_without_effect(given, "--samples", has_it=samples is not None)
+    _refuse_without_effect(text_options, "a text", has_it=with_text)
+    _refuse_without_effect(reading, "DATA", has_it=bool(data))
+    _refuse_int8(precision)
     flags = {
         "data.field": field,
         "data.errors": errors,
@@ -186,19 +196,24 @@ def evaluate(
     _evaluate(checkpoint, request, settings.runtime, headless=headless, json=json)
 
 
-def _refuse_without_effect(
-    sampling: dict[str, Any], text: dict[str, Any], *, with_samples: bool, with_text: bool
-) -> None:
+def _refuse_without_effect(options: dict[str, Any], needed: str, *, has_it: bool) -> None:
     from cpulm.errors import SettingsError
 
-    for name, value in sampling.items():
-        if value is not None and not with_samples:
+    for name, value in options.items():
+        if value is not None and not has_it:
             raise SettingsError(
-                f"--{name.replace('_', '-')} has no effect without --samples", "give --samples too"
+                f"{name} has no effect without {needed}", f"give {needed} too, or leave it out"
             )
-    for name, value in text.items():
-        if value is not None and not with_text:
-            raise SettingsError(f"{name} has no effect without a text", "give a text, or leave it out")
+
+
+def _refuse_int8(precision: str | None) -> None:
+    from cpulm.errors import SettingsError
+
+    if precision == "int8":
+        raise SettingsError(
+            "--precision int8 is for the products of training; figures are computed in fp32 or bf16",
+            "leave --precision out: fp32 gives the same figures on every machine",
+        )
 
 
 def _sample_request(count: int, given: dict[str, Any]) -> Any:
@@ -206,8 +221,13 @@ def _sample_request(count: int, given: dict[str, Any]) -> Any:
     from cpulm.engine.sampling import Sampling
 
     values = {name: _SAMPLING[name] if value is None else value for name, value in given.items()}
-    sampling = Sampling(temperature=values.pop("temperature"), top_k=values.pop("top_k") or None)
-    return SampleRequest(count=count, sampling=sampling, **values)
+    return SampleRequest(
+        count=count,
+        prompt=values["--prompt"],
+        max_new_tokens=values["--max-new-tokens"],
+        sampling=Sampling(temperature=values["--temperature"], top_k=values["--top-k"] or None),
+        seed=values["--seed"],
+    )
 
 
 def _evaluate(checkpoints: list[Path], request: Request, runtime: Any, *, headless: bool, json: bool) -> None:

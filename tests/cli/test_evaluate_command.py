@@ -113,6 +113,15 @@ def test_json_holds_everything_with_its_protocol(run: Run) -> None:
     assert "sums" not in text
 
 
+def test_the_compiled_kernels_give_the_same_figures_as_torch(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (found,) = checkpoints(run("--checkpoint", "bytes", "text.txt", "--json"))
+    monkeypatch.setenv("CPULM_RUNTIME__KERNELS", "off")
+    (plain,) = checkpoints(run("--checkpoint", "bytes", "text.txt", "--json"))
+    assert found["text"]["loss"]["value"] == pytest.approx(plain["text"]["loss"]["value"], rel=1e-5)
+
+
 def test_of_two_tokenizers_bits_per_byte_decide(run: Run) -> None:
     done = run("--checkpoint", "bytes", "--checkpoint", "characters", "text.txt")
     assert done.code == 0
@@ -219,10 +228,13 @@ def test_a_token_folder_counts_by_its_validation_split(
         (("--checkpoint", "bytes", "--stride", "17"), 2, "--stride 17"),
         (("--checkpoint", "bytes", "--stride", "0"), 2, "--stride 0"),
         (("--checkpoint", "bytes", "--top-k", "3"), 2, "--samples"),
+        (("--checkpoint", "bytes", "--field", "body"), 2, "--field has no effect without DATA"),
+        (("--checkpoint", "bytes", "--precision", "int8", "text.txt"), 2, "--precision int8"),
         (("--checkpoint", "bytes", "--samples", "2", "--stride", "4"), 2, "--stride"),
         (("--checkpoint", "bytes", "--samples", "2", "--temperature", "-1"), 2, "temperature"),
         (("--checkpoint", "bytes", "absent.txt"), 3, "absent.txt"),
         (("--checkpoint", "absent.pt", "text.txt"), 3, "absent.pt"),
+        (("--checkpoint", "bytes", "--checkpoint", "absent.pt", "text.txt"), 3, "absent.pt"),
         (("--checkpoint", "bytes", "empty.txt"), 3, "no token of text"),
         (("--checkpoint", "characters", "strange.txt"), 3, "'ß'"),
         (("--checkpoint", "bytes", "broken.txt"), 3, "offset 2"),

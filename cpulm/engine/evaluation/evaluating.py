@@ -95,12 +95,17 @@ def evaluate_checkpoints(
 ) -> Comparison:
     """Judge each checkpoint alike; only one model is in memory at a time.
 
+    The model is computed as training computes it, in the compiled kernels where there are any.
+
     Raises:
         CpulmError: for everything the user can mend, before anything is computed where it can be known.
         StoppedError: on a request to stop.
     """
     runtime = choose_runtime(settings, read_machine())
     with StopRequest() as stop:
+        if len(checkpoints) > 1:  # the last one's mistake is said before the first one's hour
+            for path in checkpoints:
+                _check(path, request)
         judged = [_judge(path, request, runtime, show, stop) for path in checkpoints]
     same_text = len({one.text_identity for one in judged}) == 1
     scores = [one.score for one in judged]
@@ -127,6 +132,12 @@ def protocol_for(
     return Protocol(block, stride, request.apart, first_token if request.apart else None)
 
 
+def _check(path: Path, request: Request) -> None:
+    """Refuse a checkpoint that cannot be loaded, or does not fit the request."""
+    model, tokenizer, _ = load_model(path, warn=lambda _: None)
+    protocol_for(model.settings, request, tokenizer.eot_id, path)
+
+
 def _judge(
     path: Path, request: Request, runtime: Runtime, show: Listener, stop: Callable[[], bool]
 ) -> _Judged:
@@ -134,6 +145,7 @@ def _judge(
         show(Notice(level="warning", message=message))
 
     model, tokenizer, checkpoint = load_model(path, runtime.device, warn=warn)
+    runtime.equip(model)
     starts = checkpoint.starts_documents
     protocol = protocol_for(model.settings, request, tokenizer.eot_id if starts else None, path)
     data = _data(path, checkpoint, request, show, stop)

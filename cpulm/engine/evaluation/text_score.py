@@ -79,14 +79,15 @@ class TextScore:
 class _Reading:
     """The chunks of a text as they pass, and what there was of it."""
 
-    def __init__(self, text: Text, limit: int | None, tokenizer: Tokenizer, stage: Stage) -> None:
-        self.tokens, self.text_bytes, self.documents, self.unknown = 0, 0.0, 0, 0
-        self._text, self._limit, self._stage = text, limit, stage
+    def __init__(self, text: Text, limit: int | None, tokenizer: Tokenizer) -> None:
+        self.tokens, self.text_bytes, self.documents, self.unknown, self.read = 0, 0.0, 0, 0, 0.0
+        self._text, self._limit = text, limit
         self._eot_id, self._unknown_id = tokenizer.eot_id, unknown_id(tokenizer)
         self._ended = True
 
     def __iter__(self) -> Iterator[npt.NDArray[Any]]:
         for chunk in first_tokens(self._text.chunks(), self._limit):
+            self.read += chunk.read
             if len(chunk.ids):
                 self.tokens += len(chunk.ids)
                 self.text_bytes += chunk.text_bytes
@@ -95,8 +96,21 @@ class _Reading:
                 if self._unknown_id is not None:
                     self.unknown += int(np.count_nonzero(chunk.ids == self._unknown_id))
                 yield chunk.ids
-            self._stage.advance(chunk.read)
         self.documents += not self._ended
+
+    def stage(self, name: str, emit: Listener, should_stop: Callable[[], bool]) -> Stage:
+        """For the progress that :meth:`done` tells."""
+        total, unit = self._text.total, self._text.unit
+        if self._limit is not None:
+            total, unit = self._limit if unit == "bytes" else min(self._limit, total), "tokens"
+        return Stage(name, total, unit, emit, should_stop)
+
+    def done(self, scored: int) -> float:
+        """How far it is with so many tokens scored, in the unit of its stage.
+
+        A chunk is read at once and scored in many batches, so what was read of it counts by what is scored.
+        """
+        return scored if self._limit is not None else self.read * scored / self.tokens
 
 
 def score_text(
@@ -118,23 +132,30 @@ def score_text(
         max_tokens: read no more than so many from the text's beginning.
 
     Raises:
-        DataError: where the text has no token to predict, or cannot be read.
+        DataError: where the text has no token to predict or cannot be read, or the model's outputs are not
+            finite.
         StoppedError: where ``should_stop`` said so.
     """
     began = time.perf_counter()
     lengths = bytes_of_tokens(tokenizer)
     by_document, by_block = Units(4), Units(4)
-    with Stage(f"evaluating {name}", text.total, text.unit, emit, should_stop) as stage:
-        reading = _Reading(text, max_tokens, tokenizer, stage)
+    reading, scored = _Reading(text, max_tokens, tokenizer), 0
+    with reading.stage(f"evaluating {name}", emit, should_stop) as stage:
         for batch in batches(windows(reading, tokenizer.eot_id, protocol), TOKENS_PER_BATCH):
             values = _scored(model, batch, lengths, runtime)
             by_document.add(batch.documents, values)
             by_block.add(batch.places // protocol.block_size, values)
-            stage.advance()
+            scored += len(values)
+            stage.advance(reading.done(scored) - stage.done)
     sums = by_document.sums()
     if not len(sums):
         raise DataError(
             f"{text.name} has {_amount(reading.tokens)} of text: nothing to predict", "give more text"
+        )
+    if not math.isfinite(float(sums[:, _NATS].sum())):
+        raise DataError(
+            f"{name} gives numbers that are not finite: its training has diverged",
+            "judge an earlier checkpoint of the run",
         )
     unit, block_tokens = "documents", None
     if len(sums) < FEWEST_DOCUMENTS:

@@ -17,7 +17,7 @@ from cpulm.engine.evaluation.text_score import TextScore, difference, score_text
 from cpulm.engine.evaluation.windows import Protocol
 from cpulm.engine.runtime import Runtime
 from cpulm.errors import DataError
-from cpulm.events import Validated
+from cpulm.events import Event, Listener, Progress, Validated
 from cpulm.model.transformer import Transformer
 from cpulm.settings import ModelSettings
 
@@ -34,7 +34,12 @@ def a_model(vocab_size: int, seed: int = 0) -> Transformer:
 
 
 def figures(
-    model: Transformer, tokenizer: Tokenizer, source: Path, protocol: Protocol, most: int | None = None
+    model: Transformer,
+    tokenizer: Tokenizer,
+    source: Path,
+    protocol: Protocol,
+    most: int | None = None,
+    emit: Listener = lambda _: None,
 ) -> TextScore:
     text = text_of([str(source)], tokenizer, field="text", errors="strict", emit=lambda _: None)
     return score_text(
@@ -45,7 +50,7 @@ def figures(
         RUNTIME,
         name="model",
         max_tokens=most,
-        emit=lambda _: None,
+        emit=emit,
         should_stop=lambda: False,
     )
 
@@ -153,6 +158,39 @@ def test_no_more_than_the_first_tokens_are_read(story: Path) -> None:
     tokenizer = byte_tokenizer()
     found = figures(a_model(tokenizer.vocab_size), tokenizer, story, Protocol(BLOCK, BLOCK), most=50)
     assert (found.tokens, found.scored, found.text_bytes) == (50, 49, 50)
+
+
+@pytest.mark.parametrize(("most", "total"), [(None, 60_000), (20_000, 20_000)])
+def test_progress_is_told_between_the_batches_of_a_text_that_is_read_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int | None, total: int
+) -> None:
+    monkeypatch.setattr("cpulm.data.stage._CHECK_SECONDS", 0.0)
+    monkeypatch.setattr("cpulm.data.stage._REPORT_SECONDS", 0.0)
+    (tmp_path / "long.txt").write_text("six by " * 8571 + "six")
+    tokenizer = byte_tokenizer()
+    events: list[Event] = []
+    figures(
+        a_model(tokenizer.vocab_size),
+        tokenizer,
+        tmp_path / "long.txt",
+        Protocol(BLOCK, BLOCK),
+        most,
+        events.append,
+    )
+    told = [event for event in events if isinstance(event, Progress)]
+    done = [event.done for event in told]
+    assert {event.total for event in told} == {total}
+    assert done == sorted(done)
+    assert len(set(done)) > 4
+    assert done[-1] == pytest.approx(total, abs=2)
+
+
+def test_a_model_whose_outputs_are_not_finite_is_refused(story: Path) -> None:
+    tokenizer = byte_tokenizer()
+    model = a_model(tokenizer.vocab_size)
+    model.wte.weight[tokenizer.eot_id] = math.nan
+    with pytest.raises(DataError, match="model gives numbers that are not finite"):
+        figures(model, tokenizer, story, Protocol(BLOCK, BLOCK))
 
 
 def test_words_that_the_vocabulary_lacks_are_told(tmp_path: Path) -> None:
