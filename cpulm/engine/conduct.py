@@ -151,6 +151,7 @@ def _started(trainer: Trainer, plan: Plan) -> RunStarted:
         vocab_size=trainer.model.vocab_size,
         block_size=settings.model.block_size,
         notes=runtime.notes,
+        peak_flops_per_second=plan.peak_flops_per_second,
     )
 
 

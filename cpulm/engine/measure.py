@@ -1,9 +1,11 @@
-"""How long one update takes here, measured."""
+"""How long one update takes here, and what the machine does at most, measured."""
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -11,6 +13,8 @@ from cpulm.data.loader import Loader
 from cpulm.engine.runtime import Runtime
 from cpulm.model.transformer import Transformer
 from cpulm.settings import Settings
+
+_PEAK_SIDE, _PEAK_SECONDS = 1024, 0.05
 
 
 def measure_step(
@@ -43,4 +47,24 @@ def measure_step(
         rest = time.perf_counter() - began - micro
         if attempt:
             best = min(best, micro * count_micro + rest)
+    return best
+
+
+def fp32_peak(device: torch.device) -> float:
+    """FLOP per second of a matrix product in fp32, the fastest of a few; less than a tenth of a second."""
+    side = _PEAK_SIDE if device.type == "cpu" else 4 * _PEAK_SIDE
+    matrix = torch.ones(side, side, device=device)  # draws nothing: the generator is the run's
+    return 2 * side**3 / best_seconds(partial(torch.matmul, matrix, matrix), device, _PEAK_SECONDS)
+
+
+def best_seconds(work: Callable[[], object], device: torch.device, seconds: float) -> float:
+    """The fastest call of those that fit into ``seconds``, at least two after one that warms up."""
+    work()
+    best, taken, end = math.inf, 0, time.perf_counter() + seconds
+    while taken < 2 or time.perf_counter() < end:
+        began = time.perf_counter()
+        work()
+        if device.type != "cpu":
+            getattr(torch, device.type).synchronize()
+        best, taken = min(best, time.perf_counter() - began), taken + 1
     return best

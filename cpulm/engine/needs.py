@@ -29,6 +29,7 @@ class Plan:
     memory_bytes: int
     disk_bytes: int
     step_seconds: float | None = None
+    peak_flops_per_second: float | None = None
 
     @property
     def train_seconds(self) -> float | None:

@@ -21,7 +21,7 @@ from cpulm.engine.conduct import conduct, considerate
 from cpulm.engine.extending import extended, refuse_finished, say_extension, say_needs
 from cpulm.engine.generate import encode_prompt
 from cpulm.engine.lock import locked
-from cpulm.engine.measure import measure_step
+from cpulm.engine.measure import fp32_peak, measure_step
 from cpulm.engine.needs import Plan
 from cpulm.engine.precision import block_shape
 from cpulm.engine.runtime import Runtime, choose_runtime, decide_compile
@@ -205,7 +205,11 @@ def rehearse(settings: Settings, *, show: Listener, should_stop: Callable[[], bo
     runtime = choose_runtime(settings.runtime, machine, block_shape(settings))
     plan = needs.plan(settings, tokens.vocab_size, len(tokens.train))
     parts = build_parts(settings, tokens, runtime)
-    plan = replace(plan, step_seconds=_measured(parts, runtime, settings, show))
+    plan = replace(
+        plan,
+        step_seconds=_measured(parts, runtime, settings, show),
+        peak_flops_per_second=fp32_peak(runtime.device),
+    )
     planned = needs.seconds_needed(plan, settings.train)
     runtime = decide_compile(runtime, settings.runtime.compile, machine, planned)
     parts = build_parts(settings, tokens, runtime)
@@ -226,7 +230,11 @@ def _ready_again(
         seconds = checkpoint.position.elapsed_seconds / checkpoint.step
     else:
         seconds = _measured(build_parts(settings, tokens, runtime), runtime, settings, show)
-    plan = replace(needs.plan(settings, tokens.vocab_size, len(tokens.train)), step_seconds=seconds)
+    plan = replace(
+        needs.plan(settings, tokens.vocab_size, len(tokens.train)),
+        step_seconds=seconds,
+        peak_flops_per_second=fp32_peak(runtime.device),
+    )
     return Ready(settings, machine, runtime, tokens, plan, build_parts(settings, tokens, runtime))
 
 

@@ -15,6 +15,16 @@ By = Literal["steps", "tokens", "time", "flops"]
 
 _NO_DIFFERENCE = {"preset", "log.tensorboard"}
 _TEXT_KEYS = ("data.source", "data.val_source", "data.val_fraction", "data.field", "data.errors")
+_NO_EFFECT = (
+    "eval.",
+    "checkpoint.",
+    "sample.",
+    "log.",
+    "runtime.nice",
+    "runtime.allow_sleep",
+    "runtime.pause_on_battery",
+)
+"""Settings, by how they begin, that leave the weights alone: they differ, and what they did is nothing."""
 _SAME_RATIO = 1e-4
 """Bits per byte over nats per token is fixed by a tokenizer and a text; figures are kept to 7 digits."""
 
@@ -150,6 +160,7 @@ def _row(report: Report, name: str, values: dict[str, Any], best: float) -> Row:
 
 def _effects(rows: Sequence[Row], keys: Sequence[str]) -> Iterable[Effect]:
     """For each setting its values, best mean first; without those that no two runs share among several."""
+    keys = [key for key in keys if not key.startswith(_NO_EFFECT)]
     for key in keys:
         groups: dict[str, list[Row]] = {}
         for row in rows:
@@ -194,6 +205,15 @@ def _notes(reports: Sequence[Report], settings: Sequence[dict[str, Any]], same: 
         )
     if len({report.figures.tokens for report in reports}) > 1:
         yield "The runs were trained on different numbers of tokens: look at the curves, too."
+    precisions = {report.figures.precision for report in reports if report.figures.precision}
+    if len(precisions) > 1:
+        named = "; ".join(
+            f"{precision}: {', '.join(one.name for one in reports if one.figures.precision == precision)}"
+            for precision in sorted(precisions)
+        )
+        yield f"The runs were computed in different precisions, which differ a little in loss: {named}."
+    if len({report.figures.device_name for report in reports if report.figures.device_name}) > 1:
+        yield "The runs were trained on different machines: their times cannot be compared."
     missing = [report.name for report in reports if not math.isfinite(_score(report))]
     if missing:
         yield f"Without a validation yet: {', '.join(missing)}."

@@ -32,22 +32,20 @@ def _facts(standing: Standing, figures: Figures, record: Record) -> Iterator[Fac
         yield Fact("preset", figures.preset)
     if started is not None:
         yield Fact("model", *_model(started))
-        yield Fact("machine", _machine(started))
+        yield Fact("machine", *_machine(started))
     yield Fact("progress", *_progress(standing, figures))
     yield Fact("time", *_time(figures))
     if figures.best_loss is not None:
         yield Fact(
             "best",
-            f"loss {figures.best_loss:.4f}, {figures.best_bits_per_byte:.4f} bits per byte",
-            f"on the validation split, at step {figures.best_step:,}",
+            f"loss {figures.best_loss:.4f}",
+            f"{figures.best_bits_per_byte:.4f} bits per byte, on the validation split at step "
+            f"{figures.best_step:,}",
         )
     elif figures.last_loss is not None:
         yield Fact("training loss", f"{figures.last_loss:.4f}", "there was no validation yet")
     if figures.tokens_per_second is not None:
-        pace = f"{format_count(figures.tokens_per_second)} tok/s"
-        yield Fact(
-            "throughput", pace, f"{(figures.flops_per_second or 0.0) / 1e9:.1f} GFLOP/s while it trains"
-        )
+        yield Fact("throughput", f"{format_count(figures.tokens_per_second)} tok/s", _arithmetic(figures))
     if figures.peak_process_bytes:
         yield Fact("memory", format_bytes(figures.peak_process_bytes), "the most the process held")
     if record.damaged_lines and standing.state not in (RUNNING, RESTARTING):
@@ -63,29 +61,40 @@ def _why(standing: Standing, record: Record) -> str:
 
 
 def _model(started: RunStarted) -> tuple[str, str]:
-    size = f"{format_count(started.params_total)} parameters"
-    rest = f"{format_count(started.params_non_embedding)} without embeddings"
-    return f"{size} ({rest})", f"vocabulary {started.vocab_size:,}, context {started.block_size:,}"
+    return f"{format_count(started.params_total)} parameters", (
+        f"{format_count(started.params_non_embedding)} without embeddings, "
+        f"vocabulary {started.vocab_size:,}, context {started.block_size:,}"
+    )
 
 
-def _machine(started: RunStarted) -> str:
-    name = started.device_name
-    device = name if name.lower() == started.device.lower() else f"{started.device} {name}".strip()
+def _machine(started: RunStarted) -> tuple[str, str]:
     how = "compiled" if started.compiled else "eager"
     threads = f"{started.threads} thread{'s' * (started.threads != 1)}"
-    return ", ".join([device, started.precision, how, threads])
+    device = "" if started.device == "cpu" else f"{started.device}, "
+    return started.device_name or started.device, f"{device}{started.precision}, {how}, {threads}"
+
+
+def _arithmetic(figures: Figures) -> str:
+    """The throughput in floating point operations, and its share of what the machine reached at most."""
+    if figures.flops_per_second is None:
+        return ""
+    done = f"{figures.flops_per_second / 1e9:.1f} GFLOP/s while it trains"
+    peak = figures.peak_flops_per_second
+    if not peak:
+        return done
+    return f"{done}: {figures.flops_per_second / peak:.0%} of this machine's fp32 peak"
 
 
 def _progress(standing: Standing, figures: Figures) -> tuple[str, str]:
     of = f" of {figures.horizon_steps:,}" if figures.horizon_steps else ""
     share = "" if standing.progress is None else f" ({min(1.0, max(0.0, standing.progress)):.0%})"
-    text = f"step {figures.steps:,}{of}{share}, {format_count(figures.tokens)} tokens"
+    text, trained = f"step {figures.steps:,}{of}{share}", f"{format_count(figures.tokens)} tokens"
     if not figures.train_tokens:
-        return text, ""
-    there = f"{format_count(figures.train_tokens)} tokens of text"
+        return text, trained
+    there = f"the {format_count(figures.train_tokens)} of the training text"
     if figures.epochs > 1:
-        return text, f"{figures.epochs:.1f} times the {there}"
-    return text, f"{figures.epochs:.1%} of the {there}"
+        return text, f"{trained}, {figures.epochs:.1f} times {there}"
+    return text, f"{trained}, {figures.epochs:.1%} of {there}"
 
 
 def _time(figures: Figures) -> tuple[str, str]:

@@ -16,6 +16,8 @@ _ORDER = ("warning", "note", "good")
 _MANY_EPOCHS = 4.0
 """Up to here repeated text is worth nearly as much as new text (Muennighoff et al., 2023)."""
 _DATA_PART, _VALIDATION_PART, _CHECKPOINT_PART, _UNDONE_PART = 0.05, 0.15, 0.03, 0.05
+_LEAST_SECONDS = 60.0
+"""Where the time of a shorter run went is nobody's trouble."""
 
 
 def findings(
@@ -81,7 +83,7 @@ def _repetition(figures: Figures) -> Iterator[Finding]:
 def _time(parts: dict[str, float], figures: Figures) -> Iterator[Finding]:
     """Where time goes that could be spent on training."""
     whole = sum(parts.values())
-    if whole <= 0 or figures.steps < 1:
+    if whole < _LEAST_SECONDS or figures.steps < 1:
         return
     for part, limit, what, advice in (
         ("data", _DATA_PART, "Making batches", "The disk is slow, or other programs use it."),

@@ -18,6 +18,8 @@ _FURTHEST = 3.0
 """Times the tokens so far: a curve tells nothing of what lies much beyond it."""
 _WORTH_A_WORD = 0.005
 """Of the loss: an hour that brings less brings little."""
+_WIDE_NATS = 0.05
+"""A range of a gain from which on its third digit says nothing."""
 _LEAST_RISE_NATS = 0.01
 _NEAR_STEPS = 50
 """Steps over which the training loss is averaged to compare it at two places."""
@@ -44,7 +46,7 @@ def learning_findings(record: Record, settings: dict[str, Any], figures: Figures
     if worse is not None:
         yield worse
     else:
-        yield from _improving(record, figures)
+        yield from _improving(record, settings, figures)
     yield from _learning_rate(record)
     yield from _batch(record, settings, figures)
 
@@ -109,7 +111,7 @@ def _train_loss_at(record: Record, step: float) -> float:
     return float(np.nanmean(near)) if np.isfinite(near).any() else float("nan")
 
 
-def _improving(record: Record, figures: Figures) -> Iterator[Finding]:
+def _improving(record: Record, settings: dict[str, Any], figures: Figures) -> Iterator[Finding]:
     """By how much another hour would lower the loss; after a short run, less than an hour."""
     if not figures.train_tokens or not figures.seconds or figures.best_loss is None:
         return
@@ -118,19 +120,32 @@ def _improving(record: Record, figures: Figures) -> Iterator[Finding]:
     tokens, losses, source = _losses_to_fit(record, figures)
     found = gain(tokens, losses, figures.tokens, more, figures.train_tokens)
     if found is not None:
-        yield _improvement(found, figures, seconds, source)
+        at_the_end = "" if _decays_yet(record, settings, figures) else " at the end"
+        yield _improvement(found, figures, seconds, source, at_the_end)
 
 
-def _improvement(found: Gain, figures: Figures, seconds: float, source: str) -> Finding:
+def _decays_yet(record: Record, settings: dict[str, Any], figures: Figures) -> bool:
+    """Whether the run stands at its full learning rate, of which its schedule has a decay to come."""
+    full = _at_full_lr(record)
+    is_over = figures.horizon_steps is not None and figures.steps >= figures.horizon_steps
+    schedule = (settings.get("train") or {}).get("schedule")
+    return not is_over and schedule != "constant" and bool(len(full)) and bool(full[-1])
+
+
+def _improvement(found: Gain, figures: Figures, seconds: float, source: str, at_the_end: str) -> Finding:
     assert figures.best_loss is not None
     to = figures.best_loss - found.nats
     times = 1 + seconds / figures.seconds
     longer = "hour" if seconds == _HOUR else format_duration(seconds)
+    # No more digits than the range leaves sure.
+    digits = 2 if found.high - found.low >= _WIDE_NATS else 3
     text = (
         f"another {longer} ({times:.1f} times as long in all) would lower the validation loss by about "
-        f"{found.nats:.3f} nats ({found.low:.3f} to {found.high:.3f}), to {to:.3f}, by a power law through "
-        f"{source}"
+        f"{found.nats:.{digits}f} nats ({found.low:.{digits}f} to {found.high:.{digits}f}), to "
+        f"{to:.{digits}f}, by a power law through {source}"
     )
+    if not at_the_end:
+        text += "; the decay of the learning rate, still to come, lowers it further"
     numbers = {
         "gain_nats": found.nats,
         "gain_low": found.low,
@@ -140,7 +155,7 @@ def _improvement(found: Gain, figures: Figures, seconds: float, source: str) -> 
     }
     if found.nats < _WORTH_A_WORD * figures.best_loss:
         return Finding("converged", "good", f"Little is left to gain with more time: {text}.", numbers)
-    return Finding("improving", "good", f"Still improving at the end: {text}.", numbers)
+    return Finding("improving", "good", f"Still improving{at_the_end}: {text}.", numbers)
 
 
 def _losses_to_fit(record: Record, figures: Figures) -> tuple[Floats, Floats, str]:

@@ -50,6 +50,7 @@ _FROM_STARTED = (
     "val_tokens",
     "tokens_per_step",
     "flops_per_token",
+    "peak_flops_per_second",
 )
 
 

@@ -85,7 +85,8 @@ class Figures:
     """The numbers of the summary; None where the record does not tell them.
 
     Losses are in nats per token, times in seconds, ``began`` and ``seen`` since the epoch. ``seconds`` is the
-    run's own time, ``wall_seconds`` that from its first to its last event.
+    run's own time, ``wall_seconds`` that from its first to its last event. ``flops_per_second`` is while it
+    trains, ``peak_flops_per_second`` what a matrix product in fp32 reached as the run began.
     """
 
     preset: str | None = None
@@ -118,6 +119,7 @@ class Figures:
     best_bits_per_byte: float | None = None
     tokens_per_second: float | None = None
     flops_per_second: float | None = None
+    peak_flops_per_second: float | None = None
     peak_process_bytes: int | None = None
     damaged_lines: int = 0
 

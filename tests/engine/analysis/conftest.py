@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -119,14 +119,18 @@ def make_run(tmp_path: Path) -> MakeRun:
             events += more(step, now)
         if reason is not None:
             events.append(finished(steps, now, reason))
-        folder = tmp_path / name
-        folder.mkdir()
-        (folder / "settings.yaml").write_text(settings, encoding="utf-8")
-        lines = "".join(to_json(event) + "\n" for event in events)
-        (folder / "metrics.jsonl").write_text(lines, encoding="utf-8")
-        return folder
+        return write_run(tmp_path / name, events, settings)
 
     return make
+
+
+def write_run(folder: Path, events: Sequence[Event], settings: str) -> Path:
+    """A run's folder with this record; ``settings`` is the text of settings.yaml."""
+    folder.mkdir()
+    (folder / "settings.yaml").write_text(settings, encoding="utf-8")
+    lines = "".join(to_json(event) + "\n" for event in events)
+    (folder / "metrics.jsonl").write_text(lines, encoding="utf-8")
+    return folder
 
 
 def machine_sampled(time: float, **changes: Any) -> MachineSampled:

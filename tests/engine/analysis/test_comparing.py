@@ -38,6 +38,16 @@ def test_best_first_with_what_differs_and_what_it_did(make_run: MakeRun) -> None
     assert (found.measure, found.notes) == ("loss", ())
 
 
+def test_settings_that_leave_the_weights_alone_have_done_nothing(make_run: MakeRun) -> None:
+    runs = [
+        make_run(name, settings=f"preset: ''\ntrain:\n  lr: {lr}\neval:\n  every: {every}\n")
+        for name, lr, every in (("a", 0.01, 40), ("b", 0.02, 50))
+    ]
+    found = compare([read_report(run) for run in runs])
+    assert found.keys == ("train.lr", "eval.every")
+    assert {effect.key for effect in found.effects} == {"train.lr"}
+
+
 def test_runs_of_different_tokenizers_are_compared_by_bits_per_byte(make_run: MakeRun) -> None:
     """The byte tokenizer has the lower loss per token, and is worse."""
     from dataclasses import replace
@@ -64,6 +74,17 @@ def test_runs_without_a_validation_come_last(make_run: MakeRun) -> None:
 def test_other_texts_are_told(make_run: MakeRun) -> None:
     runs = [make_run(name, settings=f"data:\n  source: [{name}.txt]\n") for name in ("one", "two")]
     assert any("different texts" in note for note in compare([read_report(run) for run in runs]).notes)
+
+
+def test_other_precisions_and_machines_are_told(make_run: MakeRun) -> None:
+    runs = [
+        make_run("one", beginning={"precision": "fp32"}),
+        make_run("two", beginning={"precision": "int8", "device_name": "Ryzen"}),
+    ]
+    notes = compare([read_report(run) for run in runs]).notes
+    assert any(note.endswith("fp32: one; int8: two.") for note in notes)
+    assert any("different machines" in note for note in notes)
+    assert compare([read_report(run) for run in (runs[0], make_run("three"))]).notes == ()
 
 
 def test_two_runs_of_one_name_are_told_apart_by_their_paths(make_run: MakeRun, tmp_path: Path) -> None:

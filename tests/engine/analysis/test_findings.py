@@ -50,7 +50,7 @@ def test_still_improving_holds_what_the_law_would_bring(make_run: MakeRun) -> No
     times = 1 + finding.figures["more_seconds"] / 1200
     truth = 6.0 * 1200**-0.35 * (1 - times**-0.35)
     assert finding.figures["gain_low"] < truth < finding.figures["gain_high"]
-    assert f"{finding.figures['gain_nats']:.3f}" in finding.text
+    assert f"{finding.figures['gain_nats']:.2f}" in finding.text
 
 
 def test_a_curve_that_is_flat_has_little_to_gain(make_run: MakeRun) -> None:
@@ -82,6 +82,29 @@ def test_the_decay_of_the_learning_rate_is_not_taken_for_progress(make_run: Make
     )
     more = (finding.get("improving") or finding["converged"]).figures
     assert more["gain_nats"] < 0.15
+
+
+@pytest.mark.parametrize(
+    ("schedule", "horizon", "begins"),
+    [
+        ("wsd", 1200, "Still improving: "),
+        ("wsd", 400, "Still improving at the end: "),
+        ("constant", 1200, "Still improving at the end: "),
+    ],
+)
+def test_a_decay_that_is_still_to_come_is_named(
+    make_run: MakeRun, schedule: str, horizon: int, begins: str
+) -> None:
+    settings = f"preset: ''\ntrain:\n  schedule: {schedule}\n"
+    text = found(make_run(beginning={"steps": horizon}, settings=settings, reason=None))["improving"].text
+    assert text.startswith(begins)
+    assert ("still to come" in text) == (begins == "Still improving: ")
+
+
+def test_a_range_tells_no_more_digits_than_it_leaves_sure(make_run: MakeRun) -> None:
+    finding = found(make_run())["improving"]
+    wide = finding.figures["gain_high"] - finding.figures["gain_low"] >= 0.05
+    assert f"({finding.figures['gain_low']:.{2 if wide else 3}f} to" in finding.text
 
 
 def test_the_range_narrows_with_more_losses() -> None:
@@ -264,3 +287,8 @@ def test_time_beside_training_is_told_where_it_is_much(make_run: MakeRun) -> Non
     findings = found(make_run(every=2))
     assert findings["validation_time"].figures["share"] == pytest.approx(0.2, abs=0.02)
     assert "validation_time" not in found(make_run("seldom"))
+
+
+def test_where_the_time_of_a_very_short_run_went_is_no_finding(make_run: MakeRun) -> None:
+    findings = found(make_run(every=2, steps=40))
+    assert not [kind for kind in findings if kind.endswith("_time")]

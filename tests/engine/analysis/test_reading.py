@@ -49,6 +49,23 @@ def test_a_finished_run_is_told_of_in_full(make_run: MakeRun) -> None:
     assert report.curves["val_loss"].tokens.tolist() == [2048 * step for step in range(40, 401, 40)]
 
 
+@pytest.mark.parametrize(
+    ("peak", "words"), [(None, "GFLOP/s while it trains"), (8.192e7, "25% of this machine's fp32 peak")]
+)
+def test_the_throughput_is_told_beside_the_machines_peak(
+    make_run: MakeRun, peak: float | None, words: str
+) -> None:
+    report = read_report(make_run(beginning={"peak_flops_per_second": peak}))
+    [fact] = [fact for fact in report.facts if fact.label == "throughput"]
+    assert report.figures.peak_flops_per_second == peak
+    assert fact.note.endswith(words)
+
+
+def test_the_precision_is_named(make_run: MakeRun) -> None:
+    report = read_report(make_run(beginning={"precision": "int8"}))
+    assert ("machine", "Xeon", "int8, eager, 2 threads") in [(f.label, f.value, f.note) for f in report.facts]
+
+
 def test_a_run_that_goes_on_and_one_that_crashed(make_run: MakeRun) -> None:
     run = make_run(reason=None)
     with locked(RunDir(run)):
