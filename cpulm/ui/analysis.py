@@ -17,6 +17,7 @@ from cpulm.ui.canvas import ASCII, UNICODE, Drawing, Glyphs, Line, Palette, bar,
 from cpulm.ui.console import is_utf8
 from cpulm.ui.tables import Trimmed, key_values, rows
 from cpulm.ui.text import fold, harmless
+from cpulm.ui.words import TIME_PARTS
 from cpulm.units import format_duration
 
 if TYPE_CHECKING:
@@ -27,14 +28,6 @@ _MOST_HAPPENINGS = 16
 _MOST_SAMPLES, _SAMPLE_LINES = 3, 6
 _BLANK_LINES = re.compile(r"\n\s*\n")
 _BAR = 24
-_PARTS = {
-    "training": "training steps",
-    "data": "making batches",
-    "validation": "validation",
-    "checkpoints": "checkpoints",
-    "undone": "steps gone back from",
-    "rest": "samples and the rest",
-}
 _WEIGHTS = {"warning": Palette.warning, "note": Palette.mark, "good": Palette.good}
 
 
@@ -96,7 +89,8 @@ def _time_parts(parts: dict[str, float], glyphs: Glyphs) -> RenderableType | Non
         return None
     lines: list[Line] = [[text("Where the time went", Palette.value)]]
     for name, seconds in parts.items():
-        line = [text(f"  {_PARTS.get(name, name):<22}", Palette.label), *bar(seconds / whole, _BAR, glyphs)]
+        words = text(f"  {TIME_PARTS.get(name, name):<22}", Palette.label)
+        line = [words, *bar(seconds / whole, _BAR, glyphs)]
         lines.append([*line, text(f" {seconds / whole:>6.1%}  {format_duration(seconds)}")])
     return _drawn(lines)
 

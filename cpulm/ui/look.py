@@ -153,7 +153,10 @@ def _next_token(look: ModelLook, glyphs: Glyphs) -> RenderableType:
     title = [text("What comes next ", Palette.value), text(f"behind {prompt}", Palette.label)]
     lines: list[Line] = [title]
     for each in look.next_token.alternatives[:_MOST_ALTERNATIVES]:
-        token = exactly([text(f"  {shown(each.token)}")], _TOKEN_CELLS + 2)
+        word = shown(each.token)
+        if cell_len(word) > _TOKEN_CELLS:
+            word = f"{word[: _TOKEN_CELLS - 1]}{glyphs.ellipsis}"
+        token = exactly([text(f"  {word}")], _TOKEN_CELLS + 2)
         lines.append([*token, *bar(each.probability, _BAR, glyphs), text(f" {each.probability:>6.1%}")])
     spread = f"  entropy {look.next_token.entropy:.2f} nats: as open as among "
     lines.append([text(f"{spread}{np.exp(look.next_token.entropy):,.0f} tokens alike", Palette.label)])

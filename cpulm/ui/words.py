@@ -21,6 +21,17 @@ REASONS = {
 """The reason of :class:`cpulm.events.RunFinished` in words."""
 
 
+TIME_PARTS = {
+    "training": "training steps",
+    "data": "making batches",
+    "validation": "validation",
+    "checkpoints": "checkpoints",
+    "undone": "steps gone back from",
+    "rest": "samples and the rest",
+}
+"""What a run's time went to, as a report names its parts, in words."""
+
+
 def describe_rollback(event: RolledBack) -> str:
     """``step 812: the loss is nan; back to step 800, 1 batch left out (1 of at most 3 times)``."""
     batches = len(event.skipped_batches)

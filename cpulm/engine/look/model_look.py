@@ -248,7 +248,7 @@ class ModelLook:
     Attributes:
         checkpoint: what was looked into, as it was given: a checkpoint, or a run's folder.
         step: the update at which it was saved.
-        text: what the model was shown: a file's name, or ``validation set``.
+        text: what the model was shown: a file's name, or ``the validation set``.
         tokens: how many of its tokens were predicted, of the ``text_tokens`` that could be.
         loss: over these tokens, in windows side by side, as a validation measures it.
     """

@@ -14,7 +14,7 @@ from cpulm.data.tokenizer import Tokenizer
 from cpulm.engine.checkpoint import Checkpoint
 from cpulm.errors import DataError
 
-VALIDATION = "validation set"
+VALIDATION = "the validation set"
 _GIVE_A_TEXT = "give it a text to look at: --text FILE"
 
 

@@ -48,9 +48,7 @@ CHARTS = (
     Chart(
         "loss", "Loss", (("loss", "training"), ("val_loss", "validation")), "nats per token", smoothed=True
     ),
-    Chart(
-        "bits_per_byte", "Validation, bits per byte", (("val_bits_per_byte", "validation"),), "bits per byte"
-    ),
+    Chart("bits_per_byte", "Validation", (("val_bits_per_byte", "validation"),), "bits per byte"),
     Chart("lr", "Learning rate", (("lr", "learning rate"),), number="~g", from_zero=True),
     Chart("grad_norm", "Gradient norm", (("grad_norm", "gradient norm"),), smoothed=True),
     Chart(
@@ -73,6 +71,7 @@ CHARTS = (
     Chart("memory", "Memory", (("rss_bytes", "this run"),), "MiB", from_zero=True),
     Chart("temperature", "Temperature of the CPU", (("temperature_c", "CPU"),), "°C", smoothed=True),
 )
+_LONG_BAR = "datum.share > 0.5"
 SCALES = {"rss_bytes": 2.0**-20}
 """What a curve's values are multiplied with to be in their chart's unit."""
 
@@ -92,7 +91,7 @@ def curves(chart: Chart, series: list[str], colour: Colour, *, legend: bool) -> 
         "type": "quantitative",
         "title": chart.unit if legend and chart.unit else None,
         "scale": {"zero": chart.from_zero},
-        "axis": {"tickCount": 5, "minExtent": 38, **({"format": chart.number} if chart.number else {})},
+        "axis": {"tickCount": 5, "minExtent": 38, **_numbers(chart)},
     }
     by_series = colours(series, colour, legend=legend)
     lines = {"x": x, "y": y, "color": by_series}
@@ -119,13 +118,21 @@ def curves(chart: Chart, series: list[str], colour: Colour, *, legend: bool) -> 
             },
             {
                 "data": {"name": "dots"},
-                "mark": {"type": "point", "filled": True, "size": 28, "opacity": 1, "clip": True},
+                # Whole at the edges: only those within them are given.
+                "mark": {"type": "point", "filled": True, "size": 28, "opacity": 1},
                 "encoding": lines,
             },
             _flags(marks, colour),
             *_cursor(by_series, colour),
         ],
     }
+
+
+def _numbers(chart: Chart) -> Spec:
+    if chart.number is None:
+        return {}
+    # With a sign for thousands behind all others, zero would be 0k.
+    return {"format": chart.number, "labelExpr": "datum.value === 0 ? '0' : datum.label"}
 
 
 def with_data(spec: Spec, datasets: dict[str, list[dict[str, Any]]]) -> Spec:
@@ -221,7 +228,13 @@ def time_parts(bars: int, colour: Colour) -> Spec:
                 },
             },
             {
-                "mark": {"type": "text", "align": "left", "dx": 6, "color": colour("ink")},
+                # Inside a long bar: beside it a narrow picture has no room.
+                "mark": {
+                    "type": "text",
+                    "align": {"expr": f"{_LONG_BAR} ? 'right' : 'left'"},
+                    "dx": {"expr": f"{_LONG_BAR} ? -8 : 6"},
+                    "fill": {"expr": f"{_LONG_BAR} ? '{colour('card')}' : '{colour('ink')}'"},
+                },
                 "encoding": {
                     "x": {"field": "share", "type": "quantitative"},
                     "text": {"field": "label", "type": "nominal"},

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 MOST_RUNS = 100
 """On one page; more curves are told apart by nobody, and the page would be too large for a mail."""
 
-_AFTER = ("bits per byte", "behind", "loss", "steps", "tokens", "time", "tokens/s", "parameters")
+_SCORE = ("bits per byte", "behind")
+_AFTER = ("loss", "steps", "tokens", "time", "tokens/s", "parameters")
+"""The columns before the settings that differ, and those behind them: a phone shows the first few."""
 
 
 def compared(comparison: Comparison) -> dict[str, Any]:
@@ -22,7 +24,8 @@ def compared(comparison: Comparison) -> dict[str, Any]:
     notes = list(comparison.notes)
     if len(comparison.rows) > MOST_RUNS:
         notes.append(f"Of {len(comparison.rows)} runs the best {MOST_RUNS} are on this page.")
-    columns = [{"title": "run", "kind": "key"}, *({"title": key} for key in comparison.keys)]
+    columns = [{"title": "run", "kind": "key"}, *({"title": title, "kind": "number"} for title in _SCORE)]
+    columns += [{"title": key} for key in comparison.keys]
     columns += [{"title": title, "kind": "number"} for title in _AFTER]
     return {
         "title": f"{len(comparison.rows)} runs compared",
@@ -46,9 +49,9 @@ def compared(comparison: Comparison) -> dict[str, Any]:
 def _cells(row: Row, keys: tuple[str, ...]) -> list[str]:
     return [
         printable(row.name),
-        *(_shown(row.values.get(key)) for key in keys),
         "–" if row.bits_per_byte is None else f"{row.bits_per_byte:.4f}",
         "–" if row.behind is None else f"{row.behind:+.4f}" if row.behind else "best",
+        *(_shown(row.values.get(key)) for key in keys),
         "–" if row.loss is None else f"{row.loss:.4f}",
         f"{row.steps:,}",
         format_count(row.tokens),

@@ -39,7 +39,7 @@ function rowsOf(chart) {
         const y = values[at];
         if (y === null || (state.log && chart.log && y <= 0)) continue;
         points.push({ x: xs[at], y, series: line.series, raw });
-        if (!raw && to - from <= DATA.dots) dots.push({ x: xs[at], y, series: line.series });
+        if (!raw && to - from <= DATA.dots && inZoom(xs[at])) dots.push({ x: xs[at], y, series: line.series });
       }
     };
     if (curve.smooth && alone) push(curve.values, 1);
@@ -213,7 +213,7 @@ function layers(run) {
     spec.height *= parts.length;
     const scale = spec.encoding.fillOpacity.scale;
     scale.domain = sized.length ? [Math.min(...sized), Math.max(...sized)] : [0.1, 1];
-    const least = `${significant(scale.domain[0], 3)} is palest, ${significant(scale.domain[1], 3)} darkest`;
+    const least = `${significant(scale.domain[0], 3)} is palest, ${significant(scale.domain[1], 3)} strongest`;
     place.replaceChildren(card(words[measure] ?? measure, `Each row is one matrix, from the embedding to the head; of each span of steps the largest value, on a log scale: ${least}.`,
       picture(spec, { points: rows }, words[measure])));
     drawWhatIsLeft();

@@ -1,7 +1,8 @@
 // The model looked into: one card per question.
 
 const LOOK = DATA.look;
-const visible = (token) => token.replaceAll("\n", "↵").replaceAll("\t", "→").replaceAll(" ", "·") || "∅";
+const visible = (token) => token.replaceAll("\n", "↵").replaceAll("\t", "→").replaceAll(" ", "·")
+  .replace(/[\u0000-\u001f\u007f-\u009f]/g, (char) => `<0x${char.charCodeAt(0).toString(16).toUpperCase().padStart(2, "0")}>`) || "∅";
 
 function passage() {
   const { tokens, kinds, surprise, entropy, rank, alternatives } = LOOK.passage;
@@ -16,7 +17,7 @@ function passage() {
     for (const span of spans) span.classList.remove("chosen");
     spans[at].classList.add("chosen");
     const facts = [["token", visible(tokens[at])], ["kind", kinds[at]], ["surprise", `${significant(surprise[at], 3)} nats`],
-      ["expected", `${significant(entropy[at], 3)} nats`], ["rank", rank[at] ? rank[at].toLocaleString("en-US") : "–"]];
+      ["expected surprise", `${significant(entropy[at], 3)} nats`], ["rank", rank[at] ? rank[at].toLocaleString("en-US") : "–"]];
     const rows = facts.map(([name, value]) => [name, value]);
     const likely = alternatives[at].map(({ token, probability }) => [visible(token), percent(probability)]);
     detail.replaceChildren(
@@ -108,14 +109,16 @@ function neighbours() {
 function deadUnits() {
   const dead = LOOK.units.reduce((sum, unit) => sum + unit.never_active + unit.constant, 0);
   const all = LOOK.units.reduce((sum, unit) => sum + unit.units, 0);
-  return card("Idle MLP units", `${dead} of ${all.toLocaleString("en-US")} MLP units do nothing on this text.`,
-    dead ? given("idle_units") : null);
+  const box = card("Idle MLP units", `${dead} of ${all.toLocaleString("en-US")} MLP units do nothing on this text.`,
+    ...(dead ? [given("idle_units")] : []));
+  if (!dead) box.classList.add("low");
+  return box;
 }
 
 function unusedTokens() {
   const { unused, rare, note, examples, vocab_size: size } = LOOK.vocabulary;
   const used = unused === null ? "It cannot be told which tokens were never met." : `${unused.toLocaleString("en-US")} of ${size.toLocaleString("en-US")} tokens were never met${rare ? `, ${rare.toLocaleString("en-US")} more at most ten times` : ""}.`;
-  return card("Unused vocabulary", used, el("p", {}, note),
+  return card("Unused vocabulary", used, examples.length ? el("h3", {}, note) : el("p", { class: "about" }, note),
     el("div", { class: "chips" }, ...examples.map((token) => el("span", { class: "chip token" }, visible(token)))));
 }
 

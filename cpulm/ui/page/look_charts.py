@@ -248,7 +248,12 @@ def embedding_map(kinds: list[str], colour: Colour) -> Spec:
                     "domain": kinds,
                     "range": [colour(f"series-{at % 8 + 1}") for at in range(len(kinds))],
                 },
-                "legend": {"title": None, "orient": "top", "columns": 4, "symbolType": "circle"},
+                "legend": {
+                    "title": None,
+                    "orient": "top",
+                    "columns": {"expr": "width < 480 ? 2 : 6"},
+                    "symbolType": "circle",
+                },
             },
         },
         "layer": [

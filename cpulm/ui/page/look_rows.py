@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,6 +16,8 @@ Rows = list[dict[str, Any]]
 
 NAMED = 70
 """Tokens on the map of embeddings that have their names beside them; more would cover each other."""
+_LABEL_CHARACTERS = 9
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 
 
 def pictures(look: Look, colour: Colour) -> Iterator[tuple[str, str, Spec, Rows]]:
@@ -90,7 +93,7 @@ def embedding_map(look: Look) -> Rows:
     found = look["embedding_map"]
     columns = [found[name] for name in ("x", "y", "tokens", "kinds")]
     return [
-        {"x": x, "y": y, "token": visible(token), "kind": kind, "label": visible(token) if at < NAMED else ""}
+        {"x": x, "y": y, "token": visible(token), "kind": kind, "label": _label(token) if at < NAMED else ""}
         for at, (x, y, token, kind) in enumerate(zip(*columns, strict=True))
     ]
 
@@ -109,7 +112,13 @@ def attention(look: Look) -> Iterator[tuple[int, int, Rows]]:
 
 def visible(token: str) -> str:
     """A token's text with signs for its blanks, as the page writes it."""
-    return printable(token.replace("\n", "↵").replace("\t", "→").replace(" ", "·")) or "∅"
+    signs = token.replace("\n", "↵").replace("\t", "→").replace(" ", "·")
+    return printable(_CONTROL.sub(lambda char: f"<0x{ord(char[0]):02X}>", signs)) or "∅"
+
+
+def _label(token: str) -> str:
+    text = visible(token)
+    return text if len(text) <= _LABEL_CHARACTERS else f"{text[: _LABEL_CHARACTERS - 1]}…"
 
 
 def _with_errors(loss: float, error: float | None) -> dict[str, float | None]:

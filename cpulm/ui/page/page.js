@@ -39,9 +39,10 @@ const median = (values) => [...values].sort((a, b) => a - b)[Math.floor(values.l
 
 function table(columns, rows, classes = []) {
   const cell = (tag, value, at) => el(tag, { class: columns[at].kind }, value);
-  const head = el("tr", {}, ...columns.map((column, at) => cell("th", column.title, at)));
+  const titled = columns.some(({ title }) => title);
+  const head = titled ? el("thead", {}, el("tr", {}, ...columns.map((column, at) => cell("th", column.title, at)))) : null;
   const body = rows.map((row, number) => el("tr", { class: classes[number] || null }, ...row.map((v, at) => cell("td", v, at))));
-  return el("div", { class: "scroll" }, el("table", {}, el("thead", {}, head), el("tbody", {}, ...body)));
+  return el("div", { class: "scroll" }, el("table", {}, ...(head ? [head] : []), el("tbody", {}, ...body)));
 }
 
 // Pictures
@@ -55,6 +56,7 @@ async function draw(place, spec, datasets) {
   const options = { actions: false, renderer: "svg", config: DATA.config, ast: false };
   const drawn = await vegaEmbed(place, wide, options);
   place.dispatchEvent(new CustomEvent("drawn"));
+  views.set(place, drawn.view);
   return drawn.view;
 }
 
@@ -99,6 +101,21 @@ window.addEventListener("resize", () => {
   clearTimeout(resizing);
   resizing = setTimeout(redrawAll, 150);
 });
+
+// Paper: every panel is on it, and its pictures have another width than on the screen
+
+const views = new Map();
+const PAPER = 690;
+
+function resizeAll(widthOf) {
+  for (const [place, view] of views) {
+    if (place.isConnected) view.width(widthOf(place)).run();
+    else views.delete(place);
+  }
+}
+
+window.addEventListener("beforeprint", () => resizeAll(() => PAPER));
+window.addEventListener("afterprint", () => resizeAll((place) => Math.max(place.clientWidth, 200)));
 
 // Theme
 
@@ -212,7 +229,7 @@ function happened(run) {
     parts.push(card("Where the time went", "", picture(DATA.pictures.time_parts.spec, { points: run.time_parts }, "Where the time went")));
   }
   const rows = run.happenings.map((h) => [h.clock, h.step.toLocaleString("en-US"), duration(h.seconds), h.kind, h.text]);
-  const columns = [{ title: "when" }, { title: "step", kind: "number" }, { title: "trained", kind: "number" }, { title: "what" }, { title: "" }];
+  const columns = [{ title: "when" }, { title: "step", kind: "number" }, { title: "trained", kind: "number extra" }, { title: "what", kind: "extra" }, { title: "", kind: "words" }];
   const list = card("What happened", "", rows.length ? table(columns, rows) : "Nothing out of the ordinary.");
   list.classList.add("long");
   const grid = el("div", { class: "grid" }, ...parts, list);
@@ -228,14 +245,14 @@ function settings(run) {
   const differs = ([key]) => key in run.changes;
   const ordered = [...run.settings.filter(differs), ...run.settings.filter((row) => !differs(row))];
   const rows = ordered.map(([key, value]) => [key, shown(value), key in run.changes ? shown(run.changes[key]) : ""]);
-  const columns = [{ title: "setting", kind: "key" }, { title: "this run" }, { title: "preset, where it differs" }];
+  const columns = [{ title: "setting", kind: "key" }, { title: "this run", kind: "value" }, { title: "preset" }];
   const body = table(columns, rows, ordered.map((row) => (differs(row) ? "differs" : "")));
   const search = el("input", { type: "search", placeholder: "Find a setting", "aria-label": "Find a setting", oninput: () => {
     const wanted = search.value.toLowerCase();
     for (const row of body.querySelectorAll("tbody tr")) row.hidden = !row.textContent.toLowerCase().includes(wanted);
   } });
   const count = Object.keys(run.changes).length;
-  const box = card("Settings", count ? `${count} of them differ from the preset; these come first.` : "All as the preset has them.",
+  const box = card("Settings", ["All as the preset has them.", "One of them differs from the preset; it comes first."][count] ?? `${count} of them differ from the preset; these come first.`,
     el("div", { class: "bar" }, search), body);
   box.classList.add("long");
   return box;

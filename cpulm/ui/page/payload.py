@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from cpulm.ui.page.charts import CHARTS, SCALES, Chart
 from cpulm.ui.text import harmless
+from cpulm.ui.words import TIME_PARTS
 from cpulm.units import format_duration
 
 if TYPE_CHECKING:
@@ -57,7 +58,11 @@ def run(report: Report, runs: int = 1, name: str = "") -> dict[str, Any]:
     return {
         "name": printable(name or report.name),
         "state": report.state,
-        "facts": [{"label": f.label, "value": printable(f.value), "note": f.note} for f in report.facts],
+        "facts": [
+            {"label": fact.label, "value": printable(fact.value), "note": printable(fact.note)}
+            for fact in report.facts
+            if fact.label != "preset"  # it stands below the title
+        ],
         "findings": [{"weight": f.weight, "text": printable(f.text)} for f in report.findings],
         "flops_per_token": report.figures.flops_per_token,
         "curves": {
@@ -187,7 +192,8 @@ def time_rows(parts: Mapping[str, float]) -> Iterator[dict[str, Any]]:
         if whole > 0:
             share = seconds / whole
             label = f"{format_duration(seconds)}  ({share:.1%})"
-            yield {"part": name, "seconds": number(seconds), "share": number(share), "label": label}
+            words = TIME_PARTS.get(name, name)
+            yield {"part": words, "seconds": number(seconds), "share": number(share), "label": label}
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

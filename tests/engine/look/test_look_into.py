@@ -50,7 +50,7 @@ def alone(run: Path, tmp_path: Path) -> Path:
 
 def test_a_look_at_the_validation_set_has_the_loss_of_the_last_validation(run: Path, look: ModelLook) -> None:
     best = checkpoints.load(run / "best.pt")
-    assert look.text == "validation set"
+    assert look.text == "the validation set"
     assert look.tokens == look.text_tokens
     assert look.loss == pytest.approx(best.best_loss, rel=1e-4)
     assert look.bits_per_byte == pytest.approx(best.position.best_bits_per_byte, rel=1e-4)

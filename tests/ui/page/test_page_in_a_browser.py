@@ -48,8 +48,8 @@ def labels(page: Page, chart: str) -> list[str]:
 
 
 def wait_until(page: Page, holds: Callable[[], bool]) -> None:
-    """Give the page up to ten seconds."""
-    for _ in range(200):
+    """Give the page up to a minute."""
+    for _ in range(1200):
         if holds():
             return
         page.wait_for_timeout(50)

@@ -64,7 +64,10 @@ def test_numbers_are_as_short_as_a_screen_is_coarse(value: float, short: float |
 
 def test_time_parts_are_shares_of_the_whole_and_none_of_nothing() -> None:
     rows = list(payload.time_rows({"data": 1.0, "training": 3.0}))
-    assert [(row["part"], row["share"]) for row in rows] == [("training", 0.75), ("data", 0.25)]
+    assert [(row["part"], row["share"]) for row in rows] == [
+        ("training steps", 0.75),
+        ("making batches", 0.25),
+    ]
     assert list(payload.time_rows({"training": 0.0})) == []
 
 
