@@ -34,7 +34,7 @@ from cpulm.events import (
 
 _START = 1_700_000_000.0
 _STEP_SECONDS = 0.03
-_MACHINE_EVERY, _STATS_EVERY, _VALIDATION_EVERY = 10, 50, 1000
+_MACHINE_EVERY, _STATS_EVERY, _VALIDATION_EVERY, _ROLLBACK_EVERY = 10, 50, 1000, 100_000
 _PARTS = tuple(f"blocks.{block}.{part}" for block in range(6) for part in ("qkv", "out", "up", "down"))
 
 
@@ -111,27 +111,8 @@ def beside(step: int, loss: float) -> list[Event]:
             )
         )
     if step % _VALIDATION_EVERY == 0:
-        bits = loss / 2.1
-        events.append(
-            Validated(
-                time=now,
-                step=step,
-                loss=loss,
-                perplexity=float(np.exp(loss)),
-                bits_per_byte=bits,
-                tokens=49_152,
-                seconds=0.5,
-                whole=False,
-                best=True,
-            )
-        )
-        events.append(
-            CheckpointSaved(time=now, step=step, path="latest.pt", role="latest", bytes=1, seconds=0.1)
-        )
-        events.append(
-            SampleMade(time=now, step=step, prompt="", text="def read(path):\n    return path\n" * 8)
-        )
-    if step % 100_000 == 0:
+        events += validation(step, now, loss)
+    if step % _ROLLBACK_EVERY == 0:
         events.append(
             RolledBack(
                 time=now,
@@ -144,6 +125,25 @@ def beside(step: int, loss: float) -> list[Event]:
             )
         )
     return events
+
+
+def validation(step: int, now: float, loss: float) -> list[Event]:
+    """A validation, its checkpoint and its sample."""
+    return [
+        Validated(
+            time=now,
+            step=step,
+            loss=loss,
+            perplexity=float(np.exp(loss)),
+            bits_per_byte=loss / 2.1,
+            tokens=49_152,
+            seconds=0.5,
+            whole=False,
+            best=True,
+        ),
+        CheckpointSaved(time=now, step=step, path="latest.pt", role="latest", bytes=1, seconds=0.1),
+        SampleMade(time=now, step=step, prompt="", text="def read(path):\n    return path\n" * 8),
+    ]
 
 
 def write_run(folder: Path, lines: int) -> None:
@@ -189,10 +189,12 @@ def main() -> None:
             write_run(run, chosen.lines)
         size = (run / "metrics.jsonl").stat().st_size
         print(f"{chosen.lines:,} lines, {size / 2**20:.0f} MiB")
-        for name, more in (("terminal", []), ("--json", ["--json"])):
+        page = Path(scratch) / "report.html"
+        for name, more in (("terminal", []), ("--json", ["--json"]), ("--html", ["--html", str(page)])):
             results = [measure([str(run), *more]) for _ in range(chosen.tries)]
-            seconds, memory, _ = min(results)
-            print(f"{name:<10} {seconds:6.2f} s  {memory:6.0f} MiB  {results[0][2] / 2**10:8.0f} KiB written")
+            seconds, memory, written = min(results)
+            written = page.stat().st_size if name == "--html" else written
+            print(f"{name:<10} {seconds:6.2f} s  {memory:6.0f} MiB  {written / 2**10:8.0f} KiB written")
 
 
 if __name__ == "__main__":
