@@ -34,6 +34,7 @@ NOT_RUN = {
     "pip install": "downloads",
     "source .venv/bin/activate": "changes the reader's shell",
     "python benchmarks/pilots.py": "trains for minutes, outside the package",
+    "tensorboard --logdir": "serves a page until it is stopped",
 }
 """The only commands that are looked at and not run, by how they begin, and why."""
 
