@@ -61,9 +61,10 @@ def our_step(
     model.init_weights(0)
     threads = torch.get_num_threads()
     how = RuntimeSettings(device="cpu", threads=threads, precision=precision, kernels=kernels)
-    choose_runtime(how, read_machine()).equip(model)
+    runtime = choose_runtime(how, read_machine())
+    runtime.equip(model)
     train = TrainSettings(optimizer=optimizer, lr=1e-3)
-    optimizers = build_optimizers(model, train)
+    optimizers = build_optimizers(model, train, runtime.int8_kernels)
     return training_step(model, optimizers, batch, block_size, vocab, model)
 
 

@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "data": {"data", *GROUND},
     "model": {"model", "native", *GROUND},
     "native": {"native"},
-    "optim": {"optim", *GROUND},
+    "optim": {"optim", "native", *GROUND},
     **dict.fromkeys(GROUND, GROUND),
 }
 """Every part of the package with the parts it may import; ``__version__`` is free to all."""

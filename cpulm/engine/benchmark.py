@@ -19,6 +19,7 @@ import torch
 
 from cpulm.data.loader import Loader, val_batch_count
 from cpulm.engine.compilation import Forward, ready_forward
+from cpulm.engine.measure import best_seconds
 from cpulm.engine.monitor import peak_bytes
 from cpulm.engine.needs import memory_bytes, total_steps
 from cpulm.engine.runtime import Runtime
@@ -120,11 +121,11 @@ def measure_peak(device: torch.device, emit: Listener, seconds: float = 0.25) ->
     for done, side in enumerate(SIDES):
         emit(Progress(stage=stage, done=done, total=total, unit="products"))
         matrix = torch.randn(side, side, device=device)
-        best = _best_seconds(partial(torch.matmul, matrix, matrix), device, seconds)
+        best = best_seconds(partial(torch.matmul, matrix, matrix), device, seconds)
         gflops[side] = 2 * side**3 / best / 1e9
     source = torch.randn(1 << 25, device=device)
     target = torch.empty_like(source)
-    copy = _best_seconds(lambda: target.copy_(source), device, seconds)
+    copy = best_seconds(lambda: target.copy_(source), device, seconds)
     emit(Progress(stage=stage, done=total, total=total, unit="products", finished=True))
     return Peak(gflops, 2 * source.numel() * source.element_size() / copy / 1e9)
 
@@ -198,7 +199,8 @@ def _throwaway(
     model.init_weights(train.seed)
     model.to(runtime.device)
     runtime.equip(model)
-    return model, build_optimizers(model, train), Loader(tokens, block, train.micro_batch_size, train.seed)
+    optimizers = build_optimizers(model, train, runtime.int8_kernels)
+    return model, optimizers, Loader(tokens, block, train.micro_batch_size, train.seed)
 
 
 def _timed(
@@ -290,7 +292,7 @@ def _validation_seconds(
         with torch.inference_mode(), runtime.autocast():
             return float(model(x, targets=y))
 
-    seconds = _best_seconds(evaluate, runtime.device, 0.0)
+    seconds = best_seconds(evaluate, runtime.device, 0.0)
     model.train()
     return batches * seconds
 
@@ -302,16 +304,3 @@ def _horizon_seconds(
         return None
     validations = -(-steps // settings.eval.every)
     return steps * step_seconds + validations * (validation_seconds or 0.0)
-
-
-def _best_seconds(work: Callable[[], object], device: torch.device, seconds: float) -> float:
-    """The fastest call of those that fit into ``seconds``, at least two after one that warms up."""
-    work()
-    best, taken, end = float("inf"), 0, time.perf_counter() + seconds
-    while taken < 2 or time.perf_counter() < end:
-        began = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        best, taken = min(best, time.perf_counter() - began), taken + 1
-    return best

@@ -45,7 +45,7 @@ def build_parts(settings: Settings, tokens: TokenFolder, runtime: Runtime) -> Pa
     model.init_weights(train.seed)
     model.to(runtime.device)
     runtime.equip(model)
-    return Parts(model, build_optimizers(model, train), loader)
+    return Parts(model, build_optimizers(model, train, runtime.int8_kernels), loader)
 
 
 def build_trainer(

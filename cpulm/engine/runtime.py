@@ -57,6 +57,11 @@ class Runtime:
             "kernels": self.kernels is not None,
         }
 
+    @property
+    def int8_kernels(self) -> Kernels | None:
+        """The kernels, where int8 is the precision."""
+        return self.kernels if self.precision == "int8" else None
+
     def equip(self, model: Transformer) -> None:
         """Have the parts of ``model`` computed as was chosen."""
         model.use_kernels(self.kernels)

@@ -15,6 +15,8 @@ struct Part { // of `rows` for one thread
 
 static inline Bytes as_bytes(Floats v) { return __builtin_convertvector(nearest(v), Bytes); }
 
+static inline Floats as_floats(const int32_t *at) { return __builtin_convertvector(*(const IntsAnywhere *)at, Floats); }
+
 static inline void quantized_row(const float *x, long width, float most, int8_t *out, float *scale) {
     *scale = most / 127.0f;
     float inverse = most > 0 ? 127.0f / most : 0.0f;
@@ -76,8 +78,62 @@ void cpulm_rescale(int32_t *sums, int64_t rows, int64_t width, const float *row_
         for (long i = part.begin; i < part.end; i++)
             for (long j = 0; j < width; j += LANES) {
                 int32_t *at = sums + i * width + j;
-                Floats v = __builtin_convertvector(*(IntsAnywhere *)at, Floats) * row_scale[i] * load(column_scale + j);
+                Floats v = as_floats(at) * row_scale[i] * load(column_scale + j);
                 store((float *)at, bias ? v + load(bias + j) : v);
+            }
+    }
+}
+
+// Between the products of Muon's iteration x' = a x + (b G + c G G) x, G = x xT [rows, rows]. The diagonals of G
+// and of the polynomial are far larger than the rest, which they would leave few of the 8 bits: they stay apart.
+// Int32 sums of G = D + R to the diagonal D [rows] and R, as float32 in the same place and as int8 by row.
+void cpulm_muon_gram(int32_t *sums, int64_t rows, const float *row_scale, float *diagonal, int8_t *by_row,
+                     float *by_row_scale, int threads) {
+#pragma omp parallel num_threads(threads)
+    {
+        Part part(rows, threads);
+        for (long i = part.begin; i < part.end; i++) {
+            float *row = (float *)(sums + i * rows);
+            for (long j = 0; j < rows; j += LANES)
+                store(row + j, as_floats(sums + i * rows + j) * row_scale[i] * load(row_scale + j));
+            diagonal[i] = row[i];
+            row[i] = 0;
+            quantized_row(row, rows, row_most(row, rows, nullptr), by_row + i * rows, by_row_scale + i);
+        }
+    }
+}
+
+// b G + c G G by row, from D, R and the int32 sums of R R (which are overwritten); the diagonal, plus a, apart.
+void cpulm_muon_polynomial(int32_t *sums, int64_t rows, const float *row_scale, const float *rest,
+                           const float *diagonal, float a, float b, float c, float *new_diagonal, int8_t *by_row,
+                           float *by_row_scale, int threads) {
+#pragma omp parallel num_threads(threads)
+    {
+        Part part(rows, threads);
+        for (long i = part.begin; i < part.end; i++) {
+            float *row = (float *)(sums + i * rows), d = diagonal[i];
+            for (long j = 0; j < rows; j += LANES) {
+                Floats square = as_floats(sums + i * rows + j) * row_scale[i] * load(row_scale + j);
+                store(row + j, load(rest + i * rows + j) * (b + c * (load(diagonal + j) + d)) + square * c);
+            }
+            new_diagonal[i] = row[i] + d * (b + c * d) + a;
+            row[i] = 0;
+            quantized_row(row, rows, row_most(row, rows, nullptr), by_row + i * rows, by_row_scale + i);
+        }
+    }
+}
+
+// The int32 sums [rows, width] become float32 in their own place: times both scales, plus x times the diagonal.
+void cpulm_muon_apply(int32_t *sums, int64_t rows, int64_t width, const float *row_scale, const float *column_scale,
+                      const float *diagonal, const float *x, int threads) {
+#pragma omp parallel num_threads(threads)
+    {
+        Part part(rows, threads);
+        for (long i = part.begin; i < part.end; i++)
+            for (long j = 0; j < width; j += LANES) {
+                int32_t *at = sums + i * width + j;
+                store((float *)at, as_floats(at) * row_scale[i] * load(column_scale + j) +
+                                       load(x + i * width + j) * diagonal[i]);
             }
     }
 }

@@ -133,6 +133,32 @@ class Kernels:
         )
         return sums.view(torch.float32)
 
+    def polynomial(self, x: Tensor, a: float, b: float, c: float) -> Tensor:
+        """``a x + (b G + c G G) x`` with G = x xᵀ for x [M, N], whose three products are of int8.
+
+        The diagonals of G and of the polynomial are kept in float32: they are much larger than the rest.
+        """
+        self._require_lanes(x.mT)
+        by_row, row_scale, by_column, column_scale = self.quantize(x)
+        rows, width = x.shape
+        diagonal, more = x.new_empty(rows), x.new_empty(rows)
+        square_rows, scale = by_row.new_empty(rows, rows), x.new_empty(rows)
+        rest = torch._int_mm(by_row, by_row.t())  # becomes float32 in its own place
+        self._library.cpulm_muon_gram(
+            _at(rest), _long(rows), _at(row_scale), _at(diagonal), _at(square_rows), _at(scale), _threads()
+        )
+        sums = torch._int_mm(square_rows, square_rows.t())  # symmetric: its rows are its columns
+        self._library.cpulm_muon_polynomial(
+            _at(sums), _long(rows), _at(scale), _at(rest), _at(diagonal), _float(a), _float(b), _float(c),
+            _at(more), _at(square_rows), _at(row_scale), _threads(),
+        )  # fmt: skip
+        product = torch._int_mm(square_rows, by_column)
+        self._library.cpulm_muon_apply(
+            _at(product), _long(rows), _long(width), _at(row_scale), _at(column_scale), _at(more), _at(x),
+            _threads(),
+        )  # fmt: skip
+        return product.view(torch.float32)
+
     def attention(self, qkv: Tensor, heads: Heads, turn: Turn, first: Tensor | None) -> tuple[Tensor, Tensor]:
         """Causal attention of qkv [B, T, (H + 2 K) D].
 

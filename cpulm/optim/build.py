@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from cpulm.native.kernels import Kernels
 from cpulm.optim.muon import Muon
 from cpulm.settings import TrainSettings
 
 Optimizers = list[torch.optim.Optimizer]
 
 
-def build_optimizers(model: nn.Module, settings: TrainSettings) -> Optimizers:
+def build_optimizers(model: nn.Module, settings: TrainSettings, int8: Kernels | None = None) -> Optimizers:
     """The optimizers that together update every parameter of ``model`` once.
 
     =========================================  ==========================  ============
@@ -31,6 +32,9 @@ def build_optimizers(model: nn.Module, settings: TrainSettings) -> Optimizers:
     length is no scale that a later norm takes out again.
 
     Every group carries its ``peak_lr``, which :func:`set_lr_scale` multiplies.
+
+    Args:
+        int8: the kernels of a model that trains in int8, for Muon's products.
     """
     matrices = {
         name: parameter
@@ -48,7 +52,7 @@ def build_optimizers(model: nn.Module, settings: TrainSettings) -> Optimizers:
             {**_group(parameters, settings.muon_lr, settings.weight_decay), "block_rows": block_rows}
             for block_rows, parameters in by_blocks.items()
         ]
-        optimizers.append(Muon(muon_groups, momentum=settings.momentum))
+        optimizers.append(Muon(muon_groups, momentum=settings.momentum, kernels=int8))
     else:
         adamw_groups.append(_group(list(matrices.values()), settings.lr, settings.weight_decay))
     betas = (settings.beta1, settings.beta2)

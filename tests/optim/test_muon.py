@@ -8,6 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from cpulm.engine.machine.software import find_compiler
+from cpulm.native.kernels import Kernels
+from cpulm.native.library import compiled
 from cpulm.optim.muon import Muon, orthogonalise
 
 SHAPES = [(12, 12), (12, 30), (30, 12), (12, 12), (4, 9)]
@@ -47,6 +50,32 @@ def test_singular_vectors_and_signs_stay() -> None:
 
 def test_zero_gives_zero() -> None:
     assert not orthogonalise(torch.zeros(2, 4, 6)).any()
+
+
+@pytest.fixture(scope="module")
+def kernels(tmp_path_factory: pytest.TempPathFactory) -> Kernels:
+    compiler, problem = find_compiler()
+    if compiler is None or "MSVC" in compiler.version:
+        pytest.skip(f"no compiler that takes GCC's options: {problem}")
+    folder = tmp_path_factory.mktemp("kernels")
+    return Kernels(compiled(compiler.command, compiler.version, "this machine", folder))
+
+
+@pytest.mark.parametrize("shape", [(2, 192, 192), (2, 192, 320), (1, 320, 192)], ids=str)
+def test_in_int8_singular_values_and_directions_are_nearly_the_same(
+    shape: tuple[int, ...], kernels: Kernels
+) -> None:
+    gradients = torch.randn(shape) * 1e-4
+    exact, rounded = orthogonalise(gradients), orthogonalise(gradients, kernels)
+    assert not torch.equal(exact, rounded)
+    assert (torch.linalg.svdvals(rounded) - torch.linalg.svdvals(exact)).abs().max() < 0.03
+    assert torch.cosine_similarity(exact.flatten(1), rounded.flatten(1)).min() > 0.999
+
+
+@pytest.mark.parametrize("shape", [(2, 64, 320), (2, 200, 260), (2, 260, 200)], ids=str)
+def test_small_and_odd_matrices_stay_in_float32(shape: tuple[int, ...], kernels: Kernels) -> None:
+    gradients = torch.randn(shape)
+    assert torch.equal(orthogonalise(gradients), orthogonalise(gradients, kernels))
 
 
 def reference_step(weight: Tensor, average: Tensor, grad: Tensor) -> None:
