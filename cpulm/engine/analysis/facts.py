@@ -82,7 +82,7 @@ def _arithmetic(figures: Figures) -> str:
     peak = figures.peak_flops_per_second
     if not peak:
         return done
-    return f"{done}: {figures.flops_per_second / peak:.0%} of this machine's fp32 peak"
+    return f"{done}: {figures.flops_per_second / peak:.0%} of the machine's {peak / 1e9:.0f} in fp32"
 
 
 def _progress(standing: Standing, figures: Figures) -> tuple[str, str]:

@@ -80,8 +80,10 @@ def test_the_decay_of_the_learning_rate_is_not_taken_for_progress(make_run: Make
             lr=lambda step: 1e-3 * min(1.0, (1200 - step) / 600 + 1e-3),
         )
     )
-    more = (finding.get("improving") or finding["converged"]).figures
-    assert more["gain_nats"] < 0.15
+    found_ = finding.get("improving") or finding["converged"]
+    assert found_.figures["gain_nats"] < 0.15
+    assert found_.figures["gain_high"] > 0.15
+    assert "the upper end counts the decay too" in found_.text
 
 
 @pytest.mark.parametrize(
@@ -218,6 +220,8 @@ def test_gradients_that_grow_are_told(make_run: MakeRun) -> None:
 def test_a_loss_that_jumps_from_step_to_step_is_a_small_batch(make_run: MakeRun) -> None:
     finding = found(make_run(noise=0.5))["batch_too_small"]
     assert finding.figures["noise_nats"] == pytest.approx(0.5, rel=0.25)
+    assert "--set train.grad_accum_steps=2" in finding.text
+    assert "batch_too_small" not in found(make_run("usual", noise=0.2))
 
 
 @pytest.mark.parametrize(("train_tokens", "kind"), [(4_000_000, "data_seen"), (50_000, "repeated_data")])

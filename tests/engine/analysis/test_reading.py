@@ -50,12 +50,16 @@ def test_a_finished_run_is_told_of_in_full(make_run: MakeRun) -> None:
 
 
 @pytest.mark.parametrize(
-    ("peak", "words"), [(None, "GFLOP/s while it trains"), (8.192e7, "25% of this machine's fp32 peak")]
+    ("peak", "words"),
+    [
+        (None, "GFLOP/s while it trains"),
+        (8.192e10, "20.5 GFLOP/s while it trains: 25% of the machine's 82 in fp32"),
+    ],
 )
 def test_the_throughput_is_told_beside_the_machines_peak(
     make_run: MakeRun, peak: float | None, words: str
 ) -> None:
-    report = read_report(make_run(beginning={"peak_flops_per_second": peak}))
+    report = read_report(make_run(beginning={"flops_per_token": 1e7, "peak_flops_per_second": peak}))
     [fact] = [fact for fact in report.facts if fact.label == "throughput"]
     assert report.figures.peak_flops_per_second == peak
     assert fact.note.endswith(words)
