@@ -44,14 +44,10 @@ def comparison_note(found: Comparison) -> str | None:
     if len(found.scores) < 2 or found.scores[0].text is None:
         return None
     if not found.same_text:
-        return (
-            "each was judged on its own validation text, so the figures do not compare; give one text to all"
-        )
+        return "each on its own validation text, so they do not compare: give one text to all"
     if not found.same_tokenizer:
-        return (
-            "the tokenizers differ, so losses and accuracies per token do not compare: bits per byte decide"
-        )
-    return "best first by bits per byte; the difference to the best is taken piece by piece of the text"
+        return "the tokenizers differ: bits per byte decide, not loss or accuracy per token"
+    return "best first by bits per byte; differences are taken piece by piece of the text"
 
 
 def _side_by_side(found: Comparison, width: int) -> RenderableType:

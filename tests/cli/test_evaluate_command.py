@@ -113,6 +113,16 @@ def test_json_holds_everything_with_its_protocol(run: Run) -> None:
     assert "sums" not in text
 
 
+def test_of_one_letter_only_the_end_is_predicted(run: Run, folder: Path) -> None:
+    (folder / "one.txt").write_text("7")
+    arguments = ("--checkpoint", "bytes", "one.txt", "--json")
+    (found,) = checkpoints(run(*arguments))
+    assert (found["text"]["tokens"], found["text"]["scored"], found["text"]["text_bytes"]) == (2, 1, 1)
+    assert found["text"]["bits_per_byte"]["standard_error"] is None
+    both = checkpoints(run("--checkpoint", "bytes", *arguments))
+    assert both[1]["behind"] == {"value": 0.0, "standard_error": None}
+
+
 def test_the_compiled_kernels_give_the_same_figures_as_torch(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -236,6 +246,7 @@ def test_a_token_folder_counts_by_its_validation_split(
         (("--checkpoint", "absent.pt", "text.txt"), 3, "absent.pt"),
         (("--checkpoint", "bytes", "--checkpoint", "absent.pt", "text.txt"), 3, "absent.pt"),
         (("--checkpoint", "bytes", "empty.txt"), 3, "no token of text"),
+        (("--checkpoint", "bytes", "hollow.jsonl"), 3, "no token of text"),
         (("--checkpoint", "characters", "strange.txt"), 3, "'ß'"),
         (("--checkpoint", "bytes", "broken.txt"), 3, "offset 2"),
         (("--checkpoint", "bytes", "--choices", "empty.txt"), 3, "no questions"),
@@ -245,6 +256,7 @@ def test_a_mistake_is_one_message_one_hint_and_its_exit_code(
     run: Run, folder: Path, arguments: tuple[str, ...], code: int, named: str
 ) -> None:
     (folder / "empty.txt").write_text("")
+    (folder / "hollow.jsonl").write_text('{"text": ""}\n' * 3)
     (folder / "strange.txt").write_text("7 times ß")
     (folder / "broken.txt").write_bytes(b"ab\xff")
     done = run(*arguments)

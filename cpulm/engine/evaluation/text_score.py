@@ -182,12 +182,12 @@ def _figures(
     # The figures that the run's own validations have as well come from where those come from.
     whole = Evaluation(loss.value, scored, seconds)
     bytes_per_token = reading.text_bytes / reading.tokens
-    bits = ratio(nats / math.log(2), text_bytes * (bytes_per_token * scored / max(text_bytes.sum(), 1.0)))
+    bits_error = _error_of_bits_per_byte(nats, text_bytes, bytes_per_token * scored)
     spread = loss.standard_error
     return TextScore(
         loss=loss,
         perplexity=Figure(whole.perplexity, None if spread is None else whole.perplexity * spread),
-        bits_per_byte=Figure(whole.bits_per_byte(bytes_per_token), bits.standard_error),
+        bits_per_byte=Figure(whole.bits_per_byte(bytes_per_token), bits_error),
         accuracy=ratio(hits, targets),
         tokens=reading.tokens,
         scored=scored,
@@ -215,9 +215,22 @@ def difference(one: TextScore, other: TextScore) -> Figure | None:
     same_documents = one.documents == other.documents and len(one.sums) == len(other.sums)
     if one.unit != other.unit or not (same_documents if one.unit == "documents" else same_blocks):
         return None
-    text_bytes = other.sums[:, _BYTES] * (other.text_bytes / max(other.sums[:, _BYTES].sum(), 1.0))
-    figure = ratio((one.sums[:, _NATS] - other.sums[:, _NATS]) / math.log(2), text_bytes)
-    return Figure(one.bits_per_byte.value - other.bits_per_byte.value, figure.standard_error)
+    nats = one.sums[:, _NATS] - other.sums[:, _NATS]
+    error = _error_of_bits_per_byte(nats, other.sums[:, _BYTES], other.text_bytes)
+    return Figure(one.bits_per_byte.value - other.bits_per_byte.value, error)
+
+
+def _error_of_bits_per_byte(
+    nats: npt.NDArray[np.float64], text_bytes: npt.NDArray[np.float64], total_bytes: float
+) -> float | None:
+    """Over units of ``nats`` and ``text_bytes`` [k]; the bytes are taken as shares of ``total_bytes``.
+
+    None where the scored tokens stand for no bytes, as where the end of a text is all there is to predict.
+    """
+    own = float(text_bytes.sum())
+    if own == 0:
+        return None
+    return ratio(nats / math.log(2), text_bytes * (total_bytes / own)).standard_error
 
 
 def _amount(tokens: int) -> str:

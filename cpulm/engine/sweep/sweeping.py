@@ -163,7 +163,11 @@ class Sweep:
         for trial in self._alive:
             self._progress[trial].follow()
         waiting = [trial for trial in self._alive if not self._is_there(trial)]
+        told = False
         while waiting or self._running:
+            if stop() and self._running and not told:
+                told = True
+                self._say("asked to stop: each run ends its step and saves; Ctrl-C again leaves at once")
             while waiting and len(self._running) < self._plan.parallel and not stop():
                 self._start(waiting.pop(0))
             self._look(stop)
