@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from cpulm.model import fused, native_ops, quantized
+from cpulm.model import fused, native_ops, quantized, quantized_head
 from cpulm.model.cache import KVCache
 from cpulm.model.quantized import Quantizer
 from cpulm.native.kernels import Heads, Kernels, Turn
@@ -207,6 +207,7 @@ class Transformer(nn.Module):
     def __init__(self, settings: ModelSettings, vocab_size: int) -> None:
         super().__init__()
         self.settings, self.vocab_size = settings, vocab_size
+        self.head_kernels: Kernels | None = None
         self.wte = Embedding(vocab_size, settings.n_embd)
         self.wpe = Embedding(settings.block_size, settings.n_embd) if settings.position == "learned" else None
         self.dropout = nn.Dropout(settings.dropout)
@@ -233,7 +234,9 @@ class Transformer(nn.Module):
                 module.kernels = kernels
 
     def use_int8(self, quantizer: Quantizer | None) -> None:
-        """Train the blocks' linear layers in int8, where they fit; None: in fp32. The head stays in fp32."""
+        """Train the linear layers in int8, where they fit; None: in fp32. The head's wants the kernels."""
+        usable = isinstance(quantizer, Kernels) and quantized_head.fits(quantizer, self.head_weight)
+        self.head_kernels = quantizer if isinstance(quantizer, Kernels) and usable else None
         for module in self.blocks.modules():
             if isinstance(module, Linear):
                 taken = quantizer is not None and quantized.fits(
@@ -284,7 +287,10 @@ class Transformer(nn.Module):
         x = self.hidden(idx, cache, last_only=last_only)
         if targets is None:
             return F.linear(x, self.head_weight).float()
-        return fused.head_loss(x.flatten(0, 1), self.head_weight, targets.flatten())
+        rows = x.flatten(0, 1)
+        if self.head_kernels is not None and torch.is_grad_enabled() and fused.by_hand(rows):
+            return quantized_head.head_loss(self.head_kernels, rows, self.head_weight, targets.flatten())
+        return fused.head_loss(rows, self.head_weight, targets.flatten())
 
     def hidden(self, idx: Tensor, cache: KVCache | None = None, *, last_only: bool = False) -> Tensor:
         """The last norm's output [B, T, n_embd], before the head; arguments as in :meth:`forward`."""

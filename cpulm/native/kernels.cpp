@@ -84,6 +84,45 @@ void cpulm_rescale(int32_t *sums, int64_t rows, int64_t width, const float *row_
     }
 }
 
+// Logits, as int32 sums [rows, width] with their scales, to the loss of each row and to exp(logit - largest) as
+// int8, whose `scale` makes probabilities of them. Rounded up or down by chance, which keeps the mean of the many
+// that are smaller than a step; the chance is drawn from the row's largest logit, so that it comes out the same
+// again. The sums are overwritten. A row without a target (negative) has loss and scale 0.
+void cpulm_softmax(int32_t *sums, int64_t rows, int64_t width, const float *row_scale, const float *column_scale,
+                   const int64_t *targets, float *loss, int8_t *by_row, float *scale, int threads) {
+#pragma omp parallel num_threads(threads)
+    {
+        Part part(rows, threads);
+        Words lanes;
+        for (int i = 0; i < LANES; i++) lanes[i] = i;
+        for (long i = part.begin; i < part.end; i++) {
+            float *row = (float *)(sums + i * width);
+            Floats most = all(-3.4e38f);
+            for (long j = 0; j < width; j += LANES) {
+                Floats v = as_floats(sums + i * width + j) * row_scale[i] * load(column_scale + j);
+                most = larger(v, most);
+                store(row + j, v);
+            }
+            float top = largest(most), wanted = targets[i] < 0 ? 0 : targets[i] < width ? row[targets[i]] : __builtin_nanf("");
+            uint32_t bits;
+            memcpy(&bits, &top, sizeof bits);
+            Words seed = lanes + mixed(bits ^ mixed((uint32_t)i));
+            Floats total = {};
+            for (long j = 0; j < width; j += LANES) {
+                Floats e = exponential(load(row + j) - top);
+                total += e;
+                Ints chance = (Ints)(mixed(seed + (uint32_t)j) >> 8);
+                Floats up = __builtin_convertvector(chance, Floats) * 0x1p-24f;
+                Ints rounded = __builtin_convertvector(e * 127.0f + up, Ints);
+                *(BytesAnywhere *)(by_row + i * width + j) = __builtin_convertvector(rounded, Bytes);
+            }
+            float all_of_it = sum(total);
+            loss[i] = targets[i] < 0 ? 0 : logf(all_of_it) + top - wanted;
+            scale[i] = targets[i] < 0 ? 0 : 1.0f / (127.0f * all_of_it);
+        }
+    }
+}
+
 // Between the products of Muon's iteration x' = a x + (b G + c G G) x, G = x xT [rows, rows]. The diagonals of G
 // and of the polynomial are far larger than the rest, which they would leave few of the 8 bits: they stay apart.
 // Int32 sums of G = D + R to the diagonal D [rows] and R, as float32 in the same place and as int8 by row.

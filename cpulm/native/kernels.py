@@ -133,6 +133,25 @@ class Kernels:
         )
         return sums.view(torch.float32)
 
+    def softmax(
+        self, sums: Tensor, row_scale: Tensor, column_scale: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Losses [M] in nats, and softmax probabilities as int8 [M, V] with a scale for each row [M].
+
+        Args:
+            sums: [M, V] int32, logits but for their scales [M] and [V]; overwritten.
+            targets: [M] int64; where negative, loss and scale are 0, where V or more, the loss is NaN.
+        """
+        self._require_lanes(sums)
+        rows, width = sums.shape
+        losses, scale = row_scale.new_empty(rows), row_scale.new_empty(rows)
+        by_row = torch.empty_like(sums, dtype=torch.int8)
+        self._library.cpulm_softmax(
+            _at(sums), _long(rows), _long(width), _at(row_scale), _at(column_scale), _at(targets),
+            _at(losses), _at(by_row), _at(scale), _threads(),
+        )  # fmt: skip
+        return losses, by_row, scale
+
     def polynomial(self, x: Tensor, a: float, b: float, c: float) -> Tensor:
         """``a x + (b G + c G G) x`` with G = x xᵀ for x [M, N], whose three products are of int8.
 

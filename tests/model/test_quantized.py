@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cpulm.engine.machine.software import find_compiler
 from cpulm.engine.precision import BlockShape, choose_int8
-from cpulm.model import quantized
+from cpulm.model import fused, quantized, quantized_head
 from cpulm.model.quantized import Quantizer, TorchQuantizer
 from cpulm.model.transformer import Transformer
 from cpulm.native.kernels import Kernels
@@ -110,3 +110,53 @@ def test_int8_is_not_chosen_for_widths_that_it_does_not_take(quantizer: Quantize
     chosen, reason = choose_int8(BlockShape(((8, 24), (8, 8)), rows=64), quantizer)
     assert chosen == "fp32" or quantizer.lanes == 1
     assert "took" in reason or "multiples of" in reason
+
+
+@pytest.fixture
+def kernels(quantizer: Quantizer) -> Kernels:
+    if not isinstance(quantizer, Kernels):
+        pytest.skip("the head is quantized by the kernels only")
+    return quantizer
+
+
+def a_head() -> tuple[Tensor, Tensor, Tensor]:
+    x, weight = values(300, 64, seed=5), (values(512, 64, seed=6) * 0.2).detach().requires_grad_()
+    targets = torch.randint(512, (300,), generator=torch.Generator().manual_seed(7))
+    targets[::9] = fused.IGNORED
+    return x, weight, targets
+
+
+@pytest.mark.parametrize("logits_at_once", [512 * 64, 1 << 22])
+def test_the_head_is_within_one_part_in_fifty(
+    kernels: Kernels, logits_at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quantized_head, "LOGITS_AT_ONCE", logits_at_once)
+    x, weight, targets = a_head()
+    ours = quantized_head.head_loss(kernels, x, weight, targets)
+    plain = F.cross_entropy(F.linear(x, weight), targets)
+    assert float(ours.detach()) == pytest.approx(float(plain.detach()), rel=1e-3)
+    pairs = zip(torch.autograd.grad(ours, (x, weight)), torch.autograd.grad(plain, (x, weight)), strict=True)
+    for found, exact in pairs:
+        assert float((found - exact).norm() / exact.norm()) < 0.02
+    assert not torch.autograd.grad(quantized_head.head_loss(kernels, x, weight, targets), x)[0][::9].any()
+
+
+def test_small_probabilities_are_rounded_but_keep_their_mean(kernels: Kernels) -> None:
+    """One logit of 6 among 4095 of 0: each of the small probabilities is a third of a step."""
+    sums = torch.zeros(200, 4096, dtype=torch.int32)
+    sums[:, 0] = torch.arange(60000, 60200)
+    even = torch.full((4096,), 1e-2)
+    targets = torch.zeros(200, dtype=torch.int64)
+    exact = torch.softmax(sums * 1e-4, -1)
+    losses, p, scale = kernels.softmax(sums, torch.full((200,), 1e-2), even, targets)
+    torch.testing.assert_close(losses, -exact[:, 0].log(), rtol=1e-4, atol=1e-4)
+    found = p * scale[:, None]
+    assert 0.2 < float((p[:, 1:] > 0).float().mean()) < 0.4
+    assert float(found[:, 1:].sum(1).mean()) == pytest.approx(float(exact[:, 1:].sum(1).mean()), rel=0.02)
+    assert float(found[:, 1:].mean(0).std()) < 0.2 * float(exact[0, 1])
+
+
+def test_a_target_beyond_the_vocabulary_makes_no_loss(kernels: Kernels) -> None:
+    even = torch.ones(16)
+    losses, _, _ = kernels.softmax(torch.zeros(1, 16, dtype=torch.int32), even[:1], even, torch.tensor([16]))
+    assert losses.isnan().all()
