@@ -35,6 +35,11 @@ def swiglu(kernels: Kernels, gate_up: Tensor) -> Tensor:
     return _apply(_SwiGLU, kernels, gate_up.contiguous())
 
 
+def dropout(kernels: Kernels, x: Tensor, p: float) -> Tensor:
+    """As ``F.dropout`` in training; the choice is drawn from torch's random state."""
+    return _apply(_Dropout, kernels, x.contiguous(), p, int(torch.randint(2**32, ())))
+
+
 def attention(kernels: Kernels, qkv: Tensor, heads: Heads, turn: Turn, first: Tensor | None = None) -> Tensor:
     """Norm, rotation and causal attention of the joint projection.
 
@@ -52,6 +57,20 @@ def _apply(function: type[torch.autograd.Function], *arguments: Any) -> Tensor:
     """``function.apply``, which torch leaves untyped."""
     apply: Callable[..., Tensor] = function.apply
     return apply(*arguments)
+
+
+class _Dropout(torch.autograd.Function):
+    """Keeps the seed in place of a mask."""
+
+    @staticmethod
+    def forward(ctx: Any, kernels: Kernels, x: Tensor, p: float, seed: int) -> Tensor:
+        ctx.kernels, ctx.p, ctx.seed = kernels, p, seed
+        return kernels.dropout(x, p, seed)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[None, Tensor, None, None]:
+        return None, ctx.kernels.dropout(dy.contiguous(), ctx.p, ctx.seed), None, None
 
 
 class _RMSNorm(torch.autograd.Function):

@@ -84,6 +84,21 @@ void cpulm_rescale(int32_t *sums, int64_t rows, int64_t width, const float *row_
     }
 }
 
+// x, but where a hash of the place and the seed is below `below` 0, and elsewhere times `scale`.
+void cpulm_dropout(const float *x, int64_t count, uint32_t seed, uint32_t below, float scale, float *y, int threads) {
+#pragma omp parallel num_threads(threads)
+    {
+        Part part(count / LANES, threads);
+        Words lanes;
+        for (int i = 0; i < LANES; i++) lanes[i] = i;
+        uint32_t start = mixed(seed);
+        for (long i = part.begin * LANES; i < part.end * LANES; i += LANES) {
+            Words hash = mixed((lanes + (uint32_t)i) * 0x9e3779b9u + start);
+            store(y + i, hash < below ? all(0.0f) : load(x + i) * scale);
+        }
+    }
+}
+
 // Logits, as int32 sums [rows, width] with their scales, to the loss of each row and to exp(logit - largest) as
 // int8, whose `scale` makes probabilities of them. Rounded up or down by chance, which keeps the mean of the many
 // that are smaller than a step; the chance is drawn from the row's largest logit, so that it comes out the same

@@ -133,6 +133,16 @@ class Kernels:
         )
         return sums.view(torch.float32)
 
+    def dropout(self, x: Tensor, p: float, seed: int) -> Tensor:
+        """x [..., D] with each number 0 by a probability of ``p``, else divided by ``1 - p``."""
+        self._require_lanes(x)
+        y, below = torch.empty_like(x), ctypes.c_uint32(round(p * 2**32))
+        self._library.cpulm_dropout(
+            _at(x), _long(x.numel()), ctypes.c_uint32(seed), below, _float(1.0 / (1.0 - p)), _at(y),
+            _threads(),
+        )  # fmt: skip
+        return y
+
     def softmax(
         self, sums: Tensor, row_scale: Tensor, column_scale: Tensor, targets: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:

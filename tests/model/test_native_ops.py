@@ -55,6 +55,23 @@ def test_swiglu_over_the_whole_range_of_its_gate(kernels: Kernels) -> None:
     assert_same(native_ops.swiglu(kernels, gate_up), F.silu(gate) * up, [gate_up])
 
 
+@pytest.mark.parametrize("p", [0.1, 0.5])
+def test_dropout_leaves_out_the_part_that_is_asked_and_keeps_the_mean(kernels: Kernels, p: float) -> None:
+    x = torch.ones(500, 96, requires_grad=True)
+    torch.manual_seed(3)
+    y = native_ops.dropout(kernels, x, p)
+    left = y != 0
+    torch.testing.assert_close(y[left], torch.full_like(y[left], 1 / (1 - p)))
+    assert float(left.float().mean()) == pytest.approx(1 - p, abs=0.01)
+    for part in (left.float().mean(0), left.float().mean(1)):  # no row or column has a pattern
+        assert float((part - (1 - p)).abs().max()) < 0.25
+    (grad,) = torch.autograd.grad(y, x, torch.ones_like(y))
+    torch.testing.assert_close(grad, y.detach())
+    torch.manual_seed(3)
+    assert torch.equal(native_ops.dropout(kernels, x, p), y)
+    assert not torch.equal(native_ops.dropout(kernels, x, p), y)
+
+
 def plain_attention(qkv: Tensor, heads: Heads, turn: Turn, mask: Tensor | None = None) -> Tensor:
     B, T, _ = qkv.shape
     parts = qkv.view(B, T, -1, heads.head_dim).split((heads.n_head, heads.n_kv_head, heads.n_kv_head), 2)
