@@ -259,10 +259,10 @@ class RuntimeSettings(Section):
     """Threads for the CPU's arithmetic; unset: the physical cores this process may use."""
     precision: Literal["auto", "fp32", "bf16", "int8"] = "auto"
     """Of the matrix products. `auto` is bf16 or int8 where the device is fast at it by instruction set and by
-    measurement, else fp32. With int8 the products of the blocks' linear layers, forward and backward, run on
-    rows and columns rounded to 8 bits; weights, updates and validation stay in fp32."""
+    measurement, else fp32. With int8 the products of the linear layers, of the head and of Muon run on rows
+    and columns rounded to 8 bits; weights, sums, attention and validation stay in fp32."""
     kernels: Literal["auto", "off"] = "auto"
-    """Kernels for norms, attention and activation, compiled once for this CPU if there is a C++ compiler."""
+    """Kernels for norms, attention, activation and dropout, compiled once where there is a C++ compiler."""
     compile: Literal["auto", "on", "off"] = "auto"
     """torch.compile; `auto` uses it where a C++ compiler is found and the run is long enough to gain."""
     nice: bool = False
