@@ -1,9 +1,10 @@
-"""Peak memory of real training steps beside the estimate of ``cpulm.model.counts.training_bytes``.
+"""Peak memory of real training steps beside the estimate of ``cpulm.engine.memory``.
 
-    python benchmarks/memory.py
+    python benchmarks/memory.py             # presets and other shapes, each computed in three ways
+    python benchmarks/memory.py --live      # bytes in use by torch's own count, beside the counted ones
 
-Every shape runs in a process of its own: two steps of two micro-batches, peak resident size by getrusage
-(Linux and macOS), less what the process held before the model was built.
+Every line is a process of its own: three updates of two micro-batches, peak resident size by getrusage (Linux
+and macOS). The shapes that are no presets are those that the share of holes in the heap was measured on.
 """
 
 from __future__ import annotations
@@ -12,50 +13,37 @@ import argparse
 import resource
 import subprocess
 import sys
+from typing import Any
 
+import numpy as np
 import torch
 
-from cpulm.model.counts import training_bytes
+from cpulm.data.loader import Loader
+from cpulm.engine import memory
+from cpulm.engine.memory import Arithmetic
+from cpulm.engine.presets import CHARACTERS
+from cpulm.engine.runtime import choose_runtime
+from cpulm.engine.sysinfo import read_machine
+from cpulm.layers import resolve
 from cpulm.model.transformer import Transformer
 from cpulm.optim.build import build_optimizers
-from cpulm.settings import ModelSettings, TrainSettings, changed
+from cpulm.settings import Settings, changed
 
-QWEN3 = ModelSettings(n_layer=6, n_head=6, n_embd=384, block_size=256)
-GPT2 = changed(QWEN3, norm="layernorm", position="learned", mlp="gelu", bias=True, qk_norm=False)
+WAYS = {"int8": ("int8", "auto"), "fp32": ("fp32", "auto"), "torch": ("fp32", "off")}
+"""Precision and kernels."""
 
-# name: (settings, vocab_size, micro_batch_size)
-SHAPES = {
-    "10.7M, 12 x 256": (QWEN3, 65, 12),
-    "4 layers, 256 wide, 8 x 512, V 4096": (
-        changed(QWEN3, n_layer=4, n_head=4, n_kv_head=2, n_embd=256, block_size=512),
-        4096,
-        8,
-    ),
-    "GPT-2 block, 4 layers, 256 wide, 2 x 512, V 32000": (
-        changed(GPT2, n_layer=4, n_head=4, n_embd=256, block_size=512),
-        32000,
-        2,
-    ),
-    "8 layers, 512 wide, 4 x 512, V 16384": (
-        changed(QWEN3, n_layer=8, n_head=8, n_kv_head=4, n_embd=512, block_size=512, n_inner=2048),
-        16384,
-        4,
-    ),
-    "the same, recomputing": (
-        changed(
-            QWEN3,
-            n_layer=8,
-            n_head=8,
-            n_kv_head=4,
-            n_embd=512,
-            block_size=512,
-            n_inner=2048,
-            activation_checkpointing=True,
-        ),
-        16384,
-        4,
-    ),
+GPT2 = {"norm": "layernorm", "position": "learned", "mlp": "gelu", "bias": True, "qk_norm": False}
+WIDE = {"n_layer": 8, "n_head": 8, "n_kv_head": 4, "n_embd": 512, "block_size": 512, "n_inner": 2048}
+
+# name: (settings of the model, vocab_size, micro_batch_size)
+OTHERS: dict[str, tuple[dict[str, Any], int, int]] = {
+    "10-layers": ({"n_layer": 10, "n_head": 5, "n_embd": 320, "block_size": 192}, 256, 24),
+    "gqa": ({"n_layer": 4, "n_head": 4, "n_kv_head": 2, "n_embd": 256, "block_size": 512}, 4096, 8),
+    "gpt2": ({**GPT2, "n_layer": 4, "n_head": 4, "n_embd": 256, "block_size": 512}, 16384, 4),
+    "wide": (WIDE, 16384, 4),
+    "wide, recomputing": ({**WIDE, "activation_checkpointing": True}, 16384, 4),
 }
+PRESETS = ("tiny", "small", "medium", "nanogpt-char", "llm-trainer-small")
 
 
 def peak_bytes() -> int:
@@ -64,43 +52,91 @@ def peak_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def measure(name: str) -> None:
-    """Train two steps and print the bytes above and below the line that the estimate draws."""
-    settings, vocab_size, batch = SHAPES[name]
-    one = torch.ones(64, 64, requires_grad=True)
-    torch.autograd.backward((one @ one).sum())
-    torch.optim.AdamW([one]).step()  # what the first of each loads is the process's, not the model's
-    before = peak_bytes()
-    model = Transformer(settings, vocab_size)
+def described(name: str, way: str) -> tuple[Settings, int]:
+    """The settings of a preset or another shape, computed in that way, and its vocabulary's size."""
+    precision, kernels = WAYS[way]
+    if name in OTHERS:
+        model, vocab_size, batch = OTHERS[name]
+        settings = resolve()
+        settings = changed(
+            settings,
+            model=changed(settings.model, **model),
+            train=changed(settings.train, micro_batch_size=batch),
+        )
+    else:
+        settings = resolve(preset=name)
+        vocab_size = settings.data.vocab_size or CHARACTERS
+    runtime = changed(settings.runtime, precision=precision, kernels=kernels)
+    return changed(settings, runtime=runtime), vocab_size
+
+
+def measure(name: str, way: str, live: bool) -> None:
+    """Train three steps and print the most bytes resident, or in use."""
+    settings, vocab_size = described(name, way)
+    if not live:
+        train_three(settings, vocab_size)
+        print(peak_bytes())
+        return
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
+        train_three(settings, vocab_size)
+    changes = sorted(
+        (event.start_ns(), event.nbytes())
+        for event in profile.profiler.kineto_results.events()
+        if event.name() == "[memory]"
+    )
+    print(round(np.cumsum([count for _, count in changes]).max()))
+
+
+def train_three(settings: Settings, vocab_size: int) -> None:
+    runtime = choose_runtime(settings.runtime, read_machine())
+    train, block = settings.train, settings.model.block_size
+    rows = 4 * train.micro_batch_size
+    tokens = np.random.default_rng(0).integers(0, vocab_size, rows * block + 1).astype(np.uint32)
+    loader = Loader(tokens, block, train.micro_batch_size, train.seed)
+    model = Transformer(settings.model, vocab_size)
     model.init_weights(0)
-    optimizers = build_optimizers(model, TrainSettings())
-    tokens = torch.randint(vocab_size, (batch, settings.block_size + 1))
-    for _ in range(2):
-        for _ in range(2):
-            loss = model(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
-            torch.autograd.backward(loss)
+    runtime.equip(model)
+    optimizers = build_optimizers(model, train, runtime.int8_kernels)
+    for step in range(3):
+        for micro in range(min(2, train.grad_accum_steps)):
+            x, y = loader.batch(2 * step + micro)
+            torch.autograd.backward(model(x, targets=y))
         for optimizer in optimizers:
             optimizer.step()
-            optimizer.zero_grad()
-    print(before, peak_bytes() - before)
+            optimizer.zero_grad(set_to_none=True)
+
+
+def estimate(name: str, way: str, live: bool) -> int:
+    settings, vocab_size = described(name, way)
+    machine = read_machine()
+    lanes = memory.vector_lanes(machine.instruction_sets) if machine.compiler and way != "torch" else 0
+    count = memory.training_bytes if live else memory.memory_bytes
+    return count(settings, vocab_size, Arithmetic(int8=way == "int8", lanes=lanes))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--measure", choices=SHAPES, help="one shape, in this process")
+    parser.add_argument("--live", action="store_true", help="bytes in use instead of resident ones")
+    parser.add_argument("--measure", nargs=2, metavar=("NAME", "WAY"), help="one line, in this process")
+    parser.add_argument("names", nargs="*", default=[*OTHERS, *PRESETS], metavar="NAME")
     arguments = parser.parse_args()
     if arguments.measure:
-        measure(arguments.measure)
+        name, way = arguments.measure
+        measure(name, way, arguments.live)
         return
-    print(f"{'shape':<52} {'process':>8} {'measured':>9} {'estimate':>9}  ratio")
-    for name, (settings, vocab_size, batch) in SHAPES.items():
-        command = [sys.executable, __file__, "--measure", name]
-        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        before, measured = (int(text) / 2**20 for text in output.split())
-        estimate = training_bytes(settings, vocab_size, batch) / 2**20
-        print(
-            f"{name:<52} {before:>5.0f} MB {measured:>6.0f} MB {estimate:>6.0f} MB  {estimate / measured:.2f}"
-        )
+    print(f"{'shape':<20} {'way':<6} {'measured':>9} {'estimate':>9}  ratio", flush=True)
+    for name in arguments.names:
+        for way in WAYS:
+            flags = ["--live"] if arguments.live else []
+            command = [sys.executable, __file__, "--measure", name, way, *flags]
+            output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            measured, counted = int(output.split()[-1]), estimate(name, way, arguments.live)
+            print(
+                f"{name:<20} {way:<6} {measured / 2**20:>6.0f} MB {counted / 2**20:>6.0f} MB  "
+                f"{counted / measured:.2f}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -98,11 +98,12 @@ def print_settings(settings: Settings) -> None:
 def show_presets(json: bool) -> None:
     """Show every preset with its size, its needs and the time it is meant for."""
     from cpulm.engine.presets import describe_presets
+    from cpulm.engine.sysinfo import read_machine
     from cpulm.ui.console import print_json, stdout
     from cpulm.ui.tables import rows
     from cpulm.units import format_bytes, format_count
 
-    presets = describe_presets()
+    presets = describe_presets(read_machine())
     if json:
         print_json([preset.__dict__ for preset in presets])
         return
@@ -120,7 +121,8 @@ def show_presets(json: bool) -> None:
     ]
     stdout().print(rows("Presets", columns, table))
     stdout().print(
-        "\nw/o emb.: parameters without embeddings and head; time: on a laptop with four cores.\n"
+        "\nw/o emb.: parameters without embeddings and head; memory: as this machine trains it;\n"
+        "time: on a laptop with four cores.\n"
         "More on each: docs/presets.md, or --preset NAME --print-config.",
         style="dim",
         highlight=False,

@@ -20,8 +20,9 @@ import torch
 from cpulm.data.loader import Loader, val_batch_count
 from cpulm.engine.compilation import Forward, ready_forward
 from cpulm.engine.measure import best_seconds
+from cpulm.engine.memory import arithmetic, memory_bytes
 from cpulm.engine.monitor import peak_bytes
-from cpulm.engine.needs import memory_bytes, total_steps
+from cpulm.engine.needs import total_steps
 from cpulm.engine.runtime import Runtime
 from cpulm.engine.stop import StopNow, StopRequest
 from cpulm.errors import StoppedError
@@ -180,7 +181,7 @@ def measure(
         compile_seconds=compile_seconds,
         flops_per_token=flops_per_token(settings.model, sizes.vocab_size),
         memory_bytes=memory,
-        memory_estimated_bytes=memory_bytes(settings, sizes.vocab_size),
+        memory_estimated_bytes=memory_bytes(settings, sizes.vocab_size, arithmetic(runtime)),
         train_tokens=sizes.train_tokens,
         validation_seconds=validation,
         horizon_seconds=horizon,
@@ -216,11 +217,14 @@ def _timed(
 ) -> Timing:
     """Warm up with one update, then measure until the time is over.
 
-    Of accumulated micro-batches one is measured and counted as often as there are.
+    Of accumulated micro-batches one is measured and counted as often as there are. The first pass is not
+    measured and leaves its gradients to the second, as in a run: they count in the peak of memory.
     """
     stage = f"measuring {settings.preset or 'the step'}{', compiled' if forward is not model else ''}"
     taken: list[dict[str, float]] = []
     end = None
+    if settings.train.grad_accum_steps > 1:
+        _passes(forward, loader, runtime, 0)
     while len(taken) <= _FEWEST_STEPS or (end is not None and time.perf_counter() < end):
         if should_stop():
             raise _stopped()
@@ -239,6 +243,14 @@ def _timed(
 
 def _stopped() -> StoppedError:
     return StoppedError("while measuring; nothing was written", "run the command again")
+
+
+def _passes(forward: Forward, loader: Loader, runtime: Runtime, index: int) -> None:
+    """Forward and backward over one micro-batch."""
+    x, y = (part.to(runtime.device) for part in loader.batch(index))
+    with runtime.autocast():
+        loss = forward(x, targets=y)
+    loss.backward()
 
 
 def _one_update(

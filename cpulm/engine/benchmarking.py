@@ -10,6 +10,7 @@ from typing import Any
 from cpulm.data.prepare import prepare
 from cpulm.engine import needs
 from cpulm.engine.benchmark import Peak, Result, Sizes, measure, measure_peak
+from cpulm.engine.memory import expected_arithmetic
 from cpulm.engine.precision import block_shape
 from cpulm.engine.presets import CHARACTERS
 from cpulm.engine.runtime import Runtime, choose_runtime, decide_compile
@@ -41,7 +42,8 @@ def benchmark_preset(
             block = settings.model.block_size
             tokens = prepare(settings.data, emit=show, should_stop=stop, block_size=block)
             sizes = Sizes(tokens.vocab_size, len(tokens.train), len(tokens.val))
-        needs.check_memory(settings, sizes.vocab_size, machine)
+        expected = expected_arithmetic(settings.runtime, machine)
+        needs.check_memory(settings, sizes.vocab_size, expected, machine.memory_available_bytes)
         runtime = choose_runtime(settings.runtime, machine, block_shape(settings))
 
         def decide(planned_seconds: float | None) -> Runtime:

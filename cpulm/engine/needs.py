@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from cpulm.engine.sysinfo import Machine
+from cpulm.engine.memory import Arithmetic, memory_bytes
 from cpulm.errors import ResourceError
-from cpulm.model.counts import PROCESS_BYTES, count, training_bytes
+from cpulm.model.counts import count
 from cpulm.settings import Settings, TrainSettings
 from cpulm.units import format_bytes
 
@@ -57,8 +57,8 @@ def seconds_needed(plan: Plan, train: TrainSettings) -> float | None:
     return train.max_time if train.max_time is not None else plan.train_seconds
 
 
-def plan(settings: Settings, vocab_size: int, train_tokens: int) -> Plan:
-    """Needs by the settings alone; nothing is measured."""
+def plan(settings: Settings, vocab_size: int, train_tokens: int, way: Arithmetic) -> Plan:
+    """Needs by the settings, computed in that ``way``; nothing is measured."""
     counts = count(settings.model, vocab_size)
     steps = total_steps(settings.train, settings.tokens_per_step, train_tokens)
     return Plan(
@@ -68,16 +68,8 @@ def plan(settings: Settings, vocab_size: int, train_tokens: int) -> Plan:
         steps=steps,
         train_tokens=train_tokens,
         epochs=steps * settings.tokens_per_step / train_tokens if steps is not None else None,
-        memory_bytes=memory_bytes(settings, vocab_size),
+        memory_bytes=memory_bytes(settings, vocab_size, way),
         disk_bytes=disk_bytes(settings, counts.total),
-    )
-
-
-def memory_bytes(settings: Settings, vocab_size: int) -> int:
-    """Peak resident memory of the training process, estimated."""
-    train = settings.train
-    return PROCESS_BYTES + training_bytes(
-        settings.model, vocab_size, train.micro_batch_size, optimizer=train.optimizer
     )
 
 
@@ -98,10 +90,9 @@ def check_disk(needed: int, folder: Path) -> None:
         )
 
 
-def check_memory(settings: Settings, vocab_size: int, machine: Machine) -> None:
-    """Raises ResourceError where the run needs more memory than is available, with what would fit."""
-    available = machine.memory_available_bytes
-    needed = memory_bytes(settings, vocab_size)
+def check_memory(settings: Settings, vocab_size: int, way: Arithmetic, available: int) -> None:
+    """Raises ResourceError where the run needs more bytes than ``available``, with what would fit."""
+    needed = memory_bytes(settings, vocab_size, way)
     if needed <= available:
         return
     message = (
@@ -111,7 +102,7 @@ def check_memory(settings: Settings, vocab_size: int, machine: Machine) -> None:
     size = train.micro_batch_size // 2
     while size >= 1:
         smaller = settings.model_copy(update={"train": train.model_copy(update={"micro_batch_size": size})})
-        if memory_bytes(smaller, vocab_size) <= available:
+        if memory_bytes(smaller, vocab_size, way) <= available:
             accumulate = math.ceil(train.micro_batch_size * train.grad_accum_steps / size)
             raise ResourceError(
                 message,

@@ -20,6 +20,7 @@ from cpulm.engine import run as runs
 from cpulm.engine.build import build_parts
 from cpulm.engine.law import Expectation, Law, Observation
 from cpulm.engine.measure import measure_step
+from cpulm.engine.memory import arithmetic
 from cpulm.engine.precision import block_shape
 from cpulm.engine.runtime import Runtime, choose_runtime
 from cpulm.engine.stop import StopRequest
@@ -147,7 +148,8 @@ def _measured_sizes(
         show(Progress(stage="measuring sizes", done=done, total=len(SHAPES), unit="sizes"))
         settings = sized(base, shape, seconds)
         try:
-            needs.check_memory(settings, tokens.vocab_size, machine)
+            available = machine.memory_available_bytes
+            needs.check_memory(settings, tokens.vocab_size, arithmetic(runtime), available)
         except ResourceError:
             break
         parts = build_parts(settings, tokens, runtime)

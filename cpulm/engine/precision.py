@@ -9,11 +9,9 @@ from dataclasses import dataclass
 
 import torch
 
+from cpulm.engine.sysinfo import INT8_SETS
 from cpulm.model.quantized import Quantizer, TorchQuantizer, fits, linear
 from cpulm.settings import ModelSettings, Settings
-
-INT8_SETS = ("AVX512-VNNI", "AVX-VNNI", "AMX-INT8", "NEON-i8mm")
-"""Instruction sets that multiply int8 several times as fast as fp32."""
 
 WORTH_IT = 0.8
 """Part of the fp32 time that int8 has to stay under: below that a difference in loss is paid for."""

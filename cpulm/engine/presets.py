@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cpulm.engine.needs import memory_bytes
+from cpulm.engine.memory import expected_arithmetic, memory_bytes
+from cpulm.engine.sysinfo import Machine
 from cpulm.layers import load_preset, resolve
 from cpulm.model.counts import count
 from cpulm.preset_files import preset_names
@@ -28,8 +29,8 @@ class PresetDescription:
     memory_bytes: int
 
 
-def describe_presets() -> list[PresetDescription]:
-    """Every preset, the ones for a given time first, in rising order of it."""
+def describe_presets(machine: Machine) -> list[PresetDescription]:
+    """Every preset as ``machine`` would train it, the ones for a given time first, in rising order of it."""
     described = []
     for name in preset_names():
         _, about = load_preset(name)
@@ -45,7 +46,7 @@ def describe_presets() -> list[PresetDescription]:
             params_non_embedding=counts.non_embedding,
             tokens_per_step=settings.tokens_per_step,
             steps=settings.train.steps,
-            memory_bytes=memory_bytes(settings, vocab_size),
+            memory_bytes=memory_bytes(settings, vocab_size, expected_arithmetic(settings.runtime, machine)),
         )
         described.append((int(about["order"]), description))
     return [description for _, description in sorted(described, key=lambda pair: pair[0])]

@@ -22,6 +22,7 @@ from cpulm.engine.extending import extended, refuse_finished, say_extension, say
 from cpulm.engine.generate import encode_prompt
 from cpulm.engine.lock import locked
 from cpulm.engine.measure import fp32_peak, measure_step
+from cpulm.engine.memory import arithmetic, expected_arithmetic
 from cpulm.engine.needs import Plan
 from cpulm.engine.precision import block_shape
 from cpulm.engine.runtime import Runtime, choose_runtime, decide_compile
@@ -201,9 +202,10 @@ def rehearse(settings: Settings, *, show: Listener, should_stop: Callable[[], bo
     block = settings.model.block_size
     tokens = prepare(settings.data, emit=show, should_stop=should_stop, block_size=block)
     encode_prompt(tokens.tokenizer, settings.sample.prompt, starts_documents=True)
-    needs.check_memory(settings, tokens.vocab_size, machine)
+    expected = expected_arithmetic(settings.runtime, machine)
+    needs.check_memory(settings, tokens.vocab_size, expected, machine.memory_available_bytes)
     runtime = choose_runtime(settings.runtime, machine, block_shape(settings))
-    plan = needs.plan(settings, tokens.vocab_size, len(tokens.train))
+    plan = needs.plan(settings, tokens.vocab_size, len(tokens.train), arithmetic(runtime))
     parts = build_parts(settings, tokens, runtime)
     plan = replace(
         plan,
@@ -224,14 +226,15 @@ def _ready_again(
     checkpoints.require_fit(checkpoint)
     machine = read_machine()
     runtime = _same_runtime(checkpoint, machine)
-    needs.check_memory(settings, checkpoint.vocab_size, machine)
+    way = arithmetic(runtime)
+    needs.check_memory(settings, checkpoint.vocab_size, way, machine.memory_available_bytes)
     tokens = same_tokens(checkpoint, show, should_stop)
     if checkpoint.step:
         seconds = checkpoint.position.elapsed_seconds / checkpoint.step
     else:
         seconds = _measured(build_parts(settings, tokens, runtime), runtime, settings, show)
     plan = replace(
-        needs.plan(settings, tokens.vocab_size, len(tokens.train)),
+        needs.plan(settings, tokens.vocab_size, len(tokens.train), way),
         step_seconds=seconds,
         peak_flops_per_second=fp32_peak(runtime.device),
     )

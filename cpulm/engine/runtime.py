@@ -13,7 +13,7 @@ import torch
 
 from cpulm.cachedir import cache_folder
 from cpulm.engine.precision import BlockShape, choose_int8, fast_int8
-from cpulm.engine.sysinfo import Machine, choose
+from cpulm.engine.sysinfo import BF16_SETS, Machine, choose
 from cpulm.errors import SettingsError
 from cpulm.model.quantized import TorchQuantizer
 from cpulm.model.transformer import Transformer
@@ -186,10 +186,13 @@ def _precision(
         return "fp32", "fp32: the GPU has no bf16"
     if device.type == "mps":
         return "fp32", "fp32: on mps"
+    said = "fp32: no int8 and no bf16 instructions on this CPU"
     if block is not None and fast_int8(machine.instruction_sets):
-        return choose_int8(block, kernels)
-    if choose(machine).precision.value != "bf16":
-        return "fp32", "fp32: no bf16 instructions on this CPU"
+        chosen, said = choose_int8(block, kernels)
+        if chosen == "int8":
+            return chosen, said
+    if not any(name in machine.instruction_sets for name in BF16_SETS):
+        return "fp32", said
     fp32, bf16 = _product_seconds(torch.float32), _product_seconds(torch.bfloat16)
     ratio = f"a bf16 product took {bf16 / fp32:.2f} of the fp32 one's time"
     return ("bf16", f"bf16: {ratio}") if bf16 < 0.8 * fp32 else ("fp32", f"fp32: {ratio}")

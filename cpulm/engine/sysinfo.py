@@ -15,6 +15,10 @@ from cpulm.engine.machine.host import Power, architecture, read_host
 from cpulm.engine.machine.software import Compiler, Gpu, Torch, find_compiler, read_gpus, read_torch
 
 GIB = 1024**3
+INT8_SETS = ("AVX512-VNNI", "AVX-VNNI", "AMX-INT8", "NEON-i8mm")
+"""Instruction sets that multiply int8 several times as fast as fp32."""
+BF16_SETS = ("AMX-BF16", "AVX512-BF16", "NEON-bf16")
+"""Instruction sets that multiply bf16 faster than fp32."""
 _T = TypeVar("_T")
 
 
@@ -64,8 +68,8 @@ class Choice(Generic[_T]):
 
 @dataclass(frozen=True)
 class Choices:
-    """``precision`` bf16 is still to be confirmed by a measurement when a run starts; ``compile`` says
-    whether runs that are long enough are compiled. ``preset`` suggests one for a first night.
+    """``precision`` bf16 or int8 is still to be confirmed by a measurement when a run starts; ``compile``
+    says whether runs that are long enough are compiled. ``preset`` suggests one for a first night.
     ``notes`` are things that the user may want to mend first."""
 
     device: Choice[str]
@@ -137,11 +141,12 @@ def within_limits(total: int, available: int, limits: Limits) -> tuple[int, int]
 def choose(machine: Machine) -> Choices:
     """What cpulm does on ``machine`` where no setting says otherwise."""
     device = _choose_device(machine)
+    precision = _choose_precision(machine, device.value)
     return Choices(
         device=device,
         threads=Choice(machine.usable_cores, _why_threads(machine)),
-        precision=_choose_precision(machine, device.value),
-        compile=_choose_compile(machine, device.value),
+        precision=precision,
+        compile=_choose_compile(machine, device.value, precision.value),
         preset=_choose_preset(machine, device.value),
         notes=_notes(machine),
     )
@@ -178,15 +183,20 @@ def _choose_precision(machine: Machine, device: str) -> Choice[str]:
         return Choice("fp32", f"bf16 needs compute capability 8.0; {known}")
     if device == "mps":
         return Choice("fp32", "the safe choice on mps")
-    fast = [name for name in ("AMX-BF16", "AVX512-BF16", "NEON-bf16") if name in machine.instruction_sets]
+    fast = [name for name in INT8_SETS if name in machine.instruction_sets]
+    if fast:
+        return Choice("int8", f"{fast[0]} is there; a measurement on the model's own layers must agree")
+    fast = [name for name in BF16_SETS if name in machine.instruction_sets]
     if fast:
         return Choice("bf16", f"{fast[0]} is there; a measurement at the start of a run must agree")
-    return Choice("fp32", "no bf16 instructions, so bf16 would be slower")
+    return Choice("fp32", "no int8 and no bf16 instructions, so both would be slower")
 
 
-def _choose_compile(machine: Machine, device: str) -> Choice[bool]:
+def _choose_compile(machine: Machine, device: str, precision: str) -> Choice[bool]:
     if device == "mps":
         return Choice(False, "torch.compile does not pay on mps")
+    if precision == "int8":
+        return Choice(False, "int8 products and the compiled kernels need no torch.compile")
     if machine.compiler is None and device == "cpu":
         return Choice(False, f"it needs a C++ compiler; {machine.compiler_problem}")
     with_what = machine.compiler.version if machine.compiler else "the GPU's own compiler"

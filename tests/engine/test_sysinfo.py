@@ -100,8 +100,11 @@ def test_device(changes: dict[str, Any], device: str, reason: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "precision"),
     [
-        ({}, "fp32"),
-        ({"instruction_sets": ("AVX2", "AVX-512", "AVX512-VNNI")}, "fp32"),
+        ({"instruction_sets": ("AVX2",)}, "fp32"),
+        ({"instruction_sets": ("AVX2", "AVX-512", "AVX512-VNNI")}, "int8"),
+        ({"instruction_sets": ("AVX2", "AVX512-VNNI", "AVX512-BF16", "AMX-BF16")}, "int8"),
+        ({"instruction_sets": ("AVX2", "AVX-VNNI")}, "int8"),
+        ({"instruction_sets": ("NEON", "NEON-i8mm")}, "int8"),
         ({"instruction_sets": ("AVX2", "AVX-512", "AVX512-BF16")}, "bf16"),
         ({"instruction_sets": ("AVX2", "AMX-BF16")}, "bf16"),
         ({"instruction_sets": ("NEON", "NEON-bf16")}, "bf16"),
@@ -115,9 +118,17 @@ def test_precision(changes: dict[str, Any], precision: str) -> None:
     assert choose(machine(**changes)).precision.value == precision
 
 
+def test_int8_names_what_makes_it_fast_and_leaves_nothing_to_compile() -> None:
+    chosen = choose(machine(instruction_sets=("AVX2", "AVX512-VNNI")))
+    assert "AVX512-VNNI" in chosen.precision.reason
+    assert chosen.compile.value is False
+
+
 def test_compile_needs_a_compiler_and_says_what_is_wrong() -> None:
-    assert choose(LAPTOP).compile.value is True
-    without = choose(machine(compiler=None, compiler_problem="g++: Python.h is missing")).compile
+    plain = machine(instruction_sets=("AVX2",))
+    assert choose(plain).compile.value is True
+    problem = "g++: Python.h is missing"
+    without = choose(dataclasses.replace(plain, compiler=None, compiler_problem=problem)).compile
     assert without.value is False
     assert "Python.h is missing" in without.reason
 

@@ -11,6 +11,7 @@ from typing import Any
 from cpulm.data.prepare import prepare
 from cpulm.data.tokenfile import TokenFolder, require_block
 from cpulm.engine import needs
+from cpulm.engine.memory import expected_arithmetic, memory_bytes
 from cpulm.engine.sweep.choices import Axis, Combination, axes_of, drawn, grid
 from cpulm.engine.sweep.halving import rung_steps, rungs
 from cpulm.engine.sweep.plan import (
@@ -199,7 +200,10 @@ def _check_memory(
     settings: Sequence[Settings], folders: Sequence[TokenFolder], parallel: int, machine: Machine
 ) -> None:
     sizes = sorted(
-        (needs.memory_bytes(one, tokens.vocab_size) for one, tokens in zip(settings, folders, strict=True)),
+        (
+            memory_bytes(one, tokens.vocab_size, expected_arithmetic(one.runtime, machine))
+            for one, tokens in zip(settings, folders, strict=True)
+        ),
         reverse=True,
     )
     needed, available = sum(sizes[:parallel]), machine.memory_available_bytes
