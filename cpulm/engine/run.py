@@ -24,7 +24,7 @@ from cpulm.engine.lock import locked
 from cpulm.engine.measure import fp32_peak, measure_step
 from cpulm.engine.memory import arithmetic, expected_arithmetic
 from cpulm.engine.needs import Plan
-from cpulm.engine.precision import block_shape
+from cpulm.engine.precision import block_shape, fast_int8
 from cpulm.engine.runtime import Runtime, choose_runtime, decide_compile
 from cpulm.engine.stop import StopRequest
 from cpulm.engine.stopping import watch_for_stop
@@ -263,7 +263,10 @@ def _same_runtime(checkpoint: Checkpoint, machine: Machine) -> Runtime:
     asked = checkpoint.settings.runtime
     threads = facts["threads"] if 1 <= facts["threads"] <= machine.usable_logical else None
     kernels = "auto" if facts.get("kernels") else "off"
-    same = changed(asked, threads=threads, precision=facts["precision"], kernels=kernels)
+    precision = facts["precision"]
+    if precision == "int8" and not fast_int8(machine.instruction_sets):
+        precision = "fp32"  # another machine: the note below says so
+    same = changed(asked, threads=threads, precision=precision, kernels=kernels)
     runtime = choose_runtime(same, machine)
     runtime = decide_compile(runtime, "on" if facts["compiled"] else "off", machine, None)
     differing = [name for name, value in runtime.facts().items() if facts.get(name) != value]

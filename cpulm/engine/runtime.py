@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 
+from cpulm import __version__
 from cpulm.cachedir import cache_folder
 from cpulm.engine.precision import BlockShape, choose_int8, fast_int8
+from cpulm.engine.remembered import remembered_precisions
 from cpulm.engine.sysinfo import BF16_SETS, Machine, choose
 from cpulm.errors import SettingsError
 from cpulm.model.quantized import TorchQuantizer
@@ -188,7 +190,7 @@ def _precision(
         return "fp32", "fp32: on mps"
     said = "fp32: no int8 and no bf16 instructions on this CPU"
     if block is not None and fast_int8(machine.instruction_sets):
-        chosen, said = choose_int8(block, kernels)
+        chosen, said = choose_int8(block, kernels, _measured_on(machine, kernels), remembered_precisions())
         if chosen == "int8":
             return chosen, said
     if not any(name in machine.instruction_sets for name in BF16_SETS):
@@ -196,6 +198,19 @@ def _precision(
     fp32, bf16 = _product_seconds(torch.float32), _product_seconds(torch.bfloat16)
     ratio = f"a bf16 product took {bf16 / fp32:.2f} of the fp32 one's time"
     return ("bf16", f"bf16: {ratio}") if bf16 < 0.8 * fp32 else ("fp32", f"fp32: {ratio}")
+
+
+def _measured_on(machine: Machine, kernels: Kernels | None) -> str:
+    """What a measurement holds for: another CPU, program or number of threads has one of its own."""
+    return "; ".join(
+        (
+            machine.cpu_model,
+            " ".join(machine.instruction_sets),
+            f"torch {torch.__version__}, cpulm {__version__}",
+            f"{torch.get_num_threads()} threads",
+            "torch alone" if kernels is None else f"kernels of {kernels.lanes} lanes",
+        )
+    )
 
 
 def _require_int8(device: torch.device, machine: Machine) -> None:

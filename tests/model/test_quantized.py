@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,6 +11,7 @@ from torch import Tensor
 
 from cpulm.engine.machine.software import find_compiler
 from cpulm.engine.precision import BlockShape, choose_int8
+from cpulm.engine.remembered import Ratios
 from cpulm.model import fused, quantized, quantized_head
 from cpulm.model.quantized import Quantizer, TorchQuantizer
 from cpulm.model.transformer import Transformer
@@ -106,8 +109,9 @@ def test_rows_that_end_in_the_middle_of_a_vector_are_refused_by_the_kernels(quan
             refused(x)
 
 
-def test_int8_is_not_chosen_for_widths_that_it_does_not_take(quantizer: Quantizer) -> None:
-    chosen, reason = choose_int8(BlockShape(((8, 24), (8, 8)), rows=64), quantizer)
+def test_int8_is_not_chosen_for_widths_that_it_does_not_take(quantizer: Quantizer, tmp_path: Path) -> None:
+    ratios = Ratios(tmp_path / "ratios.json")
+    chosen, reason = choose_int8(BlockShape(((8, 24), (8, 8)), rows=64), quantizer, "here", ratios)
     assert chosen == "fp32" or quantizer.lanes == 1
     assert "took" in reason or "multiples of" in reason
 
