@@ -205,7 +205,11 @@ class RunFinished(Event):
     """The last word of a run.
 
     ``reason`` is ``horizon``, ``target_loss``, ``patience``, ``stopped``, ``diverged``, ``no_room`` (no
-    checkpoint could be written, or memory ran out) or ``failed``.
+    checkpoint could be written, or memory ran out) or ``failed``. ``estimated_seconds`` is the whole run's
+    time as told at its start, of which ``time_over_estimate`` times as much passed; None where the run did
+    not reach its horizon. ``tokens_per_second`` and ``flops_per_second`` are of the training steps since
+    the last start; ``share_of_peak`` is of what a matrix product in fp32 reached then, and may be above 1
+    where products are of int8 or bf16.
     """
 
     kind: ClassVar[str] = "run_finished"
@@ -219,6 +223,9 @@ class RunFinished(Event):
     best_bits_per_byte: float | None
     tokens_per_second: float
     checkpoint: str | None
+    time_over_estimate: float | None = None
+    flops_per_second: float | None = None
+    share_of_peak: float | None = None
 
 
 Listener = Callable[[Event], None]

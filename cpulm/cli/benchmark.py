@@ -139,6 +139,7 @@ def _record(result: Result, peak: Peak) -> dict[str, Any]:
         **asdict(result),
         "tokens_per_second": result.tokens_per_second,
         "steps_per_second": 1 / result.fastest.step_seconds,
+        "precision": result.runtime["precision"],
         "gflops": result.gflops,
         "share_of_peak": result.gflops / peak.best,
         "epoch_seconds": result.epoch_seconds,
@@ -147,6 +148,7 @@ def _record(result: Result, peak: Peak) -> dict[str, Any]:
 
 
 def _in_words(result: Result, peak: Peak) -> dict[str, list[tuple[str, object]]]:
+    from cpulm.ui.words import share_of_peak
     from cpulm.units import format_bytes, format_count, format_duration
 
     timing = result.fastest
@@ -154,7 +156,8 @@ def _in_words(result: Result, peak: Peak) -> dict[str, list[tuple[str, object]]]
     speed: list[tuple[str, object]] = [
         ("speed", f"{format_count(result.tokens_per_second)} tok/s, {1 / timing.step_seconds:.3g} it/s"),
         ("a step", f"{timing.step_seconds:.3f} s, the median of {timing.steps_measured}"),
-        ("arithmetic", f"{result.gflops:.0f} GFLOP/s, {result.gflops / peak.best:.0%} of the peak"),
+        ("precision", str(result.runtime["precision"])),
+        ("arithmetic", f"{result.gflops:.0f} GFLOP/s, {share_of_peak(result.gflops / peak.best)}"),
         (
             "memory",
             f"{format_bytes(result.memory_bytes)} at most, "
@@ -164,7 +167,7 @@ def _in_words(result: Result, peak: Peak) -> dict[str, list[tuple[str, object]]]
     if result.compiled is not None:
         gain = result.timing.step_seconds / result.compiled.step_seconds
         compiled = f"{gain:.2f} x eager's {result.timing.step_seconds:.3f} s"
-        speed.insert(2, ("compiled", f"{compiled}, after {format_duration(result.compile_seconds or 0)}"))
+        speed.insert(3, ("compiled", f"{compiled}, after {format_duration(result.compile_seconds or 0)}"))
     if result.epoch_seconds is not None and result.train_tokens is not None:
         tokens = format_count(result.train_tokens)
         speed.append(("a pass", f"{format_duration(result.epoch_seconds)} over {tokens} tokens"))
@@ -216,6 +219,7 @@ def _compare(
         [
             record["preset"],
             format_count(record["params_total"]),
+            record["precision"],
             f"{record['timing']['step_seconds']:.3g} s",
             format_count(record["tokens_per_second"]),
             f"{record['gflops']:.0f}",
@@ -225,5 +229,7 @@ def _compare(
         ]
         for record in records
     ]
-    columns = ["preset", "params", "a step", "tok/s", "GFLOP/s", "of peak", "memory", "whole run"]
+    columns = ["preset", "params", "in", "a step", "tok/s", "GFLOP/s", "of peak", "memory", "whole run"]
     stdout().print(rows("All presets here, eager", columns, table))
+    note = "\nof peak: of a matrix product in fp32; int8 can go beyond it."
+    stdout().print(note, style="dim", highlight=False)

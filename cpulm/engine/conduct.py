@@ -49,7 +49,7 @@ def conduct(trainer: Trainer, plan: Plan) -> str:
         reason = "no_room"
         raise
     finally:
-        trainer.emit(_finished(trainer, reason, estimated))
+        trainer.emit(_finished(trainer, reason, estimated, plan.peak_flops_per_second))
     return reason
 
 
@@ -155,9 +155,16 @@ def _started(trainer: Trainer, plan: Plan) -> RunStarted:
     )
 
 
-def _finished(trainer: Trainer, reason: str, estimated_seconds: float | None) -> RunFinished:
+def _finished(
+    trainer: Trainer, reason: str, estimated_seconds: float | None, peak: float | None
+) -> RunFinished:
     position, run = trainer.position, trainer.run
     kept = run.best if run.best.is_file() else run.latest
+    tokens_per_second = trainer.trained_tokens / max(trainer.trained_seconds, 1e-9)
+    flops = flops_per_token(trainer.settings.model, trainer.model.vocab_size) * tokens_per_second
+    over = None
+    if reason == "horizon" and estimated_seconds:
+        over = position.elapsed_seconds / estimated_seconds
     return RunFinished(
         step=position.step,
         tokens=position.tokens,
@@ -167,6 +174,9 @@ def _finished(trainer: Trainer, reason: str, estimated_seconds: float | None) ->
         best_loss=position.best_loss,
         best_step=position.best_step,
         best_bits_per_byte=position.best_bits_per_byte,
-        tokens_per_second=trainer.trained_tokens / max(trainer.trained_seconds, 1e-9),
+        tokens_per_second=tokens_per_second,
         checkpoint=str(kept) if kept.is_file() else None,
+        time_over_estimate=over,
+        flops_per_second=flops or None,
+        share_of_peak=flops / peak if flops and peak else None,
     )

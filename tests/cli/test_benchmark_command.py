@@ -50,6 +50,7 @@ def test_figures_fit_each_other(tmp_path: Path) -> None:
     assert record["horizon_seconds"] == pytest.approx(50 * step + record["validation_seconds"])
     assert record["peak"]["memory_gb_per_second"] > 0.1
     assert 0 < record["share_of_peak"] < 1
+    assert record["precision"] == record["runtime"]["precision"]
     assert record["compiled"] is None
     assert record["memory_bytes"] > 50 * 2**20
     assert not [path for path in tmp_path.iterdir() if path != text]  # nothing is trained, nothing written
@@ -59,7 +60,7 @@ def test_without_text_no_pass_over_it_is_claimed(tmp_path: Path) -> None:
     done = run("--quick", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "a pass" not in done.stdout
-    for words in ("tok/s", "of the peak", "Where a step goes", "forward", "choice"):
+    for words in ("tok/s", "precision", "machine's fp32 peak", "Where a step goes", "forward", "choice"):
         assert words in done.stdout
 
 
