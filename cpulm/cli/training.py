@@ -121,7 +121,7 @@ def show_presets(json: bool) -> None:
     ]
     stdout().print(rows("Presets", columns, table))
     stdout().print(
-        "\nw/o emb.: parameters without embeddings and head; memory: as this machine trains it;\n"
+        "\nw/o emb.: parameters without embeddings and head; memory: on this machine;\n"
         "time: on a laptop with four cores.\n"
         "More on each: docs/presets.md, or --preset NAME --print-config.",
         style="dim",
