@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -22,9 +22,14 @@ WORTH_IT = 0.8
 MOST_ROWS = 2048
 """Tokens in a measurement: from there on the ratio hardly changes."""
 
+FEWEST_ROUNDS, WINDOW_SECONDS, MOST_SECONDS = 5, 0.3, 3.0
+"""Of a measurement: rounds through the layers and time in a window, and the time after which no window that
+was disturbed is followed by another."""
 
-FEWEST_ROUNDS, MOST_ROUNDS, ENOUGH_SECONDS = 4, 13, 0.7
-"""Of a measurement: rounds through the layers, and the seconds after which the fewest are enough."""
+CALM = 0.9
+"""Part of its threads' time that a window has to get for a measurement worth remembering. They are busy all
+the while, waiting for each other included. That tries agree is no sign of it: with other programs on both of
+two cores they did, and said 2.4 where it was 0.5 a minute later."""
 
 
 @dataclass(frozen=True)
@@ -57,57 +62,77 @@ def choose_int8(
 ) -> tuple[str, str]:
     """``int8`` or ``fp32``, and the measured reason: the block's linear layers in both, forward and back.
 
-    Measuring takes a tenth of a second to two, for models of 1 to 100 million parameters on two cores.
+    Measuring takes a third of a second for small models and a few for large ones or on a busy machine.
 
     Args:
         machine: names everything but the shape that the times depend on: what was measured under the same
             name for the same shape is not measured again.
-        remembered: where the ratios stand.
+        remembered: where the ratios stand; one that was measured on a busy machine is not added.
     """
     chosen = quantizer or TorchQuantizer()
     if not all(fits(chosen, *layer) for layer in block.layers):
         return "fp32", f"fp32: int8 wants widths that are multiples of {chosen.lanes}"
-    layers = ", ".join(f"{inputs} x {outputs}" for inputs, outputs in block.layers)
-    key = f"{machine}; {layers}; {block.rows} rows"
+    key = ratio_key(block, machine)
     ratio = remembered.find(key)
-    when = "took" if ratio is None else "took, as measured here earlier,"
+    when = ", as measured here earlier,"
     if ratio is None:
-        ratio = _measured_ratio(block, chosen)
-        remembered.keep(key, ratio)
+        ratio, calm = _measured_ratio(block, chosen)
+        when = "" if calm else ", on a busy machine,"
+        if calm:
+            remembered.keep(key, ratio)
     precision = "int8" if ratio < WORTH_IT else "fp32"
-    return precision, f"{precision}: a block's linear layers {when} {ratio:.2f} of their fp32 time in int8"
+    said = f"a block's linear layers took{when} {ratio:.2f} of their fp32 time in int8"
+    return precision, f"{precision}: {said}"
 
 
-def _measured_ratio(block: BlockShape, quantizer: Quantizer) -> float:
-    """The time of the block's linear layers in int8 over that in fp32, each the fastest of its tries.
+def ratio_key(block: BlockShape, machine: str) -> str:
+    """Under what the ratio of ``block`` on ``machine`` is remembered."""
+    layers = ", ".join(f"{inputs} x {outputs}" for inputs, outputs in block.layers)
+    return f"{machine}; {layers}; {block.rows} rows"
+
+
+def _measured_ratio(block: BlockShape, quantizer: Quantizer) -> tuple[float, bool]:
+    """The time of the block's linear layers in int8 over that in fp32, each the fastest of its tries, and
+    whether this process had the processor to itself meanwhile.
 
     All layers are tried in turn, round by round: a moment in which the machine is busy falls on one round.
     """
-    works: list[tuple[Callable[[], object], Callable[[], object]]] = []
+    in_fp32: list[_Tries] = []
+    in_int8: list[_Tries] = []
     for inputs, outputs in block.layers:
         x = torch.randn(block.rows, inputs, requires_grad=True)
         weight = torch.randn(outputs, inputs, requires_grad=True)
         grad = torch.randn(block.rows, outputs)
-        in_fp32 = partial(_forward_and_back, partial(torch.nn.functional.linear, x, weight), grad)
-        in_int8 = partial(_forward_and_back, partial(linear, quantizer, x, weight, None), grad)
-        works.append((in_fp32, in_int8))
-    best = [[math.inf, math.inf] for _ in works]
-    end, rounds = time.perf_counter() + ENOUGH_SECONDS, 0
-    while rounds < FEWEST_ROUNDS or (rounds < MOST_ROUNDS and time.perf_counter() < end):
-        for fastest, pair in zip(best, works, strict=True):
-            for which, work in enumerate(pair):
-                seconds = _seconds(work)
-                if rounds:  # the first one warms up
-                    fastest[which] = min(fastest[which], seconds)
+        in_fp32.append(_Tries(partial(torch.nn.functional.linear, x, weight), grad))
+        in_int8.append(_Tries(partial(linear, quantizer, x, weight, None), grad))
+    began, calm = time.perf_counter(), False
+    while not calm and time.perf_counter() - began < MOST_SECONDS:
+        calm = _window((*in_fp32, *in_int8)) >= CALM
+    return sum(tries.fastest for tries in in_int8) / sum(tries.fastest for tries in in_fp32), calm
+
+
+class _Tries:
+    """The fastest of all tries of a layer, forward and back, but for the first one, which warms up."""
+
+    fastest = math.inf
+
+    def __init__(self, layer: Callable[[], Tensor], grad: Tensor) -> None:
+        self._layer, self._grad = layer, grad
+        self.once_more()
+        self.fastest = math.inf
+
+    def once_more(self) -> None:
+        began = time.perf_counter()
+        torch.autograd.backward(self._layer(), self._grad)
+        self.fastest = min(self.fastest, time.perf_counter() - began)
+
+
+def _window(layers: Sequence[_Tries]) -> float:
+    """Some rounds through the layers, and the part of its threads' time that this process got."""
+    began, began_work, rounds = time.perf_counter(), time.process_time(), 0
+    while rounds < FEWEST_ROUNDS or time.perf_counter() - began < WINDOW_SECONDS:
+        for tries in layers:
+            tries.once_more()
         rounds += 1
-    return sum(int8 for _, int8 in best) / sum(fp32 for fp32, _ in best)
-
-
-def _forward_and_back(layer: Callable[[], Tensor], grad: Tensor) -> None:
-    torch.autograd.backward(layer(), grad)
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
+    given = (time.perf_counter() - began) * torch.get_num_threads()
+    return (time.process_time() - began_work) / given

@@ -190,7 +190,7 @@ def _precision(
         return "fp32", "fp32: on mps"
     said = "fp32: no int8 and no bf16 instructions on this CPU"
     if block is not None and fast_int8(machine.instruction_sets):
-        chosen, said = choose_int8(block, kernels, _measured_on(machine, kernels), remembered_precisions())
+        chosen, said = choose_int8(block, kernels, measured_on(machine, kernels), remembered_precisions())
         if chosen == "int8":
             return chosen, said
     if not any(name in machine.instruction_sets for name in BF16_SETS):
@@ -200,7 +200,7 @@ def _precision(
     return ("bf16", f"bf16: {ratio}") if bf16 < 0.8 * fp32 else ("fp32", f"fp32: {ratio}")
 
 
-def _measured_on(machine: Machine, kernels: Kernels | None) -> str:
+def measured_on(machine: Machine, kernels: Kernels | None) -> str:
     """What a measurement holds for: another CPU, program or number of threads has one of its own."""
     return "; ".join(
         (
