@@ -76,7 +76,7 @@ def wait_for_end(folder: Path) -> dict[str, Any]:
 
 
 def test_a_run_that_is_killed_is_home_in_the_morning(folder: Path) -> None:
-    begun = begin(folder, "train", "--config", "quick.yaml")
+    begun = begin(folder, "train", "--config", "quick.yaml", "--steps", "900")
     assert begun.returncode == 0, begun.stderr
     assert begun.stdout == f"{Path('runs/run-1')}\n"
     assert "cpulm stop" in begun.stderr
@@ -87,7 +87,7 @@ def test_a_run_that_is_killed_is_home_in_the_morning(folder: Path) -> None:
     os.kill(night["child_pid"], signal.SIGTERM if os.name == "nt" else signal.SIGKILL)
     assert wait_for_end(folder)["state"] == "finished"
     page = (folder / "runs/run-1/summary.md").read_text(encoding="utf-8")
-    assert "step 250 of 250" in page
+    assert "step 900 of 900" in page
     assert "started again from step" in page
     if os.name != "nt":
         assert "killed by SIGKILL" in page
@@ -107,11 +107,11 @@ def test_a_request_to_stop_is_for_good(folder: Path) -> None:
 
 @posix
 def test_a_run_is_gone_on_with_after_the_computer_was_shut_down(folder: Path) -> None:
-    begin(folder, "train", "--config", "quick.yaml")
+    begin(folder, "train", "--config", "quick.yaml", "--steps", "2500")  # long enough to be in the middle
     os.kill(night_of(folder)["pid"], signal.SIGTERM)
     assert wait_for_end(folder)["state"] == "interrupted"
     boot = [sys.executable, "-m", "cpulm.engine.supervisor", "at-boot", str(folder / "runs/run-1")]
-    assert subprocess.run(boot, cwd="/", timeout=60, check=False).returncode == 0
+    assert subprocess.run(boot, cwd="/", timeout=240, check=False).returncode == 0
     night = night_of(folder)
     assert (night["state"], len(night["parts"])) == ("finished", 2)
     assert night["parts"][0]["step"] == night["parts"][1]["from_step"]

@@ -215,9 +215,10 @@ def test_a_finished_run_is_shown_at_once(run: RunDir, watcher: Watcher) -> None:
     add(run, began(), step(1), validated(1), step(2), finished(2))
     out, err = watcher().communicate(timeout=20)
     assert out == ""
-    assert err.splitlines()[-3:] == [
+    assert err.splitlines()[-4:] == [
         "step   2/100  loss  4.9600  lr 1.0e-03  norm  1.00   1.00 it/s      64 tok/s  eta 1m 38s",
-        "finished after step 2: 2.0s, 128 tokens at 64 tok/s",
+        "finished after step 2: 2.0s",
+        "128 tokens at 64 tok/s",
         "best validation loss 3.2500 at step 20, 1.5000 bits per byte",
     ]
     out, err = watcher("--json").communicate(timeout=20)
