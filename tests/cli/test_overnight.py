@@ -101,7 +101,7 @@ def test_a_request_to_stop_is_for_good(folder: Path) -> None:
     assert (night["state"], night["parts"][-1]["code"], len(night["parts"])) == ("stopped", 75, 1)
     assert "Stopped on purpose. Saved up to step" in (folder / "runs/run-1/summary.md").read_text("utf-8")
     boot = [sys.executable, "-m", "cpulm.engine.supervisor", "at-boot", "runs/run-1"]
-    assert subprocess.run(boot, cwd=folder, timeout=20, check=False).returncode == 0
+    assert subprocess.run(boot, cwd=folder, timeout=60, check=False).returncode == 0
     assert len(night_of(folder)["parts"]) == 1
 
 

@@ -131,7 +131,7 @@ def test_who_does_not_want_to_wait_leaves_and_takes_nothing_back(tmp_path: Path,
     assert process.stderr is not None
     assert process.stderr.readline() == "one: asked to stop; it ends its step and saves\n"
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=10)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err.startswith("stopped: not waiting any more; one is still asked to stop\n hint: ")
     assert run.stop.is_file()
@@ -215,6 +215,6 @@ def test_a_real_run_stops_with_everything_saved(tmp_path: Path) -> None:
     code, out, _ = cpulm(tmp_path, "stop", "runs/run-1")
     assert code == 0
     assert "stopped, with everything saved, at step" in out
-    _, err = process.communicate(timeout=10)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 75, err
     assert run.latest.is_file()

@@ -153,7 +153,7 @@ def test_new_events_as_json_until_the_end(run: RunDir, watcher: Watcher) -> None
         add(run, finished(31))
         read_until(process, "run_finished")
         assert process.poll() is None  # the process that trains is still there
-    out, err = process.communicate(timeout=10)
+    out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (0, "", "")
 
 
@@ -190,7 +190,7 @@ def test_a_run_whose_process_is_gone_is_said_to_have_crashed(run: RunDir, watche
         assert process.stderr.readline().startswith("cpu Xeon")
         assert process.stderr.readline().startswith("step   7/100  loss  4.8600")
         assert process.poll() is None
-    out, err = process.communicate(timeout=10)
+    out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (0, "")
     assert err.startswith(
         "crashed: one: its process is gone without a last word; it was last heard of at step 7"
@@ -205,7 +205,7 @@ def test_leaving_does_not_touch_the_run(run: RunDir, watcher: Watcher) -> None:
         process = watcher("--json")
         read_until(process, '"step":7')
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=10)
+        out, err = process.communicate(timeout=60)
         assert (process.returncode, out, err) == (0, "", "one goes on\n")
         assert not run.stop.exists()
         assert sorted(path.name for path in run.path.iterdir()) == ["lock", "metrics.jsonl", "settings.yaml"]
@@ -213,7 +213,7 @@ def test_leaving_does_not_touch_the_run(run: RunDir, watcher: Watcher) -> None:
 
 def test_a_finished_run_is_shown_at_once(run: RunDir, watcher: Watcher) -> None:
     add(run, began(), step(1), validated(1), step(2), finished(2))
-    out, err = watcher().communicate(timeout=20)
+    out, err = watcher().communicate(timeout=60)
     assert out == ""
     assert err.splitlines()[-4:] == [
         "step   2/100  loss  4.9600  lr 1.0e-03  norm  1.00   1.00 it/s      64 tok/s  eta 1m 38s",
@@ -221,7 +221,7 @@ def test_a_finished_run_is_shown_at_once(run: RunDir, watcher: Watcher) -> None:
         "128 tokens at 64 tok/s",
         "best validation loss 3.2500 at step 20, 1.5000 bits per byte",
     ]
-    out, err = watcher("--json").communicate(timeout=20)
+    out, err = watcher("--json").communicate(timeout=60)
     assert [json.loads(line)["event"] for line in out.splitlines()] == [
         "run_started",
         "validated",
@@ -245,18 +245,18 @@ def test_a_run_is_played_again(run: RunDir, watcher: Watcher) -> None:
 @pytest.mark.parametrize("speed", ["0", "-1", "nan", "inf"])
 def test_no_speed(run: RunDir, watcher: Watcher, speed: str) -> None:
     process = watcher("--speed", speed)
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 2
     assert "is no speed" in err
     assert " hint: " in err
 
 
 def test_a_folder_without_a_run(run: RunDir, watcher: Watcher) -> None:
-    _, err = watcher().communicate(timeout=20)
+    _, err = watcher().communicate(timeout=60)
     assert err.startswith("new: one has not begun, and nobody trains it\n hint: ")
     run.settings.unlink()
     process = watcher()
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 3
     assert "is no run of cpulm" in err
 

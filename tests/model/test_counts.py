@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from cpulm.model.counts import activation_bytes, count, flops_per_token, training_bytes
+from cpulm.model.counts import count, flops_per_token
 from cpulm.model.transformer import Transformer
 from cpulm.settings import ModelSettings, changed
 
@@ -62,53 +62,6 @@ def test_gpt2_small_has_its_published_size() -> None:
 def test_flops_of_gpt2_small() -> None:
     # 6 x (85,056,000 in the blocks and the last norm + 38,597,376 in the head), and half of PaLM's 12 L H Q T
     assert flops_per_token(GPT2_SMALL, 50257) == 6 * (85_056_000 + 38_597_376) + 6 * 12 * 768 * 1024
-
-
-def saved_bytes(settings: ModelSettings, vocab_size: int, batch: int) -> int:
-    """Bytes that a forward pass really keeps for the backward pass, parameters and tables left out."""
-    model = Transformer(settings, vocab_size)
-    model.init_weights(0)
-    known = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
-    kept: dict[int, torch.UntypedStorage] = {}
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in known:
-            kept[storage.data_ptr()] = storage
-        return tensor
-
-    tokens = torch.randint(vocab_size, (batch, settings.block_size))
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        model(tokens, tokens)
-    return sum(storage.nbytes() for storage in kept.values())
-
-
-@pytest.mark.parametrize(
-    "parts",
-    [
-        {},
-        {"n_kv_head": 2, "tie_embeddings": False},
-        {"norm": "layernorm", "position": "learned", "mlp": "gelu", "qk_norm": False, "bias": True},
-        {"mlp": "relu2"},
-        {"dropout": 0.1},
-    ],
-    ids=str,
-)
-def test_activations_grow_with_the_batch_as_the_model_keeps_them(parts: dict[str, object]) -> None:
-    settings = changed(BASE, n_layer=4, n_embd=64, block_size=64, **parts)
-    kept = saved_bytes(settings, 101, 8) - saved_bytes(settings, 101, 4)
-    estimate = activation_bytes(settings, 101, 8) - activation_bytes(settings, 101, 4)
-    # the estimate holds a share of passing buffers and of the allocator's holes besides
-    assert 1.2 < estimate / kept < 2.5
-
-
-def test_checkpointing_and_adamw_change_the_memory_as_they_must() -> None:
-    settings = ModelSettings(n_layer=8, n_head=8, n_embd=512, block_size=512)
-    less = changed(settings, activation_checkpointing=True)
-    assert activation_bytes(less, 4096, 8) < activation_bytes(settings, 4096, 8) / 3
-    muon, adamw = (training_bytes(settings, 4096, 8, name) for name in ("muon", "adamw"))
-    counts = count(settings, 4096)
-    assert adamw - muon == 4 * (counts.by_part["attention"] + counts.by_part["mlp"])
 
 
 def test_counting_does_not_load_torch() -> None:
