@@ -205,11 +205,12 @@ class RunFinished(Event):
     """The last word of a run.
 
     ``reason`` is ``horizon``, ``target_loss``, ``patience``, ``stopped``, ``diverged``, ``no_room`` (no
-    checkpoint could be written, or memory ran out) or ``failed``. ``estimated_seconds`` is the whole run's
-    time as told at its start, of which ``time_over_estimate`` times as much passed; None where the run did
-    not reach its horizon. ``tokens_per_second`` and ``flops_per_second`` are of the training steps since
-    the last start; ``share_of_peak`` is of what a matrix product in fp32 reached then, and may be above 1
-    where products are of int8 or bf16.
+    checkpoint could be written, or memory ran out) or ``failed``. ``estimated_seconds`` is what was told at
+    its start: the time given, or that of all training steps, of which those since the last start took
+    ``time_over_estimate`` times their share; None where the run did not reach a horizon in steps.
+    ``tokens_per_second`` and ``flops_per_second`` are of the training steps since the last start;
+    ``share_of_peak`` is of what a matrix product in fp32 reached then, and may be above 1 where products are
+    of int8 or bf16.
     """
 
     kind: ClassVar[str] = "run_finished"

@@ -65,7 +65,7 @@ def _cost(_options: argparse.Namespace) -> tuple[dict[str, Any], list[str], bool
 def _fuzz(options: argparse.Namespace) -> tuple[dict[str, Any], list[str], bool]:
     from benchmarks.soak import fuzz
 
-    result = fuzz.fuzz(options.count)
+    result = fuzz.fuzz(options.count, options.seed)
     return result, fuzz.told(result), not any(row["fault"] for row in result["targets"])
 
 
@@ -87,8 +87,9 @@ def main() -> None:
     trials.choices["kills"].add_argument(
         "--by-command", type=int, default=20, help="so many more through the command line"
     )
+    for name in ("kills", "damage", "disk", "fuzz"):
+        trials.choices[name].add_argument("--seed", type=int, default=1)
     for trial in trials.choices.values():
-        trial.add_argument("--seed", type=int, default=1)
         trial.add_argument("--json", action="store_true")
     options = parser.parse_args()
     run: Callable[[argparse.Namespace], tuple[dict[str, Any], list[str], bool]] = globals()[

@@ -49,7 +49,7 @@ def conduct(trainer: Trainer, plan: Plan) -> str:
         reason = "no_room"
         raise
     finally:
-        trainer.emit(_finished(trainer, reason, estimated, plan.peak_flops_per_second))
+        trainer.emit(_finished(trainer, reason, plan, estimated))
     return reason
 
 
@@ -155,16 +155,15 @@ def _started(trainer: Trainer, plan: Plan) -> RunStarted:
     )
 
 
-def _finished(
-    trainer: Trainer, reason: str, estimated_seconds: float | None, peak: float | None
-) -> RunFinished:
-    position, run = trainer.position, trainer.run
+def _finished(trainer: Trainer, reason: str, plan: Plan, estimated_seconds: float | None) -> RunFinished:
+    position, run, peak = trainer.position, trainer.run, plan.peak_flops_per_second
     kept = run.best if run.best.is_file() else run.latest
     tokens_per_second = trainer.trained_tokens / max(trainer.trained_seconds, 1e-9)
     flops = flops_per_token(trainer.settings.model, trainer.model.vocab_size) * tokens_per_second
     over = None
-    if reason == "horizon" and estimated_seconds:
-        over = position.elapsed_seconds / estimated_seconds
+    if reason == "horizon" and estimated_seconds is not None and estimated_seconds == plan.train_seconds:
+        # That is of training steps alone, and of the whole run: a resumed one has taken some of them.
+        over = trainer.trained_seconds / (estimated_seconds * trainer.trained_tokens / position.tokens)
     return RunFinished(
         step=position.step,
         tokens=position.tokens,

@@ -1,4 +1,4 @@
-"""Linear layers whose three products run in int8, four times as fast as in fp32 where the CPU has VNNI.
+"""Linear layers whose three products run in int8, several times as fast as in fp32 where the CPU has VNNI.
 
 Forward ``y = x wᵀ``, backward ``dx = dy w`` and ``dw = dyᵀ x``: each factor is quantized anew with one scale
 for every row or column that the product does not sum over, so that the scales leave the sum and an int32

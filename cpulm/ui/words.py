@@ -82,7 +82,7 @@ def end_lines(event: RunFinished) -> list[str]:
 
 
 def _time_taken(event: RunFinished) -> str:
-    """``4m 10s, 3% more than the 4m 02s estimated``."""
+    """``4m 10s (its steps 3% more than the 4m 02s estimated)``."""
     took = format_duration(event.elapsed_seconds)
     if event.estimated_seconds is None:
         return took
@@ -91,8 +91,8 @@ def _time_taken(event: RunFinished) -> str:
         return f"{took} ({estimated})"
     over = round(100 * (event.time_over_estimate - 1))
     if not over:
-        return f"{took}, as estimated"
-    return f"{took}, {abs(over)}% {'more' if over > 0 else 'less'} than the {estimated}"
+        return f"{took} (its steps as long as the {estimated})"
+    return f"{took} (its steps {abs(over)}% {'more' if over > 0 else 'less'} than the {estimated})"
 
 
 def _speed(event: RunFinished) -> str:
