@@ -1,0 +1,147 @@
+"""Training steps of other programs, each from a clone of it: what ``benchmarks/peers.py`` starts.
+
+    python benchmarks/peer_steps.py llm-trainer CLONE train.bin VOCAB_SIZE STEPS FOLDER
+    python benchmarks/peer_steps.py nanochat CLONE train.bin VOCAB_SIZE STEPS [eager]
+
+Prints the moments at which its updates ended as a JSON list of seconds. Nothing of cpulm is imported, so that
+the memory of this process is the other program's own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import importlib.machinery
+import importlib.util
+import json
+import os
+import sys
+import time
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+WIDTH, LAYERS, HEAD_WIDTH, BLOCK_SIZE, ROWS = 256, 4, 64, 256, 8
+"""Of nanochat: depth 4 at its aspect ratio of 64, with the width of a head that its runcpu.sh has."""
+
+
+class Rows:
+    """A token file in rows, each made when it is asked for, as a packed data set of Hugging Face's is."""
+
+    def __init__(self, file: Path, block_size: int) -> None:
+        tokens = np.memmap(file, dtype=np.uint16, mode="r")
+        self._rows = tokens[: len(tokens) // block_size * block_size].reshape(-1, block_size)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> dict[str, list[int]]:
+        return {"input_ids": self._rows[index].tolist()}
+
+
+def stand_in(name: str, **attributes: object) -> None:
+    """An empty module where a package is not installed that is imported and then not used."""
+    if importlib.util.find_spec(name) is None:
+        module = types.ModuleType(name)
+        module.__spec__ = importlib.machinery.ModuleSpec(name, None)
+        vars(module).update(attributes)
+        sys.modules[name] = module
+
+
+def known(cls: type, settings: dict[str, Any]) -> dict[str, Any]:
+    """Those of ``settings`` that its class of settings has; its files give some that it has not."""
+    return {name: value for name, value in settings.items() if name in cls.__dataclass_fields__}  # type: ignore[attr-defined]
+
+
+def llm_trainer(clone: Path, file: Path, vocab_size: int, steps: int, folder: Path) -> list[float]:
+    """Its ``Trainer.train()`` by its configs/cpu_small_model.yaml, for so many updates."""
+    import yaml
+
+    sys.path.insert(0, str(clone / "src"))
+    stand_in("datasets", load_dataset=None, Dataset=dict)
+    config = importlib.import_module("llm_trainer.config")
+    data = importlib.import_module("llm_trainer.data")
+    given = yaml.safe_load((clone / "configs" / "cpu_small_model.yaml").read_text(encoding="utf-8"))
+    model_config = config.ModelConfig(
+        **known(config.ModelConfig, given["model"] | {"vocab_size": vocab_size})
+    )
+    training = given["training"] | {"device": "cpu", "max_steps": steps, "checkpoint_dir": str(folder)}
+    # Its data set, but for how it gets at its rows: no token stands for padding, for there is none.
+    dataset = data.LanguageModelingDataset.__new__(data.LanguageModelingDataset)
+    dataset.dataset = Rows(file, model_config.max_seq_len)
+    dataset.tokenizer = types.SimpleNamespace(pad_token_id=-1)
+    dataset.formatting_func = None
+    trainer = importlib.import_module("llm_trainer.training").Trainer(
+        model=importlib.import_module("llm_trainer.models").TransformerLM(model_config),
+        tokenizer=dataset.tokenizer,
+        config=config.TrainingConfig(**known(config.TrainingConfig, training)),
+        train_dataset=dataset,
+    )
+    ends = noting_ends(trainer, "_optimizer_step")
+    trainer.train()
+    return ends
+
+
+def noting_ends(owner: object, method: str) -> list[float]:
+    """When each call of that method ended, filled as it is called."""
+    ends: list[float] = []
+    called: Callable[[], object] = getattr(owner, method)
+
+    def noted() -> object:
+        result = called()
+        ends.append(time.perf_counter())
+        return result
+
+    setattr(owner, method, noted)
+    return ends
+
+
+def nanochat(clone: Path, file: Path, vocab_size: int, steps: int, eager: bool) -> list[float]:
+    """Its model and its optimizer, stepped as its scripts/base_train.py does, for so many updates."""
+    if eager:
+        os.environ["TORCHDYNAMO_DISABLE"] = "1"  # before torch: its optimizer's functions are compiled too
+    sys.path.insert(0, str(clone))
+    import torch
+
+    gpt = importlib.import_module("nanochat.gpt")
+    heads = WIDTH // HEAD_WIDTH
+    config = gpt.GPTConfig(BLOCK_SIZE, vocab_size, LAYERS, heads, heads, WIDTH, window_pattern="L")
+    with torch.device("meta"):
+        built = gpt.GPT(config)
+    built.to_empty(device="cpu")
+    built.init_weights()
+    model = built if eager else torch.compile(built, dynamic=False)
+    optimizer = built.setup_optimizer()
+    generator = np.random.default_rng(0)
+    tokens = np.memmap(file, dtype=np.uint16, mode="r")
+    ends = []
+    for step in range(steps):
+        starts = generator.integers(0, len(tokens) - BLOCK_SIZE, ROWS)
+        rows = torch.from_numpy(np.stack([tokens[i : i + BLOCK_SIZE + 1] for i in starts]).astype(np.int64))
+        loss = model(rows[:, :-1].contiguous(), rows[:, 1:].contiguous())
+        loss.backward()
+        optimizer.step()
+        built.zero_grad(set_to_none=True)
+        loss.item()
+        ends.append(time.perf_counter())
+        if step == 0:  # as it does, for its speed
+            gc.collect()
+            gc.freeze()
+            gc.disable()
+    return ends
+
+
+def main() -> None:
+    which, clone, file, vocab_size, steps, *rest = sys.argv[1:]
+    common = (Path(clone), Path(file), int(vocab_size), int(steps))
+    with contextlib.redirect_stdout(sys.stderr):
+        ends = nanochat(*common, bool(rest)) if which == "nanochat" else llm_trainer(*common, Path(rest[0]))
+    print(json.dumps(ends))
+
+
+if __name__ == "__main__":
+    main()
