@@ -1,0 +1,8 @@
+"""The comparisons with other programs live under ``benchmarks``; these tests run their own parts."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
