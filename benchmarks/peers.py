@@ -17,8 +17,9 @@ preset's vocabulary):
   optimizer. Left out, in its favour: its tokenizer and data loader, and its learning rates' schedules.
 
 A step lasts from the end of one update to the end of the next, the median after the warm-up counts. FLOP are
-counted by the formula of ``cpulm.model.counts`` for both sides. The peak of memory is the largest resident
-size of the program's first process and the most that its helpers (workers, compilers) hold for themselves.
+counted by the formula of ``cpulm.model.counts`` for both sides. The peak of memory is that of all processes
+of a program together: the resident size of the first one and what its helpers (data loaders, compilers, the
+one that draws our report at the end) hold for themselves. The first one's own peak stands beside it.
 """
 
 from __future__ import annotations
@@ -52,19 +53,21 @@ _EVERY_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class Finished:
-    """A program that ended well: what it wrote on stdout, and the most bytes it had resident."""
+    """A program that ended well: its stdout, its most bytes resident, and those of its first process."""
 
     output: str
     peak_bytes: int
+    own_peak_bytes: int
 
 
 @dataclass
 class Measured:
-    """Of one program: seconds of its steps, a list per round, and the peak of each round's process."""
+    """Of one program: seconds of its steps, a list per round, and the peaks of each round."""
 
     precision: str = "fp32"
     rounds: list[list[float]] = field(default_factory=list)
     peaks: list[int] = field(default_factory=list)
+    own_peaks: list[int] = field(default_factory=list)
 
     @property
     def step_seconds(self) -> float:
@@ -83,17 +86,18 @@ def run_watched(command: list[str], environment: dict[str, str]) -> Finished:
     """
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(command, stdout=output, stderr=errors, env={**os.environ, **environment})
-        own, helpers = 0, 0
+        own, together = 0, 0
         while process.poll() is None:
             with contextlib.suppress(psutil.Error, OSError):
                 first = psutil.Process(process.pid)
                 own = max(own, _high_water(first))
-                helpers = max(helpers, sum(_private(child) for child in first.children(recursive=True)))
+                helpers = sum(_private(child) for child in first.children(recursive=True))
+                together = max(together, first.memory_info().rss + helpers)
             time.sleep(_EVERY_SECONDS)
         output.seek(0), errors.seek(0)
         if process.returncode:
             raise SystemExit(f"{' '.join(command)} ended with {process.returncode}\n{errors.read()[-3000:]}")
-        return Finished(output.read(), own + helpers)
+        return Finished(output.read(), max(own, together), own)
 
 
 def _high_water(process: psutil.Process) -> int:
@@ -123,7 +127,7 @@ def tokens_of(preset: str, folder: Path, source: str) -> Path:
 
 def ours(
     preset: str, tokens: Path, steps: int, folder: Path, options: list[str]
-) -> tuple[str, list[float], int]:
+) -> tuple[str, list[float], Finished]:
     """One run of ``cpulm train``: its precision, the ends of its updates, its peak."""
     out = folder / f"run-{time.monotonic_ns()}"
     command = [sys.executable, "-m", "cpulm", "train", "--preset", preset, "--data", str(tokens)]
@@ -131,12 +135,12 @@ def ours(
     done = run_watched(command, {"CPULM_CACHE": str(folder / "cache"), "PYTHONPATH": str(ROOT)})
     events = [json.loads(line) for line in (out / "metrics.jsonl").read_text("utf-8").splitlines()]
     started = next(event for event in events if event["event"] == "run_started")
-    return started["precision"], [e["time"] for e in events if e["event"] == "step"], done.peak_bytes
+    return started["precision"], [e["time"] for e in events if e["event"] == "step"], done
 
 
 def theirs(
     which: str, clone: Path, tokens: Path, steps: int, folder: Path, how: str
-) -> tuple[str, list[float], int]:
+) -> tuple[str, list[float], Finished]:
     """One run of the other program, likewise."""
     vocab_size = json.loads((tokens / "meta.json").read_text("utf-8"))["vocab_size"]
     command = [sys.executable, str(ROOT / "benchmarks" / "peer_steps.py"), which, str(clone.resolve())]
@@ -146,7 +150,7 @@ def theirs(
     elif how == "eager":
         command.append(how)
     done = run_watched(command, {"TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor")})
-    return "fp32", json.loads(done.output.splitlines()[-1]), done.peak_bytes
+    return "fp32", json.loads(done.output.splitlines()[-1]), done
 
 
 def in_turns(which: str, clone: Path, arguments: argparse.Namespace, folder: Path) -> dict[str, Measured]:
@@ -159,16 +163,19 @@ def in_turns(which: str, clone: Path, arguments: argparse.Namespace, folder: Pat
         for name, measured in found.items():
             if name.startswith(OURS):
                 options = ["--precision", "fp32"] if name == OURS_FP32 else []
-                precision, ends, peak = ours(preset, tokens, steps, folder, options)
+                precision, ends, done = ours(preset, tokens, steps, folder, options)
             else:
                 how = name.rpartition(", ")[2]
-                precision, ends, peak = theirs(which, clone, tokens, steps, folder, how)
+                precision, ends, done = theirs(which, clone, tokens, steps, folder, how)
             seconds = [later - sooner for sooner, later in itertools.pairwise(ends)]
             measured.precision = precision
             measured.rounds.append(seconds[max(0, arguments.warmup - 1) :])
-            measured.peaks.append(peak)
+            measured.peaks.append(done.peak_bytes)
+            measured.own_peaks.append(done.own_peak_bytes)
             median = statistics.median(measured.rounds[-1])
-            print(f"round {number + 1}: {name}: {median:.3f} s, {peak / 1e6:.0f} MB", file=sys.stderr)
+            print(
+                f"round {number + 1}: {name}: {median:.3f} s, {done.peak_bytes / 1e6:.0f} MB", file=sys.stderr
+            )
     return found
 
 
@@ -189,7 +196,7 @@ def result_of(which: str, found: dict[str, Measured], gflops_peak: float) -> dic
                 "tokens_per_second": round(rate, 1),
                 "gflops": round(rate * flops / 1e9, 1),
                 "peak_bytes": measured.peak_bytes,
-                "peak_bytes_by_round": measured.peaks,
+                "own_peak_bytes": max(measured.own_peaks),
                 **{f"speed_over_{peer}": ratio(peer, measured, found) for peer in found if peer != name},
             }
         )
@@ -217,12 +224,14 @@ def show(result: dict[str, Any]) -> None:
     """A table of the programs, then what ours is of the others'."""
     print(f"\n{result['preset']}: {result['tokens_per_step']} tokens a step, ", end="")
     print(f"an fp32 matrix product here: {result['fp32_matmul_gflops']:.0f} GFLOP/s")
-    print(f"{'program':20} {'computes':>9} {'step':>9} {'tok/s':>8} {'GFLOP/s':>8} {'peak':>9}")
+    print(
+        f"{'program':20} {'computes':>9} {'step':>9} {'tok/s':>8} {'GFLOP/s':>8} {'peak':>9} {'its own':>9}"
+    )
     for program in result["programs"]:
         print(
             f"{program['program']:20} {program['precision']:>9} {program['step_seconds']:7.3f} s"
             f" {program['tokens_per_second']:8.0f} {program['gflops']:8.1f}"
-            f" {program['peak_bytes'] / 1e6:6.0f} MB"
+            f" {program['peak_bytes'] / 1e6:6.0f} MB {program['own_peak_bytes'] / 1e6:6.0f} MB"
         )
     peers = [p["program"] for p in result["programs"] if not p["program"].startswith(OURS)]
     for program in result["programs"][:2]:
