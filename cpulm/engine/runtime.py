@@ -23,8 +23,9 @@ from cpulm.native.kernels import Kernels
 from cpulm.native.library import KernelsUnavailableError, compiled
 from cpulm.settings import RuntimeSettings
 
-# A cold compilation took 22 to 48 s at 10.7 M parameters on two cores and made a step a quarter faster, so
-# a run has to be several times longer than that before the gain is sure.
+# Without the compiled kernels a cold compilation took 22 to 48 s at 10.7 M parameters (2 cores, AVX-512,
+# torch 2.13) and made a step a quarter faster, so a run has to be several times longer than that before the
+# gain is sure.
 COMPILE_PAYS_AFTER_SECONDS = 1200.0
 
 
