@@ -18,6 +18,7 @@ and costs nothing while its bytes count.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import math
@@ -165,7 +166,8 @@ def load_nanogpt(clone: Path, checkpoint: Path) -> tuple[torch.nn.Module, int]:
     peer = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(peer)
     saved = torch.load(checkpoint, map_location="cpu")
-    model: torch.nn.Module = peer.GPT(peer.GPTConfig(**saved["model_args"]))
+    with contextlib.redirect_stdout(sys.stderr):
+        model: torch.nn.Module = peer.GPT(peer.GPTConfig(**saved["model_args"]))
     model.load_state_dict(saved["model"])
     return model.eval(), int(saved["iter_num"])
 
