@@ -159,7 +159,7 @@ def sample(snapshot: Snapshot, width: int, height: int) -> list[Line]:
     """The newest text from the model, its prompt set apart, folded and cut to the room."""
     made = snapshot.sample
     if made is None:
-        return [[text(" the first sample comes with the first validation"[:width], Palette.faint)]]
+        return [[text(" comes with each validation"[:width], Palette.faint)]]
     prompt = harmless(made.prompt, keep_lines=True)
     body = harmless(made.text, keep_lines=True)
     lines: list[Line] = []

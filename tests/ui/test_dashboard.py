@@ -212,6 +212,14 @@ def test_odd_numbers_crash_nothing(events: list[Event], value: float) -> None:
         lines_of(render_summary(folded(odd), width), width, height)
 
 
+@pytest.mark.parametrize(("width", "height"), [(60, 15), (80, 24), (140, 40)])
+def test_where_there_is_no_sample_yet_the_panel_says_when_in_full(
+    events: list[Event], width: int, height: int
+) -> None:
+    shown = "\n".join(screen(running(events, 2), width, height))
+    assert re.search(r"│ comes with each validation *│", shown)
+
+
 def test_no_sample_can_command_the_terminal(events: list[Event]) -> None:
     nasty = "".join(map(chr, range(0x20))) + "\x7f\x9b\u202e\u2028 [bold]é\u0301 \U0001f600 日本語\n" * 3
     snapshot = fold(running(events), SampleMade(step=90, prompt="a\nb ", text=nasty))
