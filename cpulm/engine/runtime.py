@@ -19,6 +19,7 @@ from cpulm.engine.sysinfo import BF16_SETS, Machine, choose
 from cpulm.errors import SettingsError
 from cpulm.model.quantized import TorchQuantizer
 from cpulm.model.transformer import Transformer
+from cpulm.native.int8 import Int8Kernels
 from cpulm.native.kernels import Kernels
 from cpulm.native.library import KernelsUnavailableError, compiled
 from cpulm.settings import RuntimeSettings
@@ -61,14 +62,14 @@ class Runtime:
         }
 
     @property
-    def int8_kernels(self) -> Kernels | None:
-        """The kernels, where int8 is the precision."""
-        return self.kernels if self.precision == "int8" else None
+    def int8_kernels(self) -> Int8Kernels | None:
+        """The kernels for int8, where that is the precision and they have them."""
+        return self.kernels.int8 if self.kernels is not None and self.precision == "int8" else None
 
     def equip(self, model: Transformer) -> None:
         """Have the parts of ``model`` computed as was chosen."""
         model.use_kernels(self.kernels)
-        model.use_int8((self.kernels or TorchQuantizer()) if self.precision == "int8" else None)
+        model.use_int8((self.int8_kernels or TorchQuantizer()) if self.precision == "int8" else None)
 
     def noting(self, note: str, **changes: Any) -> Runtime:
         """A copy with one note more."""
@@ -191,7 +192,9 @@ def _precision(
         return "fp32", "fp32: on mps"
     said = "fp32: no int8 and no bf16 instructions on this CPU"
     if block is not None and fast_int8(machine.instruction_sets):
-        chosen, said = choose_int8(block, kernels, measured_on(machine, kernels), remembered_precisions())
+        quantizer = None if kernels is None else kernels.int8
+        measured = measured_on(machine, kernels)
+        chosen, said = choose_int8(block, quantizer, measured, remembered_precisions())
         if chosen == "int8":
             return chosen, said
     if not any(name in machine.instruction_sets for name in BF16_SETS):

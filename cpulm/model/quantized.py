@@ -14,43 +14,58 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from cpulm.native.int8 import Factor
+
 LARGEST = 127.0
 
 
 class Quantizer(Protocol):
-    """What turns numbers into int8 and back; see :class:`cpulm.native.kernels.Kernels`."""
+    """What makes factors in int8 of matrices and multiplies them; see
+    :class:`cpulm.native.int8.Int8Kernels`."""
 
     @property
     def lanes(self) -> int:
         """What the widths of its matrices have to be multiples of."""
         ...
 
-    def quantize_rows(self, x: Tensor) -> tuple[Tensor, Tensor]: ...
-    def quantize(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]: ...
-    def rescale(
-        self, sums: Tensor, row_scale: Tensor, column_scale: Tensor, bias: Tensor | None
-    ) -> Tensor: ...
+    def left_and_right(self, x: Tensor) -> tuple[Factor, Factor]: ...
+    def left_both(self, x: Tensor) -> tuple[Factor, Factor]: ...
+    def right_both(self, x: Tensor) -> tuple[Factor, Factor]: ...
+    def product(self, left: Factor, right: Factor, bias: Tensor | None = None) -> Tensor: ...
 
 
 class TorchQuantizer:
-    """Quantizing with torch's own functions, for machines without a compiler."""
+    """In torch's own functions, for machines without a compiler."""
 
     lanes = 1
 
-    def quantize_rows(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x [M, K] as int8, and a scale for each row [M]."""
-        scale = x.abs().amax(1, keepdim=True).mul_(1 / LARGEST)
-        return (x / scale.clamp(min=1e-30)).round_().to(torch.int8), scale.squeeze(1)
+    def left_and_right(self, x: Tensor) -> tuple[Factor, Factor]:
+        """x [M, K] as a left factor, and as a right one [M, K] of products that sum over M."""
+        return _rounded(x, 1), _rounded(x, 0)
 
-    def quantize(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """x [M, K] as int8 with a scale for each row [M], and with a scale for each column [K]."""
-        scale = x.abs().amax(0).mul_(1 / LARGEST)
-        return *self.quantize_rows(x), (x / scale.clamp(min=1e-30)).round_().to(torch.int8), scale
+    def left_both(self, x: Tensor) -> tuple[Factor, Factor]:
+        """x [M, K] as a left factor, and its transpose [K, M] as one."""
+        return _rounded(x, 1), _transposed(_rounded(x, 0))
 
-    def rescale(self, sums: Tensor, row_scale: Tensor, column_scale: Tensor, bias: Tensor | None) -> Tensor:
-        """Int32 sums [M, N] as float32."""
-        scaled = sums.mul(row_scale.unsqueeze(1)).mul_(column_scale)
+    def right_both(self, x: Tensor) -> tuple[Factor, Factor]:
+        """The transpose [K, M] of x [M, K] as a right factor, and x itself as one."""
+        return _transposed(_rounded(x, 1)), _rounded(x, 0)
+
+    def product(self, left: Factor, right: Factor, bias: Tensor | None = None) -> Tensor:
+        """``left right + bias`` [M, N] in float32."""
+        sums = torch._int_mm(left.values, right.values)
+        scaled = sums.mul(left.scale.unsqueeze(1)).mul_(right.scale)
         return scaled if bias is None else scaled.add_(bias)
+
+
+def _rounded(x: Tensor, dim: int) -> Factor:
+    """x with a scale for each row (``dim`` 1) or column (0); the largest of each becomes 127."""
+    scale = x.abs().amax(dim, keepdim=True).mul_(1 / LARGEST)
+    return Factor((x / scale.clamp(min=1e-30)).round_().to(torch.int8), scale.squeeze(dim))
+
+
+def _transposed(factor: Factor) -> Factor:
+    return Factor(factor.values.t(), factor.scale)
 
 
 def fits(quantizer: Quantizer, inputs: int, outputs: int) -> bool:
@@ -76,21 +91,20 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, quantizer: Quantizer, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         rows = x.reshape(-1, x.size(-1)).contiguous()
-        x_rows, x_row_scale, x_columns, x_column_scale = quantizer.quantize(rows)
-        w_rows, w_row_scale, w_columns, w_column_scale = quantizer.quantize(weight)
+        x_left, x_right = quantizer.left_and_right(rows)
+        transposed, w_right = quantizer.right_both(weight)
         ctx.quantizer, ctx.shape, ctx.with_bias = quantizer, x.shape, bias is not None
-        ctx.save_for_backward(x_columns, x_column_scale, w_columns, w_column_scale)
-        y = quantizer.rescale(torch._int_mm(x_rows, w_rows.t()), x_row_scale, w_row_scale, bias)
-        return y.view(*x.shape[:-1], -1)
+        ctx.save_for_backward(x_right.values, x_right.scale, w_right.values, w_right.scale)
+        return quantizer.product(x_left, transposed, bias).view(*x.shape[:-1], -1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, Tensor, Tensor | None]:
         quantizer: Quantizer = ctx.quantizer
-        x_columns, x_column_scale, w_columns, w_column_scale = ctx.saved_tensors
+        x_values, x_scale, w_values, w_scale = ctx.saved_tensors
         rows = grad.reshape(-1, grad.size(-1)).contiguous()
-        g_rows, g_row_scale, g_columns, g_column_scale = quantizer.quantize(rows)
-        dx = quantizer.rescale(torch._int_mm(g_rows, w_columns), g_row_scale, w_column_scale, None)
-        dw = quantizer.rescale(torch._int_mm(g_columns.t(), x_columns), g_column_scale, x_column_scale, None)
+        g_left, g_transposed = quantizer.left_both(rows)
+        dx = quantizer.product(g_left, Factor(w_values, w_scale))
+        dw = quantizer.product(g_transposed, Factor(x_values, x_scale))
         bias_grad = rows.sum(0) if ctx.with_bias else None
         return None, dx.view(ctx.shape), dw, bias_grad

@@ -12,21 +12,21 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from cpulm.native.kernels import Kernels
+from cpulm.native.int8 import Int8Kernels
 
 LOGITS_AT_ONCE = 1 << 22
-"""Int32 sums in one chunk: 16 MiB."""
+"""In one chunk: 16 MiB."""
 
 MOST_ROWS = 1 << 16
 """In one chunk: so many products of two int8 cannot leave an int32."""
 
 
-def fits(kernels: Kernels, weight: Tensor) -> bool:
+def fits(kernels: Int8Kernels, weight: Tensor) -> bool:
     """Whether the kernels can take a head [V, D]."""
     return weight.size(0) % kernels.lanes == weight.size(1) % kernels.lanes == 0
 
 
-def head_loss(kernels: Kernels, x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+def head_loss(kernels: Int8Kernels, x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """As :func:`cpulm.model.fused.head_loss`."""
     apply: Callable[..., Tensor] = _HeadLoss.apply
     return apply(kernels, x, weight, targets)
@@ -41,8 +41,8 @@ class _HeadLoss(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, kernels: Kernels, x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-        w_rows, w_row_scale, w_columns, w_column_scale = kernels.quantize(weight)
+    def forward(ctx: Any, kernels: Int8Kernels, x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+        transposed, w_right = kernels.right_both(weight)
         grad_x, grad_weight = torch.empty_like(x), torch.zeros_like(weight)
         counted = targets >= 0
         ones = counted.to(x.dtype).unsqueeze(1)
@@ -52,14 +52,13 @@ class _HeadLoss(torch.autograd.Function):
         chunk = min(MOST_ROWS, max(64, LOGITS_AT_ONCE // weight.size(0)))
         for start in range(0, x.size(0), chunk):
             some = slice(start, start + chunk)
-            x_rows, x_row_scale = kernels.quantize_rows(x[some])
-            sums = torch._int_mm(x_rows, w_rows.t())
-            losses, p, p_scale = kernels.softmax(sums, x_row_scale, w_row_scale, targets[some])
+            logits = kernels.product(kernels.left(x[some]), transposed)
+            losses, p = kernels.softmax(logits, targets[some])
             total += losses.sum()
-            dx = kernels.rescale(torch._int_mm(p, w_columns), p_scale, w_column_scale, None)
+            dx = kernels.product(p, w_right)
             torch.addcmul(dx, weight[entries[some]], ones[some], value=-1.0, out=grad_x[some])
-            _, _, scaled, scale = kernels.quantize(x[some] * p_scale.unsqueeze(1))
-            grad_weight += kernels.rescale(torch._int_mm(p.t(), scaled), even, scale, None)
+            scaled = kernels.right(x[some] * p.scale.unsqueeze(1))
+            kernels.product(kernels.turned_left(p.values, even), scaled, add_to=grad_weight)
         grad_weight.index_add_(0, entries, x * ones, alpha=-1.0)
         number = counted.sum()
         ctx.save_for_backward(grad_x, grad_weight, number)

@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from cpulm.model import fused, native_ops, quantized, quantized_head
 from cpulm.model.cache import KVCache
 from cpulm.model.quantized import Quantizer
+from cpulm.native.int8 import Int8Kernels
 from cpulm.native.kernels import Heads, Kernels, Turn
 from cpulm.settings import ModelSettings
 
@@ -223,7 +224,7 @@ class Transformer(nn.Module):
     def __init__(self, settings: ModelSettings, vocab_size: int) -> None:
         super().__init__()
         self.settings, self.vocab_size = settings, vocab_size
-        self.head_kernels: Kernels | None = None
+        self.head_kernels: Int8Kernels | None = None
         self.wte = Embedding(vocab_size, settings.n_embd)
         self.wpe = Embedding(settings.block_size, settings.n_embd) if settings.position == "learned" else None
         self.dropout = Dropout(settings.dropout)
@@ -251,8 +252,8 @@ class Transformer(nn.Module):
 
     def use_int8(self, quantizer: Quantizer | None) -> None:
         """Train the linear layers in int8, where they fit; None: in fp32. The head's wants the kernels."""
-        usable = isinstance(quantizer, Kernels) and quantized_head.fits(quantizer, self.head_weight)
-        self.head_kernels = quantizer if isinstance(quantizer, Kernels) and usable else None
+        usable = isinstance(quantizer, Int8Kernels) and quantized_head.fits(quantizer, self.head_weight)
+        self.head_kernels = quantizer if isinstance(quantizer, Int8Kernels) and usable else None
         for module in self.blocks.modules():
             if isinstance(module, Linear):
                 taken = quantizer is not None and quantized.fits(

@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-SOURCES = ("kernels.cpp", "attention.h", "product.h", "vector.h")
+SOURCES = ("kernels.cpp", "attention.h", "product.h", "int8.h", "dots.h", "parts.h", "vector.h")
 COMPILE_SECONDS = 120.0
 """How long a compiler may take; GCC 12 took two seconds."""
 

@@ -4,6 +4,10 @@
 #include <cstdlib>
 #include <cstring>
 
+#if defined(__AVX__)
+#include <immintrin.h>
+#endif
+
 #if defined(__AVX512F__)
 constexpr int LANES = 16, TILE_ROWS = 6, TILE_VECTORS = 4;
 #elif defined(__AVX__)
@@ -18,13 +22,41 @@ typedef uint32_t Words __attribute__((vector_size(LANES * 4)));
 typedef int8_t Bytes __attribute__((vector_size(LANES)));
 typedef float FloatsAnywhere __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 typedef int32_t IntsAnywhere __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+typedef uint32_t WordsAnywhere __attribute__((vector_size(LANES * 4), aligned(1), may_alias));
 typedef int8_t BytesAnywhere __attribute__((vector_size(LANES), aligned(1), may_alias));
 
 static inline Floats load(const float *p) { return *(const FloatsAnywhere *)p; }
 static inline void store(float *p, Floats v) { *(FloatsAnywhere *)p = v; }
+static inline Words words(const void *p) { return *(const WordsAnywhere *)p; }
+
+// Past the caches, for what is too large to stay there: saves reading the place before it is written.
+static inline void stream(float *aligned, Floats v) {
+#if defined(__AVX512F__)
+    _mm512_stream_ps(aligned, (__m512)v);
+#elif defined(__AVX__)
+    _mm256_stream_ps(aligned, (__m256)v);
+#else
+    store(aligned, v);
+#endif
+}
+
+static inline void streamed() {
+#if defined(__AVX__)
+    _mm_sfence();
+#endif
+}
+
 static inline Floats all(float value) { return Floats{} + value; }
+#if defined(__AVX512F__) // what compilers make of the comparison takes twice as long
+static inline Floats larger(Floats a, Floats b) { return (Floats)_mm512_max_ps((__m512)a, (__m512)b); }
+static inline Ints larger(Ints a, Ints b) { return (Ints)_mm512_max_epi32((__m512i)a, (__m512i)b); }
+#else
 static inline Floats larger(Floats a, Floats b) { return a > b ? a : b; }
-static inline Floats magnitude(Floats v) { return (Floats)((Words)v & (Words{} + 0x7fffffffu)); }
+static inline Ints larger(Ints a, Ints b) { return a > b ? a : b; }
+#endif
+
+// |v| as the bits that stand for it, whose order as whole numbers is that of the magnitudes, with NaN above them all.
+static inline Ints magnitude(Floats v) { return (Ints)v & 0x7fffffff; }
 
 typedef float Quads __attribute__((vector_size(16)));
 
@@ -36,14 +68,39 @@ static inline float sum(Floats v) {
 }
 
 static inline float largest(Floats v) {
-    float most = v[0];
+    Quads parts[LANES / 4], most;
+    memcpy(parts, &v, sizeof v);
+    most = parts[0];
+    for (int i = 1; i < LANES / 4; i++) most = parts[i] > most ? parts[i] : most;
+    float a = most[0] > most[1] ? most[0] : most[1], b = most[2] > most[3] ? most[2] : most[3];
+    return a > b ? a : b;
+}
+
+// The float32 of the largest of such bits.
+static inline float largest_magnitude(Ints v) {
+    int32_t most = v[0];
     for (int i = 1; i < LANES; i++) most = v[i] > most ? v[i] : most;
-    return most;
+    float value;
+    memcpy(&value, &most, sizeof value);
+    return value;
 }
 
 static inline Ints nearest(Floats v) {
     Floats half = v < 0.0f ? all(-0.5f) : all(0.5f);
     return __builtin_convertvector(v + half, Ints);
+}
+
+// Float32 whose magnitude is below 2^21, plus this, has the nearest whole number in its lowest bytes.
+constexpr float ROUNDS = 12582912.0f;
+static inline Words rounded(Floats v) { return (Words)(v + ROUNDS); }
+
+// The lowest byte of each lane of whole numbers.
+static inline void store_bytes(void *p, Words v) {
+#if defined(__AVX512F__) // GCC 12 takes the bytes out one by one where it knows that the rest is not needed
+    *(BytesAnywhere *)p = (Bytes)_mm512_cvtepi32_epi8((__m512i)v);
+#else
+    *(BytesAnywhere *)p = __builtin_convertvector((Ints)v, Bytes);
+#endif
 }
 
 // e^v to about 2 units in the last place: v = n ln 2 + r, a polynomial in r (Cephes' expf), 2^n by its bits.

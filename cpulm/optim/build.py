@@ -9,14 +9,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from cpulm.native.kernels import Kernels
+from cpulm.native.int8 import Int8Kernels
 from cpulm.optim.muon import Muon
 from cpulm.settings import TrainSettings
 
 Optimizers = list[torch.optim.Optimizer]
 
 
-def build_optimizers(model: nn.Module, settings: TrainSettings, int8: Kernels | None = None) -> Optimizers:
+def build_optimizers(
+    model: nn.Module, settings: TrainSettings, int8: Int8Kernels | None = None
+) -> Optimizers:
     """The optimizers that together update every parameter of ``model`` once.
 
     =========================================  ==========================  ============

@@ -14,7 +14,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
-from cpulm.native.kernels import Kernels
+from cpulm.native.int8 import Int8Kernels
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Quintic Newton-Schulz with the steepest slope at zero; singular values end within about 0.7 .. 1.2."""
@@ -31,7 +31,7 @@ ELEMENTS_AT_ONCE = 1 << 22
 """Elements in one batch of matrices: enough to keep the products busy, and no second copy of the model."""
 
 
-def orthogonalise(matrices: Tensor, kernels: Kernels | None = None) -> Tensor:
+def orthogonalise(matrices: Tensor, kernels: Int8Kernels | None = None) -> Tensor:
     """Replace the singular values of each matrix by ones, approximately: ``U S V^T`` gives ``U V^T``.
 
     Args:
@@ -55,7 +55,7 @@ def orthogonalise(matrices: Tensor, kernels: Kernels | None = None) -> Tensor:
     return x if wide else x.mT
 
 
-def _fits_int8(x: Tensor, kernels: Kernels) -> bool:
+def _fits_int8(x: Tensor, kernels: Int8Kernels) -> bool:
     rows, cols = x.shape[1:]
     return (
         x.dtype is torch.float32
@@ -65,7 +65,7 @@ def _fits_int8(x: Tensor, kernels: Kernels) -> bool:
     )
 
 
-def _iterated_in_int8(x: Tensor, kernels: Kernels) -> Tensor:
+def _iterated_in_int8(x: Tensor, kernels: Int8Kernels) -> Tensor:
     """The iteration of one wide matrix."""
     for _ in range(ITERATIONS):
         x = kernels.polynomial(x, *COEFFICIENTS)
@@ -94,7 +94,7 @@ class Muon(torch.optim.Optimizer):
         lr: float = 0.02,
         momentum: float = 0.95,
         weight_decay: float = 0.0,
-        kernels: Kernels | None = None,
+        kernels: Int8Kernels | None = None,
     ) -> None:
         self._kernels = kernels
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "block_rows": None}

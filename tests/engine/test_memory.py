@@ -63,8 +63,9 @@ def parts_of(settings: Settings, way: Arithmetic) -> tuple[Transformer, list[tor
     model.init_weights(0)
     used = kernels() if way.lanes else None
     model.use_kernels(used)
-    model.use_int8(used if way.int8 else None)
-    optimizers = build_optimizers(model, settings.train, used if way.int8 else None)
+    int8 = used.int8 if used is not None and way.int8 else None
+    model.use_int8(int8)
+    optimizers = build_optimizers(model, settings.train, int8)
     batch, block = settings.train.micro_batch_size, settings.model.block_size
     tokens = np.random.default_rng(0).integers(0, VOCAB, 4 * batch * block + 1).astype(np.uint32)
     return model, optimizers, Loader(tokens, block, batch, 0)

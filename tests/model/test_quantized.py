@@ -15,40 +15,111 @@ from cpulm.engine.remembered import Ratios
 from cpulm.model import fused, quantized, quantized_head
 from cpulm.model.quantized import Quantizer, TorchQuantizer
 from cpulm.model.transformer import Transformer
+from cpulm.native import library
+from cpulm.native.int8 import Int8Kernels
 from cpulm.native.kernels import Kernels
-from cpulm.native.library import compiled
 from cpulm.settings import ModelSettings
 
+WIDTHS = {"kernels": None, "8 lanes": ("-mavx2", "-mfma"), "4 lanes": ("-msse2",)}
+"""What the kernels are compiled for; None: for this CPU."""
 
-@pytest.fixture(scope="module", params=["torch", "kernels"])
+
+@pytest.fixture(scope="module", params=["torch", *WIDTHS])
 def quantizer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Quantizer:
     if request.param == "torch":
         return TorchQuantizer()
     compiler, problem = find_compiler()
     if compiler is None or "MSVC" in compiler.version:
         pytest.skip(f"no compiler that takes GCC's options: {problem}")
-    folder = tmp_path_factory.mktemp("kernels")
-    return Kernels(compiled(compiler.command, compiler.version, "this machine", folder))
+    instructions = WIDTHS[request.param]
+    if instructions is not None and "-march=native" not in library._flags():
+        pytest.skip("other widths are of x86")
+    with pytest.MonkeyPatch.context() as patch:
+        if instructions is not None:
+            flags = [flag for flag in library._flags() if flag != "-march=native"]
+            patch.setattr(library, "_flags", lambda: [*flags, *instructions])
+        path = library.compiled(
+            compiler.command, compiler.version, "this machine", tmp_path_factory.mktemp("kernels")
+        )
+    kernels = Kernels(path)
+    # Without fast instructions the same functions are right, though slow.
+    return kernels.int8 or Int8Kernels(library.opened(path), kernels.lanes)
 
 
 def values(*shape: int, seed: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).requires_grad_()
 
 
-def test_both_ways_of_rounding_are_within_half_a_step(quantizer: Quantizer) -> None:
-    x = values(37, 48, seed=0).detach() * torch.logspace(-6, 6, 48)
-    by_row, row_scale, by_column, column_scale = quantizer.quantize(x)
-    assert by_row.dtype is by_column.dtype is torch.int8
-    assert ((by_row * row_scale[:, None] - x).abs() <= 0.5001 * row_scale[:, None]).all()
-    assert ((by_column * column_scale - x).abs() <= 0.5001 * column_scale).all()
-    rows, scale = quantizer.quantize_rows(x)
-    assert torch.equal(rows, by_row)
-    assert torch.equal(scale, row_scale)
+def signs(*shape: int, seed: int) -> Tensor:
+    """Numbers that int8 holds exactly, as the largest there are."""
+    return values(*shape, seed=seed).detach().sign()
+
+
+def one(size: int) -> Tensor:
+    """The unit matrix, which int8 holds exactly: a product with it is the other factor, rounded."""
+    return torch.eye(size)
+
+
+@pytest.mark.parametrize("rows", [37, 64, 96])
+@pytest.mark.parametrize("width", [16, 48, 80, 208])
+def test_factors_are_within_half_a_step(quantizer: Quantizer, rows: int, width: int) -> None:
+    x = values(rows, width, seed=0).detach() * torch.logspace(-6, 6, width)
+    by_row = x.abs().amax(1, keepdim=True) / 254 * 1.0001
+    by_column = x.abs().amax(0) / 254 * 1.0001
+    unit_left, unit_right = quantizer.left_and_right(one(width))
+    left, _ = quantizer.left_and_right(x)
+    assert ((quantizer.product(left, unit_right) - x).abs() <= by_row).all()
+    plain, turned = quantizer.left_both(x)
+    assert torch.equal(plain.values, left.values)
+    padded = torch.zeros(turned.values.size(1), max(16, -(-rows // 16) * 16))
+    padded.fill_diagonal_(1.0)
+    found = quantizer.product(turned, quantizer.left_and_right(padded)[1])[:, :rows]
+    assert ((found - x.t()).abs() <= by_column.unsqueeze(1)).all()
+    if rows % 16 == 0:
+        transposed, right = quantizer.right_both(x)
+        assert ((quantizer.product(unit_left, transposed) - x.t()).abs() <= by_row.t()).all()
+        assert (
+            (quantizer.product(quantizer.left_and_right(one(rows))[0], right) - x).abs() <= by_column
+        ).all()
+
+
+@pytest.mark.parametrize("rows", [1, 5, 64, 97, 200])
+@pytest.mark.parametrize("width", [16, 64, 112])
+@pytest.mark.parametrize("depth", [16, 528, 1104])
+def test_a_product_is_exact_but_for_the_rounding_of_its_factors(
+    quantizer: Quantizer, rows: int, width: int, depth: int
+) -> None:
+    """Also of the largest bytes, whose sums come near to what an int32 holds."""
+    if isinstance(quantizer, TorchQuantizer):
+        pytest.skip("torch's own product")
+    x, w, y = signs(rows, depth, seed=1), signs(width, depth, seed=2), signs(rows, width, seed=3)
+    left, (transposed, _) = quantizer.left_and_right(x)[0], quantizer.right_both(w)
+    torch.testing.assert_close(quantizer.product(left, transposed), x @ w.t(), rtol=1e-6, atol=1e-3)
+    found = quantizer.product(quantizer.left_both(x)[1], quantizer.left_and_right(y)[1])
+    torch.testing.assert_close(found, x.t() @ y, rtol=1e-6, atol=1e-3)
+
+
+def test_factors_that_do_not_fit_are_refused(quantizer: Quantizer) -> None:
+    if isinstance(quantizer, TorchQuantizer):
+        pytest.skip("torch refuses them itself")
+    left, right = quantizer.left_and_right(values(16, 32, seed=0).detach())
+    with pytest.raises(ValueError, match="no product"):
+        quantizer.product(left, right)
 
 
 def test_zeros_stay_zeros(quantizer: Quantizer) -> None:
-    for part in quantizer.quantize(torch.zeros(3, 16)):
-        assert not part.any()
+    left, right = quantizer.left_and_right(torch.zeros(16, 16))
+    assert not quantizer.product(left, right).any()
+    assert not left.scale.any()
+
+
+def test_what_is_not_a_number_stays_so(quantizer: Quantizer) -> None:
+    x = torch.ones(32, 32)
+    x[3, 5] = torch.nan
+    left, right = quantizer.left_and_right(x)
+    found = quantizer.product(left, right)
+    assert found[3].isnan().all()
+    assert found[:, 5].isnan().all()
 
 
 @pytest.mark.parametrize("with_bias", [False, True])
@@ -101,10 +172,10 @@ def test_layers_of_odd_widths_stay_in_fp32_with_the_kernels(quantizer: Quantizer
 
 
 def test_rows_that_end_in_the_middle_of_a_vector_are_refused_by_the_kernels(quantizer: Quantizer) -> None:
-    if not isinstance(quantizer, Kernels):
+    if isinstance(quantizer, TorchQuantizer):
         pytest.skip("torch takes any width")
     x = torch.zeros(4, quantizer.lanes + 1)
-    for refused in (quantizer.quantize, quantizer.quantize_rows):
+    for refused in (quantizer.left_and_right, quantizer.left_both, quantizer.right_both):
         with pytest.raises(ValueError, match="multiples"):
             refused(x)
 
@@ -117,8 +188,8 @@ def test_int8_is_not_chosen_for_widths_that_it_does_not_take(quantizer: Quantize
 
 
 @pytest.fixture
-def kernels(quantizer: Quantizer) -> Kernels:
-    if not isinstance(quantizer, Kernels):
+def kernels(quantizer: Quantizer) -> Int8Kernels:
+    if not isinstance(quantizer, Int8Kernels):
         pytest.skip("the head is quantized by the kernels only")
     return quantizer
 
@@ -132,7 +203,7 @@ def a_head() -> tuple[Tensor, Tensor, Tensor]:
 
 @pytest.mark.parametrize("logits_at_once", [512 * 64, 1 << 22])
 def test_the_head_is_within_one_part_in_fifty(
-    kernels: Kernels, logits_at_once: int, monkeypatch: pytest.MonkeyPatch
+    kernels: Int8Kernels, logits_at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(quantized_head, "LOGITS_AT_ONCE", logits_at_once)
     x, weight, targets = a_head()
@@ -145,14 +216,13 @@ def test_the_head_is_within_one_part_in_fifty(
     assert not torch.autograd.grad(quantized_head.head_loss(kernels, x, weight, targets), x)[0][::9].any()
 
 
-def test_small_probabilities_are_rounded_but_keep_their_mean(kernels: Kernels) -> None:
+def test_small_probabilities_are_rounded_but_keep_their_mean(kernels: Int8Kernels) -> None:
     """One logit of 6 among 4095 of 0: each of the small probabilities is a third of a step."""
-    sums = torch.zeros(200, 4096, dtype=torch.int32)
-    sums[:, 0] = torch.arange(60000, 60200)
-    even = torch.full((4096,), 1e-2)
+    logits = torch.zeros(200, 4096)
+    logits[:, 0] = torch.linspace(6.0, 6.02, 200)
     targets = torch.zeros(200, dtype=torch.int64)
-    exact = torch.softmax(sums * 1e-4, -1)
-    losses, p, scale = kernels.softmax(sums, torch.full((200,), 1e-2), even, targets)
+    exact = torch.softmax(logits, -1)
+    losses, (p, scale, _) = kernels.softmax(logits, targets)
     torch.testing.assert_close(losses, -exact[:, 0].log(), rtol=1e-4, atol=1e-4)
     found = p * scale[:, None]
     assert 0.2 < float((p[:, 1:] > 0).float().mean()) < 0.4
@@ -160,7 +230,6 @@ def test_small_probabilities_are_rounded_but_keep_their_mean(kernels: Kernels) -
     assert float(found[:, 1:].mean(0).std()) < 0.2 * float(exact[0, 1])
 
 
-def test_a_target_beyond_the_vocabulary_makes_no_loss(kernels: Kernels) -> None:
-    even = torch.ones(16)
-    losses, _, _ = kernels.softmax(torch.zeros(1, 16, dtype=torch.int32), even[:1], even, torch.tensor([16]))
+def test_a_target_beyond_the_vocabulary_makes_no_loss(kernels: Int8Kernels) -> None:
+    losses, _ = kernels.softmax(torch.zeros(1, 16), torch.tensor([16]))
     assert losses.isnan().all()

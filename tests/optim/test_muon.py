@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from cpulm.engine.machine.software import find_compiler
+from cpulm.native.int8 import Int8Kernels
 from cpulm.native.kernels import Kernels
-from cpulm.native.library import compiled
+from cpulm.native.library import compiled, opened
 from cpulm.optim.muon import Muon, orthogonalise
 
 SHAPES = [(12, 12), (12, 30), (30, 12), (12, 12), (4, 9)]
@@ -53,17 +54,19 @@ def test_zero_gives_zero() -> None:
 
 
 @pytest.fixture(scope="module")
-def kernels(tmp_path_factory: pytest.TempPathFactory) -> Kernels:
+def kernels(tmp_path_factory: pytest.TempPathFactory) -> Int8Kernels:
     compiler, problem = find_compiler()
     if compiler is None or "MSVC" in compiler.version:
         pytest.skip(f"no compiler that takes GCC's options: {problem}")
     folder = tmp_path_factory.mktemp("kernels")
-    return Kernels(compiled(compiler.command, compiler.version, "this machine", folder))
+    library = compiled(compiler.command, compiler.version, "this machine", folder)
+    kernels = Kernels(library)
+    return kernels.int8 or Int8Kernels(opened(library), kernels.lanes)
 
 
 @pytest.mark.parametrize("shape", [(2, 192, 192), (2, 192, 320), (1, 320, 192)], ids=str)
 def test_in_int8_singular_values_and_directions_are_nearly_the_same(
-    shape: tuple[int, ...], kernels: Kernels
+    shape: tuple[int, ...], kernels: Int8Kernels
 ) -> None:
     gradients = torch.randn(shape) * 1e-4
     exact, rounded = orthogonalise(gradients), orthogonalise(gradients, kernels)
@@ -73,7 +76,7 @@ def test_in_int8_singular_values_and_directions_are_nearly_the_same(
 
 
 @pytest.mark.parametrize("shape", [(2, 64, 320), (2, 200, 260), (2, 260, 200)], ids=str)
-def test_small_and_odd_matrices_stay_in_float32(shape: tuple[int, ...], kernels: Kernels) -> None:
+def test_small_and_odd_matrices_stay_in_float32(shape: tuple[int, ...], kernels: Int8Kernels) -> None:
     gradients = torch.randn(shape)
     assert torch.equal(orthogonalise(gradients), orthogonalise(gradients, kernels))
 

@@ -1,0 +1,48 @@
+"""Tensors and numbers as the compiled functions take them."""
+
+from __future__ import annotations
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+
+def at(tensor: Tensor | None) -> ctypes.c_void_p | None:
+    """Where a contiguous tensor begins."""
+    if tensor is None:
+        return None
+    assert tensor.is_contiguous()
+    return ctypes.c_void_p(tensor.data_ptr())
+
+
+def real(value: float) -> ctypes.c_float:
+    return ctypes.c_float(value)
+
+
+def long(value: int) -> ctypes.c_int64:
+    return ctypes.c_int64(value)
+
+
+def word(value: int) -> ctypes.c_uint32:
+    return ctypes.c_uint32(value)
+
+
+def threads() -> ctypes.c_int:
+    """As many as torch uses."""
+    return ctypes.c_int(torch.get_num_threads())
+
+
+def room(width: int) -> Tensor:
+    """Scratch memory for each thread's own sums over rows."""
+    return torch.empty(torch.get_num_threads(), width)
+
+
+def require_lanes(x: Tensor, lanes: int) -> None:
+    """A row that does not end with a vector would be written beyond its end.
+
+    Raises:
+        ValueError: where vectors of ``lanes`` numbers do not divide the rows of ``x``.
+    """
+    if x.size(-1) % lanes:
+        raise ValueError(f"rows of {x.size(-1)}: the kernels take multiples of {lanes}")

@@ -1,0 +1,226 @@
+// Training in int8: what turns matrices into factors of products and back, and what stands between products.
+// Conventions as in kernels.cpp; the layouts are explained in dots.h.
+#pragma once
+#include "dots.h"
+#include "parts.h"
+#include <cmath>
+
+constexpr long STREAM_FROM = 1 << 20; // bytes: what is larger would drive the factors out of the cache
+
+static inline void quantized_row(const float *x, long width, float most, int8_t *out, float *scale) {
+    *scale = most / 127.0f;
+    float inverse = most > 0 ? 127.0f / most : 0.0f;
+    for (long j = 0; j < width; j += LANES) store_bytes(out + j, rounded(load(x + j) * inverse));
+}
+
+// The largest magnitude of a row, and of `columns` so far: NaN where there is one.
+static inline float row_most(const float *x, long width, float *columns) {
+    Ints most = {};
+    for (long j = 0; j < width; j += LANES) {
+        Ints v = magnitude(load(x + j));
+        most = larger(v, most);
+        if (columns) store(columns + j, (Floats)larger(v, (Ints)load(columns + j)));
+    }
+    return largest_magnitude(most);
+}
+
+// Where in panels [depth, width] the quad `q` of the columns from `j` on stands, and how far apart columns are cut.
+struct Panels {
+    long quads, width;
+    long columns(long j) const {
+        long left = width - j / PANEL * PANEL;
+        return left < PANEL ? left : PANEL;
+    }
+    long at(long q, long j) const { return (j / PANEL * PANEL * quads + q * columns(j) + j % PANEL) * 4; }
+};
+
+static inline Words four_bytes(Words a, Words b, Words c, Words d) {
+    return (a & 255) | (b & 255) << 8 | (c & 255) << 16 | d << 24;
+}
+
+// One quad of rows of x, times a factor for each column, to panels; of the rows that are not `there`, zeros.
+static inline void panel_quad(const float *x, long there, const float *factors, const Panels &panels, long q,
+                              uint8_t *out, uint32_t flip) {
+    long width = panels.width, second = there > 1 ? width : 0, third = there > 2 ? 2 * width : 0;
+    long fourth = there > 3 ? 3 * width : 0;
+    float b = there > 1, c = there > 2, d = there > 3;
+    for (long first = 0; first < width; first += PANEL) {
+        long columns = panels.columns(first);
+        uint8_t *at = out + panels.at(q, first);
+        for (long j = first; j < first + columns; j += LANES) {
+            Floats factor = load(factors + j);
+            const float *row = x + j;
+            Words four = four_bytes(rounded(load(row) * factor), rounded(load(row + second) * factor * b),
+                                    rounded(load(row + third) * factor * c), rounded(load(row + fourth) * factor * d));
+            *(WordsAnywhere *)(at + (j - first) * 4) = four ^ flip;
+        }
+    }
+}
+
+extern "C" {
+
+// Whether products of int8 are faster than those of float32 here.
+int cpulm_fast_int8() { return FAST_DOTS; }
+
+// x [rows, width] to int8 with a scale a row, and to panels with a scale a column; either may be left out.
+// `flip` is 0x80 in each byte of a word for panels of a right factor, 0 for those of a left one. Missing rows of the
+// last quad count as zeros. `room` [threads, width].
+void cpulm_quantize(const float *x, int64_t rows, int64_t width, int8_t *by_row, float *row_scale, uint8_t *by_column,
+                    float *column_scale, uint32_t flip, float *room, int threads) {
+    if (by_column) memset(room, 0, (long)threads * width * sizeof(float));
+    Panels panels = {(rows + 3) / 4, width};
+#pragma omp parallel num_threads(threads)
+    {
+        Part part(panels.quads, threads);
+        long end = part.end * 4 < rows ? part.end * 4 : rows;
+        float *columns = by_column ? room + (long)omp_get_thread_num() * width : nullptr;
+        for (long i = part.begin * 4; i < end; i++) {
+            float most = row_most(x + i * width, width, columns);
+            if (by_row) quantized_row(x + i * width, width, most, by_row + i * width, row_scale + i);
+        }
+        if (by_column) {
+#pragma omp barrier
+#pragma omp single
+            for (long j = 0; j < width; j++) {
+                float most = room[j];
+                for (int n = 1; n < threads; n++) {
+                    float other = room[n * width + j];
+                    most = most >= other || most != most ? most : other;
+                }
+                column_scale[j] = most / 127.0f;
+                room[j] = most > 0 ? 127.0f / most : 0.0f;
+            }
+            for (long q = part.begin; q < part.end; q++)
+                panel_quad(x + q * 4 * width, rows - q * 4, room, panels, q, by_column, flip);
+        }
+    }
+}
+
+// x [rows, width] of int8 to the panels of its transpose, as a right factor.
+void cpulm_turn_rows(const int8_t *x, int64_t rows, int64_t width, uint8_t *out, int threads) {
+    Panels panels = {width / 4, rows};
+#pragma omp parallel num_threads(threads)
+    {
+        Part part((rows + LANES - 1) / LANES, threads);
+        for (long i = part.begin * LANES; i < part.end * LANES; i += LANES)
+            for (long q = 0; q < width / 4; q++)
+                for (long n = i; n < i + LANES; n++)
+                    *(Word *)(out + panels.at(q, i) + (n - i) * 4) = *(const Word *)(x + n * width + q * 4) ^ 0x80808080u;
+    }
+}
+
+// x [rows, width] of int8 to its panels, as the transpose of a left factor. The last quad's missing rows are zeros.
+void cpulm_turn_columns(const int8_t *x, int64_t rows, int64_t width, uint8_t *out, int threads) {
+    Panels panels = {(rows + 3) / 4, width};
+#pragma omp parallel num_threads(threads)
+    {
+        Part part(panels.quads, threads);
+        for (long q = part.begin; q < part.end; q++)
+            for (long j = 0; j < width; j += LANES) {
+                Words four[4] = {};
+                for (int n = 0; n < 4 && q * 4 + n < rows; n++)
+                    four[n] = __builtin_convertvector(*(const BytesAnywhere *)(x + (q * 4 + n) * width + j), Words);
+                *(WordsAnywhere *)(out + panels.at(q, j)) = four_bytes(four[0], four[1], four[2], four[3]);
+            }
+    }
+}
+
+// left [rows, depth] times right [depth, cols], panels, with the scales of rows and columns, plus a bias, to out
+// [rows, cols]; `add`: to what stands there. `turned`: left is panels of its transpose. The depth is in whole quads.
+void cpulm_int8_product(const int8_t *left_at, int turned, const uint8_t *right, int64_t rows, int64_t cols,
+                        int64_t depth, const float *row_scale, const float *column_scale, const float *bias, float *out,
+                        int add, int threads) {
+    Left left = {left_at, rows, depth, turned != 0};
+    long block = left.block(), strips = (cols + PANEL - 1) / PANEL, blocks = (rows + block - 1) / block;
+    bool large = !add && rows * cols * (long)sizeof(float) >= STREAM_FROM && (uintptr_t)out % sizeof(Floats) == 0;
+#pragma omp parallel num_threads(threads)
+    {
+        Part part(blocks * strips, threads);
+        alignas(64) int32_t sums[ROW_BLOCK * PANEL], start[ROW_BLOCK];
+        for (long item = part.begin; item < part.end; item++) {
+            long row = item / strips * block, column = item % strips * PANEL;
+            long some = rows - row < block ? rows - row : block, width = cols - column < PANEL ? cols - column : PANEL;
+            if (item == part.begin || column == 0) dot_starts(left, row, some, start);
+            dot_block(left, row, some, right + column * depth, width, sums, start);
+            for (long i = 0; i < some; i++)
+                for (long j = 0; j < width; j += LANES) {
+                    float *at = out + (row + i) * cols + column + j;
+                    Floats v = __builtin_convertvector(*(const IntsAnywhere *)(sums + i * PANEL + j), Floats);
+                    v *= row_scale[row + i] * load(column_scale + column + j);
+                    if (bias) v += load(bias + column + j);
+                    if (large) stream(at, v);
+                    else store(at, add ? v + load(at) : v);
+                }
+        }
+        if (large) streamed();
+    }
+}
+
+// Logits [rows, width] to the loss of each row and to exp(logit - largest) as int8, whose `scale` makes
+// probabilities of them. Rounded up or down by chance, which keeps the mean of the many that are smaller than a
+// step; the chance is drawn from the row's largest logit, so that it comes out the same again. A row without a
+// target (negative) has loss and scale 0.
+void cpulm_softmax(const float *logits, int64_t rows, int64_t width, const int64_t *targets, float *loss,
+                   int8_t *by_row, float *scale, int threads) {
+#pragma omp parallel num_threads(threads)
+    {
+        Part part(rows, threads);
+        Words lanes;
+        for (int i = 0; i < LANES; i++) lanes[i] = i;
+        for (long i = part.begin; i < part.end; i++) {
+            const float *row = logits + i * width;
+            Floats most = all(-3.4e38f);
+            for (long j = 0; j < width; j += LANES) most = larger(load(row + j), most);
+            float top = largest(most), wanted = targets[i] < 0 ? 0 : targets[i] < width ? row[targets[i]] : __builtin_nanf("");
+            uint32_t bits;
+            memcpy(&bits, &top, sizeof bits);
+            Words seed = lanes + mixed(bits ^ mixed((uint32_t)i));
+            Floats total = {};
+            for (long j = 0; j < width; j += LANES) {
+                Floats e = exponential(load(row + j) - top);
+                total += e;
+                Ints chance = (Ints)(mixed(seed + (uint32_t)j) >> 8);
+                Floats up = __builtin_convertvector(chance, Floats) * 0x1p-24f;
+                Ints whole = __builtin_convertvector(e * 127.0f + up, Ints);
+                store_bytes(by_row + i * width + j, (Words)whole);
+            }
+            float all_of_it = sum(total);
+            loss[i] = targets[i] < 0 ? 0 : logf(all_of_it) + top - wanted;
+            scale[i] = targets[i] < 0 ? 0 : 1.0f / (127.0f * all_of_it);
+        }
+    }
+}
+
+// Between the products of Muon's iteration x' = a x + (b G + c G G) x, G = x xT [rows, rows]. The diagonals of G
+// and of the polynomial are far larger than the rest, which they would leave few of the 8 bits: they stay apart.
+// G = D + R to the diagonal D [rows] and R, in the place of G and as int8 by row.
+void cpulm_muon_gram(float *gram, int64_t rows, float *diagonal, int8_t *by_row, float *by_row_scale, int threads) {
+#pragma omp parallel num_threads(threads)
+    {
+        Part part(rows, threads);
+        for (long i = part.begin; i < part.end; i++) {
+            float *row = gram + i * rows;
+            diagonal[i] = row[i];
+            row[i] = 0;
+            quantized_row(row, rows, row_most(row, rows, nullptr), by_row + i * rows, by_row_scale + i);
+        }
+    }
+}
+
+// b G + c G G by row, from D, R and R R (which is overwritten); the diagonal, plus a, apart.
+void cpulm_muon_polynomial(float *square, int64_t rows, const float *rest, const float *diagonal, float a, float b,
+                           float c, float *new_diagonal, int8_t *by_row, float *by_row_scale, int threads) {
+#pragma omp parallel num_threads(threads)
+    {
+        Part part(rows, threads);
+        for (long i = part.begin; i < part.end; i++) {
+            float *row = square + i * rows, d = diagonal[i];
+            for (long j = 0; j < rows; j += LANES)
+                store(row + j, load(rest + i * rows + j) * (b + c * (load(diagonal + j) + d)) + load(row + j) * c);
+            new_diagonal[i] = row[i] + d * (b + c * d) + a;
+            row[i] = 0;
+            quantized_row(row, rows, row_most(row, rows, nullptr), by_row + i * rows, by_row_scale + i);
+        }
+    }
+}
+}

@@ -1,0 +1,162 @@
+"""Products of matrices rounded to int8, with everything between them, in compiled kernels.
+
+A product takes a left factor [M, K] with a scale for each row and a right one [K, N] with a scale for each
+column: the scales stay out of the sums, which are exact. The factors' layouts are the kernels' own.
+All tensors are contiguous float32 on the CPU unless said.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from cpulm.native.arguments import at, long, real, require_lanes, room, threads, word
+
+QUAD = 4
+"""Bytes along the sum that meet in one instruction: what its length is rounded up to."""
+
+_RIGHT = 0x80808080
+_LEFT = 0
+
+
+class Factor(NamedTuple):
+    """One factor of a product.
+
+    Attributes:
+        values: its numbers in int8, as [M, K] or [K, N], though not in that order in memory.
+        scale: [M] for a left factor, [N] for a right one.
+        turned: of a left factor, whether it was made from columns.
+    """
+
+    values: Tensor
+    scale: Tensor
+    turned: bool = False
+
+
+class Int8Kernels:
+    """The functions of one compiled library.
+
+    Args:
+        library: see :class:`cpulm.native.kernels.Kernels`.
+        lanes: numbers in one of its vectors.
+    """
+
+    def __init__(self, library: ctypes.CDLL, lanes: int) -> None:
+        self._library = library
+        self.lanes = lanes
+
+    def left(self, x: Tensor) -> Factor:
+        """x [M, K] as a left factor."""
+        return self._quantized(x, rows=True, columns=False)[0]
+
+    def right(self, x: Tensor) -> Factor:
+        """x [K, N] as a right factor."""
+        return self._quantized(x, rows=False, columns=True)[1]
+
+    def left_and_right(self, x: Tensor) -> tuple[Factor, Factor]:
+        """x [M, K] as a left factor, and as a right one [M, K] of products that sum over M."""
+        return self._quantized(x)
+
+    def left_both(self, x: Tensor) -> tuple[Factor, Factor]:
+        """x [M, K] as a left factor, and its transpose [K, M] as one."""
+        rows, columns = self._quantized(x, flip=_LEFT)
+        return rows, Factor(columns.values.t(), columns.scale, turned=True)
+
+    def right_both(self, x: Tensor) -> tuple[Factor, Factor]:
+        """The transpose [K, M] of x [M, K] as a right factor, and x itself as one."""
+        rows, columns = self._quantized(x)
+        return self.turned_right(rows), columns
+
+    def turned_right(self, factor: Factor) -> Factor:
+        """The transpose [K, M] of a left factor [M, K] as a right one, with the same scale."""
+        values = factor.values
+        require_lanes(values.mT, self.lanes)
+        rows, width = values.shape
+        out = values.new_empty(width, rows)
+        self._library.cpulm_turn_rows(at(values), long(rows), long(width), at(out), threads())
+        return Factor(out, factor.scale)
+
+    def turned_left(self, values: Tensor, scale: Tensor) -> Factor:
+        """The transpose [N, M] of int8 ``values`` [M, N] as a left factor, with a scale [N]."""
+        rows, width = values.shape
+        out = values.new_empty(_whole_quads(rows), width)
+        self._library.cpulm_turn_columns(at(values), long(rows), long(width), at(out), threads())
+        return Factor(out.t(), scale, turned=True)
+
+    def product(
+        self, left: Factor, right: Factor, bias: Tensor | None = None, add_to: Tensor | None = None
+    ) -> Tensor:
+        """``left right + bias`` [M, N]; or, in place, ``add_to`` [M, N] and that.
+
+        Raises:
+            ValueError: where the factors do not fit together, or the vectors do not divide N.
+        """
+        rows, depth = left.values.shape
+        cols = right.values.size(1)
+        if depth != right.values.size(0) or depth % QUAD:
+            raise ValueError(f"[{rows}, {depth}] times {list(right.values.shape)} is no product")
+        out = left.scale.new_empty(rows, cols) if add_to is None else add_to
+        require_lanes(out, self.lanes)
+        stored = left.values.t() if left.turned else left.values
+        self._library.cpulm_int8_product(
+            at(stored), ctypes.c_int(left.turned), at(right.values), long(rows), long(cols), long(depth),
+            at(left.scale), at(right.scale), at(bias), at(out), ctypes.c_int(add_to is not None), threads(),
+        )  # fmt: skip
+        return out
+
+    def softmax(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Factor]:
+        """Losses [M] in nats of logits [M, V], and their softmax as a left factor.
+
+        Args:
+            targets: [M] int64; where negative, loss and scale are 0, where V or more, the loss is NaN.
+        """
+        require_lanes(logits, self.lanes)
+        rows, width = logits.shape
+        losses, scale = logits.new_empty(rows), logits.new_empty(rows)
+        by_row = torch.empty_like(logits, dtype=torch.int8)
+        self._library.cpulm_softmax(
+            at(logits), long(rows), long(width), at(targets), at(losses), at(by_row), at(scale), threads()
+        )
+        return losses, Factor(by_row, scale)
+
+    def polynomial(self, x: Tensor, a: float, b: float, c: float) -> Tensor:
+        """``a x + (b G + c G G) x`` with G = x xᵀ for x [M, N], whose three products are of int8.
+
+        The diagonals of G and of the polynomial are kept in float32: they are much larger than the rest.
+        """
+        require_lanes(x.mT, self.lanes)
+        rows, columns = self.left_and_right(x)
+        size = x.size(0)
+        diagonal, new_diagonal, scale = x.new_empty(size), x.new_empty(size), x.new_empty(size)
+        by_row = rows.values.new_empty(size, size)
+        rest = self.product(rows, self.turned_right(rows))
+        self._library.cpulm_muon_gram(at(rest), long(size), at(diagonal), at(by_row), at(scale), threads())
+        some = Factor(by_row, scale)
+        square = self.product(some, self.turned_right(some))
+        self._library.cpulm_muon_polynomial(
+            at(square), long(size), at(rest), at(diagonal), real(a), real(b), real(c),
+            at(new_diagonal), at(by_row), at(scale), threads(),
+        )  # fmt: skip
+        return self.product(some, columns).addcmul_(x, new_diagonal.unsqueeze(1))
+
+    def _quantized(
+        self, x: Tensor, *, rows: bool = True, columns: bool = True, flip: int = _RIGHT
+    ) -> tuple[Factor, Factor]:
+        """x [M, K] by row as a left factor, and by column as what ``flip`` makes of it, [M, K]."""
+        require_lanes(x, self.lanes)
+        M, K = x.shape
+        by_row = torch.empty(M if rows else 0, K, dtype=torch.int8)
+        by_column = torch.empty(_whole_quads(M) if columns else 0, K, dtype=torch.int8)
+        row_scale, column_scale, own = x.new_empty(M), x.new_empty(K), room(K)
+        self._library.cpulm_quantize(
+            at(x), long(M), long(K), at(by_row) if rows else None, at(row_scale),
+            at(by_column) if columns else None, at(column_scale), word(flip), at(own), threads(),
+        )  # fmt: skip
+        return Factor(by_row, row_scale), Factor(by_column, column_scale)
+
+
+def _whole_quads(depth: int) -> int:
+    return (depth + QUAD - 1) // QUAD * QUAD
