@@ -81,9 +81,12 @@ static inline void turned_back(float *g, const float *x, const Turn &turn, int t
     }
 }
 
+// Rows and width are multiples of LANES.
 static inline void transposed(const float *x, int rows, int width, float *out, int out_row) {
-    for (int t = 0; t < rows; t++)
-        for (int d = 0; d < width; d++) out[(long)d * out_row + t] = x[(long)t * width + d];
+    for (int t = 0; t < rows; t += LANES)
+        for (int d = 0; d < width; d += LANES)
+            transposed_block((const Word *)x + (long)t * width + d, width, (Word *)out + (long)d * out_row + t,
+                             out_row, 0);
 }
 
 // The rows of one kind of one head, [tokens, width], zeros behind them.

@@ -9,8 +9,6 @@
 
 constexpr int PANEL = TILE_VECTORS * LANES, ROW_BLOCK = 16 * TILE_ROWS, DEPTH_BLOCK = 128;
 
-typedef uint32_t Word __attribute__((aligned(1), may_alias));
-
 #if defined(__AVX512VNNI__)
 constexpr bool FAST_DOTS = true;
 static inline Ints dots(Ints sums, Words positive, Words any) {

@@ -5,7 +5,7 @@
 #include "parts.h"
 #include <cmath>
 
-constexpr long STREAM_FROM = 1 << 20; // bytes: what is larger would drive the factors out of the cache
+constexpr long STREAM_FROM = 1 << 22; // bytes: what is larger would drive the factors out of the cache
 
 static inline void quantized_row(const float *x, long width, float most, int8_t *out, float *scale) {
     *scale = most / 127.0f;
@@ -102,10 +102,15 @@ void cpulm_turn_rows(const int8_t *x, int64_t rows, int64_t width, uint8_t *out,
 #pragma omp parallel num_threads(threads)
     {
         Part part((rows + LANES - 1) / LANES, threads);
-        for (long i = part.begin * LANES; i < part.end * LANES; i += LANES)
-            for (long q = 0; q < width / 4; q++)
-                for (long n = i; n < i + LANES; n++)
-                    *(Word *)(out + panels.at(q, i) + (n - i) * 4) = *(const Word *)(x + n * width + q * 4) ^ 0x80808080u;
+        for (long i = part.begin * LANES; i < part.end * LANES; i += LANES) {
+            long q = 0;
+            for (; q + LANES <= panels.quads; q += LANES)
+                transposed_block((const Word *)(x + i * width) + q, panels.quads, (Word *)(out + panels.at(q, i)),
+                                 panels.columns(i), 0x80808080u);
+            for (; q < panels.quads; q++)
+                for (long n = 0; n < LANES; n++)
+                    ((Word *)(out + panels.at(q, i)))[n] = *(const Word *)(x + (i + n) * width + q * 4) ^ 0x80808080u;
+        }
     }
 }
 
@@ -127,32 +132,52 @@ void cpulm_turn_columns(const int8_t *x, int64_t rows, int64_t width, uint8_t *o
 
 // left [rows, depth] times right [depth, cols], panels, with the scales of rows and columns, plus a bias, to out
 // [rows, cols]; `add`: to what stands there. `turned`: left is panels of its transpose. The depth is in whole quads.
+// `symmetric`: right is the transpose of left, so that half of the sums will do; without a bias.
 void cpulm_int8_product(const int8_t *left_at, int turned, const uint8_t *right, int64_t rows, int64_t cols,
                         int64_t depth, const float *row_scale, const float *column_scale, const float *bias, float *out,
-                        int add, int threads) {
+                        int add, int symmetric, int threads) {
     Left left = {left_at, rows, depth, turned != 0};
-    long block = left.block(), strips = (cols + PANEL - 1) / PANEL, blocks = (rows + block - 1) / block;
-    bool large = !add && rows * cols * (long)sizeof(float) >= STREAM_FROM && (uintptr_t)out % sizeof(Floats) == 0;
+    long block = left.block(), strips = (cols + PANEL - 1) / PANEL, all_items = 0;
+    bool large = !add && !symmetric && rows * cols * (long)sizeof(float) >= STREAM_FROM && (uintptr_t)out % sizeof(Floats) == 0;
+    // How many panels of the block of rows from `row` on are computed.
+    auto wanted = [&](long row) {
+        long reached = (row + block + PANEL - 1) / PANEL;
+        return symmetric && reached < strips ? reached : strips;
+    };
+    for (long row = 0; row < rows; row += block) all_items += wanted(row);
 #pragma omp parallel num_threads(threads)
     {
-        Part part(blocks * strips, threads);
+        Part part(all_items, threads);
         alignas(64) int32_t sums[ROW_BLOCK * PANEL], start[ROW_BLOCK];
-        for (long item = part.begin; item < part.end; item++) {
-            long row = item / strips * block, column = item % strips * PANEL;
-            long some = rows - row < block ? rows - row : block, width = cols - column < PANEL ? cols - column : PANEL;
-            if (item == part.begin || column == 0) dot_starts(left, row, some, start);
-            dot_block(left, row, some, right + column * depth, width, sums, start);
-            for (long i = 0; i < some; i++)
-                for (long j = 0; j < width; j += LANES) {
-                    float *at = out + (row + i) * cols + column + j;
-                    Floats v = __builtin_convertvector(*(const IntsAnywhere *)(sums + i * PANEL + j), Floats);
-                    v *= row_scale[row + i] * load(column_scale + column + j);
-                    if (bias) v += load(bias + column + j);
-                    if (large) stream(at, v);
-                    else store(at, add ? v + load(at) : v);
-                }
+        long item = 0;
+        for (long row = 0; row < rows && item < part.end; row += block) {
+            long some = rows - row < block ? rows - row : block, panels = wanted(row);
+            bool started = false;
+            for (long panel = 0; panel < panels; panel++, item++) {
+                if (item < part.begin || item >= part.end) continue;
+                if (!started) dot_starts(left, row, some, start);
+                started = true;
+                long column = panel * PANEL, width = cols - column < PANEL ? cols - column : PANEL;
+                dot_block(left, row, some, right + column * depth, width, sums, start);
+                for (long i = 0; i < some; i++)
+                    for (long j = 0; j < width; j += LANES) {
+                        float *at = out + (row + i) * cols + column + j;
+                        Floats v = __builtin_convertvector(*(const IntsAnywhere *)(sums + i * PANEL + j), Floats);
+                        v *= row_scale[row + i] * load(column_scale + column + j);
+                        if (bias) v += load(bias + column + j);
+                        if (large) stream(at, v);
+                        else store(at, add ? v + load(at) : v);
+                    }
+            }
         }
         if (large) streamed();
+        if (symmetric) {
+#pragma omp barrier
+            Part mirrored(rows / LANES, threads);
+            for (long i = mirrored.begin * LANES; i < mirrored.end * LANES; i += LANES)
+                for (long j = wanted(i / block * block) * PANEL; j < cols; j += LANES)
+                    transposed_block((const Word *)out + j * cols + i, cols, (Word *)out + i * cols + j, cols, 0);
+        }
     }
 }
 

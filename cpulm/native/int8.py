@@ -95,16 +95,17 @@ class Int8Kernels:
             ValueError: where the factors do not fit together, or the vectors do not divide N.
         """
         rows, depth = left.values.shape
-        cols = right.values.size(1)
         if depth != right.values.size(0) or depth % QUAD:
             raise ValueError(f"[{rows}, {depth}] times {list(right.values.shape)} is no product")
-        out = left.scale.new_empty(rows, cols) if add_to is None else add_to
-        require_lanes(out, self.lanes)
-        stored = left.values.t() if left.turned else left.values
-        self._library.cpulm_int8_product(
-            at(stored), ctypes.c_int(left.turned), at(right.values), long(rows), long(cols), long(depth),
-            at(left.scale), at(right.scale), at(bias), at(out), ctypes.c_int(add_to is not None), threads(),
-        )  # fmt: skip
+        out = left.scale.new_empty(rows, right.values.size(1)) if add_to is None else add_to
+        self._multiply(left, right, bias, out, add=add_to is not None)
+        return out
+
+    def gram(self, left: Factor) -> Tensor:
+        """``left leftᵀ`` [M, M], for less than the time of two other factors."""
+        right = self.turned_right(left)
+        out = left.scale.new_empty(left.values.size(0), left.values.size(0))
+        self._multiply(left, right, None, out, symmetric=True)
         return out
 
     def softmax(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Factor]:
@@ -132,15 +133,34 @@ class Int8Kernels:
         size = x.size(0)
         diagonal, new_diagonal, scale = x.new_empty(size), x.new_empty(size), x.new_empty(size)
         by_row = rows.values.new_empty(size, size)
-        rest = self.product(rows, self.turned_right(rows))
+        rest = self.gram(rows)
         self._library.cpulm_muon_gram(at(rest), long(size), at(diagonal), at(by_row), at(scale), threads())
         some = Factor(by_row, scale)
-        square = self.product(some, self.turned_right(some))
+        square = self.gram(some)  # symmetric: its rows are its columns
         self._library.cpulm_muon_polynomial(
             at(square), long(size), at(rest), at(diagonal), real(a), real(b), real(c),
             at(new_diagonal), at(by_row), at(scale), threads(),
         )  # fmt: skip
         return self.product(some, columns).addcmul_(x, new_diagonal.unsqueeze(1))
+
+    def _multiply(
+        self,
+        left: Factor,
+        right: Factor,
+        bias: Tensor | None,
+        out: Tensor,
+        *,
+        add: bool = False,
+        symmetric: bool = False,
+    ) -> None:
+        require_lanes(out, self.lanes)
+        (rows, depth), cols = left.values.shape, right.values.size(1)
+        stored = left.values.t() if left.turned else left.values
+        self._library.cpulm_int8_product(
+            at(stored), ctypes.c_int(left.turned), at(right.values), long(rows), long(cols), long(depth),
+            at(left.scale), at(right.scale), at(bias), at(out), ctypes.c_int(add), ctypes.c_int(symmetric),
+            threads(),
+        )  # fmt: skip
 
     def _quantized(
         self, x: Tensor, *, rows: bool = True, columns: bool = True, flip: int = _RIGHT

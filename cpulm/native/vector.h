@@ -22,6 +22,7 @@ typedef uint32_t Words __attribute__((vector_size(LANES * 4)));
 typedef int8_t Bytes __attribute__((vector_size(LANES)));
 typedef float FloatsAnywhere __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 typedef int32_t IntsAnywhere __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+typedef uint32_t Word __attribute__((aligned(1), may_alias));
 typedef uint32_t WordsAnywhere __attribute__((vector_size(LANES * 4), aligned(1), may_alias));
 typedef int8_t BytesAnywhere __attribute__((vector_size(LANES), aligned(1), may_alias));
 
@@ -136,4 +137,34 @@ static inline uint32_t mixed(uint32_t x) {
     x ^= x >> 13;
     x *= 0xc2b2ae35u;
     return x ^ (x >> 16);
+}
+
+// LANES x LANES numbers of 32 bits, and `flip` in each; rows stand so many numbers apart.
+static inline void transposed_block(const Word *from, long from_row, Word *to, long to_row, uint32_t flip) {
+#if defined(__AVX512F__)
+    __m512i rows[LANES];
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES; i++) rows[i] = (__m512i)(words(from + i * from_row) ^ flip);
+#pragma GCC unroll 4
+    for (int apart = 1; apart < LANES; apart *= 2) { // swap the off-diagonal squares of every 2 x 2
+        Ints upper, lower;
+#pragma GCC unroll 16
+        for (int k = 0; k < LANES; k++) {
+            upper[k] = k & apart ? LANES + k - apart : k;
+            lower[k] = k & apart ? LANES + k : k + apart;
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < LANES; i++)
+            if (!(i & apart)) {
+                __m512i first = rows[i], second = rows[i + apart];
+                rows[i] = _mm512_permutex2var_epi32(first, (__m512i)upper, second);
+                rows[i + apart] = _mm512_permutex2var_epi32(first, (__m512i)lower, second);
+            }
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES; i++) *(WordsAnywhere *)(to + i * to_row) = (Words)rows[i];
+#else
+    for (int i = 0; i < LANES; i++)
+        for (int k = 0; k < LANES; k++) to[k * to_row + i] = from[i * from_row + k] ^ flip;
+#endif
 }

@@ -90,13 +90,23 @@ def test_a_product_is_exact_but_for_the_rounding_of_its_factors(
     quantizer: Quantizer, rows: int, width: int, depth: int
 ) -> None:
     """Also of the largest bytes, whose sums come near to what an int32 holds."""
-    if isinstance(quantizer, TorchQuantizer):
+    if not isinstance(quantizer, Int8Kernels):
         pytest.skip("torch's own product")
     x, w, y = signs(rows, depth, seed=1), signs(width, depth, seed=2), signs(rows, width, seed=3)
     left, (transposed, _) = quantizer.left_and_right(x)[0], quantizer.right_both(w)
     torch.testing.assert_close(quantizer.product(left, transposed), x @ w.t(), rtol=1e-6, atol=1e-3)
     found = quantizer.product(quantizer.left_both(x)[1], quantizer.left_and_right(y)[1])
     torch.testing.assert_close(found, x.t() @ y, rtol=1e-6, atol=1e-3)
+
+
+@pytest.mark.parametrize("rows", [16, 64, 112, 192, 208, 400])
+def test_a_gram_matrix_is_the_product_with_the_transpose(quantizer: Quantizer, rows: int) -> None:
+    if not isinstance(quantizer, Int8Kernels):
+        pytest.skip("of the kernels")
+    left, _ = quantizer.left_and_right(values(rows, 96, seed=1).detach())
+    found = quantizer.gram(left)
+    assert torch.equal(found, quantizer.product(left, quantizer.turned_right(left)))
+    assert torch.equal(found, found.t())
 
 
 def test_factors_that_do_not_fit_are_refused(quantizer: Quantizer) -> None:
