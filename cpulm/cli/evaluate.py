@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cpulm.cli.options import Device, Headless, Threads
+from cpulm.cli.options import MACHINE, OUTPUT, TEXT, Device, Errors, Field, Headless, Threads
 from cpulm.cli.resume import complete_run
 
 if TYPE_CHECKING:
     from cpulm.engine.evaluation.evaluating import CheckpointScore, Comparison, Request
 
-TEXT, QUESTIONS, SAMPLES, MACHINE, OUTPUT = "The text", "Questions", "Samples", "Machine", "Output"
+QUESTIONS, SAMPLES = "Questions", "Samples"
 _SAMPLING: dict[str, Any] = {
     "--prompt": "",
     "--max-new-tokens": 256,
@@ -62,23 +62,8 @@ def evaluate(
         int | None,
         typer.Option(min=2, help="No more than so many tokens from its beginning.", rich_help_panel=TEXT),
     ] = None,
-    field: Annotated[
-        str | None,
-        typer.Option(
-            help="The field of a JSONL line that holds its text. [default: text]",
-            rich_help_panel=TEXT,
-            show_default=False,
-        ),
-    ] = None,
-    errors: Annotated[
-        str | None,
-        typer.Option(
-            metavar="strict|replace",
-            help="Bytes that are no UTF-8: stop and name the place, or put U+FFFD there. [default: strict]",
-            rich_help_panel=TEXT,
-            show_default=False,
-        ),
-    ] = None,
+    field: Field = None,
+    errors: Errors = None,
     choices: Annotated[
         Path | None,
         typer.Option(

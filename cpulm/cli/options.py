@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-HOW, HOW_LONG, MACHINE, OUTPUT = "How", "How long", "Machine", "Output"
+HOW, HOW_LONG, TEXT, MACHINE, OUTPUT = "How", "How long", "The text", "Machine", "Output"
 
 Steps = Annotated[
     int | None, typer.Option(help="Optimizer updates, from the very start.", rich_help_panel=HOW_LONG)
@@ -72,6 +72,23 @@ Assignments = Annotated[
         metavar="KEY=VALUE",
         help="Any setting, such as model.n_layer=8; repeatable.",
         rich_help_panel=HOW,
+    ),
+]
+Field = Annotated[
+    str | None,
+    typer.Option(
+        help="The field of a JSONL line that holds its text. [default: text]",
+        rich_help_panel=TEXT,
+        show_default=False,
+    ),
+]
+Errors = Annotated[
+    str | None,
+    typer.Option(
+        metavar="strict|replace",
+        help="Bytes that are no UTF-8: stop and name the place, or put U+FFFD there. [default: strict]",
+        rich_help_panel=TEXT,
+        show_default=False,
     ),
 ]
 Device = Annotated[

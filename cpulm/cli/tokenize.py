@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cpulm.cli.options import OUTPUT, Errors, Field
+
 if TYPE_CHECKING:
     from cpulm.data.tokenfile import TokenFolder
 
-READING, SPLITTING, TOKENIZER, OUTPUT = "Reading", "Validation", "Tokenizer", "Output"
+SPLITTING, TOKENIZER = "Validation", "Tokenizer"
 
 
 def tokenize(
@@ -43,23 +45,8 @@ def tokenize(
             show_default=False,
         ),
     ] = None,
-    field: Annotated[
-        str | None,
-        typer.Option(
-            help="The field of a JSONL line that holds its text. [default: text]",
-            rich_help_panel=READING,
-            show_default=False,
-        ),
-    ] = None,
-    errors: Annotated[
-        str | None,
-        typer.Option(
-            metavar="strict|replace",
-            help="Bytes that are no UTF-8: stop and name the place, or put U+FFFD there. [default: strict]",
-            rich_help_panel=READING,
-            show_default=False,
-        ),
-    ] = None,
+    field: Field = None,
+    errors: Errors = None,
     val_fraction: Annotated[
         float | None,
         typer.Option(

@@ -10,10 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
+from small_events import run_started
 
 from cpulm.cli.runs import complete_folder
 from cpulm.engine.lock import locked
-from cpulm.events import RunStarted, Validated, to_json
+from cpulm.events import Validated, to_json
 from cpulm.rundir import RunDir
 from cpulm.ui.runs import Row, runs_table
 
@@ -47,29 +48,7 @@ def a_run(path: Path, seconds_ago: float, step: int = 900) -> RunDir:
     """A run that validated once, some time ago."""
     path.mkdir(parents=True)
     at = time.time() - seconds_ago
-    began = RunStarted(
-        time=at,
-        run=str(path),
-        name=path.name,
-        preset="tiny",
-        version="0.1.0",
-        step=0,
-        steps=2000,
-        max_time_seconds=None,
-        device="cpu",
-        device_name="Xeon",
-        precision="fp32",
-        compiled=False,
-        threads=2,
-        params_total=3000,
-        params_non_embedding=2000,
-        tokens_per_step=64,
-        flops_per_token=1e4,
-        train_tokens=10_000,
-        val_tokens=1000,
-        vocab_size=256,
-        block_size=16,
-    )
+    began = run_started(time=at, run=str(path), name=path.name, steps=2000)
     best = Validated(
         time=at,
         step=step,

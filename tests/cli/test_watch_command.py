@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from small_events import run_started
 
 from cpulm.engine.lock import locked
 from cpulm.events import Event, RunFinished, RunStarted, StepDone, Validated, to_json
@@ -23,29 +24,7 @@ NOW = time.time()
 
 
 def began(step: int = 0) -> RunStarted:
-    return RunStarted(
-        time=NOW - 100 + step,
-        run="runs/one",
-        name="one",
-        preset="tiny",
-        version="0.1.0",
-        step=step,
-        steps=100,
-        max_time_seconds=None,
-        device="cpu",
-        device_name="Xeon",
-        precision="fp32",
-        compiled=False,
-        threads=2,
-        params_total=3000,
-        params_non_embedding=2000,
-        tokens_per_step=64,
-        flops_per_token=1e4,
-        train_tokens=10_000,
-        val_tokens=1000,
-        vocab_size=256,
-        block_size=16,
-    )
+    return run_started(time=NOW - 100 + step, run="runs/one", name="one", step=step)
 
 
 def step(number: int) -> StepDone:

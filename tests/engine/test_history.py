@@ -9,42 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_events import START
+from small_events import run_started as started
 
 from cpulm.engine import history
 from cpulm.engine.history import find_runs, standing
 from cpulm.engine.lock import locked
 from cpulm.errors import DataError
-from cpulm.events import Event, Notice, RunFinished, RunStarted, SampleMade, StepDone, Validated, to_json
+from cpulm.events import Event, Notice, RunFinished, SampleMade, StepDone, Validated, to_json
 from cpulm.rundir import RunDir
-
-START = 1_700_000_000.0
-
-
-def started(**changes: Any) -> RunStarted:
-    event = RunStarted(
-        time=START,
-        run="runs/tiny-1",
-        name="tiny-1",
-        preset="tiny",
-        version="0.1.0",
-        step=0,
-        steps=100,
-        max_time_seconds=None,
-        device="cpu",
-        device_name="Xeon",
-        precision="fp32",
-        compiled=False,
-        threads=2,
-        params_total=3000,
-        params_non_embedding=2000,
-        tokens_per_step=64,
-        flops_per_token=1e4,
-        train_tokens=10_000,
-        val_tokens=1000,
-        vocab_size=256,
-        block_size=16,
-    )
-    return replace(event, **changes)
 
 
 def step(number: int, horizon: int = 100, **changes: Any) -> StepDone:

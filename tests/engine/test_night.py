@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_events import run_started
 
 from cpulm.engine import overnight
 from cpulm.engine.exits import exit_in_words
@@ -36,28 +37,15 @@ def at(seconds: float) -> float:
 
 
 def started(when: float, steps: int | None = 1000) -> RunStarted:
-    return RunStarted(
+    return run_started(
         time=at(when),
         run="runs/x-1",
         name="x-1",
         preset="x",
-        version="1",
-        step=0,
         steps=steps,
         max_time_seconds=None if steps else 8 * 3600,
-        device="cpu",
         device_name="a processor",
-        precision="fp32",
-        compiled=False,
-        threads=2,
-        params_total=10,
-        params_non_embedding=5,
         tokens_per_step=500,
-        flops_per_token=1.0,
-        train_tokens=1000,
-        val_tokens=100,
-        vocab_size=256,
-        block_size=16,
     )
 
 

@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Iterator
 
 import pytest
+import small_events
+from small_events import START
 
 from cpulm.events import (
     CheckpointSaved,
@@ -20,25 +22,16 @@ from cpulm.events import (
     Validated,
 )
 
-START = 1_700_000_000.0
 SAMPLE = 'read(path):\n\t"""Return the text."""\n    return \x1b[31mopen(path)\x07 日本語 [bold]x[/bold]\n'
 
 
 def run_started(time: float = START, step: int = 0, steps: int | None = 100) -> RunStarted:
-    return RunStarted(
+    return small_events.run_started(
         time=time,
-        run="runs/tiny-1",
-        name="tiny-1",
-        preset="tiny",
-        version="0.1.0",
         step=step,
         steps=steps,
         max_time_seconds=None if steps else 600.0,
-        device="cpu",
         device_name="Intel(R) Xeon(R) CPU @ 2.50GHz",
-        precision="fp32",
-        compiled=False,
-        threads=2,
         params_total=3_152_000,
         params_non_embedding=2_103_000,
         tokens_per_step=4096,

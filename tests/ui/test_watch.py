@@ -14,20 +14,20 @@ import pytest
 from cpulm.events import Event, Progress, StepDone, from_json
 from cpulm.ui.watch import choose_mode, watch
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 PLAY = """
 import sys, time
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = sys.argv.pop(1), sys.argv.pop(1)
 from conftest import run_events
 from cpulm.ui.watch import watch
-with watch(sys.argv[2]) as listener:
+with watch(sys.argv[1]) as listener:
     for number, event in enumerate(run_events()):
         listener(event)
         if number in (5, 100):
             time.sleep(0.7)
-    if sys.argv[3:] == ["warn"]:
+    if sys.argv[2:] == ["warn"]:
         print("a library says something", file=sys.stderr)
-    if sys.argv[3:] == ["break"]:
+    if sys.argv[2:] == ["break"]:
         raise SystemExit("broken off")
 """
 
@@ -128,7 +128,7 @@ def play_in_terminal(*arguments: str, size: tuple[int, int] = (80, 24)) -> tuple
     environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": str(size[0]), "LINES": str(size[1])}
     environment.pop("NO_COLOR", None)
     child = subprocess.Popen(
-        [sys.executable, "-c", PLAY, str(TESTS), *arguments],
+        [sys.executable, "-c", PLAY, str(TESTS / "ui"), str(TESTS / "engine"), *arguments],
         stdin=theirs,
         stdout=subprocess.PIPE,
         stderr=theirs,

@@ -9,10 +9,10 @@ from typing import Any, Protocol
 
 import numpy as np
 import pytest
+from small_events import run_started
 
 from cpulm.events import Event, MachineSampled, RunFinished, RunStarted, StepDone, Validated, to_json
 
-START = 1_700_000_000.0
 TOKENS = 2048
 
 
@@ -24,30 +24,9 @@ class MakeRun(Protocol):
 
 def started(**changes: Any) -> RunStarted:
     """The beginning of a run of 400 steps on enough text."""
-    values: dict[str, Any] = {
-        "time": START,
-        "run": "runs/run",
-        "name": "run",
-        "preset": "none",
-        "version": "0.1.0",
-        "step": 0,
-        "steps": 400,
-        "max_time_seconds": None,
-        "device": "cpu",
-        "device_name": "Xeon",
-        "precision": "fp32",
-        "compiled": False,
-        "threads": 2,
-        "params_total": 3000,
-        "params_non_embedding": 2000,
-        "tokens_per_step": TOKENS,
-        "flops_per_token": 1e4,
-        "train_tokens": 4_000_000,
-        "val_tokens": 1000,
-        "vocab_size": 256,
-        "block_size": 16,
-    }
-    return RunStarted(**{**values, **changes})
+    values: dict[str, Any] = {"run": "runs/run", "name": "run", "preset": "none", "steps": 400}
+    values |= {"tokens_per_step": TOKENS, "train_tokens": 4_000_000}
+    return run_started(**{**values, **changes})
 
 
 def falling(step: int) -> float:

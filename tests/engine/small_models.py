@@ -24,6 +24,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "head_dim": {"head_dim": 4},
     "gpt2": GPT2,
     "sinusoidal": {"position": "sinusoidal", "mlp": "relu2"},
+    "none": {"position": "none"},
 }
 
 
