@@ -122,7 +122,7 @@ def show_presets(json: bool) -> None:
     stdout().print(rows("Presets", columns, table))
     stdout().print(
         "\nw/o emb.: parameters without embeddings and head; memory: on this machine;\n"
-        "time: on a laptop with four cores.\n"
+        "time: roughly, in fp32 on four cores; --dry-run measures it here, int8 included.\n"
         "More on each: docs/presets.md, or --preset NAME --print-config.",
         style="dim",
         highlight=False,
