@@ -58,14 +58,20 @@ static inline void rotated(float *x, const Turn &turn, int t, int width, float d
     }
 }
 
+// What is written here is read by another part of the model, long after it has left the caches.
+static inline void streamed_row(const float *x, int width, float *out) {
+    for (int d = 0; d < width; d += LANES) stream(out + d, load(x + d));
+}
+
+static inline void soon(const float *row, int width) {
+    for (int line = 0; line < width * 4; line += 64) __builtin_prefetch((const char *)row + line);
+}
+
 // The gradient `g` of a turned row becomes that of the row `x` itself; the norm weight's is added up.
 static inline void turned_back(float *g, const float *x, const Turn &turn, int t, int width, float *out,
                                float *weight_grad) {
     rotated(g, turn, t, width, -1.0f);
-    if (!turn.weight) {
-        memcpy(out, g, width * sizeof(float));
-        return;
-    }
+    if (!turn.weight) return streamed_row(g, width, out);
     Floats squares = {}, along = {};
     for (int d = 0; d < width; d += LANES) {
         Floats v = load(x + d);
@@ -77,7 +83,7 @@ static inline void turned_back(float *g, const float *x, const Turn &turn, int t
     for (int d = 0; d < width; d += LANES) {
         Floats v = load(x + d), gradient = load(g + d);
         store(weight_grad + d, load(weight_grad + d) + gradient * v * rstd);
-        store(out + d, (gradient * load(turn.weight + d) - v * back) * rstd);
+        stream(out + d, (gradient * load(turn.weight + d) - v * back) * rstd);
     }
 }
 
@@ -94,8 +100,7 @@ static void gathered(const float *from, const Shape &shape, const Turn *turn, fl
     for (int t = 0; t < shape.tokens; t++) {
         const float *x = from + (long)t * shape.row();
         float *y = out + (long)t * shape.width;
-        const char *soon = (const char *)(x + 8 * (long)shape.row()); // too far apart for the CPU to foresee
-        for (int line = 0; line < shape.width * 4; line += 64) __builtin_prefetch(soon + line);
+        soon(x + 8 * (long)shape.row(), shape.width); // too far apart for the CPU to foresee
         if (!turn) {
             memcpy(y, x, shape.width * sizeof(float));
             continue;
@@ -196,7 +201,7 @@ static void attend_forward(const float *qkv, const Shape &s, const Turn &q_turn,
             for (int i = 0; i < count; i++) {
                 float *to = y + ((long)(b * (long)s.tokens + start + i) * s.heads + h) * width;
                 for (int d = 0; d < width; d += LANES)
-                    store(to + d, load(out + (long)i * width + d) * room.small[i]);
+                    stream(to + d, load(out + (long)i * width + d) * room.small[i]);
             }
         }
     }
@@ -230,7 +235,10 @@ static void attend_backward(const float *dy, const float *qkv, const float *y, c
             product(count, keys, width, grad, width, 1, room.v_across, across, room.score_grads, across, false);
             for (int i = 0; i < count; i++) {
                 int t = start + i, from = rules.first ? rules.first[(long)b * s.tokens + t] : 0;
-                const float *out = y + ((long)b * s.tokens + t) * out_row + (long)h * width;
+                long at = ((long)b * s.tokens + t) * out_row + (long)h * width;
+                const float *out = y + at;
+                soon(out + BLOCK * out_row, width); // of the next block
+                soon(dy + at + BLOCK * out_row, width);
                 Floats along = {};
                 for (int d = 0; d < width; d += LANES) along += load(out + d) * load(grad + (long)i * width + d);
                 float delta = sum(along), level = lse[((long)b * s.heads + h) * s.tokens + t];
@@ -264,6 +272,6 @@ static void attend_backward(const float *dy, const float *qkv, const float *y, c
     for (int t = 0; t < s.tokens; t++) {
         long at = (long)t * in_row + (long)(s.heads + g) * width;
         turned_back(room.k_grad + (long)t * width, rows + at, k_turn, t, width, grads + at, k_weight_grad);
-        memcpy(grads + at + (long)s.kv_heads * width, room.v_grad + (long)t * width, width * sizeof(float));
+        streamed_row(room.v_grad + (long)t * width, width, grads + at + (long)s.kv_heads * width);
     }
 }
