@@ -6,12 +6,17 @@ vocabulary of 65. nanoGPT runs the ``generate`` of its own model.py, as its samp
 
     git clone https://github.com/karpathy/nanoGPT
     python benchmarks/generate.py nanoGPT --threads 2
+
+Every token reads every weight but the embeddings of other tokens, so a token cannot take less time than that
+reading. The last lines say how far from it we are: bytes of weights over the bandwidth at which this machine
+reads as many bytes again and again (from its caches, where they fit), and reads a GiB (from its memory).
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import math
 import statistics
 import sys
 import time
@@ -67,6 +72,45 @@ def main() -> None:
             f"{name:20} {statistics.median(values):7.1f} tok/s "
             f"({min(values):.1f} to {max(values):.1f}), {ratio:.2f} x nanoGPT"
         )
+    for name, settings in SHAPES.items():
+        show_limit(name, weight_bytes(settings), statistics.median(rates[name]))
+
+
+def show_limit(name: str, read_bytes: int, rate: float) -> None:
+    """Print the share of the limit by bandwidth that ``rate``, in tokens a second, is."""
+    for what, size in (("weights read again and again", read_bytes), ("a GiB", 1 << 30)):
+        bandwidth = read_bandwidth(size)
+        limit = bandwidth / read_bytes
+        print(
+            f"{name:20} reads {read_bytes / 1e6:.1f} MB a token, at {bandwidth / 1e9:.1f} GB/s ({what}) "
+            f"{limit:.0f} tok/s: 1/{limit / rate:.2f} of the limit"
+        )
+
+
+def weight_bytes(settings: ModelSettings) -> int:
+    """Bytes of the weights that one token's forward pass reads: of the embeddings a row, unless they are the
+    head's as well."""
+    model = Transformer(settings, VOCAB_SIZE)
+    rows = [table for table in (model.wte, model.wpe) if table is not None]
+    tables = [table.weight for table in rows if table.weight is not model.head_weight]
+    numbers = sum(parameter.numel() for parameter in model.parameters())
+    return 4 * (numbers - sum(table.numel() - settings.n_embd for table in tables))
+
+
+def read_bandwidth(size: int) -> float:
+    """Bytes a second at which all threads together read ``size`` bytes of fp32, the fastest of ten passes."""
+    matrix = torch.ones(size // 4 // 1024, 1024)
+    vector, best = torch.ones(1024), math.inf
+
+    def product() -> torch.Tensor:
+        return matrix @ vector
+
+    for read in (product, matrix.sum):
+        for _ in range(10):
+            began = time.perf_counter()
+            read()
+            best = min(best, time.perf_counter() - began)
+    return matrix.nbytes / best
 
 
 def nanogpt_writer(folder: Path) -> Callable[[int], None]:

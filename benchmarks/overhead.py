@@ -7,6 +7,7 @@ drawn into a pseudo-terminal, the metrics file and the monitor; and a bare loop 
 clip and optimizer over one batch that is already there. Both step times and the ratio of each round
 are printed, and the share of the step that the trainer itself measured in making batches. The layer
 statistics, which only one update in ``log.layer_stats_every`` pays for, are timed by themselves.
+Precision and kernels are those that ``cpulm train`` chooses here.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from cpulm.data.prepare import prepare
 from cpulm.engine.build import Parts, build_parts, build_trainer
 from cpulm.engine.layer_stats import LayerStatistics
 from cpulm.engine.monitor import Monitor
+from cpulm.engine.precision import block_shape
 from cpulm.engine.runtime import Runtime, choose_runtime
 from cpulm.engine.stop import StopRequest
 from cpulm.engine.sysinfo import read_machine
@@ -113,7 +115,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     settings = resolve(preset=options.preset)
-    runtime = choose_runtime(settings.runtime, read_machine())
+    runtime = choose_runtime(settings.runtime, read_machine(), block_shape(settings))
     tokens = prepare(settings.data, emit=lambda _: None, should_stop=lambda: False)
     ends: list[float] = []
     data_seconds: list[float] = []
@@ -166,6 +168,7 @@ def show_result(
     result = {
         "preset": options.preset,
         "threads": runtime.threads,
+        "precision": runtime.precision,
         "full_ms": round(1000 * full, 3),
         "bare_ms": round(1000 * statistics.median(plain for _, plain in rounds), 3),
         "overhead_percent": round(100 * (statistics.median(ratios) - 1), 2),
@@ -177,7 +180,7 @@ def show_result(
     if options.json:
         print(json.dumps(result))
         return
-    print(f"{options.preset} on {runtime.device_name}, {runtime.threads} threads")
+    print(f"{options.preset} on {runtime.device_name}, {runtime.threads} threads, {runtime.precision}")
     print(f"whole step {result['full_ms']} ms, bare step {result['bare_ms']} ms")
     low, high = result["overhead_percent_range"]
     print(f"overhead {result['overhead_percent']} % (rounds from {low} to {high} %)")
