@@ -184,6 +184,10 @@ class TrainSettings(Section):
     """Sequences in one forward and backward pass."""
     grad_accum_steps: int = Field(1, ge=1)
     """Micro-batches in one optimizer update."""
+    document_mask: bool = False
+    """A token attends only to tokens of its own document, as if each were alone, where several lie in one
+    window; also in validation, and where the model is judged. Positions still count from the window's
+    beginning. Without it a document sees the end of the one before."""
     seed: int = Field(1337, ge=0, le=2**32 - 1)
     """Seeds initial weights, data order and dropout."""
     optimizer: Literal["muon", "adamw"] = "muon"

@@ -24,6 +24,7 @@ META, TOKENIZER = "meta.json", "tokenizer.json"
 SPLITS = ("train", "val")
 
 TokenArray: TypeAlias = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
+_TOKENS_AT_ONCE = 1 << 22
 _REDO = "make the folder again with `cpulm tokenize`"
 
 
@@ -76,6 +77,15 @@ class TokenFolder:
     def train_documents(self) -> int:
         """Documents of which the training split holds at least a part."""
         return int(self.meta["train"]["documents"])
+
+    def separates_documents(self) -> bool:
+        """Whether the training split has an end-of-text token before another token; reads up to the first.
+
+        The parts for training of fewer than 50 documents whose ends are held out have none.
+        """
+        inside, eot_id = self.train[:-1], self.tokenizer.eot_id
+        parts = (inside[at : at + _TOKENS_AT_ONCE] for at in range(0, len(inside), _TOKENS_AT_ONCE))
+        return any(bool((part == eot_id).any()) for part in parts)
 
     @cached_property
     def digest(self) -> str:

@@ -200,6 +200,7 @@ def _throwaway(
     model.init_weights(train.seed)
     model.to(runtime.device)
     runtime.equip(model)
+    model.mask_documents(vocab_size - 1 if train.document_mask else None)  # any token: they are random
     optimizers = build_optimizers(model, train, runtime.int8_kernels)
     return model, optimizers, Loader(tokens, block, train.micro_batch_size, train.seed)
 

@@ -45,6 +45,7 @@ def build_parts(settings: Settings, tokens: TokenFolder, runtime: Runtime) -> Pa
     model.init_weights(train.seed)
     model.to(runtime.device)
     runtime.equip(model)
+    model.mask_documents(tokens.tokenizer.eot_id if train.document_mask else None)
     return Parts(model, build_optimizers(model, train, runtime.int8_kernels), loader)
 
 

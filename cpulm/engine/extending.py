@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from cpulm.data.tokenfile import TokenFolder
 from cpulm.engine import needs
 from cpulm.engine.checkpoint import Checkpoint
 from cpulm.engine.horizon import horizon_of
@@ -66,6 +67,19 @@ def say_needs(plan: Plan, settings: Settings, emit: Listener) -> None:
             + (f", {plan.epochs:.2f} times" if plan.epochs is not None else ""),
         )
     )
+
+
+def say_missing_documents(tokens: TokenFolder, settings: Settings, emit: Listener) -> None:
+    """Warn where documents are to be masked and nothing in the training text tells them apart."""
+    if settings.train.document_mask and not tokens.separates_documents():
+        emit(
+            Notice(
+                level="warning",
+                message="train.document_mask has no effect: no end-of-text token stands inside the training "
+                "text, which is one document, or a few whose ends are held out for validation (with "
+                "--val-data they stay whole)",
+            )
+        )
 
 
 def say_extension(checkpoint: Checkpoint, settings: Settings, plan: Plan, emit: Listener) -> None:

@@ -300,7 +300,7 @@ def sample_text(
 def load_model(
     path: Path, device: torch.device | str = "cpu", *, warn: Callable[[str], None]
 ) -> tuple[Transformer, Tokenizer, Checkpoint]:
-    """A trained model, ready to generate: no dropout, no gradients.
+    """A trained model, ready to generate: no dropout, no gradients, documents apart as in its training.
 
     Args:
         path: a checkpoint, or a run's folder, of which ``best.pt`` is taken, else the newest whole one.
@@ -320,6 +320,7 @@ def load_model(
     checkpoints.require_fit(checkpoint)
     model = Transformer(checkpoint.settings.model, checkpoint.vocab_size)
     checkpoints.restore(checkpoint, model)
+    model.mask_documents(tokenizer.eot_id if checkpoint.settings.train.document_mask else None)
     checkpoint.model_state, checkpoint.optimizer_states = {}, []
     return model.to(device).eval().requires_grad_(False), tokenizer, checkpoint
 

@@ -98,7 +98,10 @@ def training_bytes(settings: Settings, vocab_size: int, way: Arithmetic) -> int:
     update = gradients + (_muon_bytes(model) if train.optimizer == "muon" else 0)
     if train.grad_accum_steps > 1:
         update -= gradients
-    return standing + max(update, _pass_bytes(model, vocab_size, tokens, way))
+    passing = _pass_bytes(model, vocab_size, tokens, way)
+    if train.document_mask and not way.takes(model.head_width):
+        passing += FLOAT_BYTES * tokens * model.block_size  # the mask, one for all layers
+    return standing + max(update, passing)
 
 
 def activation_bytes(model: ModelSettings, tokens: int, way: Arithmetic) -> int:

@@ -18,7 +18,7 @@ from cpulm.engine import needs
 from cpulm.engine.build import Parts, build_parts, build_trainer
 from cpulm.engine.checkpoint import Checkpoint
 from cpulm.engine.conduct import conduct, considerate
-from cpulm.engine.extending import extended, refuse_finished, say_extension, say_needs
+from cpulm.engine.extending import extended, refuse_finished, say_extension, say_missing_documents, say_needs
 from cpulm.engine.generate import encode_prompt
 from cpulm.engine.lock import locked
 from cpulm.engine.measure import fp32_peak, measure_step
@@ -101,6 +101,7 @@ def train(
             with record(Beginning(run, settings)) as recorder:
                 emit = _both(show, recorder)
                 say_needs(ready.plan, settings, emit)
+                say_missing_documents(ready.tokens, settings, emit)
                 say_how(emit)
                 return _go(ready, run, emit, stop, began)
 

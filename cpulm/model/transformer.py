@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from cpulm.model import fused, native_ops, quantized, quantized_head
 from cpulm.model.cache import KVCache
+from cpulm.model.documents import Sight, sight_of
 from cpulm.model.quantized import Quantizer
 from cpulm.native.int8 import Int8Kernels
 from cpulm.native.kernels import Heads, Kernels, Turn
@@ -108,11 +109,18 @@ class Attention(nn.Module):
         self.eps = settings.norm_eps
         self.kernels: Kernels | None = None
 
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor] | None, cache: KVCache | None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        rope: tuple[Tensor, Tensor] | None,
+        cache: KVCache | None,
+        sight: Sight | None = None,
+    ) -> Tensor:
         B, T, _ = x.shape
         qkv = self.qkv(x)
         if self.kernels is not None and cache is None and native_ops.fits(self.kernels, qkv, self.head_dim):
-            y: Tensor = self.out(self.attend_at_once(self.kernels, qkv, rope))
+            first = None if sight is None else sight.first
+            y: Tensor = self.out(self.attend_at_once(self.kernels, qkv, rope, first))
             return y
         heads = qkv.view(B, T, -1, self.head_dim)
         q, k, v = heads.split((self.n_head, self.n_kv_head, self.n_kv_head), dim=2)
@@ -120,26 +128,34 @@ class Attention(nn.Module):
             q, k = self.q_norm(q), self.k_norm(k)
         if rope is not None:
             q, k = fused.rotate(q, *rope), fused.rotate(k, *rope)
-        y = self.attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), cache)
+        mask = None if sight is None else sight.mask
+        y = self.attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), cache, mask)
         merged: Tensor = self.out(y.transpose(1, 2).reshape(B, T, -1))
         return merged
 
-    def attend_at_once(self, kernels: Kernels, qkv: Tensor, rope: tuple[Tensor, Tensor] | None) -> Tensor:
+    def attend_at_once(
+        self, kernels: Kernels, qkv: Tensor, rope: tuple[Tensor, Tensor] | None, first: Tensor | None
+    ) -> Tensor:
         """From the projection [B, T, (H + 2 K) D] to the results [B, T, H D] in the compiled kernels."""
         dropout = self.dropout if self.training else 0.0
         seed = int(torch.randint(2**32, ())) if dropout else 0
         heads = Heads(self.n_head, self.n_kv_head, self.head_dim, self.eps, dropout, seed)
         q_weight = None if self.q_norm is None else self.q_norm.weight
         k_weight = None if self.k_norm is None else self.k_norm.weight
-        return native_ops.attention(kernels, qkv, heads, Turn(q_weight, k_weight, *(rope or (None, None))))
+        turn = Turn(q_weight, k_weight, *(rope or (None, None)))
+        return native_ops.attention(kernels, qkv, heads, turn, first)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, cache: KVCache | None) -> Tensor:
-        """Each q [B, H, T, D] over the k, v [B, K, T, D] up to its own token, and those in the cache."""
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, cache: KVCache | None, mask: Tensor | None = None
+    ) -> Tensor:
+        """Each q [B, H, T, D] over the k, v [B, K, T, D] up to its own token, and those in the cache.
+
+        Without a cache a ``mask`` [B, 1, T, T], to be added to the scores, may say otherwise.
+        """
         seen = 0 if cache is None else cache.length
         if cache is not None:
             k, v = cache.append(self.layer, k, v)
         T = q.size(2)
-        mask = None
         if seen and T > 1:  # is_causal would align the first query with the first key
             mask = torch.ones(T, seen + T, dtype=torch.bool, device=q.device).tril(seen)
         return F.scaled_dot_product_attention(
@@ -148,7 +164,7 @@ class Attention(nn.Module):
             v,
             attn_mask=mask,
             dropout_p=self.dropout if self.training else 0.0,
-            is_causal=seen == 0,
+            is_causal=mask is None and seen == 0,
             enable_gqa=self.n_kv_head != self.n_head,
         )
 
@@ -201,8 +217,14 @@ class Block(nn.Module):
         self.mlp = SwiGLU(settings) if settings.mlp == "swiglu" else MLP(settings)
         self.dropout = Dropout(settings.dropout)
 
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor] | None, cache: KVCache | None) -> Tensor:
-        x = x + self.dropout(self.attn(self.attn_norm(x), rope, cache))
+    def forward(
+        self,
+        x: Tensor,
+        rope: tuple[Tensor, Tensor] | None,
+        cache: KVCache | None,
+        sight: Sight | None = None,
+    ) -> Tensor:
+        x = x + self.dropout(self.attn(self.attn_norm(x), rope, cache, sight))
         y: Tensor = x + self.dropout(self.mlp(self.mlp_norm(x)))
         return y
 
@@ -225,6 +247,8 @@ class Transformer(nn.Module):
         super().__init__()
         self.settings, self.vocab_size = settings, vocab_size
         self.head_kernels: Int8Kernels | None = None
+        self.attention_kernels: Kernels | None = None
+        self.document_mark: int | None = None
         self.wte = Embedding(vocab_size, settings.n_embd)
         self.wpe = Embedding(settings.block_size, settings.n_embd) if settings.position == "learned" else None
         self.dropout = Dropout(settings.dropout)
@@ -244,8 +268,17 @@ class Transformer(nn.Module):
         """The output matrix [V, n_embd]: the embedding itself where the two are tied."""
         return self.wte.weight if self.lm_head is None else self.lm_head.weight
 
+    def mask_documents(self, eot_id: int | None) -> None:
+        """Attend only inside a document, of those that ``eot_id`` marks off; None: to all before.
+
+        It holds for whole windows, in training and where text is judged; with a cache, as in generation,
+        there is one document alone.
+        """
+        self.document_mark = eot_id
+
     def use_kernels(self, kernels: Kernels | None) -> None:
         """Compute norms, attention and the activation in compiled kernels, where they fit; None: in torch."""
+        self.attention_kernels = kernels
         for module in self.modules():
             if isinstance(module, (RMSNorm, Attention, SwiGLU, Dropout)):
                 module.kernels = kernels
@@ -317,11 +350,15 @@ class Transformer(nn.Module):
         rope = None
         if self.settings.position == "rope":
             rope = self.cos[start : start + T], self.sin[start : start + T]
+        sight = None
+        if self.document_mark is not None and cache is None:
+            at_once = native_ops.fits(self.attention_kernels, x, self.settings.head_width)
+            sight = sight_of(idx, self.document_mark, None if at_once else x.dtype)
         for block in self.blocks:
             if self.settings.activation_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, rope, cache, use_reentrant=False)
+                x = checkpoint(block, x, rope, cache, sight, use_reentrant=False)
             else:
-                x = block(x, rope, cache)
+                x = block(x, rope, cache, sight)
         if cache is not None:
             cache.advance(T)
         y: Tensor = self.norm(x[:, -1:] if last_only else x)

@@ -32,7 +32,9 @@ GPT2 = {"norm": "layernorm", "position": "learned", "mlp": "gelu", "qk_norm": "f
 WAYS = ("int8", "fp32", "torch")
 
 
-def settings_of(batch: int = 16, accumulate: int = 1, optimizer: str = "muon", **model: Any) -> Settings:
+def settings_of(
+    batch: int = 16, accumulate: int = 1, optimizer: str = "muon", masked: bool = False, **model: Any
+) -> Settings:
     shape = [f"model.{name}={value}" for name, value in {**SHAPE, **model}.items()]
     return resolve(
         assignments=[
@@ -40,6 +42,7 @@ def settings_of(batch: int = 16, accumulate: int = 1, optimizer: str = "muon", *
             f"train.micro_batch_size={batch}",
             f"train.grad_accum_steps={accumulate}",
             f"train.optimizer={optimizer}",
+            f"train.document_mask={masked}".lower(),
         ]
     )
 
@@ -61,6 +64,7 @@ def way_of(name: str) -> Arithmetic:
 def parts_of(settings: Settings, way: Arithmetic) -> tuple[Transformer, list[torch.optim.Optimizer], Loader]:
     model = Transformer(settings.model, VOCAB)
     model.init_weights(0)
+    model.mask_documents(0 if settings.train.document_mask else None)
     used = kernels() if way.lanes else None
     model.use_kernels(used)
     int8 = used.int8 if used is not None and way.int8 else None
@@ -102,6 +106,7 @@ def most_in_use(settings: Settings, way: Arithmetic) -> int:
         {"mlp": "relu2"},
         {"mlp": "relu", "n_inner": 512},
         {"activation_checkpointing": "true"},
+        {"masked": True},
         {"batch": 1, "block_size": 32, "n_embd": 256},  # the update is more than the activations
     ],
     ids=str,

@@ -37,7 +37,7 @@ def attention(model: Transformer, tokens: Sequence[int], texts: TokenTexts) -> A
     seen = list(tokens[-room(model.settings) :])
     with _Watch() as watch:
         model.hidden(torch.tensor([seen], device=model.wte.weight.device))
-    weights = np.stack([attention_weights(q, k)[0].cpu().numpy() for q, k in watch.seen])
+    weights = np.stack([attention_weights(*one)[0].cpu().numpy() for one in watch.seen])
     heads = [
         _in_figures(layer, head, weights[layer, head])
         for layer in range(weights.shape[0])
@@ -46,32 +46,35 @@ def attention(model: Transformer, tokens: Sequence[int], texts: TokenTexts) -> A
     return Attention(tokens=texts.texts(seen), weights=weights, heads=tuple(heads))
 
 
-def attention_weights(q: Tensor, k: Tensor) -> Tensor:
+def attention_weights(q: Tensor, k: Tensor, mask: Tensor | None = None) -> Tensor:
     """The weights that causal attention gives the values.
 
     Args:
         q: [B, H, T, D], ready to be multiplied: normed and rotated where the model does so.
         k: [B, K, T, D]; each of the K heads serves H / K query heads that lie side by side.
+        mask: added to the scores [B, H, T, T], where the model was trained with one.
 
     Returns:
         [B, H, T, T] float32; each row sums to one, what lies behind the row's token is zero.
     """
     q, k = q.float(), k.float().repeat_interleave(q.size(1) // k.size(1), dim=1)
     scores = q @ k.mT / q.size(-1) ** 0.5
+    if mask is not None:
+        scores = scores + mask
     behind = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
     weights: Tensor = scores.masked_fill(behind, -torch.inf).softmax(-1)
     return weights
 
 
 class _Watch(TorchFunctionMode):
-    """While entered, notes the queries and keys of every attention as the model hands them to torch.
+    """While entered, notes the queries, keys and mask of every attention as the model hands them to torch.
 
     So whatever is done to them on the way there (norms, rotation, groups) need not be known here.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.seen: list[tuple[Tensor, Tensor]] = []
+        self.seen: list[tuple[Tensor, Tensor, Tensor | None]] = []
 
     def __torch_function__(
         self,
@@ -81,7 +84,7 @@ class _Watch(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         if func is F.scaled_dot_product_attention:
-            self.seen.append((args[0], args[1]))
+            self.seen.append((args[0], args[1], (kwargs or {}).get("attn_mask")))
         return func(*args, **(kwargs or {}))
 
 

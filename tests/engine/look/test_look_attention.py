@@ -29,6 +29,15 @@ def test_the_weights_give_what_torch_attends_to(kv_heads: int) -> None:
     torch.testing.assert_close(found, expected)
 
 
+def test_documents_that_do_not_see_each_other_have_maps_that_say_so() -> None:
+    model = a_model()
+    model.mask_documents(PROMPT[3])
+    found = attention(model, PROMPT, TEXTS)
+    assert (found.weights[:, :, 3:, :3] == 0).all()
+    assert (found.weights[:, :, 4, 3] > 0).all()
+    np.testing.assert_allclose(found.weights.sum(-1), 1.0, rtol=1e-5)
+
+
 @pytest.mark.parametrize("kind", SHAPES)
 def test_the_maps_applied_to_the_values_give_what_the_block_made_of_them(kind: str) -> None:
     model = a_model(**SHAPES[kind])
