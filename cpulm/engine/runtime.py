@@ -13,6 +13,7 @@ import torch
 
 from cpulm import __version__
 from cpulm.cachedir import cache_folder
+from cpulm.engine.allocator import keep_freed_memory
 from cpulm.engine.precision import BlockShape, choose_int8, fast_int8
 from cpulm.engine.remembered import remembered_precisions
 from cpulm.engine.sysinfo import BF16_SETS, Machine, choose
@@ -90,6 +91,7 @@ def choose_runtime(settings: RuntimeSettings, machine: Machine, block: BlockShap
     torch.set_num_threads(threads)
     # Denormals cost a hundred times a normal product on x86 and carry nothing that training needs.
     torch.set_flush_denormal(True)
+    keep_freed_memory()
     kernels, kernels_note = _kernels(settings.kernels, device, machine)
     precision, precision_note = _precision(settings.precision, device, machine, block, kernels)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else machine.cpu_model

@@ -12,13 +12,17 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from cpulm.native.int8 import Int8Kernels
+from cpulm.native.int8 import QUAD, Factor, Int8Kernels, whole_quads
 
 LOGITS_AT_ONCE = 1 << 22
-"""In one chunk: 16 MiB."""
+"""Float32 numbers in one chunk: 16 MiB."""
+
+PROBABILITIES_AT_ONCE = 1 << 24
+"""Bytes of int8 that wait for the product with the rows: 16 MiB. From 32 MiB on glibc takes memory from the
+system and gives it back each time, whose pages cost more than the product saves."""
 
 MOST_ROWS = 1 << 16
-"""In one chunk: so many products of two int8 cannot leave an int32."""
+"""So many products of two int8 cannot leave an int32 when added up."""
 
 
 def fits(kernels: Int8Kernels, weight: Tensor) -> bool:
@@ -42,31 +46,57 @@ class _HeadLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, kernels: Int8Kernels, x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-        transposed, w_right = kernels.right_both(weight)
-        grad_x, grad_weight = torch.empty_like(x), torch.zeros_like(weight)
-        counted = targets >= 0
-        ones = counted.to(x.dtype).unsqueeze(1)
-        entries = targets.clamp(min=0)
+        head = kernels.right_both(weight)
+        grad_x, grad_weight = torch.empty_like(x), torch.empty_like(weight)
+        number = (targets >= 0).sum()
         total = x.new_zeros(())
-        even = torch.ones(weight.size(0))
-        chunk = min(MOST_ROWS, max(64, LOGITS_AT_ONCE // weight.size(0)))
-        for start in range(0, x.size(0), chunk):
-            some = slice(start, start + chunk)
-            logits = kernels.product(kernels.left(x[some]), transposed)
-            losses, p = kernels.softmax(logits, targets[some])
-            total += losses.sum()
-            dx = kernels.product(p, w_right)
-            torch.addcmul(dx, weight[entries[some]], ones[some], value=-1.0, out=grad_x[some])
-            scaled = kernels.right(x[some] * p.scale.unsqueeze(1))
-            kernels.product(kernels.turned_left(p.values, even), scaled, add_to=grad_weight)
+        at_once = _whole(PROBABILITIES_AT_ONCE // weight.size(0), min(MOST_ROWS, x.size(0)))
+        for start in range(0, x.size(0), at_once):
+            some = slice(start, start + at_once)
+            turned, right = _chunks(kernels, x[some], head, targets[some], number, total, grad_x[some])
+            kernels.product(turned, right, out=grad_weight, add=start > 0)
+        ones = (targets >= 0).to(x.dtype).unsqueeze(1) / number
+        entries = targets.clamp(min=0)
+        grad_x.addcmul_(weight[entries], ones, value=-1.0)
         grad_weight.index_add_(0, entries, x * ones, alpha=-1.0)
-        number = counted.sum()
-        ctx.save_for_backward(grad_x, grad_weight, number)
+        ctx.save_for_backward(grad_x, grad_weight)
         return total / number
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, Tensor, None]:
-        grad_x, grad_weight, number = ctx.saved_tensors
-        scale = grad / number
-        return None, grad_x * scale, grad_weight * scale, None
+        grad_x, grad_weight = ctx.saved_tensors  # changed in place, which torch notices at a second call
+        return None, grad_x.mul_(grad), grad_weight.mul_(grad), None
+
+
+def _chunks(
+    kernels: Int8Kernels,
+    x: Tensor,
+    head: tuple[Factor, Factor],
+    targets: Tensor,
+    number: Tensor,
+    total: Tensor,
+    grad_x: Tensor,
+) -> tuple[Factor, Factor]:
+    """Add the losses of some rows to ``total``, write their gradients from the probabilities to ``grad_x``.
+
+    Returns:
+        The factors whose product is the head's gradient from the probabilities.
+    """
+    vocab = head[0].values.size(1)
+    turned = torch.empty(whole_quads(x.size(0)), vocab, dtype=torch.int8)
+    scales = torch.empty(x.size(0), 1)
+    chunk = _whole(LOGITS_AT_ONCE // vocab, x.size(0))
+    for start in range(0, x.size(0), chunk):
+        some = slice(start, start + chunk)
+        losses, p = kernels.softmax(kernels.product(kernels.left(x[some]), head[0]), targets[some])
+        total += losses.sum()
+        scales[some, 0] = p.scale / number
+        kernels.product(p._replace(scale=scales[some, 0]), head[1], out=grad_x[some])
+        kernels.turn_into(turned, p.values, start)
+    return Factor(turned.t(), torch.ones(vocab), turned=True), kernels.right(x * scales)
+
+
+def _whole(rows: int, most: int) -> int:
+    """``rows`` in whole quads, but not fewer than 64, nor more than ``most`` asks for."""
+    return min(max(64, rows // QUAD * QUAD), whole_quads(most))

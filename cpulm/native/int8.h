@@ -38,21 +38,31 @@ static inline Words four_bytes(Words a, Words b, Words c, Words d) {
     return (a & 255) | (b & 255) << 8 | (c & 255) << 16 | d << 24;
 }
 
-// One quad of rows of x, times a factor for each column, to panels; of the rows that are not `there`, zeros.
-static inline void panel_quad(const float *x, long there, const float *factors, const Panels &panels, long q,
-                              uint8_t *out, uint32_t flip) {
-    long width = panels.width, second = there > 1 ? width : 0, third = there > 2 ? 2 * width : 0;
-    long fourth = there > 3 ? 3 * width : 0;
-    float b = there > 1, c = there > 2, d = there > 3;
+// Quads that are written to one panel before the next one: the same quad of all panels lies far apart in memory, at
+// distances that are often a power of two, for which the caches have few places.
+constexpr long QUADS_AT_ONCE = 16;
+
+// The quads from `begin` to `end` of x, times a factor for each column, to panels; zeros for missing rows.
+static void panel_quads(const float *x, long rows, const float *factors, const Panels &panels, long begin, long end,
+                        uint8_t *out, uint32_t flip) {
+    long width = panels.width;
     for (long first = 0; first < width; first += PANEL) {
         long columns = panels.columns(first);
-        uint8_t *at = out + panels.at(q, first);
-        for (long j = first; j < first + columns; j += LANES) {
-            Floats factor = load(factors + j);
-            const float *row = x + j;
-            Words four = four_bytes(rounded(load(row) * factor), rounded(load(row + second) * factor * b),
-                                    rounded(load(row + third) * factor * c), rounded(load(row + fourth) * factor * d));
-            *(WordsAnywhere *)(at + (j - first) * 4) = four ^ flip;
+        for (long q = begin; q < end; q++) {
+            const float *row[4];
+            float there[4];
+            for (int n = 0; n < 4; n++) {
+                there[n] = q * 4 + n < rows;
+                row[n] = x + (q * 4 + (there[n] ? n : 0)) * width;
+            }
+            uint8_t *at = out + panels.at(q, first);
+            for (long j = first; j < first + columns; j += LANES) {
+                Floats factor = load(factors + j);
+                Words four = four_bytes(rounded(load(row[0] + j) * factor), rounded(load(row[1] + j) * factor * there[1]),
+                                        rounded(load(row[2] + j) * factor * there[2]),
+                                        rounded(load(row[3] + j) * factor * there[3]));
+                *(WordsAnywhere *)(at + (j - first) * 4) = four ^ flip;
+            }
         }
     }
 }
@@ -90,8 +100,9 @@ void cpulm_quantize(const float *x, int64_t rows, int64_t width, int8_t *by_row,
                 column_scale[j] = most / 127.0f;
                 room[j] = most > 0 ? 127.0f / most : 0.0f;
             }
-            for (long q = part.begin; q < part.end; q++)
-                panel_quad(x + q * 4 * width, rows - q * 4, room, panels, q, by_column, flip);
+            for (long q = part.begin; q < part.end; q += QUADS_AT_ONCE)
+                panel_quads(x, rows, room, panels, q, q + QUADS_AT_ONCE < part.end ? q + QUADS_AT_ONCE : part.end,
+                            by_column, flip);
         }
     }
 }
@@ -114,19 +125,27 @@ void cpulm_turn_rows(const int8_t *x, int64_t rows, int64_t width, uint8_t *out,
     }
 }
 
-// x [rows, width] of int8 to its panels, as the transpose of a left factor. The last quad's missing rows are zeros.
-void cpulm_turn_columns(const int8_t *x, int64_t rows, int64_t width, uint8_t *out, int threads) {
-    Panels panels = {(rows + 3) / 4, width};
+// x [rows, width] of int8 to panels of `quads`, as the transpose of a left factor, from quad `first` on. The last
+// quad's missing rows are zeros.
+void cpulm_turn_columns(const int8_t *x, int64_t rows, int64_t width, uint8_t *out, int64_t quads, int64_t first,
+                        int threads) {
+    Panels panels = {quads, width};
 #pragma omp parallel num_threads(threads)
     {
-        Part part(panels.quads, threads);
-        for (long q = part.begin; q < part.end; q++)
-            for (long j = 0; j < width; j += LANES) {
-                Words four[4] = {};
-                for (int n = 0; n < 4 && q * 4 + n < rows; n++)
-                    four[n] = __builtin_convertvector(*(const BytesAnywhere *)(x + (q * 4 + n) * width + j), Words);
-                *(WordsAnywhere *)(out + panels.at(q, j)) = four_bytes(four[0], four[1], four[2], four[3]);
-            }
+        Part part((rows + 3) / 4, threads);
+        for (long start = part.begin; start < part.end; start += QUADS_AT_ONCE) {
+            long end = start + QUADS_AT_ONCE < part.end ? start + QUADS_AT_ONCE : part.end;
+            for (long panel = 0; panel < width; panel += PANEL)
+                for (long q = start; q < end; q++) {
+                    uint8_t *at = out + panels.at(first + q, panel);
+                    for (long j = panel; j < panel + panels.columns(panel); j += LANES) {
+                        Words four[4] = {};
+                        for (int n = 0; n < 4 && q * 4 + n < rows; n++)
+                            four[n] = load_bytes(x + (q * 4 + n) * width + j);
+                        *(WordsAnywhere *)(at + (j - panel) * 4) = four_bytes(four[0], four[1], four[2], four[3]);
+                    }
+                }
+        }
     }
 }
 

@@ -79,26 +79,44 @@ class Int8Kernels:
         self._library.cpulm_turn_rows(at(values), long(rows), long(width), at(out), threads())
         return Factor(out, factor.scale)
 
-    def turned_left(self, values: Tensor, scale: Tensor) -> Factor:
-        """The transpose [N, M] of int8 ``values`` [M, N] as a left factor, with a scale [N]."""
+    def turn_into(self, out: Tensor, values: Tensor, start: int) -> None:
+        """Put int8 ``values`` [M, N] into the rows of ``out`` [K, N] from ``start`` on.
+
+        ``out`` is the transpose of a left factor [N, K], in the kernels' order.
+
+        Raises:
+            ValueError: where ``start`` or K is no whole number of quads, or the rows do not fit in.
+        """
         rows, width = values.shape
-        out = values.new_empty(_whole_quads(rows), width)
-        self._library.cpulm_turn_columns(at(values), long(rows), long(width), at(out), threads())
-        return Factor(out.t(), scale, turned=True)
+        require_lanes(values, self.lanes)
+        if start % QUAD or out.size(0) % QUAD or out.size(1) != width or start + rows > out.size(0):
+            raise ValueError(f"{rows} rows of {width} from {start} on do not fit into {list(out.shape)}")
+        self._library.cpulm_turn_columns(
+            at(values), long(rows), long(width), at(out), long(out.size(0) // QUAD), long(start // QUAD),
+            threads(),
+        )  # fmt: skip
 
     def product(
-        self, left: Factor, right: Factor, bias: Tensor | None = None, add_to: Tensor | None = None
+        self,
+        left: Factor,
+        right: Factor,
+        bias: Tensor | None = None,
+        *,
+        out: Tensor | None = None,
+        add: bool = False,
     ) -> Tensor:
-        """``left right + bias`` [M, N]; or, in place, ``add_to`` [M, N] and that.
+        """``left right + bias`` [M, N], written to ``out``, or, with ``add``, added to what stands there.
 
         Raises:
             ValueError: where the factors do not fit together, or the vectors do not divide N.
         """
         rows, depth = left.values.shape
-        if depth != right.values.size(0) or depth % QUAD:
+        cols = right.values.size(1)
+        if depth != right.values.size(0) or depth % QUAD or (out is not None and out.shape != (rows, cols)):
             raise ValueError(f"[{rows}, {depth}] times {list(right.values.shape)} is no product")
-        out = left.scale.new_empty(rows, right.values.size(1)) if add_to is None else add_to
-        self._multiply(left, right, bias, out, add=add_to is not None)
+        if out is None:
+            out = left.scale.new_empty(rows, cols)
+        self._multiply(left, right, bias, out, add=add)
         return out
 
     def gram(self, left: Factor) -> Tensor:
@@ -169,7 +187,7 @@ class Int8Kernels:
         require_lanes(x, self.lanes)
         M, K = x.shape
         by_row = torch.empty(M if rows else 0, K, dtype=torch.int8)
-        by_column = torch.empty(_whole_quads(M) if columns else 0, K, dtype=torch.int8)
+        by_column = torch.empty(whole_quads(M) if columns else 0, K, dtype=torch.int8)
         row_scale, column_scale, own = x.new_empty(M), x.new_empty(K), room(K)
         self._library.cpulm_quantize(
             at(x), long(M), long(K), at(by_row) if rows else None, at(row_scale),
@@ -178,5 +196,6 @@ class Int8Kernels:
         return Factor(by_row, row_scale), Factor(by_column, column_scale)
 
 
-def _whole_quads(depth: int) -> int:
+def whole_quads(depth: int) -> int:
+    """``depth`` rounded up to what a product can sum over."""
     return (depth + QUAD - 1) // QUAD * QUAD

@@ -104,6 +104,14 @@ static inline void store_bytes(void *p, Words v) {
 #endif
 }
 
+static inline Words load_bytes(const int8_t *p) {
+#if defined(__AVX512F__) // as with store_bytes
+    return (Words)_mm512_cvtepi8_epi32((__m128i) * (const BytesAnywhere *)p);
+#else
+    return (Words)__builtin_convertvector(*(const BytesAnywhere *)p, Ints);
+#endif
+}
+
 // e^v to about 2 units in the last place: v = n ln 2 + r, a polynomial in r (Cephes' expf), 2^n by its bits.
 // What is not a number stays so.
 static inline Floats exponential(Floats v) {

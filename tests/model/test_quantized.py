@@ -211,10 +211,12 @@ def a_head() -> tuple[Tensor, Tensor, Tensor]:
     return x, weight, targets
 
 
+@pytest.mark.parametrize("bytes_at_once", [512 * 64, 512 * 130, 1 << 26])
 @pytest.mark.parametrize("logits_at_once", [512 * 64, 1 << 22])
 def test_the_head_is_within_one_part_in_fifty(
-    kernels: Int8Kernels, logits_at_once: int, monkeypatch: pytest.MonkeyPatch
+    kernels: Int8Kernels, logits_at_once: int, bytes_at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(quantized_head, "PROBABILITIES_AT_ONCE", bytes_at_once)
     monkeypatch.setattr(quantized_head, "LOGITS_AT_ONCE", logits_at_once)
     x, weight, targets = a_head()
     ours = quantized_head.head_loss(kernels, x, weight, targets)
