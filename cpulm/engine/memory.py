@@ -29,6 +29,7 @@ HOLES = 1.3
 heap. Measured with glibc on the shapes of ``benchmarks/memory.py`` that are no presets; those check it."""
 
 _INT8_LOGITS_IN_CHUNK = 1 << 22  # of cpulm.model.quantized_head, which loads torch
+_INT8_PROBABILITIES_AT_ONCE = 1 << 24  # of the same
 _FEWEST_ROWS_IN_CHUNK = 64
 _MUON_ELEMENTS_AT_ONCE = 1 << 22  # of cpulm.optim.muon, which loads torch
 
@@ -201,18 +202,16 @@ def _way_back_bytes(model: ModelSettings, tokens: int, way: Arithmetic) -> int:
 
 
 def _head_bytes(model: ModelSettings, vocab_size: int, tokens: int, way: Arithmetic) -> int:
-    """The head and its loss, whichever is more: the logits' way, or the gradients twice, scaled and not."""
+    """The head and its loss: the logits' way, or, but for int8, the gradients twice, scaled and not."""
     d, v = model.n_embd, vocab_size
     stream, table = FLOAT_BYTES * tokens * d, FLOAT_BYTES * v * d
     if way.int8 and way.takes(v, d):
-        rows = min(tokens, max(_FEWEST_ROWS_IN_CHUNK, _INT8_LOGITS_IN_CHUNK // v))
-        sums, probabilities = FLOAT_BYTES * rows * v, rows * v
-        chunks = math.ceil(tokens / rows)
-        # The chunk before is let go once the next one's is there.
-        at_softmax = min(chunks, 2) * (sums + probabilities)
-        at_weights = sums + 2 * probabilities + table
-        working = stream + table // 2 + stream + table + max(at_softmax, at_weights)
-    elif tokens * v > LOGITS_IN_CHUNK:
+        together = min(tokens, max(_FEWEST_ROWS_IN_CHUNK, _INT8_PROBABILITIES_AT_ONCE // v))
+        rows = min(together, max(_FEWEST_ROWS_IN_CHUNK, _INT8_LOGITS_IN_CHUNK // v))
+        # Logits, their probabilities, and those of the chunk before, which is let go once the next is there.
+        chunk = (FLOAT_BYTES + (2 if together > rows else 1)) * rows * v
+        return 2 * stream + table + table // 2 + together * v + chunk
+    if tokens * v > LOGITS_IN_CHUNK:
         rows = min(tokens, max(_FEWEST_ROWS_IN_CHUNK, LOGITS_IN_CHUNK // v))
         working = stream + stream + table + 2 * FLOAT_BYTES * rows * v
     else:
