@@ -28,8 +28,8 @@ HOLES = 1.3
 """Resident bytes per byte in use: blocks come and go in changing sizes and leave holes in the C library's
 heap. Measured with glibc on the shapes of ``benchmarks/memory.py`` that are no presets; those check it."""
 
-_INT8_LOGITS_IN_CHUNK = 1 << 22  # of cpulm.model.quantized_head, which loads torch
-_INT8_PROBABILITIES_AT_ONCE = 1 << 24  # of the same
+_INT8_LOGITS_IN_CHUNK = 1 << 23  # of cpulm.model.quantized_head, which loads torch
+_INT8_PROBABILITIES_AT_ONCE = 1 << 25  # of the same
 _FEWEST_ROWS_IN_CHUNK = 64
 _MUON_ELEMENTS_AT_ONCE = 1 << 22  # of cpulm.optim.muon, which loads torch
 

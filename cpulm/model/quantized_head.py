@@ -14,12 +14,11 @@ from torch.autograd.function import once_differentiable
 
 from cpulm.native.int8 import QUAD, Factor, Int8Kernels, whole_quads
 
-LOGITS_AT_ONCE = 1 << 22
-"""Float32 numbers in one chunk: 16 MiB."""
+LOGITS_AT_ONCE = 1 << 23
+"""Float32 numbers in one chunk: 32 MiB."""
 
-PROBABILITIES_AT_ONCE = 1 << 24
-"""Bytes of int8 that wait for the product with the rows: 16 MiB. From 32 MiB on glibc takes memory from the
-system and gives it back each time, whose pages cost more than the product saves."""
+PROBABILITIES_AT_ONCE = 1 << 25
+"""Bytes of int8 that wait for the product with the rows: 32 MiB."""
 
 MOST_ROWS = 1 << 16
 """So many products of two int8 cannot leave an int32 when added up."""

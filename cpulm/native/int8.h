@@ -67,6 +67,30 @@ static void panel_quads(const float *x, long rows, const float *factors, const P
     }
 }
 
+struct MuonRoom { // for one matrix [rows, cols] at a time
+    float *gram, *square, *diagonal, *new_diagonal, *row_scale, *column_scale, *columns;
+    int8_t *by_row;
+    uint8_t *by_column, *turned;
+    char *all_of_it;
+    MuonRoom(long rows, long cols, int threads) {
+        long row = rows * sizeof(float), matrix = rows * cols, square_bytes = rows * row;
+        all_of_it = (char *)malloc(2 * square_bytes + 3 * row + (1 + threads) * cols * sizeof(float) + 3 * matrix);
+        char *next = all_of_it;
+        auto take = [&](long bytes) { return next += bytes, next - bytes; };
+        gram = (float *)take(square_bytes);
+        square = (float *)take(square_bytes);
+        diagonal = (float *)take(row);
+        new_diagonal = (float *)take(row);
+        row_scale = (float *)take(row);
+        column_scale = (float *)take(cols * sizeof(float));
+        columns = (float *)take(threads * cols * sizeof(float));
+        by_row = (int8_t *)take(matrix);
+        by_column = (uint8_t *)take(matrix);
+        turned = (uint8_t *)take(matrix);
+    }
+    ~MuonRoom() { free(all_of_it); }
+};
+
 extern "C" {
 
 // Whether products of int8 are faster than those of float32 here.
@@ -265,6 +289,40 @@ void cpulm_muon_polynomial(float *square, int64_t rows, const float *rest, const
             row[i] = 0;
             quantized_row(row, rows, row_most(row, rows, nullptr), by_row + i * rows, by_row_scale + i);
         }
+    }
+}
+
+// x [rows, cols] becomes a x + (b G + c G G) x, `times` over, with all its factors in `room`.
+static void muon_iterated(float *x, long rows, long cols, int times, float a, float b, float c, int threads,
+                          MuonRoom &room) {
+    for (int n = 0; n < times; n++) {
+        cpulm_quantize(x, rows, cols, room.by_row, room.row_scale, room.by_column, room.column_scale, 0x80808080u,
+                       room.columns, threads);
+        cpulm_turn_rows(room.by_row, rows, cols, room.turned, threads);
+        cpulm_int8_product(room.by_row, 0, room.turned, rows, rows, cols, room.row_scale, room.row_scale, nullptr,
+                           room.gram, 0, 1, threads);
+        cpulm_muon_gram(room.gram, rows, room.diagonal, room.by_row, room.row_scale, threads);
+        cpulm_turn_rows(room.by_row, rows, rows, room.turned, threads);
+        cpulm_int8_product(room.by_row, 0, room.turned, rows, rows, rows, room.row_scale, room.row_scale, nullptr,
+                           room.square, 0, 1, threads);
+        cpulm_muon_polynomial(room.square, rows, room.gram, room.diagonal, a, b, c, room.new_diagonal, room.by_row,
+                              room.row_scale, threads);
+        for (long i = 0; i < rows; i++)
+            for (long j = 0; j < cols; j += LANES) store(x + i * cols + j, load(x + i * cols + j) * room.new_diagonal[i]);
+        cpulm_int8_product(room.by_row, 0, room.by_column, rows, cols, rows, room.row_scale, room.column_scale, nullptr,
+                           x, 1, 0, threads);
+    }
+}
+
+// Muon's iteration of `count` matrices x [rows, cols], rows <= cols, each multiples of LANES, in their place: one
+// thread to a matrix where there are enough of them, which then stays in its cache.
+void cpulm_muon(float *x, int64_t count, int64_t rows, int64_t cols, int times, float a, float b, float c, int threads) {
+    int outer = count >= threads ? threads : 1, inner = count >= threads ? 1 : threads;
+#pragma omp parallel num_threads(outer)
+    {
+        MuonRoom room(rows, cols, inner);
+#pragma omp for schedule(dynamic)
+        for (long n = 0; n < count; n++) muon_iterated(x + n * rows * cols, rows, cols, times, a, b, c, inner, room);
     }
 }
 }

@@ -116,14 +116,12 @@ class Int8Kernels:
             raise ValueError(f"[{rows}, {depth}] times {list(right.values.shape)} is no product")
         if out is None:
             out = left.scale.new_empty(rows, cols)
-        self._multiply(left, right, bias, out, add=add)
-        return out
-
-    def gram(self, left: Factor) -> Tensor:
-        """``left leftᵀ`` [M, M], for less than the time of two other factors."""
-        right = self.turned_right(left)
-        out = left.scale.new_empty(left.values.size(0), left.values.size(0))
-        self._multiply(left, right, None, out, symmetric=True)
+        require_lanes(out, self.lanes)
+        stored = left.values.t() if left.turned else left.values
+        self._library.cpulm_int8_product(
+            at(stored), ctypes.c_int(left.turned), at(right.values), long(rows), long(cols), long(depth),
+            at(left.scale), at(right.scale), at(bias), at(out), ctypes.c_int(add), ctypes.c_int(0), threads(),
+        )  # fmt: skip
         return out
 
     def softmax(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Factor]:
@@ -141,44 +139,31 @@ class Int8Kernels:
         )
         return losses, Factor(by_row, scale)
 
-    def polynomial(self, x: Tensor, a: float, b: float, c: float) -> Tensor:
-        """``a x + (b G + c G G) x`` with G = x xᵀ for x [M, N], whose three products are of int8.
+    def iterate(self, x: Tensor, times: int, a: float, b: float, c: float) -> None:
+        """``x = a x + (b G + c G G) x`` with G = x xᵀ, ``times`` over and in place, for each x of [N, R, C].
 
-        The diagonals of G and of the polynomial are kept in float32: they are much larger than the rest.
+        The three products are of int8. The diagonals of G and of the polynomial are kept in float32: they are
+        much larger than the rest.
+
+        Raises:
+            ValueError: where R or C is no multiple of the vectors, or R is more than C.
         """
+        count, rows, cols = x.shape
+        require_lanes(x, self.lanes)
         require_lanes(x.mT, self.lanes)
-        rows, columns = self.left_and_right(x)
-        size = x.size(0)
-        diagonal, new_diagonal, scale = x.new_empty(size), x.new_empty(size), x.new_empty(size)
-        by_row = rows.values.new_empty(size, size)
-        rest = self.gram(rows)
-        self._library.cpulm_muon_gram(at(rest), long(size), at(diagonal), at(by_row), at(scale), threads())
-        some = Factor(by_row, scale)
-        square = self.gram(some)  # symmetric: its rows are its columns
-        self._library.cpulm_muon_polynomial(
-            at(square), long(size), at(rest), at(diagonal), real(a), real(b), real(c),
-            at(new_diagonal), at(by_row), at(scale), threads(),
-        )  # fmt: skip
-        return self.product(some, columns).addcmul_(x, new_diagonal.unsqueeze(1))
-
-    def _multiply(
-        self,
-        left: Factor,
-        right: Factor,
-        bias: Tensor | None,
-        out: Tensor,
-        *,
-        add: bool = False,
-        symmetric: bool = False,
-    ) -> None:
-        require_lanes(out, self.lanes)
-        (rows, depth), cols = left.values.shape, right.values.size(1)
-        stored = left.values.t() if left.turned else left.values
-        self._library.cpulm_int8_product(
-            at(stored), ctypes.c_int(left.turned), at(right.values), long(rows), long(cols), long(depth),
-            at(left.scale), at(right.scale), at(bias), at(out), ctypes.c_int(add), ctypes.c_int(symmetric),
+        if rows > cols:
+            raise ValueError(f"[{rows}, {cols}] has more rows than columns")
+        self._library.cpulm_muon(
+            at(x), long(count), long(rows), long(cols), ctypes.c_int(times), real(a), real(b), real(c),
             threads(),
         )  # fmt: skip
+
+    def gram(self, left: Factor) -> Tensor:
+        """``left leftᵀ`` [M, M], for less than the time of two other factors."""
+        right = self.turned_right(left)
+        out = left.scale.new_empty(left.values.size(0), left.values.size(0))
+        self._multiply(left, right, None, out, symmetric=True)
+        return out
 
     def _quantized(
         self, x: Tensor, *, rows: bool = True, columns: bool = True, flip: int = _RIGHT

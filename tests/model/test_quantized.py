@@ -99,14 +99,33 @@ def test_a_product_is_exact_but_for_the_rounding_of_its_factors(
     torch.testing.assert_close(found, x.t() @ y, rtol=1e-6, atol=1e-3)
 
 
-@pytest.mark.parametrize("rows", [16, 64, 112, 192, 208, 400])
-def test_a_gram_matrix_is_the_product_with_the_transpose(quantizer: Quantizer, rows: int) -> None:
+@pytest.mark.parametrize("count", [1, 5])
+@pytest.mark.parametrize("shape", [(16, 16), (64, 112), (208, 224), (400, 400)], ids=str)
+def test_the_polynomial_of_a_gram_matrix_is_nearly_that_of_float32(
+    quantizer: Quantizer, shape: tuple[int, int], count: int
+) -> None:
+    """One matrix by all threads, and several with a thread each."""
     if not isinstance(quantizer, Int8Kernels):
         pytest.skip("of the kernels")
-    left, _ = quantizer.left_and_right(values(rows, 96, seed=1).detach())
-    found = quantizer.gram(left)
-    assert torch.equal(found, quantizer.product(left, quantizer.turned_right(left)))
-    assert torch.equal(found, found.t())
+    x = values(count, *shape, seed=1).detach()
+    x /= torch.linalg.matrix_norm(x, ord=2, keepdim=True)
+    a, b, c = 3.4445, -4.7750, 2.0315
+    gram = x @ x.mT
+    exact = a * x + (b * gram + c * gram @ gram) @ x
+    found = x.clone()
+    quantizer.iterate(found, 1, a, b, c)
+    assert ((found - exact).flatten(1).norm(dim=1) / exact.flatten(1).norm(dim=1)).max() < 0.02
+    twice = x.clone()
+    quantizer.iterate(twice, 2, a, b, c)
+    quantizer.iterate(found, 1, a, b, c)
+    assert torch.equal(twice, found)
+
+
+def test_matrices_that_are_higher_than_wide_are_refused(quantizer: Quantizer) -> None:
+    if not isinstance(quantizer, Int8Kernels):
+        pytest.skip("of the kernels")
+    with pytest.raises(ValueError, match="more rows than columns"):
+        quantizer.iterate(torch.zeros(1, 32, 16), 1, 1.0, 1.0, 1.0)
 
 
 def test_factors_that_do_not_fit_are_refused(quantizer: Quantizer) -> None:

@@ -64,7 +64,7 @@ def kernels(tmp_path_factory: pytest.TempPathFactory) -> Int8Kernels:
     return kernels.int8 or Int8Kernels(opened(library), kernels.lanes)
 
 
-@pytest.mark.parametrize("shape", [(2, 192, 192), (2, 192, 320), (1, 320, 192)], ids=str)
+@pytest.mark.parametrize("shape", [(7, 64, 256), (2, 192, 192), (2, 192, 320), (1, 320, 192)], ids=str)
 def test_in_int8_singular_values_and_directions_are_nearly_the_same(
     shape: tuple[int, ...], kernels: Int8Kernels
 ) -> None:
@@ -75,7 +75,7 @@ def test_in_int8_singular_values_and_directions_are_nearly_the_same(
     assert torch.cosine_similarity(exact.flatten(1), rounded.flatten(1)).min() > 0.999
 
 
-@pytest.mark.parametrize("shape", [(2, 64, 320), (2, 200, 260), (2, 260, 200)], ids=str)
+@pytest.mark.parametrize("shape", [(2, 64, 192), (2, 200, 260), (2, 260, 200)], ids=str)
 def test_small_and_odd_matrices_stay_in_float32(shape: tuple[int, ...], kernels: Int8Kernels) -> None:
     gradients = torch.randn(shape)
     assert torch.equal(orthogonalise(gradients), orthogonalise(gradients, kernels))
