@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -42,6 +43,23 @@ def test_help_loads_nothing_but_the_command_line(arguments: tuple[str, ...]) -> 
     modules = loaded(*arguments)
     assert "typer" in modules
     assert modules & (HEAVY | {"yaml", "psutil", "cpulm.settings", "cpulm.engine.sysinfo"}) == set()
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_a_run_that_compiles_nothing_imports_no_compiler(
+    optimizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CPULM_CACHE", str(tmp_path / "cache"))  # fp32 is measured against int8 too
+    text = tmp_path / "rhyme.txt"
+    text.write_text("the cat sat on the mat; the rat saw the cat and ran.\n" * 60, encoding="utf-8")
+    small = ("model.n_layer=1", "model.n_head=2", "model.n_embd=32", "model.block_size=16")
+    data = ("data.tokenizer=byte", "data.vocab_size=null")
+    settings = (*small, *data, f"train.optimizer={optimizer}", "log.report=false")
+    sets = [argument for setting in settings for argument in ("--set", setting)]
+    run = ("--data", str(text), "--out", str(tmp_path / "run"), "--steps", "2", "--headless")
+    modules = loaded("train", *run, *sets, "--device", "cpu")
+    assert "torch" in modules
+    assert modules & {"torch._dynamo", "torch._inductor", "sympy"} == set()
 
 
 @pytest.mark.parametrize("arguments", [("sysinfo",), ("sysinfo", "--json")], ids=" ".join)

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cpulm.errors import StoppedError
+from cpulm.errors import CpulmError, StoppedError
 from cpulm.events import Event, Listener
 from cpulm.rundir import RunDir
 
@@ -165,6 +165,11 @@ def _page_at_the_end() -> Iterator[Recorder]:
 
     try:
         yield record
+    except CpulmError as error:
+        from cpulm.engine.allocator import release_frames
+
+        release_frames(error)  # they hold the model, which would stand in memory beside what draws the page
+        raise
     finally:
         if begun and begun[-1].settings.log.report:
             _write_page(begun[-1].run)

@@ -6,7 +6,6 @@ backward pass reads, the first block on the way back, the last one, and the upda
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING

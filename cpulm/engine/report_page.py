@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 
+from cpulm.engine.allocator import release_memory
 from cpulm.rundir import RunDir
 
 _LONGEST_SECONDS = 120.0
@@ -20,6 +21,7 @@ def write_report(run: RunDir) -> str:
     """Write the page of ``run`` anew, where it has a checkpoint; what was in the way in words, or nothing."""
     if not run.latest.is_file():
         return ""  # a folder without one is free for the next run, and is to stay so
+    release_memory()  # the run's: both processes may have to fit where it filled the memory alone
     command = [sys.executable, "-m", "cpulm", "analyze", "--html", str(run.report), "--", str(run.path)]
     try:
         done = subprocess.run(

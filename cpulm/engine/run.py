@@ -15,6 +15,7 @@ from cpulm.data.prepare import check, prepare
 from cpulm.data.tokenfile import TokenFolder
 from cpulm.engine import checkpoint as checkpoints
 from cpulm.engine import needs
+from cpulm.engine.allocator import release_memory
 from cpulm.engine.build import Parts, build_parts, build_trainer
 from cpulm.engine.checkpoint import Checkpoint
 from cpulm.engine.conduct import conduct, considerate
@@ -207,12 +208,12 @@ def rehearse(settings: Settings, *, show: Listener, should_stop: Callable[[], bo
     needs.check_memory(settings, tokens.vocab_size, expected, machine.memory_available_bytes)
     runtime = choose_runtime(settings.runtime, machine, block_shape(settings))
     plan = needs.plan(settings, tokens.vocab_size, len(tokens.train), arithmetic(runtime))
-    parts = build_parts(settings, tokens, runtime)
     plan = replace(
         plan,
-        step_seconds=_measured(parts, runtime, settings, show),
+        step_seconds=_measured(settings, tokens, runtime, show),
         peak_flops_per_second=fp32_peak(runtime.device),
     )
+    release_memory()
     planned = needs.seconds_needed(plan, settings.train)
     runtime = decide_compile(runtime, settings.runtime.compile, machine, planned)
     parts = build_parts(settings, tokens, runtime)
@@ -233,7 +234,8 @@ def _ready_again(
     if checkpoint.step:
         seconds = checkpoint.position.elapsed_seconds / checkpoint.step
     else:
-        seconds = _measured(build_parts(settings, tokens, runtime), runtime, settings, show)
+        seconds = _measured(settings, tokens, runtime, show)
+        release_memory()
     plan = replace(
         needs.plan(settings, tokens.vocab_size, len(tokens.train), way),
         step_seconds=seconds,
@@ -249,10 +251,11 @@ def _require_horizon(settings: Settings) -> None:
         )
 
 
-def _measured(parts: Parts, runtime: Runtime, settings: Settings, show: Listener) -> float:
-    """Seconds of one update, measured; this wears out ``parts``."""
+def _measured(settings: Settings, tokens: TokenFolder, runtime: Runtime, show: Listener) -> float:
+    """Seconds of one update, measured on a model that is thrown away."""
     show(Progress(stage="measuring a step", done=0, total=None, unit="steps"))
     try:
+        parts = build_parts(settings, tokens, runtime)
         return measure_step(parts.model, parts.optimizers, parts.loader, runtime, settings)
     finally:
         show(Progress(stage="measuring a step", done=3, total=3, unit="steps", finished=True))

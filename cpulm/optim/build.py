@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from cpulm.native.int8 import Int8Kernels
+from cpulm.optim.eager import AdamW
 from cpulm.optim.muon import Muon
 from cpulm.settings import TrainSettings
 
@@ -58,7 +59,7 @@ def build_optimizers(
     else:
         adamw_groups.append(_group(list(matrices.values()), settings.lr, settings.weight_decay))
     betas = (settings.beta1, settings.beta2)
-    optimizers.append(torch.optim.AdamW(adamw_groups, betas=betas, fused=_has_fused(rest)))
+    optimizers.append(AdamW(adamw_groups, betas=betas, fused=_has_fused(rest)))
     return optimizers
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from cpulm.native.int8 import Int8Kernels
+from cpulm.optim.eager import EagerOptimizer
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Quintic Newton-Schulz with the steepest slope at zero; singular values end within about 0.7 .. 1.2."""
@@ -66,7 +67,7 @@ def _fits_int8(x: Tensor, kernels: Int8Kernels) -> bool:
     )
 
 
-class Muon(torch.optim.Optimizer):
+class Muon(EagerOptimizer):
     """Nesterov momentum, orthogonalised, with decoupled weight decay; for matrices only.
 
     Args:
