@@ -195,7 +195,7 @@ def _way_back_bytes(model: ModelSettings, tokens: int, way: Arithmetic) -> int:
     """Gradients under way inside the MLP: of the stream, of the activation's result and of its input, less
     the input of the layer above, which is read no more. Torch makes some of them in steps."""
     stream = model.n_embd * (2 if model.dropout else 1)
-    steps = {"relu2": 2, "swiglu": 0 if way.takes(model.inner_width) else 1}.get(model.mlp, 0)
+    steps = 0 if way.takes(model.inner_width) else {"relu2": 2, "swiglu": 1}.get(model.mlp, 0)
     inside = _up_width(model) + (1 + steps) * model.inner_width
     return tokens * (FLOAT_BYTES * (stream + inside) - _down_input_bytes(model, way))
 

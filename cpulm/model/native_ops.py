@@ -35,6 +35,11 @@ def swiglu(kernels: Kernels, gate_up: Tensor) -> Tensor:
     return _apply(_SwiGLU, kernels, gate_up.contiguous())
 
 
+def relu2(kernels: Kernels, x: Tensor) -> Tensor:
+    """``relu(x)²``."""
+    return _apply(_ReLU2, kernels, x.contiguous())
+
+
 def dropout(kernels: Kernels, x: Tensor, p: float) -> Tensor:
     """As ``F.dropout`` in training; the choice is drawn from torch's random state."""
     return _apply(_Dropout, kernels, x.contiguous(), p, int(torch.randint(2**32, ())))
@@ -99,6 +104,21 @@ class _SwiGLU(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
         return None, ctx.kernels.swiglu_backward(grad.contiguous(), *ctx.saved_tensors)
+
+
+class _ReLU2(torch.autograd.Function):
+    """Keeps its input, where torch keeps that of the square too."""
+
+    @staticmethod
+    def forward(ctx: Any, kernels: Kernels, x: Tensor) -> Tensor:
+        ctx.kernels = kernels
+        ctx.save_for_backward(x)
+        return kernels.relu2(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
+        return None, ctx.kernels.relu2_backward(grad.contiguous(), *ctx.saved_tensors)
 
 
 class _Attention(torch.autograd.Function):

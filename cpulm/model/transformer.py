@@ -195,15 +195,20 @@ class MLP(nn.Module):
         self.activation = settings.mlp
         self.up = Linear(settings.n_embd, settings.inner_width, bias=settings.bias)
         self.down = Linear(settings.inner_width, settings.n_embd, bias=settings.bias)
+        self.kernels: Kernels | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.up(x)
-        if self.activation.startswith("gelu"):
-            x = F.gelu(x, approximate="tanh" if self.activation == "gelu" else "none")
-        else:
-            x = F.relu(x)
-        y: Tensor = self.down(x.square() if self.activation == "relu2" else x)
+        y: Tensor = self.down(self.activated(self.up(x)))
         return y
+
+    def activated(self, x: Tensor) -> Tensor:
+        if self.activation.startswith("gelu"):
+            return F.gelu(x, approximate="tanh" if self.activation == "gelu" else "none")
+        if self.activation == "relu":
+            return F.relu(x)
+        if self.kernels is not None and native_ops.fits(self.kernels, x, x.size(-1)):
+            return native_ops.relu2(self.kernels, x)
+        return F.relu(x).square()
 
 
 class Block(nn.Module):
@@ -280,7 +285,7 @@ class Transformer(nn.Module):
         """Compute norms, attention and the activation in compiled kernels, where they fit; None: in torch."""
         self.attention_kernels = kernels
         for module in self.modules():
-            if isinstance(module, (RMSNorm, Attention, SwiGLU, Dropout)):
+            if isinstance(module, (RMSNorm, Attention, SwiGLU, MLP, Dropout)):
                 module.kernels = kernels
 
     def use_int8(self, quantizer: Quantizer | None) -> None:

@@ -64,20 +64,33 @@ void cpulm_rms_norm_backward(const float *dy, const float *x, const float *weigh
     }
 }
 
+// Results of so many numbers are in no cache any more when they are read: at 3072 rows of 1536 writing past the
+// caches saved a quarter of relu2's time and a fifth of swiglu's backward, at 1024 as much as reading then cost.
+constexpr long LARGE = 1 << 22;
+
+// To a place in a tensor that torch has just allocated, so aligned.
+static inline void put(float *p, Floats v, bool past) {
+    if (past) stream(p, v);
+    else store(p, v);
+}
+
 // gate_up [rows, 2 width] to silu(gate) * up [rows, width].
 void cpulm_swiglu_forward(const float *gate_up, int64_t rows, int64_t width, float *y, int threads) {
+    bool past = rows * width >= LARGE;
 #pragma omp parallel num_threads(threads)
     {
         Part part(rows, threads);
         for (long i = part.begin; i < part.end; i++)
             for (long j = 0; j < width; j += LANES) {
                 Floats gate = load(gate_up + i * 2 * width + j), up = load(gate_up + i * 2 * width + width + j);
-                store(y + i * width + j, gate / (1.0f + exponential(-gate)) * up);
+                put(y + i * width + j, gate / (1.0f + exponential(-gate)) * up, past);
             }
+        streamed();
     }
 }
 
 void cpulm_swiglu_backward(const float *dy, const float *gate_up, int64_t rows, int64_t width, float *grad, int threads) {
+    bool past = 2 * rows * width >= LARGE;
 #pragma omp parallel num_threads(threads)
     {
         Part part(rows, threads);
@@ -87,9 +100,40 @@ void cpulm_swiglu_backward(const float *dy, const float *gate_up, int64_t rows, 
                 Floats gate = load(at), up = load(at + width), g = load(dy + i * width + j);
                 Floats sigmoid = 1.0f / (1.0f + exponential(-gate));
                 Floats silu = gate * sigmoid;
-                store(grad + i * 2 * width + j, g * up * (sigmoid + silu * (1.0f - sigmoid)));
-                store(grad + i * 2 * width + width + j, g * silu);
+                put(grad + i * 2 * width + j, g * up * (sigmoid + silu * (1.0f - sigmoid)), past);
+                put(grad + i * 2 * width + width + j, g * silu, past);
             }
+        streamed();
+    }
+}
+
+// What is not a number stays so.
+static inline Floats positive(Floats v) { return v < 0.0f ? all(0.0f) : v; }
+
+// max(x, 0)².
+void cpulm_relu2_forward(const float *x, int64_t count, float *y, int threads) {
+    bool past = count >= LARGE;
+#pragma omp parallel num_threads(threads)
+    {
+        Part part(count / LANES, threads);
+        for (long i = part.begin * LANES; i < part.end * LANES; i += LANES) {
+            Floats v = positive(load(x + i));
+            put(y + i, v * v, past);
+        }
+        streamed();
+    }
+}
+
+void cpulm_relu2_backward(const float *dy, const float *x, int64_t count, float *dx, int threads) {
+    bool past = count >= LARGE;
+#pragma omp parallel num_threads(threads)
+    {
+        Part part(count / LANES, threads);
+        for (long i = part.begin * LANES; i < part.end * LANES; i += LANES) {
+            Floats v = positive(load(x + i));
+            put(dx + i, (v + v) * load(dy + i), past);
+        }
+        streamed();
     }
 }
 

@@ -105,6 +105,19 @@ class Kernels:
         self._library.cpulm_swiglu_backward(at(dy), at(gate_up), long(rows), long(width), at(grad), threads())
         return grad
 
+    def relu2(self, x: Tensor) -> Tensor:
+        """``relu(x)²`` for x [..., D]."""
+        require_lanes(x, self.lanes)
+        y = torch.empty_like(x)
+        self._library.cpulm_relu2_forward(at(x), long(x.numel()), at(y), threads())
+        return y
+
+    def relu2_backward(self, dy: Tensor, x: Tensor) -> Tensor:
+        """The gradient of x [..., D]."""
+        dx = torch.empty_like(x)
+        self._library.cpulm_relu2_backward(at(dy), at(x), long(x.numel()), at(dx), threads())
+        return dx
+
     def dropout(self, x: Tensor, p: float, seed: int) -> Tensor:
         """x [..., D] with each number 0 by a probability of ``p``, else divided by ``1 - p``."""
         require_lanes(x, self.lanes)

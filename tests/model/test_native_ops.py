@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -53,6 +55,38 @@ def test_swiglu_over_the_whole_range_of_its_gate(kernels: Kernels) -> None:
     gate_up = (values(5, 3, 96, grad=False) * 30).requires_grad_()
     gate, up = gate_up.chunk(2, -1)
     assert_same(native_ops.swiglu(kernels, gate_up), F.silu(gate) * up, [gate_up])
+
+
+def test_relu_squared(kernels: Kernels) -> None:
+    x = values(5, 3, 96)
+    assert_same(native_ops.relu2(kernels, x), F.relu(x).square(), [x])
+
+
+def test_relu_squared_hides_nothing_that_is_not_finite(kernels: Kernels) -> None:
+    x = torch.tensor([math.nan, math.inf, -math.inf, -0.0] * 8).requires_grad_()
+    y = native_ops.relu2(kernels, x)
+    (grad,) = torch.autograd.grad(y.sum(), x)
+    assert y[:4].tolist()[1:] == [math.inf, 0.0, 0.0]
+    assert grad[:4].tolist()[1:] == [math.inf, 0.0, 0.0]
+    assert y[:1].isnan().all()
+    assert grad[:1].isnan().all()
+    (grad,) = torch.autograd.grad(native_ops.relu2(kernels, x).sum() * math.nan, x)
+    assert grad.isnan().all()
+
+
+@pytest.mark.parametrize("function", [native_ops.swiglu, native_ops.relu2])
+def test_a_large_result_is_that_of_its_parts(
+    kernels: Kernels, function: Callable[[Kernels, Tensor], Tensor]
+) -> None:
+    """It is written past the caches."""
+    x = values(1100, 8192)
+    y = function(kernels, x)
+    (grad,) = torch.autograd.grad(y.sum(), x)
+    for start in range(0, 1100, 100):
+        part = x[start : start + 100].detach().requires_grad_()
+        y_part = function(kernels, part)
+        assert torch.equal(y_part, y[start : start + 100])
+        assert torch.equal(torch.autograd.grad(y_part.sum(), part)[0], grad[start : start + 100])
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5])
