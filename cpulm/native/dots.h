@@ -36,7 +36,7 @@ static inline Ints dots(Ints sums, Words positive, Words any) {
 
 struct Left { // a factor [rows, depth]: row by row, or the panels of its transpose
     const int8_t *at;
-    long rows, depth;
+    int64_t rows, depth;
     bool panels;
     long panel_rows(long row) const {
         long left = rows - row / PANEL * PANEL;

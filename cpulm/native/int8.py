@@ -158,13 +158,6 @@ class Int8Kernels:
             threads(),
         )  # fmt: skip
 
-    def gram(self, left: Factor) -> Tensor:
-        """``left leftᵀ`` [M, M], for less than the time of two other factors."""
-        right = self.turned_right(left)
-        out = left.scale.new_empty(left.values.size(0), left.values.size(0))
-        self._multiply(left, right, None, out, symmetric=True)
-        return out
-
     def _quantized(
         self, x: Tensor, *, rows: bool = True, columns: bool = True, flip: int = _RIGHT
     ) -> tuple[Factor, Factor]:

@@ -1,8 +1,7 @@
 // What training on a CPU does besides large matrix products, in as few passes over memory as it takes.
-// Compiled on the machine that uses it, by the compiler found there; cpulm/native/__init__.py calls it.
+// Compiled on the machine that uses it, by the compiler found there; cpulm/native/kernels.py calls it.
 // All matrices are contiguous float32 unless said; widths are multiples of LANES; `threads` is torch's number.
 #include "attention.h"
-#include "int8.h"
 #include "parts.h"
 
 extern "C" {
@@ -13,7 +12,7 @@ int cpulm_lanes() { return LANES; }
 void cpulm_dropout(const float *x, int64_t count, uint32_t seed, uint32_t below, float scale, float *y, int threads) {
 #pragma omp parallel num_threads(threads)
     {
-        Part part(count / LANES, threads);
+        Part part(count / LANES);
         Words lanes;
         for (int i = 0; i < LANES; i++) lanes[i] = i;
         uint32_t start = mixed(seed);
@@ -28,7 +27,7 @@ void cpulm_rms_norm_forward(const float *x, const float *weight, float eps, int6
                             float *rstd, int threads) {
 #pragma omp parallel num_threads(threads)
     {
-        Part part(rows, threads);
+        Part part(rows);
         for (long i = part.begin; i < part.end; i++) {
             Floats squares = {};
             for (long j = 0; j < width; j += LANES) squares += load(x + i * width + j) * load(x + i * width + j);
@@ -44,7 +43,7 @@ void cpulm_rms_norm_backward(const float *dy, const float *x, const float *weigh
     memset(room, 0, (long)threads * width * sizeof(float));
 #pragma omp parallel num_threads(threads)
     {
-        Part part(rows, threads);
+        Part part(rows);
         float *own = room + (long)omp_get_thread_num() * width;
         for (long i = part.begin; i < part.end; i++) {
             const float *g = dy + i * width, *v = x + i * width;
@@ -79,7 +78,7 @@ void cpulm_swiglu_forward(const float *gate_up, int64_t rows, int64_t width, flo
     bool past = rows * width >= LARGE;
 #pragma omp parallel num_threads(threads)
     {
-        Part part(rows, threads);
+        Part part(rows);
         for (long i = part.begin; i < part.end; i++)
             for (long j = 0; j < width; j += LANES) {
                 Floats gate = load(gate_up + i * 2 * width + j), up = load(gate_up + i * 2 * width + width + j);
@@ -93,7 +92,7 @@ void cpulm_swiglu_backward(const float *dy, const float *gate_up, int64_t rows, 
     bool past = 2 * rows * width >= LARGE;
 #pragma omp parallel num_threads(threads)
     {
-        Part part(rows, threads);
+        Part part(rows);
         for (long i = part.begin; i < part.end; i++)
             for (long j = 0; j < width; j += LANES) {
                 const float *at = gate_up + i * 2 * width + j;
@@ -115,7 +114,7 @@ void cpulm_relu2_forward(const float *x, int64_t count, float *y, int threads) {
     bool past = count >= LARGE;
 #pragma omp parallel num_threads(threads)
     {
-        Part part(count / LANES, threads);
+        Part part(count / LANES);
         for (long i = part.begin * LANES; i < part.end * LANES; i += LANES) {
             Floats v = positive(load(x + i));
             put(y + i, v * v, past);
@@ -128,7 +127,7 @@ void cpulm_relu2_backward(const float *dy, const float *x, int64_t count, float 
     bool past = count >= LARGE;
 #pragma omp parallel num_threads(threads)
     {
-        Part part(count / LANES, threads);
+        Part part(count / LANES);
         for (long i = part.begin * LANES; i < part.end * LANES; i += LANES) {
             Floats v = positive(load(x + i));
             put(dx + i, (v + v) * load(dy + i), past);

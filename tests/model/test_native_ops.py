@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -183,6 +186,29 @@ def test_numbers_that_are_not_finite_stay_so(kernels: Kernels) -> None:
         qkv = values(1, 4, 48, grad=False)
         qkv[0, 1, 0] = wrong
         assert not native_ops.attention(kernels, qkv, heads, turn).isfinite().all()
+
+
+FEWER_THREADS = """
+import sys, torch
+from cpulm.native.kernels import Kernels
+torch.set_num_threads(3)
+kernels = Kernels(sys.argv[1])
+x = torch.ones(64, 64)
+assert torch.allclose(kernels.rms_norm(x, torch.ones(64), 0.0)[0], x)
+if kernels.int8 is not None:
+    left, right = kernels.int8.left_and_right(x)
+    assert torch.allclose(kernels.int8.product(left, right), x @ x)
+"""
+
+
+def test_fewer_threads_than_asked_for_do_all_of_the_work(tmp_path: Path) -> None:
+    """OpenMP may give fewer, by its settings or because the system has no more."""
+    compiler, problem = find_compiler()
+    if compiler is None or "MSVC" in compiler.version:
+        pytest.skip(f"no compiler that takes GCC's options: {problem}")
+    library = compiled(compiler.command, compiler.version, "this machine", tmp_path)
+    limited = {**os.environ, "OMP_THREAD_LIMIT": "1"}
+    subprocess.run([sys.executable, "-c", FEWER_THREADS, str(library)], env=limited, check=True)
 
 
 def test_the_same_at_a_fixed_number_of_threads(kernels: Kernels) -> None:

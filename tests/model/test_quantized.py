@@ -261,6 +261,15 @@ def test_small_probabilities_are_rounded_but_keep_their_mean(kernels: Int8Kernel
     assert float(found[:, 1:].mean(0).std()) < 0.2 * float(exact[0, 1])
 
 
+def test_the_most_probable_entry_is_never_rounded_beyond_a_byte(kernels: Int8Kernels) -> None:
+    """The largest chances come up once in a quarter of a million rows."""
+    logits = torch.full((1 << 19, 16), -2.0)
+    logits[:, 0] = 5.0 + torch.arange(1 << 19) * 1e-5
+    _, p = kernels.softmax(logits, torch.zeros(1 << 19, dtype=torch.int64))
+    assert int(p.values.min()) == 0
+    assert int(p.values.max()) == 127
+
+
 def test_a_target_beyond_the_vocabulary_makes_no_loss(kernels: Int8Kernels) -> None:
     losses, _ = kernels.softmax(torch.zeros(1, 16), torch.tensor([16]))
     assert losses.isnan().all()

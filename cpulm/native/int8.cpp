@@ -1,6 +1,5 @@
 // Training in int8: what turns matrices into factors of products and back, and what stands between products.
-// Conventions as in kernels.cpp; the layouts are explained in dots.h.
-#pragma once
+// cpulm/native/int8.py calls it. Conventions as in kernels.cpp; the layouts are explained in dots.h.
 #include "dots.h"
 #include "parts.h"
 #include <cmath>
@@ -26,7 +25,7 @@ static inline float row_most(const float *x, long width, float *columns) {
 
 // Where in panels [depth, width] the quad `q` of the columns from `j` on stands, and how far apart columns are cut.
 struct Panels {
-    long quads, width;
+    int64_t quads, width;
     long columns(long j) const {
         long left = width - j / PANEL * PANEL;
         return left < PANEL ? left : PANEL;
@@ -105,7 +104,7 @@ void cpulm_quantize(const float *x, int64_t rows, int64_t width, int8_t *by_row,
     Panels panels = {(rows + 3) / 4, width};
 #pragma omp parallel num_threads(threads)
     {
-        Part part(panels.quads, threads);
+        Part part(panels.quads);
         long end = part.end * 4 < rows ? part.end * 4 : rows;
         float *columns = by_column ? room + (long)omp_get_thread_num() * width : nullptr;
         for (long i = part.begin * 4; i < end; i++) {
@@ -136,7 +135,7 @@ void cpulm_turn_rows(const int8_t *x, int64_t rows, int64_t width, uint8_t *out,
     Panels panels = {width / 4, rows};
 #pragma omp parallel num_threads(threads)
     {
-        Part part((rows + LANES - 1) / LANES, threads);
+        Part part((rows + LANES - 1) / LANES);
         for (long i = part.begin * LANES; i < part.end * LANES; i += LANES) {
             long q = 0;
             for (; q + LANES <= panels.quads; q += LANES)
@@ -156,7 +155,7 @@ void cpulm_turn_columns(const int8_t *x, int64_t rows, int64_t width, uint8_t *o
     Panels panels = {quads, width};
 #pragma omp parallel num_threads(threads)
     {
-        Part part((rows + 3) / 4, threads);
+        Part part((rows + 3) / 4);
         for (long start = part.begin; start < part.end; start += QUADS_AT_ONCE) {
             long end = start + QUADS_AT_ONCE < part.end ? start + QUADS_AT_ONCE : part.end;
             for (long panel = 0; panel < width; panel += PANEL)
@@ -190,7 +189,7 @@ void cpulm_int8_product(const int8_t *left_at, int turned, const uint8_t *right,
     for (long row = 0; row < rows; row += block) all_items += wanted(row);
 #pragma omp parallel num_threads(threads)
     {
-        Part part(all_items, threads);
+        Part part(all_items);
         alignas(64) int32_t sums[ROW_BLOCK * PANEL], start[ROW_BLOCK];
         long item = 0;
         for (long row = 0; row < rows && item < part.end; row += block) {
@@ -216,7 +215,7 @@ void cpulm_int8_product(const int8_t *left_at, int turned, const uint8_t *right,
         if (large) streamed();
         if (symmetric) {
 #pragma omp barrier
-            Part mirrored(rows / LANES, threads);
+            Part mirrored(rows / LANES);
             for (long i = mirrored.begin * LANES; i < mirrored.end * LANES; i += LANES)
                 for (long j = wanted(i / block * block) * PANEL; j < cols; j += LANES)
                     transposed_block((const Word *)out + j * cols + i, cols, (Word *)out + i * cols + j, cols, 0);
@@ -232,7 +231,7 @@ void cpulm_softmax(const float *logits, int64_t rows, int64_t width, const int64
                    int8_t *by_row, float *scale, int threads) {
 #pragma omp parallel num_threads(threads)
     {
-        Part part(rows, threads);
+        Part part(rows);
         Words lanes;
         for (int i = 0; i < LANES; i++) lanes[i] = i;
         for (long i = part.begin; i < part.end; i++) {
@@ -249,7 +248,8 @@ void cpulm_softmax(const float *logits, int64_t rows, int64_t width, const int64
                 total += e;
                 Ints chance = (Ints)(mixed(seed + (uint32_t)j) >> 8);
                 Floats up = __builtin_convertvector(chance, Floats) * 0x1p-24f;
-                Ints whole = __builtin_convertvector(e * 127.0f + up, Ints);
+                // A little less than 127: with the largest chance 127 would be rounded to 128, which is -128 as a byte.
+                Ints whole = __builtin_convertvector(e * 126.99999f + up, Ints);
                 store_bytes(by_row + i * width + j, (Words)whole);
             }
             float all_of_it = sum(total);
@@ -265,7 +265,7 @@ void cpulm_softmax(const float *logits, int64_t rows, int64_t width, const int64
 void cpulm_muon_gram(float *gram, int64_t rows, float *diagonal, int8_t *by_row, float *by_row_scale, int threads) {
 #pragma omp parallel num_threads(threads)
     {
-        Part part(rows, threads);
+        Part part(rows);
         for (long i = part.begin; i < part.end; i++) {
             float *row = gram + i * rows;
             diagonal[i] = row[i];
@@ -280,7 +280,7 @@ void cpulm_muon_polynomial(float *square, int64_t rows, const float *rest, const
                            float c, float *new_diagonal, int8_t *by_row, float *by_row_scale, int threads) {
 #pragma omp parallel num_threads(threads)
     {
-        Part part(rows, threads);
+        Part part(rows);
         for (long i = part.begin; i < part.end; i++) {
             float *row = square + i * rows, d = diagonal[i];
             for (long j = 0; j < rows; j += LANES)
