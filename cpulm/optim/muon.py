@@ -46,7 +46,7 @@ def orthogonalise(matrices: Tensor, kernels: Int8Kernels | None = None) -> Tenso
     x = matrices if wide else matrices.mT  # the products x x^T are then of the smaller side
     x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=1e-7)
     if kernels is not None and _fits_int8(x, kernels):
-        iterated = x.contiguous()  # no view of the caller's: it was divided by its norm
+        iterated: Tensor = x.contiguous()  # no view of the caller's: it was divided by its norm
         kernels.iterate(iterated, ITERATIONS, *COEFFICIENTS)
         return iterated if wide else iterated.mT
     a, b, c = COEFFICIENTS
