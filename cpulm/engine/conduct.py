@@ -161,9 +161,7 @@ def _finished(trainer: Trainer, reason: str, plan: Plan, estimated_seconds: floa
     tokens_per_second = trainer.trained_tokens / max(trainer.trained_seconds, 1e-9)
     flops = flops_per_token(trainer.settings.model, trainer.model.vocab_size) * tokens_per_second
     over = None
-    trained = (
-        reason == "horizon" and trainer.trained_tokens
-    )  # none where only the last validation was missing
+    trained = reason == "horizon" and trainer.trained_tokens  # none: a validation alone was missing
     if trained and estimated_seconds is not None and estimated_seconds == plan.train_seconds:
         # That is of training steps alone, and of the whole run: a resumed one has taken some of them.
         over = trainer.trained_seconds / (estimated_seconds * trainer.trained_tokens / position.tokens)
