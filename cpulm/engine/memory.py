@@ -95,7 +95,7 @@ def training_bytes(settings: Settings, vocab_size: int, way: Arithmetic) -> int:
     # From the second micro-batch on the gradients of the first stand there all the while.
     standing = FLOAT_BYTES * (counts.total + moments + (counts.total if train.grad_accum_steps > 1 else 0))
     gradients = FLOAT_BYTES * counts.total
-    update = gradients + (_muon_bytes(model) if train.optimizer == "muon" else 0)
+    update = gradients + (_muon_bytes(model, way) if train.optimizer == "muon" else 0)
     if train.grad_accum_steps > 1:
         update -= gradients
     passing = _pass_bytes(model, vocab_size, tokens, way)
@@ -218,7 +218,7 @@ def _head_bytes(model: ModelSettings, vocab_size: int, tokens: int, way: Arithme
     return max(working, 2 * (stream + table))
 
 
-def _muon_bytes(model: ModelSettings) -> int:
+def _muon_bytes(model: ModelSettings, way: Arithmetic) -> int:
     """What Muon's iteration holds of one batch of matrices: directions, iterates, and their products."""
     d, inner = model.n_embd, model.inner_width
     q, kv = model.n_head * model.head_width, model.kv_heads * model.head_width
@@ -233,6 +233,7 @@ def _muon_bytes(model: ModelSettings) -> int:
     for rows, columns, piece in shapes:
         size = rows * columns
         at_once = min(model.n_layer, max(1, _MUON_ELEMENTS_AT_ONCE // size)) * size
-        squares = at_once * min(piece, columns) // max(piece, columns)
+        in_kernels = way.int8 and way.takes(piece, columns)  # which hold the squares of one matrix a thread
+        squares = 0 if in_kernels else at_once * min(piece, columns) // max(piece, columns)
         most = max(most, FLOAT_BYTES * (3 * at_once + 2 * squares))
     return most

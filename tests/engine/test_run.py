@@ -250,13 +250,11 @@ def test_compiled_and_eager_steps_agree(text: Path, tmp_path: Path) -> None:
 
 @needs_compiler
 @pytest.mark.usefixtures("fresh_compile_cache")
-def test_a_compiler_that_fails_costs_the_speed_and_not_the_run(
-    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_compiler_that_fails_costs_the_speed_and_not_the_run(text: Path, tmp_path: Path) -> None:
     import torch._inductor.config
 
-    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("no-such-compiler",))
-    events, outcome = train(settings_for(text, "runtime.compile=on", "model.n_layer=1"), tmp_path / "run")
+    with torch._inductor.config.patch("cpp.cxx", ("no-such-compiler",)):
+        events, outcome = train(settings_for(text, "runtime.compile=on", "model.n_layer=1"), tmp_path / "run")
     assert outcome.reason == "horizon"
     assert not of(RunStarted, events)[0].compiled
     assert any("compiling failed" in note for note in of(RunStarted, events)[0].notes)

@@ -21,8 +21,8 @@ def test_the_peak_of_memory_is_of_a_program_and_its_helpers_at_one_time() -> Non
     for what, together in (("pass", 250), ("time.sleep(0.5); del held", 150)):
         script = HOLDING.format(150 * MB, helped.format(what))
         found = peers.run_watched([sys.executable, "-c", script], {})
-        assert together * MB <= found.peak_bytes - base < (together + 60) * MB
-        assert 150 * MB <= found.own_peak_bytes - base < 200 * MB
+        assert (together - 10) * MB <= found.peak_bytes - base < (together + 60) * MB
+        assert 140 * MB <= found.own_peak_bytes - base < 200 * MB
 
 
 def test_a_program_that_fails_ends_the_comparison_with_what_it_said() -> None:
