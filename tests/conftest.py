@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from cpulm.engine.machine.software import Compiler, find_compiler
+from cpulm.native.library import compiled
+
 # The same examples each time: what decides whether a change goes in must not depend on luck.
 # `python -m benchmarks.soak fuzz` looks for new ones.
 settings.register_profile("same", derandomize=True)
@@ -46,6 +49,22 @@ def _denormals() -> Iterator[None]:
     yield
     if "torch" in sys.modules:
         sys.modules["torch"].set_flush_denormal(False)
+
+
+@pytest.fixture(scope="session")
+def gcc_like() -> Compiler:
+    """A compiler that the kernels can be compiled with."""
+    compiler, problem = find_compiler()
+    if compiler is None or "MSVC" in compiler.version or sys.platform == "win32":
+        pytest.skip(f"no compiler that takes GCC's options: {problem}")
+    return compiler
+
+
+@pytest.fixture(scope="session")
+def kernels_library(gcc_like: Compiler, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The kernels, compiled for this machine."""
+    folder = tmp_path_factory.mktemp("kernels")
+    return compiled(gcc_like.command, gcc_like.version, "this machine", folder)
 
 
 @pytest.fixture

@@ -214,7 +214,7 @@ def measured_on(machine: Machine, kernels: Kernels | None) -> str:
             " ".join(machine.instruction_sets),
             f"torch {torch.__version__}, cpulm {__version__}",
             f"{torch.get_num_threads()} threads",
-            "torch alone" if kernels is None else f"kernels of {kernels.lanes} lanes",
+            "torch alone" if kernels is None else kernels.name,
         )
     )
 

@@ -32,12 +32,12 @@ def rms_norm(kernels: Kernels, x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 def swiglu(kernels: Kernels, gate_up: Tensor) -> Tensor:
     """As :func:`cpulm.model.fused.swiglu`."""
-    return _apply(_SwiGLU, kernels, gate_up.contiguous())
+    return _apply(_Activation, kernels.swiglu, kernels.swiglu_backward, gate_up.contiguous())
 
 
 def relu2(kernels: Kernels, x: Tensor) -> Tensor:
     """``relu(x)²``."""
-    return _apply(_ReLU2, kernels, x.contiguous())
+    return _apply(_Activation, kernels.relu2, kernels.relu2_backward, x.contiguous())
 
 
 def dropout(kernels: Kernels, x: Tensor, p: float) -> Tensor:
@@ -93,32 +93,24 @@ class _RMSNorm(torch.autograd.Function):
         return None, dx, weight_grad, None
 
 
-class _SwiGLU(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, kernels: Kernels, gate_up: Tensor) -> Tensor:
-        ctx.kernels = kernels
-        ctx.save_for_backward(gate_up)
-        return kernels.swiglu(gate_up)
+class _Activation(torch.autograd.Function):
+    """A function of its input alone, and its gradient; keeps that input and nothing else."""
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
-        return None, ctx.kernels.swiglu_backward(grad.contiguous(), *ctx.saved_tensors)
-
-
-class _ReLU2(torch.autograd.Function):
-    """Keeps its input, where torch keeps that of the square too."""
-
-    @staticmethod
-    def forward(ctx: Any, kernels: Kernels, x: Tensor) -> Tensor:
-        ctx.kernels = kernels
+    def forward(
+        ctx: Any,
+        function: Callable[[Tensor], Tensor],
+        backward: Callable[[Tensor, Tensor], Tensor],
+        x: Tensor,
+    ) -> Tensor:
+        ctx.gradient = backward
         ctx.save_for_backward(x)
-        return kernels.relu2(x)
+        return function(x)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
-        return None, ctx.kernels.relu2_backward(grad.contiguous(), *ctx.saved_tensors)
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, None, Tensor]:
+        return None, None, ctx.gradient(grad.contiguous(), *ctx.saved_tensors)
 
 
 class _Attention(torch.autograd.Function):

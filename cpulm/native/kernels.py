@@ -65,6 +65,8 @@ class Kernels:
 
     def __init__(self, library: Path) -> None:
         self._library = opened(library)
+        self.name = library.stem
+        """Other sources, another compiler or CPU give another name."""
         self.lanes = int(self._library.cpulm_lanes())
         """Numbers in one vector: what widths have to be multiples of."""
         fast = bool(self._library.cpulm_fast_int8())

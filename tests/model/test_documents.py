@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from cpulm.engine.machine.software import find_compiler
 from cpulm.model.cache import KVCache
 from cpulm.model.documents import document_mask, first_of_document
 from cpulm.model.transformer import Transformer
 from cpulm.native.kernels import Kernels
-from cpulm.native.library import compiled
 from cpulm.settings import ModelSettings, changed
 
 VOCAB, EOT = 48, 47
@@ -25,12 +24,8 @@ BLOCKS = pytest.mark.parametrize("settings", [SMALL, GPT2], ids=["qwen3", "gpt2"
 
 
 @pytest.fixture(scope="module")
-def kernels(tmp_path_factory: pytest.TempPathFactory) -> Kernels:
-    compiler, problem = find_compiler()
-    if compiler is None or "MSVC" in compiler.version:
-        pytest.skip(f"no compiler that takes GCC's options: {problem}")
-    folder = tmp_path_factory.mktemp("kernels")
-    return Kernels(compiled(compiler.command, compiler.version, "this machine", folder))
+def kernels(kernels_library: Path) -> Kernels:
+    return Kernels(kernels_library)
 
 
 def masked(settings: ModelSettings, eot_id: int | None = EOT, used: Kernels | None = None) -> Transformer:

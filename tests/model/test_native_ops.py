@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cpulm.engine.machine.software import find_compiler
 from cpulm.model import fused, native_ops
 from cpulm.model.transformer import rope_tables
 from cpulm.native.kernels import Heads, Kernels, Turn
@@ -24,12 +23,8 @@ EPS = 1e-6
 
 
 @pytest.fixture(scope="module")
-def kernels(tmp_path_factory: pytest.TempPathFactory) -> Kernels:
-    compiler, problem = find_compiler()
-    if compiler is None or "MSVC" in compiler.version:
-        pytest.skip(f"no compiler that takes GCC's options: {problem}")
-    folder = tmp_path_factory.mktemp("kernels")
-    return Kernels(compiled(compiler.command, compiler.version, "this machine", folder))
+def kernels(kernels_library: Path) -> Kernels:
+    return Kernels(kernels_library)
 
 
 def values(*shape: int, seed: int = 0, grad: bool = True) -> Tensor:
@@ -189,10 +184,12 @@ def test_numbers_that_are_not_finite_stay_so(kernels: Kernels) -> None:
 
 
 FEWER_THREADS = """
-import sys, torch
+import sys
+from pathlib import Path
+import torch
 from cpulm.native.kernels import Kernels
 torch.set_num_threads(3)
-kernels = Kernels(sys.argv[1])
+kernels = Kernels(Path(sys.argv[1]))
 x = torch.ones(64, 64)
 assert torch.allclose(kernels.rms_norm(x, torch.ones(64), 0.0)[0], x)
 if kernels.int8 is not None:
@@ -201,14 +198,10 @@ if kernels.int8 is not None:
 """
 
 
-def test_fewer_threads_than_asked_for_do_all_of_the_work(tmp_path: Path) -> None:
+def test_fewer_threads_than_asked_for_do_all_of_the_work(kernels_library: Path) -> None:
     """OpenMP may give fewer, by its settings or because the system has no more."""
-    compiler, problem = find_compiler()
-    if compiler is None or "MSVC" in compiler.version:
-        pytest.skip(f"no compiler that takes GCC's options: {problem}")
-    library = compiled(compiler.command, compiler.version, "this machine", tmp_path)
     limited = {**os.environ, "OMP_THREAD_LIMIT": "1"}
-    subprocess.run([sys.executable, "-c", FEWER_THREADS, str(library)], env=limited, check=True)
+    subprocess.run([sys.executable, "-c", FEWER_THREADS, str(kernels_library)], env=limited, check=True)
 
 
 def test_the_same_at_a_fixed_number_of_threads(kernels: Kernels) -> None:

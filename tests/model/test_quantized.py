@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cpulm.engine.machine.software import find_compiler
 from cpulm.engine.precision import BlockShape, choose_int8
 from cpulm.engine.remembered import Ratios
 from cpulm.model import fused, quantized, quantized_head
@@ -20,27 +19,24 @@ from cpulm.native.int8 import Int8Kernels
 from cpulm.native.kernels import Kernels
 from cpulm.settings import ModelSettings
 
-WIDTHS = {"kernels": None, "8 lanes": ("-mavx2", "-mfma"), "4 lanes": ("-msse2",)}
-"""What the kernels are compiled for; None: for this CPU."""
+NARROWER = {"8 lanes": ["-mavx2", "-mfma"], "4 lanes": ["-msse2"]}
+"""What the kernels are compiled for beside this CPU."""
 
 
-@pytest.fixture(scope="module", params=["torch", *WIDTHS])
+@pytest.fixture(scope="module", params=["torch", "kernels", *NARROWER])
 def quantizer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Quantizer:
     if request.param == "torch":
         return TorchQuantizer()
-    compiler, problem = find_compiler()
-    if compiler is None or "MSVC" in compiler.version:
-        pytest.skip(f"no compiler that takes GCC's options: {problem}")
-    instructions = WIDTHS[request.param]
-    if instructions is not None and "-march=native" not in library._flags():
-        pytest.skip("other widths are of x86")
-    with pytest.MonkeyPatch.context() as patch:
-        if instructions is not None:
-            flags = [flag for flag in library._flags() if flag != "-march=native"]
-            patch.setattr(library, "_flags", lambda: [*flags, *instructions])
-        path = library.compiled(
-            compiler.command, compiler.version, "this machine", tmp_path_factory.mktemp("kernels")
-        )
+    path = request.getfixturevalue("kernels_library")
+    if request.param in NARROWER:
+        if "-march=native" not in library._flags():
+            pytest.skip("other widths are of x86")
+        compiler = request.getfixturevalue("gcc_like")
+        flags = [flag for flag in library._flags() if flag != "-march=native"] + NARROWER[request.param]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(library, "_flags", lambda: flags)
+            folder = tmp_path_factory.mktemp("kernels")
+            path = library.compiled(compiler.command, compiler.version, "this machine", folder)
     kernels = Kernels(path)
     # Without fast instructions the same functions are right, though slow.
     return kernels.int8 or Int8Kernels(library.opened(path), kernels.lanes)

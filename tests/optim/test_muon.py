@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from cpulm.engine.machine.software import find_compiler
 from cpulm.native.int8 import Int8Kernels
 from cpulm.native.kernels import Kernels
-from cpulm.native.library import compiled, opened
+from cpulm.native.library import opened
 from cpulm.optim.muon import Muon, orthogonalise
 
 SHAPES = [(12, 12), (12, 30), (30, 12), (12, 12), (4, 9)]
@@ -54,14 +54,9 @@ def test_zero_gives_zero() -> None:
 
 
 @pytest.fixture(scope="module")
-def kernels(tmp_path_factory: pytest.TempPathFactory) -> Int8Kernels:
-    compiler, problem = find_compiler()
-    if compiler is None or "MSVC" in compiler.version:
-        pytest.skip(f"no compiler that takes GCC's options: {problem}")
-    folder = tmp_path_factory.mktemp("kernels")
-    library = compiled(compiler.command, compiler.version, "this machine", folder)
-    kernels = Kernels(library)
-    return kernels.int8 or Int8Kernels(opened(library), kernels.lanes)
+def kernels(kernels_library: Path) -> Int8Kernels:
+    kernels = Kernels(kernels_library)
+    return kernels.int8 or Int8Kernels(opened(kernels_library), kernels.lanes)
 
 
 @pytest.mark.parametrize("shape", [(7, 64, 256), (2, 192, 192), (2, 192, 320), (1, 320, 192)], ids=str)
