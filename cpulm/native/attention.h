@@ -6,7 +6,7 @@
 #include <cmath>
 #include "product.h"
 
-constexpr int BLOCK = 8 * TILE_ROWS;  // queries at a time
+constexpr int BLOCK = 4 * TILE_ROWS;  // queries at a time: with more, more scores behind the diagonal are in vain
 
 struct Shape {
     int batch, tokens, heads, kv_heads, width;  // width of one head, a multiple of LANES

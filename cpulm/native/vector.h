@@ -47,7 +47,8 @@ static inline void streamed() {
 #endif
 }
 
-static inline Floats all(float value) { return Floats{} + value; }
+// Not 0 + value, which compilers have to compute: it makes 0 of -0. That took a third of a product's time.
+static inline Floats all(float value) { return value - Floats{}; }
 #if defined(__AVX512F__) // what compilers make of the comparison takes twice as long
 static inline Floats larger(Floats a, Floats b) { return (Floats)_mm512_max_ps((__m512)a, (__m512)b); }
 static inline Ints larger(Ints a, Ints b) { return (Ints)_mm512_max_epi32((__m512i)a, (__m512i)b); }

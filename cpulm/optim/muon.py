@@ -125,17 +125,19 @@ class Muon(EagerOptimizer):
         """One update of ``matrices`` of equal shape, all their blocks in one batch."""
         rows, cols = matrices[0].shape
         block_rows = group["block_rows"] or rows
-        directions = torch.stack([self._direction(p, group["momentum"]) for p in matrices])
+        directions = matrices[0].new_empty(len(matrices), rows, cols)
+        for p, direction in zip(matrices, directions, strict=True):
+            self._direct(p, group["momentum"], direction)
         updates = orthogonalise(directions.view(-1, block_rows, cols), self._kernels).reshape(-1, rows, cols)
         length = group["lr"] * max(1.0, block_rows / cols) ** 0.5
         torch._foreach_mul_(matrices, 1.0 - group["lr"] * group["weight_decay"])
         torch._foreach_add_(matrices, updates.unbind(), alpha=-length)
 
-    def _direction(self, p: Tensor, momentum: float) -> Tensor:
-        """The gradient after Nesterov momentum; the moving average is the optimizer's only state."""
+    def _direct(self, p: Tensor, momentum: float, out: Tensor) -> None:
+        """Write the gradient after Nesterov momentum; the moving average is the optimizer's only state."""
         assert p.grad is not None
         state = self.state[p]
         if not state:
             state["momentum"] = torch.zeros_like(p)
         average: Tensor = state["momentum"].lerp_(p.grad, 1.0 - momentum)
-        return p.grad.lerp(average, momentum)
+        torch.lerp(p.grad, average, momentum, out=out)
