@@ -21,9 +21,13 @@ import time
 import types
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import torch
 
 WIDTH, LAYERS, HEAD_WIDTH, BLOCK_SIZE, ROWS = 256, 4, 64, 256, 8
 """Of nanochat: depth 4 at its aspect ratio of 64, with the width of a head that its runcpu.sh has."""
@@ -100,11 +104,8 @@ def noting_ends(owner: object, method: str) -> list[float]:
     return ends
 
 
-def nanochat(clone: Path, file: Path, vocab_size: int, steps: int, eager: bool) -> list[float]:
-    """Its model and its optimizer, stepped as its scripts/base_train.py does, for so many updates."""
-    if eager:
-        os.environ["TORCHDYNAMO_DISABLE"] = "1"  # before torch: its optimizer's functions are compiled too
-    sys.path.insert(0, str(clone))
+def nanochat_model(vocab_size: int) -> Any:
+    """Its model in the shape above, initialised; its clone is on Python's path."""
     import torch
 
     gpt = importlib.import_module("nanochat.gpt")
@@ -114,24 +115,48 @@ def nanochat(clone: Path, file: Path, vocab_size: int, steps: int, eager: bool) 
         built = gpt.GPT(config)
     built.to_empty(device="cpu")
     built.init_weights()
+    return built
+
+
+def random_rows(tokens: npt.NDArray[np.uint16], generator: np.random.Generator) -> tuple[torch.Tensor, ...]:
+    """Inputs and targets [ROWS, BLOCK_SIZE] from anywhere in ``tokens``."""
+    import torch
+
+    starts = generator.integers(0, len(tokens) - BLOCK_SIZE, ROWS)
+    rows = torch.from_numpy(np.stack([tokens[i : i + BLOCK_SIZE + 1] for i in starts]).astype(np.int64))
+    return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
+
+
+def collector_at_rest() -> None:
+    """After the first update, as its base_train.py does for its speed."""
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+
+
+def nanochat(clone: Path, file: Path, vocab_size: int, steps: int, eager: bool) -> list[float]:
+    """Its model and its optimizer, stepped as its scripts/base_train.py does, for so many updates."""
+    if eager:
+        os.environ["TORCHDYNAMO_DISABLE"] = "1"  # before torch: its optimizer's functions are compiled too
+    sys.path.insert(0, str(clone))
+    import torch
+
+    built = nanochat_model(vocab_size)
     model = built if eager else torch.compile(built, dynamic=False)
     optimizer = built.setup_optimizer()
     generator = np.random.default_rng(0)
     tokens = np.memmap(file, dtype=np.uint16, mode="r")
     ends = []
     for step in range(steps):
-        starts = generator.integers(0, len(tokens) - BLOCK_SIZE, ROWS)
-        rows = torch.from_numpy(np.stack([tokens[i : i + BLOCK_SIZE + 1] for i in starts]).astype(np.int64))
-        loss = model(rows[:, :-1].contiguous(), rows[:, 1:].contiguous())
+        inputs, targets = random_rows(tokens, generator)
+        loss = model(inputs, targets)
         loss.backward()
         optimizer.step()
         built.zero_grad(set_to_none=True)
         loss.item()
         ends.append(time.perf_counter())
-        if step == 0:  # as it does, for its speed
-            gc.collect()
-            gc.freeze()
-            gc.disable()
+        if step == 0:
+            collector_at_rest()
     return ends
 
 

@@ -1,7 +1,7 @@
 """What so many minutes make of WikiText-2's validation text, in bits per byte over its whole test text.
 
     python benchmarks/wikitext.py --data-train wikitext2-valid.txt --data-test wikitext2-test.txt --minutes 10
-        [--nanogpt ../nanoGPT --peer-minutes 30] [--json] [OPTIONS of cpulm train]
+        [--nanogpt ../nanoGPT] [--nanochat ../nanochat] [--peer-minutes 30] [--json] [OPTIONS of cpulm train]
 
 Ours: ``cpulm train`` with ``--max-time`` and the settings below, its tokenizer and all else from that text,
 a twentieth of it held out; then ``cpulm evaluate`` on the test text.
@@ -10,7 +10,11 @@ nanoGPT: its data preparation for characters on the same text, a tenth held out,
 CPUs, trained by its train.py for so many updates as its measured time per update lets into its minutes; its
 learning rate decays to their end, and the checkpoint is the best on its held-out part.
 
-Both are scored in windows of the context, side by side: nats over ln 2 and the bytes of the whole test text.
+nanochat: see peer_text.py; on tokens of the vocabulary that ours is trained on, a twentieth of the text held
+out. Its rule for learning rates, for batches 256 times as large, and that rule's rates eight times over are
+each tried for a tenth of the minutes, which do not count; the better one is trained.
+
+All are scored in windows of the context, side by side: nats over ln 2 and the bytes of the whole test text.
 A character of the test text that the training text does not have cannot be told to nanoGPT: it is left out,
 and costs nothing while its bytes count.
 """
@@ -38,6 +42,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from tokenizers import Tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
 PRESET = "shakespeare-20min"
@@ -211,6 +216,45 @@ def nanogpt(clone: Path, train: Path, test: Path, minutes: float, folder: Path) 
     }
 
 
+def tokenize(train: Path, test: Path, folder: Path) -> int:
+    """Write train.bin, val.bin and test.bin with the vocabulary of SETTINGS; its size."""
+    kind, size, held_out = (setting.partition("=")[2] for setting in SETTINGS[:3])
+    command = [sys.executable, "-m", "cpulm", "tokenize", str(train), "--out", str(folder)]
+    command += ["--tokenizer", kind, "--vocab-size", size, "--val-fraction", held_out]
+    run(command, folder.parent, {"CPULM_CACHE": str(folder.parent / "cache"), "PYTHONPATH": str(ROOT)})
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    ids = tokenizer.encode(test.read_text(encoding="utf-8"), add_special_tokens=False).ids
+    np.array(ids, dtype=np.uint16).tofile(folder / "test.bin")
+    return int(tokenizer.get_vocab_size())
+
+
+def nanochat(clone: Path, train: Path, test: Path, minutes: float, folder: Path) -> dict[str, Any]:
+    """Tokenize, try two rates, train and score."""
+    folder.mkdir()
+    vocab_size = tokenize(train, test, folder / "tokens")
+
+    def trained(minutes: float, lr_scale: float) -> tuple[float, dict[str, Any]]:
+        command = [sys.executable, str(ROOT / "benchmarks" / "peer_text.py"), str(clone)]
+        command += [str(folder / "tokens"), str(vocab_size), str(minutes), str(lr_scale)]
+        seconds, output = run(command, folder, {"PYTHONPATH": str(ROOT)})
+        return seconds, json.loads(output.splitlines()[-1])
+
+    rule = math.sqrt(2048 / 2**19)  # tokens in an update over those that its rates are given for
+    tried = {scale: trained(minutes / 10, scale)[1] for scale in (rule, 8 * rule)}
+    chosen = min(tried, key=lambda scale: min(tried[scale]["validations"]))
+    seconds, result = trained(minutes, chosen)
+    size = test.stat().st_size
+    return {
+        "program": "nanochat",
+        "bits_per_byte": result["nats"] / math.log(2) / size,
+        "text_bytes": size,
+        "process_seconds": seconds,
+        "lr_scale": chosen,
+        "tried": {scale: min(one["validations"]) for scale, one in tried.items()},
+        **result,
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter, allow_abbrev=False
@@ -219,6 +263,7 @@ def main() -> None:
     parser.add_argument("--data-test", type=Path, required=True, help="the text to be judged on")
     parser.add_argument("--minutes", type=float, default=10, help="of ours; 0 leaves it out")
     parser.add_argument("--nanogpt", type=Path, help="a clone of nanoGPT")
+    parser.add_argument("--nanochat", type=Path, help="a clone of nanochat")
     parser.add_argument("--peer-minutes", type=float, default=30)
     parser.add_argument("--json", action="store_true")
     arguments, options = parser.parse_known_args()
@@ -230,6 +275,9 @@ def main() -> None:
         if arguments.nanogpt:
             clone, folder = arguments.nanogpt.resolve(), Path(name) / "nanogpt"
             runs.append(lambda: nanogpt(clone, train, test, arguments.peer_minutes, folder))
+        if arguments.nanochat:
+            other = arguments.nanochat.resolve()
+            runs.append(lambda: nanochat(other, train, test, arguments.peer_minutes, Path(name) / "nanochat"))
         for one in runs:
             result = one()
             if arguments.json:
