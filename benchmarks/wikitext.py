@@ -12,7 +12,7 @@ learning rate decays to their end, and the checkpoint is the best on its held-ou
 
 nanochat: see peer_text.py; on tokens of the vocabulary that ours is trained on, a twentieth of the text held
 out. Its rule for learning rates, for batches 256 times as large, and that rule's rates eight times over are
-each tried for a tenth of the minutes, which do not count; the better one is trained.
+each tried for a twentieth of the minutes, which do not count; the better one is trained.
 
 All are scored in windows of the context, side by side: nats over ln 2 and the bytes of the whole test text.
 A character of the test text that the training text does not have cannot be told to nanoGPT: it is left out,
@@ -50,8 +50,9 @@ SETTINGS = (
     "data.tokenizer=bpe",
     "data.vocab_size=2048",
     "data.val_fraction=0.05",
-    "model.dropout=0.2",
-    "eval.every=200",
+    "model.dropout=0.35",
+    "train.weight_decay=0.5",
+    "eval.every=100",
 )
 """What differs from the preset."""
 
@@ -240,7 +241,7 @@ def nanochat(clone: Path, train: Path, test: Path, minutes: float, folder: Path)
         return seconds, json.loads(output.splitlines()[-1])
 
     rule = math.sqrt(2048 / 2**19)  # tokens in an update over those that its rates are given for
-    tried = {scale: trained(minutes / 10, scale)[1] for scale in (rule, 8 * rule)}
+    tried = {scale: trained(minutes / 20, scale)[1] for scale in (rule, 8 * rule)}
     chosen = min(tried, key=lambda scale: min(tried[scale]["validations"]))
     seconds, result = trained(minutes, chosen)
     size = test.stat().st_size

@@ -30,6 +30,7 @@ from cpulm.events import Listener, Progress
 from cpulm.model.counts import count, flops_per_token
 from cpulm.model.transformer import Transformer
 from cpulm.optim.build import build_optimizers
+from cpulm.optim.clip import clip_gradients
 from cpulm.settings import Settings
 
 SIDES = (256, 512, 1024, 2048)
@@ -277,7 +278,7 @@ def _one_update(
     lap()
     loss.backward()
     lap()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), settings.train.grad_clip or float("inf"))
+    clip_gradients(model.parameters(), settings.train.grad_clip)
     for optimizer in optimizers:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -12,6 +12,7 @@ import torch
 from cpulm.data.loader import Loader
 from cpulm.engine.runtime import Runtime
 from cpulm.model.transformer import Transformer
+from cpulm.optim.clip import clip_gradients
 from cpulm.settings import Settings
 
 _PEAK_SIDE, _PEAK_SECONDS = 1024, 0.05
@@ -38,7 +39,7 @@ def measure_step(
         loss.backward()
         float(loss.detach())
         micro = time.perf_counter() - began
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        clip_gradients(model.parameters(), settings.train.grad_clip)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass, field, replace
 
@@ -30,6 +29,7 @@ from cpulm.errors import DataError, DivergedError, StoppedError
 from cpulm.events import Listener, Notice, RolledBack, SampleMade, StepDone, Validated
 from cpulm.model.transformer import Transformer
 from cpulm.optim.build import set_lr_scale
+from cpulm.optim.clip import clip_gradients
 from cpulm.optim.schedule import lr_scale
 from cpulm.rundir import RunDir
 from cpulm.settings import Settings
@@ -162,7 +162,7 @@ class Trainer:
             return None
         loss, data_seconds = accumulated
         self.layer_stats.before_update(position.step + 1)
-        grad_norm = self._clip()
+        grad_norm = clip_gradients(self.model.parameters(), train.grad_clip)
         trouble = guard.what_is_wrong(loss, grad_norm)
         if trouble is not None:
             position.course.high_updates += 1
@@ -225,11 +225,6 @@ class Trainer:
     def _forget_gradients(self) -> None:
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
-
-    def _clip(self) -> float:
-        """Clip the whole gradient; return its norm before that."""
-        limit = self.settings.train.grad_clip or math.inf
-        return float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit))
 
     def _progress(self) -> float:
         return self.horizon.progress(self.position.step, self.clock.elapsed(), time.time())
