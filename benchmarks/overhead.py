@@ -25,8 +25,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-
 from cpulm.data.prepare import prepare
 from cpulm.engine.build import Parts, build_parts, build_trainer
 from cpulm.engine.layer_stats import LayerStatistics
@@ -38,6 +36,7 @@ from cpulm.engine.sysinfo import read_machine
 from cpulm.engine.trainer import Trainer
 from cpulm.events import Event, Listener, StepDone
 from cpulm.layers import resolve
+from cpulm.optim.clip import clip_gradients
 from cpulm.rundir import RunDir
 from cpulm.settings import Settings
 from cpulm.ui.metrics import MetricsWriter
@@ -76,7 +75,7 @@ def bare_steps(parts: Parts, trainer: Trainer, count: int) -> float:
         began = time.perf_counter()
         for _ in range(trainer.settings.train.grad_accum_steps):
             parts.model(x, targets=y).backward()
-        torch.nn.utils.clip_grad_norm_(parts.model.parameters(), 1.0)
+        clip_gradients(parts.model.parameters(), trainer.settings.train.grad_clip)
         for optimizer in parts.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

@@ -268,8 +268,8 @@ class RuntimeSettings(Section):
     kernels: Literal["auto", "off"] = "auto"
     """Kernels for norms, attention, activation and dropout, compiled once where there is a C++ compiler."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """torch.compile; `auto` uses it where a C++ compiler is found, the run is long enough to gain, and the
-    precision is not int8."""
+    """torch.compile; `auto` uses it where a C++ compiler is found, the run is long enough to gain, and
+    neither int8 nor the kernels make more of it."""
     nice: bool = False
     """Give way to other programs: a low priority for this process."""
     allow_sleep: bool = False

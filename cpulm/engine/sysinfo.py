@@ -196,9 +196,11 @@ def _choose_compile(machine: Machine, device: str, precision: str) -> Choice[boo
     if device == "mps":
         return Choice(False, "torch.compile does not pay on mps")
     if precision == "int8":
-        return Choice(False, "int8 products and the compiled kernels need no torch.compile")
+        return Choice(False, "torch.compile has nothing to gain from int8 products")
     if machine.compiler is None and device == "cpu":
         return Choice(False, f"it needs a C++ compiler; {machine.compiler_problem}")
+    if precision == "fp32" and device == "cpu" and not machine.system.startswith("Windows"):
+        return Choice(False, "kernels compiled for this CPU are faster than torch.compile")
     with_what = machine.compiler.version if machine.compiler else "the GPU's own compiler"
     return Choice(True, f"runs long enough to gain, with {with_what}")
 

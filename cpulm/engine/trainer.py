@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from dataclasses import dataclass, field, replace
 
@@ -106,7 +107,11 @@ class Trainer:
             ResourceError: where checkpoints cannot be written any more.
         """
         self.model.train()
-        reason = self._loop()
+        gc.freeze()  # what stands now stays: Python need not look through it every now and then
+        try:
+            reason = self._loop()
+        finally:
+            gc.unfreeze()
         if reason == "horizon" and self.position.validated_step != self.position.step:
             reason = self.validate() or reason
         self.saver.save_last()

@@ -40,32 +40,39 @@ class _HeadLoss(torch.autograd.Function):
 
     The gradient of the logits is the probabilities less one at the target. The ones would leave the
     probabilities few of the 8 bits, so they are applied apart, exactly. What is left is quantized once, by
-    row: its scale goes with the products' other factor, or with their result.
+    row: its scale goes with the products' other factor, or with their result. The last product, most often
+    the only one, that makes the head's gradient is left to the backward pass: the factor that arrives there
+    goes with its scales, and not once more over all of the gradient.
     """
 
     @staticmethod
     def forward(ctx: Any, kernels: Int8Kernels, x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
         head = kernels.right_both(weight)
-        grad_x, grad_weight = torch.empty_like(x), torch.empty_like(weight)
+        grad_x, grad_weight = torch.empty_like(x), None
         number = (targets >= 0).sum()
         total = x.new_zeros(())
         at_once = _whole(PROBABILITIES_AT_ONCE // weight.size(0), min(MOST_ROWS, x.size(0)))
         for start in range(0, x.size(0), at_once):
             some = slice(start, start + at_once)
             turned, right = _chunks(kernels, x[some], head, targets[some], number, total, grad_x[some])
-            kernels.product(turned, right, out=grad_weight, add=start > 0)
+            if start + at_once < x.size(0):
+                grad_weight = kernels.product(turned, right, out=grad_weight, add=start > 0)
         ones = (targets >= 0).to(x.dtype).unsqueeze(1) / number
         entries = targets.clamp(min=0)
         grad_x.addcmul_(weight[entries], ones, value=-1.0)
-        grad_weight.index_add_(0, entries, x * ones, alpha=-1.0)
-        ctx.save_for_backward(grad_x, grad_weight)
+        ctx.kernels = kernels
+        ctx.save_for_backward(grad_x, grad_weight, *turned[:2], *right[:2], x * ones, entries)
         return total / number
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, Tensor, None]:
-        grad_x, grad_weight = ctx.saved_tensors  # changed in place, which torch notices at a second call
-        return None, grad_x.mul_(grad), grad_weight.mul_(grad), None
+        grad_x, before, values, ones, right, scale, targeted, entries = ctx.saved_tensors
+        turned = Factor(values, ones, turned=True)
+        out = None if before is None else before * grad
+        grad_weight = ctx.kernels.product(turned, Factor(right, scale * grad), out=out, add=out is not None)
+        grad_weight.index_add_(0, entries, targeted * -grad)
+        return None, grad_x * grad, grad_weight, None
 
 
 def _chunks(

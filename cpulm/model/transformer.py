@@ -22,75 +22,13 @@ from torch.utils.checkpoint import checkpoint
 from cpulm.model import fused, native_ops, quantized, quantized_head
 from cpulm.model.cache import KVCache
 from cpulm.model.documents import Sight, sight_of
+from cpulm.model.modules import Dropout, Embedding, Linear, RMSNorm, make_norm
 from cpulm.model.quantized import Quantizer
 from cpulm.native.int8 import Int8Kernels
 from cpulm.native.kernels import Heads, Kernels, Turn
 from cpulm.settings import ModelSettings
 
 INIT_STD = 0.02
-
-
-class Linear(nn.Linear):
-    """``nn.Linear`` whose weights begin as zeros: ``Transformer.init_weights`` draws them.
-
-    Where it has a ``quantizer``, training runs its products in int8; without gradients they stay in fp32.
-    """
-
-    quantizer: Quantizer | None = None
-
-    def reset_parameters(self) -> None:
-        for parameter in self.parameters():
-            nn.init.zeros_(parameter)
-
-    def forward(self, input: Tensor) -> Tensor:
-        if self.quantizer is not None and torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            return quantized.linear(self.quantizer, input, self.weight, self.bias)
-        return F.linear(input, self.weight, self.bias)
-
-
-class Embedding(nn.Embedding):
-    """``nn.Embedding`` whose weights begin as zeros: ``Transformer.init_weights`` draws them."""
-
-    def reset_parameters(self) -> None:
-        nn.init.zeros_(self.weight)
-
-
-class RMSNorm(nn.Module):
-    """Scale to a root mean square of one over the last dimension (https://arxiv.org/abs/1910.07467)."""
-
-    def __init__(self, width: int, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-        self.eps = eps
-        self.kernels: Kernels | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.kernels is not None and native_ops.fits(self.kernels, x, x.size(-1)):
-            return native_ops.rms_norm(self.kernels, x, self.weight, self.eps)
-        return fused.rms_norm(x, self.weight, self.eps)
-
-
-def make_norm(settings: ModelSettings) -> nn.Module:
-    """The norm of the residual stream that the settings ask for."""
-    if settings.norm == "rmsnorm":
-        return RMSNorm(settings.n_embd, settings.norm_eps)
-    return nn.LayerNorm(settings.n_embd, settings.norm_eps, bias=settings.bias)
-
-
-class Dropout(nn.Dropout):
-    """In training with kernels: torch draws its mask in one thread.
-
-    That took a fifth of a step in the shape of the preset small (2 cores, AVX-512, torch 2.13).
-    """
-
-    kernels: Kernels | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x [..., n_embd]."""
-        kernels = self.kernels
-        if kernels is not None and self.training and self.p and native_ops.fits(kernels, x, x.size(-1)):
-            return native_ops.dropout(kernels, x, self.p)
-        return super().forward(x)
 
 
 class Attention(nn.Module):

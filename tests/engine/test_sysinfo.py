@@ -125,8 +125,10 @@ def test_int8_names_what_makes_it_fast_and_leaves_nothing_to_compile() -> None:
 
 
 def test_compile_needs_a_compiler_and_says_what_is_wrong() -> None:
-    plain = machine(instruction_sets=("AVX2",))
+    plain = machine(instruction_sets=("AVX2", "AVX512-BF16"))
     assert choose(plain).compile.value is True
+    assert choose(machine(instruction_sets=("AVX2",))).compile.value is False  # the kernels do it
+    assert choose(machine(instruction_sets=("AVX2",), system="Windows 11")).compile.value is True
     problem = "g++: Python.h is missing"
     without = choose(dataclasses.replace(plain, compiler=None, compiler_problem=problem)).compile
     assert without.value is False

@@ -243,6 +243,17 @@ def test_the_head_is_within_one_part_in_fifty(
     assert not torch.autograd.grad(quantized_head.head_loss(kernels, x, weight, targets), x)[0][::9].any()
 
 
+@pytest.mark.parametrize("bytes_at_once", [512 * 64, 1 << 26])
+def test_what_arrives_backward_scales_the_gradients_of_the_head(
+    kernels: Int8Kernels, bytes_at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quantized_head, "PROBABILITIES_AT_ONCE", bytes_at_once)
+    x, weight, targets = a_head()
+    whole = torch.autograd.grad(quantized_head.head_loss(kernels, x, weight, targets), (x, weight))
+    eighth = torch.autograd.grad(quantized_head.head_loss(kernels, x, weight, targets) / 8, (x, weight))
+    torch.testing.assert_close([8 * part for part in eighth], list(whole))
+
+
 def test_small_probabilities_are_rounded_but_keep_their_mean(kernels: Int8Kernels) -> None:
     """One logit of 6 among 4095 of 0: each of the small probabilities is a third of a step."""
     logits = torch.zeros(200, 4096)

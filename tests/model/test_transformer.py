@@ -144,6 +144,29 @@ def test_checkpointing_gives_the_same_gradients(settings: ModelSettings, dropout
     torch.testing.assert_close(grads[0], grads[1])
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_gradients_of_one_batch_after_another_add_up(tied: bool) -> None:
+    """The second one finds gradients, to which the embedding adds only the rows that it met."""
+    model = model_of(changed(SMALL, tie_embeddings=tied))
+    batches = [(tokens(seed=seed), tokens(seed=seed + 10)) for seed in range(3)]
+    apart = []
+    for x, y in batches:
+        model.zero_grad()
+        model(x, y).backward()
+        apart.append([p.grad for p in model.parameters()])
+    expected = [sum(grad for grad in grads if grad is not None) for grads in zip(*apart, strict=True)]
+    runs = []
+    for _ in range(2):
+        model.zero_grad()
+        for x, y in batches:
+            model(x, y).backward()
+        runs.append([p.grad for p in model.parameters()])
+    torch.testing.assert_close(runs[0], expected)
+    assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True) if a is not None and b is not None)
+    assert model.wte.weight.grad is not None
+    assert not model.wte.weight.grad.is_sparse
+
+
 def test_dropout_acts_in_training_only() -> None:
     model = model_of(changed(SMALL, dropout=0.5))
     assert not torch.equal(model(tokens()), model(tokens()))
