@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from dataclasses import dataclass, field, replace
 
@@ -107,11 +106,7 @@ class Trainer:
             ResourceError: where checkpoints cannot be written any more.
         """
         self.model.train()
-        gc.freeze()  # what stands now stays: Python need not look through it every now and then
-        try:
-            reason = self._loop()
-        finally:
-            gc.unfreeze()
+        reason = self._loop()
         if reason == "horizon" and self.position.validated_step != self.position.step:
             reason = self.validate() or reason
         self.saver.save_last()
