@@ -26,6 +26,7 @@ import numpy.typing as npt
 import torch
 
 from benchmarks.peer_steps import BLOCK_SIZE, collector_at_rest, nanochat_model, random_rows
+from benchmarks.wikitext import windows
 
 WARM, PROBED, VALIDATIONS = 10, 40, 30
 Tokens = npt.NDArray[np.uint16]
@@ -83,19 +84,7 @@ def step(model: Any, built: torch.nn.Module, optimizer: Any, batch: tuple[torch.
 @torch.no_grad()
 def nats(model: torch.nn.Module, tokens: Tokens, rows: int = 8) -> float:
     """Of all tokens but the first, in windows side by side."""
-    ids = torch.from_numpy(tokens.astype(np.int64))
-    inputs, targets = ids[:-1], ids[1:]
-    whole = len(targets) // BLOCK_SIZE * BLOCK_SIZE
-    batches = list(
-        zip(
-            inputs[:whole].view(-1, BLOCK_SIZE).split(rows),
-            targets[:whole].view(-1, BLOCK_SIZE).split(rows),
-            strict=True,
-        )
-    )
-    if whole < len(targets):
-        batches.append((inputs[None, whole:], targets[None, whole:]))
-    return math.fsum(float(model(x, y)) * y.numel() for x, y in batches)
+    return math.fsum(float(model(x, y)) * y.numel() for x, y in windows(tokens, BLOCK_SIZE, rows))
 
 
 def median_update(model: Any, built: Any, tokens: Tokens) -> float:

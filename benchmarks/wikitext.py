@@ -34,7 +34,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,8 @@ RECIPE = (
 )  # fmt: skip
 BLOCK_SIZE, EVAL_EVERY, PROBED = 64, 250, 500
 """The recipe's context, how often its configuration evaluates, and the updates its time is taken from."""
+
+Batches = Iterator[tuple[torch.Tensor, torch.Tensor]]
 
 _ITERATION = re.compile(r"^iter \d+: .* time ([\d.]+)ms", re.MULTILINE)
 
@@ -178,22 +180,24 @@ def load_nanogpt(clone: Path, checkpoint: Path) -> tuple[torch.nn.Module, int]:
     return model.eval(), int(saved["iter_num"])
 
 
+def windows(tokens: npt.NDArray[np.uint16], block_size: int, rows: int) -> Batches:
+    """Inputs and targets of all tokens but the first, ``rows`` windows side by side at a time."""
+    ids = torch.from_numpy(tokens.astype(np.int64))
+    inputs, targets = ids[:-1], ids[1:]
+    whole = len(targets) // block_size * block_size
+    yield from zip(
+        inputs[:whole].view(-1, block_size).split(rows),
+        targets[:whole].view(-1, block_size).split(rows),
+        strict=True,
+    )
+    if whole < len(targets):
+        yield inputs[None, whole:], targets[None, whole:]
+
+
 @torch.no_grad()
 def bits_per_byte(model: torch.nn.Module, text: Text, block_size: int, rows: int = 64) -> float:
     """Of the whole text but its first character, ``model(idx, targets)`` giving logits and the mean loss."""
-    ids = torch.from_numpy(text.ids.astype(np.int64))
-    inputs, targets = ids[:-1], ids[1:]
-    whole = len(targets) // block_size * block_size
-    batches = list(
-        zip(
-            inputs[:whole].view(-1, block_size).split(rows),
-            targets[:whole].view(-1, block_size).split(rows),
-            strict=True,
-        )
-    )
-    if whole < len(targets):
-        batches.append((inputs[None, whole:], targets[None, whole:]))
-    nats = math.fsum(float(model(x, y)[1]) * y.numel() for x, y in batches)
+    nats = math.fsum(float(model(x, y)[1]) * y.numel() for x, y in windows(text.ids, block_size, rows))
     return nats / math.log(2) / text.bytes
 
 
