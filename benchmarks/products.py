@@ -3,7 +3,7 @@
     python benchmarks/products.py [--rounds 15] [--threads 2] [--json]
 
 Three kinds of rows: a linear layer's forward product from rounded factors, by our kernels and by torch's int8
-product with the scaling of its sums; Muon's iteration of several matrices in int8 and in float32; the head
+product with the scaling of its sums; Muon's update of several matrices in int8 and in float32; the head
 with its loss and gradients in int8 and in float32. Milliseconds are the fastest and the median of the rounds.
 """
 
@@ -28,12 +28,12 @@ from cpulm.model.quantized import Quantizer, TorchQuantizer
 from cpulm.native.int8 import Int8Kernels
 from cpulm.native.kernels import Kernels
 from cpulm.native.library import compiled
-from cpulm.optim.muon import orthogonalise
+from cpulm.optim.muon import Muon
 from cpulm.ui.tables import rows
 
 LAYERS = [(3072, 384, 1152), (3072, 384, 2048), (3072, 1024, 384), (4096, 512, 2816)]
 """Tokens, inputs, outputs."""
-MATRICES = [(8, 192, 512), (12, 384, 1024), (36, 64, 384)]
+MATRICES = [(8, 192, 512), (12, 384, 1024), (12, 1024, 384), (36, 64, 192), (36, 64, 384)]
 HEADS = [(2048, 192, 2048), (4096, 384, 8192), (1024, 256, 32000)]
 """Tokens, width, entries."""
 
@@ -64,8 +64,13 @@ def layer(kernels: Int8Kernels, tokens: int, inputs: int, outputs: int) -> tuple
 
 
 def muon(kernels: Int8Kernels, count: int, height: int, width: int) -> tuple[Work, float]:
-    matrices = torch.randn(count, height, width)
-    return {"ours": lambda: orthogonalise(matrices, kernels), "torch": lambda: orthogonalise(matrices)}, 0.0
+    def of(kernels: Int8Kernels | None) -> Callable[[], object]:
+        matrices = [torch.nn.Parameter(torch.randn(height, width)) for _ in range(count)]
+        for matrix in matrices:
+            matrix.grad = torch.randn(height, width)
+        return Muon(matrices, kernels=kernels).step
+
+    return {"ours": of(kernels), "torch": of(None)}, 0.0
 
 
 def head(kernels: Int8Kernels, tokens: int, width: int, entries: int) -> tuple[Work, float]:

@@ -219,7 +219,10 @@ def _head_bytes(model: ModelSettings, vocab_size: int, tokens: int, way: Arithme
 
 
 def _muon_bytes(model: ModelSettings, way: Arithmetic) -> int:
-    """What Muon's iteration holds of one batch of matrices: directions, iterates, and their products."""
+    """What Muon's iteration holds of one batch of matrices: directions, iterates, and their products.
+
+    The compiled kernels hold one matrix a thread, a few MiB, which is left out.
+    """
     d, inner = model.n_embd, model.inner_width
     q, kv = model.n_head * model.head_width, model.kv_heads * model.head_width
     # rows and columns of a parameter, and the rows of the pieces that are orthogonalised apart
@@ -233,7 +236,7 @@ def _muon_bytes(model: ModelSettings, way: Arithmetic) -> int:
     for rows, columns, piece in shapes:
         size = rows * columns
         at_once = min(model.n_layer, max(1, _MUON_ELEMENTS_AT_ONCE // size)) * size
-        in_kernels = way.int8 and way.takes(piece, columns)  # which hold the squares of one matrix a thread
-        squares = 0 if in_kernels else at_once * min(piece, columns) // max(piece, columns)
-        most = max(most, FLOAT_BYTES * (3 * at_once + 2 * squares))
+        if not (way.int8 and way.takes(piece, columns)):
+            squares = at_once * min(piece, columns) // max(piece, columns)
+            most = max(most, FLOAT_BYTES * (3 * at_once + 2 * squares))
     return most

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -14,6 +15,12 @@ def at(tensor: Tensor | None) -> ctypes.c_void_p | None:
         return None
     assert tensor.is_contiguous()
     return ctypes.c_void_p(tensor.data_ptr())
+
+
+def places(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
+    """Where each of some contiguous tensors begins."""
+    assert all(tensor.is_contiguous() for tensor in tensors)
+    return (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
 
 
 def real(value: float) -> ctypes.c_float:

@@ -1,27 +1,10 @@
 // Training in int8: what turns matrices into factors of products and back, and what stands between products.
 // cpulm/native/int8.py calls it. Conventions as in kernels.cpp; the layouts are explained in dots.h.
+#include "int8.h"
 #include "dots.h"
-#include "parts.h"
 #include <cmath>
 
 constexpr long STREAM_FROM = 1 << 22; // bytes: what is larger would drive the factors out of the cache
-
-static inline void quantized_row(const float *x, long width, float most, int8_t *out, float *scale) {
-    *scale = most / 127.0f;
-    float inverse = most > 0 ? 127.0f / most : 0.0f;
-    for (long j = 0; j < width; j += LANES) store_bytes(out + j, rounded(load(x + j) * inverse));
-}
-
-// The largest magnitude of a row, and of `columns` so far: NaN where there is one.
-static inline float row_most(const float *x, long width, float *columns) {
-    Ints most = {};
-    for (long j = 0; j < width; j += LANES) {
-        Ints v = magnitude(load(x + j));
-        most = larger(v, most);
-        if (columns) store(columns + j, (Floats)larger(v, (Ints)load(columns + j)));
-    }
-    return largest_magnitude(most);
-}
 
 // Where in panels [depth, width] the quad `q` of the columns from `j` on stands, and how far apart columns are cut.
 struct Panels {
@@ -65,30 +48,6 @@ static void panel_quads(const float *x, long rows, const float *factors, const P
         }
     }
 }
-
-struct MuonRoom { // for one matrix [rows, cols] at a time
-    float *gram, *square, *diagonal, *new_diagonal, *row_scale, *column_scale, *columns;
-    int8_t *by_row;
-    uint8_t *by_column, *turned;
-    char *all_of_it;
-    MuonRoom(long rows, long cols, int threads) {
-        long row = rows * sizeof(float), matrix = rows * cols, square_bytes = rows * row;
-        all_of_it = (char *)malloc(2 * square_bytes + 3 * row + (1 + threads) * cols * sizeof(float) + 3 * matrix);
-        char *next = all_of_it;
-        auto take = [&](long bytes) { return next += bytes, next - bytes; };
-        gram = (float *)take(square_bytes);
-        square = (float *)take(square_bytes);
-        diagonal = (float *)take(row);
-        new_diagonal = (float *)take(row);
-        row_scale = (float *)take(row);
-        column_scale = (float *)take(cols * sizeof(float));
-        columns = (float *)take(threads * cols * sizeof(float));
-        by_row = (int8_t *)take(matrix);
-        by_column = (uint8_t *)take(matrix);
-        turned = (uint8_t *)take(matrix);
-    }
-    ~MuonRoom() { free(all_of_it); }
-};
 
 extern "C" {
 
@@ -148,10 +107,10 @@ void cpulm_turn_rows(const int8_t *x, int64_t rows, int64_t width, uint8_t *out,
     }
 }
 
-// x [rows, width] of int8 to panels of `quads`, as the transpose of a left factor, from quad `first` on. The last
-// quad's missing rows are zeros.
+// x [rows, width] of int8 to panels of `quads`, from quad `first` on; `flip` as above. The last quad's missing rows
+// are zeros.
 void cpulm_turn_columns(const int8_t *x, int64_t rows, int64_t width, uint8_t *out, int64_t quads, int64_t first,
-                        int threads) {
+                        uint32_t flip, int threads) {
     Panels panels = {quads, width};
 #pragma omp parallel num_threads(threads)
     {
@@ -165,7 +124,7 @@ void cpulm_turn_columns(const int8_t *x, int64_t rows, int64_t width, uint8_t *o
                         Words four[4] = {};
                         for (int n = 0; n < 4 && q * 4 + n < rows; n++)
                             four[n] = load_bytes(x + (q * 4 + n) * width + j);
-                        *(WordsAnywhere *)(at + (j - panel) * 4) = four_bytes(four[0], four[1], four[2], four[3]);
+                        *(WordsAnywhere *)(at + (j - panel) * 4) = four_bytes(four[0], four[1], four[2], four[3]) ^ flip;
                     }
                 }
         }
@@ -173,11 +132,12 @@ void cpulm_turn_columns(const int8_t *x, int64_t rows, int64_t width, uint8_t *o
 }
 
 // left [rows, depth] times right [depth, cols], panels, with the scales of rows and columns, plus a bias, to out
-// [rows, cols]; `add`: to what stands there. `turned`: left is panels of its transpose. The depth is in whole quads.
+// [rows, cols]; `add`: to what stands there, times a factor for each row where `kept` has them. `turned`: left is
+// panels of its transpose. The depth is in whole quads.
 // `symmetric`: right is the transpose of left, so that half of the sums will do; without a bias.
 void cpulm_int8_product(const int8_t *left_at, int turned, const uint8_t *right, int64_t rows, int64_t cols,
                         int64_t depth, const float *row_scale, const float *column_scale, const float *bias, float *out,
-                        int add, int symmetric, int threads) {
+                        int add, const float *kept, int symmetric, int threads) {
     Left left = {left_at, rows, depth, turned != 0};
     long block = left.block(), strips = (cols + PANEL - 1) / PANEL, all_items = 0;
     bool large = !add && !symmetric && rows * cols * (long)sizeof(float) >= STREAM_FROM && (uintptr_t)out % sizeof(Floats) == 0;
@@ -201,15 +161,17 @@ void cpulm_int8_product(const int8_t *left_at, int turned, const uint8_t *right,
                 started = true;
                 long column = panel * PANEL, width = cols - column < PANEL ? cols - column : PANEL;
                 dot_block(left, row, some, right + column * depth, width, sums, start);
-                for (long i = 0; i < some; i++)
+                for (long i = 0; i < some; i++) {
+                    float factor = kept ? kept[row + i] : 1.0f;
                     for (long j = 0; j < width; j += LANES) {
                         float *at = out + (row + i) * cols + column + j;
                         Floats v = __builtin_convertvector(*(const IntsAnywhere *)(sums + i * PANEL + j), Floats);
                         v *= row_scale[row + i] * load(column_scale + column + j);
                         if (bias) v += load(bias + column + j);
                         if (large) stream(at, v);
-                        else store(at, add ? v + load(at) : v);
+                        else store(at, add ? v + factor * load(at) : v);
                     }
+                }
             }
         }
         if (large) streamed();
@@ -256,73 +218,6 @@ void cpulm_softmax(const float *logits, int64_t rows, int64_t width, const int64
             loss[i] = targets[i] < 0 ? 0 : logf(all_of_it) + top - wanted;
             scale[i] = targets[i] < 0 ? 0 : 1.0f / (127.0f * all_of_it);
         }
-    }
-}
-
-// Between the products of Muon's iteration x' = a x + (b G + c G G) x, G = x xT [rows, rows]. The diagonals of G
-// and of the polynomial are far larger than the rest, which they would leave few of the 8 bits: they stay apart.
-// G = D + R to the diagonal D [rows] and R, in the place of G and as int8 by row.
-void cpulm_muon_gram(float *gram, int64_t rows, float *diagonal, int8_t *by_row, float *by_row_scale, int threads) {
-#pragma omp parallel num_threads(threads)
-    {
-        Part part(rows);
-        for (long i = part.begin; i < part.end; i++) {
-            float *row = gram + i * rows;
-            diagonal[i] = row[i];
-            row[i] = 0;
-            quantized_row(row, rows, row_most(row, rows, nullptr), by_row + i * rows, by_row_scale + i);
-        }
-    }
-}
-
-// b G + c G G by row, from D, R and R R (which is overwritten); the diagonal, plus a, apart.
-void cpulm_muon_polynomial(float *square, int64_t rows, const float *rest, const float *diagonal, float a, float b,
-                           float c, float *new_diagonal, int8_t *by_row, float *by_row_scale, int threads) {
-#pragma omp parallel num_threads(threads)
-    {
-        Part part(rows);
-        for (long i = part.begin; i < part.end; i++) {
-            float *row = square + i * rows, d = diagonal[i];
-            for (long j = 0; j < rows; j += LANES)
-                store(row + j, load(rest + i * rows + j) * (b + c * (load(diagonal + j) + d)) + load(row + j) * c);
-            new_diagonal[i] = row[i] + d * (b + c * d) + a;
-            row[i] = 0;
-            quantized_row(row, rows, row_most(row, rows, nullptr), by_row + i * rows, by_row_scale + i);
-        }
-    }
-}
-
-// x [rows, cols] becomes a x + (b G + c G G) x, `times` over, with all its factors in `room`.
-static void muon_iterated(float *x, long rows, long cols, int times, float a, float b, float c, int threads,
-                          MuonRoom &room) {
-    for (int n = 0; n < times; n++) {
-        cpulm_quantize(x, rows, cols, room.by_row, room.row_scale, room.by_column, room.column_scale, 0x80808080u,
-                       room.columns, threads);
-        cpulm_turn_rows(room.by_row, rows, cols, room.turned, threads);
-        cpulm_int8_product(room.by_row, 0, room.turned, rows, rows, cols, room.row_scale, room.row_scale, nullptr,
-                           room.gram, 0, 1, threads);
-        cpulm_muon_gram(room.gram, rows, room.diagonal, room.by_row, room.row_scale, threads);
-        cpulm_turn_rows(room.by_row, rows, rows, room.turned, threads);
-        cpulm_int8_product(room.by_row, 0, room.turned, rows, rows, rows, room.row_scale, room.row_scale, nullptr,
-                           room.square, 0, 1, threads);
-        cpulm_muon_polynomial(room.square, rows, room.gram, room.diagonal, a, b, c, room.new_diagonal, room.by_row,
-                              room.row_scale, threads);
-        for (long i = 0; i < rows; i++)
-            for (long j = 0; j < cols; j += LANES) store(x + i * cols + j, load(x + i * cols + j) * room.new_diagonal[i]);
-        cpulm_int8_product(room.by_row, 0, room.by_column, rows, cols, rows, room.row_scale, room.column_scale, nullptr,
-                           x, 1, 0, threads);
-    }
-}
-
-// Muon's iteration of `count` matrices x [rows, cols], rows <= cols, each multiples of LANES, in their place: one
-// thread to a matrix where there are enough of them, which then stays in its cache.
-void cpulm_muon(float *x, int64_t count, int64_t rows, int64_t cols, int times, float a, float b, float c, int threads) {
-    int outer = count >= threads ? threads : 1, inner = count >= threads ? 1 : threads;
-#pragma omp parallel num_threads(outer)
-    {
-        MuonRoom room(rows, cols, inner);
-#pragma omp for schedule(dynamic)
-        for (long n = 0; n < count; n++) muon_iterated(x + n * rows * cols, rows, cols, times, a, b, c, inner, room);
     }
 }
 }

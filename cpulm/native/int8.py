@@ -8,12 +8,13 @@ All tensors are contiguous float32 on the CPU unless said.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from cpulm.native.arguments import at, long, real, require_lanes, room, threads, word
+from cpulm.native.arguments import at, long, places, real, require_lanes, room, threads, word
 
 QUAD = 4
 """Bytes along the sum that meet in one instruction: what its length is rounded up to."""
@@ -34,6 +35,26 @@ class Factor(NamedTuple):
     values: Tensor
     scale: Tensor
     turned: bool = False
+
+
+class MuonUpdate(NamedTuple):
+    """What is done to every block of rows of a matrix.
+
+    Attributes:
+        block_rows: rows of a block.
+        momentum: of the moving average.
+        decay: part of itself that a weight loses.
+        length: of the direction that is taken from the weights.
+        iterations: of ``x = a x + (b G + c G G) x`` with G = x xᵀ, x being the direction at a norm of one.
+        coefficients: a, b and c.
+    """
+
+    block_rows: int
+    momentum: float
+    decay: float
+    length: float
+    iterations: int
+    coefficients: tuple[float, float, float]
 
 
 class Int8Kernels:
@@ -93,7 +114,7 @@ class Int8Kernels:
             raise ValueError(f"{rows} rows of {width} from {start} on do not fit into {list(out.shape)}")
         self._library.cpulm_turn_columns(
             at(values), long(rows), long(width), at(out), long(out.size(0) // QUAD), long(start // QUAD),
-            threads(),
+            word(_LEFT), threads(),
         )  # fmt: skip
 
     def product(
@@ -120,7 +141,8 @@ class Int8Kernels:
         stored = left.values.t() if left.turned else left.values
         self._library.cpulm_int8_product(
             at(stored), ctypes.c_int(left.turned), at(right.values), long(rows), long(cols), long(depth),
-            at(left.scale), at(right.scale), at(bias), at(out), ctypes.c_int(add), ctypes.c_int(0), threads(),
+            at(left.scale), at(right.scale), at(bias), at(out), ctypes.c_int(add), None, ctypes.c_int(0),
+            threads(),
         )  # fmt: skip
         return out
 
@@ -139,22 +161,31 @@ class Int8Kernels:
         )
         return losses, Factor(by_row, scale)
 
-    def iterate(self, x: Tensor, times: int, a: float, b: float, c: float) -> None:
-        """``x = a x + (b G + c G G) x`` with G = x xᵀ, ``times`` over and in place, for each x of [N, R, C].
+    def muon(
+        self,
+        weights: Sequence[Tensor],
+        gradients: Sequence[Tensor],
+        averages: Sequence[Tensor],
+        way: MuonUpdate,
+    ) -> None:
+        """Update matrices of one shape and their averages in place, as :class:`cpulm.optim.muon.Muon` does.
 
-        The three products are of int8. The diagonals of G and of the polynomial are kept in float32: they are
-        much larger than the rest.
+        The iteration's products are of int8. The diagonals of x xᵀ and of its polynomial are kept in float32:
+        they are much larger than the rest.
 
         Raises:
-            ValueError: where R or C is no multiple of the vectors, or R is more than C.
+            ValueError: where the vectors do not divide rows or columns, or the blocks the rows.
         """
-        count, rows, cols = x.shape
-        require_lanes(x, self.lanes)
-        require_lanes(x.mT, self.lanes)
-        if rows > cols:
-            raise ValueError(f"[{rows}, {cols}] has more rows than columns")
+        rows, cols = weights[0].shape
+        if way.block_rows % self.lanes or rows % way.block_rows:
+            raise ValueError(
+                f"{rows} rows in blocks of {way.block_rows}: the kernels take multiples of {self.lanes}"
+            )
+        require_lanes(weights[0], self.lanes)
         self._library.cpulm_muon(
-            at(x), long(count), long(rows), long(cols), ctypes.c_int(times), real(a), real(b), real(c),
+            places(weights), places(gradients), places(averages), long(len(weights)),
+            long(rows // way.block_rows), long(way.block_rows), long(cols), real(way.momentum),
+            real(way.decay), real(way.length), ctypes.c_int(way.iterations), *map(real, way.coefficients),
             threads(),
         )  # fmt: skip
 

@@ -14,7 +14,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
-from cpulm.native.int8 import Int8Kernels
+from cpulm.native.int8 import Int8Kernels, MuonUpdate
 from cpulm.optim.eager import EagerOptimizer
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -24,20 +24,19 @@ ITERATIONS = 5
 """Four lost 0.02 nats of validation loss after 120 steps of a small model (1.916 against 1.897), and four
 with the coefficients of Polar Express (https://arxiv.org/abs/2505.16932) 0.035, for 18% less time in Muon."""
 
-SMALLEST_IN_INT8 = 1_000_000
-"""Multiplications in ``x x^T`` from which on int8 is used: 64 rows of 256. Several matrices of 64 x 384 took
-0.55 times as long as in fp32, 192 x 512 0.35 times, 384 x 1024 0.3 times (2 cores with AVX-512 VNNI)."""
+SMALLEST_IN_INT8 = 500_000
+"""Multiplications in ``x x^T`` from which on int8 is used: 64 rows of 128. Of their time in fp32 took updates
+of 36 matrices of 64 x 192 0.52, of 8 of 192 x 512 0.33, of 12 of 384 x 1024 0.27 (2 cores, AVX-512 VNNI)."""
 
 ELEMENTS_AT_ONCE = 1 << 22
 """Elements in one batch of matrices: enough to keep the products busy, and no second copy of the model."""
 
 
-def orthogonalise(matrices: Tensor, kernels: Int8Kernels | None = None) -> Tensor:
+def orthogonalise(matrices: Tensor) -> Tensor:
     """Replace the singular values of each matrix by ones, approximately: ``U S V^T`` gives ``U V^T``.
 
     Args:
         matrices: [N, rows, cols], any float dtype; each one is independent of the others and of its scale.
-        kernels: where given, products of float32 matrices that fit are of rows and columns in int8.
 
     Returns:
         [N, rows, cols]; zero where the matrix is zero.
@@ -45,26 +44,12 @@ def orthogonalise(matrices: Tensor, kernels: Int8Kernels | None = None) -> Tenso
     wide = matrices.size(1) <= matrices.size(2)
     x = matrices if wide else matrices.mT  # the products x x^T are then of the smaller side
     x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=1e-7)
-    if kernels is not None and _fits_int8(x, kernels):
-        iterated: Tensor = x.contiguous()  # no view of the caller's: it was divided by its norm
-        kernels.iterate(iterated, ITERATIONS, *COEFFICIENTS)
-        return iterated if wide else iterated.mT
     a, b, c = COEFFICIENTS
     for _ in range(ITERATIONS):
         gram = torch.bmm(x, x.mT)
         polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
         x = torch.baddbmm(x, polynomial, x, beta=a)
     return x if wide else x.mT
-
-
-def _fits_int8(x: Tensor, kernels: Int8Kernels) -> bool:
-    rows, cols = x.shape[1:]
-    return (
-        x.dtype is torch.float32
-        and x.device.type == "cpu"
-        and rows * rows * cols >= SMALLEST_IN_INT8
-        and rows % kernels.lanes == cols % kernels.lanes == 0
-    )
 
 
 class Muon(EagerOptimizer):
@@ -77,7 +62,7 @@ class Muon(EagerOptimizer):
         lr: length of the update in spectral norm, times ``max(1, rows / cols) ** 0.5`` of a block.
         momentum: of the gradient's moving average.
         weight_decay: part of the weights, times ``lr``, that each update takes away.
-        kernels: see :func:`orthogonalise`.
+        kernels: where given, matrices of float32 that fit are updated by them, with products in int8.
 
     Raises:
         ValueError: for a parameter that is no matrix, or whose rows ``block_rows`` does not divide.
@@ -116,10 +101,35 @@ class Muon(EagerOptimizer):
                 if p.grad is not None:
                     alike[p.shape].append(p)
             for shape, matrices in alike.items():
+                fitting = [p for p in matrices if self._fits_int8(p, group)]
+                if fitting:
+                    self._update_in_int8(fitting, group)
+                rest = [p for p in matrices if not self._fits_int8(p, group)]
                 at_once = max(1, ELEMENTS_AT_ONCE // shape.numel())
-                for start in range(0, len(matrices), at_once):
-                    self._update(matrices[start : start + at_once], group)
+                for start in range(0, len(rest), at_once):
+                    self._update(rest[start : start + at_once], group)
         return loss
+
+    def _fits_int8(self, p: Tensor, group: dict[str, Any]) -> bool:
+        kernels, grad = self._kernels, p.grad
+        if kernels is None or grad is None or p.device.type != "cpu":
+            return False
+        rows, cols = group["block_rows"] or p.size(0), p.size(1)
+        return (
+            p.dtype is grad.dtype is torch.float32
+            and p.is_contiguous()
+            and grad.is_contiguous()
+            and min(rows, cols) * rows * cols >= SMALLEST_IN_INT8
+            and rows % kernels.lanes == cols % kernels.lanes == 0
+        )
+
+    def _update_in_int8(self, matrices: list[Tensor], group: dict[str, Any]) -> None:
+        assert self._kernels is not None
+        block_rows = group["block_rows"] or matrices[0].size(0)
+        decay, length = _weights_lose(group, block_rows, matrices[0].size(1))
+        way = MuonUpdate(block_rows, group["momentum"], decay, length, ITERATIONS, COEFFICIENTS)
+        gradients = [p.grad for p in matrices if p.grad is not None]
+        self._kernels.muon(matrices, gradients, [self._average(p) for p in matrices], way)
 
     def _update(self, matrices: list[Tensor], group: dict[str, Any]) -> None:
         """One update of ``matrices`` of equal shape, all their blocks in one batch."""
@@ -128,16 +138,26 @@ class Muon(EagerOptimizer):
         directions = matrices[0].new_empty(len(matrices), rows, cols)
         for p, direction in zip(matrices, directions, strict=True):
             self._direct(p, group["momentum"], direction)
-        updates = orthogonalise(directions.view(-1, block_rows, cols), self._kernels).reshape(-1, rows, cols)
-        length = group["lr"] * max(1.0, block_rows / cols) ** 0.5
-        torch._foreach_mul_(matrices, 1.0 - group["lr"] * group["weight_decay"])
+        updates = orthogonalise(directions.view(-1, block_rows, cols)).reshape(-1, rows, cols)
+        decay, length = _weights_lose(group, block_rows, cols)
+        torch._foreach_mul_(matrices, 1.0 - decay)
         torch._foreach_add_(matrices, updates.unbind(), alpha=-length)
 
     def _direct(self, p: Tensor, momentum: float, out: Tensor) -> None:
-        """Write the gradient after Nesterov momentum; the moving average is the optimizer's only state."""
+        """Write the gradient after Nesterov momentum."""
         assert p.grad is not None
+        average = self._average(p).lerp_(p.grad, 1.0 - momentum)
+        torch.lerp(p.grad, average, momentum, out=out)
+
+    def _average(self, p: Tensor) -> Tensor:
+        """The gradient's moving average, the optimizer's only state."""
         state = self.state[p]
         if not state:
             state["momentum"] = torch.zeros_like(p)
-        average: Tensor = state["momentum"].lerp_(p.grad, 1.0 - momentum)
-        torch.lerp(p.grad, average, momentum, out=out)
+        average: Tensor = state["momentum"]
+        return average
+
+
+def _weights_lose(group: dict[str, Any], block_rows: int, cols: int) -> tuple[float, float]:
+    """The part of themselves, and how much of the direction."""
+    return group["lr"] * group["weight_decay"], group["lr"] * max(1.0, block_rows / cols) ** 0.5

@@ -15,7 +15,7 @@ from cpulm.model import fused, quantized, quantized_head
 from cpulm.model.quantized import Quantizer, TorchQuantizer
 from cpulm.model.transformer import Transformer
 from cpulm.native import library
-from cpulm.native.int8 import Int8Kernels
+from cpulm.native.int8 import Int8Kernels, MuonUpdate
 from cpulm.native.kernels import Kernels
 from cpulm.settings import ModelSettings
 
@@ -103,25 +103,27 @@ def test_the_polynomial_of_a_gram_matrix_is_nearly_that_of_float32(
     """One matrix by all threads, and several with a thread each."""
     if not isinstance(quantizer, Int8Kernels):
         pytest.skip("of the kernels")
-    x = values(count, *shape, seed=1).detach()
-    x /= torch.linalg.matrix_norm(x, ord=2, keepdim=True)
+    x = values(*shape, seed=1).detach()
+    x /= torch.linalg.matrix_norm(x, ord=2)
     a, b, c = 3.4445, -4.7750, 2.0315
     gram = x @ x.mT
     exact = a * x + (b * gram + c * gram @ gram) @ x
-    found = x.clone()
-    quantizer.iterate(found, 1, a, b, c)
-    assert ((found - exact).flatten(1).norm(dim=1) / exact.flatten(1).norm(dim=1)).max() < 0.02
-    twice = x.clone()
-    quantizer.iterate(twice, 2, a, b, c)
-    quantizer.iterate(found, 1, a, b, c)
-    assert torch.equal(twice, found)
+    norm = float(x.norm())  # that of the kernels' x is one
+    way = MuonUpdate(shape[0], 0.0, 0.0, -1.0, 1, (a, b * norm**2, c * norm**4))
+    gradients = [x * 4.0**n for n in range(count)]
+    found = [torch.zeros(shape) for _ in gradients]
+    quantizer.muon(found, gradients, [torch.zeros(shape) for _ in gradients], way)
+    for direction in found:
+        assert (direction * norm - exact).norm() / exact.norm() < 0.02
 
 
-def test_matrices_that_are_higher_than_wide_are_refused(quantizer: Quantizer) -> None:
+def test_blocks_that_do_not_fit_are_refused(quantizer: Quantizer) -> None:
     if not isinstance(quantizer, Int8Kernels):
         pytest.skip("of the kernels")
-    with pytest.raises(ValueError, match="more rows than columns"):
-        quantizer.iterate(torch.zeros(1, 32, 16), 1, 1.0, 1.0, 1.0)
+    matrix = [torch.zeros(64, 64)]
+    for block_rows in (24, 48):
+        with pytest.raises(ValueError, match=f"64 rows in blocks of {block_rows}"):
+            quantizer.muon(matrix, matrix, matrix, MuonUpdate(block_rows, 0.9, 0.0, 0.1, 5, (1.0, 1.0, 1.0)))
 
 
 def test_factors_that_do_not_fit_are_refused(quantizer: Quantizer) -> None:
