@@ -27,7 +27,10 @@ from typing import Any
 import torch
 
 from cpulm.engine.generate import Generation
+from cpulm.engine.runtime import Runtime, choose_runtime
 from cpulm.engine.sampling import Sampling
+from cpulm.engine.sysinfo import read_machine
+from cpulm.layers import resolve
 from cpulm.model.transformer import Transformer
 from cpulm.settings import ModelSettings
 
@@ -50,12 +53,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="texts of each")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    # As cpulm and nanoGPT's users run it
-    torch.set_flush_denormal(True)
-
+    runtime_settings = resolve(
+        assignments=["runtime.precision=fp32", f"runtime.threads={arguments.threads}"]
+    ).runtime
+    runtime = choose_runtime(runtime_settings, read_machine())  # sets the threads, and flushes denormals
     writers = {"nanoGPT": nanogpt_writer(arguments.nanogpt)}
-    writers |= {name: cpulm_writer(settings) for name, settings in SHAPES.items()}
+    writers |= {name: cpulm_writer(settings, runtime) for name, settings in SHAPES.items()}
     for write in writers.values():
         write(20)
     rates: dict[str, list[float]] = {name: [] for name in writers}
@@ -132,10 +135,11 @@ def nanogpt_writer(folder: Path) -> Callable[[int], None]:
     return write
 
 
-def cpulm_writer(settings: ModelSettings) -> Callable[[int], None]:
+def cpulm_writer(settings: ModelSettings, runtime: Runtime) -> Callable[[int], None]:
     """Our model with fresh weights, writing as many tokens as asked for."""
     model = Transformer(settings, VOCAB_SIZE)
     model.init_weights(0)
+    runtime.equip(model)
     model.eval().requires_grad_(False)
     sampling = Sampling(temperature=TEMPERATURE, top_k=TOP_K)
 

@@ -116,6 +116,7 @@ def load(checkpoint: Path, device: str | None, threads: int | None, request: Req
         settings = resolve(environ=os.environ, flags=flags)
         runtime = choose_runtime(settings.runtime, read_machine())
         model, tokenizer, loaded = load_model(checkpoint, runtime.device, warn=show_warning)
+        runtime.equip(model)
         return Writer(model, tokenizer, loaded.starts_documents, sampling, request)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from cpulm.native.decoding import Decoder
 from cpulm.settings import ModelSettings
 
 
@@ -40,6 +41,8 @@ class KVCache:
         self.values = torch.zeros(shape, dtype=dtype, device=device)
         self.max_tokens = max_tokens
         self.length = 0
+        self.decoder: Decoder | None = None
+        """The compiled kernel with this memory and a model's weights, once it was used."""
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Store the new k and v [B, n_kv_head, T, head_dim] of one layer behind those already there.

@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from cpulm.model import fused, native_ops, quantized, quantized_head
 from cpulm.model.cache import KVCache
+from cpulm.model.decoding import ready_decoder
 from cpulm.model.documents import Sight, sight_of
 from cpulm.model.modules import Dropout, Embedding, Linear, RMSNorm, make_norm
 from cpulm.model.quantized import Quantizer
@@ -297,7 +298,10 @@ class Transformer(nn.Module):
         if self.document_mark is not None and cache is None:
             at_once = native_ops.fits(self.attention_kernels, x, self.settings.head_width)
             sight = sight_of(idx, self.document_mark, None if at_once else x.dtype)
-        for block in self.blocks:
+        decoder = None if cache is None or T > 1 else ready_decoder(self, cache)
+        if decoder is not None:
+            x = decoder.step(x[:, 0], start, *(rope or (None, None))).unsqueeze(1)
+        for block in self.blocks if decoder is None else ():
             if self.settings.activation_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, x, rope, cache, sight, use_reentrant=False)
             else:

@@ -6,6 +6,7 @@ All tensors are contiguous float32 on the CPU unless said; every function alloca
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from cpulm.native.arguments import at, long, real, require_lanes, room, threads, word
+from cpulm.native.decoding import Decoder, Shape
 from cpulm.native.int8 import Int8Kernels
 from cpulm.native.library import opened
 
@@ -129,6 +131,10 @@ class Kernels:
             threads(),
         )  # fmt: skip
         return y
+
+    def decoder(self, shape: Shape, layers: Sequence[Mapping[str, Tensor | None]]) -> Decoder:
+        """What computes the next token's way through ``layers``."""
+        return Decoder(self._library, shape, layers)
 
     def attention(self, qkv: Tensor, heads: Heads, turn: Turn, first: Tensor | None) -> tuple[Tensor, Tensor]:
         """Causal attention of qkv [B, T, (H + 2 K) D].

@@ -1,0 +1,139 @@
+"""The kernel for the next token says what torch says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from cpulm.model.cache import KVCache
+from cpulm.model.transformer import Transformer
+from cpulm.native import library
+from cpulm.native.decoding import Decoder
+from cpulm.native.kernels import Kernels
+from cpulm.settings import ModelSettings, changed
+
+VOCAB = 41
+QWEN3 = ModelSettings(n_layer=2, n_head=4, n_kv_head=2, n_embd=64, head_dim=32, n_inner=96, block_size=24)
+GPT2 = changed(QWEN3, norm="layernorm", position="learned", mlp="gelu", bias=True, qk_norm=False, n_kv_head=4)
+KINDS = {
+    "qwen3": QWEN3,
+    "narrow heads": changed(QWEN3, head_dim=16, n_head=6, n_kv_head=1),
+    "gpt2": GPT2,
+    "exact gelu": changed(GPT2, mlp="gelu_erf", bias=False),
+    "relu": changed(GPT2, mlp="relu", position="sinusoidal"),
+    "relu2": changed(QWEN3, mlp="relu2", position="none"),
+    "biases": changed(QWEN3, bias=True),
+}
+
+
+@pytest.fixture(scope="module")
+def kernels(kernels_library: Path) -> Kernels:
+    return Kernels(kernels_library)
+
+
+def model_of(settings: ModelSettings, kernels: Kernels | None) -> Transformer:
+    """Weights and norms that all matter, in eval mode."""
+    model = Transformer(settings, VOCAB).eval()
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.empty_like(parameter).normal_(0.1, 0.3, generator=generator))
+    model.use_kernels(kernels)
+    return model
+
+
+def tokens(rows: int, length: int) -> Tensor:
+    return torch.randint(VOCAB, (rows, length), generator=torch.Generator().manual_seed(3))
+
+
+def in_pieces(model: Transformer, idx: Tensor, pieces: list[int]) -> tuple[Tensor, KVCache]:
+    cache = KVCache(model.settings, idx.size(0), idx.size(1))
+    return torch.cat([model(piece, cache=cache) for piece in idx.split(pieces, dim=1)], dim=1), cache
+
+
+@pytest.mark.parametrize("settings", KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("pieces", [[1] * 20, [7, 1, 1, 5, 1, 5]], ids=str)
+@torch.inference_mode()
+def test_logits_keys_and_values_are_those_of_torch(
+    settings: ModelSettings, rows: int, pieces: list[int], kernels: Kernels
+) -> None:
+    idx = tokens(rows, 20)
+    wanted, plain = in_pieces(model_of(settings, None), idx, pieces)
+    found, cache = in_pieces(model_of(settings, kernels), idx, pieces)
+    assert cache.decoder is not None
+    assert plain.decoder is None
+    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(cache.keys, plain.keys, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(cache.values, plain.values, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@torch.inference_mode()
+def test_any_number_of_threads_gives_the_same(threads: int, kernels: Kernels) -> None:
+    model, idx, before = model_of(QWEN3, kernels), tokens(2, 10), torch.get_num_threads()
+    wanted, _ = in_pieces(model, idx, [1] * 10)
+    torch.set_num_threads(threads)
+    try:
+        found, _ = in_pieces(model, idx, [1] * 10)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(found, wanted)
+
+
+@torch.inference_mode()
+def test_a_cleared_cache_begins_anew(kernels: Kernels) -> None:
+    model, idx = model_of(QWEN3, kernels), tokens(1, 12)
+    cache = KVCache(QWEN3, 1, 12)
+    for step in range(12):
+        model(tokens(1, 12).flip(1)[:, step : step + 1], cache=cache)
+    cache.clear()
+    found = torch.cat([model(piece, cache=cache) for piece in idx.split(1, dim=1)], dim=1)
+    assert torch.equal(found, in_pieces(model, idx, [1] * 12)[0])
+
+
+@pytest.mark.parametrize("lanes_of", [["-mavx2", "-mfma"], ["-msse2"]], ids=str)
+@torch.inference_mode()
+def test_narrower_vectors_give_the_same(
+    lanes_of: list[str], request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "-march=native" not in library._flags():
+        pytest.skip("other widths are of x86")
+    compiler = request.getfixturevalue("gcc_like")
+    flags = [flag for flag in library._flags() if flag != "-march=native"] + lanes_of
+    monkeypatch.setattr(library, "_flags", lambda: flags)
+    path = library.compiled(compiler.command, compiler.version, "this machine", tmp_path)
+    idx = tokens(2, 8)
+    for settings in (QWEN3, GPT2):
+        wanted, _ = in_pieces(model_of(settings, None), idx, [1] * 8)
+        found, cache = in_pieces(model_of(settings, Kernels(path)), idx, [1] * 8)
+        assert cache.decoder is not None
+        torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_where_it_cannot_be_used_torch_does_it(kernels: Kernels) -> None:
+    idx = tokens(1, 3)
+    with torch.inference_mode():
+        odd = changed(QWEN3, n_inner=90)
+        assert in_pieces(model_of(odd, kernels), idx, [1, 1, 1])[1].decoder is None
+        double = model_of(QWEN3, kernels).double()
+        cache = KVCache(QWEN3, 1, 3, torch.float64)
+        double(idx[:, :1], cache=cache)
+        assert cache.decoder is None
+        training = model_of(changed(QWEN3, dropout=0.1), kernels).train()
+        assert in_pieces(training, idx, [1, 1, 1])[1].decoder is None
+    _, cache = in_pieces(model_of(QWEN3, kernels), idx, [1, 1, 1])
+    assert cache.decoder is None  # gradients are wanted
+
+
+@torch.inference_mode()
+def test_a_position_or_batch_that_does_not_fit_is_refused(kernels: Kernels) -> None:
+    _, cache = in_pieces(model_of(QWEN3, kernels), tokens(2, 5), [1] * 5)
+    decoder = cache.decoder
+    assert isinstance(decoder, Decoder)
+    for rows, position in ((2, 5), (2, -1), (3, 0)):
+        with pytest.raises(ValueError, match="at position"):
+            decoder.step(torch.zeros(rows, 64), position, None, None)
