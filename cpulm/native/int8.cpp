@@ -1,10 +1,27 @@
 // Training in int8: what turns matrices into factors of products and back, and what stands between products.
 // cpulm/native/int8.py calls it. Conventions as in kernels.cpp; the layouts are explained in dots.h.
-#include "int8.h"
 #include "dots.h"
+#include "parts.h"
 #include <cmath>
 
 constexpr long STREAM_FROM = 1 << 22; // bytes: what is larger would drive the factors out of the cache
+
+static inline void quantized_row(const float *x, long width, float most, int8_t *out, float *scale) {
+    *scale = most / 127.0f;
+    float inverse = most > 0 ? 127.0f / most : 0.0f;
+    for (long j = 0; j < width; j += LANES) store_bytes(out + j, rounded(load(x + j) * inverse));
+}
+
+// The largest magnitude of a row, and of `columns` so far: NaN where there is one.
+static inline float row_most(const float *x, long width, float *columns) {
+    Ints most = {};
+    for (long j = 0; j < width; j += LANES) {
+        Ints v = magnitude(load(x + j));
+        most = larger(v, most);
+        if (columns) store(columns + j, (Floats)larger(v, (Ints)load(columns + j)));
+    }
+    return largest_magnitude(most);
+}
 
 // Where in panels [depth, width] the quad `q` of the columns from `j` on stands, and how far apart columns are cut.
 struct Panels {
@@ -221,3 +238,5 @@ void cpulm_softmax(const float *logits, int64_t rows, int64_t width, const int64
     }
 }
 }
+
+#include "muon.h"

@@ -2,6 +2,7 @@
 // Compiled on the machine that uses it, by the compiler found there; cpulm/native/kernels.py calls it.
 // All matrices are contiguous float32 unless said; widths are multiples of LANES; `threads` is torch's number.
 #include "attention.h"
+#include "decode.h"
 #include "parts.h"
 
 extern "C" {

@@ -1,6 +1,8 @@
 // Muon's update with its products in int8: momentum, iteration and weights in one go, while a matrix is in the cache.
-// cpulm/native/int8.py calls it. Conventions as in kernels.cpp.
-#include "int8.h"
+// A part of int8.cpp: a file of its own would be compiled for half a second longer.
+#pragma once
+#include "dots.h"
+#include "parts.h"
 #include <cmath>
 
 struct Update {

@@ -1,8 +1,11 @@
 // All blocks of a model for one new token of each text, with the keys and values of those before it.
-// cpulm/native/decoding.py calls it. Conventions as in kernels.cpp; what is not there is null.
+// A part of kernels.cpp; cpulm/native/decoding.py calls it. What is not there is null.
+#pragma once
 #include "parts.h"
 #include "vector.h"
 #include <cmath>
+
+namespace decode {
 
 enum Norm { RMS, LAYER };
 enum Activation { SWIGLU, GELU, GELU_ERF, RELU, RELU2 };
@@ -185,3 +188,5 @@ extern "C" void cpulm_decode(const Layer *layers, const Sizes *sizes, int64_t po
 #pragma omp barrier
     }
 }
+
+} // namespace decode
