@@ -13,7 +13,7 @@ from cpulm.engine.benchmark import Peak, Result, Sizes, measure, measure_peak
 from cpulm.engine.memory import expected_arithmetic
 from cpulm.engine.precision import block_shape
 from cpulm.engine.presets import CHARACTERS
-from cpulm.engine.runtime import Runtime, choose_runtime, decide_compile
+from cpulm.engine.runtime import Runtime, choose_runtime, compile_key, decide_compile
 from cpulm.engine.stop import StopRequest
 from cpulm.engine.sysinfo import read_machine
 from cpulm.errors import ResourceError, StoppedError
@@ -47,7 +47,8 @@ def benchmark_preset(
         runtime = choose_runtime(settings.runtime, machine, block_shape(settings))
 
         def decide(planned_seconds: float | None) -> Runtime:
-            return decide_compile(runtime, settings.runtime.compile, machine, planned_seconds)
+            key = compile_key(settings, sizes.vocab_size, runtime, machine)
+            return decide_compile(runtime, settings.runtime.compile, machine, planned_seconds, key)
 
         result = measure(settings, sizes, runtime, decide, seconds=seconds, emit=show, stop=stop)
         peak = measure_peak(runtime.device, show)

@@ -1,7 +1,9 @@
-"""The step compiled before the first update, or a plain step where that fails."""
+"""The step compiled before the first update, or a plain step where that fails or does not pay."""
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 
 import torch
@@ -9,12 +11,15 @@ from torch import Tensor
 
 from cpulm.data.loader import Loader
 from cpulm.engine.randomness import random_states, restore_random_states
-from cpulm.engine.runtime import Runtime
+from cpulm.engine.runtime import CompileTimes, Runtime
 from cpulm.engine.stop import StopRequest
 from cpulm.events import Listener, Progress
 from cpulm.model.transformer import Transformer
 
 Forward = Callable[..., Tensor]
+
+FEWEST_ROUNDS, MEASURING_SECONDS = 3, 1.5
+"""Of passes both ways, in turns, whose fastest are compared."""
 
 
 def ready_forward(
@@ -22,9 +27,9 @@ def ready_forward(
 ) -> tuple[Forward, Runtime]:
     """What computes the training loss, compiled where ``runtime`` says so and it works.
 
-    One forward and one backward pass are run to compile them; gradients and random state are left as they
-    were. A compiler that fails (a folder name it cannot read, a missing header) costs the speed, not the
-    run.
+    A few forward and backward passes are run to compile them and, where ``runtime`` has a trial, to measure
+    what that gained; gradients and random state are left as they were. A compiler that fails (a folder name
+    it cannot read, a missing header) costs the speed, not the run.
 
     Raises:
         StopNow: where a stop is asked for meanwhile: a compiler does not look at requests.
@@ -38,11 +43,8 @@ def ready_forward(
     random_state = random_states(runtime.device)
     show(Progress(stage="compiling", done=0, total=None, unit=""))
     try:
-        x, y = (part.to(runtime.device) for part in loader.batch(0))
         with stop.at_once():
-            with runtime.autocast():
-                loss = forward(x, targets=y)
-            loss.backward()
+            times = _compile(model, forward, loader, runtime)
     except Exception as error:  # torch wraps what compilers and linkers say in many classes
         torch._dynamo.reset()
         why = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
@@ -53,4 +55,52 @@ def ready_forward(
         model.zero_grad(set_to_none=True)
         restore_random_states(random_state)
         show(Progress(stage="compiling", done=1, total=1, unit="", finished=True))
+    if runtime.trial is None or times.ratio is None:
+        return forward, runtime
+    times.keep(runtime.trial.key)
+    if runtime.trial.must_pay and times.ratio >= 1:
+        said = f"eager after all: a compiled pass takes {times.ratio:.2f} of its time"
+        return model, runtime.noting(said, compiled=False)
     return forward, runtime
+
+
+def _compile(model: Transformer, forward: Forward, loader: Loader, runtime: Runtime) -> CompileTimes:
+    """Have ``forward`` compiled, and say what that took and gained; no ratio where there is no trial."""
+    x, y = (part.to(runtime.device) for part in loader.batch(0))
+
+    def seconds_of(function: Forward) -> float:
+        began = time.perf_counter()
+        with runtime.autocast():
+            loss = function(x, targets=y)
+        loss.backward()
+        float(loss.detach())  # waits for a device that works on its own
+        return time.perf_counter() - began
+
+    if runtime.trial is None:
+        seconds_of(forward)
+        return CompileTimes()
+    seconds_of(model)  # what it does at its first call is not the compiler's time
+    hits, misses = _cache_counts()
+    first = seconds_of(forward)
+    found, missed = (now - before for now, before in zip(_cache_counts(), (hits, misses), strict=True))
+    eager = compiled = math.inf
+    began, rounds = time.perf_counter(), 0
+    while rounds < FEWEST_ROUNDS or time.perf_counter() - began < MEASURING_SECONDS:
+        eager, compiled = min(eager, seconds_of(model)), min(compiled, seconds_of(forward))
+        rounds += 1
+    spent = max(first - compiled, 1e-3)
+    if found and not missed:
+        return CompileTimes(warm=spent, ratio=compiled / eager)
+    return CompileTimes(cold=spent, ratio=compiled / eager)
+
+
+def _cache_counts() -> tuple[int, int]:
+    """Compiled graphs that torch's cache had, and had not, in this process."""
+    from torch._dynamo.utils import counters
+
+    inductor = counters["inductor"]
+    whole = counters["aot_autograd"]
+    return (
+        inductor["fxgraph_cache_hit"] + whole["autograd_cache_hit"],
+        inductor["fxgraph_cache_miss"],
+    )

@@ -1,4 +1,4 @@
-"""Ratios of times that were measured on this machine, remembered from one process to the next."""
+"""Times and their ratios that were measured on this machine, remembered from one process to the next."""
 
 from __future__ import annotations
 
@@ -11,12 +11,17 @@ from cpulm.cachedir import cache_folder
 from cpulm.errors import ResourceError
 
 MOST = 64
-"""Ratios kept: the newest."""
+"""Numbers kept: the newest."""
 
 
 def remembered_precisions() -> Ratios:
     """Those of int8 to fp32, in this machine's cache."""
     return Ratios(cache_folder() / "int8-ratios.json")
+
+
+def remembered_compiling() -> Ratios:
+    """What torch.compile cost and gained, see :class:`cpulm.engine.runtime.CompileTimes`."""
+    return Ratios(cache_folder() / "compile-times.json")
 
 
 class Ratios:

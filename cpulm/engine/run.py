@@ -26,7 +26,7 @@ from cpulm.engine.measure import fp32_peak, measure_step
 from cpulm.engine.memory import arithmetic, expected_arithmetic
 from cpulm.engine.needs import Plan
 from cpulm.engine.precision import block_shape, fast_int8
-from cpulm.engine.runtime import Runtime, choose_runtime, decide_compile
+from cpulm.engine.runtime import Runtime, choose_runtime, compile_key, decide_compile
 from cpulm.engine.stop import StopRequest
 from cpulm.engine.stopping import watch_for_stop
 from cpulm.engine.sysinfo import Machine, read_machine
@@ -215,7 +215,8 @@ def rehearse(settings: Settings, *, show: Listener, should_stop: Callable[[], bo
     )
     release_memory()
     planned = needs.seconds_needed(plan, settings.train)
-    runtime = decide_compile(runtime, settings.runtime.compile, machine, planned)
+    key = compile_key(settings, tokens.vocab_size, runtime, machine)
+    runtime = decide_compile(runtime, settings.runtime.compile, machine, planned, key)
     parts = build_parts(settings, tokens, runtime)
     return Ready(settings, machine, runtime, tokens, plan, parts)
 

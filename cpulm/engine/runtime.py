@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from cpulm import __version__
 from cpulm.cachedir import cache_folder
 from cpulm.engine.allocator import keep_freed_memory
 from cpulm.engine.precision import BlockShape, choose_int8, fast_int8
-from cpulm.engine.remembered import remembered_precisions
+from cpulm.engine.remembered import remembered_compiling, remembered_precisions
 from cpulm.engine.sysinfo import BF16_SETS, Machine, choose
 from cpulm.errors import SettingsError
 from cpulm.model.quantized import TorchQuantizer
@@ -23,12 +24,74 @@ from cpulm.model.transformer import Transformer
 from cpulm.native.int8 import Int8Kernels
 from cpulm.native.kernels import Kernels
 from cpulm.native.library import KernelsUnavailableError, compiled
-from cpulm.settings import RuntimeSettings
+from cpulm.settings import RuntimeSettings, Settings
 
-# Without the compiled kernels a cold compilation took 22 to 48 s at 10.7 M parameters (2 cores, AVX-512,
-# torch 2.13) and made a step a quarter faster, so a run has to be several times longer than that before the
-# gain is sure.
 COMPILE_PAYS_AFTER_SECONDS = 1200.0
+"""Where nothing was measured yet. Without the compiled kernels a cold compilation took 22 to 48 s at 10.7 M
+parameters (2 cores, AVX-512, torch 2.13) and made a step a quarter faster, so a run has to be several times
+longer than that before the gain is sure."""
+
+SURE_GAIN = 2.0
+"""How many times what compiling takes it has to save: the times of two days differ."""
+
+
+@dataclass(frozen=True)
+class CompileTimes:
+    """What compiling one step cost on this machine, and what it gained; None where it was not measured.
+
+    Attributes:
+        cold: seconds with nothing in torch's cache.
+        warm: seconds with all of it there.
+        ratio: time of a compiled forward and backward pass over that of an eager one.
+    """
+
+    cold: float | None = None
+    warm: float | None = None
+    ratio: float | None = None
+
+    @classmethod
+    def remembered(cls, key: str) -> CompileTimes:
+        """What was measured under ``key``."""
+        numbers = remembered_compiling()
+        return cls(*(numbers.find(f"{name}; {key}") for name in ("cold", "warm", "ratio")))
+
+    def keep(self, key: str) -> None:
+        """Remember what is known under ``key``."""
+        for name in ("cold", "warm", "ratio"):
+            value: float | None = getattr(self, name)
+            if value is not None:
+                remembered_compiling().keep(f"{name}; {key}", value)
+
+    def decide(self, planned_seconds: float | None) -> tuple[bool, str]:
+        """Whether a run of so many seconds gains by it, and why."""
+        cost = self.cold if self.warm is None else self.warm
+        if planned_seconds is None or cost is None or self.ratio is None:
+            if planned_seconds is None or planned_seconds < COMPILE_PAYS_AFTER_SECONDS:
+                return False, "the run is too short for compiling to pay"
+            return True, "the run is long enough for it to pay"
+        if self.ratio >= 1:
+            return (
+                False,
+                f"as measured here earlier a compiled pass takes {self.ratio:.2f} of the eager one's time",
+            )
+        gain = planned_seconds * (1 - self.ratio)
+        said = (
+            f"as measured here earlier compiling takes {cost:.0f} s and would save {gain:.0f} s of this run"
+        )
+        return gain >= SURE_GAIN * cost, said
+
+
+@dataclass(frozen=True)
+class CompileTrial:
+    """What is still to be measured of a step that is to be compiled.
+
+    Attributes:
+        key: under what its times are remembered.
+        must_pay: whether the step stays eager where a compiled one is no faster.
+    """
+
+    key: str
+    must_pay: bool
 
 
 @dataclass(frozen=True)
@@ -43,6 +106,7 @@ class Runtime:
     threads: int
     precision: str
     compiled: bool = False
+    trial: CompileTrial | None = field(default=None, compare=False)
     kernels: Kernels | None = field(default=None, compare=False)
     notes: tuple[str, ...] = field(default=(), compare=False)
 
@@ -99,12 +163,15 @@ def choose_runtime(settings: RuntimeSettings, machine: Machine, block: BlockShap
     return Runtime(device, name, threads, precision, kernels=kernels, notes=notes)
 
 
-def decide_compile(runtime: Runtime, asked: str, machine: Machine, planned_seconds: float | None) -> Runtime:
+def decide_compile(
+    runtime: Runtime, asked: str, machine: Machine, planned_seconds: float | None, key: str | None = None
+) -> Runtime:
     """Decide whether the step is compiled.
 
     Args:
         asked: ``auto``, ``on`` or ``off``.
         planned_seconds: how long the run will take uncompiled, as far as known.
+        key: of the step, see :func:`compile_key`; None where its times are neither used nor measured.
 
     Raises:
         SettingsError: where ``on`` is asked and no C++ compiler is found.
@@ -121,8 +188,11 @@ def decide_compile(runtime: Runtime, asked: str, machine: Machine, planned_secon
     if machine.compiler is not None:
         # Inductor asks for g++ (clang++ on macOS) unless told otherwise, whatever else is installed.
         os.environ.setdefault("CXX", machine.compiler.command)
+    # By itself torch keeps what it compiled in the folder for temporary files, which a restart empties.
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))
     if asked == "on":
-        return runtime.noting("compiled: asked for", compiled=True)
+        trial = None if key is None else CompileTrial(key, must_pay=False)
+        return runtime.noting("compiled: asked for", compiled=True, trial=trial)
     if runtime.device.type == "mps":
         return runtime.noting("eager: torch.compile does not pay on mps")
     if runtime.precision == "int8":
@@ -130,9 +200,20 @@ def decide_compile(runtime: Runtime, asked: str, machine: Machine, planned_secon
     if runtime.precision == "fp32" and runtime.kernels is not None:
         # A step of `small`: 0.87 s with the kernels, 1.10 s compiled (2 cores with AVX-512, torch 2.13).
         return runtime.noting("eager: the kernels for this CPU are faster than torch.compile")
-    if planned_seconds is None or planned_seconds < COMPILE_PAYS_AFTER_SECONDS:
-        return runtime.noting("eager: the run is too short for compiling to pay")
-    return runtime.noting("compiled: the run is long enough for it to pay", compiled=True)
+    times = CompileTimes() if key is None else CompileTimes.remembered(key)
+    pays, why = times.decide(planned_seconds)
+    if not pays:
+        return runtime.noting(f"eager: {why}")
+    trial = None if key is None else CompileTrial(key, must_pay=True)
+    return runtime.noting(f"compiled: {why}", compiled=True, trial=trial)
+
+
+def compile_key(settings: Settings, vocab_size: int, runtime: Runtime, machine: Machine) -> str:
+    """Under what the times of compiling this step are remembered."""
+    model, rows = settings.model, settings.train.micro_batch_size
+    step = f"{model!r}, {vocab_size}, {rows}, {settings.train.document_mask}, {runtime.precision}"
+    digest = hashlib.blake2b(step.encode(), digest_size=8).hexdigest()
+    return f"{digest}; {runtime.device_name}; {measured_on(machine, runtime.kernels)}"
 
 
 def _device(asked: str) -> tuple[torch.device, str]:

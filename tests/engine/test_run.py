@@ -12,7 +12,6 @@ from small_runs import of, record, resume, same, settings_for, train, weights
 from cpulm.data.tokenizer import Tokenizer
 from cpulm.engine import checkpoint as checkpoints
 from cpulm.engine import run as runs
-from cpulm.engine.sysinfo import read_machine
 from cpulm.errors import DataError, DivergedError, ResourceError, SettingsError
 from cpulm.events import (
     CheckpointSaved,
@@ -225,39 +224,6 @@ def test_measuring_leaves_no_trace_in_the_weights(text: Path) -> None:
         first.parts.model.named_parameters(), second.parts.model.named_parameters(), strict=True
     ):
         assert torch.equal(a, b), name
-
-
-@pytest.fixture
-def fresh_compile_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
-    torch._dynamo.reset()
-
-
-needs_compiler = pytest.mark.skipif(read_machine().compiler is None, reason="no C++ compiler")
-
-
-@needs_compiler
-@pytest.mark.usefixtures("fresh_compile_cache")
-def test_compiled_and_eager_steps_agree(text: Path, tmp_path: Path) -> None:
-    plain = ["model.dropout=0", "model.n_layer=1", "train.steps=4"]
-    eager, _ = train(settings_for(text, *plain), tmp_path / "eager")
-    compiled, _ = train(settings_for(text, *plain, "runtime.compile=on"), tmp_path / "compiled")
-    assert of(RunStarted, compiled)[0].compiled
-    assert not of(RunStarted, eager)[0].compiled
-    losses = [[event.loss for event in of(StepDone, events)] for events in (eager, compiled)]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
-
-
-@needs_compiler
-@pytest.mark.usefixtures("fresh_compile_cache")
-def test_a_compiler_that_fails_costs_the_speed_and_not_the_run(text: Path, tmp_path: Path) -> None:
-    import torch._inductor.config
-
-    with torch._inductor.config.patch("cpp.cxx", ("no-such-compiler",)):
-        events, outcome = train(settings_for(text, "runtime.compile=on", "model.n_layer=1"), tmp_path / "run")
-    assert outcome.reason == "horizon"
-    assert not of(RunStarted, events)[0].compiled
-    assert any("compiling failed" in note for note in of(RunStarted, events)[0].notes)
 
 
 def test_the_best_checkpoint_stands_alone(text: Path, tmp_path: Path) -> None:

@@ -9,9 +9,16 @@ import pytest
 import torch
 
 from cpulm.engine.machine.software import Compiler
-from cpulm.engine.runtime import COMPILE_PAYS_AFTER_SECONDS, Runtime, decide_compile
+from cpulm.engine.runtime import (
+    COMPILE_PAYS_AFTER_SECONDS,
+    CompileTimes,
+    Runtime,
+    compile_key,
+    decide_compile,
+)
 from cpulm.engine.sysinfo import read_machine
 from cpulm.errors import SettingsError
+from cpulm.layers import resolve
 from cpulm.native.kernels import Kernels
 
 LONG = COMPILE_PAYS_AFTER_SECONDS + 1
@@ -55,3 +62,48 @@ def test_without_a_compiler_it_is_eager_or_an_error() -> None:
     assert not decide_compile(RUNTIME, "auto", without, LONG).compiled
     with pytest.raises(SettingsError, match="no C\\+\\+ compiler"):
         decide_compile(RUNTIME, "on", without, LONG)
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CPULM_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.mark.usefixtures("own_cache")
+@pytest.mark.parametrize(
+    ("times", "seconds", "compiled"),
+    [
+        (CompileTimes(cold=40.0, ratio=0.8), 390.0, False),  # 78 s of 390 are less than twice 40
+        (CompileTimes(cold=40.0, ratio=0.8), 410.0, True),
+        (CompileTimes(cold=40.0, warm=4.0, ratio=0.8), 50.0, True),  # the cache has it by now
+        (CompileTimes(cold=40.0, warm=4.0, ratio=0.8), 30.0, False),
+        (CompileTimes(cold=4.0, ratio=1.1), 1e6, False),
+        (CompileTimes(cold=4.0), LONG, True),  # no ratio: as if nothing were known
+        (CompileTimes(ratio=0.5), LONG - 2, False),
+    ],
+)
+def test_times_measured_earlier_decide(times: CompileTimes, seconds: float, compiled: bool) -> None:
+    times.keep("this step")
+    assert decide_compile(RUNTIME, "auto", MACHINE, seconds, "this step").compiled == compiled
+    other = decide_compile(RUNTIME, "auto", MACHINE, seconds, "another step")
+    assert other.compiled == (seconds >= COMPILE_PAYS_AFTER_SECONDS)
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_what_only_one_measurement_knows_stays_beside_another() -> None:
+    CompileTimes(cold=40.0, ratio=0.9).keep("this step")
+    CompileTimes(warm=4.0, ratio=0.8).keep("this step")
+    assert CompileTimes.remembered("this step") == CompileTimes(40.0, 4.0, 0.8)
+    assert CompileTimes.remembered("another") == CompileTimes()
+
+
+def test_another_shape_batch_or_precision_is_another_step() -> None:
+    settings = [
+        resolve(preset="tiny", assignments=changes)
+        for changes in ([], ["model.n_layer=5"], ["train.micro_batch_size=8"], ["train.document_mask=true"])
+    ]
+    keys = [compile_key(one, 512, RUNTIME, MACHINE) for one in settings]
+    keys += [compile_key(settings[0], 513, RUNTIME, MACHINE)]
+    keys += [compile_key(settings[0], 512, replace(RUNTIME, precision="bf16"), MACHINE)]
+    assert len(set(keys)) == len(keys)
+    assert compile_key(settings[0], 512, RUNTIME, MACHINE) == keys[0]
