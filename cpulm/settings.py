@@ -260,7 +260,8 @@ class RuntimeSettings(Section):
     device: Device = "auto"
     """`auto` takes cuda, then mps, then cpu."""
     threads: int | None = Field(None, ge=1)
-    """Threads for the CPU's arithmetic; unset: the physical cores this process may use."""
+    """Threads for the CPU's arithmetic; unset: the physical cores this process may use, or as many as are
+    measured to be faster where slow cores or logical ones could add something."""
     precision: Literal["auto", "fp32", "bf16", "int8"] = "auto"
     """Of the matrix products. `auto` is bf16 or int8 where the device is fast at it by instruction set and by
     measurement, else fp32. With int8 the products of the linear layers, of the head and of Muon run on rows

@@ -95,7 +95,7 @@ Device = Annotated[
     str | None, typer.Option(help="auto, cpu, cuda or mps. [default: auto]", rich_help_panel=MACHINE)
 ]
 Threads = Annotated[
-    int | None, typer.Option(help="CPU threads. [default: the physical cores]", rich_help_panel=MACHINE)
+    int | None, typer.Option(help="CPU threads. [default: the cores, measured]", rich_help_panel=MACHINE)
 ]
 Precision = Annotated[
     str | None, typer.Option(help="auto, fp32 or bf16. [default: auto]", rich_help_panel=MACHINE)

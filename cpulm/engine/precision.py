@@ -98,21 +98,21 @@ def _measured_ratio(block: BlockShape, quantizer: Quantizer) -> tuple[float, boo
 
     All layers are tried in turn, round by round: a moment in which the machine is busy falls on one round.
     """
-    in_fp32: list[_Tries] = []
-    in_int8: list[_Tries] = []
+    in_fp32: list[Tries] = []
+    in_int8: list[Tries] = []
     for inputs, outputs in block.layers:
         x = torch.randn(block.rows, inputs, requires_grad=True)
         weight = torch.randn(outputs, inputs, requires_grad=True)
         grad = torch.randn(block.rows, outputs)
-        in_fp32.append(_Tries(partial(torch.nn.functional.linear, x, weight), grad))
-        in_int8.append(_Tries(partial(linear, quantizer, x, weight, None), grad))
+        in_fp32.append(Tries(partial(torch.nn.functional.linear, x, weight), grad))
+        in_int8.append(Tries(partial(linear, quantizer, x, weight, None), grad))
     began, calm = time.perf_counter(), False
     while not calm and time.perf_counter() - began < MOST_SECONDS:
         calm = _window((*in_fp32, *in_int8)) >= CALM
     return sum(tries.fastest for tries in in_int8) / sum(tries.fastest for tries in in_fp32), calm
 
 
-class _Tries:
+class Tries:
     """The fastest of all tries of a layer, forward and back, but for the first one, which warms up."""
 
     fastest = math.inf
@@ -148,7 +148,7 @@ def _backward(y: Tensor, grad: Tensor) -> None:
     torch.autograd.backward(scalar)
 
 
-def _window(layers: Sequence[_Tries]) -> float:
+def _window(layers: Sequence[Tries]) -> float:
     """Some rounds through the layers, and the part of its threads' time that this process got."""
     began, began_work, rounds = time.perf_counter(), time.process_time(), 0
     while rounds < FEWEST_ROUNDS or time.perf_counter() - began < WINDOW_SECONDS:

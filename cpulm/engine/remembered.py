@@ -19,6 +19,11 @@ def remembered_precisions() -> Ratios:
     return Ratios(cache_folder() / "int8-ratios.json")
 
 
+def remembered_threads() -> Ratios:
+    """Those of one number of threads to another, in this machine's cache."""
+    return Ratios(cache_folder() / "thread-ratios.json")
+
+
 def remembered_compiling() -> Ratios:
     """What torch.compile cost and gained, see :class:`cpulm.engine.runtime.CompileTimes`."""
     return Ratios(cache_folder() / "compile-times.json")

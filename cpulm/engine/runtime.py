@@ -16,8 +16,9 @@ from cpulm import __version__
 from cpulm.cachedir import cache_folder
 from cpulm.engine.allocator import keep_freed_memory
 from cpulm.engine.precision import BlockShape, choose_int8, fast_int8
-from cpulm.engine.remembered import remembered_compiling, remembered_precisions
+from cpulm.engine.remembered import remembered_compiling, remembered_precisions, remembered_threads
 from cpulm.engine.sysinfo import BF16_SETS, Machine, choose
+from cpulm.engine.threads import choose_threads, numbers_to_try
 from cpulm.errors import SettingsError
 from cpulm.model.quantized import TorchQuantizer
 from cpulm.model.transformer import Transformer
@@ -145,7 +146,8 @@ def choose_runtime(settings: RuntimeSettings, machine: Machine, block: BlockShap
     """Take the device, set torch's threads, get the kernels, choose the precision; compilation comes later.
 
     Args:
-        block: of the model that will be trained: where given, ``precision: auto`` may be int8.
+        block: of the model that will be trained: where given, ``precision: auto`` may be int8, and the
+            number of threads is measured where another one than the rules' may be faster.
 
     Raises:
         SettingsError: where the asked device or number of threads is not to be had.
@@ -158,6 +160,8 @@ def choose_runtime(settings: RuntimeSettings, machine: Machine, block: BlockShap
     keep_freed_memory()
     kernels, kernels_note = _kernels(settings.kernels, device, machine)
     precision, precision_note = _precision(settings.precision, device, machine, block, kernels)
+    if settings.threads is None and device.type == "cpu" and block is not None:
+        threads, thread_note = _best_threads(machine, block, kernels, precision, thread_note)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else machine.cpu_model
     notes = (device_note, thread_note, precision_note, *kernels_note)
     return Runtime(device, name, threads, precision, kernels=kernels, notes=notes)
@@ -237,6 +241,24 @@ def _threads(asked: int | None, machine: Machine) -> tuple[int, str]:
             f"give at most {machine.usable_logical}, or leave it unset",
         )
     return asked, f"{_so_many_threads(asked)}: asked for"
+
+
+def _best_threads(
+    machine: Machine, block: BlockShape, kernels: Kernels | None, precision: str, note: str
+) -> tuple[int, str]:
+    """The number by a measurement, which torch is then set to; ``note`` is why the rules took theirs."""
+    numbers = numbers_to_try(machine)
+    if len(numbers) == 1 or precision == "bf16":
+        return numbers[0], note
+    quantizer = None
+    if precision == "int8":
+        quantizer = (kernels and kernels.int8) or TorchQuantizer()
+    measured = f"{precision}; {measured_on(machine, kernels)}"
+    chosen, said = choose_threads(numbers, block, quantizer, measured, remembered_threads())
+    torch.set_num_threads(chosen)
+    if chosen == numbers[0]:
+        return chosen, f"{note}; {said}"
+    return chosen, f"{_so_many_threads(chosen)}: {said}"
 
 
 def _so_many_threads(number: int) -> str:
