@@ -6,7 +6,8 @@ Two runs of the same preset take turns in one process: the trainer as it is, wit
 drawn into a pseudo-terminal, the metrics file and the monitor; and a bare loop of forward, backward,
 clip and optimizer over one batch that is already there. Both step times and the ratio of each round
 are printed, and the share of the step that the trainer itself measured in making batches. The layer
-statistics, which only one update in ``log.layer_stats_every`` pays for, are timed by themselves.
+statistics, which only one update in ``log.layer_stats_every`` pays for, are timed by themselves. Python's
+garbage collections are counted while the trainer runs, with the time that they take.
 Precision and kernels are those that ``cpulm train`` chooses here.
 """
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import itertools
 import json
 import os
@@ -65,6 +67,26 @@ def dashboard() -> Iterator[Listener]:
     finally:
         stop.set()
         os.dup2(saved, 2)
+
+
+class Collections:
+    """Python's garbage collections inside of a ``with``: how many of everything, and the seconds of all."""
+
+    full, seconds = 0, 0.0
+
+    def __enter__(self) -> Collections:
+        gc.callbacks.append(self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        gc.callbacks.remove(self._note)
+
+    def _note(self, phase: str, info: dict[str, int]) -> None:
+        if phase == "start":
+            self._began = time.perf_counter()
+            return
+        self.seconds += time.perf_counter() - self._began
+        self.full += info["generation"] == 2
 
 
 def bare_steps(parts: Parts, trainer: Trainer, count: int) -> float:
@@ -119,6 +141,7 @@ def main() -> None:
     ends: list[float] = []
     data_seconds: list[float] = []
     rounds = []
+    collections = Collections()
     with tempfile.TemporaryDirectory() as folder, dashboard() as show:
         run = RunDir(Path(folder))
         with MetricsWriter(run.metrics) as writer:
@@ -145,11 +168,11 @@ def main() -> None:
             bare_steps(bare, trainer, 5)
             full_steps(trainer, ends, 5)
             for _ in range(options.rounds):
-                with Monitor(emit):
+                with Monitor(emit), collections:
                     full = full_steps(trainer, ends, options.steps)
                 rounds.append((full, bare_steps(bare, trainer, options.steps)))
             layer_stats = layer_stats_seconds(bare, options.steps)
-    show_result(options, settings, runtime, rounds, data_seconds, layer_stats)
+    show_result(options, settings, runtime, rounds, data_seconds, layer_stats, collections)
 
 
 def show_result(
@@ -159,11 +182,13 @@ def show_result(
     rounds: list[tuple[float, float]],
     data_seconds: list[float],
     layer_stats: float,
+    collections: Collections,
 ) -> None:
     """Print what was measured; ``rounds`` are seconds of a whole and of a bare step."""
     ratios = [full / plain for full, plain in rounds]
     full = statistics.median(full for full, _ in rounds)
     every = settings.log.layer_stats_every
+    updates = options.rounds * (options.steps + 1)
     result = {
         "preset": options.preset,
         "threads": runtime.threads,
@@ -175,6 +200,8 @@ def show_result(
         "batch_percent": round(100 * statistics.median(data_seconds), 3),
         "layer_stats_ms": round(1000 * layer_stats, 3),
         "layer_stats_percent": round(100 * layer_stats / full / every, 3) if every else 0.0,
+        "collector_percent": round(100 * collections.seconds / updates / full, 3),
+        "full_collections": collections.full,
     }
     if options.json:
         print(json.dumps(result))
@@ -186,6 +213,8 @@ def show_result(
     print(f"of which making batches {result['batch_percent']} %")
     print(f"layer statistics {result['layer_stats_ms']} ms, at one update in {every}: ", end="")
     print(f"{result['layer_stats_percent']} % of a step")
+    print(f"garbage collections {result['collector_percent']} %, of everything {collections.full} ", end="")
+    print(f"in {updates} updates")
 
 
 if __name__ == "__main__":
