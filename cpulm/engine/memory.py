@@ -27,7 +27,7 @@ HOLES = 1.3
 """Resident bytes per byte in use: blocks come and go in changing sizes and leave holes in the C library's
 heap. Measured with glibc on the shapes of ``benchmarks/memory.py`` that are no presets; those check it."""
 
-_INT8_LOGITS_IN_CHUNK = 1 << 23  # of cpulm.model.quantized_head, which loads torch
+_INT8_LOGITS_IN_CHUNK = 1 << 22  # of cpulm.model.quantized_head, which loads torch
 _INT8_PROBABILITIES_AT_ONCE = 1 << 25  # of the same
 _FEWEST_ROWS_IN_CHUNK = 64
 _MUON_ELEMENTS_AT_ONCE = 1 << 22  # of cpulm.optim.muon, which loads torch
@@ -98,7 +98,7 @@ def training_bytes(settings: Settings, vocab_size: int, way: Arithmetic) -> int:
     update = gradients + (_muon_bytes(model, way) if train.optimizer == "muon" else 0)
     if train.grad_accum_steps > 1:
         update -= gradients
-    passing = _pass_bytes(model, vocab_size, tokens, way)
+    passing = _pass_bytes(model, vocab_size, tokens, way, train.grad_accum_steps > 1)
     if train.document_mask and not way.takes(model.head_width):
         passing += FLOAT_BYTES * tokens * model.block_size  # the mask, one for all layers
     return standing + max(update, passing)
@@ -113,7 +113,9 @@ def activation_bytes(model: ModelSettings, tokens: int, way: Arithmetic) -> int:
     return kept + model.n_layer * _block_bytes(model, tokens, way)
 
 
-def _pass_bytes(model: ModelSettings, vocab_size: int, tokens: int, way: Arithmetic) -> int:
+def _pass_bytes(
+    model: ModelSettings, vocab_size: int, tokens: int, way: Arithmetic, accumulates: bool
+) -> int:
     """The most that a forward and a backward pass add to what stands: at the head, or in the first block
     on the way back, or in the last one."""
     stream, table = FLOAT_BYTES * tokens * model.n_embd, FLOAT_BYTES * vocab_size * model.n_embd
@@ -125,7 +127,7 @@ def _pass_bytes(model: ModelSettings, vocab_size: int, tokens: int, way: Arithme
         kept_by_block, recomputed = block, 0
     counts = count(model, vocab_size)
     gradients = FLOAT_BYTES * (counts.by_part["attention"] + counts.by_part["mlp"]) // model.n_layer
-    head = kept + _head_bytes(model, vocab_size, tokens, way)
+    head = kept + _head_bytes(model, vocab_size, tokens, way, accumulates)
     inside = table + recomputed + gradients + _way_back_bytes(model, tokens, way)
     first = kept - stream + inside  # the last norm's input is read no more
     last = first + (model.n_layer - 1) * (gradients - kept_by_block)
@@ -200,8 +202,13 @@ def _way_back_bytes(model: ModelSettings, tokens: int, way: Arithmetic) -> int:
     return tokens * (FLOAT_BYTES * (stream + inside) - _down_input_bytes(model, way))
 
 
-def _head_bytes(model: ModelSettings, vocab_size: int, tokens: int, way: Arithmetic) -> int:
-    """The head and its loss: the logits' way, or, but for int8, the gradients twice, scaled and not."""
+def _head_bytes(
+    model: ModelSettings, vocab_size: int, tokens: int, way: Arithmetic, accumulates: bool
+) -> int:
+    """The head and its loss: the logits' way, or, but for int8, the gradients twice, scaled and not.
+
+    In int8 the gradient of earlier micro-batches takes in what is added to it.
+    """
     d, v = model.n_embd, vocab_size
     stream, table = FLOAT_BYTES * tokens * d, FLOAT_BYTES * v * d
     if way.int8 and way.takes(v, d):
@@ -209,7 +216,8 @@ def _head_bytes(model: ModelSettings, vocab_size: int, tokens: int, way: Arithme
         rows = min(together, max(_FEWEST_ROWS_IN_CHUNK, _INT8_LOGITS_IN_CHUNK // v))
         # Logits, their probabilities, and those of the chunk before, which is let go once the next is there.
         chunk = (FLOAT_BYTES + (2 if together > rows else 1)) * rows * v
-        return 2 * stream + table + table // 2 + together * v + chunk
+        gradient = 0 if accumulates and together == tokens else table
+        return 2 * stream + gradient + table // 2 + together * v + chunk
     if tokens * v > LOGITS_IN_CHUNK:
         rows = min(tokens, max(_FEWEST_ROWS_IN_CHUNK, LOGITS_IN_CHUNK // v))
         working = stream + stream + table + 2 * FLOAT_BYTES * rows * v

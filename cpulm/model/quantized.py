@@ -31,7 +31,15 @@ class Quantizer(Protocol):
     def left_and_right(self, x: Tensor) -> tuple[Factor, Factor]: ...
     def left_both(self, x: Tensor) -> tuple[Factor, Factor]: ...
     def right_both(self, x: Tensor) -> tuple[Factor, Factor]: ...
-    def product(self, left: Factor, right: Factor, bias: Tensor | None = None) -> Tensor: ...
+    def product(
+        self,
+        left: Factor,
+        right: Factor,
+        bias: Tensor | None = None,
+        *,
+        out: Tensor | None = None,
+        add: bool = False,
+    ) -> Tensor: ...
 
 
 class TorchQuantizer:
@@ -51,11 +59,23 @@ class TorchQuantizer:
         """The transpose [K, M] of x [M, K] as a right factor, and x itself as one."""
         return _transposed(_rounded(x, 1)), _rounded(x, 0)
 
-    def product(self, left: Factor, right: Factor, bias: Tensor | None = None) -> Tensor:
-        """``left right + bias`` [M, N] in float32."""
+    def product(
+        self,
+        left: Factor,
+        right: Factor,
+        bias: Tensor | None = None,
+        *,
+        out: Tensor | None = None,
+        add: bool = False,
+    ) -> Tensor:
+        """``left right + bias`` [M, N] in float32, written to ``out``, or, with ``add``, added to it."""
         sums = torch._int_mm(left.values, right.values)
         scaled = sums.mul(left.scale.unsqueeze(1)).mul_(right.scale)
-        return scaled if bias is None else scaled.add_(bias)
+        if bias is not None:
+            scaled.add_(bias)
+        if out is None:
+            return scaled
+        return out.add_(scaled) if add else out.copy_(scaled)
 
 
 def _rounded(x: Tensor, dim: int) -> Factor:
@@ -73,6 +93,16 @@ def fits(quantizer: Quantizer, inputs: int, outputs: int) -> bool:
     return inputs % quantizer.lanes == 0 and outputs % quantizer.lanes == 0
 
 
+def gradient_there(weight: Tensor) -> Tensor | None:
+    """The gradient that earlier micro-batches left at ``weight`` and that a product can be added to.
+
+    One that is written there by itself saves a matrix of that size, and the pass that adds it.
+    """
+    grad = weight.grad if weight.is_leaf else None
+    fitting = grad is not None and grad.dtype is torch.float32 and grad.is_contiguous()
+    return grad if fitting else None
+
+
 def linear(quantizer: Quantizer, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """``x wᵀ + bias`` in int8, with gradients in int8.
 
@@ -86,25 +116,26 @@ def linear(quantizer: Quantizer, x: Tensor, weight: Tensor, bias: Tensor | None)
 
 
 class _Linear(torch.autograd.Function):
-    """Keeps x in int8, a quarter of its size."""
+    """Keeps x in int8, a quarter of its size; adds to the weight's gradient itself where one is there."""
 
     @staticmethod
     def forward(ctx: Any, quantizer: Quantizer, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         rows = x.reshape(-1, x.size(-1)).contiguous()
         x_left, x_right = quantizer.left_and_right(rows)
         transposed, w_right = quantizer.right_both(weight)
-        ctx.quantizer, ctx.shape, ctx.with_bias = quantizer, x.shape, bias is not None
+        ctx.quantizer, ctx.shape, ctx.with_bias, ctx.weight = quantizer, x.shape, bias is not None, weight
         ctx.save_for_backward(x_right.values, x_right.scale, w_right.values, w_right.scale)
         return quantizer.product(x_left, transposed, bias).view(*x.shape[:-1], -1)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, Tensor, Tensor | None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, Tensor | None, Tensor | None]:
         quantizer: Quantizer = ctx.quantizer
         x_values, x_scale, w_values, w_scale = ctx.saved_tensors
         rows = grad.reshape(-1, grad.size(-1)).contiguous()
         g_left, g_transposed = quantizer.left_both(rows)
         dx = quantizer.product(g_left, Factor(w_values, w_scale))
-        dw = quantizer.product(g_transposed, Factor(x_values, x_scale))
+        there = gradient_there(ctx.weight)
+        dw = quantizer.product(g_transposed, Factor(x_values, x_scale), out=there, add=there is not None)
         bias_grad = rows.sum(0) if ctx.with_bias else None
-        return None, dx.view(ctx.shape), dw, bias_grad
+        return None, dx.view(ctx.shape), dw if there is None else None, bias_grad

@@ -165,6 +165,43 @@ def test_values_and_gradients_are_within_one_part_in_fifty(quantizer: Quantizer,
         assert float((found - exact).detach().norm() / exact.detach().norm()) < 0.02
 
 
+def test_gradients_of_micro_batches_are_added_in_their_place(quantizer: Quantizer) -> None:
+    weight = values(96, 64, seed=2)
+    batches = [values(50, 64, seed=seed).detach() for seed in (1, 3, 4)]
+
+    def backward(x: Tensor) -> None:
+        quantized.linear(quantizer, x, weight, None).square().sum().backward()
+
+    together = torch.zeros(96, 64)
+    for x in batches:
+        weight.grad = None
+        backward(x)
+        together += torch.as_tensor(weight.grad)
+    weight.grad = None
+    backward(batches[0])
+    first = weight.grad
+    for x in batches[1:]:
+        backward(x)
+    assert weight.grad is first  # no other matrix was made
+    torch.testing.assert_close(weight.grad, together, rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore:grad and param do not obey")
+def test_a_gradient_of_another_kind_is_left_to_torch(quantizer: Quantizer) -> None:
+    """One whose memory is in another order, and a weight that is itself computed."""
+    weight, x = values(96, 64, seed=2), values(50, 64, seed=1).detach()
+    quantized.linear(quantizer, x, weight, None).sum().backward()
+    assert weight.grad is not None
+    once = weight.grad.clone()
+    weight.grad = torch.zeros(64, 96).t()
+    for _ in range(2):
+        quantized.linear(quantizer, x, weight, None).sum().backward()
+    torch.testing.assert_close(weight.grad, 2 * once)
+    weight.grad = None
+    quantized.linear(quantizer, x, 2 * weight, None).sum().backward()
+    torch.testing.assert_close(weight.grad, 2 * once, rtol=0.02, atol=0.02)
+
+
 def test_a_model_trains_in_int8_and_is_validated_in_fp32(quantizer: Quantizer) -> None:
     settings = ModelSettings(n_layer=2, n_head=2, n_embd=32, block_size=16)
     model = Transformer(settings, 64)
@@ -254,6 +291,20 @@ def test_what_arrives_backward_scales_the_gradients_of_the_head(
     whole = torch.autograd.grad(quantized_head.head_loss(kernels, x, weight, targets), (x, weight))
     eighth = torch.autograd.grad(quantized_head.head_loss(kernels, x, weight, targets) / 8, (x, weight))
     torch.testing.assert_close([8 * part for part in eighth], list(whole))
+
+
+@pytest.mark.parametrize("bytes_at_once", [512 * 64, 1 << 26])
+def test_the_heads_gradient_is_added_to_that_of_earlier_micro_batches(
+    kernels: Int8Kernels, bytes_at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quantized_head, "PROBABILITIES_AT_ONCE", bytes_at_once)
+    x, weight, targets = a_head()
+    (quantized_head.head_loss(kernels, x, weight, targets) / 8).backward()
+    assert weight.grad is not None
+    first, once = weight.grad, weight.grad.clone()
+    (quantized_head.head_loss(kernels, x, weight, targets) / 4).backward()
+    assert weight.grad is first
+    torch.testing.assert_close(first, 3 * once, rtol=1e-5, atol=1e-7)
 
 
 def test_small_probabilities_are_rounded_but_keep_their_mean(kernels: Int8Kernels) -> None:
