@@ -2,6 +2,7 @@
 
     python benchmarks/memory.py             # presets and other shapes, each computed in three ways
     python benchmarks/memory.py --live      # bytes in use by torch's own count, beside the counted ones
+    python benchmarks/memory.py --parts llm-trainer-small    # what the peak in int8 is made of
 
 Every line is a process of its own: three updates of two micro-batches, peak resident size by getrusage (Linux
 and macOS). The shapes that are no presets are those that the share of holes in the heap was measured on.
@@ -27,6 +28,7 @@ from cpulm.engine.sysinfo import read_machine
 from cpulm.layers import resolve
 from cpulm.model.transformer import Transformer
 from cpulm.optim.build import build_optimizers
+from cpulm.optim.muon import Muon
 from cpulm.settings import Settings, changed
 
 WAYS = {"int8": ("int8", "auto"), "fp32": ("fp32", "auto"), "torch": ("fp32", "off")}
@@ -70,8 +72,11 @@ def described(name: str, way: str) -> tuple[Settings, int]:
     return changed(settings, runtime=runtime), vocab_size
 
 
-def measure(name: str, way: str, live: bool) -> None:
-    """Train three steps and print the most bytes resident, or in use."""
+def measure(name: str, way: str, live: bool, imports: bool) -> None:
+    """Train three steps and print the most bytes resident, or in use; or those resident before all that."""
+    if imports:
+        print(peak_bytes())
+        return
     settings, vocab_size = described(name, way)
     if not live:
         train_three(settings, vocab_size)
@@ -107,6 +112,32 @@ def train_three(settings: Settings, vocab_size: int) -> None:
             optimizer.zero_grad(set_to_none=True)
 
 
+def show_parts(name: str) -> None:
+    """Print what the peak of a shape in int8 consists of."""
+
+    def run(*flags: str) -> int:
+        command = [sys.executable, __file__, "--measure", name, "int8", *flags]
+        return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+
+    settings, vocab_size = described(name, "int8")
+    model = Transformer(settings.model, vocab_size)
+    optimizers = build_optimizers(model, settings.train)
+    muon = sum(
+        p.numel() for o in optimizers if isinstance(o, Muon) for g in o.param_groups for p in g["params"]
+    )
+    standing = 4 * (4 * sum(p.numel() for p in model.parameters()) - muon)
+    base, live, peak = run("--imports"), run("--live"), run()
+    lines = {
+        "the process with torch and cpulm imported": base,
+        "weights, gradients and averages": standing,
+        "most in use beside them": live - standing,
+        "libraries' own rooms, and holes in the heap": peak - base - live,
+        "peak": peak,
+    }
+    for what, size in lines.items():
+        print(f"{what:<45} {size / 2**20:>6.0f} MiB")
+
+
 def estimate(name: str, way: str, live: bool) -> int:
     settings, vocab_size = described(name, way)
     machine = read_machine()
@@ -118,12 +149,17 @@ def estimate(name: str, way: str, live: bool) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--live", action="store_true", help="bytes in use instead of resident ones")
+    parser.add_argument("--imports", action="store_true", help="with --measure: before anything is trained")
+    parser.add_argument("--parts", metavar="NAME", help="what the peak of one shape in int8 is made of")
     parser.add_argument("--measure", nargs=2, metavar=("NAME", "WAY"), help="one line, in this process")
     parser.add_argument("names", nargs="*", default=[*OTHERS, *PRESETS], metavar="NAME")
     arguments = parser.parse_args()
     if arguments.measure:
         name, way = arguments.measure
-        measure(name, way, arguments.live)
+        measure(name, way, arguments.live, arguments.imports)
+        return
+    if arguments.parts:
+        show_parts(arguments.parts)
         return
     print(f"{'shape':<20} {'way':<6} {'measured':>9} {'estimate':>9}  ratio", flush=True)
     for name in arguments.names:
