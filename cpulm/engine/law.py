@@ -84,7 +84,8 @@ class Law:
         effective = effective_tokens(tokens, unique_tokens)
         losses = self._floor + self._a * params**-self._alpha + self._b * effective**-self._beta
         low, high = _quantiles(losses, self._weight, (0.1, 0.9))
-        return Expectation(float(losses @ self._weight), low, high)
+        mean = float(losses @ self._weight)  # a few far draws may move it out of the span of most
+        return Expectation(mean, min(low, mean), max(high, mean))
 
 
 def effective_tokens(tokens: float, unique_tokens: float) -> float:

@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
+from cpulm.engine import law as laws
 from cpulm.engine.law import Law, Observation, effective_tokens
 
 PLENTY = 1e12
@@ -40,6 +41,21 @@ def test_more_tokens_and_more_parameters_never_hurt() -> None:
     law = Law(runs())
     assert law.expect(10**6, 2e6, PLENTY).loss > law.expect(10**6, 8e6, PLENTY).loss
     assert law.expect(10**6, 2e6, PLENTY).loss >= law.expect(10**7, 2e6, PLENTY).loss
+
+
+def test_the_loss_expected_is_never_outside_of_its_span(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where runs contradict each other, so that nearly all weight is on a few of the laws."""
+    monkeypatch.setattr(laws, "_DRAWS", 4000)
+    shapes = list(itertools.product((3e3, 9e3, 4e4), (3e4, 1.5e5)))
+    for unique, losses in (
+        (2e4, (1.00231, 1.0126, 0.07679, 0.07813, 0.07809, 0.10159)),
+        (5e3, (2.00496, 0.08116, 0.07844, 0.07784, 1.00203, 0.10014)),
+    ):
+        runs_of = [Observation(int(n), d, unique, loss) for (n, d), loss in zip(shapes, losses, strict=True)]
+        law = Law(runs_of)
+        for params, tokens in itertools.product((3_000, 9_000, 40_000), (2e5, 2e6)):
+            expected = law.expect(params, tokens, unique)
+            assert expected.low <= expected.loss <= expected.high
 
 
 def test_what_fits_badly_says_so() -> None:
