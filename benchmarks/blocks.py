@@ -23,12 +23,12 @@ from typing import Any
 
 import torch
 
-from cpulm.engine.precision import fast_int8
-from cpulm.engine.runtime import choose_runtime
-from cpulm.engine.sysinfo import read_machine
+from cpulm.execution.precision import fast_int8
+from cpulm.execution.runtime import choose_runtime
 from cpulm.model.transformer import Transformer
-from cpulm.optim.build import build_optimizers
+from cpulm.optim.build_optimizers import build_optimizers
 from cpulm.settings import ModelSettings, RuntimeSettings, TrainSettings
+from cpulm.system.machine import read_machine
 
 Step = Callable[[], Any]
 

@@ -21,15 +21,16 @@ from rich.console import Console
 from torch.profiler import ProfilerActivity, profile
 
 from cpulm.data.prepare import prepare
-from cpulm.engine.build import Parts, build_parts
-from cpulm.engine.measure import best_seconds, fp32_peak
-from cpulm.engine.precision import block_shape
-from cpulm.engine.runtime import Runtime, choose_runtime
-from cpulm.engine.sysinfo import read_machine
-from cpulm.layers import resolve
+from cpulm.execution.precision import block_shape
+from cpulm.execution.runtime import Runtime, choose_runtime
+from cpulm.execution.step_timing import fp32_peak
+from cpulm.execution.stopwatch import best_seconds
 from cpulm.model.counts import count
 from cpulm.optim.clip import clip_gradients
 from cpulm.settings import Settings
+from cpulm.settings_resolver import resolve
+from cpulm.system.machine import read_machine
+from cpulm.training.build import Parts, build_parts
 from cpulm.ui.tables import rows
 
 KINDS = {

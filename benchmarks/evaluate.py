@@ -26,16 +26,16 @@ import torch
 
 from cpulm.data.loader import Loader, val_batches
 from cpulm.data.tokenizer import byte_tokenizer
-from cpulm.engine.evaluate import evaluate
-from cpulm.engine.evaluation.scoring import TOKENS_PER_BATCH, score
-from cpulm.engine.evaluation.windows import Protocol, batches, windows
-from cpulm.engine.memorization import find_memorized
-from cpulm.engine.precision import fast_int8
-from cpulm.engine.runtime import Runtime, choose_runtime
-from cpulm.engine.sysinfo import read_machine
-from cpulm.layers import resolve
+from cpulm.evaluation.memorization import find_memorized
+from cpulm.evaluation.scoring import TOKENS_PER_BATCH, score
+from cpulm.evaluation.text_windows import Protocol, batches, windows
+from cpulm.evaluation.validation_loss import evaluate
+from cpulm.execution.precision import fast_int8
+from cpulm.execution.runtime import Runtime, choose_runtime
 from cpulm.model.transformer import Transformer
 from cpulm.settings import Settings
+from cpulm.settings_resolver import resolve
+from cpulm.system.machine import read_machine
 
 TOKENS = 1 << 16
 

@@ -26,13 +26,13 @@ from typing import Any
 
 import torch
 
-from cpulm.engine.generate import Generation
-from cpulm.engine.runtime import Runtime, choose_runtime
-from cpulm.engine.sampling import Sampling
-from cpulm.engine.sysinfo import read_machine
-from cpulm.layers import resolve
+from cpulm.execution.runtime import Runtime, choose_runtime
+from cpulm.generation.generate import Generation
+from cpulm.generation.sampling import Sampling
 from cpulm.model.transformer import Transformer
 from cpulm.settings import ModelSettings
+from cpulm.settings_resolver import resolve
+from cpulm.system.machine import read_machine
 
 VOCAB_SIZE = 65
 TEMPERATURE, TOP_K = 0.8, 40

@@ -1,4 +1,4 @@
-"""Peak memory of real training steps beside the estimate of ``cpulm.engine.memory``.
+"""Peak memory of real training steps beside the estimate of ``cpulm.estimate.memory``.
 
     python benchmarks/memory.py             # presets and other shapes, each computed in three ways
     python benchmarks/memory.py --live      # bytes in use by torch's own count, beside the counted ones
@@ -20,16 +20,16 @@ import numpy as np
 import torch
 
 from cpulm.data.loader import Loader
-from cpulm.engine import memory
-from cpulm.engine.memory import Arithmetic
-from cpulm.engine.presets import CHARACTERS
-from cpulm.engine.runtime import choose_runtime
-from cpulm.engine.sysinfo import read_machine
-from cpulm.layers import resolve
+from cpulm.estimate import memory
+from cpulm.estimate.memory import Arithmetic
+from cpulm.estimate.preset_sizes import CHARACTERS
+from cpulm.execution.runtime import choose_runtime
 from cpulm.model.transformer import Transformer
-from cpulm.optim.build import build_optimizers
+from cpulm.optim.build_optimizers import build_optimizers
 from cpulm.optim.muon import Muon
 from cpulm.settings import Settings, changed
+from cpulm.settings_resolver import resolve
+from cpulm.system.machine import read_machine
 
 WAYS = {"int8": ("int8", "auto"), "fp32": ("fp32", "auto"), "torch": ("fp32", "off")}
 """Precision and kernels."""

@@ -28,20 +28,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cpulm.data.prepare import prepare
-from cpulm.engine.build import Parts, build_parts, build_trainer
-from cpulm.engine.layer_stats import LayerStatistics
-from cpulm.engine.monitor import Monitor
-from cpulm.engine.precision import block_shape
-from cpulm.engine.runtime import Runtime, choose_runtime
-from cpulm.engine.stop import StopRequest
-from cpulm.engine.sysinfo import read_machine
-from cpulm.engine.trainer import Trainer
 from cpulm.events import Event, Listener, StepDone
-from cpulm.layers import resolve
+from cpulm.execution.precision import block_shape
+from cpulm.execution.runtime import Runtime, choose_runtime
+from cpulm.interrupts import StopRequest
 from cpulm.optim.clip import clip_gradients
-from cpulm.rundir import RunDir
+from cpulm.run_dir import RunDir
+from cpulm.runlog.writer import MetricsWriter
 from cpulm.settings import Settings
-from cpulm.ui.metrics import MetricsWriter
+from cpulm.settings_resolver import resolve
+from cpulm.system.machine import read_machine
+from cpulm.system.monitor import Monitor
+from cpulm.training.build import Parts, build_parts, build_trainer
+from cpulm.training.layer_stats import LayerStatistics
+from cpulm.training.trainer import Trainer
+from cpulm.ui.console import show_warning
 
 
 @contextlib.contextmanager
@@ -144,7 +145,7 @@ def main() -> None:
     collections = Collections()
     with tempfile.TemporaryDirectory() as folder, dashboard() as show:
         run = RunDir(Path(folder))
-        with MetricsWriter(run.metrics) as writer:
+        with MetricsWriter(run.metrics, show_warning) as writer:
 
             def emit(event: Event) -> None:
                 show(event)

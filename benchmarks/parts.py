@@ -29,17 +29,17 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from cpulm.engine.allocator import keep_freed_memory
-from cpulm.engine.machine.software import find_compiler
-from cpulm.model import fused, native_ops, quantized_head
+from cpulm.model import fused, int8_head_loss, native_ops
+from cpulm.model.int8_linear import Quantizer, TorchQuantizer
 from cpulm.model.modules import Embedding, RMSNorm
-from cpulm.model.quantized import Quantizer, TorchQuantizer
 from cpulm.model.transformer import Attention, rope_tables
 from cpulm.native.int8 import Int8Kernels
 from cpulm.native.kernels import Kernels
 from cpulm.native.library import compiled
 from cpulm.optim.muon import Muon
 from cpulm.settings import ModelSettings
+from cpulm.system.allocator import keep_freed_memory
+from cpulm.system.software import find_compiler
 from cpulm.ui.tables import rows
 
 LAYERS = [(3072, 384, 1152), (3072, 384, 2048), (3072, 1024, 384), (4096, 512, 2816)]
@@ -100,7 +100,7 @@ def head(every: Kernels, tokens: int, width: int, entries: int) -> tuple[Work, f
         return lambda: torch.autograd.grad(loss(), (x, weight))
 
     ways: Work = {
-        "ours": of(lambda: quantized_head.head_loss(kernels, x, weight, targets)),
+        "ours": of(lambda: int8_head_loss.head_loss(kernels, x, weight, targets)),
         "torch": of(lambda: fused.head_loss(x, weight, targets)),
     }
     return ways, 6.0 * tokens * width * entries

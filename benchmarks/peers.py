@@ -41,9 +41,9 @@ from typing import Any
 import psutil
 import torch
 
-from cpulm.engine.measure import fp32_peak
-from cpulm.layers import resolve
+from cpulm.execution.step_timing import fp32_peak
 from cpulm.model.counts import flops_per_token
+from cpulm.settings_resolver import resolve
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS, OURS_FP32 = "cpulm", "cpulm, fp32"

@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from cpulm.layers import resolve
+from cpulm.settings_resolver import resolve
 from cpulm.ui.tables import rows
 
 

@@ -1,6 +1,6 @@
 """What a run says while it goes: frozen records, and their way to JSON and back.
 
-The engine emits events; listeners (the metrics file, the dashboard, plain lines, JSON lines)
+A run emits events; listeners (the metrics file, the dashboard, plain lines, JSON lines)
 receive them. An event holds plain values only and knows nothing of who reads it.
 """
 
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from cpulm import records
+from cpulm import typed_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,7 +275,7 @@ def from_json(line: str) -> Event:
     if cls is None:
         raise ValueError(f"unknown event {record['event']!r}")
     try:
-        return records.from_record(cls, record)
+        return typed_json.from_record(cls, record)
     except ValueError as error:
         raise ValueError(f"incomplete event {record['event']!r}: {error}") from error
 
@@ -287,7 +287,7 @@ def is_sound(record: Any) -> bool:
     """
     if not isinstance(record, dict) or not isinstance(record.get("event"), str) or "time" not in record:
         return False
-    return records.is_sound(KINDS.get(record["event"], Event), record)
+    return typed_json.is_sound(KINDS.get(record["event"], Event), record)
 
 
 def _number(value: float) -> float | str:

@@ -1,6 +1,6 @@
 """Every setting of a run, with its default, its meaning and its limits.
 
-Where the values come from (preset, file, environment, flags) is in :mod:`cpulm.layers`.
+Where the values come from (preset, file, environment, flags) is in :mod:`cpulm.settings_resolver`.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-from cpulm.engine.analysis.reading import read_report
+from cpulm.analysis.build_report import read_report
 from cpulm.ui.page.page import write_page
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")

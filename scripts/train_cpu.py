@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> int:
     if "--json" not in arguments:
         print(file=sys.stderr, flush=True)
         python = environment.program(environment.ROOT / ".venv", "python")
-        _follow([str(python), "-m", "cpulm.engine.night", str(newest.parent)], stdout=sys.stderr)
+        _follow([str(python), "-m", "cpulm.overnight.summary", str(newest.parent)], stdout=sys.stderr)
     if code == STOPPED:
         print(f'\ngo on with: "{cpulm}" resume "{newest.parent}"', file=sys.stderr)
     best = newest.with_name("best.pt")

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from cpulm.engine.machine.software import Compiler, find_compiler
 from cpulm.native.library import compiled
+from cpulm.system.software import Compiler, find_compiler
 
 # The same examples each time: what decides whether a change goes in must not depend on luck.
 # `python -m benchmarks.soak fuzz` looks for new ones.

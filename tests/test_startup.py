@@ -42,7 +42,7 @@ def loaded(*arguments: str) -> set[str]:
 def test_help_loads_nothing_but_the_command_line(arguments: tuple[str, ...]) -> None:
     modules = loaded(*arguments)
     assert "typer" in modules
-    assert modules & (HEAVY | {"yaml", "psutil", "cpulm.settings", "cpulm.engine.sysinfo"}) == set()
+    assert modules & (HEAVY | {"yaml", "psutil", "cpulm.settings", "cpulm.system.machine"}) == set()
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
@@ -65,5 +65,5 @@ def test_a_run_that_compiles_nothing_imports_no_compiler(
 @pytest.mark.parametrize("arguments", [("sysinfo",), ("sysinfo", "--json")], ids=" ".join)
 def test_sysinfo_loads_what_it_measures_with_and_no_more(arguments: tuple[str, ...]) -> None:
     modules = loaded(*arguments)
-    assert {"psutil", "cpulm.engine.sysinfo"} <= modules
+    assert {"psutil", "cpulm.system.machine"} <= modules
     assert modules & (HEAVY | {"yaml", "cpulm.settings"}) == set()

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from cpulm.data.prepare import prepare
-from cpulm.engine.build import build_parts, build_trainer
-from cpulm.engine.runtime import choose_runtime
-from cpulm.engine.stop import StopRequest
-from cpulm.engine.sysinfo import read_machine
-from cpulm.layers import resolve
-from cpulm.rundir import RunDir
+from cpulm.execution.runtime import choose_runtime
+from cpulm.interrupts import StopRequest
+from cpulm.run_dir import RunDir
 from cpulm.settings import CheckpointSettings
+from cpulm.settings_resolver import resolve
+from cpulm.system.machine import read_machine
+from cpulm.training.build import build_parts, build_trainer
 
 PRESETS = ("tiny", "small", "medium")
 SAVES = 5

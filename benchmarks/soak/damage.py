@@ -22,8 +22,8 @@ import torch
 from benchmarks.soak import small
 from cpulm.data.tokenfile import TokenFolder
 from cpulm.errors import CpulmError
-from cpulm.layers import resolve
-from cpulm.rundir import RunDir
+from cpulm.run_dir import RunDir
+from cpulm.settings_resolver import resolve
 
 RESUMED = 20
 """So many of the damaged checkpoints are also resumed from, to the end."""

@@ -22,10 +22,10 @@ from typing import Any
 import torch
 
 from benchmarks.soak import small
-from cpulm.engine import saving
 from cpulm.errors import ResourceError
 from cpulm.events import CheckpointSaved, Event, Notice
-from cpulm.rundir import RunDir
+from cpulm.run_dir import RunDir
+from cpulm.training import checkpointer
 
 SIZE_BYTES = 4 * 2**20
 LAST_TRIES_SECONDS = 1.0
@@ -57,7 +57,7 @@ def disk(count: int, seed: int = 1) -> dict[str, Any]:
     """``count`` times a full disk, and a tenth as often a folder read-only or gone; the tallies."""
     torch.set_num_threads(1)
     rng = random.Random(seed)
-    before, saving.LAST_TRIES_SECONDS = saving.LAST_TRIES_SECONDS, LAST_TRIES_SECONDS
+    before, checkpointer.LAST_TRIES_SECONDS = checkpointer.LAST_TRIES_SECONDS, LAST_TRIES_SECONDS
     try:
         with tempfile.TemporaryDirectory() as name, _small_disk(Path(name) / "disk") as place:
             folder = Path(name)
@@ -72,7 +72,7 @@ def disk(count: int, seed: int = 1) -> dict[str, Any]:
                 )
             }
     finally:
-        saving.LAST_TRIES_SECONDS = before
+        checkpointer.LAST_TRIES_SECONDS = before
 
 
 class _Trial:

@@ -25,21 +25,22 @@ from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
 from hypothesis import strategies as st
 
 from benchmarks.soak import small
+from cpulm.checkpoints import checkpoint as checkpoints
+from cpulm.checkpoints.load_model import load_model
+from cpulm.cli.until import parse_until
 from cpulm.data.readers import read_pieces
 from cpulm.data.sources import find_files
 from cpulm.data.tokenfile import TokenFolder
 from cpulm.data.tokenizer import Tokenizer
-from cpulm.engine import checkpoint as checkpoints
-from cpulm.engine import history, lock, night, overnight
-from cpulm.engine.generate import load_model
-from cpulm.engine.until import parse_until
 from cpulm.errors import CpulmError
 from cpulm.events import Event, RunStarted, from_json
-from cpulm.layers import resolve, validate
-from cpulm.rundir import RunDir
+from cpulm.overnight import summary as night
+from cpulm.run_dir import RunDir
+from cpulm.runlog.writer import truncate_after
+from cpulm.runs import lock, status, supervisor_state
+from cpulm.settings_resolver import resolve, validate
 from cpulm.ui.console import stderr
 from cpulm.ui.dashboard import render, render_summary
-from cpulm.ui.metrics import truncate_after
 from cpulm.ui.replay import recorded, snapshot_of
 from cpulm.units import parse_duration
 
@@ -210,10 +211,13 @@ class World:
         return as_json(changed(json.loads(content))) | spoiled(content)
 
     def _night(self) -> st.SearchStrategy[bytes]:
-        it = overnight.new_night(self.case, ["--steps", "9"])
+        it = supervisor_state.new_state(self.case, ["--steps", "9"])
         it.claim()
-        it.parts = [overnight.Part(began=1.0, ended=2.0, code=1, step=3, said="x"), overnight.Part(began=4.0)]
-        overnight.write(self.case, it)
+        it.parts = [
+            supervisor_state.Attempt(began=1.0, ended=2.0, code=1, step=3, said="x"),
+            supervisor_state.Attempt(began=4.0),
+        ]
+        supervisor_state.write(self.case, it)
         content = self.case.overnight.read_bytes()
         self.case.overnight.unlink()
         return as_json(changed(json.loads(content))) | spoiled(content)
@@ -264,7 +268,7 @@ class World:
         # A line that names another file's number means nobody: let some of them mean this one.
         self.case.lock.write_bytes(content)
         lock.holder(self.case)
-        history.standing(self.case)
+        status.status_of(self.case)
         with lock.locked(self.case):
             pass
 
@@ -272,12 +276,12 @@ class World:
         self.case.lock.write_bytes(b"")
         self.case.overnight.write_bytes(content)
         try:
-            found = overnight.read(self.case)
+            found = supervisor_state.read(self.case)
             if found is not None:
                 found.goes_on()
-                overnight.write(self.case, found)
+                supervisor_state.write(self.case, found)
             night.summary(self.case)
-            history.standing(self.case)
+            status.status_of(self.case)
         finally:
             self.case.overnight.unlink()
 
@@ -288,8 +292,8 @@ class World:
     def metrics(self, content: bytes) -> None:
         self.case.lock.write_bytes(b"")
         self.case.metrics.write_bytes(content)
-        history.standing(self.case)
-        overnight.checkpoint_step(self.case)
+        status.status_of(self.case)
+        supervisor_state.checkpoint_step(self.case)
         night.summary(self.case)
         snapshot = snapshot_of(recorded(self.case.metrics))
         console = type(stderr())(file=io.StringIO(), width=100)

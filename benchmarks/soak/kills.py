@@ -25,10 +25,10 @@ from typing import Any
 import torch
 
 from benchmarks.soak import small
-from cpulm.engine import checkpoint as checkpoints
-from cpulm.engine import overnight
+from cpulm.checkpoints import checkpoint as checkpoints
 from cpulm.errors import CpulmError
-from cpulm.rundir import RunDir
+from cpulm.run_dir import RunDir
+from cpulm.runs import supervisor_state
 
 KILLS_A_RUN = 5
 
@@ -165,7 +165,7 @@ def _look(run: RunDir, was_getting_ready: bool, tally: Tally) -> None:
     else:
         tally.at_another_moment += 1
     tally.unreadable += small.unreadable(run)
-    told = overnight.checkpoint_step(run)
+    told = supervisor_state.checkpoint_step(run)
     if told is not None and told > max(
         (checkpoints.load(path).step for path in run.checkpoints()), default=-1
     ):

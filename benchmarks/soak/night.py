@@ -21,7 +21,7 @@ import psutil
 
 from benchmarks.soak import small
 from cpulm.events import Event, Listener, StepDone
-from cpulm.rundir import RunDir
+from cpulm.run_dir import RunDir
 
 CHECKPOINTS = 144
 MOST_GROWTH_PERCENT = 5.0

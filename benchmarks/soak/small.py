@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
-from cpulm.engine import checkpoint as checkpoints
-from cpulm.engine import run as runs
+from cpulm.checkpoints import checkpoint as checkpoints
 from cpulm.events import Event, Listener
-from cpulm.layers import resolve
-from cpulm.rundir import RunDir
+from cpulm.run_dir import RunDir
+from cpulm.runlog.writer import MetricsWriter, truncate_after
 from cpulm.settings import Settings
-from cpulm.ui.metrics import MetricsWriter, truncate_after
+from cpulm.settings_resolver import resolve
+from cpulm.training import run as runs
 
 SMALL = (
     "model.n_layer=1",
@@ -57,18 +57,18 @@ def settings_for(text: Path, *more: str) -> Settings:
     return resolve(assignments=assignments(text, *more))
 
 
-def train(settings: Settings, out: Path, show: Listener = lambda _: None) -> runs.Outcome:
+def train(settings: Settings, out: Path, show: Listener = lambda _: None) -> runs.RunOutcome:
     """Train in this process, with its record, as ``cpulm train`` does."""
     return runs.train(settings, out, show=show, record=record)
 
 
-def resume(out: Path, show: Listener = lambda _: None) -> runs.Outcome:
+def resume(out: Path, show: Listener = lambda _: None) -> runs.RunOutcome:
     """Go on in this process, as ``cpulm resume`` does."""
     return runs.resume(out, {}, {}, show=show, record=record)
 
 
 @contextmanager
-def record(begins: runs.Beginning) -> Iterator[Listener]:
+def record(begins: runs.RecordStart) -> Iterator[Listener]:
     truncate_after(begins.run.metrics, begins.step, begins.saves)
     with MetricsWriter(begins.run.metrics, on_problem=lambda _: None) as writer:
         yield writer

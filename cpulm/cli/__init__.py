@@ -1,1 +1,1 @@
-"""The command line: one module per subcommand, which parses, calls the engine and chooses an output."""
+"""The command line: one module per subcommand, which parses, calls a room and chooses an output."""

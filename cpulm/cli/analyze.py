@@ -10,9 +10,9 @@ import typer
 from cpulm.cli.runs import complete_folder
 
 if TYPE_CHECKING:
-    from cpulm.engine.analysis.compare import By, Comparison
-    from cpulm.engine.analysis.report import Report
-    from cpulm.engine.look.model_look import ModelLook
+    from cpulm.analysis.compare import By, RunComparison
+    from cpulm.analysis.report import Report
+    from cpulm.inspection.model_report import ModelLook
     from cpulm.ui.analysis_curves import Series
 
 MODEL = "The model looked into"
@@ -98,7 +98,7 @@ def analyze(
 
         cpulm analyze runs --json | jq -r '.rows[0].name'
     """
-    from cpulm.cli.looking import look, require_model, require_one
+    from cpulm.cli.inspection import look, require_model, require_one
     from cpulm.errors import SettingsError
 
     require_model(model=model, text=text, prompt=prompt, words=word)
@@ -128,10 +128,10 @@ def read_all(paths: list[Path]) -> list[Report]:
     Raises:
         DataError: where one that is named is no run, or a folder holds none that has begun.
     """
-    from cpulm.engine.analysis.reading import read_report
-    from cpulm.engine.history import find_runs, is_run
+    from cpulm.analysis.build_report import read_report
     from cpulm.errors import DataError
-    from cpulm.rundir import RunDir
+    from cpulm.run_dir import RunDir
+    from cpulm.runs.status import find_runs, is_run
     from cpulm.ui.console import show_warning
 
     reports: dict[Path, Report] = {}
@@ -156,7 +156,7 @@ def _write(
     reports: list[Report], html: Path | None, png: Path | None, found: ModelLook | None, *, quiet: bool
 ) -> None:
     """Write the page and the pictures; unless ``quiet`` their paths go to stdout, one a line."""
-    from cpulm.engine.analysis.compare import compare
+    from cpulm.analysis.compare import compare
     from cpulm.ui.console import write_text
     from cpulm.ui.page.page import write_page
     from cpulm.ui.page.pictures import write_pictures
@@ -179,7 +179,7 @@ def _show_run(report: Report | None, found: ModelLook | None, *, json: bool) -> 
     from cpulm.ui.console import print_json, stdout
 
     if json:
-        from cpulm.engine.analysis.as_json import report_as_json
+        from cpulm.analysis.as_json import report_as_json
 
         record = {} if report is None else report_as_json(report)
         print_json(record if found is None else {**record, "model": found.to_json()})
@@ -189,7 +189,7 @@ def _show_run(report: Report | None, found: ModelLook | None, *, json: bool) -> 
     if report is not None:
         console.print(report_screen(report, width, glyphs))
     if found is not None:
-        from cpulm.ui.look import look_screen
+        from cpulm.ui.inspection import look_screen
 
         if report is not None:
             console.print()
@@ -197,14 +197,14 @@ def _show_run(report: Report | None, found: ModelLook | None, *, json: bool) -> 
 
 
 def _show_comparison(reports: list[Report], by: By, *, json: bool) -> None:
-    from cpulm.engine.analysis.compare import compare
+    from cpulm.analysis.compare import compare
     from cpulm.ui.analysis import drawing_width, glyphs_here
     from cpulm.ui.analysis_compare import comparison_screen
     from cpulm.ui.console import print_json, stdout
 
     comparison = compare(reports)
     if json:
-        from cpulm.engine.analysis.as_json import comparison_as_json
+        from cpulm.analysis.as_json import comparison_as_json
 
         print_json(comparison_as_json(comparison))
         return
@@ -221,9 +221,9 @@ def _show_comparison(reports: list[Report], by: By, *, json: bool) -> None:
     )
 
 
-def _series(comparison: Comparison, by: By) -> list[Series | None]:
+def _series(comparison: RunComparison, by: By) -> list[Series | None]:
     """For each run its curve, in the order of the table."""
-    from cpulm.engine.analysis.compare import places
+    from cpulm.analysis.compare import places
     from cpulm.ui.analysis_curves import Series
 
     series: list[Series | None] = []

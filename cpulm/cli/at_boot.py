@@ -10,7 +10,7 @@ import typer
 from cpulm.cli.resume import complete_run
 
 if TYPE_CHECKING:
-    from cpulm.rundir import RunDir
+    from cpulm.run_dir import RunDir
 
 
 def at_boot(
@@ -34,16 +34,16 @@ def at_boot(
 
     Example: `cpulm at-boot runs/small-1 --install`
     """
-    from cpulm import rundir
-    from cpulm.engine import at_boot as boot
+    from cpulm import run_dir
     from cpulm.errors import SettingsError
-    from cpulm.rundir import RunDir
+    from cpulm.overnight import autostart as boot
+    from cpulm.run_dir import RunDir
     from cpulm.ui.console import stderr, write_text
 
     if install and remove:
         raise SettingsError("--install and --remove given", "keep one of them")
     # A run whose folder is gone can still leave an entry to be removed.
-    path = (run if remove else rundir.find(run).path).resolve()
+    path = (run if remove else run_dir.find(run).path).resolve()
     entry = boot.entry(RunDir(path))
     if remove:
         there = boot.remove(entry)
@@ -62,11 +62,11 @@ def at_boot(
 
 def _require_night(run: RunDir, typed: Path) -> None:
     """Raises SettingsError where the entry would find nothing to go on with."""
-    from cpulm.engine import overnight
     from cpulm.errors import SettingsError
+    from cpulm.runs import supervisor_state
 
-    night = overnight.read(run)
-    if night is None or night.state in overnight.ENDED:
+    night = supervisor_state.read(run)
+    if night is None or night.state in supervisor_state.ENDED:
         why = "is not trained overnight" if night is None else f"is {night.state.replace('_', ' ')}"
         raise SettingsError(
             f"{typed} {why}, so there is nothing to go on with after a reboot",

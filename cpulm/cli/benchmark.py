@@ -11,7 +11,7 @@ from cpulm.cli.options import Assignments, Device, Precision, Threads
 from cpulm.cli.train import complete_preset
 
 if TYPE_CHECKING:
-    from cpulm.engine.benchmark import Peak, Result
+    from cpulm.benchmark.step_benchmark import Peak, Result
     from cpulm.settings import Settings
 
 WHAT = "What to measure"
@@ -84,7 +84,7 @@ def benchmark(
     import os
 
     from cpulm.errors import SettingsError
-    from cpulm.layers import resolve
+    from cpulm.settings_resolver import resolve
 
     if out is not None and duration is None:
         raise SettingsError("--out has no effect without --time", "give the time to be planned: --time 8h")
@@ -107,7 +107,7 @@ def benchmark(
         },
     )
     if duration is not None:
-        from cpulm.cli.planning import plan
+        from cpulm.cli.benchmark_plan import plan
 
         plan(settings, duration, out, json=json)
         return
@@ -115,7 +115,7 @@ def benchmark(
 
 
 def _measure(settings: Settings, *, with_data: bool, seconds: float, json: bool) -> None:
-    from cpulm.engine.benchmarking import benchmark_preset
+    from cpulm.benchmark.suite import benchmark_preset
     from cpulm.ui.console import print_json, stdout
     from cpulm.ui.tables import key_values
     from cpulm.ui.watch import choose_mode, watch
@@ -202,7 +202,7 @@ def _breakdown(result: Result) -> Any:
 def _compare(
     assignments: list[str], device: str | None, threads: int | None, precision: str | None, *, json: bool
 ) -> None:
-    from cpulm.engine.benchmarking import benchmark_all
+    from cpulm.benchmark.suite import benchmark_all
     from cpulm.ui.console import print_json, stdout
     from cpulm.ui.tables import rows
     from cpulm.ui.watch import choose_mode, watch

@@ -11,7 +11,7 @@ from cpulm.cli.options import MACHINE, OUTPUT, TEXT, Device, Errors, Field, Head
 from cpulm.cli.resume import complete_run
 
 if TYPE_CHECKING:
-    from cpulm.engine.evaluation.evaluating import CheckpointScore, Comparison, Request
+    from cpulm.evaluation.evaluate import CheckpointScore, EvaluationComparison, EvaluationRequest
 
 QUESTIONS, SAMPLES = "Questions", "Samples"
 _SAMPLING: dict[str, Any] = {
@@ -137,7 +137,7 @@ def evaluate(
     import os
 
     from cpulm.errors import SettingsError
-    from cpulm.layers import resolve
+    from cpulm.settings_resolver import resolve
 
     if not checkpoint:
         raise SettingsError("no checkpoint given", "such as --checkpoint runs/tiny-1")
@@ -164,10 +164,10 @@ def evaluate(
     }
     settings = resolve(environ=os.environ, flags=flags)
 
-    from cpulm.engine.evaluation.evaluating import Request
-    from cpulm.engine.multiple_choice import read_questions
+    from cpulm.evaluation.evaluate import EvaluationRequest
+    from cpulm.evaluation.multiple_choice import read_questions
 
-    request = Request(
+    request = EvaluationRequest(
         sources=tuple(data or ()),
         with_text=with_text,
         field=settings.data.field,
@@ -202,8 +202,8 @@ def _refuse_int8(precision: str | None) -> None:
 
 
 def _sample_request(count: int, given: dict[str, Any]) -> Any:
-    from cpulm.engine.evaluation.samples import SampleRequest
-    from cpulm.engine.sampling import Sampling
+    from cpulm.evaluation.samples import SampleRequest
+    from cpulm.generation.sampling import Sampling
 
     values = {name: _SAMPLING[name] if value is None else value for name, value in given.items()}
     return SampleRequest(
@@ -215,8 +215,10 @@ def _sample_request(count: int, given: dict[str, Any]) -> Any:
     )
 
 
-def _evaluate(checkpoints: list[Path], request: Request, runtime: Any, *, headless: bool, json: bool) -> None:
-    from cpulm.engine.evaluation.evaluating import evaluate_checkpoints
+def _evaluate(
+    checkpoints: list[Path], request: EvaluationRequest, runtime: Any, *, headless: bool, json: bool
+) -> None:
+    from cpulm.evaluation.evaluate import evaluate_checkpoints
     from cpulm.ui.console import print_json, say, stdout
     from cpulm.ui.evaluation import comparison_note, evaluation_table
     from cpulm.ui.watch import choose_mode, watch
@@ -234,7 +236,7 @@ def _evaluate(checkpoints: list[Path], request: Request, runtime: Any, *, headle
         say(note)
 
 
-def _record(found: Comparison) -> dict[str, Any]:
+def _record(found: EvaluationComparison) -> dict[str, Any]:
     return {
         "same_text": found.same_text,
         "same_tokenizer": found.same_tokenizer,

@@ -143,9 +143,9 @@ def generate(
         given = {"--top-k": top_k, "--top-p": top_p, "--min-p": min_p, "--seed": seed}
         _warn_of_no_effect([name for name, value in given.items() if value is not None], num_samples)
 
-    from cpulm.cli import writing
+    from cpulm.cli import generate_output
 
-    request = writing.Request(
+    request = generate_output.GenerateRequest(
         max_new_tokens=max_new_tokens,
         num_samples=num_samples,
         stop=tuple(map(_unescape, stop or ())),
@@ -158,14 +158,14 @@ def generate(
             "repetition_penalty": repetition_penalty,
         },
     )
-    writer = writing.load(checkpoint, device, threads, request)
+    writer = generate_output.load(checkpoint, device, threads, request)
     first_seed = random.randrange(10**6) if seed is None else seed
     if text is None:
-        writing.converse(writer, first_seed)
+        generate_output.converse(writer, first_seed)
     elif json:
-        writing.write_json(writer, text, first_seed)
+        generate_output.write_json(writer, text, first_seed)
     else:
-        writing.write_once(writer, text, first_seed)
+        generate_output.write_once(writer, text, first_seed)
 
 
 def _read_prompt(prompt: str | None, file: Path | None) -> str:

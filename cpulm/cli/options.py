@@ -124,7 +124,7 @@ def horizon(
     """
     moment = None
     if until is not None:
-        from cpulm.engine.until import parse_until
+        from cpulm.cli.until import parse_until
 
         moment = parse_until(until).isoformat()
     return {"steps": steps, "epochs": epochs, "tokens": tokens, "max_time": max_time, "until": moment}

@@ -14,13 +14,13 @@ from typing import IO, Any
 
 import typer
 
-from cpulm import rundir
+from cpulm import run_dir
 from cpulm.errors import AbortedError, ResourceError, SettingsError
-from cpulm.rundir import RunDir
+from cpulm.run_dir import RunDir
 
 _LOOK_SECONDS = 0.2
 _DECIDED = ("--overnight", "--headless", "--json", "--resume")
-_SUPERVISOR = (sys.executable, "-m", "cpulm.engine.supervisor")
+_SUPERVISOR = (sys.executable, "-m", "cpulm.overnight.supervisor")
 
 
 def begin(arguments: Sequence[str], out: Path | None, stem: str, *, json: bool) -> None:
@@ -35,7 +35,7 @@ def begin(arguments: Sequence[str], out: Path | None, stem: str, *, json: bool) 
         typer.Exit: with the run's own exit code, where it ended before it had begun; its error has
             been shown.
     """
-    run = rundir.create(out, stem)
+    run = run_dir.create(out, stem)
     # ``cpulm train`` wants to find its folder empty: the log moves in once the run has begun.
     log = run.path.absolute().with_name(f"{run.name}.overnight.log")
     log.unlink(missing_ok=True)
@@ -58,21 +58,21 @@ def go_on(path: Path, end: Mapping[str, Any], changes: Mapping[str, Any], *, jso
         CpulmError: where that cannot be.
         typer.Exit: as in :func:`begin`.
     """
-    from cpulm.engine import overnight
+    from cpulm.runs import supervisor_state
 
-    run = rundir.find(path)
+    run = run_dir.find(path)
     if path.is_file():
         raise SettingsError(
             f"{path} is one checkpoint, and overnight a run goes on from its newest one",
             f"give the run's folder: `cpulm resume {run.path} --overnight`",
         )
-    night = overnight.read(run)
+    night = supervisor_state.read(run)
     if night is not None and night.goes_on():
         raise SettingsError(
             f"{run.path} is trained overnight already, watched by process {night.pid}",
             f"see it with `cpulm watch {run.path}`, stop it with `cpulm stop {run.path}`",
         )
-    _hand_over("resume", run, overnight.log_path(run), as_flags({**end, **changes}), json)
+    _hand_over("resume", run, supervisor_state.log_path(run), as_flags({**end, **changes}), json)
 
 
 def for_child(arguments: Sequence[str]) -> list[str]:
@@ -147,9 +147,9 @@ def _follow(supervisor: subprocess.Popen[bytes], run: RunDir, said: IO[bytes], s
 
 def _has_begun(run: RunDir, since: float) -> bool:
     """Whether there is a record of this night: the supervisor writes it once the run has begun."""
-    from cpulm.engine import overnight
+    from cpulm.runs import supervisor_state
 
-    night = overnight.read(run)
+    night = supervisor_state.read(run)
     return night is not None and night.since >= since
 
 
@@ -182,10 +182,10 @@ def _stop(supervisor: subprocess.Popen[bytes]) -> None:
 
 
 def _say_where(run: RunDir, json: bool) -> None:
-    from cpulm.engine import overnight
+    from cpulm.runs import supervisor_state
     from cpulm.ui.console import print_json, stderr, write_text
 
-    night = overnight.read(run)
+    night = supervisor_state.read(run)
     watched = night is not None and night.goes_on()
     if json:
         pid = night.pid if night and watched else None
@@ -196,7 +196,7 @@ def _say_where(run: RunDir, json: bool) -> None:
             f"\n{run.path} trains on in the background. This terminal may be closed.",
             f"  look at it      cpulm watch {run.path}",
             f"  stop it         cpulm stop {run.path}",
-            f"  what it says    {overnight.log_path(run)}",
+            f"  what it says    {supervisor_state.log_path(run)}",
             f"  in the morning  {run.path / 'summary.md'}",
             "After a crash it starts again by itself. A closed lid or an empty battery still stops it.",
             f"To go on after a reboot as well: cpulm at-boot {run.path} --install",

@@ -64,8 +64,8 @@ def resume(
 
     Example: `cpulm resume runs/tiny-1 --steps 4000`
     """
-    from cpulm.cli import training
+    from cpulm.cli import run_training
 
     changes = conduct(checkpoint_every, nice, allow_sleep, pause_on_battery)
     end = horizon(steps, epochs, tokens, max_time, until)
-    training.go_on(run, end, changes, headless=headless, json=json, overnight=overnight)
+    run_training.go_on(run, end, changes, headless=headless, json=json, overnight=overnight)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from cpulm.engine.history import Standing
+    from cpulm.runs.status import RunStatus
 
 _RUNS = Path("runs")
 
@@ -46,12 +46,12 @@ def runs(
 
         cpulm runs --json | jq -r '.[] | select(.state == "crashed") | .run'
     """
-    from cpulm.engine.history import find_runs, standing
+    from cpulm.runs.status import find_runs, status_of
     from cpulm.ui.console import print_json
 
     default = not folders
     there = [] if default and not _RUNS.is_dir() else find_runs(folders or [_RUNS])
-    standings = sorted((standing(run) for run in there), key=_newest_first)
+    standings = sorted((status_of(run) for run in there), key=_newest_first)
     if json:
         print_json(standings)
     elif standings:
@@ -60,19 +60,19 @@ def runs(
         _show_none([_RUNS] if default else folders or [])
 
 
-def _newest_first(one: Standing) -> tuple[float, str]:
+def _newest_first(one: RunStatus) -> tuple[float, str]:
     return -(one.seen or one.began or 0.0), one.run
 
 
-def _show(standings: list[Standing]) -> None:
+def _show(standings: list[RunStatus]) -> None:
     import time
 
     from cpulm.ui.console import stdout
-    from cpulm.ui.runs import Row, runs_table
+    from cpulm.ui.runs import RunRow, runs_table
 
     now = time.time()
     rows = [
-        Row(
+        RunRow(
             run=one.run,
             state=one.state,
             step=one.step,

@@ -10,8 +10,8 @@ import typer
 from cpulm.cli.resume import complete_run
 
 if TYPE_CHECKING:
-    from cpulm.engine.history import Standing
-    from cpulm.rundir import RunDir
+    from cpulm.run_dir import RunDir
+    from cpulm.runs.status import RunStatus
 
 _LOOK_SECONDS = 0.2
 
@@ -45,7 +45,7 @@ def stop(
 
         cpulm stop --all --no-wait
     """
-    from cpulm import rundir
+    from cpulm import run_dir
     from cpulm.errors import SettingsError
 
     if bool(runs) == all_runs:
@@ -53,20 +53,20 @@ def stop(
             "give either runs or --all" if runs else "no run given",
             "name one, as in `cpulm stop runs/tiny-1`; `cpulm runs` lists them",
         )
-    chosen = [rundir.find(path) for path in runs or []] if not all_runs else _all_at_work()
+    chosen = [run_dir.find(path) for path in runs or []] if not all_runs else _all_at_work()
     _stop(chosen, no_wait=no_wait, json=json)
 
 
 def _all_at_work() -> list[RunDir]:
-    from cpulm.engine.history import find_runs, is_at_work
+    from cpulm.runs.status import find_runs, is_at_work
 
     folder = Path("runs")
     return [run for run in find_runs([folder] if folder.is_dir() else []) if is_at_work(run)]
 
 
 def _stop(runs: list[RunDir], *, no_wait: bool, json: bool) -> None:
-    from cpulm.engine.history import is_at_work, standing
-    from cpulm.engine.stopping import ask_to_stop
+    from cpulm.runs.status import is_at_work, status_of
+    from cpulm.runs.stop_file import ask_to_stop
     from cpulm.ui.console import print_json, write_text
 
     asked = [run for run in runs if is_at_work(run)]
@@ -76,20 +76,20 @@ def _stop(runs: list[RunDir], *, no_wait: bool, json: bool) -> None:
         for run in asked:
             _wait_for_end(run)
     if json:
-        print_json([standing(run) for run in runs])
+        print_json([status_of(run) for run in runs])
         return
     if not runs:
         write_text("nothing is being trained in runs/\n")
     for run in runs:
-        _say(standing(run), asked=run in asked)
+        _say(status_of(run), asked=run in asked)
 
 
 def _wait_for_end(run: RunDir) -> None:
     import time
 
-    from cpulm.engine.history import is_at_work
-    from cpulm.engine.stopping import ask_to_stop
     from cpulm.errors import AbortedError
+    from cpulm.runs.status import is_at_work
+    from cpulm.runs.stop_file import ask_to_stop
     from cpulm.ui.waiting import waiting
 
     try:
@@ -106,10 +106,10 @@ def _wait_for_end(run: RunDir) -> None:
         ) from None
 
 
-def _say(now: Standing, *, asked: bool) -> None:
+def _say(now: RunStatus, *, asked: bool) -> None:
     """How the run stands on stdout, and what can be done on stderr."""
     from cpulm.ui.console import say, write_text
-    from cpulm.ui.text import harmless
+    from cpulm.ui.terminal_text import harmless
 
     where = "" if now.step is None else f" at step {now.step:,}"
     if now.step is not None and now.steps is not None:

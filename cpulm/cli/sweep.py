@@ -11,10 +11,10 @@ from cpulm.cli.options import HOW, HOW_LONG, OUTPUT, Epochs, Headless, MaxTime, 
 from cpulm.cli.train import complete_preset
 
 if TYPE_CHECKING:
-    from cpulm.engine.sweep.plan import Plan, SweepDir
-    from cpulm.engine.sweep.planning import Wish
-    from cpulm.engine.sweep.standing import TrialStanding
     from cpulm.settings import Settings
+    from cpulm.sweep.plan import Plan, SweepDir
+    from cpulm.sweep.prepare_plan import Wish
+    from cpulm.sweep.trial_status import TrialStanding
 
 WHAT, WHICH = "What to learn", "What to try"
 
@@ -124,7 +124,7 @@ def sweep(
         return
     import os
 
-    from cpulm.engine.sweep.planning import Wish
+    from cpulm.sweep.prepare_plan import Wish
 
     wish = Wish(
         preset=preset or (None if config else "tiny"),
@@ -150,10 +150,10 @@ def sweep(
 def _begin(
     wish: Wish, *, random_seed_given: bool, out: Path | None, dry_run: bool, headless: bool, json: bool
 ) -> None:
-    from cpulm.engine.stop import StopRequest
-    from cpulm.engine.sweep.planning import make_plan, settle
-    from cpulm.engine.sysinfo import read_machine
     from cpulm.errors import SettingsError
+    from cpulm.interrupts import StopRequest
+    from cpulm.sweep.prepare_plan import make_plan, settle
+    from cpulm.system.machine import read_machine
     from cpulm.ui.console import say
     from cpulm.ui.watch import choose_mode, watch
 
@@ -171,8 +171,8 @@ def _begin(
 
 
 def _go_on(path: Path, *, alone: bool, headless: bool, json: bool) -> None:
-    from cpulm.engine.sweep.planning import resumed
     from cpulm.errors import SettingsError
+    from cpulm.sweep.prepare_plan import resumed
 
     if not alone:
         raise SettingsError(
@@ -202,7 +202,7 @@ def _show_plan(plan: Plan, settings: list[Settings], *, json: bool) -> None:
 
 
 def _train(folder: SweepDir, plan: Plan, *, headless: bool, json: bool) -> None:
-    from cpulm.engine.sweep.sweeping import Sweep
+    from cpulm.sweep.run_sweep import Sweep
     from cpulm.ui.console import print_json, say
     from cpulm.ui.sweep import sweep_view
     from cpulm.ui.watch import choose_mode
@@ -221,8 +221,8 @@ def _train(folder: SweepDir, plan: Plan, *, headless: bool, json: bool) -> None:
 
 
 def _record(folder: SweepDir, plan: Plan, ranked: tuple[TrialStanding, ...]) -> dict[str, Any]:
-    from cpulm.engine.analysis.changes import flat
-    from cpulm.engine.sweep.plan import read_settings
+    from cpulm.analysis.changes import flat
+    from cpulm.sweep.plan import read_settings
 
     trials = {trial.name: trial for trial in plan.trials}
     records = []

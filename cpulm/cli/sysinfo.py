@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from cpulm.engine.sysinfo import Choices, Machine
+    from cpulm.system.machine import Choices, Machine
 
 _NAME_WIDTH = 16
 """The names of all lists share a width, so that their values stand in one column."""
@@ -29,7 +29,7 @@ def sysinfo(
 
         cpulm sysinfo --json | jq .choices.threads
     """
-    from cpulm.engine.sysinfo import choose, read_machine
+    from cpulm.system.machine import choose, read_machine
     from cpulm.ui.console import print_json
 
     machine = read_machine()

@@ -85,9 +85,9 @@ def tokenize(
     """
     import os
 
-    from cpulm.engine import tokenize as work
+    from cpulm.cli import tokenize_work as work
     from cpulm.errors import SettingsError
-    from cpulm.layers import resolve
+    from cpulm.settings_resolver import resolve
     from cpulm.ui.watch import choose_mode, watch
 
     if val_fraction is not None and val_data:

@@ -1,4 +1,4 @@
-"""``cpulm train``: parse, resolve the settings, call the engine."""
+"""``cpulm train``: parse, resolve the settings, call the training."""
 
 from __future__ import annotations
 
@@ -158,19 +158,19 @@ def train(
     """
     import os
 
-    from cpulm.cli import training
+    from cpulm.cli import run_training
     from cpulm.errors import SettingsError
-    from cpulm.layers import resolve
+    from cpulm.settings_resolver import resolve
 
     if list_presets:
-        training.show_presets(json)
+        run_training.show_presets(json)
         return
     if overnight and (dry_run or print_config):
         raise SettingsError("--overnight trains, which --dry-run and --print-config do not", "leave one out")
     end = horizon(steps, epochs, tokens, max_time, until)
     changes = conduct(checkpoint_every, nice, allow_sleep, pause_on_battery)
-    if resume and out is not None and training.is_run(out):
-        training.go_on(out, end, changes, headless=headless, json=json, overnight=overnight)
+    if resume and out is not None and run_training.is_run(out):
+        run_training.go_on(out, end, changes, headless=headless, json=json, overnight=overnight)
         return
     settings = resolve(
         preset=preset or (None if config else "tiny"),
@@ -194,8 +194,8 @@ def train(
         },
     )
     if print_config:
-        training.print_settings(settings)
+        run_training.print_settings(settings)
     elif dry_run:
-        training.rehearse(settings, headless=headless, json=json)
+        run_training.rehearse(settings, headless=headless, json=json)
     else:
-        training.begin(settings, out, headless=headless, json=json, overnight=overnight)
+        run_training.begin(settings, out, headless=headless, json=json, overnight=overnight)

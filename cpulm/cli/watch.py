@@ -12,7 +12,7 @@ import typer
 from cpulm.cli.resume import complete_run
 
 if TYPE_CHECKING:
-    from cpulm.rundir import RunDir
+    from cpulm.run_dir import RunDir
     from cpulm.ui.replay import Tail
     from cpulm.ui.watch import Mode, View
 
@@ -57,15 +57,15 @@ def watch(
     """
     import math
 
-    from cpulm import rundir
-    from cpulm.engine.history import is_at_work
-    from cpulm.engine.stop import StopRequest
+    from cpulm import run_dir
     from cpulm.errors import SettingsError
+    from cpulm.interrupts import StopRequest
+    from cpulm.runs.status import is_at_work
     from cpulm.ui.watch import choose_mode
 
     if speed is not None and not (speed > 0 and math.isfinite(speed)):
         raise SettingsError(f"--speed {speed:g} is no speed", "give a number above 0, such as --speed 600")
-    found, mode = rundir.find(run), choose_mode(json=json, headless=headless)
+    found, mode = run_dir.find(run), choose_mode(json=json, headless=headless)
     with StopRequest() as left:
         if speed is not None:
             _play(found, mode, speed, left)
@@ -92,8 +92,8 @@ def _follow(run: RunDir, mode: Mode, left: Callable[[], bool]) -> None:
 
 
 def _look_on(run: RunDir, tail: Tail, view: View, left: Callable[[], bool]) -> None:
-    from cpulm.engine.history import is_at_work
     from cpulm.events import Progress, RunStarted
+    from cpulm.runs.status import is_at_work
 
     waiting, looked = not run.metrics.is_file(), time.monotonic()
     at_work = True
@@ -120,7 +120,7 @@ def _join(run: RunDir, tail: Tail, view: View) -> None:
 
 def _play(run: RunDir, mode: Mode, speed: float, left: Callable[[], bool]) -> None:
     """Show all of the run once more, and go on with what it does now."""
-    from cpulm.engine.history import is_at_work
+    from cpulm.runs.status import is_at_work
     from cpulm.ui.replay import Player, Tail
     from cpulm.ui.snapshot import Snapshot
     from cpulm.ui.watch import look_on
@@ -142,10 +142,10 @@ def _show_end(run: RunDir, mode: Mode) -> None:
 
 
 def _say_if_crashed(run: RunDir) -> None:
-    from cpulm.engine.history import CRASHED, NEW, standing
+    from cpulm.runs.status import CRASHED, NEW, status_of
     from cpulm.ui.console import show_error
 
-    now, hint = standing(run), f"go on from the last checkpoint: `cpulm resume {run.path}`"
+    now, hint = status_of(run), f"go on from the last checkpoint: `cpulm resume {run.path}`"
     if now.state == NEW:
         show_error(f"{run.path} has not begun, and nobody trains it", hint, label="new")
     if now.state == CRASHED:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from cpulm.data.pieces import END_MARK, Ids, PieceEncoder
+from cpulm.data.pretoken_cache import END_MARK, Ids, PieceEncoder
 from cpulm.data.tokenizer import UNKNOWN, Tokenizer, byte_letters
 from cpulm.errors import DataError
 

@@ -12,18 +12,18 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
-from cpulm.cachedir import cache_folder
+from cpulm.cache_dir import cache_folder
 from cpulm.data.encoder import END, Encode, bulk_encoder, safe_border
-from cpulm.data.pieces import Ids
+from cpulm.data.pretoken_cache import Ids
 from cpulm.data.sources import SourceFile, find_files
 from cpulm.data.split import Corpus, Split, readable, scan
-from cpulm.data.stage import Stage
 from cpulm.data.tokenfile import FORMAT_VERSION, TokenFolder, is_token_folder, require_block
 from cpulm.data.tokenizer import KINDS
 from cpulm.data.vocabulary import SAMPLE_BYTES, make_tokenizer, trains_vocabulary
 from cpulm.data.write import FolderWriter, writing_folder
 from cpulm.errors import DataError, SettingsError
 from cpulm.events import Listener, Notice
+from cpulm.progress import Stage
 from cpulm.settings import DataSettings
 
 JOB_CHARACTERS = 1 << 18

@@ -23,7 +23,7 @@ _HALF_PAIR = re.compile("[\ud800-\udfff]")
 _BOM = "\N{ZERO WIDTH NO-BREAK SPACE}"
 
 
-class Piece(NamedTuple):
+class DocumentChunk(NamedTuple):
     """A part of a document.
 
     ``name`` is the document's; ``ends`` marks its last piece; ``source_bytes`` were read for it.
@@ -35,10 +35,10 @@ class Piece(NamedTuple):
     source_bytes: int
 
 
-Reader = Callable[[SourceFile, str, Errors], Iterator[Piece]]
+Reader = Callable[[SourceFile, str, Errors], Iterator[DocumentChunk]]
 
 
-def read_pieces(file: SourceFile, field: str, errors: Errors) -> Iterator[Piece]:
+def read_pieces(file: SourceFile, field: str, errors: Errors) -> Iterator[DocumentChunk]:
     """The documents of ``file``, each as one or more pieces, in order. Empty documents are left out.
 
     Args:
@@ -73,7 +73,7 @@ def _errors_for(file: SourceFile, errors: Errors) -> Errors:
     return "replace" if file.builtin else errors
 
 
-def _read_text(file: SourceFile, _field: str, errors: Errors) -> Iterator[Piece]:
+def _read_text(file: SourceFile, _field: str, errors: Errors) -> Iterator[DocumentChunk]:
     """The whole file as one document; a byte order mark at its beginning is dropped."""
     held: tuple[str, int] | None = None
     rest, offset = b"", 0
@@ -86,10 +86,10 @@ def _read_text(file: SourceFile, _field: str, errors: Errors) -> Iterator[Piece]
                 text = text.removeprefix(_BOM)
             elif held[0]:
                 # Held back by one, because the last piece must say that it is the last.
-                yield Piece(file.name, held[0], not (text or chunk), held[1])
+                yield DocumentChunk(file.name, held[0], not (text or chunk), held[1])
             if not chunk:
                 if text:
-                    yield Piece(file.name, text, True, used)
+                    yield DocumentChunk(file.name, text, True, used)
                 return
             held = (text, len(chunk))
             rest, offset = buffer[used:], offset + used
@@ -107,7 +107,7 @@ def _decoded(file: SourceFile, data: bytes, offset: int, errors: Errors, *, fina
         ) from error
 
 
-def _read_jsonl(file: SourceFile, field: str, errors: Errors) -> Iterator[Piece]:
+def _read_jsonl(file: SourceFile, field: str, errors: Errors) -> Iterator[DocumentChunk]:
     """One document per line that is not blank: the string in ``field`` of the line's object."""
     offset = 0
     with file.path.open("rb") as handle:
@@ -117,7 +117,7 @@ def _read_jsonl(file: SourceFile, field: str, errors: Errors) -> Iterator[Piece]
             if number == 1:
                 text = text.removeprefix(_BOM)
             if not text.isspace() and (document := _document_in(file, number, text, field, errors)):
-                yield Piece(f"{file.name}:{number}", document, True, len(line))
+                yield DocumentChunk(f"{file.name}:{number}", document, True, len(line))
 
 
 def _json_name(value: object) -> str:

@@ -12,10 +12,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from cpulm.data.readers import Errors, Piece, is_binary, read_pieces
+from cpulm.data.readers import DocumentChunk, Errors, is_binary, read_pieces
 from cpulm.data.sources import SourceFile
-from cpulm.data.stage import Stage
 from cpulm.errors import DataError
+from cpulm.progress import Stage
 
 Split = Literal["train", "val"]
 
@@ -24,7 +24,7 @@ MINIMUM_CHARACTERS = 64
 """Less text than this teaches nothing; it is taken for a mistake."""
 
 
-class Part(NamedTuple):
+class SplitText(NamedTuple):
     """Text of one document for one split; ``ends`` marks the document's end."""
 
     split: Split
@@ -61,30 +61,30 @@ class Corpus:
         """Bytes of all files."""
         return sum(file.size for file in (*self.files, *self.val_files))
 
-    def parts(self) -> Iterator[Part]:
+    def parts(self) -> Iterator[SplitText]:
         """All text, in order, each part with its split."""
         held_out = bool(self.val_files)
         number = -1
         for number, piece, begins_at in _numbered(self.files, self.field, self.errors):
             if held_out:
-                yield Part("train", number, piece.text, piece.ends, piece.source_bytes)
+                yield SplitText("train", number, piece.text, piece.ends, piece.source_bytes)
             elif self.lengths:
                 yield from self._cut(number, piece, begins_at)
             else:
                 split: Split = "val" if name_hash(piece.name) <= self.threshold else "train"
-                yield Part(split, number, piece.text, piece.ends, piece.source_bytes)
+                yield SplitText(split, number, piece.text, piece.ends, piece.source_bytes)
         for val_number, piece, _ in _numbered(self.val_files, self.field, self.errors):
-            yield Part("val", number + 1 + val_number, piece.text, piece.ends, piece.source_bytes)
+            yield SplitText("val", number + 1 + val_number, piece.text, piece.ends, piece.source_bytes)
 
-    def _cut(self, number: int, piece: Piece, begins_at: int) -> Iterator[Part]:
+    def _cut(self, number: int, piece: DocumentChunk, begins_at: int) -> Iterator[SplitText]:
         """The piece, cut where its document's validation part begins."""
         border = int(self.lengths[number] * (1 - self.val_fraction))
         inside = min(max(border - begins_at, 0), len(piece.text))
         train, val = piece.text[:inside], piece.text[inside:]
         if train:
-            yield Part("train", number, train, piece.ends and not val, piece.source_bytes)
+            yield SplitText("train", number, train, piece.ends and not val, piece.source_bytes)
         if val:
-            yield Part("val", number, val, piece.ends, 0 if train else piece.source_bytes)
+            yield SplitText("val", number, val, piece.ends, 0 if train else piece.source_bytes)
 
 
 @dataclass
@@ -190,7 +190,9 @@ def _scan_files(
         stage.advance(piece.source_bytes)
 
 
-def _numbered(files: Sequence[SourceFile], field: str, errors: Errors) -> Iterator[tuple[int, Piece, int]]:
+def _numbered(
+    files: Sequence[SourceFile], field: str, errors: Errors
+) -> Iterator[tuple[int, DocumentChunk, int]]:
     """Each piece with the number of its document and the characters of it that came before."""
     number, begins_at = 0, 0
     for file in files:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from cpulm.data.encoder import safe_border
 from cpulm.data.split import Corpus
-from cpulm.data.stage import Stage
 from cpulm.data.tokenizer import KINDS, Tokenizer, byte_tokenizer, char_tokenizer, train_bpe, train_word
 from cpulm.errors import SettingsError, StoppedError
 from cpulm.events import Listener
+from cpulm.progress import Stage
 from cpulm.settings import DataSettings
 
 SAMPLE_BYTES = 32 << 20

@@ -17,7 +17,7 @@ import numpy as np
 
 from cpulm import __version__
 from cpulm.atomic import flush_folder, flush_to_disk
-from cpulm.data.pieces import Ids
+from cpulm.data.pretoken_cache import Ids
 from cpulm.data.tokenfile import FORMAT_VERSION, META, SPLITS, TOKENIZER, digest_of, dtype_for
 from cpulm.data.tokenizer import Tokenizer
 from cpulm.errors import DataError, ResourceError

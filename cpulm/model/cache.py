@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cpulm.native.decoding import Decoder
+from cpulm.native.decode import Decoder
 from cpulm.settings import ModelSettings
 
 

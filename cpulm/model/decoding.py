@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cpulm.model.cache import KVCache
-from cpulm.native.decoding import Decoder, Shape
+from cpulm.native.decode import Decoder, Shape
 
 if TYPE_CHECKING:
     from cpulm.model.transformer import Transformer

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 
-class Sight(NamedTuple):
+class AttentionSpan(NamedTuple):
     """How far back each token sees, for the compiled kernels or for torch: one of the two is there.
 
     Attributes:
@@ -26,11 +26,11 @@ class Sight(NamedTuple):
     mask: Tensor | None = None
 
 
-def sight_of(idx: Tensor, eot_id: int, mask_dtype: torch.dtype | None) -> Sight:
+def sight_of(idx: Tensor, eot_id: int, mask_dtype: torch.dtype | None) -> AttentionSpan:
     """What each token of ``idx`` [B, T] sees: for the kernels, or as a mask of ``mask_dtype`` for torch."""
     if mask_dtype is None:
-        return Sight(first=first_of_document(idx, eot_id))
-    return Sight(mask=document_mask(idx, eot_id, mask_dtype))
+        return AttentionSpan(first=first_of_document(idx, eot_id))
+    return AttentionSpan(mask=document_mask(idx, eot_id, mask_dtype))
 
 
 def first_of_document(idx: Tensor, eot_id: int) -> Tensor:

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cpulm.model import fused, native_ops, quantized
-from cpulm.model.quantized import Quantizer
+from cpulm.model import fused, int8_linear, native_ops
+from cpulm.model.int8_linear import Quantizer
 from cpulm.native.kernels import Kernels
 from cpulm.settings import ModelSettings
 
@@ -26,7 +26,7 @@ class Linear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         if self.quantizer is not None and torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            return quantized.linear(self.quantizer, input, self.weight, self.bias)
+            return int8_linear.linear(self.quantizer, input, self.weight, self.bias)
         return F.linear(input, self.weight, self.bias)
 
 

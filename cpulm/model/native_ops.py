@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from cpulm.native.kernels import Heads, Kernels, Turn
+from cpulm.native.kernels import AttentionShape, Kernels, QKTransform
 
 
 def fits(kernels: Kernels | None, x: Tensor, width: int) -> bool:
@@ -45,7 +45,9 @@ def dropout(kernels: Kernels, x: Tensor, p: float) -> Tensor:
     return _apply(_Dropout, kernels, x.contiguous(), p, int(torch.randint(2**32, ())))
 
 
-def attention(kernels: Kernels, qkv: Tensor, heads: Heads, turn: Turn, first: Tensor | None = None) -> Tensor:
+def attention(
+    kernels: Kernels, qkv: Tensor, heads: AttentionShape, turn: QKTransform, first: Tensor | None = None
+) -> Tensor:
     """Norm, rotation and causal attention of the joint projection.
 
     Args:
@@ -123,8 +125,8 @@ class _Attention(torch.autograd.Function):
         qkv: Tensor,
         q_weight: Tensor | None,
         k_weight: Tensor | None,
-        heads: Heads,
-        turn: Turn,
+        heads: AttentionShape,
+        turn: QKTransform,
         first: Tensor | None,
     ) -> Tensor:
         y, lse = kernels.attention(qkv, heads, turn, first)

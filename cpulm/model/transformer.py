@@ -19,14 +19,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from cpulm.model import fused, native_ops, quantized, quantized_head
+from cpulm.model import fused, int8_head_loss, int8_linear, native_ops
 from cpulm.model.cache import KVCache
 from cpulm.model.decoding import ready_decoder
-from cpulm.model.documents import Sight, sight_of
+from cpulm.model.documents import AttentionSpan, sight_of
+from cpulm.model.int8_linear import Quantizer
 from cpulm.model.modules import Dropout, Embedding, Linear, RMSNorm, make_norm
-from cpulm.model.quantized import Quantizer
 from cpulm.native.int8 import Int8Kernels
-from cpulm.native.kernels import Heads, Kernels, Turn
+from cpulm.native.kernels import AttentionShape, Kernels, QKTransform
 from cpulm.settings import ModelSettings
 
 INIT_STD = 0.02
@@ -53,7 +53,7 @@ class Attention(nn.Module):
         x: Tensor,
         rope: tuple[Tensor, Tensor] | None,
         cache: KVCache | None,
-        sight: Sight | None = None,
+        sight: AttentionSpan | None = None,
     ) -> Tensor:
         B, T, _ = x.shape
         qkv = self.qkv(x)
@@ -78,10 +78,10 @@ class Attention(nn.Module):
         """From the projection [B, T, (H + 2 K) D] to the results [B, T, H D] in the compiled kernels."""
         dropout = self.dropout if self.training else 0.0
         seed = int(torch.randint(2**32, ())) if dropout else 0
-        heads = Heads(self.n_head, self.n_kv_head, self.head_dim, self.eps, dropout, seed)
+        heads = AttentionShape(self.n_head, self.n_kv_head, self.head_dim, self.eps, dropout, seed)
         q_weight = None if self.q_norm is None else self.q_norm.weight
         k_weight = None if self.k_norm is None else self.k_norm.weight
-        turn = Turn(q_weight, k_weight, *(rope or (None, None)))
+        turn = QKTransform(q_weight, k_weight, *(rope or (None, None)))
         return native_ops.attention(kernels, qkv, heads, turn, first)
 
     def attend(
@@ -166,7 +166,7 @@ class Block(nn.Module):
         x: Tensor,
         rope: tuple[Tensor, Tensor] | None,
         cache: KVCache | None,
-        sight: Sight | None = None,
+        sight: AttentionSpan | None = None,
     ) -> Tensor:
         x = x + self.dropout(self.attn(self.attn_norm(x), rope, cache, sight))
         y: Tensor = x + self.dropout(self.mlp(self.mlp_norm(x)))
@@ -229,11 +229,11 @@ class Transformer(nn.Module):
 
     def use_int8(self, quantizer: Quantizer | None) -> None:
         """Train the linear layers in int8, where they fit; None: in fp32. The head's wants the kernels."""
-        usable = isinstance(quantizer, Int8Kernels) and quantized_head.fits(quantizer, self.head_weight)
+        usable = isinstance(quantizer, Int8Kernels) and int8_head_loss.fits(quantizer, self.head_weight)
         self.head_kernels = quantizer if isinstance(quantizer, Int8Kernels) and usable else None
         for module in self.blocks.modules():
             if isinstance(module, Linear):
-                taken = quantizer is not None and quantized.fits(
+                taken = quantizer is not None and int8_linear.fits(
                     quantizer, module.in_features, module.out_features
                 )
                 module.quantizer = quantizer if taken else None
@@ -283,7 +283,7 @@ class Transformer(nn.Module):
             return F.linear(x, self.head_weight).float()
         rows = x.flatten(0, 1)
         if self.head_kernels is not None and torch.is_grad_enabled() and fused.by_hand(rows):
-            return quantized_head.head_loss(self.head_kernels, rows, self.head_weight, targets.flatten())
+            return int8_head_loss.head_loss(self.head_kernels, rows, self.head_weight, targets.flatten())
         return fused.head_loss(rows, self.head_weight, targets.flatten())
 
     def hidden(self, idx: Tensor, cache: KVCache | None = None, *, last_only: bool = False) -> Tensor:

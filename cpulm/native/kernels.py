@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from cpulm.native.arguments import at, long, real, require_lanes, room, threads, word
-from cpulm.native.decoding import Decoder, Shape
+from cpulm.native.decode import Decoder, Shape
 from cpulm.native.int8 import Int8Kernels
 from cpulm.native.library import opened
 
 
 @dataclass(frozen=True)
-class Heads:
+class AttentionShape:
     """What attention does with a joint projection [B, T, (H + 2 K) D].
 
     Attributes:
@@ -41,7 +41,7 @@ class Heads:
 
 
 @dataclass(frozen=True)
-class Turn:
+class QKTransform:
     """What is done to queries and keys before they meet, None for what is not done.
 
     Attributes:
@@ -136,7 +136,9 @@ class Kernels:
         """What computes the next token's way through ``layers``."""
         return Decoder(self._library, shape, layers)
 
-    def attention(self, qkv: Tensor, heads: Heads, turn: Turn, first: Tensor | None) -> tuple[Tensor, Tensor]:
+    def attention(
+        self, qkv: Tensor, heads: AttentionShape, turn: QKTransform, first: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """Causal attention of qkv [B, T, (H + 2 K) D].
 
         Args:
@@ -154,7 +156,14 @@ class Kernels:
         return y, lse
 
     def attention_backward(
-        self, dy: Tensor, qkv: Tensor, y: Tensor, lse: Tensor, heads: Heads, turn: Turn, first: Tensor | None
+        self,
+        dy: Tensor,
+        qkv: Tensor,
+        y: Tensor,
+        lse: Tensor,
+        heads: AttentionShape,
+        turn: QKTransform,
+        first: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """Gradients of qkv, and [2, D] of the norms' weights for queries and keys."""
         B, T, _ = qkv.shape
@@ -167,11 +176,11 @@ class Kernels:
         return dqkv, weight_grads.sum(0)
 
 
-def _shape(batch: int, tokens: int, heads: Heads) -> ctypes.Array[ctypes.c_int]:
+def _shape(batch: int, tokens: int, heads: AttentionShape) -> ctypes.Array[ctypes.c_int]:
     return (ctypes.c_int * 5)(batch, tokens, heads.n_head, heads.n_kv_head, heads.head_dim)
 
 
-def _rules(heads: Heads, turn: Turn, first: Tensor | None) -> tuple[object, ...]:
+def _rules(heads: AttentionShape, turn: QKTransform, first: Tensor | None) -> tuple[object, ...]:
     dropped_below = round(heads.dropout * 2**32)
     return (
         at(turn.q_weight), at(turn.k_weight), at(turn.cos), at(turn.sin), real(heads.eps), at(first),

@@ -16,12 +16,12 @@ from cpulm.ui.analysis_curves import run_curves
 from cpulm.ui.canvas import ASCII, UNICODE, Drawing, Glyphs, Line, Palette, bar, text
 from cpulm.ui.console import is_utf8
 from cpulm.ui.tables import Trimmed, key_values, rows
-from cpulm.ui.text import fold, harmless
+from cpulm.ui.terminal_text import fold, harmless
 from cpulm.ui.words import TIME_PARTS
 from cpulm.units import format_duration
 
 if TYPE_CHECKING:
-    from cpulm.engine.analysis.report import Finding, Happening, Report, Sample
+    from cpulm.analysis.report import Finding, Happening, Report, Sample
 
 _WIDEST, _NARROWEST = 140, 40
 _MOST_HAPPENINGS = 16

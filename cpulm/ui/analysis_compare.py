@@ -14,11 +14,11 @@ from cpulm.ui.analysis import value_text
 from cpulm.ui.analysis_curves import Series, letter_of, overlay
 from cpulm.ui.canvas import UNICODE, Drawing, Glyphs, box
 from cpulm.ui.tables import rows
-from cpulm.ui.text import harmless
+from cpulm.ui.terminal_text import harmless
 from cpulm.units import format_count, format_duration
 
 if TYPE_CHECKING:
-    from cpulm.engine.analysis.compare import By, Comparison, Row
+    from cpulm.analysis.compare import By, ComparedRun, RunComparison
 
 _HEIGHT = 20
 _BETWEEN = 2
@@ -29,7 +29,7 @@ _TIME_UNITS = ((180.0, 1.0, "s"), (3 * 3600.0, 60.0, "m"), (float("inf"), 3600.0
 
 
 def comparison_screen(
-    comparison: Comparison,
+    comparison: RunComparison,
     series: Sequence[Series | None],
     by: By,
     width: int,
@@ -56,7 +56,7 @@ def comparison_screen(
 
 
 def _picture(
-    comparison: Comparison, series: Sequence[Series], by: By, width: int, glyphs: Glyphs, *, colour: bool
+    comparison: RunComparison, series: Sequence[Series], by: By, width: int, glyphs: Glyphs, *, colour: bool
 ) -> RenderableType:
     scale, label_of = _axis(by, max(float(one.x.max()) for one in series))
     scaled = [replace(one, x=one.x * scale) for one in series]
@@ -81,7 +81,7 @@ def _short(count: float) -> str:
     return value + unit
 
 
-def _table(comparison: Comparison, width: int) -> RenderableType:
+def _table(comparison: RunComparison, width: int) -> RenderableType:
     """The runs, best first, with as many columns as there is room for."""
     columns: dict[str, list[str]] = {
         "": [letter_of(number) for number in range(len(comparison.rows))],
@@ -105,7 +105,7 @@ def _table(comparison: Comparison, width: int) -> RenderableType:
     return rows("Best first", list(columns), zip(*columns.values(), strict=True))
 
 
-def _settings(comparison: Comparison) -> RenderableType:
+def _settings(comparison: RunComparison) -> RenderableType:
     """One line per setting that differs, one column per run; where these are many, one line per run."""
     if len(comparison.rows) <= 4:
         heads = ["setting", *[f"{letter_of(n)} {row.name}" for n, row in enumerate(comparison.rows)]]
@@ -121,7 +121,7 @@ def _settings(comparison: Comparison) -> RenderableType:
     return rows("What differs", ["", "run", *keys], by_run)
 
 
-def _effects(comparison: Comparison) -> RenderableType:
+def _effects(comparison: RunComparison) -> RenderableType:
     best: dict[str, float] = {}
     for effect in comparison.effects:
         best.setdefault(effect.key, effect.mean_bits_per_byte)  # the first of a key is its best
@@ -147,7 +147,7 @@ def _figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-def _behind(row: Row) -> str:
+def _behind(row: ComparedRun) -> str:
     return "-" if row.behind is None else f"+{row.behind:.4f}"
 
 

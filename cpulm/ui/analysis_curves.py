@@ -16,7 +16,7 @@ from cpulm.ui.chart import BRAILLE, Cell, Frame, chart, merged, nice, x_axis, y_
 from cpulm.ui.curve import Bucket
 
 if TYPE_CHECKING:
-    from cpulm.engine.analysis.report import Curve, Report
+    from cpulm.analysis.report import Curve, Report
 
 Floats = npt.NDArray[np.float64]
 

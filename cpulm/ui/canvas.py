@@ -15,7 +15,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.segment import Segment
 from rich.style import Style
 
-from cpulm.ui.text import written_in
+from cpulm.ui.terminal_text import written_in
 
 Line = list[Segment]
 

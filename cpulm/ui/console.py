@@ -20,7 +20,7 @@ from typing import Any, TextIO
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from cpulm.ui.text import harmless
+from cpulm.ui.terminal_text import harmless
 
 _NOBODY_READS = (errno.EPIPE, errno.EIO, errno.EINVAL)
 """A pipe whose reader left, a terminal that was closed, and how Windows reports either."""

@@ -36,7 +36,7 @@ class Bucket(NamedTuple):
         )
 
 
-class Curve(NamedTuple):
+class ThinnedCurve(NamedTuple):
     """Values over steps, thinned by halves as they grow; peaks and troughs stay in their buckets.
 
     ``span`` points make one bucket. When there are ``2 * _MOST_BUCKETS`` of them, neighbours are
@@ -47,27 +47,27 @@ class Curve(NamedTuple):
     filling: Bucket | None = None
     span: int = 1
 
-    def add(self, step: int, value: float) -> Curve:
+    def add(self, step: int, value: float) -> ThinnedCurve:
         """The curve with one more point; what is not finite is left out."""
         if not math.isfinite(value):
             return self
         point = Bucket(step, step, value, value, value, 1)
         filling = point if self.filling is None else self.filling.joined(point)
         if filling.points < self.span:
-            return Curve(self.closed, filling, self.span)
+            return ThinnedCurve(self.closed, filling, self.span)
         closed = (*self.closed, filling)
         if len(closed) < 2 * _MOST_BUCKETS:
-            return Curve(closed, None, self.span)
+            return ThinnedCurve(closed, None, self.span)
         pairs = zip(closed[::2], closed[1::2], strict=True)
-        return Curve(tuple(left.joined(right) for left, right in pairs), None, 2 * self.span)
+        return ThinnedCurve(tuple(left.joined(right) for left, right in pairs), None, 2 * self.span)
 
-    def up_to(self, step: int) -> Curve:
+    def up_to(self, step: int) -> ThinnedCurve:
         """The curve without what lies behind ``step``; a bucket that reaches over it stays whole."""
         kept = tuple(bucket for bucket in self.closed if bucket.first <= step)
         if len(kept) < len(self.closed):
-            return Curve(kept, None, self.span)
+            return ThinnedCurve(kept, None, self.span)
         filling = self.filling if self.filling is not None and self.filling.first <= step else None
-        return Curve(kept, filling, self.span)
+        return ThinnedCurve(kept, filling, self.span)
 
     @property
     def buckets(self) -> tuple[Bucket, ...]:

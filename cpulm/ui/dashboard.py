@@ -10,7 +10,7 @@ from rich.console import RenderableType
 from cpulm.ui import panels
 from cpulm.ui.canvas import UNICODE, Drawing, Glyphs, Line, Palette, bar, beside, block, box, text
 from cpulm.ui.snapshot import Snapshot
-from cpulm.ui.text import figure, harmless, significant
+from cpulm.ui.terminal_text import figure, harmless, significant
 from cpulm.ui.words import end_lines
 from cpulm.units import format_bytes, format_count, format_duration
 

@@ -10,17 +10,17 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from cpulm.ui.tables import key_values, rows
-from cpulm.ui.text import figure, harmless, significant
+from cpulm.ui.terminal_text import figure, harmless, significant
 from cpulm.units import format_bytes, format_count, format_duration
 
 if TYPE_CHECKING:
-    from cpulm.engine.evaluation.evaluating import CheckpointScore, Comparison
-    from cpulm.engine.evaluation.samples import SampleScore
-    from cpulm.engine.evaluation.text_score import TextScore
-    from cpulm.engine.evaluation.units import Figure
-    from cpulm.engine.evaluation.windows import Protocol
-    from cpulm.engine.memorization import Passage
-    from cpulm.engine.multiple_choice import ChoiceScore
+    from cpulm.evaluation.evaluate import CheckpointScore, EvaluationComparison
+    from cpulm.evaluation.memorization import MemorizedPassage
+    from cpulm.evaluation.multiple_choice import ChoiceScore
+    from cpulm.evaluation.samples import SampleScore
+    from cpulm.evaluation.standard_error import Figure
+    from cpulm.evaluation.text_score import TextScore
+    from cpulm.evaluation.text_windows import Protocol
 
 Pairs = list[tuple[str, object]]
 _LABEL = 16
@@ -28,7 +28,7 @@ _PASSAGE_CHARACTERS = 400
 _BETWEEN = 3
 
 
-def evaluation_table(found: Comparison, width: int) -> RenderableType:
+def evaluation_table(found: EvaluationComparison, width: int) -> RenderableType:
     """Everything that was found, in ``width`` cells."""
     parts: list[RenderableType] = []
     if len(found.scores) > 1:
@@ -39,7 +39,7 @@ def evaluation_table(found: Comparison, width: int) -> RenderableType:
     return Group(*parts[:-1])
 
 
-def comparison_note(found: Comparison) -> str | None:
+def comparison_note(found: EvaluationComparison) -> str | None:
     """What may be compared among several checkpoints, in a sentence; None for one."""
     if len(found.scores) < 2 or found.scores[0].text is None:
         return None
@@ -50,7 +50,7 @@ def comparison_note(found: Comparison) -> str | None:
     return "best first by bits per byte; differences are taken piece by piece of the text"
 
 
-def _side_by_side(found: Comparison, width: int) -> RenderableType:
+def _side_by_side(found: EvaluationComparison, width: int) -> RenderableType:
     columns: dict[str, Callable[[CheckpointScore], str]] = {
         "checkpoint": lambda one: str(one.checkpoint),
         "bits per byte": lambda one: _text(one, lambda text: with_error(text.bits_per_byte)),
@@ -174,7 +174,7 @@ def _sample_pairs(score: SampleScore) -> Pairs:
     return pairs
 
 
-def _passage_pairs(passage: Passage, reference: Passage | None) -> Pairs:
+def _passage_pairs(passage: MemorizedPassage, reference: MemorizedPassage | None) -> Pairs:
     beside = f" (validation text: {reference.tokens})" if reference is not None else ""
     place = f"training document {passage.document + 1:,}, from token {passage.offset:,} on"
     return [

@@ -11,8 +11,8 @@ from rich.style import Style
 
 from cpulm.ui.canvas import Glyphs, Line, Palette, apart, bar, exactly, gauge, line_cells, text
 from cpulm.ui.chart import chart, step_label
-from cpulm.ui.snapshot import Snapshot, Stage
-from cpulm.ui.text import figure, fit, fold, harmless, significant
+from cpulm.ui.snapshot import Snapshot, StageProgress
+from cpulm.ui.terminal_text import figure, fit, fold, harmless, significant
 from cpulm.ui.words import NO_PRESET, REASONS, amount, compilation, rate, threads
 from cpulm.units import format_bytes, format_count, format_duration
 
@@ -226,7 +226,7 @@ def footer(snapshot: Snapshot, width: int, now: float, glyphs: Glyphs, *, news: 
     return [text(fit(f" {harmless(way_out)}", width, ellipsis=glyphs.ellipsis), Palette.faint)]
 
 
-def stage_bar(stage: Stage, width: int, now: float, glyphs: Glyphs) -> Line:
+def stage_bar(stage: StageProgress, width: int, now: float, glyphs: Glyphs) -> Line:
     """``tokenizing ━━━━━━━━━╸────── 34%  4.2 MiB/s  12s left`` in exactly ``width`` cells."""
     last = stage.last
     name: Line = [text(f" {fit(harmless(last.stage), 18, ellipsis=glyphs.ellipsis)} ", Palette.title)]
@@ -243,7 +243,7 @@ def stage_bar(stage: Stage, width: int, now: float, glyphs: Glyphs) -> Line:
     return exactly([*name, *bar(stage.fraction, room, glyphs), text(facts)], width)
 
 
-def stage_done(stage: Stage, width: int, glyphs: Glyphs) -> Line:
+def stage_done(stage: StageProgress, width: int, glyphs: Glyphs) -> Line:
     """A stage that is over: what it did and how long it took."""
     name = fit(harmless(stage.last.stage), 18, ellipsis=glyphs.ellipsis)
     what = amount(stage.last.done, stage.last.unit) if stage.last.unit else ""

@@ -18,9 +18,9 @@ from cpulm.events import (
     Validated,
 )
 from cpulm.ui.console import say, show_warning
-from cpulm.ui.snapshot import Snapshot, Stage, fold
-from cpulm.ui.text import figure, harmless, significant
-from cpulm.ui.text import fold as fold_text
+from cpulm.ui.snapshot import Snapshot, StageProgress, fold
+from cpulm.ui.terminal_text import figure, harmless, significant
+from cpulm.ui.terminal_text import fold as fold_text
 from cpulm.ui.words import amount, describe_model, describe_rollback, describe_run, end_lines, rate
 from cpulm.units import format_bytes, format_count, format_duration
 
@@ -129,7 +129,7 @@ def step_line(event: StepDone, snapshot: Snapshot) -> str:
     return "  ".join(parts)
 
 
-def stage_line(stage: Stage) -> str:
+def stage_line(stage: StageProgress) -> str:
     """``tokenizing  34%  12.1 MiB of 35.6 MiB  4.2 MiB/s  eta 6s``."""
     last = stage.last
     parts = [harmless(last.stage)]

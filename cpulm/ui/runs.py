@@ -9,7 +9,7 @@ from rich.cells import cell_len
 from rich.console import RenderableType
 
 from cpulm.ui.tables import rows
-from cpulm.ui.text import figure, harmless
+from cpulm.ui.terminal_text import figure, harmless
 
 _UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 _BETWEEN = 3
@@ -17,7 +17,7 @@ _BETWEEN = 3
 
 
 @dataclass(frozen=True)
-class Row:
+class RunRow:
     """What the table shows of a run; None where it is not known."""
 
     run: str
@@ -31,7 +31,7 @@ class Row:
     preset: str | None
 
 
-_COLUMNS: dict[str, Callable[[Row], str]] = {
+_COLUMNS: dict[str, Callable[[RunRow], str]] = {
     "run": lambda row: row.run,
     "state": lambda row: row.state,
     "step": lambda row: _step(row),
@@ -45,7 +45,7 @@ _DISPENSABLE = ("preset", "bits/byte")
 """What goes first where the window is too narrow; the run's own path is never cut."""
 
 
-def runs_table(records: Sequence[Row], width: int) -> RenderableType:
+def runs_table(records: Sequence[RunRow], width: int) -> RenderableType:
     """The runs, a line each, in ``width`` cells."""
     cells = {name: [harmless(value(row)) for row in records] for name, value in _COLUMNS.items()}
     for name in _DISPENSABLE:
@@ -59,7 +59,7 @@ def _natural_width(cells: dict[str, list[str]]) -> int:
     return sum(widths) + _BETWEEN * (len(widths) - 1)
 
 
-def _step(row: Row) -> str:
+def _step(row: RunRow) -> str:
     if row.step is None:
         return "-"
     return f"{row.step:,}" if row.steps is None else f"{row.step:,}/{row.steps:,}"

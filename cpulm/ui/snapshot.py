@@ -23,7 +23,7 @@ from cpulm.events import (
     StepDone,
     Validated,
 )
-from cpulm.ui.curve import Curve, Pace
+from cpulm.ui.curve import Pace, ThinnedCurve
 from cpulm.ui.words import describe_rollback
 
 _SMOOTHING = 0.98
@@ -32,7 +32,7 @@ _KEPT_STAGES = 8
 _MOST_OVERHEAD = 3.0
 
 
-class Stage(NamedTuple):
+class StageProgress(NamedTuple):
     """A stage outside the training steps, from its first to its newest :class:`Progress`."""
 
     first: Progress
@@ -98,12 +98,12 @@ class Snapshot(NamedTuple):
     sample: SampleMade | None = None
     machine: MachineSampled | None = None
     finished: RunFinished | None = None
-    stage: Stage | None = None
-    stages: tuple[Stage, ...] = ()
+    stage: StageProgress | None = None
+    stages: tuple[StageProgress, ...] = ()
     notices: tuple[Notice, ...] = ()
     smoothed: Smoothed = Smoothed()
-    losses: Curve = Curve()
-    validations: Curve = Curve()
+    losses: ThinnedCurve = ThinnedCurve()
+    validations: ThinnedCurve = ThinnedCurve()
     pace: Pace = Pace()
     way_out: str = ""
 
@@ -173,7 +173,7 @@ def _after_step(snapshot: Snapshot, event: StepDone) -> Snapshot:
 def _after_progress(snapshot: Snapshot, event: Progress) -> Snapshot:
     same = snapshot.stage is not None and snapshot.stage.first.stage == event.stage
     first = snapshot.stage.first if same and snapshot.stage is not None else event
-    stage = Stage(first, event)
+    stage = StageProgress(first, event)
     if not event.finished:
         return snapshot._replace(time=event.time, stage=stage)
     return snapshot._replace(time=event.time, stage=None, stages=(*snapshot.stages, stage)[-_KEPT_STAGES:])

@@ -14,13 +14,13 @@ from rich.text import Text
 
 from cpulm.ui.console import say, stderr
 from cpulm.ui.tables import rows
-from cpulm.ui.text import figure, harmless
+from cpulm.ui.terminal_text import figure, harmless
 from cpulm.ui.watch import Mode
 from cpulm.units import format_count, format_duration
 
 if TYPE_CHECKING:
-    from cpulm.engine.sweep.standing import TrialStanding
-    from cpulm.engine.sweep.sweeping import Board
+    from cpulm.sweep.run_sweep import Board
+    from cpulm.sweep.trial_status import TrialStanding
 
 _LINE_SECONDS = 30.0
 _FRAME_LINES = 5

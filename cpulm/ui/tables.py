@@ -11,7 +11,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from cpulm.ui.text import harmless
+from cpulm.ui.terminal_text import harmless
 
 
 def key_values(title: str, pairs: Iterable[tuple[str, object]]) -> RenderableType:

@@ -21,7 +21,7 @@ from cpulm.events import (
     Validated,
 )
 from cpulm.ui.curve import Pace
-from cpulm.ui.text import harmless
+from cpulm.ui.terminal_text import harmless
 
 if TYPE_CHECKING:
     from tensorboard.summary.writer.event_file_writer import EventFileWriter

@@ -10,7 +10,7 @@ from rich.status import Status
 from rich.text import Text
 
 from cpulm.ui.console import is_utf8, stderr
-from cpulm.ui.text import harmless
+from cpulm.ui.terminal_text import harmless
 from cpulm.units import format_duration
 
 

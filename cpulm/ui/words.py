@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cpulm.events import RolledBack, RunFinished, RunStarted
-from cpulm.ui.text import figure, harmless, significant
+from cpulm.ui.terminal_text import figure, harmless, significant
 from cpulm.units import format_bytes, format_count, format_duration
 
 NO_PRESET = "none"

@@ -17,9 +17,9 @@ from rich.cells import cell_len
 from rich.console import Console
 from small_runs import settings_for, train
 
+from cpulm.analysis.build_report import read_report
+from cpulm.analysis.compare import compare
 from cpulm.cli.main import main
-from cpulm.engine.analysis.compare import compare
-from cpulm.engine.analysis.reading import read_report
 from cpulm.ui.analysis import report_screen
 from cpulm.ui.analysis_compare import comparison_screen
 from cpulm.ui.analysis_curves import Series
@@ -265,7 +265,7 @@ def test_torch_is_not_loaded_for_a_record(runs: Path) -> None:
         check=False,
     )
     assert done.returncode == 0
-    assert "cpulm.engine.analysis.reading" in done.stderr.split()
+    assert "cpulm.analysis.build_report" in done.stderr.split()
     assert not {"torch", "tokenizers", "vl_convert"} & set(done.stderr.split())
 
 

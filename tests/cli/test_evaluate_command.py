@@ -147,7 +147,7 @@ def test_of_two_tokenizers_bits_per_byte_decide(run: Run) -> None:
 def test_checkpoints_of_one_tokenizer_are_put_side_by_side_with_their_difference(
     run: Run, folder: Path
 ) -> None:
-    from cpulm.engine import checkpoint as files
+    from cpulm.checkpoints import checkpoint as files
 
     worse = files.load(folder / "bytes" / "best.pt")
     worse.model_state["wte.weight"] *= -1
@@ -193,7 +193,7 @@ def test_samples_of_a_checkpoint_without_its_data_are_judged_as_far_as_can_be(
 
 def away(folder: Path, target: Path) -> Path:
     """A checkpoint whose token folder and text are both gone."""
-    from cpulm.engine import checkpoint as files
+    from cpulm.checkpoints import checkpoint as files
 
     loaded = files.load(folder / "bytes" / "best.pt")
     loaded.data["path"] = str(target / "gone")

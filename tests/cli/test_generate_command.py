@@ -19,9 +19,9 @@ from typing import NamedTuple
 import pytest
 import torch
 
+from cpulm.checkpoints.checkpoint import Checkpoint, save
 from cpulm.cli.main import main
 from cpulm.data.tokenizer import byte_tokenizer, char_tokenizer
-from cpulm.engine.checkpoint import Checkpoint, save
 from cpulm.model.transformer import Transformer
 from cpulm.settings import ModelSettings, Settings
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from cpulm.cli.overnight import as_flags, for_child
-from cpulm.engine.machine import process
+from cpulm.system import process
 
 QUICK = """
 model: {n_layer: 1, n_head: 2, n_embd: 16, block_size: 16}
@@ -100,7 +100,7 @@ def test_a_request_to_stop_is_for_good(folder: Path) -> None:
     night = wait_for_end(folder)
     assert (night["state"], night["parts"][-1]["code"], len(night["parts"])) == ("stopped", 75, 1)
     assert "Stopped on purpose. Saved up to step" in (folder / "runs/run-1/summary.md").read_text("utf-8")
-    boot = [sys.executable, "-m", "cpulm.engine.supervisor", "at-boot", "runs/run-1"]
+    boot = [sys.executable, "-m", "cpulm.overnight.supervisor", "at-boot", "runs/run-1"]
     assert subprocess.run(boot, cwd=folder, timeout=60, check=False).returncode == 0
     assert len(night_of(folder)["parts"]) == 1
 
@@ -110,7 +110,7 @@ def test_a_run_is_gone_on_with_after_the_computer_was_shut_down(folder: Path) ->
     begin(folder, "train", "--config", "quick.yaml", "--steps", "2500")  # long enough to be in the middle
     os.kill(night_of(folder)["pid"], signal.SIGTERM)
     assert wait_for_end(folder)["state"] == "interrupted"
-    boot = [sys.executable, "-m", "cpulm.engine.supervisor", "at-boot", str(folder / "runs/run-1")]
+    boot = [sys.executable, "-m", "cpulm.overnight.supervisor", "at-boot", str(folder / "runs/run-1")]
     assert subprocess.run(boot, cwd="/", timeout=240, check=False).returncode == 0
     night = night_of(folder)
     assert (night["state"], len(night["parts"])) == ("finished", 2)

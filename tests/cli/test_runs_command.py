@@ -13,10 +13,10 @@ import pytest
 from small_events import run_started
 
 from cpulm.cli.runs import complete_folder
-from cpulm.engine.lock import locked
 from cpulm.events import Validated, to_json
-from cpulm.rundir import RunDir
-from cpulm.ui.runs import Row, runs_table
+from cpulm.run_dir import RunDir
+from cpulm.runs.lock import locked
+from cpulm.ui.runs import RunRow, runs_table
 
 LOADED = """
 import sys
@@ -118,12 +118,12 @@ def test_nothing_heavy_is_loaded(tmp_path: Path, command: str) -> None:
     code, _, err = cpulm(tmp_path, command, "one", "--json", program=LOADED)
     loaded = set(err.split())
     assert code == 0
-    assert "cpulm.engine.history" in loaded
+    assert "cpulm.runs.status" in loaded
     assert {"torch", "numpy", "tokenizers", "yaml", "cpulm.settings", "cpulm.ui.dashboard"} & loaded == set()
 
 
 def test_the_table_fits_the_window_and_never_cuts_a_path() -> None:
-    row = Row("runs/nanogpt-char-1", "finished", 12_000, 20_000, 0.6, 1.5, 0.75, 90.0, "nanogpt-char")
+    row = RunRow("runs/nanogpt-char-1", "finished", 12_000, 20_000, 0.6, 1.5, 0.75, 90.0, "nanogpt-char")
     from rich.console import Console
 
     for width, gone in [(110, set()), (90, {"preset"}), (80, {"preset", "bits/byte"})]:
@@ -143,7 +143,7 @@ def test_ages_and_parts_are_rounded_down() -> None:
     def shown(seconds: float | None, progress: float) -> str:
         console = Console(width=120, color_system=None)
         with console.capture() as capture:
-            console.print(runs_table([Row("r", "s", 1, 2, progress, None, None, seconds, None)], 120))
+            console.print(runs_table([RunRow("r", "s", 1, 2, progress, None, None, seconds, None)], 120))
         return capture.get().splitlines()[2]
 
     assert "99%" in shown(4.9, 0.9999)

@@ -13,18 +13,18 @@ from pathlib import Path
 
 import pytest
 
-from cpulm.engine import overnight
-from cpulm.engine.lock import holder
-from cpulm.engine.overnight import new_night
-from cpulm.rundir import RunDir
+from cpulm.run_dir import RunDir
+from cpulm.runs import supervisor_state
+from cpulm.runs.lock import holder
+from cpulm.runs.supervisor_state import new_state
 
 TRAIN = """
 import sys, threading, time
 from pathlib import Path
-from cpulm.engine.lock import locked
-from cpulm.engine.stopping import watch_for_stop
+from cpulm.runs.lock import locked
+from cpulm.runs.stop_file import watch_for_stop
 from cpulm.events import RunFinished, to_json
-from cpulm.rundir import RunDir
+from cpulm.run_dir import RunDir
 run, late = RunDir(Path(sys.argv[1])), float(sys.argv[2])
 asked = threading.Event()
 with locked(run):
@@ -167,10 +167,10 @@ def test_a_run_that_nobody_trains_is_told_as_it_stands(tmp_path: Path, trainer: 
 
 def test_a_supervisor_between_two_tries_is_told_too(tmp_path: Path) -> None:
     run = a_run(tmp_path / "one")
-    night = new_night(run, [])
-    night.state = overnight.WAITING
+    night = new_state(run, [])
+    night.state = supervisor_state.WAITING
     night.claim()  # this process stands for the supervisor
-    overnight.write(run, night)
+    supervisor_state.write(run, night)
     code, out, _ = cpulm(tmp_path, "stop", "one", "--no-wait")
     assert (code, out) == (0, "one is asked to stop\n")
     assert run.stop.is_file()

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from small_events import run_started
 
-from cpulm.engine.lock import locked
 from cpulm.events import Event, RunFinished, RunStarted, StepDone, Validated, to_json
-from cpulm.rundir import RunDir
-from cpulm.ui.metrics import truncate_after
+from cpulm.run_dir import RunDir
+from cpulm.runlog.writer import truncate_after
+from cpulm.runs.lock import locked
 
 Watcher = Callable[..., "subprocess.Popen[str]"]
 NOW = time.time()

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cpulm.data.encoder import END, bulk_encoder, safe_border, splits_like_gpt2
-from cpulm.data.pieces import PieceEncoder, piece_starts
+from cpulm.data.pretoken_cache import PieceEncoder, piece_starts
 from cpulm.data.tokenizer import Tokenizer, byte_tokenizer, char_tokenizer, train_bpe, train_word
 from cpulm.errors import DataError
 

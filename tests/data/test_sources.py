@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cpulm.data.readers import Errors, Piece, is_binary, read_pieces
+from cpulm.data.readers import DocumentChunk, Errors, is_binary, read_pieces
 from cpulm.data.sources import find_files
 from cpulm.errors import DataError
 
@@ -24,7 +24,7 @@ def documents(path: Path, field: str = "text", errors: Errors = "strict") -> lis
     return texts
 
 
-def pieces(path: Path, field: str = "text", errors: Errors = "strict") -> list[Piece]:
+def pieces(path: Path, field: str = "text", errors: Errors = "strict") -> list[DocumentChunk]:
     return list(read_pieces(find_files([str(path)])[0], field, errors))
 
 

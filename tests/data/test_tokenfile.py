@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cpulm.data.pieces import Ids
+from cpulm.data.pretoken_cache import Ids
 from cpulm.data.tokenfile import TokenFolder, dtype_for, is_token_folder, require_block
 from cpulm.data.tokenizer import byte_tokenizer, char_tokenizer
 from cpulm.data.write import writing_folder

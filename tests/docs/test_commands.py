@@ -22,8 +22,8 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
+from cpulm.benchmark import night_planner, suite
 from cpulm.cli.main import app, main
-from cpulm.engine import benchmarking, planning
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -254,9 +254,9 @@ def test_what_the_blocks_of_a_page_say_works(
     page: Path, world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # Nine presets and eight sizes take minutes; one and three go the same way.
-    monkeypatch.setattr(benchmarking, "preset_names", lambda: ["tiny"])
-    monkeypatch.setattr(planning, "SHAPES", ((1, 8, 2), (1, 16, 2), (2, 16, 2)))
-    monkeypatch.setattr(planning, "_PILOT_SECONDS", (2.0, 2.0))
+    monkeypatch.setattr(suite, "preset_names", lambda: ["tiny"])
+    monkeypatch.setattr(night_planner, "SHAPES", ((1, 8, 2), (1, 16, 2), (2, 16, 2)))
+    monkeypatch.setattr(night_planner, "_PILOT_SECONDS", (2.0, 2.0))
     monkeypatch.setattr("cpulm.cli.benchmark._SECONDS", 0.5)
     for block in blocks(page):
         if block.python is not None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from cpulm.model.cache import KVCache
 from cpulm.model.transformer import Transformer
 from cpulm.native import library
-from cpulm.native.decoding import Decoder
+from cpulm.native.decode import Decoder
 from cpulm.native.kernels import Kernels
 from cpulm.settings import ModelSettings, changed
 

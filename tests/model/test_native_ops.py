@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cpulm.model import fused, native_ops
 from cpulm.model.transformer import rope_tables
-from cpulm.native.kernels import Heads, Kernels, Turn
+from cpulm.native.kernels import AttentionShape, Kernels, QKTransform
 from cpulm.native.library import KernelsUnavailableError, compiled
 
 EPS = 1e-6
@@ -104,7 +104,9 @@ def test_dropout_leaves_out_the_part_that_is_asked_and_keeps_the_mean(kernels: K
     assert not torch.equal(native_ops.dropout(kernels, x, p), y)
 
 
-def plain_attention(qkv: Tensor, heads: Heads, turn: Turn, mask: Tensor | None = None) -> Tensor:
+def plain_attention(
+    qkv: Tensor, heads: AttentionShape, turn: QKTransform, mask: Tensor | None = None
+) -> Tensor:
     B, T, _ = qkv.shape
     parts = qkv.view(B, T, -1, heads.head_dim).split((heads.n_head, heads.n_kv_head, heads.n_kv_head), 2)
     q, k, v = parts
@@ -119,15 +121,15 @@ def plain_attention(qkv: Tensor, heads: Heads, turn: Turn, mask: Tensor | None =
     return y.transpose(1, 2).reshape(B, T, -1)
 
 
-def turn_of(tokens: int, width: int, *, norm: bool = True, rope: bool = True) -> Turn:
+def turn_of(tokens: int, width: int, *, norm: bool = True, rope: bool = True) -> QKTransform:
     q_weight, k_weight = (values(width, seed=2), values(width, seed=3)) if norm else (None, None)
-    return Turn(q_weight, k_weight, *(rope_tables(tokens, width, 1e4) if rope else (None, None)))
+    return QKTransform(q_weight, k_weight, *(rope_tables(tokens, width, 1e4) if rope else (None, None)))
 
 
 @pytest.mark.parametrize("tokens", [1, 15, 48, 49, 130])
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 def test_attention(kernels: Kernels, tokens: int, kv_heads: int) -> None:
-    heads, turn = Heads(4, kv_heads, 32, EPS), turn_of(tokens, 32)
+    heads, turn = AttentionShape(4, kv_heads, 32, EPS), turn_of(tokens, 32)
     qkv = values(2, tokens, (4 + 2 * kv_heads) * 32)
     assert turn.q_weight is not None
     assert turn.k_weight is not None
@@ -137,12 +139,12 @@ def test_attention(kernels: Kernels, tokens: int, kv_heads: int) -> None:
 
 @pytest.mark.parametrize(("norm", "rope"), [(False, False), (True, False), (False, True)])
 def test_attention_without_norm_or_rotation(kernels: Kernels, norm: bool, rope: bool) -> None:
-    heads, turn, qkv = Heads(2, 2, 16, EPS), turn_of(70, 16, norm=norm, rope=rope), values(3, 70, 96)
+    heads, turn, qkv = AttentionShape(2, 2, 16, EPS), turn_of(70, 16, norm=norm, rope=rope), values(3, 70, 96)
     assert_same(native_ops.attention(kernels, qkv, heads, turn), plain_attention(qkv, heads, turn), [qkv])
 
 
 def test_attention_stops_at_the_first_token_that_each_may_see(kernels: Kernels) -> None:
-    heads, turn, qkv = Heads(2, 1, 16, EPS), turn_of(100, 16), values(2, 100, 64)
+    heads, turn, qkv = AttentionShape(2, 1, 16, EPS), turn_of(100, 16), values(2, 100, 64)
     first = torch.zeros(2, 100, dtype=torch.int32)
     first[0, 37:], first[0, 80:], first[1, 16:] = 37, 80, 16
     column = torch.arange(100)
@@ -153,12 +155,12 @@ def test_attention_stops_at_the_first_token_that_each_may_see(kernels: Kernels) 
 
 def test_dropout_keeps_the_mean_and_its_gradient_is_of_the_same_choice(kernels: Kernels) -> None:
     turn, qkv = turn_of(64, 16), values(1, 64, 48)
-    without = native_ops.attention(kernels, qkv, Heads(1, 1, 16, EPS), turn).detach()
-    dropping = [Heads(1, 1, 16, EPS, 0.25, seed) for seed in range(400)]
+    without = native_ops.attention(kernels, qkv, AttentionShape(1, 1, 16, EPS), turn).detach()
+    dropping = [AttentionShape(1, 1, 16, EPS, 0.25, seed) for seed in range(400)]
     drawn = [native_ops.attention(kernels, qkv, heads, turn).detach() for heads in dropping]
     torch.testing.assert_close(torch.stack(drawn).mean(0), without, rtol=0, atol=0.2)
     assert not torch.equal(drawn[0], drawn[1])
-    heads, direction = Heads(1, 1, 16, EPS, 0.25, 7), values(1, 64, 48, seed=5, grad=False)
+    heads, direction = AttentionShape(1, 1, 16, EPS, 0.25, 7), values(1, 64, 48, seed=5, grad=False)
     weights = values(1, 64, 16, seed=6, grad=False)
 
     def loss(x: Tensor) -> Tensor:
@@ -177,7 +179,7 @@ def test_numbers_that_are_not_finite_stay_so(kernels: Kernels) -> None:
         x[2, 3] = wrong
         assert not native_ops.rms_norm(kernels, x, torch.ones(32), EPS)[2].isfinite().all()
         assert not native_ops.swiglu(kernels, x)[2].isfinite().all()
-        heads, turn = Heads(1, 1, 16, EPS), turn_of(4, 16)
+        heads, turn = AttentionShape(1, 1, 16, EPS), turn_of(4, 16)
         qkv = values(1, 4, 48, grad=False)
         qkv[0, 1, 0] = wrong
         assert not native_ops.attention(kernels, qkv, heads, turn).isfinite().all()
@@ -205,7 +207,7 @@ def test_fewer_threads_than_asked_for_do_all_of_the_work(kernels_library: Path) 
 
 
 def test_the_same_at_a_fixed_number_of_threads(kernels: Kernels) -> None:
-    heads, turn, qkv = Heads(2, 2, 16, EPS, 0.1, 3), turn_of(60, 16), values(3, 60, 96)
+    heads, turn, qkv = AttentionShape(2, 2, 16, EPS, 0.1, 3), turn_of(60, 16), values(3, 60, 96)
     once, again = (native_ops.attention(kernels, qkv, heads, turn) for _ in range(2))
     assert torch.equal(once, again)
     assert torch.equal(*(torch.autograd.grad(y.sum(), qkv)[0] for y in (once, again)))

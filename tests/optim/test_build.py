@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from cpulm.model.transformer import Transformer
-from cpulm.optim.build import build_optimizers, set_lr_scale
+from cpulm.optim.build_optimizers import build_optimizers, set_lr_scale
 from cpulm.optim.muon import Muon
 from cpulm.settings import ModelSettings, TrainSettings, changed
 

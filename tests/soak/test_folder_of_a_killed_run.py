@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cpulm import rundir
+from cpulm import run_dir
 from cpulm.errors import SettingsError
 
 
@@ -20,7 +20,7 @@ def killed_early(out: Path) -> Path:
 
 def test_nothing_was_trained_there(tmp_path: Path) -> None:
     out = killed_early(tmp_path / "run")
-    assert rundir.create(out, "tiny").path == out
+    assert run_dir.create(out, "tiny").path == out
 
 
 @pytest.mark.parametrize(
@@ -31,10 +31,10 @@ def test_there_is_something_to_lose(tmp_path: Path, name: str, content: str) -> 
     out = killed_early(tmp_path / "run")
     (out / name).write_text(content)
     with pytest.raises(SettingsError, match="not empty"):
-        rundir.create(out, "tiny")
+        run_dir.create(out, "tiny")
 
 
 def test_settings_without_a_run_are_somebodys_own(tmp_path: Path) -> None:
     (tmp_path / "settings.yaml").touch()
     with pytest.raises(SettingsError, match="not empty"):
-        rundir.create(tmp_path, "tiny")
+        run_dir.create(tmp_path, "tiny")

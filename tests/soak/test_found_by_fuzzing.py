@@ -7,18 +7,18 @@ from pathlib import Path
 import pytest
 
 from benchmarks.soak import small
-from cpulm.engine import checkpoint as checkpoints
-from cpulm.engine.generate import load_model
+from cpulm.checkpoints import checkpoint as checkpoints
+from cpulm.checkpoints.load_model import load_model
 from cpulm.errors import DataError, SettingsError
-from cpulm.rundir import RunDir
+from cpulm.run_dir import RunDir
 from cpulm.settings import changed
 from cpulm.ui.canvas import UNICODE
 from cpulm.ui.chart import chart
-from cpulm.ui.curve import Curve
+from cpulm.ui.curve import ThinnedCurve
 
 
 def test_a_record_whose_steps_go_back_is_still_drawn() -> None:
-    losses = Curve()
+    losses = ThinnedCurve()
     for step in [500, 510, -1, 7, 520]:
         losses = losses.add(step, 4.0 - step / 1000)
     assert chart(losses.buckets, losses.buckets, 60, 10, UNICODE)

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.soak import small
-from cpulm.engine import checkpoint as checkpoints
-from cpulm.engine.checkpoint import Checkpoint
-from cpulm.rundir import RunDir
+from cpulm.checkpoints import checkpoint as checkpoints
+from cpulm.checkpoints.checkpoint import Checkpoint
+from cpulm.run_dir import RunDir
 
 
 def test_the_record_holds_every_step_before_a_checkpoint_of_it_is_written(

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from benchmarks.soak import small
-from cpulm.engine import run as runs
-from cpulm.engine import trainer
-from cpulm.engine.generate import sample_text
 from cpulm.events import Event
+from cpulm.generation.generate import sample_text
+from cpulm.training import run as runs
+from cpulm.training import trainer
 
 
 def test_the_sample_is_part_of_what_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

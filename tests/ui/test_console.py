@@ -13,7 +13,7 @@ import pytest
 
 from cpulm.ui import console
 from cpulm.ui.tables import key_values, rows
-from cpulm.ui.text import fit, fold, harmless
+from cpulm.ui.terminal_text import fit, fold, harmless
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ from itertools import pairwise
 import pytest
 
 from cpulm.events import Event, Progress, RunStarted, StepDone, Validated
-from cpulm.ui.curve import Curve, Pace
+from cpulm.ui.curve import Pace, ThinnedCurve
 from cpulm.ui.snapshot import Snapshot, fold
 
 
@@ -45,7 +45,7 @@ def test_folding_leaves_the_snapshot_before_as_it_was(events: list[Event]) -> No
 
 
 def test_a_curve_of_60_000_steps_stays_small_and_keeps_its_peaks() -> None:
-    curve = Curve()
+    curve = ThinnedCurve()
     for step in range(1, 60_001):
         value = 50.0 if step == 21_001 else -3.0 if step == 45_000 else 2.0
         curve = curve.add(step, value)

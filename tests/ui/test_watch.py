@@ -128,7 +128,7 @@ def play_in_terminal(*arguments: str, size: tuple[int, int] = (80, 24)) -> tuple
     environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": str(size[0]), "LINES": str(size[1])}
     environment.pop("NO_COLOR", None)
     child = subprocess.Popen(
-        [sys.executable, "-c", PLAY, str(TESTS / "ui"), str(TESTS / "engine"), *arguments],
+        [sys.executable, "-c", PLAY, str(TESTS / "ui"), str(TESTS / "support"), *arguments],
         stdin=theirs,
         stdout=subprocess.PIPE,
         stderr=theirs,
@@ -184,10 +184,10 @@ def test_what_libraries_write_on_stderr_becomes_a_notice() -> None:
 def test_a_resumed_run_shows_its_curve_from_the_beginning(
     tmp_path: Path, events: list[Event], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from cpulm.ui.metrics import MetricsWriter
+    from cpulm.runlog.writer import MetricsWriter
 
     path = tmp_path / "metrics.jsonl"
-    with MetricsWriter(path) as writer:
+    with MetricsWriter(path, pytest.fail) as writer:
         for event in events[:60]:
             writer(event)
     with watch("live", history=path) as listener:

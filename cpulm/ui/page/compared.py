@@ -8,7 +8,7 @@ from cpulm.ui.page.payload import plain, printable
 from cpulm.units import format_count, format_duration
 
 if TYPE_CHECKING:
-    from cpulm.engine.analysis.compare import Comparison, Row
+    from cpulm.analysis.compare import ComparedRun, RunComparison
 
 MOST_RUNS = 100
 """On one page; more curves are told apart by nobody, and the page would be too large for a mail."""
@@ -18,7 +18,7 @@ _AFTER = ("loss", "steps", "tokens", "time", "tokens/s", "parameters")
 """The columns before the settings that differ, and those behind them: a phone shows the first few."""
 
 
-def compared(comparison: Comparison) -> dict[str, Any]:
+def compared(comparison: RunComparison) -> dict[str, Any]:
     """The title, the notes as findings, and the tables of the page; texts only."""
     rows = comparison.rows[:MOST_RUNS]
     notes = list(comparison.notes)
@@ -46,7 +46,7 @@ def compared(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def _cells(row: Row, keys: tuple[str, ...]) -> list[str]:
+def _cells(row: ComparedRun, keys: tuple[str, ...]) -> list[str]:
     return [
         printable(row.name),
         "–" if row.bits_per_byte is None else f"{row.bits_per_byte:.4f}",

@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 from cpulm import __version__
 from cpulm.atomic import replacing, write_text
-from cpulm.cachedir import cache_folder
+from cpulm.cache_dir import cache_folder
 from cpulm.errors import ResourceError, SettingsError
-from cpulm.ui.page import charts, look_charts, look_rows, palette, payload
+from cpulm.ui.page import charts, inspection_charts, inspection_rows, palette, payload
 from cpulm.ui.page.compared import MOST_RUNS, compared
 from cpulm.units import format_count
 
 if TYPE_CHECKING:
-    from cpulm.engine.analysis.compare import Comparison
-    from cpulm.engine.analysis.report import Report
+    from cpulm.analysis.compare import RunComparison
+    from cpulm.analysis.report import Report
 
 _SCRIPTS = ("page.js", "curves.js", "look.js", "start.js")
 _LOGARITHMIC = ("loss", "grad_norm", "lr")
@@ -36,7 +36,7 @@ def write_page(
     reports: Sequence[Report],
     *,
     look: Mapping[str, Any] | None = None,
-    comparison: Comparison | None = None,
+    comparison: RunComparison | None = None,
 ) -> None:
     """Write the page of one run, or of several beside each other, to ``path``, whole or not at all.
 
@@ -61,7 +61,7 @@ def page(
     reports: Sequence[Report],
     *,
     look: Mapping[str, Any] | None = None,
-    comparison: Comparison | None = None,
+    comparison: RunComparison | None = None,
 ) -> str:
     """The page's HTML; arguments as for :func:`write_page`."""
     names = [report.name for report in reports]
@@ -176,12 +176,12 @@ def _pictures(look: Mapping[str, Any] | None) -> dict[str, Any]:
     colour = palette.on_page
     pictures: dict[str, Any] = {
         "time_parts": {"spec": charts.time_parts(5, colour)},
-        "layers": {"spec": look_charts.layers(1, colour)},
+        "layers": {"spec": inspection_charts.layers(1, colour)},
     }
     if look is not None:
-        pictures["attention"] = {"spec": look_charts.attention(colour)}
-        pictures["heads"] = {"spec": look_charts.heads(len(look["attention"]["weights"]), colour)}
-        for name, title, spec, rows in look_rows.pictures(look, colour):
+        pictures["attention"] = {"spec": inspection_charts.attention(colour)}
+        pictures["heads"] = {"spec": inspection_charts.heads(len(look["attention"]["weights"]), colour)}
+        for name, title, spec, rows in inspection_rows.pictures(look, colour):
             pictures[name] = {"spec": spec, "points": rows, "title": title}
     return pictures
 

@@ -12,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from cpulm.ui.page.charts import CHARTS, SCALES, Chart
-from cpulm.ui.text import harmless
+from cpulm.ui.terminal_text import harmless
 from cpulm.ui.words import TIME_PARTS
 from cpulm.units import format_duration
 
 if TYPE_CHECKING:
-    from cpulm.engine.analysis.report import Curve, Happening, Report
+    from cpulm.analysis.report import Curve, Happening, Report
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]

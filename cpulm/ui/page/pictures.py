@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from cpulm.atomic import replacing
 from cpulm.errors import SettingsError
-from cpulm.ui.page import charts, look_charts, look_rows, palette, payload
+from cpulm.ui.page import charts, inspection_charts, inspection_rows, palette, payload
 from cpulm.ui.page.page import require_vega
 
 if TYPE_CHECKING:
-    from cpulm.engine.analysis.report import Report
+    from cpulm.analysis.report import Report
 
 _WIDTH = 760
 _SCALE = 2.0
@@ -65,7 +65,7 @@ def pictures(
             title = f"{measure.replace('_', ' ')} by layer"
             yield (
                 f"layers_{measure}",
-                _whole(look_charts.layers(len(parts), colour), title, {"points": _layer_rows(parts)}),
+                _whole(inspection_charts.layers(len(parts), colour), title, {"points": _layer_rows(parts)}),
             )
     if look is not None:
         yield from _of_look(look)
@@ -97,11 +97,11 @@ def _of_chart(chart: charts.Chart, reports: Sequence[Report]) -> Iterator[tuple[
 
 def _of_look(look: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     colour = palette.on_paper
-    for name, title, spec, rows in look_rows.pictures(look, colour):
+    for name, title, spec, rows in inspection_rows.pictures(look, colour):
         yield name, _whole(spec, title, {"points": rows})
-    tokens = [look_rows.visible(token) for token in look["attention"]["tokens"]]
-    for layer, head, rows in look_rows.attention(look):
-        spec = look_charts.attention(colour)
+    tokens = [inspection_rows.visible(token) for token in look["attention"]["tokens"]]
+    for layer, head, rows in inspection_rows.attention(look):
+        spec = inspection_charts.attention(colour)
         spec["params"][0]["value"] = tokens
         title = f"Attention, layer {layer}, head {head}"
         yield f"attention_{layer}_{head}", _whole(spec, title, {"points": rows})

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from small_runs import settings_for, train
 
-from cpulm.engine.analysis.compare import Comparison, compare
-from cpulm.engine.analysis.reading import read_report
-from cpulm.engine.analysis.report import Report
-from cpulm.engine.look.look import look_into
+from cpulm.analysis.build_report import read_report
+from cpulm.analysis.compare import RunComparison, compare
+from cpulm.analysis.report import Report
+from cpulm.inspection.inspect_model import look_into
 from cpulm.ui.page.page import write_page
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def look(runs: list[Path]) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def comparison(runs: list[Path]) -> Comparison:
+def comparison(runs: list[Path]) -> RunComparison:
     return compare([read_report(run) for run in runs])
 
 
@@ -63,7 +63,7 @@ def comparison(runs: list[Path]) -> Comparison:
 def pages(
     report: Report,
     look: dict[str, Any],
-    comparison: Comparison,
+    comparison: RunComparison,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, Path]:
     """One run with its model, and both runs compared."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
-from cpulm.engine.analysis.report import Happening, Report, Sample
+from cpulm.analysis.report import Happening, Report, Sample
 from cpulm.ui.page.page import write_page
 from tests.ui.page.conftest import EVIL
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cpulm.engine.analysis.report import Curve, Floats, Happening, Report, Sample
+from cpulm.analysis.report import Curve, Floats, Happening, Report, Sample
 from cpulm.ui.page import payload
 from cpulm.ui.page.charts import CHARTS
 from cpulm.ui.page.page import page

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from cpulm.engine.analysis.compare import Comparison
-from cpulm.engine.analysis.report import Report
+from cpulm.analysis.compare import RunComparison
+from cpulm.analysis.report import Report
 from cpulm.errors import SettingsError
 from cpulm.ui.page import palette
 from cpulm.ui.page.page import write_page
@@ -46,7 +46,7 @@ def test_the_model_and_its_layers_have_theirs(report: Report, look: dict[str, An
     assert len(names) == len(set(names))
 
 
-def test_several_runs_share_each_picture(comparison: Comparison) -> None:
+def test_several_runs_share_each_picture(comparison: RunComparison) -> None:
     drawn = dict(pictures(comparison.reports))
     assert {"loss_training", "loss_validation", "lr"} <= set(drawn)
     for spec in drawn.values():

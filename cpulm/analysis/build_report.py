@@ -1,0 +1,250 @@
+"""From a run's folder to its report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cpulm.analysis.changes import changes_from_preset
+from cpulm.analysis.downsample import curve
+from cpulm.analysis.findings import findings
+from cpulm.analysis.report import Curve, Figures, Floats, Report, Sample
+from cpulm.analysis.run_summary import facts
+from cpulm.analysis.timeline import happenings
+from cpulm.errors import DataError
+from cpulm.events import CheckpointSaved, LayerStats, RolledBack, SampleMade, Validated
+from cpulm.run_dir import RunDir
+from cpulm.runlog.record import RunLog, read_record
+from cpulm.runs import supervisor_state
+from cpulm.runs.status import is_run, status_of
+from cpulm.runs.stored_settings import read_settings
+
+POINTS = 2000
+_MOST_SAMPLES = 200
+_MOST_LAYER_POINTS = 400
+"""A model has dozens of matrices, each with three measures."""
+_FROM_STEPS = {"loss": "loss", "lr": "lr", "grad_norm": "grad_norm"}
+_FROM_MACHINE = {
+    "cpu_percent": "cpu_percent",
+    "process_cpu_percent": "process_cpu_percent",
+    "cpu_mhz": "cpu_mhz",
+    "rss_bytes": "process_bytes",
+    "memory_used_bytes": "memory_used_bytes",
+    "temperature_c": "cpu_temperature",
+}
+"""Curves by the names of the report, with the fields that they come from."""
+_FROM_STARTED = (
+    "version",
+    "device_name",
+    "precision",
+    "compiled",
+    "threads",
+    "params_total",
+    "params_non_embedding",
+    "vocab_size",
+    "block_size",
+    "train_tokens",
+    "val_tokens",
+    "tokens_per_step",
+    "flops_per_token",
+    "peak_flops_per_second",
+)
+
+
+def read_report(run: Path, points: int = POINTS) -> Report:
+    """All there is to say of the run in a folder, finished, running or dead. Damaged lines are passed over.
+
+    Args:
+        run: a run's folder, or any file directly in it.
+        points: at most so many in each curve.
+
+    Raises:
+        DataError: where that is no run, or it has not begun.
+    """
+    found = RunDir(run if run.is_dir() else run.parent)
+    if not run.exists():
+        raise DataError(f"{run} does not exist", "give a run's folder, such as runs/tiny-1")
+    if not is_run(found):
+        raise DataError(f"{run} is no run of cpulm", "a run's folder holds settings.yaml and metrics.jsonl")
+    if not found.metrics.is_file() or not found.metrics.stat().st_size:
+        raise DataError(
+            f"{found.path} has no metrics yet", "the run has not begun, or its metrics.jsonl is lost"
+        )
+    record = read_record(found.metrics)
+    settings, state = read_settings(found), status_of(found)
+    figures = _figures(record)
+    parts = _time_parts(record, figures.seconds)
+    return Report(
+        path=found.path,
+        name=found.name,
+        state=state.state,
+        settings=settings,
+        changes=changes_from_preset(settings),
+        facts=facts(state, figures, record),
+        figures=figures,
+        curves=_curves(record, points),
+        layers=_layers(record, min(points, _MOST_LAYER_POINTS)),
+        samples=_samples(record),
+        happenings=happenings(record, supervisor_state.read(found)),
+        time_parts=parts,
+        findings=findings(record, settings, state, figures, parts),
+    )
+
+
+def _figures(record: RunLog) -> Figures:
+    started, steps = record.started, record.steps
+    told: dict[str, Any] = {}
+    if started is not None:
+        told = {name: getattr(started, name) for name in _FROM_STARTED}
+        told["preset"] = None if started.preset == "none" else started.preset
+        told["horizon_steps"] = started.steps
+    if len(steps["step"]):
+        told.update(
+            steps=int(steps["step"][-1]),
+            tokens=int(steps["tokens"][-1]),
+            epochs=float(np.nan_to_num(steps["epoch"][-1])),
+            seconds=float(steps["elapsed_seconds"][-1]),
+            last_loss=_finite(steps["loss"][-1]),
+        )
+        if started is not None:
+            pace = _pace(steps["step_seconds"], started.tokens_per_step)
+            told["tokens_per_second"] = pace
+            told["flops_per_second"] = None if pace is None else pace * started.flops_per_token
+    times = [
+        float(column["time"][at])
+        for column in (steps, record.machine)
+        for at in (0, -1)
+        if len(column["time"])
+    ]
+    times += [event.time for _, event in record.told]
+    told.update(began=min(times), seen=max(times), wall_seconds=max(times) - min(times))
+    if len(record.machine["process_bytes"]):
+        told["peak_process_bytes"] = int(record.machine["process_bytes"].max())
+    return Figures(**told, **_validation_figures(record), damaged_lines=record.damaged_lines)
+
+
+def _validation_figures(record: RunLog) -> dict[str, Any]:
+    validations = [v for _, v in record.told if isinstance(v, Validated) and math.isfinite(v.loss)]
+    if not validations:
+        return {}
+    best, last = min(validations, key=lambda v: v.loss), validations[-1]
+    return {
+        "val_loss": last.loss,
+        "val_bits_per_byte": last.bits_per_byte,
+        "best_loss": best.loss,
+        "best_step": best.step,
+        "best_bits_per_byte": best.bits_per_byte,
+    }
+
+
+def _pace(step_seconds: Floats, tokens_per_step: int) -> float | None:
+    known = step_seconds[np.isfinite(step_seconds)]
+    return tokens_per_step * len(known) / float(known.sum()) if known.sum() > 0 else None
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _curves(record: RunLog, points: int) -> dict[str, Curve]:
+    steps = record.steps
+    place = steps["step"], steps["tokens"], steps["elapsed_seconds"]
+    found = {name: curve(*place, steps[field], points) for name, field in _FROM_STEPS.items()}
+    found["tok_per_s"] = _throughput(record, points)
+    at = record.places(record.machine_at)
+    for name, field in _FROM_MACHINE.items():
+        found[name] = curve(at[:, 0], at[:, 1], at[:, 2], record.machine[field], points)
+    validations = [(told.at, told.event) for told in record.told if isinstance(told.event, Validated)]
+    at = record.places(np.array([at for at, _ in validations], dtype=np.int64))
+    for name, field in (("val_loss", "loss"), ("val_bits_per_byte", "bits_per_byte")):
+        values = np.array([getattr(event, field) for _, event in validations], dtype=np.float64)
+        found[name] = curve(at[:, 0], at[:, 1], at[:, 2], values, points)
+    return {name: one for name, one in found.items() if one is not None}
+
+
+def _throughput(record: RunLog, points: int) -> Curve | None:
+    """Tokens per second of training steps, each value over as many steps as make ``points`` values of all.
+
+    Single steps are not shown: one in which the system had something else to do says nothing.
+    """
+    steps = record.steps
+    if record.started is None or not len(steps["step"]):
+        return None
+    together = max(1, -(-len(steps["step"]) // points))
+    begins = np.arange(0, len(steps["step"]), together)
+    lasts = np.minimum(begins + together, len(steps["step"])) - 1
+    seconds = np.add.reduceat(np.nan_to_num(steps["step_seconds"]), begins)
+    with np.errstate(divide="ignore"):
+        pace = record.started.tokens_per_step * (lasts - begins + 1) / seconds
+    number, tokens, elapsed = (steps[name][lasts] for name in ("step", "tokens", "elapsed_seconds"))
+    return curve(number, tokens, elapsed, pace, points)
+
+
+def _layers(record: RunLog, points: int) -> dict[str, dict[str, Curve]]:
+    """Measure -> part -> curve. Parts may come and go where a run was resumed by another version."""
+    told = [(one.at, one.event) for one in record.told if isinstance(one.event, LayerStats)]
+    if not told:
+        return {}
+    at = record.places(np.array([at for at, _ in told], dtype=np.int64))
+    names = dict.fromkeys(name for _, event in told for name in event.names)
+    found: dict[str, dict[str, Curve]] = {}
+    for measure, field in (
+        ("weight_norm", "weight_norms"),
+        ("grad_norm", "grad_norms"),
+        ("update_ratio", "update_ratios"),
+    ):
+        table = {name: np.full(len(told), np.nan) for name in names}
+        for row, (_, event) in enumerate(told):
+            for name, value in zip(event.names, getattr(event, field), strict=False):
+                table[name][row] = value
+        curves = {name: curve(at[:, 0], at[:, 1], at[:, 2], values, points) for name, values in table.items()}
+        found[measure] = {name: one for name, one in curves.items() if one is not None}
+    return found
+
+
+def _samples(record: RunLog) -> tuple[Sample, ...]:
+    """The samples; of a great many those at about equal distances, the first and the last among them."""
+    told = [(one.at, one.event) for one in record.told if isinstance(one.event, SampleMade)]
+    if len(told) > _MOST_SAMPLES:
+        chosen = np.linspace(0, len(told) - 1, _MOST_SAMPLES).round().astype(int)
+        told = [told[index] for index in chosen]
+    samples = []
+    for at, event in told:
+        place = record.place(at)
+        samples.append(Sample(event.step, place.tokens, place.seconds, event.prompt + event.text))
+    return tuple(samples)
+
+
+def _time_parts(record: RunLog, seconds: float) -> dict[str, float]:
+    """Where the run's own time went; what was trained and then gone back from is ``undone``."""
+    steps = record.steps
+    data = float(np.nansum(steps["data_seconds"]))
+    parts = {
+        "training": max(0.0, float(np.nansum(steps["step_seconds"])) - data),
+        "data": data,
+        "validation": _sum(event.seconds for _, event in record.told if isinstance(event, Validated)),
+        "checkpoints": _sum(event.seconds for _, event in record.told if isinstance(event, CheckpointSaved)),
+    }
+    undone = _undone_seconds(record)
+    if undone:
+        parts["undone"] = undone
+    parts["rest"] = max(0.0, seconds - sum(parts.values()))
+    return parts
+
+
+def _undone_seconds(record: RunLog) -> float:
+    total = 0.0
+    for at, event in record.told:
+        if isinstance(event, RolledBack):
+            index = int(np.searchsorted(record.steps["step"], event.to_step, side="right")) - 1
+            before = float(record.steps["elapsed_seconds"][index]) if index >= 0 else 0.0
+            total += max(0.0, record.place(at).seconds - before)
+    return total
+
+
+def _sum(values: Iterable[float]) -> float:
+    return float(sum(values))

@@ -1,0 +1,34 @@
+"""A run's settings as they are stored, and what of them differs from its preset."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cpulm.analysis.report import SettingChange
+from cpulm.preset_files import preset_names
+from cpulm.settings_resolver import resolve
+
+
+def changes_from_preset(settings: dict[str, Any]) -> tuple[SettingChange, ...]:
+    """What is not as in the settings' preset; without one that is known here, as by default."""
+    if not settings:
+        return ()
+    name = settings.get("preset")
+    preset = resolve(preset=name if name in preset_names() else None).model_dump(mode="json")
+    as_meant = flat(preset)
+    return tuple(
+        SettingChange(key, as_meant.get(key), value)
+        for key, value in flat(settings).items()
+        if key != "preset" and as_meant.get(key) != value
+    )
+
+
+def flat(settings: dict[str, Any]) -> dict[str, Any]:
+    """The nested settings by dotted key."""
+    found: dict[str, Any] = {}
+    for section, inside in settings.items():
+        if isinstance(inside, dict):
+            found.update({f"{section}.{name}": value for name, value in inside.items()})
+        else:
+            found[section] = inside
+    return found

@@ -1,0 +1,222 @@
+"""Runs side by side: what differs between them, and what it did."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from cpulm.analysis.changes import flat
+from cpulm.analysis.report import Curve, Floats, Report
+
+By = Literal["steps", "tokens", "time", "flops"]
+
+_NO_DIFFERENCE = {"preset", "log.tensorboard"}
+_TEXT_KEYS = ("data.source", "data.val_source", "data.val_fraction", "data.field", "data.errors")
+_NO_EFFECT = (
+    "eval.",
+    "checkpoint.",
+    "sample.",
+    "log.",
+    "runtime.nice",
+    "runtime.allow_sleep",
+    "runtime.pause_on_battery",
+)
+"""Settings, by how they begin, that leave the weights alone: they differ, and what they did is nothing."""
+_SAME_RATIO = 1e-4
+"""Bits per byte over nats per token is fixed by a tokenizer and a text; figures are kept to 7 digits."""
+
+
+@dataclass(frozen=True)
+class ComparedRun:
+    """One run among others. ``values`` are its settings by the keys that differ.
+
+    ``behind`` is by how many bits per byte it is behind the best.
+    """
+
+    name: str
+    path: Path
+    state: str
+    bits_per_byte: float | None
+    loss: float | None
+    behind: float | None
+    best_step: int | None
+    steps: int
+    tokens: int
+    seconds: float
+    flops: float | None
+    params_total: int | None
+    tokens_per_second: float | None
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What runs with one value of a setting came to: the mean and the best of their bits per byte."""
+
+    key: str
+    value: Any
+    runs: int
+    mean_bits_per_byte: float
+    best_bits_per_byte: float
+
+
+@dataclass(frozen=True, eq=False)
+class RunComparison:
+    """Runs, best first by bits per byte, those without a validation last.
+
+    ``reports`` stand in the order of ``rows``. ``keys`` are the settings that differ. ``effects`` is what
+    each of their values came to, where a value is shared by runs or the only difference. ``notes`` say what
+    the comparison can and cannot tell. ``measure`` is what curves are compared by: ``loss``, or
+    ``bits_per_byte`` where the losses of different tokenizers are different things.
+    """
+
+    rows: tuple[ComparedRun, ...]
+    reports: tuple[Report, ...]
+    keys: tuple[str, ...]
+    effects: tuple[Effect, ...]
+    notes: tuple[str, ...]
+    measure: Literal["loss", "bits_per_byte"]
+
+    def curve(self, report: Report) -> Curve | None:
+        """The validation curve that is compared."""
+        return report.curves.get("val_loss" if self.measure == "loss" else "val_bits_per_byte")
+
+
+def compare(reports: Sequence[Report]) -> RunComparison:
+    """Put runs side by side."""
+    ordered = sorted(reports, key=lambda report: (_score(report), report.name))
+    settings = [flat(report.settings) for report in ordered]
+    names = _names(ordered)
+    keys = _differing(settings)
+    best = _score(ordered[0]) if ordered else math.inf
+    rows = tuple(
+        _row(report, name, {key: values.get(key) for key in keys}, best)
+        for report, name, values in zip(ordered, names, settings, strict=True)
+    )
+    same = _same_tokenizer(ordered)
+    return RunComparison(
+        rows=rows,
+        reports=tuple(ordered),
+        keys=keys,
+        effects=tuple(_effects(rows, keys)),
+        notes=tuple(_notes(ordered, settings, same)),
+        measure="loss" if same else "bits_per_byte",
+    )
+
+
+def places(report: Report, curve: Curve, by: By) -> Floats | None:
+    """Where the curve's values stand along steps, tokens, seconds or FLOPs; None where that is not known."""
+    if by == "steps":
+        return curve.steps.astype(float)
+    if by == "time":
+        return curve.seconds
+    tokens = curve.tokens.astype(float)
+    if by == "tokens":
+        return tokens
+    each = report.figures.flops_per_token
+    return None if each is None else tokens * each
+
+
+def _score(report: Report) -> float:
+    score = report.figures.best_bits_per_byte
+    return math.inf if score is None or not math.isfinite(score) else score
+
+
+def _names(reports: Sequence[Report]) -> list[str]:
+    """Folder names; whole paths where two runs have the same."""
+    names = [report.name for report in reports]
+    return [name if names.count(name) == 1 else str(r.path) for name, r in zip(names, reports, strict=True)]
+
+
+def _differing(settings: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+    keys = dict.fromkeys(key for one in settings for key in one if key not in _NO_DIFFERENCE)
+    return tuple(key for key in keys if len({repr(one.get(key)) for one in settings if one}) > 1)
+
+
+def _row(report: Report, name: str, values: dict[str, Any], best: float) -> ComparedRun:
+    figures = report.figures
+    score = _score(report)
+    each = figures.flops_per_token
+    return ComparedRun(
+        name=name,
+        path=report.path,
+        state=report.state,
+        bits_per_byte=figures.best_bits_per_byte,
+        loss=figures.best_loss,
+        behind=score - best if math.isfinite(score) else None,
+        best_step=figures.best_step,
+        steps=figures.steps,
+        tokens=figures.tokens,
+        seconds=figures.seconds,
+        flops=None if each is None else each * figures.tokens,
+        params_total=figures.params_total,
+        tokens_per_second=figures.tokens_per_second,
+        values=values,
+    )
+
+
+def _effects(rows: Sequence[ComparedRun], keys: Sequence[str]) -> Iterable[Effect]:
+    """For each setting its values, best mean first; without those that no two runs share among several."""
+    keys = [key for key in keys if not key.startswith(_NO_EFFECT)]
+    for key in keys:
+        groups: dict[str, list[ComparedRun]] = {}
+        for row in rows:
+            if row.bits_per_byte is not None and math.isfinite(row.bits_per_byte):
+                groups.setdefault(repr(row.values[key]), []).append(row)
+        counted = sum(map(len, groups.values()))
+        if len(groups) < 2 or (len(groups) == counted and len(keys) > 1):
+            continue
+        effects = []
+        for group in groups.values():
+            scores = [row.bits_per_byte for row in group if row.bits_per_byte is not None]
+            mean = sum(scores) / len(scores)
+            effects.append(Effect(key, group[0].values[key], len(scores), mean, min(scores)))
+        yield from sorted(effects, key=lambda effect: effect.mean_bits_per_byte)
+
+
+def _same_tokenizer(reports: Sequence[Report]) -> bool:
+    """Whether all runs count the same tokens of the same text.
+
+    Bits per byte are nats per token over ln 2 and the bytes of a token: where that is the same, so are they.
+    """
+    ratios = [
+        report.figures.best_bits_per_byte / report.figures.best_loss
+        for report in reports
+        if report.figures.best_loss and report.figures.best_bits_per_byte
+    ]
+    sizes = {report.figures.vocab_size for report in reports if report.figures.vocab_size is not None}
+    return len(sizes) <= 1 and (not ratios or max(ratios) - min(ratios) <= _SAME_RATIO * max(ratios))
+
+
+def _notes(reports: Sequence[Report], settings: Sequence[dict[str, Any]], same: bool) -> Iterable[str]:
+    if not same:
+        yield (
+            "The runs have different tokenizers, so a token is not the same thing in all of them and losses "
+            "per token cannot be compared. They are compared by bits per byte."
+        )
+    texts = {repr([one.get(key) for key in _TEXT_KEYS]) for one in settings if one}
+    if len(texts) > 1:
+        yield (
+            "The runs were validated on different texts. How hard a text is counts as much as how good a "
+            "model is; `cpulm evaluate` measures several checkpoints on one text."
+        )
+    if len({report.figures.tokens for report in reports}) > 1:
+        yield "The runs were trained on different numbers of tokens: look at the curves, too."
+    precisions = {report.figures.precision for report in reports if report.figures.precision}
+    if len(precisions) > 1:
+        named = "; ".join(
+            f"{precision}: {', '.join(one.name for one in reports if one.figures.precision == precision)}"
+            for precision in sorted(precisions)
+        )
+        yield f"The runs were computed in different precisions, which differ a little in loss: {named}."
+    if len({report.figures.device_name for report in reports if report.figures.device_name}) > 1:
+        yield "The runs were trained on different machines: their times cannot be compared."
+    missing = [report.name for report in reports if not math.isfinite(_score(report))]
+    if missing:
+        yield f"Without a validation yet: {', '.join(missing)}."
+    going = [report.name for report in reports if report.state in ("running", "restarting")]
+    if going:
+        yield f"Still training: {', '.join(going)}."

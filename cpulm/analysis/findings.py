@@ -1,0 +1,106 @@
+"""What to make of a run: conclusions in plain words, each with the figures behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from cpulm.analysis.learning import learning_findings
+from cpulm.analysis.report import Figures, Finding
+from cpulm.analysis.slowdown import slowdown
+from cpulm.events import CheckpointSaved, RunFinished
+from cpulm.runlog.record import RunLog
+from cpulm.runs.status import CRASHED, RunStatus
+
+_ORDER = ("warning", "note", "good")
+_MANY_EPOCHS = 4.0
+"""Up to here repeated text is worth nearly as much as new text (Muennighoff et al., 2023)."""
+_DATA_PART, _VALIDATION_PART, _CHECKPOINT_PART, _UNDONE_PART = 0.05, 0.15, 0.03, 0.05
+_LEAST_SECONDS = 60.0
+"""Where the time of a shorter run went is nobody's trouble."""
+
+
+def findings(
+    record: RunLog,
+    settings: dict[str, Any],
+    standing: RunStatus,
+    figures: Figures,
+    time_parts: dict[str, float],
+) -> tuple[Finding, ...]:
+    """All findings, warnings first, then notes, then what is good."""
+    found = [*_end(record, standing, figures), *learning_findings(record, settings, figures)]
+    slow = slowdown(record)
+    if slow is not None:
+        found.append(slow)
+    found += [*_repetition(figures), *_time(time_parts, figures)]
+    return tuple(sorted(found, key=lambda finding: _ORDER.index(finding.weight)))
+
+
+def _end(record: RunLog, standing: RunStatus, figures: Figures) -> Iterator[Finding]:
+    saved = [event.step for _, event in record.told if isinstance(event, CheckpointSaved)]
+    last = float(saved[-1]) if saved else 0.0
+    if standing.state == CRASHED:
+        lost = max(0.0, figures.steps - last)
+        yield Finding(
+            "crashed",
+            "warning",
+            f"The run's process is gone without a last word at step {figures.steps:,}. The last checkpoint "
+            f"is of step {last:,.0f}: `cpulm resume` goes on from there.",
+            {"step": float(figures.steps), "checkpoint_step": last, "lost_steps": lost},
+        )
+    elif standing.state == "diverged":
+        finished = next((event for _, event in reversed(record.told) if isinstance(event, RunFinished)), None)
+        step = float(finished.step if finished is not None else figures.steps)
+        yield Finding(
+            "diverged",
+            "warning",
+            f"Training diverged at step {step:,.0f}. Lower train.lr and train.muon_lr, or lengthen "
+            "train.warmup_steps.",
+            {"step": step},
+        )
+
+
+def _repetition(figures: Figures) -> Iterator[Finding]:
+    if not figures.train_tokens or not figures.epochs:
+        return
+    text = f"The training text was seen {figures.epochs:.1f} times"
+    numbers = {"epochs": figures.epochs, "train_tokens": float(figures.train_tokens)}
+    if figures.epochs > _MANY_EPOCHS:
+        yield Finding(
+            "repeated_data",
+            "note",
+            f"{text}: beyond {_MANY_EPOCHS:.0f} times it teaches less and less. More text would do more than "
+            "more time.",
+            numbers,
+        )
+    elif figures.epochs > 1:
+        yield Finding("data_seen", "good", f"{text}: so few times it is nearly as good as new.", numbers)
+    else:
+        part = f"{figures.epochs:.0%}" if figures.epochs >= 0.01 else f"{figures.epochs:.2%}"
+        yield Finding("data_seen", "good", f"{part} of the training text was seen, each part once.", numbers)
+
+
+def _time(parts: dict[str, float], figures: Figures) -> Iterator[Finding]:
+    """Where time goes that could be spent on training."""
+    whole = sum(parts.values())
+    if whole < _LEAST_SECONDS or figures.steps < 1:
+        return
+    for part, limit, what, advice in (
+        ("data", _DATA_PART, "Making batches", "The disk is slow, or other programs use it."),
+        (
+            "validation",
+            _VALIDATION_PART,
+            "Validation",
+            "A larger eval.every, or eval.batches, makes it less.",
+        ),
+        ("checkpoints", _CHECKPOINT_PART, "Saving checkpoints", "A longer --checkpoint-every makes it less."),
+        ("undone", _UNDONE_PART, "Training that was gone back from", "Checkpoints more often make it less."),
+    ):
+        seconds = parts.get(part, 0.0)
+        if seconds > limit * whole:
+            yield Finding(
+                f"{part}_time",
+                "note",
+                f"{what} took {seconds / whole:.0%} of the time. {advice}",
+                {"seconds": seconds, "share": seconds / whole},
+            )

@@ -1,0 +1,341 @@
+"""What the losses say of the learning: still improving, overfitting, the learning rate, the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from cpulm.analysis.report import Figures, Finding, Floats
+from cpulm.analysis.trend import FEWEST_POINTS, Gain, gain
+from cpulm.events import RolledBack, Validated
+from cpulm.runlog.record import Booleans, RunLog
+from cpulm.units import format_duration
+
+_HOUR = 3600.0
+_FURTHEST = 3.0
+"""Times the tokens so far: a curve tells nothing of what lies much beyond it."""
+_WORTH_A_WORD = 0.005
+"""Of the loss: an hour that brings less brings little."""
+_WIDE_NATS = 0.05
+"""A range of a gain from which on its third digit says nothing."""
+_LEAST_RISE_NATS = 0.01
+_NEAR_STEPS = 50
+"""Steps over which the training loss is averaged to compare it at two places."""
+_FULL_LR = 0.9
+"""Of the peak: what is above counts as the full learning rate."""
+_LATE = 0.25
+"""Of the tokens: what lies before is left out of the fit."""
+_LOSS_BINS = 16
+_BLOCK_STEPS, _LOOK_BACK_BLOCKS = 5, 20
+"""A spike is told by the mean of some steps, against the blocks before: one odd batch is no spike."""
+_SPIKE_NATS, _SPIKE_DEVIATIONS = 0.3, 6.0
+_MANY_SPIKES = 3
+_SMALL_BATCH_NOISE = 0.15
+"""Of the loss, from one step to the next. The preset tiny learned well at 0.09."""
+_GROWN_GRADIENTS = 3.0
+_STUCK_FALL_NATS, _STUCK_PART = 0.1, 0.1
+"""A fall in the decay that counts, and the part of it that a run should have fallen before."""
+_FEWEST_STEPS = 100
+
+
+def learning_findings(record: RunLog, settings: dict[str, Any], figures: Figures) -> Iterator[Finding]:
+    """All that can be said; of a run that is too short nothing."""
+    worse = _worse_since(record, figures)
+    if worse is not None:
+        yield worse
+    else:
+        yield from _improving(record, settings, figures)
+    yield from _learning_rate(record)
+    yield from _batch(record, settings, figures)
+
+
+# Validation
+
+
+def _validations(record: RunLog) -> tuple[Floats, Floats]:
+    """Steps and losses of the validations, float64."""
+    found = [event for _, event in record.told if isinstance(event, Validated) and np.isfinite(event.loss)]
+    return np.array([v.step for v in found], dtype=float), np.array([v.loss for v in found], dtype=float)
+
+
+def _worse_since(record: RunLog, figures: Figures) -> Finding | None:
+    """A validation loss that has left its lowest point for good: two later ones or more, beyond the noise."""
+    steps, losses = _validations(record)
+    if len(losses) < FEWEST_POINTS:
+        return None
+    best = int(losses.argmin())
+    after = losses[best + 1 :]
+    # Second differences of a smooth curve are its noise; the factor makes their median a deviation.
+    noise = 1.4826 * float(np.median(np.abs(np.diff(losses, 2)))) / 6**0.5
+    rise = float(after[-2:].min() - losses[best]) if len(after) >= 2 else 0.0
+    if rise <= max(_LEAST_RISE_NATS, 3 * noise):
+        return None
+    then, now = _train_loss_at(record, steps[best]), _train_loss_at(record, steps[-1])
+    figures_ = {
+        "since_step": float(steps[best]),
+        "best_loss": float(losses[best]),
+        "last_loss": float(losses[-1]),
+        "rise_nats": float(losses[-1] - losses[best]),
+        "train_loss_then": then,
+        "train_loss_now": now,
+        "epochs": figures.epochs,
+    }
+    text = (
+        f"since step {steps[best]:,.0f} the validation loss has risen from {losses[best]:.4f} to "
+        f"{losses[-1]:.4f}, while the training loss"
+    )
+    if now < then:
+        return Finding(
+            "overfitting",
+            "warning",
+            f"Overfitting: {text} went on falling, from {then:.3f} to {now:.3f}. The text was seen "
+            f"{figures.epochs:.1f} times. best.pt is the model to use; more text, a smaller model, "
+            "model.dropout or train.weight_decay would help.",
+            figures_,
+        )
+    return Finding(
+        "worsening",
+        "warning",
+        f"It got worse: {text} did not fall either ({then:.3f} then, {now:.3f} now). That is no overfitting: "
+        "look at the learning rate. best.pt is the model to use.",
+        figures_,
+    )
+
+
+def _train_loss_at(record: RunLog, step: float) -> float:
+    """Mean training loss of the steps up to ``step``."""
+    at = int(np.searchsorted(record.steps["step"], step, side="right"))
+    near = record.steps["loss"][max(0, at - _NEAR_STEPS) : at]
+    return float(np.nanmean(near)) if np.isfinite(near).any() else float("nan")
+
+
+def _improving(record: RunLog, settings: dict[str, Any], figures: Figures) -> Iterator[Finding]:
+    """By how much another hour would lower the loss; after a short run, less than an hour."""
+    if not figures.train_tokens or not figures.seconds or figures.best_loss is None:
+        return
+    seconds = min(_HOUR, _FURTHEST * figures.seconds)
+    more = seconds * figures.tokens / figures.seconds
+    tokens, losses, source = _losses_to_fit(record, figures)
+    found = gain(tokens, losses, figures.tokens, more, figures.train_tokens)
+    if found is not None:
+        found, source = _with_the_decay(record, figures, found, more, source)
+        at_the_end = "" if _decays_yet(record, settings, figures) else " at the end"
+        yield _improvement(found, figures, seconds, source, at_the_end)
+
+
+def _with_the_decay(
+    record: RunLog, figures: Figures, found: Gain, more: float, source: str
+) -> tuple[Gain, str]:
+    """The gain with an upper end that counts what the decay of the learning rate brought as progress, too.
+
+    A longer run has a longer decay, which brings more: the preset tiny at twice its steps gained 0.35 nats,
+    of which a law through its losses at the full rate told 0.23, and one through all of them 0.41.
+    """
+    assert figures.train_tokens is not None
+    steps, losses = _validations(record)
+    full = _at_full_lr(record)
+    if not len(full) or full[-1]:
+        return found, source
+    tokens = record.steps["tokens"][np.clip(np.searchsorted(record.steps["step"], steps), 0, len(full) - 1)]
+    late = tokens >= _LATE * figures.tokens
+    every = gain(tokens[late], losses[late], figures.tokens, more, figures.train_tokens)
+    if every is None or every.high <= found.high:
+        return found, source
+    return replace(found, high=every.high), f"{source}; the upper end counts the decay too"
+
+
+def _decays_yet(record: RunLog, settings: dict[str, Any], figures: Figures) -> bool:
+    """Whether the run stands at its full learning rate, of which its schedule has a decay to come."""
+    full = _at_full_lr(record)
+    is_over = figures.horizon_steps is not None and figures.steps >= figures.horizon_steps
+    schedule = (settings.get("train") or {}).get("schedule")
+    return not is_over and schedule != "constant" and bool(len(full)) and bool(full[-1])
+
+
+def _improvement(found: Gain, figures: Figures, seconds: float, source: str, at_the_end: str) -> Finding:
+    assert figures.best_loss is not None
+    to = figures.best_loss - found.nats
+    times = 1 + seconds / figures.seconds
+    longer = "hour" if seconds == _HOUR else format_duration(seconds)
+    # No more digits than the range leaves sure.
+    digits = 2 if found.high - found.low >= _WIDE_NATS else 3
+    text = (
+        f"another {longer} ({times:.1f} times as long in all) would lower the validation loss by about "
+        f"{found.nats:.{digits}f} nats ({found.low:.{digits}f} to {found.high:.{digits}f}), to "
+        f"{to:.{digits}f}, by a power law through {source}"
+    )
+    if not at_the_end:
+        text += "; the decay of the learning rate, still to come, lowers it further"
+    numbers = {
+        "gain_nats": found.nats,
+        "gain_low": found.low,
+        "gain_high": found.high,
+        "loss_then": to,
+        "more_seconds": seconds,
+    }
+    if found.nats < _WORTH_A_WORD * figures.best_loss:
+        return Finding("converged", "good", f"Little is left to gain with more time: {text}.", numbers)
+    return Finding("improving", "good", f"Still improving{at_the_end}: {text}.", numbers)
+
+
+def _losses_to_fit(record: RunLog, figures: Figures) -> tuple[Floats, Floats, str]:
+    """Tokens and losses at one learning rate: validations if there are enough, else training losses.
+
+    While the learning rate decays the loss falls for that reason too, and a law through it would promise too
+    much. The training loss is as good as long as the text is fresh; else validations of all times must do.
+    """
+    steps, losses = _validations(record)
+    full = _at_full_lr(record)
+    at = np.clip(np.searchsorted(record.steps["step"], steps), 0, max(0, len(full) - 1))
+    tokens = record.steps["tokens"][at] if len(full) else np.zeros(0)
+    chosen = full[at] if len(full) else np.zeros(0, dtype=bool)
+    # The first losses are of a model that knows nothing yet and follow no power law.
+    late = chosen & (tokens >= _LATE * tokens[chosen].max(initial=0.0))
+    if late.sum() >= FEWEST_POINTS:
+        return tokens[late], losses[late], "the validations at full learning rate"
+    fresh = full & (record.steps["epoch"] <= 1.0)
+    if fresh.sum() >= _FEWEST_STEPS:
+        return *_binned(record.steps["tokens"][fresh], record.steps["loss"][fresh]), (
+            "the training loss at full learning rate"
+        )
+    late = tokens >= _LATE * figures.tokens
+    return tokens[late], losses[late], "all validations"
+
+
+def _binned(tokens: Floats, losses: Floats) -> tuple[Floats, Floats]:
+    """Means over stretches that each make the tokens grow by the same factor, without the steep beginning."""
+    edges = np.geomspace(max(tokens[0], _LATE * tokens[-1]), tokens[-1] * (1 + 1e-9), _LOSS_BINS + 1)
+    which = np.digitize(tokens, edges) - 1
+    inside = [(which == part) & np.isfinite(losses) for part in range(_LOSS_BINS)]
+    means = [(tokens[part].mean(), losses[part].mean()) for part in inside if part.any()]
+    return np.array([mean[0] for mean in means]), np.array([mean[1] for mean in means])
+
+
+def _at_full_lr(record: RunLog) -> Booleans:
+    """Which steps had at least nine tenths of the peak learning rate."""
+    lr = record.steps["lr"]
+    return np.zeros(0, dtype=bool) if not len(lr) else lr >= _FULL_LR * np.nanmax(lr)
+
+
+# Learning rate
+
+
+def _learning_rate(record: RunLog) -> Iterator[Finding]:
+    spikes, highest = _spikes(record)
+    back = [event for _, event in record.told if isinstance(event, RolledBack)]
+    norms = record.steps["grad_norm"][np.isfinite(record.steps["grad_norm"])]
+    ratio = float(norms.max() / max(float(np.median(norms)), 1e-12)) if len(norms) else 0.0
+    numbers = {
+        "spikes": float(len(spikes)),
+        "rollbacks": float(len(back)),
+        "highest_nats": highest,
+        "first_step": float(spikes[0]) if len(spikes) else float(back[0].step if back else 0),
+        "grad_norm_max_over_median": ratio,
+    }
+    if len(spikes) >= _MANY_SPIKES or back:
+        seen = []
+        if len(spikes):
+            seen.append(
+                f"{len(spikes)} spike{'s' * (len(spikes) > 1)} of the loss, by up to {highest:.2f} nats, the "
+                f"first at step {spikes[0]:,}"
+            )
+        if back:
+            times = f"{len(back)} time{'s' * (len(back) > 1)}"
+            seen.append(f"the run had to go back to a checkpoint {times}, first from step {back[0].step:,}")
+        yield Finding(
+            "learning_rate_too_high",
+            "warning",
+            f"The learning rate is probably too high: {'; '.join(seen)}. The gradient norm rose to "
+            f"{ratio:.0f} times its median. Try half of train.lr and train.muon_lr, or more warmup_steps.",
+            numbers,
+        )
+        return
+    if len(spikes):
+        where = " and ".join(f"{step:,}" for step in spikes)
+        yield Finding(
+            "spikes",
+            "note",
+            f"The loss spiked at step {where}, by up to {highest:.2f} nats, and came back by itself.",
+            numbers,
+        )
+    yield from _stuck_or_growing(record)
+
+
+def _stuck_or_growing(record: RunLog) -> Iterator[Finding]:
+    """Signs without spikes: no progress until the decay, or gradients that grow."""
+    full = np.flatnonzero(_at_full_lr(record))
+    if len(full) < _FEWEST_STEPS:
+        return
+    first, last = full[len(full) // 5 : 2 * len(full) // 5], full[-len(full) // 5 :]
+    loss, norm = record.steps["loss"], record.steps["grad_norm"]
+    before, after = float(np.nanmean(loss[first])), float(np.nanmean(loss[last]))
+    end = float(np.nanmean(loss[-_NEAR_STEPS:]))
+    if after - end > _STUCK_FALL_NATS and before - after < _STUCK_PART * (after - end):
+        yield Finding(
+            "learning_rate_too_high",
+            "warning",
+            f"At the full learning rate next to nothing was learned: training loss {before:.3f} early "
+            f"and {after:.3f} late. It fell to {end:.3f} only as the rate decayed. Try half of train.lr and "
+            "train.muon_lr.",
+            {"loss_early": before, "loss_late": after, "loss_end": end},
+        )
+    small, large = float(np.nanmedian(norm[first])), float(np.nanmedian(norm[last]))
+    if large > _GROWN_GRADIENTS * small > 0:
+        yield Finding(
+            "gradients_grow",
+            "warning",
+            f"The gradient norm grew from {small:.2g} to {large:.2g} at the same learning rate: it is near "
+            "what this run can bear. Try half of train.lr and train.muon_lr.",
+            {"grad_norm_early": small, "grad_norm_late": large},
+        )
+
+
+def _spikes(record: RunLog) -> tuple[list[int], float]:
+    """The steps where spikes of the loss begin, and the nats of the highest one."""
+    losses = record.steps["loss"]
+    blocks = len(losses) // _BLOCK_STEPS
+    if blocks <= _LOOK_BACK_BLOCKS:
+        return [], 0.0
+    means = np.nanmean(
+        np.nan_to_num(losses[: blocks * _BLOCK_STEPS], nan=0.0).reshape(blocks, _BLOCK_STEPS), axis=1
+    )
+    before = np.lib.stride_tricks.sliding_window_view(means[:-1], _LOOK_BACK_BLOCKS)
+    usual = np.median(before, axis=1)
+    deviation = 1.4826 * np.median(np.abs(before - usual[:, None]), axis=1)
+    above = means[_LOOK_BACK_BLOCKS:] - usual
+    high = np.flatnonzero(above > np.maximum(_SPIKE_NATS, _SPIKE_DEVIATIONS * deviation))
+    if not len(high):
+        return [], 0.0
+    begins = high[np.concatenate([[True], np.diff(high) > _LOOK_BACK_BLOCKS // 2])]
+    steps = record.steps["step"][(begins + _LOOK_BACK_BLOCKS) * _BLOCK_STEPS]
+    return [int(step) for step in steps], float(above[high].max())
+
+
+# Batch
+
+
+def _batch(record: RunLog, settings: dict[str, Any], figures: Figures) -> Iterator[Finding]:
+    """A loss that jumps from step to step by much of itself."""
+    losses = record.steps["loss"]
+    late = losses[-max(_FEWEST_STEPS, len(losses) // 4) :]
+    late = late[np.isfinite(late)]
+    if len(losses) < _FEWEST_STEPS or len(late) < 2 or not figures.tokens_per_step:
+        return
+    # Of neighbours, so that the trend is left out; robust, so that spikes are.
+    noise = 1.4826 * float(np.median(np.abs(np.diff(late)))) / 2**0.5
+    share = noise / max(float(np.median(late)), 1e-9)
+    if share <= _SMALL_BATCH_NOISE:
+        return
+    accumulated = (settings.get("train") or {}).get("grad_accum_steps") or 1
+    times = min(64, 2 ** max(1, int(np.ceil(2 * np.log2(share / _SMALL_BATCH_NOISE)))))
+    yield Finding(
+        "batch_too_small",
+        "note",
+        f"The batch is small: with {figures.tokens_per_step:,} tokens a step the loss jumps by ±{noise:.2f} "
+        f"nats ({share:.0%}) from one step to the next, so each step follows its own few texts. Try a larger "
+        f"train.micro_batch_size, or --set train.grad_accum_steps={accumulated * times}.",
+        {"noise_nats": noise, "noise_share": share, "tokens_per_step": float(figures.tokens_per_step)},
+    )

@@ -1,0 +1,107 @@
+"""The summary of a run in words."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from cpulm.analysis.report import Fact, Figures
+from cpulm.analysis.timeline import REASONS
+from cpulm.events import RunFinished, RunStarted
+from cpulm.runlog.record import RunLog
+from cpulm.runs.status import CRASHED, NEW, RESTARTING, RUNNING, RunStatus
+from cpulm.units import format_bytes, format_count, format_duration
+
+_STATES = {
+    RUNNING: "it goes on",
+    RESTARTING: "its supervisor is about to start it again",
+    CRASHED: "its process is gone without a last word",
+    NEW: "it has not taken a step",
+}
+
+
+def facts(standing: RunStatus, figures: Figures, record: RunLog) -> tuple[Fact, ...]:
+    """One line for each thing that is known."""
+    return tuple(_facts(standing, figures, record))
+
+
+def _facts(standing: RunStatus, figures: Figures, record: RunLog) -> Iterator[Fact]:
+    started = record.started
+    yield Fact("state", standing.state, _why(standing, record))
+    if figures.preset is not None:
+        yield Fact("preset", figures.preset)
+    if started is not None:
+        yield Fact("model", *_model(started))
+        yield Fact("machine", *_machine(started))
+    yield Fact("progress", *_progress(standing, figures))
+    yield Fact("time", *_time(figures))
+    if figures.best_loss is not None:
+        yield Fact(
+            "best",
+            f"loss {figures.best_loss:.4f}",
+            f"{figures.best_bits_per_byte:.4f} bits per byte, on the validation split at step "
+            f"{figures.best_step:,}",
+        )
+    elif figures.last_loss is not None:
+        yield Fact("training loss", f"{figures.last_loss:.4f}", "there was no validation yet")
+    if figures.tokens_per_second is not None:
+        yield Fact("throughput", f"{format_count(figures.tokens_per_second)} tok/s", _arithmetic(figures))
+    if figures.peak_process_bytes:
+        yield Fact("memory", format_bytes(figures.peak_process_bytes), "the most the process held")
+    if record.damaged_lines and standing.state not in (RUNNING, RESTARTING):
+        lines = f"{record.damaged_lines} line{'s' * (record.damaged_lines != 1)}"
+        yield Fact("damage", f"{lines} of the record cannot be read", "passed over")
+
+
+def _why(standing: RunStatus, record: RunLog) -> str:
+    finished = next((event for _, event in reversed(record.told) if isinstance(event, RunFinished)), None)
+    if standing.state in _STATES:
+        return _STATES[standing.state]
+    return "" if finished is None else REASONS.get(finished.reason, finished.reason)
+
+
+def _model(started: RunStarted) -> tuple[str, str]:
+    return f"{format_count(started.params_total)} parameters", (
+        f"{format_count(started.params_non_embedding)} without embeddings, "
+        f"vocabulary {started.vocab_size:,}, context {started.block_size:,}"
+    )
+
+
+def _machine(started: RunStarted) -> tuple[str, str]:
+    how = "compiled" if started.compiled else "eager"
+    threads = f"{started.threads} thread{'s' * (started.threads != 1)}"
+    device = "" if started.device == "cpu" else f"{started.device}, "
+    return started.device_name or started.device, f"{device}{started.precision}, {how}, {threads}"
+
+
+def _arithmetic(figures: Figures) -> str:
+    """The throughput in floating point operations, and its share of what the machine reached at most."""
+    if figures.flops_per_second is None:
+        return ""
+    done = f"{figures.flops_per_second / 1e9:.1f} GFLOP/s while it trains"
+    peak = figures.peak_flops_per_second
+    if not peak:
+        return done
+    return f"{done}: {figures.flops_per_second / peak:.0%} of the machine's {peak / 1e9:.0f} in fp32"
+
+
+def _progress(standing: RunStatus, figures: Figures) -> tuple[str, str]:
+    of = f" of {figures.horizon_steps:,}" if figures.horizon_steps else ""
+    share = "" if standing.progress is None else f" ({min(1.0, max(0.0, standing.progress)):.0%})"
+    text, trained = f"step {figures.steps:,}{of}{share}", f"{format_count(figures.tokens)} tokens"
+    if not figures.train_tokens:
+        return text, trained
+    there = f"the {format_count(figures.train_tokens)} of the training text"
+    if figures.epochs > 1:
+        return text, f"{trained}, {figures.epochs:.1f} times {there}"
+    return text, f"{trained}, {figures.epochs:.1%} of {there}"
+
+
+def _time(figures: Figures) -> tuple[str, str]:
+    trained = f"{format_duration(figures.seconds)} of training"
+    if figures.began is None or figures.seen is None:
+        return trained, ""
+    begin, end = (time.localtime(moment) for moment in (figures.began, figures.seen))
+    same_day = begin[:3] == end[:3]
+    until = time.strftime("%H:%M" if same_day else "%a %d %b %H:%M", end)
+    return trained, f"from {time.strftime('%a %d %b %H:%M', begin)} to {until}"

@@ -1,0 +1,129 @@
+"""When a machine was slower than it can be, and what the record says of the reason."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from cpulm.analysis.report import Finding, Floats
+from cpulm.runlog.record import Booleans, RunLog
+
+_WINDOWS = 60
+_FEWEST_WINDOWS, _FEWEST_STEPS = 6, 8
+_SLOW = 1.25
+"""Times the usual duration of a step."""
+_USUAL_QUANTILE = 0.2
+"""Of the windows' durations: a machine that is slow most of the time was fast for some."""
+_LEAST_PART, _LEAST_SECONDS = 0.1, 30.0
+_OTHERS_PERCENT = 8.0
+_CLOCK_LOSS = 0.08
+_HOT_C = 85.0
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """The longest time in which steps were slow: the wall clock, and a step's duration there and usually."""
+
+    began: float
+    ended: float
+    to_the_end: bool
+    step_seconds: float
+    usual_seconds: float
+
+
+def slowdown(record: RunLog) -> Finding | None:
+    """What slowed the run for a tenth of its steps or more; None where nothing did."""
+    stretch = _slow_stretch(record)
+    if stretch is None:
+        return None
+    times = stretch.step_seconds / stretch.usual_seconds
+    begin = time.strftime("%H:%M", time.localtime(stretch.began))
+    end = time.strftime("%H:%M", time.localtime(stretch.ended))
+    when = f"from {begin} on" if stretch.to_the_end else f"from {begin} to {end}"
+    kind, why, figures = _reason(record, stretch)
+    figures.update(
+        since=stretch.began,
+        until=stretch.ended,
+        step_seconds=stretch.step_seconds,
+        usual_step_seconds=stretch.usual_seconds,
+        slower_times=times,
+    )
+    head = "The machine throttled" if kind == "throttled" else "The machine was slower"
+    text = f"{head} {when}: a step took {times:.2f} times as long as usual{why}."
+    return Finding(kind, "warning", text, figures)
+
+
+def _slow_stretch(record: RunLog) -> Stretch | None:
+    seconds, moments = record.steps["step_seconds"], record.steps["time"]
+    windows = min(_WINDOWS, len(seconds) // _FEWEST_STEPS)
+    if windows < _FEWEST_WINDOWS:
+        return None
+    length = len(seconds) // windows
+    # What is left over is taken from the beginning, where compilation and cold caches are.
+    skipped = len(seconds) - windows * length
+    medians = np.median(np.nan_to_num(seconds[skipped:]).reshape(windows, length), axis=1)
+    usual = float(np.quantile(medians, _USUAL_QUANTILE))
+    begin, end = _longest(medians > _SLOW * usual)
+    if usual <= 0 or end - begin < max(2, _LEAST_PART * windows):
+        return None
+    edges = np.append(moments[skipped::length][:windows], moments[-1])
+    if edges[end] - edges[begin] < _LEAST_SECONDS:
+        return None
+    return Stretch(
+        began=float(edges[begin]),
+        ended=float(edges[end]),
+        to_the_end=end == windows,
+        step_seconds=float(medians[begin:end].mean()),
+        usual_seconds=usual,
+    )
+
+
+def _longest(flags: Booleans) -> tuple[int, int]:
+    """Begin and end of the longest row of true ones."""
+    padded = np.concatenate([[False], flags, [False]]).astype(np.int8)
+    begins, ends = np.flatnonzero(np.diff(padded) == 1), np.flatnonzero(np.diff(padded) == -1)
+    if not len(begins):
+        return 0, 0
+    which = int((ends - begins).argmax())
+    return int(begins[which]), int(ends[which])
+
+
+def _reason(record: RunLog, stretch: Stretch) -> tuple[str, str, dict[str, float]]:
+    """Kind, words and figures of what else the machine showed in the stretch and outside of it."""
+    machine = record.machine
+    inside = (machine["time"] >= stretch.began) & (machine["time"] <= stretch.ended)
+    others = machine["cpu_percent"] - machine["process_cpu_percent"]
+    theirs, theirs_usually = _mean(others[inside]), _mean(others[~inside])
+    clock, clock_usually = _mean(machine["cpu_mhz"][inside]), _mean(machine["cpu_mhz"][~inside])
+    heat = machine["cpu_temperature"][inside]
+    hottest = float(np.nanmax(heat)) if np.isfinite(heat).any() else float("nan")
+    figures = {
+        "others_percent": theirs,
+        "others_percent_usually": theirs_usually,
+        "cpu_mhz": clock,
+        "cpu_mhz_usually": clock_usually,
+        "hottest_c": hottest,
+    }
+    figures = {name: value for name, value in figures.items() if np.isfinite(value)}
+    if theirs - theirs_usually > _OTHERS_PERCENT:
+        why = f"; other programs took {theirs:.0f}% of the processor, else {max(0.0, theirs_usually):.0f}%"
+        return "other_programs", why, figures
+    slower_clock = clock < (1 - _CLOCK_LOSS) * clock_usually
+    if slower_clock or hottest >= _HOT_C:
+        heat_words = f", at up to {hottest:.0f} °C" if np.isfinite(hottest) else ""
+        clock_words = (
+            f"; its clock went from {clock_usually:,.0f} to {clock:,.0f} MHz" if slower_clock else ""
+        )
+        return "throttled", f"{clock_words}{heat_words}", figures
+    return (
+        "slowed",
+        "; the record does not say why (heat, a limit on power, or a busy host would do that)",
+        figures,
+    )
+
+
+def _mean(values: Floats) -> float:
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else float("nan")

@@ -1,0 +1,112 @@
+"""What happened to a run, in order: its starts and ends, troubles and warnings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from cpulm.analysis.report import Happening
+from cpulm.events import Event, Notice, RolledBack, RunFinished, RunStarted, Validated
+from cpulm.exit_codes import exit_in_words
+from cpulm.runlog.record import Place, RunLog
+from cpulm.runs.supervisor_state import SupervisorState
+from cpulm.units import format_duration
+
+_SLACK_SECONDS = 1.0
+"""So long after the start the usual words about the machine are said; they are no happenings."""
+_LONGEST_SILENCE_SECONDS = 120.0
+"""From the last step to a new beginning; a longer time is worth a word."""
+
+REASONS = {
+    "horizon": "reached its horizon",
+    "target_loss": "reached its target loss",
+    "patience": "ended: the validation loss had stopped falling",
+    "stopped": "stopped on purpose",
+    "diverged": "ended: training diverged",
+    "no_room": "ended: no room for a checkpoint, or no memory",
+    "failed": "ended by an error",
+}
+
+
+def happenings(record: RunLog, night: SupervisorState | None) -> tuple[Happening, ...]:
+    """All that is worth telling, by time; the same words many times over are one that counts them."""
+    told = list(_told(record))
+    if night is not None:
+        told += _of_night(record, night)
+    told.sort(key=lambda one: one.time)
+    return tuple(_merged(told))
+
+
+def _told(record: RunLog) -> Iterator[Happening]:
+    best = _best(record)
+    started_at: float | None = None
+    for at, event in record.told:
+        place = record.place(at)
+        if isinstance(event, RunStarted):
+            yield _start(event, place, _last_step_time(record, event.step))
+            started_at = event.time
+        elif isinstance(event, RolledBack):
+            text = f"went back from step {event.step:,} to step {event.to_step:,}: {event.reason}"
+            yield _happening("rolled_back", text, event, place)
+        elif isinstance(event, Notice):
+            warning = event.level == "warning"
+            if warning or (started_at is not None and event.time - started_at > _SLACK_SECONDS):
+                yield _happening("warning" if warning else "notice", event.message, event, place)
+        elif isinstance(event, RunFinished):
+            yield _happening("ended", REASONS.get(event.reason, event.reason), event, place)
+        elif event is best:
+            text = f"best validation loss: {best.loss:.4f}, {best.bits_per_byte:.4f} bits per byte"
+            yield _happening("best", text, event, place)
+
+
+def _best(record: RunLog) -> Validated | None:
+    """The validation with the lowest loss."""
+    validations = [event for _, event in record.told if isinstance(event, Validated)]
+    return min((v for v in validations if np.isfinite(v.loss)), key=lambda v: v.loss, default=None)
+
+
+def _start(event: RunStarted, place: Place, last_step_time: float | None) -> Happening:
+    place = Place(event.step, event.step * event.tokens_per_step, place.seconds)
+    if not event.step:
+        return _happening("started", "started", event, place)
+    text = f"went on from step {event.step:,}"
+    if last_step_time is not None and event.time - last_step_time > _LONGEST_SILENCE_SECONDS:
+        text += f", after {format_duration(event.time - last_step_time)}"
+    return _happening("restarted", text, event, place)
+
+
+def _last_step_time(record: RunLog, step: int) -> float | None:
+    """When the step was done; None where that is not known."""
+    at = int(np.searchsorted(record.steps["step"], step, side="right")) - 1
+    return float(record.steps["time"][at]) if at >= 0 else None
+
+
+def _of_night(record: RunLog, night: SupervisorState) -> Iterator[Happening]:
+    """How the processes of a night ended that did not end it."""
+    for part in night.parts:
+        if part.ended is None or not part.code:
+            continue
+        said = f": {part.said}" if part.said else ""
+        step = part.step or 0
+        at = int(np.searchsorted(record.steps["time"], part.ended, side="right"))
+        seconds = float(record.steps["elapsed_seconds"][at - 1]) if at else 0.0
+        yield Happening(step, seconds, "lost", f"{exit_in_words(part.code)}{said}", part.ended)
+
+
+def _happening(kind: str, text: str, event: Event, place: Place) -> Happening:
+    return Happening(place.step, place.seconds, kind, " ".join(text.split()), event.time)
+
+
+def _merged(told: list[Happening]) -> list[Happening]:
+    """The same words of one kind as one happening, at its first place, that says how often."""
+    groups: dict[tuple[str, str], list[Happening]] = {}
+    for one in told:
+        groups.setdefault((one.kind, one.text), []).append(one)
+    return [
+        group[0]
+        if len(group) == 1
+        else replace(group[0], text=f"{text} ({len(group)} times, the last at step {group[-1].step:,})")
+        for (_, text), group in groups.items()
+    ]

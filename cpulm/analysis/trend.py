@@ -1,0 +1,69 @@
+"""What more training would bring: a power law through a run's losses, and how sure it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cpulm.analysis.report import Floats
+from cpulm.estimate.scaling_law import effective_tokens
+
+_DRAWS = 20_000
+_BETA = (0.2, 0.7)
+"""Exponents of the loss over tokens: a range around the 0.28 of Hoffmann et al., as in the scaling law."""
+_LEAST_NOISE_NATS = 0.01
+"""Losses closer to a law than this still do not make it true."""
+FEWEST_POINTS = 4
+
+
+@dataclass(frozen=True)
+class Gain:
+    """By how many nats the loss would fall; eight of ten laws that fit lie between ``low`` and ``high``."""
+
+    nats: float
+    low: float
+    high: float
+
+
+def gain(tokens: Floats, losses: Floats, now: float, more: float, unique_tokens: float) -> Gain | None:
+    """What ``more`` tokens on top of ``now`` would bring, were the run that much longer from its start.
+
+    The law is ``L = E + A / D^beta``. Losses at one learning rate tell A and beta; how deep the decay at a
+    run's end goes is in E and leaves the difference alone. Three numbers are not determined by a few losses:
+    many laws are drawn, each weighed by how well it fits.
+
+    Args:
+        tokens: D, tokens trained before each loss, float64 [n]; those seen again count less.
+        losses: in nats, float64 [n].
+        unique_tokens: how many different tokens there are.
+
+    Returns:
+        None where the losses are too few.
+    """
+    if len(losses) < FEWEST_POINTS or now <= 0 or unique_tokens <= 0:
+        return None
+    draw = np.random.default_rng(0)
+    beta = draw.uniform(*_BETA, _DRAWS)[:, None]
+    floor = draw.uniform(0.0, float(losses.min()), _DRAWS)[:, None]
+    worth = np.array([effective_tokens(float(count), unique_tokens) for count in tokens])
+    terms = (worth / worth[-1])[None, :] ** -beta
+    rest = losses[None, :] - floor
+    a = np.maximum(np.sum(terms * rest, axis=1) / np.sum(terms**2, axis=1), 0.0)
+    misfit = np.sqrt(np.mean((rest - a[:, None] * terms) ** 2, axis=1))
+    # What the best of the laws leaves over is the noise of the losses, with two numbers fitted by it.
+    freedom = len(losses) / max(1, len(losses) - 2)
+    noise = max(_LEAST_NOISE_NATS, float(misfit.min()) * freedom**0.5)
+    weight = np.exp(-0.5 * len(losses) * (misfit**2 - misfit.min() ** 2) / noise**2)
+    here = effective_tokens(now, unique_tokens) / worth[-1]
+    there = effective_tokens(now + more, unique_tokens) / worth[-1]
+    gains = a * (here ** -beta[:, 0] - there ** -beta[:, 0])
+    low, high = _quantiles(gains, weight, (0.1, 0.9))
+    return Gain(float(np.average(gains, weights=weight)), low, high)
+
+
+def _quantiles(values: Floats, weights: Floats, parts: tuple[float, float]) -> tuple[float, float]:
+    order = np.argsort(values)
+    cumulative = np.cumsum(weights[order]) / weights.sum()
+    low, high = np.interp(parts, cumulative, values[order])
+    return float(low), float(high)

@@ -1,0 +1,221 @@
+"""What a given time buys on this machine and this text: sizes side by side, and the one to train.
+
+For a range of sizes a step is measured; a few short pilot runs of the smaller ones, each with its whole
+schedule, say how the loss falls with size and tokens (:mod:`cpulm.estimate.scaling_law`); and so each size
+has an expected loss after the tokens that the time carries.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from cpulm.data.prepare import prepare
+from cpulm.data.tokenfile import TokenFolder
+from cpulm.errors import ResourceError, SettingsError, StoppedError
+from cpulm.estimate import requirements
+from cpulm.estimate.memory import arithmetic
+from cpulm.estimate.scaling_law import Expectation, Law, Observation
+from cpulm.events import Event, Listener, Progress, StepDone, Validated
+from cpulm.execution.precision import block_shape
+from cpulm.execution.runtime import Runtime, choose_runtime
+from cpulm.execution.step_timing import measure_step
+from cpulm.interrupts import StopRequest
+from cpulm.model.counts import count
+from cpulm.settings import Settings, changed
+from cpulm.system.machine import Machine, read_machine
+from cpulm.training import run as runs
+from cpulm.training.build import build_parts
+from cpulm.units import format_duration
+
+SHAPES = (
+    (4, 128, 2),
+    (4, 192, 3),
+    (6, 256, 4),
+    (6, 320, 5),
+    (6, 384, 6),
+    (8, 448, 7),
+    (8, 512, 8),
+    (10, 640, 10),
+)
+"""Layers, width and heads; heads are 64 wide, and deeper models wider, as in the presets."""
+SHORTEST_SECONDS = 600.0
+_PILOT_SHAPES = 3
+_PILOT_PART = 1 / 20
+_PILOT_SECONDS = (60.0, 900.0)
+"""The pilots take a twentieth of the time to be planned, between one and fifteen minutes."""
+_LENGTHS = (0.5, 1.5)
+"""Each pilot shape runs twice: for this part of its share of the pilots' time, and three times as long."""
+_FEWEST_STEPS = 30
+_TRAINED_PART = 0.95
+"""Of the time asked; the rest is left to getting ready, validations and checkpoints."""
+_FEWEST_TOKENS_PER_PARAMETER = 1.0
+"""A size that sees fewer is not worth measuring, nor is any above it."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A size, and what the time makes of it."""
+
+    settings: Settings
+    params: int
+    step_seconds: float
+    tokens: float
+    epochs: float
+    expected: Expectation
+    bits_per_byte: float
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.settings.tokens_per_step / self.step_seconds
+
+
+@dataclass(frozen=True)
+class NightPlan:
+    """Candidates by size, the ``best`` of them, and the pilots that the expectation rests on."""
+
+    seconds: float
+    candidates: list[Candidate]
+    best: Candidate
+    pilots: list[Observation]
+    misfit_nats: float
+
+
+@dataclass(frozen=True)
+class _Measured:
+    settings: Settings
+    params: int
+    step_seconds: float
+
+
+def plan_night(base: Settings, seconds: float, *, show: Listener) -> NightPlan:
+    """Measure, run the pilots, and expect.
+
+    Args:
+        base: everything but the model's size, its learning rates and the horizon.
+        seconds: the time to be planned.
+
+    Raises:
+        SettingsError: where the time is too short for pilots to say anything.
+        StoppedError: on a request to stop.
+        CpulmError: where the data cannot be used.
+    """
+    if seconds < SHORTEST_SECONDS:
+        raise SettingsError(
+            f"--time {format_duration(seconds)} is too short to be planned: the pilots alone take a minute",
+            f"give {format_duration(SHORTEST_SECONDS)} or more, or look at `cpulm benchmark --all`",
+        )
+    machine = read_machine()
+    runtime = choose_runtime(base.runtime, machine, block_shape(base))
+    with StopRequest() as stop:
+        tokens = prepare(base.data, emit=show, should_stop=stop, block_size=base.model.block_size)
+        sizes = _measured_sizes(base, tokens, runtime, machine, seconds, show, stop)
+    pilots = _pilots(sizes[:_PILOT_SHAPES], tokens, seconds, show)
+    law = Law(pilots)
+    candidates = [_candidate(size, tokens, seconds, law) for size in sizes]
+    best = min(candidates, key=lambda candidate: candidate.expected.loss)
+    return NightPlan(seconds, candidates, best, pilots, law.misfit_nats)
+
+
+def sized(base: Settings, shape: tuple[int, int, int], seconds: float) -> Settings:
+    """``base`` with a shape, its learning rates, and the time as the horizon."""
+    layers, width, heads = shape
+    model = changed(
+        base.model, n_layer=layers, n_embd=width, n_head=heads, n_kv_head=None, head_dim=None, n_inner=None
+    )
+    none = {"steps": None, "epochs": None, "tokens": None, "until": None}
+    # AdamW's rate falls as the width grows, as in the presets; Muon's is the same for all widths.
+    lr = round(base.train.lr * base.model.n_embd / width, 5)
+    return changed(base, model=model, train=changed(base.train, lr=lr, max_time=seconds, **none))
+
+
+def _measured_sizes(
+    base: Settings,
+    tokens: TokenFolder,
+    runtime: Runtime,
+    machine: Machine,
+    seconds: float,
+    show: Listener,
+    stop: StopRequest,
+) -> list[_Measured]:
+    sizes: list[_Measured] = []
+    for done, shape in enumerate(SHAPES):
+        if stop():
+            raise StoppedError("while planning; nothing was written", "run the command again")
+        show(Progress(stage="measuring sizes", done=done, total=len(SHAPES), unit="sizes"))
+        settings = sized(base, shape, seconds)
+        try:
+            available = machine.memory_available_bytes
+            requirements.check_memory(settings, tokens.vocab_size, arithmetic(runtime), available)
+        except ResourceError:
+            break
+        parts = build_parts(settings, tokens, runtime)
+        step = measure_step(parts.model, parts.optimizers, parts.loader, runtime, settings)
+        params = count(settings.model, tokens.vocab_size).total
+        trained = _TRAINED_PART * seconds / step * settings.tokens_per_step
+        if trained < _FEWEST_TOKENS_PER_PARAMETER * params and len(sizes) >= _PILOT_SHAPES:
+            break
+        sizes.append(_Measured(settings, params, step))
+    show(Progress(stage="measuring sizes", done=len(SHAPES), total=len(SHAPES), unit="sizes", finished=True))
+    if len(sizes) < _PILOT_SHAPES:
+        raise ResourceError("not enough memory for the pilots", "close other programs")
+    return sizes
+
+
+def _pilots(sizes: list[_Measured], tokens: TokenFolder, seconds: float, show: Listener) -> list[Observation]:
+    least, most = _PILOT_SECONDS
+    share = min(max(seconds * _PILOT_PART, least), most) / (len(sizes) * sum(_LENGTHS))
+    pilots = [(size, length * share) for size in sizes for length in _LENGTHS]
+    return [
+        _pilot(size, limit, tokens, f"pilot {number} of {len(pilots)}", show)
+        for number, (size, limit) in enumerate(pilots, 1)
+    ]
+
+
+def _pilot(size: _Measured, seconds: float, tokens: TokenFolder, stage: str, show: Listener) -> Observation:
+    """Train a size for about ``seconds`` in a folder that goes away, with its whole schedule."""
+    steps = max(_FEWEST_STEPS, round(seconds / size.step_seconds))
+    none = {"max_time": None, "steps": steps, "target_loss": None, "patience": None}
+    settings = changed(
+        size.settings,
+        data=changed(size.settings.data, source=[str(tokens.path)], val_source=[], vocab_size=None),
+        train=changed(size.settings.train, **none),
+        eval=changed(size.settings.eval, every=steps, batches=12),
+        sample=changed(size.settings.sample, max_new_tokens=0),
+        checkpoint=changed(size.settings.checkpoint, keep=0),
+        runtime=changed(size.settings.runtime, compile="off"),
+    )
+    losses: list[float] = []
+
+    def hear(event: Event) -> None:
+        if isinstance(event, StepDone):
+            show(Progress(stage=stage, done=event.step, total=steps, unit="steps"))
+        elif isinstance(event, Validated):
+            losses.append(event.loss)
+
+    with tempfile.TemporaryDirectory(prefix="cpulm-pilot-") as folder:
+        outcome = runs.train(
+            settings, Path(folder) / "run", show=hear, record=lambda _: nullcontext(lambda _: None)
+        )
+    show(Progress(stage=stage, done=steps, total=steps, unit="steps", finished=True))
+    if outcome.reason == "stopped":
+        raise StoppedError("while planning; nothing was written", "run the command again")
+    trained = steps * settings.tokens_per_step
+    return Observation(size.params, trained, len(tokens.train), losses[-1])
+
+
+def _candidate(size: _Measured, tokens: TokenFolder, seconds: float, law: Law) -> Candidate:
+    trained = _TRAINED_PART * seconds / size.step_seconds * size.settings.tokens_per_step
+    expected = law.expect(size.params, trained, len(tokens.train))
+    return Candidate(
+        settings=size.settings,
+        params=size.params,
+        step_seconds=size.step_seconds,
+        tokens=trained,
+        epochs=trained / len(tokens.train),
+        expected=expected,
+        bits_per_byte=expected.loss / math.log(2) / tokens.bytes_per_token,
+    )

@@ -1,0 +1,91 @@
+"""A benchmark from start to end: one preset in this process, or all of them in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+from cpulm.benchmark.step_benchmark import Peak, Result, Sizes, measure, measure_peak
+from cpulm.data.prepare import prepare
+from cpulm.errors import ResourceError, StoppedError
+from cpulm.estimate import requirements
+from cpulm.estimate.memory import expected_arithmetic
+from cpulm.estimate.preset_sizes import CHARACTERS
+from cpulm.events import Listener, Progress
+from cpulm.execution.compilation import compile_key, decide_compile
+from cpulm.execution.precision import block_shape
+from cpulm.execution.runtime import Runtime, choose_runtime
+from cpulm.interrupts import StopRequest
+from cpulm.preset_files import preset_names
+from cpulm.settings import Settings
+from cpulm.system.machine import read_machine
+
+
+def benchmark_preset(
+    settings: Settings, *, with_data: bool, seconds: float, show: Listener
+) -> tuple[Result, Peak]:
+    """Measure one preset and the machine's peak beside it.
+
+    Args:
+        with_data: prepare the settings' data, for its true vocabulary and length.
+        seconds: about how long to take updates, eager and compiled each.
+
+    Raises:
+        CpulmError: where the settings could not be trained here.
+    """
+    machine = read_machine()
+    choose_runtime(settings.runtime, machine)  # refuses what is not to be had, before anything is prepared
+    with StopRequest() as stop:
+        sizes = Sizes(settings.data.vocab_size or CHARACTERS)
+        if with_data:
+            block = settings.model.block_size
+            tokens = prepare(settings.data, emit=show, should_stop=stop, block_size=block)
+            sizes = Sizes(tokens.vocab_size, len(tokens.train), len(tokens.val))
+        expected = expected_arithmetic(settings.runtime, machine)
+        requirements.check_memory(settings, sizes.vocab_size, expected, machine.memory_available_bytes)
+        runtime = choose_runtime(settings.runtime, machine, block_shape(settings))
+
+        def decide(planned_seconds: float | None) -> Runtime:
+            key = compile_key(settings, sizes.vocab_size, runtime, machine)
+            return decide_compile(runtime, settings.runtime.compile, machine, planned_seconds, key)
+
+        result = measure(settings, sizes, runtime, decide, seconds=seconds, emit=show, stop=stop)
+        peak = measure_peak(runtime.device, show)
+    return result, peak
+
+
+def benchmark_all(arguments: list[str], *, show: Listener) -> list[dict[str, Any]]:
+    """Measure every preset, each in a process of its own so that each has its own peak of memory.
+
+    Args:
+        arguments: further ones for ``cpulm benchmark``.
+
+    Returns:
+        What ``--json`` says of each; a preset that does not fit this machine is left out.
+
+    Raises:
+        StoppedError: on Ctrl-C.
+    """
+    names = preset_names()
+    records: list[dict[str, Any]] = []
+    with StopRequest() as stop:
+        for done, name in enumerate(names):
+            show(Progress(stage="measuring", done=done, total=len(names), unit="presets"))
+            command = [sys.executable, "-m", "cpulm", "benchmark", "--preset", name, "--quick", "--json"]
+            ran = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
+            if stop():
+                raise StoppedError("while measuring", "run the command again")
+            if ran.returncode == ResourceError.exit_code:
+                continue
+            if ran.returncode:
+                raise ResourceError(f"measuring {name} failed: {ran.stderr.strip()}", "see what it says")
+            records.append(json.loads(ran.stdout))
+            show(
+                Progress(
+                    stage=f"measuring {name}", done=done + 1, total=len(names), unit="presets", finished=True
+                )
+            )
+        show(Progress(stage="measuring", done=len(names), total=len(names), unit="presets", finished=True))
+    return records

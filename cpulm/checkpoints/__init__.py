@@ -1,0 +1,1 @@
+"""Checkpoint files: format, loading, and the data that belongs to one."""

@@ -1,0 +1,344 @@
+"""The checkpoint: one self-contained file from which a run goes on or a model generates.
+
+The file is the zip archive that ``torch.save`` writes, with a BLAKE2b digest of itself as the archive's
+comment, so that other tools open it and damage is noticed before anything is read from it. It is read
+with ``weights_only=True`` and nothing else: no code in a checkpoint is ever run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import struct
+import zipfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO, Any, Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from cpulm import __version__
+from cpulm.atomic import flush_folder, replacing
+from cpulm.errors import DataError, SettingsError
+from cpulm.execution.rng import restore_random_states
+from cpulm.model.counts import count
+from cpulm.settings import Settings
+from cpulm.settings_resolver import validate
+from cpulm.typed_json import from_record
+
+_T = TypeVar("_T")
+
+FORMAT = "cpulm checkpoint"
+VERSION = 1
+_COMMENT = b"cpulm-blake2b:"
+_COMMENT_LENGTH = len(_COMMENT) + 64
+_END_RECORD = b"PK\x05\x06"
+_END_RECORD_LENGTH = 22
+
+
+@dataclass
+class LossTracker:
+    """What the guard remembers; it is part of a run's position, so that resuming changes nothing.
+
+    ``mean_loss`` is the exponential mean over updates that were no spike, ``high_updates`` counts those in a
+    row that are far above it.
+    """
+
+    mean_loss: float | None = None
+    high_updates: int = 0
+
+
+@dataclass
+class TrainState:
+    """Where a run stands: all that its course depends on beside weights and optimizer.
+
+    ``step`` and ``tokens`` count finished updates and trained tokens; ``elapsed_seconds`` is the run's
+    own time, interruptions left out. ``stale_validations`` counts those since the best one, and
+    ``validated_step`` is the step of the last one. ``skipped`` are the loader's batches that are left out,
+    ascending; ``rollbacks`` counts those since the best validation; ``saves`` counts the checkpoints;
+    ``course`` is what the guard over the losses remembers.
+    """
+
+    step: int = 0
+    tokens: int = 0
+    elapsed_seconds: float = 0.0
+    best_loss: float | None = None
+    best_step: int | None = None
+    best_bits_per_byte: float | None = None
+    stale_validations: int = 0
+    validated_step: int | None = None
+    skipped: list[int] = field(default_factory=list)
+    rollbacks: int = 0
+    saves: int = 0
+    course: LossTracker = field(default_factory=LossTracker)
+
+
+@dataclass
+class Checkpoint:
+    """What a checkpoint file holds.
+
+    ``random_state`` maps a device type to the state of its default generator (uint8 tensors).
+    ``runtime`` are the choices that the bits of a resumed run depend on: device, precision, compiled,
+    kernels, threads. ``starts_documents`` says whether the end-of-text token begins documents in the training
+    data. ``data`` holds the token folder's path and digest.
+    """
+
+    settings: Settings
+    tokenizer_json: str
+    vocab_size: int
+    starts_documents: bool
+    model_state: dict[str, Tensor]
+    optimizer_states: list[dict[str, Any]] = field(default_factory=list)
+    position: TrainState = field(default_factory=TrainState)
+    random_state: dict[str, Tensor] = field(default_factory=dict)
+    runtime: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def step(self) -> int:
+        return self.position.step
+
+    @property
+    def best_loss(self) -> float | None:
+        return self.position.best_loss
+
+
+def save(checkpoint: Checkpoint, path: Path) -> int:
+    """Write ``checkpoint`` to ``path``, whole or not at all, flushed to the disk.
+
+    Returns:
+        The file's size in bytes.
+
+    Raises:
+        ResourceError: where the disk is full; what stood at ``path`` stays.
+    """
+    record = {
+        "format": FORMAT,
+        "version": VERSION,
+        "cpulm": __version__,
+        "settings": checkpoint.settings.model_dump(mode="json"),
+        "tokenizer": checkpoint.tokenizer_json,
+        "vocab_size": checkpoint.vocab_size,
+        "starts_documents": checkpoint.starts_documents,
+        "model": checkpoint.model_state,
+        "optimizers": checkpoint.optimizer_states,
+        "position": asdict(checkpoint.position),
+        "random": checkpoint.random_state,
+        "runtime": checkpoint.runtime,
+        "data": checkpoint.data,
+    }
+    with replacing(path) as file:
+        torch.save(record, file)
+        _seal(file)
+        return file.tell()
+
+
+def load(path: Path) -> Checkpoint:
+    """Read a checkpoint, on the CPU.
+
+    Raises:
+        DataError: where the file is absent, damaged, or no checkpoint of cpulm.
+    """
+    _check_seal(path)
+    try:
+        record = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for what is not its own
+        raise _not_ours(path, str(error).splitlines()[0]) from error
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise _not_ours(path, "its contents are something else")
+    if record.get("version") != VERSION:
+        raise DataError(
+            f"{path} has checkpoint format {record.get('version')!r}; this cpulm reads format {VERSION}",
+            f"use the cpulm that wrote it ({record.get('cpulm')})",
+        )
+    try:
+        return _checkpoint(record)
+    except (AttributeError, KeyError, TypeError, ValueError, SettingsError) as error:
+        raise _not_ours(path, f"a part is missing or wrong: {error}") from error
+
+
+def _checkpoint(record: dict[str, Any]) -> Checkpoint:
+    """The parts of the file, each looked at, so that what goes on from it need not."""
+    tensors = {"model": record["model"], "random": record["random"]}
+    if not all(isinstance(value, Tensor) for part in tensors.values() for value in part.values()):
+        raise TypeError("model or random")
+    optimizers = record["optimizers"]
+    if not isinstance(optimizers, list) or not all(isinstance(state, dict) for state in optimizers):
+        raise TypeError("optimizers")
+    return Checkpoint(
+        settings=validate(record["settings"]),
+        tokenizer_json=_of(str, record, "tokenizer"),
+        vocab_size=_of(int, record, "vocab_size"),
+        starts_documents=_of(bool, record, "starts_documents"),
+        model_state=tensors["model"],
+        optimizer_states=optimizers,
+        position=from_record(TrainState, record["position"]),
+        random_state=tensors["random"],
+        runtime=from_record(_Facts, record["runtime"]).__dict__,
+        data=from_record(_Data, record["data"]).__dict__,
+    )
+
+
+@dataclass
+class _Facts:
+    """What stands under ``runtime``; a checkpoint made to generate from has none."""
+
+    device: str = ""
+    threads: int = 1
+    precision: Literal["fp32", "bf16", "int8"] = "fp32"
+    compiled: bool = False
+    kernels: bool = False
+
+
+@dataclass
+class _Data:
+    """What stands under ``data``; likewise."""
+
+    path: str = ""
+    digest: str = ""
+
+
+def _of(kind: type[_T], record: dict[str, Any], name: str) -> _T:
+    value = record[name]
+    if type(value) is not kind:
+        raise TypeError(name)
+    return value
+
+
+def load_newest(paths: list[Path]) -> tuple[Checkpoint, Path, list[str]]:
+    """The first of ``paths`` that is whole.
+
+    Returns:
+        The checkpoint, its path, and one line for each damaged file that was passed over.
+
+    Raises:
+        DataError: where none is whole.
+    """
+    damaged: list[str] = []
+    for path in paths:
+        try:
+            return load(path), path, damaged
+        except DataError as error:
+            damaged.append(error.message)
+    if not damaged:
+        raise DataError("there is no checkpoint yet", "start the run anew with `cpulm train`")
+    if len(paths) == 1:
+        raise DataError(damaged[0], _REMEDY)
+    raise DataError("; ".join(damaged), "no whole checkpoint is left: start the run anew")
+
+
+def restore(
+    checkpoint: Checkpoint, model: nn.Module, optimizers: list[torch.optim.Optimizer] | None = None
+) -> None:
+    """Put weights, optimizer states and random states back as they were when ``checkpoint`` was made.
+
+    Args:
+        optimizers: None for the weights alone.
+
+    Raises:
+        DataError: where its parts do not fit each other.
+    """
+    try:
+        model.load_state_dict(checkpoint.model_state)
+        if optimizers is None:
+            return
+        for optimizer, state in zip(optimizers, checkpoint.optimizer_states, strict=True):
+            optimizer.load_state_dict(state)
+        restore_random_states(checkpoint.random_state)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise _no_fit(str(error).splitlines()[0] if str(error) else type(error).__name__) from error
+
+
+def require_fit(checkpoint: Checkpoint) -> None:
+    """Hold the number of weights against the settings, before a model of any size is built from them.
+
+    Raises:
+        DataError: where they differ.
+    """
+    weights = sum(value.numel() for value in checkpoint.model_state.values())
+    meant = count(checkpoint.settings.model, checkpoint.vocab_size).total
+    if weights != meant:
+        raise _no_fit(f"it has {weights:,} weights, its settings mean {meant:,}")
+
+
+def _no_fit(why: str) -> DataError:
+    return DataError(f"the parts of the checkpoint do not fit each other: {why}", _REMEDY)
+
+
+def duplicate(path: Path, other: Path) -> None:
+    """Let the file at ``path`` stand at ``other`` too: a hard link where possible, else a copy."""
+    temporary = other.with_name(f".{other.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(path, temporary)
+    except OSError:  # filesystems without hard links
+        with path.open("rb") as source, replacing(other) as target:
+            shutil.copyfileobj(source, target, 1 << 20)
+        return
+    temporary.replace(other)
+    flush_folder(other.parent)
+
+
+def _seal(file: IO[bytes]) -> None:
+    """Give the zip archive in ``file`` its own digest as the comment; leave the file at its end."""
+    end = file.seek(0, os.SEEK_END)
+    file.seek(end - _END_RECORD_LENGTH)
+    if file.read(4) != _END_RECORD:
+        raise AssertionError("torch.save wrote an archive with a comment")
+    digest = _digest(file, end - 2)
+    file.seek(end - 2)
+    file.write(struct.pack("<H", _COMMENT_LENGTH) + _COMMENT + digest)
+
+
+def _check_seal(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            if size < _END_RECORD_LENGTH + _COMMENT_LENGTH:
+                raise _not_ours(path, f"it has {size} bytes")
+            file.seek(size - _COMMENT_LENGTH)
+            comment = file.read()
+            if not comment.startswith(_COMMENT):
+                raise _not_ours(path, "it was cut short, or another program wrote it")
+            if _digest(file, size - _COMMENT_LENGTH - 2) != comment[len(_COMMENT) :]:
+                raise DataError(f"{path} is damaged: its digest does not fit its contents", _REMEDY)
+            _check_entries(path, size)
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist", "give a checkpoint such as runs/tiny-1/best.pt") from None
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}", _REMEDY) from error
+
+
+def _check_entries(path: Path, size: int) -> None:
+    """Refuse an archive whose parts are compressed or claim more bytes than the file has."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except zipfile.BadZipFile as error:
+        raise _not_ours(path, str(error)) from error
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise _not_ours(path, "its parts are compressed")
+    if sum(entry.file_size for entry in entries) > size:
+        raise _not_ours(path, "its parts claim more bytes than the file has")
+
+
+def _digest(file: IO[bytes], length: int) -> bytes:
+    """Hex BLAKE2b-256 of the first ``length`` bytes."""
+    file.seek(0)
+    state = hashlib.blake2b(digest_size=32)
+    while length > 0:
+        chunk = file.read(min(length, 1 << 20))
+        if not chunk:
+            break
+        state.update(chunk)
+        length -= len(chunk)
+    return state.hexdigest().encode("ascii")
+
+
+_REMEDY = "use another checkpoint of the run, such as best.pt, latest.pt or step-*.pt"
+
+
+def _not_ours(path: Path, why: str) -> DataError:
+    return DataError(f"{path} is no checkpoint of cpulm: {why}", _REMEDY)

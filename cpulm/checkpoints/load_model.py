@@ -1,0 +1,51 @@
+"""A trained model from its checkpoint, ready to generate and to be judged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from cpulm import run_dir
+from cpulm.checkpoints import checkpoint as checkpoints
+from cpulm.checkpoints.checkpoint import Checkpoint
+from cpulm.data.tokenizer import Tokenizer
+from cpulm.errors import DataError
+from cpulm.model.transformer import Transformer
+
+
+def load_model(
+    path: Path, device: torch.device | str = "cpu", *, warn: Callable[[str], None]
+) -> tuple[Transformer, Tokenizer, Checkpoint]:
+    """A trained model, ready to generate: no dropout, no gradients, documents apart as in its training.
+
+    Args:
+        path: a checkpoint, or a run's folder, of which ``best.pt`` is taken, else the newest whole one.
+        device: where the model is to run.
+        warn: told of each damaged checkpoint that was passed over.
+
+    Returns:
+        The model, its tokenizer, and the checkpoint without its weights and optimizer states.
+
+    Raises:
+        DataError: where there is no checkpoint, or it is damaged.
+    """
+    checkpoint, used, damaged = checkpoints.load_newest(_checkpoints_of(path) if path.is_dir() else [path])
+    for line in damaged:
+        warn(f"{line}; using {used.name} instead")
+    tokenizer = Tokenizer.from_json(checkpoint.tokenizer_json)
+    checkpoints.require_fit(checkpoint)
+    model = Transformer(checkpoint.settings.model, checkpoint.vocab_size)
+    checkpoints.restore(checkpoint, model)
+    model.mask_documents(tokenizer.eot_id if checkpoint.settings.train.document_mask else None)
+    checkpoint.model_state, checkpoint.optimizer_states = {}, []
+    return model.to(device).eval().requires_grad_(False), tokenizer, checkpoint
+
+
+def _checkpoints_of(folder: Path) -> list[Path]:
+    run = run_dir.find(folder)
+    found = run.checkpoints()
+    if not found:
+        raise DataError(f"{folder} has no checkpoint yet", "train it for longer: cpulm resume")
+    return sorted(found, key=lambda path: path != run.best)

@@ -1,0 +1,115 @@
+"""What ``benchmark --time`` shows: sizes side by side, what to expect of each, and the plan as a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cpulm.errors import SettingsError
+
+if TYPE_CHECKING:
+    from cpulm.benchmark.night_planner import Candidate, NightPlan
+    from cpulm.settings import Settings
+
+
+def plan(base: Settings, duration: str, out: Path | None, *, json: bool) -> None:
+    """Plan a training of ``duration``, show it, and write it to ``out``.
+
+    Raises:
+        SettingsError: where the duration is none, or ``out`` exists.
+    """
+    from cpulm.benchmark.night_planner import plan_night
+    from cpulm.ui.console import print_json
+    from cpulm.ui.watch import choose_mode, watch
+    from cpulm.units import parse_duration
+
+    if out is not None and out.exists():
+        raise SettingsError(f"{out} exists", "choose another --out")
+    try:
+        seconds = parse_duration(duration)
+    except ValueError as error:
+        raise SettingsError(f"--time: {error}", "write it as 8h or 90min") from error
+    with watch(choose_mode(json=False, headless=json)) as show:
+        night = plan_night(base, seconds, show=show)
+    if out is not None:
+        _write(night, out)
+    if json:
+        print_json(_record(night))
+    else:
+        _show(night, out)
+
+
+def _show(night: NightPlan, out: Path | None) -> None:
+    from cpulm.ui.console import stdout
+    from cpulm.ui.tables import rows
+    from cpulm.units import format_count, format_duration
+
+    table = [
+        [
+            "→" if candidate is night.best else "",
+            f"{candidate.settings.model.n_layer} x {candidate.settings.model.n_embd}",
+            format_count(candidate.params),
+            format_count(candidate.tokens_per_second),
+            format_count(candidate.tokens),
+            f"{candidate.epochs:.2f}",
+            f"{candidate.expected.loss:.2f}",
+            f"{candidate.expected.low:.2f} to {candidate.expected.high:.2f}",
+            f"{candidate.bits_per_byte:.3f}",
+        ]
+        for candidate in night.candidates
+    ]
+    columns = ["", "layers x width", "params", "tok/s", "tokens", "passes", "loss", "8 of 10", "bits/byte"]
+    console = stdout()
+    console.print(rows(f"What {format_duration(night.seconds)} buys here", columns, table))
+    console.print(
+        f"\nExpected validation losses (nats per token) from {len(night.pilots)} pilot runs, which the law "
+        f"L = E + A/N^a + B/D^b\nfits within {night.misfit_nats:.3f} nats; the runs it speaks of are far "
+        "longer than the pilots.",
+        style="dim",
+        highlight=False,
+    )
+    if out is not None:
+        console.print(f"\nTrain it: cpulm train --plan {out}")
+    else:
+        console.print("\nWith --out plan.yaml it becomes a file for `cpulm train --plan`.", style="dim")
+
+
+def _write(night: NightPlan, out: Path) -> None:
+    from cpulm.atomic import write_text
+    from cpulm.settings import to_yaml
+
+    best = night.best
+    header = (
+        f"# The plan of cpulm benchmark --time: of {len(night.candidates)} sizes this one has the lowest\n"
+        f"# expected validation loss, {best.expected.loss:.3f} nats per token (8 of 10 times between "
+        f"{best.expected.low:.3f} and {best.expected.high:.3f}),\n"
+        f"# {best.bits_per_byte:.3f} bits per byte, after about {best.tokens:,.0f} tokens. "
+        "Train it: cpulm train --plan FILE\n"
+    )
+    write_text(out, header + to_yaml(best.settings))
+
+
+def _record(night: NightPlan) -> dict[str, Any]:
+    def described(candidate: Candidate) -> dict[str, Any]:
+        return {
+            "n_layer": candidate.settings.model.n_layer,
+            "n_embd": candidate.settings.model.n_embd,
+            "params_total": candidate.params,
+            "step_seconds": candidate.step_seconds,
+            "tokens_per_second": candidate.tokens_per_second,
+            "tokens": candidate.tokens,
+            "epochs": candidate.epochs,
+            "expected_loss": candidate.expected.loss,
+            "expected_low": candidate.expected.low,
+            "expected_high": candidate.expected.high,
+            "expected_bits_per_byte": candidate.bits_per_byte,
+        }
+
+    return {
+        "seconds": night.seconds,
+        "candidates": [described(candidate) for candidate in night.candidates],
+        "best": described(night.best),
+        "pilots": [pilot.__dict__ for pilot in night.pilots],
+        "misfit_nats": night.misfit_nats,
+        "settings": night.best.settings.model_dump(mode="json"),
+    }

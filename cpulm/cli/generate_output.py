@@ -1,0 +1,231 @@
+"""What ``generate`` does once its options are read: load the model, write, show."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cpulm.errors import CpulmError
+
+if TYPE_CHECKING:
+    from cpulm.data.tokenizer import Tokenizer
+    from cpulm.generation.sampling import Sampling
+    from cpulm.model.transformer import Transformer
+
+SEPARATOR = "\n" + 15 * "-" + "\n"
+ENDINGS = {
+    "length": "--max-new-tokens reached",
+    "end_of_text": "the model ended the text",
+    "stop": "stop string reached",
+    "interrupted": "stopped",
+}
+
+
+@dataclass(frozen=True)
+class GenerateRequest:
+    """How to write; ``sampling`` holds the fields of ``cpulm.generation.sampling.Sampling``."""
+
+    max_new_tokens: int
+    num_samples: int
+    stop: tuple[str, ...]
+    echo: bool
+    sampling: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Writer:
+    """A loaded model, and how it is to write."""
+
+    model: Transformer
+    tokenizer: Tokenizer
+    starts_documents: bool
+    sampling: Sampling
+    request: GenerateRequest
+
+
+class Texts:
+    """The texts of one prompt, while they are written."""
+
+    def __init__(self, writer: Writer, prompt: str, seed: int) -> None:
+        from cpulm.generation.generate import Completion, Generation, encode_prompt
+
+        self.prompt, self.seed, self.seconds = prompt, seed, 0.0
+        request, tokenizer = writer.request, writer.tokenizer
+        ids = encode_prompt(tokenizer, prompt, starts_documents=writer.starts_documents)
+        self.completions = [Completion(tokenizer, ids, request.stop) for _ in range(request.num_samples)]
+        self.generation = Generation(
+            writer.model,
+            ids,
+            max_new_tokens=request.max_new_tokens,
+            sampling=writer.sampling,
+            seed=seed,
+            num_samples=request.num_samples,
+            eot_id=tokenizer.eot_id,
+        )
+
+    def pieces(self) -> Iterator[tuple[int, str]]:
+        """Each text's number and next piece; ``seconds`` grows along."""
+        from cpulm.generation.generate import stream_text
+
+        began = time.perf_counter()
+        for number, piece in stream_text(self.generation, self.completions):
+            self.seconds = time.perf_counter() - began
+            yield number, piece
+        self.seconds = time.perf_counter() - began
+
+    def interrupt(self) -> None:
+        """End what has not ended."""
+        for completion in self.completions:
+            if completion.stop_reason is None:
+                completion.finish("interrupted")
+
+    def rate(self, tokens: int) -> float:
+        """``tokens`` per second of writing; reading the prompt counts as writing."""
+        return tokens / self.seconds if self.seconds else 0.0
+
+    def note(self) -> str:
+        """One line on how it went."""
+        from cpulm.units import format_duration
+
+        tokens = sum(len(completion.tokens) for completion in self.completions)
+        counts = f"{tokens} tokens in {format_duration(self.seconds)}, {self.rate(tokens):.0f} tok/s"
+        reasons = {ENDINGS[completion.stop_reason or "interrupted"] for completion in self.completions}
+        ending = f" ({reasons.pop()})" if len(reasons) == 1 else ""
+        return f"{counts}, seed {self.seed}{ending}"
+
+
+def load(checkpoint: Path, device: str | None, threads: int | None, request: GenerateRequest) -> Writer:
+    """Check the request, set up the machine, load the model."""
+    from cpulm.ui.console import show_warning, stderr
+
+    with stderr().status(f"loading {checkpoint}"):
+        from cpulm.checkpoints.load_model import load_model
+        from cpulm.execution.runtime import choose_runtime
+        from cpulm.generation.sampling import Sampling
+        from cpulm.settings_resolver import resolve
+        from cpulm.system.machine import read_machine
+
+        sampling = Sampling(**request.sampling)
+        flags = {"runtime.device": device, "runtime.threads": threads, "runtime.precision": "fp32"}
+        settings = resolve(environ=os.environ, flags=flags)
+        runtime = choose_runtime(settings.runtime, read_machine())
+        model, tokenizer, loaded = load_model(checkpoint, runtime.device, warn=show_warning)
+        runtime.equip(model)
+        return Writer(model, tokenizer, loaded.starts_documents, sampling, request)
+
+
+def _text_writer() -> Callable[[str], bool]:
+    """Writes text on stdout; what a terminal would obey is made harmless first."""
+    from cpulm.ui.console import write_text
+    from cpulm.ui.terminal_text import harmless
+
+    if sys.stdout.isatty():
+        return lambda text: write_text(harmless(text, keep_lines=True))
+    return write_text
+
+
+def _stream(texts: Texts, echo: bool) -> bool:
+    """Write the texts one after another, each piece as soon as it is its turn, and a line end.
+
+    Returns:
+        False where nobody reads any more.
+    """
+    write = _text_writer()
+    head = texts.prompt if echo else ""
+    waiting = [""] * len(texts.completions)
+    turn = 0
+    if not write(head):
+        return False
+    for number, piece in texts.pieces():
+        if number != turn:
+            waiting[number] += piece
+        elif not write(piece):
+            return False
+        while texts.completions[turn].stop_reason is not None and turn + 1 < len(waiting):
+            turn += 1
+            write(SEPARATOR + head + waiting[turn])
+    for text in waiting[turn + 1 :]:
+        write(SEPARATOR + head + text)
+    return write("\n")
+
+
+def write_once(writer: Writer, prompt: str, seed: int) -> None:
+    """The texts of one prompt on stdout, a line on how it went on stderr."""
+    from cpulm.ui.console import stderr, write_text
+
+    texts = Texts(writer, prompt, seed)
+    try:
+        if _stream(texts, writer.request.echo):
+            stderr().print(texts.note(), style="dim")
+    except KeyboardInterrupt:
+        write_text("\n")
+        raise
+
+
+def write_json(writer: Writer, prompt: str, seed: int) -> None:
+    """The texts of one prompt as a JSON list, one object per text."""
+    from cpulm.ui.console import print_json, stderr
+
+    texts = Texts(writer, prompt, seed)
+    with stderr().status("writing") as status:
+        for _ in texts.pieces():
+            status.update(f"{texts.generation.made_tokens} of at most {writer.request.max_new_tokens} tokens")
+    print_json(
+        [
+            {
+                "sample": number,
+                "prompt": prompt,
+                "text": completion.text,
+                "tokens": len(completion.tokens),
+                "tokens_per_second": round(texts.rate(len(completion.tokens)), 1),
+                "seed": seed,
+                "stop_reason": completion.stop_reason,
+            }
+            for number, completion in enumerate(texts.completions)
+        ]
+    )
+
+
+def converse(writer: Writer, seed: int) -> None:
+    """Prompt, text, prompt, text, until Ctrl-D or an empty line. Each text has the next seed."""
+    from cpulm.ui.console import show_error, stderr, write_text
+
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401 - importing it gives input() a history and line editing
+    at_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    if at_terminal:
+        stderr().print(
+            "Begin a text and press Enter. Ctrl-C stops it, Ctrl-D or an empty line ends.", style="dim"
+        )
+    while True:
+        try:
+            prompt = input("> " if at_terminal else "")
+        except EOFError:
+            prompt = ""
+        except KeyboardInterrupt:
+            write_text("\n")
+            continue
+        except UnicodeDecodeError:
+            show_error("the line is not UTF-8", "set the terminal's encoding to UTF-8")
+            continue
+        if not prompt:
+            break
+        try:
+            texts = Texts(writer, prompt, seed)
+        except CpulmError as error:
+            show_error(error.message, error.hint)
+            continue
+        try:
+            if not _stream(texts, writer.request.echo):
+                break
+        except KeyboardInterrupt:
+            texts.interrupt()
+            write_text("\n")
+        stderr().print(texts.note(), style="dim")
+        seed += 1

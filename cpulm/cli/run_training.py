@@ -1,0 +1,254 @@
+"""What ``train`` and ``resume`` share: calling the training, showing and recording its events."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cpulm.errors import CpulmError, StoppedError
+from cpulm.events import Event, Listener
+from cpulm.run_dir import RunDir
+
+if TYPE_CHECKING:
+    from cpulm.settings import Settings
+    from cpulm.training.run import PreparedRun, Recorder, RecordStart, RunOutcome
+
+
+def is_run(path: Path) -> bool:
+    """Whether a run with a checkpoint is at ``path``."""
+    return bool(RunDir(path).checkpoints())
+
+
+def begin(settings: Settings, out: Path | None, *, headless: bool, json: bool, overnight: bool) -> None:
+    """Train a new run and print the path of its best checkpoint; overnight, of its folder once it goes."""
+    began = time.monotonic()  # loading torch takes seconds, and they are the user's
+    if settings.log.tensorboard:
+        from cpulm.ui.tensorboard import require_tensorboard
+
+        require_tensorboard()  # before the data is prepared, not after
+    if overnight:
+        from cpulm.cli import overnight as background
+
+        background.begin(sys.argv[2:], out, settings.preset or "run", json=json)
+        return
+    from cpulm.training import run
+    from cpulm.ui.watch import choose_mode, watch
+
+    with _page_at_the_end() as record, watch(choose_mode(json=json, headless=headless)) as show:
+        leave = getattr(show, "leave", None)
+        outcome = run.train(settings, out, show=show, record=record, leave=leave, began=began)
+    _end(outcome, json)
+
+
+def go_on(
+    path: Path,
+    horizon: Mapping[str, Any],
+    changes: Mapping[str, Any],
+    *,
+    headless: bool,
+    json: bool,
+    overnight: bool,
+) -> None:
+    """Resume the run at ``path``; prints what :func:`begin` does."""
+    began = time.monotonic()
+    if overnight:
+        from cpulm.cli import overnight as background
+
+        background.go_on(path, horizon, changes, json=json)
+        return
+    from cpulm.training import run
+    from cpulm.ui.watch import choose_mode, watch
+
+    history = RunDir(path if path.is_dir() else path.parent).metrics
+    with _page_at_the_end() as record, watch(choose_mode(json=json, headless=headless), history) as show:
+        leave = getattr(show, "leave", None)
+        outcome = run.resume(path, horizon, changes, show=show, record=record, leave=leave, began=began)
+    _end(outcome, json)
+
+
+def rehearse(settings: Settings, *, headless: bool, json: bool) -> None:
+    """Show what a run with ``settings`` would need."""
+    from cpulm.interrupts import StopRequest
+    from cpulm.training import run
+    from cpulm.ui.console import print_json, stdout
+    from cpulm.ui.tables import key_values
+    from cpulm.ui.watch import choose_mode, watch
+
+    # Progress goes to stderr; a dry run's JSON is one object, not a stream of events.
+    with watch(choose_mode(json=False, headless=headless or json)) as show, StopRequest() as stop:
+        ready = run.prepare_run(settings, show=show, should_stop=stop)
+    if json:
+        print_json(_needs(ready))
+    else:
+        stdout().print(key_values("What this run needs", _needs_in_words(ready)))
+
+
+def print_settings(settings: Settings) -> None:
+    """Print the settings as YAML that ``--config`` reads."""
+    from cpulm.settings import to_yaml
+    from cpulm.ui.console import write_text
+
+    write_text(to_yaml(settings))
+
+
+def show_presets(json: bool) -> None:
+    """Show every preset with its size, its needs and the time it is meant for."""
+    from cpulm.estimate.preset_sizes import describe_presets
+    from cpulm.system.machine import read_machine
+    from cpulm.ui.console import print_json, stdout
+    from cpulm.ui.tables import rows
+    from cpulm.units import format_bytes, format_count
+
+    presets = describe_presets(read_machine())
+    if json:
+        print_json([preset.__dict__ for preset in presets])
+        return
+    columns = ["preset", "parameters", "w/o emb.", "tok/step", "memory", "time"]
+    table = [
+        [
+            preset.name,
+            format_count(preset.params_total),
+            format_count(preset.params_non_embedding),
+            format_count(preset.tokens_per_step),
+            format_bytes(preset.memory_bytes),
+            preset.time,
+        ]
+        for preset in presets
+    ]
+    stdout().print(rows("Presets", columns, table))
+    stdout().print(
+        "\nw/o emb.: parameters without embeddings and head; memory: on this machine;\n"
+        "time: roughly, in fp32 on four cores; --dry-run measures it here, int8 included.\n"
+        "More on each: docs/presets.md, or --preset NAME --print-config.",
+        style="dim",
+        highlight=False,
+    )
+
+
+@contextmanager
+def _record(begins: RecordStart) -> Iterator[Listener]:
+    """The listeners that write into the run's folder; what they wrote past its beginning goes first."""
+    from cpulm.runlog.writer import MetricsWriter, truncate_after
+    from cpulm.ui.console import show_warning
+
+    run = begins.run
+    truncate_after(run.metrics, begins.step, begins.saves)
+    with ExitStack() as stack:
+        listeners: list[Listener] = [stack.enter_context(MetricsWriter(run.metrics, show_warning))]
+        if begins.settings.log.tensorboard:
+            from cpulm.settings import to_yaml
+            from cpulm.ui.tensorboard import tensorboard_listener
+
+            settings = to_yaml(begins.settings)
+            listeners.append(stack.enter_context(tensorboard_listener(run.tensorboard, settings)))
+
+        def emit(event: Event) -> None:
+            for listener in listeners:
+                listener(event)
+
+        yield emit
+
+
+@contextmanager
+def _page_at_the_end() -> Iterator[Recorder]:
+    """What opens a run's record; once the run is over, however it ended, its page is written."""
+    begun: list[RecordStart] = []
+
+    @contextmanager
+    def record(begins: RecordStart) -> Iterator[Listener]:
+        begun.append(begins)
+        with _record(begins) as listener:
+            yield listener
+
+    try:
+        yield record
+    except CpulmError as error:
+        from cpulm.system.allocator import release_frames
+
+        release_frames(error)  # they hold the model, which would stand in memory beside what draws the page
+        raise
+    finally:
+        if begun and begun[-1].settings.log.report:
+            _write_page(begun[-1].run)
+
+
+def _write_page(run: RunDir) -> None:
+    from cpulm.overnight.report_page import write_report
+    from cpulm.ui.console import say, show_warning
+
+    problem = write_report(run)
+    if problem:
+        show_warning(f"{problem} (`cpulm train --set log.report=false` leaves it out)")
+    elif run.report.is_file():
+        say(f"the run on a page: {run.report}")
+
+
+def _end(outcome: RunOutcome, json: bool) -> None:
+    run = outcome.run
+    if outcome.reason == "stopped":
+        raise StoppedError(f"everything is saved in {run.path}", f"go on with `cpulm resume {run.path}`")
+    if not json:
+        from cpulm.ui.console import write_text
+
+        write_text(f"{run.best if run.best.is_file() else run.latest}\n")
+
+
+def _needs(ready: PreparedRun) -> dict[str, Any]:
+    from cpulm.estimate.requirements import seconds_needed
+
+    plan, runtime = ready.plan, ready.runtime
+    return {
+        **plan.__dict__,
+        "train_seconds": plan.train_seconds,
+        "seconds_needed": seconds_needed(plan, ready.settings.train),
+        "vocab_size": ready.tokens.vocab_size,
+        "val_tokens": len(ready.tokens.val),
+        **runtime.facts(),
+        "notes": runtime.notes,
+    }
+
+
+def _needs_in_words(ready: PreparedRun) -> list[tuple[str, str]]:
+    from cpulm.estimate.requirements import seconds_needed
+    from cpulm.units import format_bytes, format_count, format_duration
+
+    plan, runtime = ready.plan, ready.runtime
+    step = plan.step_seconds or 0.0
+    pairs = [
+        (
+            "parameters",
+            f"{format_count(plan.params_total)}, {format_count(plan.params_non_embedding)} "
+            "without embeddings",
+        ),
+        ("vocabulary", f"{ready.tokens.vocab_size:,} tokens"),
+        (
+            "training text",
+            f"{format_count(plan.train_tokens)} tokens, {format_count(len(ready.tokens.val))} for validation",
+        ),
+        ("tokens a step", f"{plan.tokens_per_step:,}"),
+        (
+            "memory",
+            f"{format_bytes(plan.memory_bytes)} of "
+            f"{format_bytes(ready.machine.memory_available_bytes)} available",
+        ),
+        ("disk", f"up to {format_bytes(plan.disk_bytes)} for checkpoints"),
+        (
+            "seconds a step",
+            f"{step:.3f} measured, eager: {format_count(plan.tokens_per_step / step)} tokens a second",
+        ),
+    ]
+    if plan.steps is not None and plan.train_seconds is not None:
+        epochs = f", {plan.epochs:.2f} passes over the text" if plan.epochs is not None else ""
+        pairs.append(("steps", f"{plan.steps:,}{epochs}"))
+        pairs.append(("time to finish", f"{format_duration(plan.train_seconds)}, validations not counted"))
+    else:
+        seconds = seconds_needed(plan, ready.settings.train) or 0.0
+        pairs.append(
+            ("time to finish", f"{format_duration(seconds)} as asked, about {seconds / step:,.0f} steps")
+        )
+    pairs += [("choice", note) for note in runtime.notes]
+    return pairs

@@ -1,0 +1,115 @@
+"""What a run will need by its settings: steps, memory, disk. Loads no torch."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from cpulm.errors import ResourceError
+from cpulm.estimate.memory import Arithmetic, memory_bytes
+from cpulm.model.counts import count
+from cpulm.settings import Settings, TrainSettings
+from cpulm.units import format_bytes
+
+
+@dataclass(frozen=True)
+class Requirements:
+    """Needs of a run. ``steps`` is None where the horizon is a time."""
+
+    params_total: int
+    params_non_embedding: int
+    tokens_per_step: int
+    steps: int | None
+    train_tokens: int
+    epochs: float | None
+    memory_bytes: int
+    disk_bytes: int
+    step_seconds: float | None = None
+    peak_flops_per_second: float | None = None
+
+    @property
+    def train_seconds(self) -> float | None:
+        """Seconds in training steps alone; None where unknown or the horizon is a time."""
+        if self.steps is None or self.step_seconds is None:
+            return None
+        return self.steps * self.step_seconds
+
+
+def total_steps(train: TrainSettings, tokens_per_step: int, train_tokens: int) -> int | None:
+    """The horizon in updates; None where it is a time."""
+    if train.steps is not None:
+        return train.steps
+    if train.tokens is not None:
+        return math.ceil(train.tokens / tokens_per_step)
+    if train.epochs is not None:
+        return math.ceil(train.epochs * train_tokens / tokens_per_step)
+    return None
+
+
+def seconds_needed(estimate_requirements: Requirements, train: TrainSettings) -> float | None:
+    """How long the run will take: as asked, or by its measured step; None where neither is known."""
+    if train.until is not None:
+        return max(0.0, datetime.fromisoformat(train.until).timestamp() - time.time())
+    return train.max_time if train.max_time is not None else estimate_requirements.train_seconds
+
+
+def estimate_requirements(
+    settings: Settings, vocab_size: int, train_tokens: int, way: Arithmetic
+) -> Requirements:
+    """Needs by the settings, computed in that ``way``; nothing is measured."""
+    counts = count(settings.model, vocab_size)
+    steps = total_steps(settings.train, settings.tokens_per_step, train_tokens)
+    return Requirements(
+        params_total=counts.total,
+        params_non_embedding=counts.non_embedding,
+        tokens_per_step=settings.tokens_per_step,
+        steps=steps,
+        train_tokens=train_tokens,
+        epochs=steps * settings.tokens_per_step / train_tokens if steps is not None else None,
+        memory_bytes=memory_bytes(settings, vocab_size, way),
+        disk_bytes=disk_bytes(settings, counts.total),
+    )
+
+
+def disk_bytes(settings: Settings, params: int) -> int:
+    """All checkpoints that stand at once: weights and two moments in fp32, one in the making."""
+    return 3 * 4 * params * (settings.checkpoint.keep + 3)
+
+
+def check_disk(needed: int, folder: Path) -> None:
+    """Raises ResourceError where ``folder``'s filesystem has fewer than ``needed`` bytes free."""
+    existing = next(parent for parent in [folder, *folder.absolute().parents] if parent.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise ResourceError(
+            f"the checkpoints of this run need {format_bytes(needed)}, and {format_bytes(free)} are free "
+            f"at {existing}",
+            "free some disk space, choose another --out, or lower checkpoint.keep",
+        )
+
+
+def check_memory(settings: Settings, vocab_size: int, way: Arithmetic, available: int) -> None:
+    """Raises ResourceError where the run needs more bytes than ``available``, with what would fit."""
+    needed = memory_bytes(settings, vocab_size, way)
+    if needed <= available:
+        return
+    message = (
+        f"this run needs about {format_bytes(needed)} of memory, and {format_bytes(available)} are available"
+    )
+    train = settings.train
+    size = train.micro_batch_size // 2
+    while size >= 1:
+        smaller = settings.model_copy(update={"train": train.model_copy(update={"micro_batch_size": size})})
+        if memory_bytes(smaller, vocab_size, way) <= available:
+            accumulate = math.ceil(train.micro_batch_size * train.grad_accum_steps / size)
+            raise ResourceError(
+                message,
+                f"the same batch in smaller parts fits: --set train.micro_batch_size={size} "
+                f"--set train.grad_accum_steps={accumulate}",
+            )
+        size //= 2
+    raise ResourceError(message, "choose a smaller preset, or a smaller model.n_embd and model.n_layer")

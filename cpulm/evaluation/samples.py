@@ -1,0 +1,131 @@
+"""A model's own texts judged: how varied they are, and how much of them it knows by heart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cpulm.data.tokenfile import TokenFolder
+from cpulm.data.tokenizer import Tokenizer
+from cpulm.evaluation.memorization import Memorized, find_memorized
+from cpulm.evaluation.repetition import Variety, variety
+from cpulm.events import Listener
+from cpulm.generation.generate import Completion, Generation, encode_prompt, stream_text
+from cpulm.generation.sampling import Sampling
+from cpulm.model.transformer import Transformer
+from cpulm.progress import Stage
+
+_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class SampleRequest:
+    """How the samples are made; the fields are those of ``cpulm generate``."""
+
+    count: int
+    prompt: str
+    max_new_tokens: int
+    sampling: Sampling
+    seed: int
+
+
+@dataclass(frozen=True)
+class SampleScore:
+    """Samples, and beside them as much validation text: what text that was not trained on comes to.
+
+    Attributes:
+        tokens: of all samples, as the tokenizer encodes their texts.
+        memorized: None where the training data is not at hand, as are the two about the validation text.
+    """
+
+    samples: int
+    tokens: int
+    variety: Variety
+    memorized: Memorized | None
+    reference_variety: Variety | None
+    reference_memorized: Memorized | None
+    texts: tuple[str, ...]
+
+
+def judge_samples(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    request: SampleRequest,
+    data: TokenFolder | None,
+    *,
+    starts_documents: bool,
+    emit: Listener,
+    should_stop: Callable[[], bool],
+) -> SampleScore:
+    """Write samples and look at them.
+
+    Args:
+        data: the tokens that the model was trained on; None where they are not at hand.
+
+    Raises:
+        DataError: where the tokenizer does not know the prompt.
+        SettingsError: where a number of the request is out of its range.
+        StoppedError: where ``should_stop`` said so.
+    """
+    texts = _written(model, tokenizer, request, starts_documents, emit, should_stop)
+    # As the training text was encoded: a model may spell a word in other tokens than the tokenizer does.
+    ids = [tokenizer.encode(text) for text in texts]
+    if data is None:
+        return SampleScore(len(texts), sum(map(len, ids)), variety(texts), None, None, None, tuple(texts))
+    passages = _validation_passages(data, [len(text) for text in ids])
+    groups = [ids, [tokenizer.encode(text) for text in passages]]
+    found = find_memorized(groups, data.train, tokenizer, emit=emit, should_stop=should_stop)
+    return SampleScore(
+        samples=len(texts),
+        tokens=sum(map(len, ids)),
+        variety=variety(texts),
+        memorized=found[0],
+        reference_variety=variety(passages),
+        reference_memorized=found[1],
+        texts=tuple(texts),
+    )
+
+
+def _written(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    request: SampleRequest,
+    starts_documents: bool,
+    emit: Listener,
+    should_stop: Callable[[], bool],
+) -> list[str]:
+    prompt = encode_prompt(tokenizer, request.prompt, starts_documents=starts_documents)
+    texts: list[str] = []
+    with Stage(
+        "writing samples", request.count * request.max_new_tokens, "tokens", emit, should_stop
+    ) as stage:
+        for first in range(0, request.count, _AT_ONCE):
+            rows = min(_AT_ONCE, request.count - first)
+            completions = [Completion(tokenizer, prompt) for _ in range(rows)]
+            generation = Generation(
+                model,
+                prompt,
+                max_new_tokens=request.max_new_tokens,
+                sampling=request.sampling,
+                seed=request.seed + first // _AT_ONCE,
+                num_samples=rows,
+                eot_id=tokenizer.eot_id,
+            )
+            made = 0
+            for _ in stream_text(generation, completions):
+                stage.advance(rows * (generation.made_tokens - made))
+                made = generation.made_tokens
+            texts += [completion.text for completion in completions]
+    return texts
+
+
+def _validation_passages(data: TokenFolder, lengths: Sequence[int]) -> list[str]:
+    """Pieces of the validation text of these lengths in tokens, spread evenly over it."""
+    passages = []
+    for number, length in enumerate(lengths):
+        room = max(0, len(data.val) - length)
+        begin = number * room // max(1, len(lengths) - 1) if len(lengths) > 1 else 0
+        passages.append(data.tokenizer.decode(np.asarray(data.val[begin : begin + length]).tolist()))
+    return passages

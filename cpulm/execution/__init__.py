@@ -1,0 +1,1 @@
+"""How a model is executed: device, threads, precision, compilation, random state, timing."""

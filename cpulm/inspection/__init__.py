@@ -1,0 +1,1 @@
+"""What a trained model does: losses by token, attention, embeddings, weights."""

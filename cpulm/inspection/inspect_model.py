@@ -1,0 +1,183 @@
+"""Look into a trained model: all that is found in it on one text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cpulm.checkpoints.load_model import load_model
+from cpulm.data.tokenfile import TokenFolder
+from cpulm.data.tokenizer import Tokenizer
+from cpulm.errors import DataError
+from cpulm.events import Listener
+from cpulm.generation.generate import encode_prompt
+from cpulm.inspection import attention, embeddings, loss_breakdown, text_pass, unused_tokens, weights
+from cpulm.inspection import passage as passages
+from cpulm.inspection.model_report import Ints, ModelLook
+from cpulm.inspection.shown_text import ShownText, data_of, given_text, validation_text
+from cpulm.inspection.text_pass import TextStatistics
+from cpulm.inspection.tokens import TokenTexts
+from cpulm.model.transformer import Transformer
+from cpulm.progress import Stage
+
+_PROMPT_TOKENS = 32
+"""Of the passage, where no prompt is given."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a model is to be looked into with.
+
+    Attributes:
+        text: a text, or None for the validation set of the run.
+        name: of that text, for people.
+        prompt: what attention and the next token are looked at behind; None: the start of the passage.
+        words: single tokens whose neighbours among the embeddings are asked for; none: frequent words.
+    """
+
+    text: str | None = None
+    name: str = "the text"
+    prompt: str | None = None
+    words: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """A model and what it is looked into with; ``data`` is None where a text stands in for it."""
+
+    path: Path
+    model: Transformer
+    tokenizer: Tokenizer
+    texts: TokenTexts
+    starts_documents: bool
+    step: int
+    data: TokenFolder | None
+    text: ShownText
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Prompt and words as tokens; None and empty where the user leaves them to us."""
+
+    prompt: list[int] | None
+    words: list[int]
+
+
+def look_into(
+    path: Path,
+    shown: Shown | None = None,
+    *,
+    emit: Listener = lambda _: None,
+    should_stop: Callable[[], bool] = lambda: False,
+    warn: Callable[[str], None] = lambda _: None,
+) -> ModelLook:
+    """Look into the model of a checkpoint, or into the best one of a run's folder.
+
+    At most :data:`cpulm.inspection.text_pass.MOST_TOKENS` tokens of the text are read, spread evenly over it,
+    and fewer by a model that costs more; the training data is counted whole. Everything is on the CPU.
+
+    Args:
+        emit: hears how far it is.
+        should_stop: asked about ten times a second.
+        warn: told of damaged checkpoints that were passed over.
+
+    Raises:
+        DataError: where there is no model, no text to show it, or too little of it.
+        SettingsError: where a word is no single token.
+        StoppedError: where ``should_stop`` said so.
+    """
+    shown = shown or Shown()
+    loaded = _load(path, shown, warn)
+    asked = _asked(shown, loaded)
+    block, tokens = loaded.model.settings.block_size, loaded.text.tokens
+    starts = text_pass.windows_of(len(tokens), block, text_pass.most_windows(loaded.model))
+    with Stage("reading the text", len(starts), "windows", emit, should_stop) as stage:
+        stage.advance()
+        read = text_pass.read(loaded.model, tokens, starts, stage.advance)
+    counts = None
+    if loaded.data is not None:
+        train = loaded.data.train
+        with Stage("counting the training data", len(train), "tokens", emit, should_stop) as stage:
+            counts = unused_tokens.counts_of(train, loaded.model.vocab_size, stage.advance)
+    with Stage("looking into the weights", None, "", emit, should_stop) as stage:
+        stage.advance()
+        return _found(loaded, asked, read, counts)
+
+
+def _load(path: Path, shown: Shown, warn: Callable[[str], None]) -> _Loaded:
+    model, tokenizer, checkpoint = load_model(path, warn=warn)
+    starts_documents = checkpoint.starts_documents
+    data: TokenFolder | None = None
+    if shown.text is None:
+        data = data_of(checkpoint)
+        text = validation_text(data)
+    else:
+        text = given_text(shown.text, shown.name, tokenizer, starts_documents=starts_documents)
+        with suppress(DataError):  # a text stands in for it, all but its counts
+            data = data_of(checkpoint)
+    return _Loaded(
+        path, model, tokenizer, TokenTexts(tokenizer), starts_documents, checkpoint.step, data, text
+    )
+
+
+def _asked(shown: Shown, loaded: _Loaded) -> _Asked:
+    words = [embeddings.token_of(word, loaded.tokenizer, loaded.texts) for word in shown.words]
+    if shown.prompt is None:
+        return _Asked(None, words)
+    prompt = encode_prompt(loaded.tokenizer, shown.prompt, starts_documents=loaded.starts_documents)
+    return _Asked(prompt, words)
+
+
+def _found(loaded: _Loaded, asked: _Asked, read: TextStatistics, counts: Ints | None) -> ModelLook:
+    """All of it, put together from what was read and counted."""
+    model, texts, text = loaded.model, loaded.texts, loaded.text
+    frequent = _by_frequency(read, counts, model.vocab_size)
+    passage_ids = _passage_of(read, text, model.settings.block_size)
+    is_context = text.has_lead or not text.is_given
+    prompt = asked.prompt or passage_ids[int(is_context) :][:_PROMPT_TOKENS]
+    words = asked.words or embeddings.chosen_tokens(frequent, texts)
+    return ModelLook(
+        checkpoint=str(loaded.path),
+        step=loaded.step,
+        text=text.name,
+        tokens=read.tokens,
+        text_tokens=len(text.tokens) - 1,
+        loss=read.loss,
+        bits_per_byte=read.loss / math.log(2) / text.bytes_per_token,
+        by_position=loss_breakdown.by_position(read),
+        by_kind=loss_breakdown.by_kind(read, texts),
+        passage=passages.passage(model, passage_ids, texts, shown_from=int(is_context)),
+        next_token=passages.next_token(model, prompt, loaded.tokenizer.decode(prompt), texts),
+        attention=attention.attention(model, prompt, texts),
+        neighbours=embeddings.neighbours(model.wte.weight, words, frequent, texts),
+        embedding_map=embeddings.embedding_map(model.wte.weight, frequent, texts),
+        matrices=weights.matrices(model),
+        units=read.units,
+        vocabulary=unused_tokens.vocabulary_use(model, counts, texts),
+    )
+
+
+def _by_frequency(read: TextStatistics, counts: Ints | None, vocab_size: int) -> Ints:
+    """Tokens, the most frequent first: those of the training data, else all, by the text that was read."""
+    if counts is not None:
+        order: Ints = np.argsort(-counts, kind="stable")
+        return order[counts[order] > 0]
+    seen = np.bincount(read.targets[read.targets >= 0], minlength=vocab_size)
+    return np.argsort(-seen, kind="stable")
+
+
+def _passage_of(read: TextStatistics, text: ShownText, block_size: int) -> list[int]:
+    """The start of a given text, or the window of the validation set whose loss is nearest to the mean."""
+    length = min(block_size, passages.MOST_TOKENS)
+    start = 0
+    if not text.is_given:
+        whole = np.flatnonzero(read.targets[:, length - 1] >= 0)
+        rows = whole if len(whole) else np.arange(len(read.starts))
+        means = np.nanmean(read.surprise[rows, :length], axis=1)
+        start = int(read.starts[rows[np.abs(means - read.loss).argmin()]])
+    return [int(token) for token in text.tokens[start : start + length + 1]]

@@ -1,0 +1,84 @@
+"""The text that a model is shown: what the user gives, or the validation set of its run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cpulm.checkpoints.checkpoint import Checkpoint
+from cpulm.data.tokenfile import TokenFolder
+from cpulm.data.tokenizer import Tokenizer
+from cpulm.errors import DataError
+
+VALIDATION = "the validation set"
+_GIVE_A_TEXT = "give it a text to look at: --text FILE"
+
+
+@dataclass(frozen=True)
+class ShownText:
+    """A text as tokens.
+
+    Attributes:
+        name: for people.
+        tokens: 1-D; at least two.
+        bytes_per_token: UTF-8 bytes of the text per token.
+        is_given: whether the user gave it.
+        has_lead: whether the first token is an end-of-text token put before the text, as documents had one
+            before them in training.
+    """
+
+    name: str
+    tokens: npt.NDArray[Any]
+    bytes_per_token: float
+    is_given: bool
+    has_lead: bool
+
+
+def data_of(checkpoint: Checkpoint) -> TokenFolder:
+    """The token folder that the model was trained on.
+
+    Raises:
+        DataError: where it is gone or holds something else by now.
+    """
+    where = checkpoint.data.get("path")
+    if not where:
+        raise DataError("the checkpoint does not say what it was trained on", _GIVE_A_TEXT)
+    path = Path(where)
+    if not path.is_dir():
+        raise DataError(f"the checkpoint's data is not here: {path} does not exist", _GIVE_A_TEXT)
+    try:
+        folder = TokenFolder.open(path)
+    except DataError as error:
+        raise DataError(f"the checkpoint's data cannot be read: {error.message}", _GIVE_A_TEXT) from error
+    if folder.digest != checkpoint.data.get("digest"):
+        raise DataError(f"the data at {path} is not what the checkpoint was trained on", _GIVE_A_TEXT)
+    return folder
+
+
+def validation_text(folder: TokenFolder) -> ShownText:
+    """The validation split of ``folder``."""
+    if len(folder.val) < 2:
+        raise DataError("the validation set has a single token", _GIVE_A_TEXT)
+    return ShownText(VALIDATION, folder.val, folder.bytes_per_token, is_given=False, has_lead=False)
+
+
+def given_text(text: str, name: str, tokenizer: Tokenizer, *, starts_documents: bool) -> ShownText:
+    """``text`` as tokens, behind an end-of-text token where one began documents in training.
+
+    Raises:
+        DataError: where it is too short for a prediction, or the tokenizer lacks a character of it.
+    """
+    ids = tokenizer.encode(text)
+    lead = [tokenizer.eot_id] if starts_documents else []
+    if not ids or len(ids) + len(lead) < 2:
+        count = f"{len(ids)} token{'' if len(ids) == 1 else 's'}"
+        raise DataError(
+            f"{name} is too short to look at: it has {count}", "give a text of at least two tokens"
+        )
+    tokens = np.array([*lead, *ids], dtype=np.int64)
+    bytes_per_token = len(text.encode()) / len(ids)
+    return ShownText(name, tokens, bytes_per_token, is_given=True, has_lead=bool(lead))

@@ -1,0 +1,81 @@
+"""Which tokens a model never met."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from cpulm.inspection.model_report import Ints, VocabularyUse
+from cpulm.inspection.tokens import TokenTexts
+from cpulm.model.transformer import INIT_STD, Transformer
+
+RARE = 10
+"""Tokens that stand at most so often in the training data have hardly been learned."""
+_EXAMPLES = 60
+_CHUNK = 1 << 22
+_DEVIATIONS = 4.0
+
+
+def counts_of(tokens: npt.NDArray[Any], vocab_size: int, advance: Callable[[int], None]) -> Ints:
+    """How often each token stands in ``tokens``, int64 [vocab_size], in bounded memory.
+
+    Args:
+        tokens: 1-D, usually a memory map.
+        advance: told of the tokens that were counted.
+    """
+    counts = np.zeros(vocab_size, dtype=np.int64)
+    flat = np.asarray(tokens)
+    for start in range(0, len(flat), _CHUNK):
+        part = flat[start : start + _CHUNK]
+        counts += np.bincount(part, minlength=vocab_size)
+        advance(len(part))
+    return counts
+
+
+def vocabulary_use(model: Transformer, counts: Ints | None, texts: TokenTexts) -> VocabularyUse:
+    """Which tokens the model never met: by ``counts`` of its training data, else by its embedding."""
+    if counts is not None:
+        return VocabularyUse(
+            vocab_size=model.vocab_size,
+            basis="training data",
+            note="tokens that the training data does not have",
+            unused=int((counts == 0).sum()),
+            rare=int(((counts > 0) & (counts <= RARE)).sum()),
+            examples=texts.texts(np.flatnonzero(counts == 0)[:_EXAMPLES]),
+        )
+    if model.lm_head is None:
+        return VocabularyUse(
+            vocab_size=model.vocab_size,
+            basis="unknown",
+            note="the training data is not here, and with the embedding as the output matrix the rows of "
+            "unused tokens are trained too",
+            unused=None,
+            rare=None,
+            examples=(),
+        )
+    still = _still_as_drawn(model)
+    return VocabularyUse(
+        vocab_size=model.vocab_size,
+        basis="embedding norm",
+        note="the training data is not here: these are the tokens whose embedding still has about the norm "
+        "that it was drawn with",
+        unused=int(still.sum()),
+        rare=None,
+        examples=texts.texts(np.flatnonzero(still)[:_EXAMPLES]),
+    )
+
+
+@torch.inference_mode()
+def _still_as_drawn(model: Transformer) -> npt.NDArray[np.bool_]:
+    """Which rows of the embedding have a norm that fits normal numbers of the initial deviation.
+
+    The norm of n of them is ``std sqrt(n)``, give or take ``std / sqrt(2)``.
+    """
+    norms = torch.linalg.vector_norm(model.wte.weight.float(), dim=-1).cpu().numpy()
+    expected = INIT_STD * model.settings.n_embd**0.5
+    near: npt.NDArray[np.bool_] = np.abs(norms - expected) <= _DEVIATIONS * INIT_STD / 2**0.5
+    return near

@@ -1,0 +1,113 @@
+"""The head and its loss with the three products in int8, as those of the blocks' linear layers.
+
+With a vocabulary of thousands of entries the head takes a quarter of a small model's step in fp32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from cpulm.model.int8_linear import gradient_there
+from cpulm.native.int8 import QUAD, Factor, Int8Kernels, whole_quads
+
+LOGITS_AT_ONCE = 1 << 22
+"""Float32 numbers in one chunk: 16 MiB. Twice as many are as fast."""
+
+PROBABILITIES_AT_ONCE = 1 << 25
+"""Bytes of int8 that wait for the product with the rows: 32 MiB. Of fewer the gradient is made in parts."""
+
+MOST_ROWS = 1 << 16
+"""So many products of two int8 cannot leave an int32 when added up."""
+
+
+def fits(kernels: Int8Kernels, weight: Tensor) -> bool:
+    """Whether the kernels can take a head [V, D]."""
+    return weight.size(0) % kernels.lanes == weight.size(1) % kernels.lanes == 0
+
+
+def head_loss(kernels: Int8Kernels, x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """As :func:`cpulm.model.fused.head_loss`."""
+    apply: Callable[..., Tensor] = _HeadLoss.apply
+    return apply(kernels, x, weight, targets)
+
+
+class _HeadLoss(torch.autograd.Function):
+    """Computes the gradients at once, chunk by chunk of the rows.
+
+    The gradient of the logits is the probabilities less one at the target. The ones would leave the
+    probabilities few of the 8 bits, so they are applied apart, exactly. What is left is quantized once, by
+    row: its scale goes with the products' other factor, or with their result. The last product, most often
+    the only one, that makes the head's gradient is left to the backward pass: the factor that arrives there
+    goes with its scales, and not once more over all of the gradient. It is added to the gradient of earlier
+    micro-batches where that is there.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, kernels: Int8Kernels, x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+        head = kernels.right_both(weight)
+        grad_x, grad_weight = torch.empty_like(x), None
+        number = (targets >= 0).sum()
+        total = x.new_zeros(())
+        at_once = _whole(PROBABILITIES_AT_ONCE // weight.size(0), min(MOST_ROWS, x.size(0)))
+        for start in range(0, x.size(0), at_once):
+            some = slice(start, start + at_once)
+            turned, right = _chunks(kernels, x[some], head, targets[some], number, total, grad_x[some])
+            if start + at_once < x.size(0):
+                grad_weight = kernels.product(turned, right, out=grad_weight, add=start > 0)
+        ones = (targets >= 0).to(x.dtype).unsqueeze(1) / number
+        entries = targets.clamp(min=0)
+        grad_x.addcmul_(weight[entries], ones, value=-1.0)
+        ctx.kernels, ctx.weight = kernels, weight
+        ctx.save_for_backward(grad_x, grad_weight, *turned[:2], *right[:2], x * ones, entries)
+        return total / number
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, Tensor | None, None]:
+        grad_x, before, values, ones, right, scale, targeted, entries = ctx.saved_tensors
+        there = gradient_there(ctx.weight)
+        out = there
+        if before is not None:
+            out = before.mul_(grad) if there is None else there.addcmul_(before, grad)
+        factors = Factor(values, ones, turned=True), Factor(right, scale * grad)
+        grad_weight = ctx.kernels.product(*factors, out=out, add=out is not None)
+        grad_weight.index_add_(0, entries, targeted * -grad)
+        return None, grad_x * grad, grad_weight if there is None else None, None
+
+
+def _chunks(
+    kernels: Int8Kernels,
+    x: Tensor,
+    head: tuple[Factor, Factor],
+    targets: Tensor,
+    number: Tensor,
+    total: Tensor,
+    grad_x: Tensor,
+) -> tuple[Factor, Factor]:
+    """Add the losses of some rows to ``total``, write their gradients from the probabilities to ``grad_x``.
+
+    Returns:
+        The factors whose product is the head's gradient from the probabilities.
+    """
+    vocab = head[0].values.size(1)
+    turned = torch.empty(whole_quads(x.size(0)), vocab, dtype=torch.int8)
+    scales = torch.empty(x.size(0), 1)
+    chunk = _whole(LOGITS_AT_ONCE // vocab, x.size(0))
+    for start in range(0, x.size(0), chunk):
+        some = slice(start, start + chunk)
+        losses, p = kernels.softmax(kernels.product(kernels.left(x[some]), head[0]), targets[some])
+        total += losses.sum()
+        scales[some, 0] = p.scale / number
+        kernels.product(p._replace(scale=scales[some, 0]), head[1], out=grad_x[some])
+        kernels.turn_into(turned, p.values, start)
+    return Factor(turned.t(), torch.ones(vocab), turned=True), kernels.right(x * scales)
+
+
+def _whole(rows: int, most: int) -> int:
+    """``rows`` in whole quads, but not fewer than 64, nor more than ``most`` asks for."""
+    return min(max(64, rows // QUAD * QUAD), whole_quads(most))

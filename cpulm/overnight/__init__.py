@@ -1,0 +1,1 @@
+"""A run without a person beside it: supervisor, summary, autostart, report page. Never loads torch."""

@@ -1,0 +1,250 @@
+"""Going on after a reboot: an entry for systemd, launchd or the Task Scheduler, of the user's own.
+
+What an entry says is a pure function of the run and the system. It starts the supervisor, which ends at
+once where the night is over, was stopped on purpose, or is watched already: an entry that was forgotten
+does no harm.
+"""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import os
+import plistlib
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+from cpulm.errors import ResourceError, SettingsError
+from cpulm.run_dir import RunDir
+
+SAVING_SECONDS = 300
+"""How long the system is asked to wait at shutdown for a checkpoint to be written."""
+
+_NICE = 10
+_INSTEAD = "print the entry (leave out --install) and have it started by whatever starts programs here"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What makes a run go on when the computer starts.
+
+    ``path`` is where ``text`` has to stand; ``enable`` and ``disable`` are the commands that follow it
+    and that undo it, ``{path}`` in them being that file. ``advice`` says when the entry takes effect.
+    """
+
+    name: str
+    path: Path
+    text: str
+    enable: tuple[tuple[str, ...], ...]
+    disable: tuple[tuple[str, ...], ...]
+    advice: str
+
+
+def entry(run: RunDir, *, system: str = sys.platform, home: Path | None = None) -> Entry:
+    """The entry for a run.
+
+    Args:
+        run: with an absolute path.
+        system: as in ``sys.platform``.
+        home: the user's own folder, or None for the real one.
+    """
+    home = home or Path.home()
+    command = [sys.executable, "-m", "cpulm.overnight.supervisor", "at-boot", str(run.path)]
+    name = entry_name(run)
+    if system == "win32":
+        return _task(name, [_without_window(sys.executable), *command[1:]], run)
+    if system == "darwin":
+        return _agent(name, command, run, home)
+    return _unit(name, command, run, home)
+
+
+def entry_name(run: RunDir) -> str:
+    """``cpulm-tiny-1-3fa2c1``: from the run's name, and apart from runs of that name elsewhere."""
+    clean = re.sub(r"[^A-Za-z0-9-]+", "-", run.name).strip("-") or "run"
+    return f"cpulm-{clean}-{hashlib.sha256(str(run.path).encode()).hexdigest()[:6]}"
+
+
+def install(entry: Entry) -> None:
+    """Write the entry and enable it.
+
+    Raises:
+        SettingsError: where this system cannot have it, with nothing left behind.
+        ResourceError: where the file cannot be written.
+    """
+    try:
+        entry.path.parent.mkdir(parents=True, exist_ok=True)
+        # The Task Scheduler reads UTF-16, the others UTF-8.
+        encoding = "utf-16" if entry.path.suffix == ".xml" else "utf-8"
+        entry.path.write_text(entry.text, encoding=encoding)
+    except OSError as error:
+        raise ResourceError(
+            f"cannot write {entry.path}: {error.strerror}", "see who owns that folder"
+        ) from error
+    try:
+        for command in entry.enable:
+            _run(command)
+    except SettingsError:
+        entry.path.unlink(missing_ok=True)
+        raise
+
+
+def remove(entry: Entry) -> bool:
+    """Disable the entry and remove its file; whether there was one.
+
+    Raises:
+        SettingsError: where the system refuses to forget it; the file is gone all the same.
+    """
+    if not entry.path.is_file():
+        return False
+    try:
+        for command in entry.disable:
+            _run(command, "the entry's file is removed; give that command yourself, where it works")
+    finally:
+        entry.path.unlink(missing_ok=True)
+    return True
+
+
+def _run(command: Sequence[str], hint: str = _INSTEAD) -> None:
+    shown = " ".join(command)
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            timeout=60,
+            stdin=subprocess.DEVNULL,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise SettingsError(f"`{shown}` cannot be run here: {error}", hint) from error
+    if done.returncode:
+        said = (done.stderr or done.stdout).strip().splitlines()
+        raise SettingsError(f"`{shown}` failed: {said[0] if said else done.returncode}", hint)
+
+
+# Linux
+
+
+def _unit(name: str, command: Sequence[str], run: RunDir, home: Path) -> Entry:
+    config = Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config")
+    lines = [
+        "[Unit]",
+        f"Description=cpulm goes on with {_percent(str(run.path))}",
+        "",
+        "[Service]",
+        f"ExecStart={' '.join(_systemd_word(word) for word in command)}",
+        f"Nice={_NICE}",
+        "# The supervisor is told to end; it lets the training save and waits for it.",
+        "KillMode=mixed",
+        f"TimeoutStopSec={SAVING_SECONDS}",
+        "SuccessExitStatus=75",
+        "# It starts the training again by itself; this is for the case that it is killed.",
+        "Restart=on-abnormal",
+        "RestartSec=60",
+        "",
+        "[Install]",
+        "WantedBy=default.target",
+    ]
+    unit = f"{name}.service"
+    return Entry(
+        name=unit,
+        path=config / "systemd" / "user" / unit,
+        text="\n".join(lines) + "\n",
+        enable=(
+            ("systemctl", "--user", "daemon-reload"),
+            ("systemctl", "--user", "enable", unit),
+        ),
+        disable=(("systemctl", "--user", "disable", unit),),
+        advice="it starts when you log in; `loginctl enable-linger` makes it start with the computer",
+    )
+
+
+def _systemd_word(word: str) -> str:
+    """One word of ExecStart: quoted, without the meaning of ``%`` and ``$``. See systemd.service(5)."""
+    quoted = word.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{_percent(quoted).replace("$", "$$")}"'
+
+
+def _percent(text: str) -> str:
+    return text.replace("%", "%%")
+
+
+# macOS
+
+
+def _agent(name: str, command: Sequence[str], run: RunDir, home: Path) -> Entry:
+    label = f"cpulm.{name.removeprefix('cpulm-')}"
+    record = {
+        "Label": label,
+        "ProgramArguments": list(command),
+        "RunAtLoad": True,
+        "KeepAlive": {"Crashed": True},
+        "Nice": _NICE,
+        "ExitTimeOut": SAVING_SECONDS,
+        "StandardErrorPath": str(run.path / "overnight.log"),
+    }
+    path = home / "Library" / "LaunchAgents" / f"{label}.plist"
+    # The system reads the folder at each login by itself. Loading the entry now is not needed: the run
+    # is watched already.
+    return Entry(
+        name=label,
+        path=path,
+        text=plistlib.dumps(record, sort_keys=False).decode("utf-8"),
+        enable=(),
+        disable=(),
+        advice="it starts when you log in",
+    )
+
+
+# Windows
+
+
+def _without_window(python: str) -> str:
+    """``pythonw.exe`` beside ``python.exe``: at login no black window opens."""
+    quiet = Path(python).with_name("pythonw.exe")
+    return str(quiet) if quiet.is_file() else python
+
+
+def _task(name: str, command: Sequence[str], run: RunDir) -> Entry:
+    user = getpass.getuser()
+    domain = os.environ.get("USERDOMAIN")
+    account = escape(f"{domain}\\{user}" if domain else user)
+    text = f"""<?xml version="1.0" encoding="UTF-16"?>
+<Task version="1.2" xmlns="http://schemas.microsoft.com/windows/2004/02/mit/task">
+  <RegistrationInfo><Description>cpulm goes on with {escape(str(run.path))}</Description></RegistrationInfo>
+  <Triggers><LogonTrigger><UserId>{account}</UserId></LogonTrigger></Triggers>
+  <Principals>
+    <Principal id="Author"><UserId>{account}</UserId><LogonType>InteractiveToken</LogonType></Principal>
+  </Principals>
+  <Settings>
+    <MultipleInstancesPolicy>IgnoreNew</MultipleInstancesPolicy>
+    <DisallowStartIfOnBatteries>false</DisallowStartIfOnBatteries>
+    <StopIfGoingOnBatteries>false</StopIfGoingOnBatteries>
+    <ExecutionTimeLimit>PT0S</ExecutionTimeLimit>
+    <Priority>7</Priority>
+  </Settings>
+  <Actions>
+    <Exec>
+      <Command>{escape(command[0])}</Command>
+      <Arguments>{escape(subprocess.list2cmdline(command[1:]))}</Arguments>
+    </Exec>
+  </Actions>
+</Task>
+"""
+    folder = Path(os.environ.get("LOCALAPPDATA") or tempfile.gettempdir()) / "cpulm"
+    path = folder / f"{name}.xml"
+    return Entry(
+        name=name,
+        path=path,
+        text=text,
+        enable=(("schtasks", "/Create", "/TN", name, "/XML", str(path), "/F"),),
+        disable=(("schtasks", "/Delete", "/TN", name, "/F"),),
+        advice="it starts when you log in",
+    )

@@ -1,0 +1,58 @@
+"""The page of a run, ``report.html`` in its folder, made whenever the run ends.
+
+By a process of its own: what reads a long record and draws must not stand in the memory of a run that is at
+its limit, and nothing that goes wrong there is to change what became of the run.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+from cpulm.run_dir import RunDir
+from cpulm.system.allocator import release_memory
+
+_LONGEST_SECONDS = 120.0
+"""A record of a million lines takes 3 to 5."""
+
+
+def write_report(run: RunDir) -> str:
+    """Write the page of ``run`` anew, where it has a checkpoint; what was in the way in words, or nothing."""
+    if not run.latest.is_file():
+        return ""  # a folder without one is free for the next run, and is to stay so
+    release_memory()  # the run's: both processes may have to fit where it filled the memory alone
+    command = [sys.executable, "-m", "cpulm", "analyze", "--html", str(run.report), "--", str(run.path)]
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            env={**os.environ, "PYTHONIOENCODING": "utf-8", "NO_COLOR": "1"},
+            timeout=_LONGEST_SECONDS,
+            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+            check=False,
+        )
+    except (OSError, subprocess.SubprocessError, KeyboardInterrupt) as error:
+        return f"{run.report} was not written: {type(error).__name__} {error}".rstrip()
+    if done.returncode:
+        said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        why = next((line for line in said if line.startswith("error: ")), said[-1] if said else "")
+        return f"{run.report} was not written: {why.removeprefix('error: ') or done.returncode}"
+    return ""
+
+
+def is_outdated(run: RunDir) -> bool:
+    """Whether the record has gone on since the page was written, and the run's settings want one."""
+    from cpulm.runs.stored_settings import read_settings
+
+    try:
+        if run.report.stat().st_mtime_ns >= run.metrics.stat().st_mtime_ns:
+            return False
+    except OSError:
+        if not run.metrics.is_file():
+            return False
+    wanted = read_settings(run).get("log")
+    return not (isinstance(wanted, dict) and wanted.get("report") is False)

@@ -1,0 +1,1 @@
+"""The run log ``metrics.jsonl``: one writer and one reader."""

@@ -1,0 +1,265 @@
+"""From a request to the plan of a sweep: everything that can be wrong is found before anything is trained."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cpulm.data.prepare import prepare
+from cpulm.data.tokenfile import TokenFolder, require_block
+from cpulm.errors import ResourceError, SettingsError
+from cpulm.estimate import requirements
+from cpulm.estimate.memory import expected_arithmetic, memory_bytes
+from cpulm.events import Listener
+from cpulm.settings import HORIZONS, Settings, changed
+from cpulm.settings_resolver import resolve
+from cpulm.sweep.choices import Axis, Combination, axes_of, drawn, grid
+from cpulm.sweep.halving import rung_steps, rungs
+from cpulm.sweep.plan import PLAN, Plan, SweepDir, Trial, is_same, keep_of, read_plan, trial_names, write_plan
+from cpulm.system.machine import Machine, choose
+from cpulm.units import format_bytes
+
+_SAME_TOKENS = 0.01
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is asked for: settings as ``cpulm train`` takes them, with several values in the assignments.
+
+    ``flags`` are settings by their dotted keys, None for those not given. ``random`` is how many combinations
+    to draw by ``random_seed``; None for the whole grid.
+    """
+
+    preset: str | None
+    config: Path | None
+    environ: Mapping[str, str]
+    assignments: tuple[str, ...]
+    flags: Mapping[str, Any]
+    random: int | None
+    random_seed: int
+    parallel: int
+    halving: bool
+
+
+def make_plan(
+    wish: Wish, machine: Machine, *, show: Listener, should_stop: Callable[[], bool]
+) -> tuple[Plan, list[Settings]]:
+    """The plan, and the settings of each trial; the data is prepared on the way.
+
+    Raises:
+        SettingsError: where a setting is unknown, or a combination does not fit.
+        CpulmError: where the data cannot be used, or the memory is not enough.
+    """
+    fixed, axes = axes_of(wish.assignments)
+    _check(wish, fixed, axes)
+    combinations, settings = _resolved(wish, fixed, axes)
+    settings = _with_threads(settings, wish, machine)
+    folders = _prepared(settings, show, should_stop)
+    _check_memory(settings, folders, wish.parallel, machine)
+    keys = [axis.key for axis in axes]
+    steps = [
+        requirements.total_steps(one.train, one.tokens_per_step, len(tokens.train))
+        for one, tokens in zip(settings, folders, strict=True)
+    ]
+    looks = rungs(len(settings)) if wish.halving else ()
+    if looks:
+        _check_equal_tokens(steps, settings)
+    trials, adapted = [], []
+    for name, one, total in zip(trial_names(keys, combinations), settings, steps, strict=True):
+        every, at = rung_steps(total or 0, one.eval.every, looks)
+        adapted.append(changed(one, eval=changed(one.eval, every=every)))
+        trials.append(Trial(name, total, at))
+    return Plan(str(Path.cwd()), tuple(keys), wish.parallel, keep_of(looks), tuple(trials)), adapted
+
+
+def _check(wish: Wish, fixed: Sequence[str], axes: Sequence[Axis]) -> None:
+    """Refuse what no combination can mend, before there are any."""
+    if not axes:
+        raise SettingsError(
+            "there is nothing to try: no --set has several values", "such as --set train.lr=1e-3,2e-3,4e-3"
+        )
+    for axis in axes:
+        if wish.flags.get(axis.key) is not None:
+            raise SettingsError(
+                f"{axis.key} is given twice: by an option of its own and by --set {axis.key}=…",
+                "keep one of them",
+            )
+        for text in axis.ends():
+            try:
+                _settings(wish, [*fixed, f"{axis.key}={text}"])
+            except SettingsError as error:
+                # What names a section is about several settings at once: with the other axes it may fit.
+                if error.message.partition(":")[0] not in Settings.model_fields:
+                    raise
+
+
+def _settings(wish: Wish, assignments: Sequence[str]) -> Settings:
+    return resolve(
+        preset=wish.preset,
+        config=wish.config,
+        environ=wish.environ,
+        assignments=assignments,
+        flags=wish.flags,
+    )
+
+
+def _resolved(
+    wish: Wish, fixed: Sequence[str], axes: Sequence[Axis]
+) -> tuple[list[Combination], list[Settings]]:
+    """The combinations and their settings; in random draws those that do not fit together are left out.
+
+    Raises:
+        SettingsError: where a combination of a grid does not fit, or there are fewer than asked for.
+    """
+    if wish.random is None:
+        combinations = grid(axes)
+        return combinations, [_one(wish, fixed, axes, values) for values in combinations]
+    found: dict[Combination, Settings] = {}
+    problem = ""
+    for values in itertools.islice(drawn(axes, wish.random_seed), 100 * wish.random):
+        if len(found) == wish.random:
+            break
+        try:
+            found[values] = _one(wish, fixed, axes, values)
+        except SettingsError as error:
+            problem = f"; the others do not fit, such as {error.message}"
+    if len(found) < wish.random:
+        raise SettingsError(
+            f"--random {wish.random}: there are only {len(found)} different combinations{problem}",
+            "ask for fewer, or give more values",
+        )
+    return list(found), list(found.values())
+
+
+def _one(wish: Wish, fixed: Sequence[str], axes: Sequence[Axis], values: Combination) -> Settings:
+    given = [f"{axis.key}={value}" for axis, value in zip(axes, values, strict=True)]
+    try:
+        settings = _settings(wish, [*fixed, *given])
+    except SettingsError as error:
+        raise SettingsError(f"{', '.join(given)}: {error.message}", error.hint) from error
+    if all(getattr(settings.train, name) is None for name in HORIZONS):
+        raise SettingsError(
+            "the runs have no horizon: train.steps, train.epochs, train.tokens and train.max_time are unset",
+            "give --steps, --epochs, --tokens or --max-time",
+        )
+    if settings.train.until is not None:
+        raise SettingsError(
+            "train.until is one moment for all runs, and those that begin later would get less time",
+            "give each of them the same: --max-time 1h, or --tokens N",
+        )
+    return settings
+
+
+def _with_threads(settings: Sequence[Settings], wish: Wish, machine: Machine) -> list[Settings]:
+    """The cores divided among the runs that train at a time, where no threads were asked for."""
+    cores = choose(machine).threads.value
+    if not 1 <= wish.parallel <= cores:
+        raise SettingsError(
+            f"--parallel {wish.parallel}: this process may use {cores} physical cores",
+            f"give 1 to {cores}",
+        )
+    if wish.parallel == 1:
+        return list(settings)
+    share = cores // wish.parallel
+    return [
+        changed(one, runtime=changed(one.runtime, threads=one.runtime.threads or share)) for one in settings
+    ]
+
+
+def _prepared(
+    settings: Sequence[Settings], show: Listener, should_stop: Callable[[], bool]
+) -> list[TokenFolder]:
+    """The tokens of each trial, made once for all that share them; the trials find them in the cache."""
+    made: dict[str, TokenFolder] = {}
+    found = []
+    for one in settings:
+        key = one.data.model_dump_json()
+        if key not in made:
+            made[key] = prepare(one.data, emit=show, should_stop=should_stop)
+        tokens = made[key]
+        require_block("train", len(tokens.train), one.model.block_size)
+        require_block("val", len(tokens.val), one.model.block_size)
+        found.append(tokens)
+    return found
+
+
+def _check_memory(
+    settings: Sequence[Settings], folders: Sequence[TokenFolder], parallel: int, machine: Machine
+) -> None:
+    sizes = sorted(
+        (
+            memory_bytes(one, tokens.vocab_size, expected_arithmetic(one.runtime, machine))
+            for one, tokens in zip(settings, folders, strict=True)
+        ),
+        reverse=True,
+    )
+    needed, available = sum(sizes[:parallel]), machine.memory_available_bytes
+    if needed > available:
+        runs = "the largest run needs" if parallel == 1 else f"the {parallel} largest runs at a time need"
+        raise ResourceError(
+            f"{runs} about {format_bytes(needed)} of memory, and {format_bytes(available)} are available",
+            "give a lower --parallel, or a smaller train.micro_batch_size",
+        )
+
+
+def _check_equal_tokens(steps: Sequence[int | None], settings: Sequence[Settings]) -> None:
+    """Halving compares after equal shares of the training: they must be equal numbers of tokens."""
+    totals = [
+        None if total is None else total * one.tokens_per_step
+        for total, one in zip(steps, settings, strict=True)
+    ]
+    known = [total for total in totals if total is not None]
+    if len(known) < len(totals):
+        raise SettingsError(
+            "--halving compares the runs on equal tokens, and their horizon is a time",
+            "give --tokens, --steps or --epochs",
+        )
+    if max(known) - min(known) > _SAME_TOKENS * max(known):
+        raise SettingsError(
+            f"--halving compares the runs on equal tokens, and theirs are {min(known):,} to {max(known):,}",
+            "give the horizon in tokens: --tokens N",
+        )
+
+
+def settle(out: Path | None, stem: str, plan: Plan, settings: Sequence[Settings]) -> tuple[SweepDir, bool]:
+    """The folder of the sweep, and whether it was there: the same sweep is gone on with.
+
+    Args:
+        out: the folder asked for; None for one under ``sweeps/``.
+
+    Raises:
+        SettingsError: where ``out`` holds something else.
+    """
+    if out is not None:
+        folder = SweepDir(out)
+        if is_same(folder, plan, settings):
+            return folder, True
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            what = "another sweep" if folder.plan.is_file() else "something else"
+            raise SettingsError(
+                f"{out} holds {what}", "choose another --out, or go on with that sweep: --resume"
+            )
+        write_plan(folder, plan, settings)
+        return folder, False
+    number = 0
+    while True:
+        number += 1
+        folder = SweepDir(Path("sweeps") / f"{stem}-{number}")
+        if not folder.path.exists():
+            write_plan(folder, plan, settings)
+            return folder, False
+        if is_same(folder, plan, settings):
+            return folder, True
+
+
+def resumed(path: Path) -> tuple[SweepDir, Plan]:
+    """A sweep to go on with.
+
+    Raises:
+        DataError: where there is none at ``path``.
+    """
+    folder = SweepDir(path.parent if path.name == PLAN else path)
+    return folder, read_plan(folder)

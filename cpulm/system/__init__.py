@@ -1,0 +1,1 @@
+"""The machine that cpulm runs on: processor, memory, power, sleep, processes."""

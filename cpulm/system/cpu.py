@@ -1,0 +1,92 @@
+"""The processor: the record of it, and the reader for each system."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+UNKNOWN = "unknown"
+
+INSTRUCTION_SETS = {
+    "avx2": "AVX2",
+    "avx512f": "AVX-512",
+    "avx_vnni": "AVX-VNNI",
+    "avx512_vnni": "AVX512-VNNI",
+    "avx512_bf16": "AVX512-BF16",
+    "amx_bf16": "AMX-BF16",
+    "amx_int8": "AMX-INT8",
+    "asimd": "NEON",
+    "neon": "NEON",
+    "asimddp": "NEON-dotprod",
+    "i8mm": "NEON-i8mm",
+    "bf16": "NEON-bf16",
+    "sve": "SVE",
+    "sve2": "SVE2",
+}
+"""The instruction sets that decide how fast training is: Linux's name for each, and the usual name."""
+
+SLOW_CORE_SPEED = 0.4
+"""What an efficiency core is taken to do of a performance core's matrix products: its vector units are
+about half as wide and its clock is lower."""
+
+
+@dataclass(frozen=True)
+class Cpu:
+    """One machine's processors.
+
+    ``usable_logical`` and ``usable_physical`` are those that the process may be scheduled on;
+    ``usable_performance`` is how many of the latter are fast ones, None where all are alike or it
+    cannot be told. ``caches`` maps ``L1d``, ``L2`` and ``L3`` to the bytes that one core sees.
+    """
+
+    model: str
+    architecture: str
+    physical_cores: int
+    logical_cores: int
+    usable_logical: int
+    usable_physical: int
+    usable_performance: int | None = None
+    instruction_sets: tuple[str, ...] = ()
+    caches: Mapping[str, int] = field(default_factory=dict)
+    max_mhz: float | None = None
+
+
+def worth_using(physical: int, performance: int | None) -> int:
+    """How many of the usable cores to give a thread each.
+
+    A parallel loop is cut into equal parts and waits for the slowest, so slow cores help only where
+    all cores at :data:`SLOW_CORE_SPEED` do more than the fast ones alone: all of 2 fast and 8 slow,
+    but only the fast ones of 6 fast and 8 slow.
+    """
+    if performance is None or not 0 < performance < physical:
+        return physical
+    return physical if physical * SLOW_CORE_SPEED > performance else performance
+
+
+def name_instruction_sets(flags: set[str]) -> tuple[str, ...]:
+    """The usual names of those of Linux's ``flags`` that matter, in a fixed order."""
+    return tuple(dict.fromkeys(name for flag, name in INSTRUCTION_SETS.items() if flag in flags))
+
+
+def clean_model(name: str) -> str:
+    """The model's name without trademarks, doubled blanks and the frequency that stands elsewhere."""
+    name = re.sub(r"\((?:R|TM|tm|r)\)", "", name)
+    name = re.sub(r"\s*@\s*[\d.]+\s*GHz", "", name)
+    name = re.sub(r"\s+\d+-Core Processor\b|\b(?:CPU|Processor)\b", "", name)
+    return " ".join(name.split()) or UNKNOWN
+
+
+def architecture() -> str:
+    """The processor's architecture as the system names it: ``x86_64``, ``arm64``, ``amd64``."""
+    if sys.platform == "win32":
+        # PROCESSOR_ARCHITECTURE is that of the interpreter; the other is set where it is emulated
+        name = os.environ.get("PROCESSOR_ARCHITEW6432") or os.environ.get("PROCESSOR_ARCHITECTURE")
+        return (name or UNKNOWN).lower()
+    return os.uname().machine
+
+
+def logical_count() -> int:
+    return os.cpu_count() or 1

@@ -1,0 +1,120 @@
+"""The system around the processor: its name, memory, swap and power."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from cpulm.system.cpu import UNKNOWN
+
+
+@dataclass(frozen=True)
+class Power:
+    """``source`` is ``mains``, ``battery`` or ``unknown``; ``battery_percent`` is None without one."""
+
+    source: str
+    battery_percent: float | None = None
+
+
+@dataclass(frozen=True)
+class Host:
+    """The system's name, and the whole machine's memory and swap in bytes, whatever a container allows."""
+
+    system: str
+    memory_total_bytes: int
+    memory_available_bytes: int
+    swap_total_bytes: int
+    swap_free_bytes: int
+    power: Power
+
+
+def read_host() -> Host:
+    """Ask the system by psutil, which knows how on each."""
+    import psutil
+
+    memory = psutil.virtual_memory()
+    try:
+        swap = psutil.swap_memory()
+        swap_total, swap_free = swap.total, swap.free
+    except (OSError, RuntimeError):  # a system that hides or lacks its swap counters
+        swap_total = swap_free = 0
+    return Host(system_name(), memory.total, memory.available, swap_total, swap_free, read_power())
+
+
+def system_name(os_release: Path = Path("/etc/os-release")) -> str:
+    """The operating system as people call it, with the kernel's release on Linux."""
+    if sys.platform == "win32":
+        build = sys.getwindowsversion().build
+        return f"Windows {11 if build >= 22000 else 10} (build {build})"
+    if sys.platform == "darwin":
+        import platform
+
+        return f"macOS {platform.mac_ver()[0]}"
+    kernel = f"{os.uname().sysname} {os.uname().release}"
+    name = pretty_name(os_release)
+    return f"{name}, {kernel}" if name else kernel
+
+
+def pretty_name(os_release: Path) -> str:
+    """The distribution's name in a file such as ``/etc/os-release``; empty where there is none."""
+    try:
+        lines = os_release.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    found = (line.partition("=")[2] for line in lines if line.startswith("PRETTY_NAME="))
+    return next(found, "").strip("\"'")
+
+
+def read_power() -> Power:
+    """Where the machine's power comes from now; a machine without a battery is on mains."""
+    return linux_power() if sys.platform == "linux" else _power_by_psutil()
+
+
+def _power_by_psutil() -> Power:
+    import psutil
+
+    try:
+        battery = psutil.sensors_battery()
+    except (AttributeError, NotImplementedError, OSError, RuntimeError):
+        return Power(UNKNOWN)
+    if battery is None:
+        return Power("mains")
+    source = {True: "mains", False: "battery"}.get(battery.power_plugged, UNKNOWN)
+    return Power(source, round(float(battery.percent), 1))
+
+
+def linux_power(supplies: Path = Path("/sys/class/power_supply")) -> Power:
+    """As the kernel's power supplies tell it: of several batteries the mean charge.
+
+    psutil takes any battery for the machine's, also that of a wireless mouse, and so a desktop for a
+    machine that runs on battery. A supply of scope ``Device`` feeds something else than the machine.
+    """
+    try:
+        found = list(supplies.iterdir())
+    except OSError:
+        return Power(UNKNOWN)
+    own = [supply for supply in found if _line(supply / "scope") != "Device"]
+    batteries = [supply for supply in own if _line(supply / "type") == "Battery"]
+    batteries = [battery for battery in batteries if _line(battery / "present") != "0"]
+    charges = [_line(battery / "capacity") for battery in batteries]
+    known = [float(charge) for charge in charges if charge.isdecimal()]
+    percent = round(sum(known) / len(known), 1) if known else None
+    online = [_line(supply / "online") for supply in own if _line(supply / "type") == "Mains"]
+    states = {_line(battery / "status") for battery in batteries}
+    if not batteries or "1" in online:
+        return Power("mains", percent)
+    if "Discharging" in states:
+        return Power("battery", percent)
+    if states & {"Charging", "Full", "Not charging"}:  # by USB, which says nothing of which way it flows
+        return Power("mains", percent)
+    return Power("battery" if online else UNKNOWN, percent)
+
+
+def _line(file: Path) -> str:
+    """The one line of a kernel's file; empty where it cannot be read, as drivers refuse it at times."""
+    try:
+        return file.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""

@@ -1,0 +1,268 @@
+"""This machine, as far as training cares, and what cpulm chooses on it. Nothing here imports torch."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from cpulm.system.cgroup import Limits, read_limits
+from cpulm.system.cpu import Cpu, architecture, worth_using
+from cpulm.system.host import Power, read_host
+from cpulm.system.software import Compiler, Gpu, Torch, find_compiler, read_gpus, read_torch
+
+GIB = 1024**3
+INT8_SETS = ("AVX512-VNNI", "AVX-VNNI", "AMX-INT8", "NEON-i8mm")
+"""Instruction sets that multiply int8 several times as fast as fp32."""
+BF16_SETS = ("AMX-BF16", "AVX512-BF16", "NEON-bf16")
+"""Instruction sets that multiply bf16 faster than fp32."""
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What was found. Sizes are in bytes, frequency in MHz; None means none, or not to be found out.
+
+    ``usable_logical`` counts the logical processors that affinity lets the process run on, and
+    ``cpu_quota`` is the container's processor time in processors. ``usable_cores`` is the number of
+    physical cores that it pays to use within both: on a machine with two kinds of cores often the
+    fast ones only. ``memory_total_bytes`` and ``memory_available_bytes`` keep to the container's limit.
+    """
+
+    cpu_model: str
+    architecture: str
+    physical_cores: int
+    logical_cores: int
+    usable_logical: int
+    usable_cores: int
+    performance_cores: int | None
+    cpu_quota: float | None
+    instruction_sets: tuple[str, ...]
+    caches: dict[str, int]
+    max_mhz: float | None
+    memory_total_bytes: int
+    memory_available_bytes: int
+    memory_limit_bytes: int | None
+    swap_total_bytes: int
+    swap_free_bytes: int
+    disk_free_bytes: int
+    power: Power
+    system: str
+    python: str
+    torch: Torch | None
+    compiler: Compiler | None
+    compiler_problem: str
+    gpus: tuple[Gpu, ...]
+
+
+@dataclass(frozen=True)
+class Choice(Generic[_T]):
+    """What is chosen, and the reason in words."""
+
+    value: _T
+    reason: str
+
+
+@dataclass(frozen=True)
+class Choices:
+    """``precision`` bf16 or int8 is still to be confirmed by a measurement when a run starts; ``compile``
+    says whether runs that are long enough are compiled. ``preset`` suggests one for a first night.
+    ``notes`` are things that the user may want to mend first."""
+
+    device: Choice[str]
+    threads: Choice[int]
+    precision: Choice[str]
+    compile: Choice[bool]
+    preset: Choice[str]
+    notes: tuple[str, ...]
+
+
+def read_machine() -> Machine:
+    """Look at the machine, in about a tenth of a second; other programs are asked side by side."""
+    compiler = _in_background(find_compiler)
+    gpus = _in_background(lambda: read_gpus(architecture()))
+    torch = read_torch()
+    cpu, limits = read_cpu(), read_limits()
+    host = read_host()
+    memory_total, memory_available = within_limits(
+        host.memory_total_bytes, host.memory_available_bytes, limits
+    )
+    limited = limits.memory_bytes is not None and limits.memory_bytes == memory_total
+    found_compiler, compiler_problem = compiler()
+    return Machine(
+        cpu_model=cpu.model,
+        architecture=cpu.architecture,
+        physical_cores=cpu.physical_cores,
+        logical_cores=cpu.logical_cores,
+        usable_logical=cpu.usable_logical,
+        usable_cores=usable_cores(cpu, limits.cpus),
+        performance_cores=cpu.usable_performance,
+        cpu_quota=limits.cpus,
+        instruction_sets=cpu.instruction_sets,
+        caches=dict(cpu.caches),
+        max_mhz=cpu.max_mhz,
+        memory_total_bytes=memory_total,
+        memory_available_bytes=memory_available,
+        memory_limit_bytes=limits.memory_bytes if limited else None,
+        swap_total_bytes=host.swap_total_bytes,
+        swap_free_bytes=host.swap_free_bytes,
+        disk_free_bytes=shutil.disk_usage(Path.cwd()).free,
+        power=host.power,
+        system=host.system,
+        python=".".join(str(part) for part in sys.version_info[:3]),
+        torch=torch,
+        compiler=found_compiler,
+        compiler_problem=compiler_problem,
+        gpus=gpus(),
+    )
+
+
+def read_cpu() -> Cpu:
+    """The processors of this machine."""
+    if sys.platform == "darwin":
+        from cpulm.system.macos import read_sysctl
+
+        return read_sysctl(_sysctl_text())
+    if sys.platform == "win32":
+        from cpulm.system.windows import read_windows
+
+        return read_windows()
+    from cpulm.system.linux import read_linux
+
+    return read_linux()
+
+
+def usable_cores(cpu: Cpu, quota: float | None) -> int:
+    """The physical cores to give a thread each: those allowed and worth it, within the quota, at least 1.
+
+    A part of a processor in the quota is left unused: threads wait for each other by spinning, and a
+    team larger than the quota spends it on that.
+    """
+    cores = worth_using(cpu.usable_physical, cpu.usable_performance)
+    return max(1, cores if quota is None else min(cores, int(quota)))
+
+
+def within_limits(total: int, available: int, limits: Limits) -> tuple[int, int]:
+    """Total and available memory in bytes, the machine's or the container's, whichever is less."""
+    if limits.memory_bytes is None or limits.memory_bytes >= total:
+        return total, available
+    left = max(0, limits.memory_bytes - (limits.memory_used_bytes or 0))
+    return limits.memory_bytes, min(available, left)
+
+
+def choose(machine: Machine) -> Choices:
+    """What cpulm does on ``machine`` where no setting says otherwise."""
+    device = _choose_device(machine)
+    precision = _choose_precision(machine, device.value)
+    return Choices(
+        device=device,
+        threads=Choice(machine.usable_cores, _why_threads(machine)),
+        precision=precision,
+        compile=_choose_compile(machine, device.value, precision.value),
+        preset=_choose_preset(machine, device.value),
+        notes=_notes(machine),
+    )
+
+
+def _choose_device(machine: Machine) -> Choice[str]:
+    for backend in ("cuda", "mps"):
+        gpu = next((gpu for gpu in machine.gpus if gpu.backend == backend), None)
+        if gpu is None:
+            continue
+        if backend == "cuda" and machine.torch is not None and machine.torch.accelerator is None:
+            return Choice("cpu", f"{gpu.name} is there, but this torch is built for the CPU only")
+        return Choice(backend, gpu.name)
+    return Choice("cpu", "no GPU that torch can use")
+
+
+def _why_threads(machine: Machine) -> str:
+    cores = machine.usable_cores
+    if machine.cpu_quota is not None and max(1, int(machine.cpu_quota)) == cores < machine.physical_cores:
+        return f"the container's quota is {machine.cpu_quota:g} processors"
+    if machine.performance_cores == cores:
+        return "one per performance core; the slow ones would hold them up"
+    if cores < machine.physical_cores:
+        return f"one per physical core that this process may use, of {machine.physical_cores}"
+    return "one per physical core"
+
+
+def _choose_precision(machine: Machine, device: str) -> Choice[str]:
+    if device == "cuda":
+        capability = next((gpu.compute_capability for gpu in machine.gpus if gpu.backend == "cuda"), None)
+        if capability is not None and float(capability) >= 8.0:
+            return Choice("bf16", "the GPU has bf16, to be confirmed at the start of a run")
+        known = f"the GPU has {capability}" if capability else "the driver does not tell the GPU's"
+        return Choice("fp32", f"bf16 needs compute capability 8.0; {known}")
+    if device == "mps":
+        return Choice("fp32", "the safe choice on mps")
+    fast = [name for name in INT8_SETS if name in machine.instruction_sets]
+    if fast:
+        return Choice("int8", f"{fast[0]} is there; a measurement on the model's own layers must agree")
+    fast = [name for name in BF16_SETS if name in machine.instruction_sets]
+    if fast:
+        return Choice("bf16", f"{fast[0]} is there; a measurement at the start of a run must agree")
+    return Choice("fp32", "no int8 and no bf16 instructions, so both would be slower")
+
+
+def _choose_compile(machine: Machine, device: str, precision: str) -> Choice[bool]:
+    if device == "mps":
+        return Choice(False, "torch.compile does not pay on mps")
+    if precision == "int8":
+        return Choice(False, "torch.compile has nothing to gain from int8 products")
+    if machine.compiler is None and device == "cpu":
+        return Choice(False, f"it needs a C++ compiler; {machine.compiler_problem}")
+    if precision == "fp32" and device == "cpu" and not machine.system.startswith("Windows"):
+        return Choice(False, "kernels compiled for this CPU are faster than torch.compile")
+    with_what = machine.compiler.version if machine.compiler else "the GPU's own compiler"
+    return Choice(True, f"runs long enough to gain, with {with_what}")
+
+
+_PRESETS = (("large", 4, 8), ("medium", 2, 4), ("small", 1, 2))
+"""Preset, cores and GiB of available memory that it takes to end within a night of 8 hours: the presets
+are made for 8 h, 3 h and 30 min on 4 cores, so 32, 12 and 2 core-hours."""
+
+
+def _choose_preset(machine: Machine, device: str) -> Choice[str]:
+    available = machine.memory_available_bytes / GIB
+    if device != "cpu":
+        return Choice("large", "a GPU ends it well within a night")
+    cores_word = "core" if machine.usable_cores == 1 else "cores"
+    have = f"{machine.usable_cores} {cores_word}, {available:.1f} GiB available"
+    for preset, cores, gib in _PRESETS:
+        if machine.usable_cores >= cores and available >= gib:
+            return Choice(preset, f"ends within a night: {have}")
+    return Choice("tiny", f"for a machine as small as this one: {have}")
+
+
+def _notes(machine: Machine) -> tuple[str, ...]:
+    notes = []
+    if machine.power.source == "battery":
+        notes.append("running on battery: plug in before a long run")
+    if machine.disk_free_bytes < 2 * GIB:
+        notes.append(f"only {machine.disk_free_bytes / GIB:.1f} GiB are free on this folder's disk")
+    if machine.torch is None:
+        notes.append("torch is not installed: nothing can be trained")
+    return tuple(notes)
+
+
+def _in_background(work: Callable[[], _T]) -> Callable[[], _T]:
+    """Start ``work`` in a thread; calling the answer waits for its result, or raises its error."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    executor = ThreadPoolExecutor(1)
+    future = executor.submit(work)
+    executor.shutdown(wait=False)
+    return future.result
+
+
+def _sysctl_text() -> str:
+    try:
+        return subprocess.run(
+            ["/usr/sbin/sysctl", "hw", "machdep.cpu"], capture_output=True, text=True, timeout=2
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ""

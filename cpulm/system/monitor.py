@@ -1,0 +1,158 @@
+"""The machine's state while a run goes: a thread that samples it beside the training.
+
+Nothing here runs per step; the samples go to the listener as events, from the monitor's own thread.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import TypeVar
+
+import psutil
+
+from cpulm.events import Listener, MachineSampled
+from cpulm.system.cgroup import read_limits
+from cpulm.system.machine import within_limits
+
+_FIRST_SAMPLE_SECONDS = 0.25
+"""CPU per cents are differences, so the first sample needs a moment to differ over."""
+_SLOW_READINGS_SECONDS = 10.0
+"""Between readings that cost milliseconds and change slowly: child processes, clock and temperature."""
+_CPU_SENSORS = ("coretemp", "k10temp", "zenpower", "cpu_thermal", "cpu-thermal", "soc_thermal", "acpitz")
+
+_T = TypeVar("_T")
+
+
+class Monitor:
+    """Emit :class:`~cpulm.events.MachineSampled` every ``interval_seconds`` while the context is open.
+
+    Args:
+        emit: receives the events, in the monitor's thread.
+        interval_seconds: between two samples; the first comes sooner.
+    """
+
+    def __init__(self, emit: Listener, interval_seconds: float = 2.0) -> None:
+        self._emit = emit
+        self._interval_seconds = interval_seconds
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="cpulm-monitor", daemon=True)
+
+    def __enter__(self) -> Monitor:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join(timeout=5.0)
+
+    def _run(self) -> None:
+        sampler = Sampler()
+        wait = min(_FIRST_SAMPLE_SECONDS, self._interval_seconds)
+        while not self._stop.wait(wait):
+            self._emit(sampler.sample())
+            wait = self._interval_seconds
+
+
+class Sampler:
+    """Takes samples; keeps what differences and slow readings need in between."""
+
+    def __init__(self) -> None:
+        self._process = psutil.Process()
+        self._children: list[psutil.Process] = []
+        self._processors = psutil.cpu_count() or 1
+        self._mhz: float | None = None
+        self._temperature: float | None = None
+        self._slow_at = 0.0
+        self._read_slow()
+        psutil.cpu_percent()
+        self._process_percent()
+
+    def sample(self) -> MachineSampled:
+        """The machine's state now; CPU per cents are over the time since the sample before."""
+        if time.monotonic() - self._slow_at >= _SLOW_READINGS_SECONDS:
+            self._read_slow()
+        used, total = memory()
+        return MachineSampled(
+            cpu_percent=reading(psutil.cpu_percent, 0.0),
+            process_cpu_percent=self._process_percent(),
+            cpu_mhz=self._mhz,
+            cpu_temperature=self._temperature,
+            process_bytes=sum(_resident_bytes(process) for process in self._family()),
+            memory_used_bytes=used,
+            memory_total_bytes=total,
+        )
+
+    def _family(self) -> list[psutil.Process]:
+        return [self._process, *self._children]
+
+    def _process_percent(self) -> float:
+        """Of the whole machine, this process with its children."""
+        total = sum(reading(process.cpu_percent, 0.0) for process in self._family())
+        return total / self._processors
+
+    def _read_slow(self) -> None:
+        self._slow_at = time.monotonic()
+        known = set(self._children)
+        found = _descendants(self._process)
+        # a child that is known keeps its object, which remembers where its CPU time stood
+        self._children = [child for child in self._children if child in found]
+        self._children += [child for child in found if child not in known]
+        self._mhz = reading(_mhz, None)
+        self._temperature = reading(_temperature, None)
+
+
+def memory() -> tuple[int, int]:
+    """Used and total bytes, of the container where it has a limit below the machine's memory."""
+    whole = reading(psutil.virtual_memory, None)
+    if whole is None:
+        return 0, 0
+    total, available = within_limits(whole.total, whole.available, read_limits())
+    return total - available, total
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has held so far; 0 where the system does not tell."""
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def reading(read: Callable[[], _T], otherwise: _T) -> _T:
+    """What ``read`` returns; ``otherwise`` where this system does not tell, or the process is gone."""
+    try:
+        return read()
+    except (psutil.Error, OSError, AttributeError, NotImplementedError, RuntimeError, ValueError):
+        return otherwise
+
+
+def _resident_bytes(process: psutil.Process) -> int:
+    found = reading(process.memory_info, None)
+    return found.rss if found is not None else 0
+
+
+def _descendants(process: psutil.Process) -> list[psutil.Process]:
+    nothing: list[psutil.Process] = []
+    return reading(lambda: process.children(recursive=True), nothing)
+
+
+def _mhz() -> float | None:
+    frequency = psutil.cpu_freq()
+    return float(frequency.current) if frequency is not None and frequency.current else None
+
+
+def _temperature() -> float | None:
+    """The hottest reading, in degrees Celsius, of the first CPU sensor that is known."""
+    sensors = psutil.sensors_temperatures()  # AttributeError except on Linux and FreeBSD
+    for name in _CPU_SENSORS:
+        if sensors.get(name):
+            return max(float(sensor.current) for sensor in sensors[name])
+    return None

@@ -1,0 +1,206 @@
+"""A run's own time: without the machine's sleep, without stops by Ctrl-Z, without pauses.
+
+No clock of any system leaves out all three. Python's ``time.perf_counter`` stands still while the
+machine sleeps on Linux (CLOCK_MONOTONIC) and on macOS (mach_absolute_time), goes on while it sleeps on
+Windows (QueryPerformanceCounter), and goes on everywhere while a process is stopped. So a thread looks
+at the clocks twice a second, and a long time in which nobody could look is a gap: see :class:`Ledger`.
+The wall clock, which people, servers and summer time set, is only asked when a gap began.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+
+LOOK_EVERY_SECONDS = 0.5
+"""Between two looks of the thread. This much of a gap counts as run time, for it may have been."""
+SHORTEST_GAP_SECONDS = 15.0
+"""A machine that swaps, or a call that keeps Python's lock, holds a look up for seconds; sleep is longer."""
+_IDLE_CPU_SHARE = 0.02
+"""Of one processor: a process that used less than this did not run."""
+
+
+@dataclass(frozen=True)
+class ClockReading:
+    """All clocks at one moment, in seconds.
+
+    ``monotonic`` may or may not stand still while the machine sleeps, ``boot`` never does; where a
+    system has no such clock both are the same. ``cpu`` is what all threads of this process have used.
+    """
+
+    monotonic: float
+    boot: float
+    cpu: float
+    wall: float
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A time in which the process did not run: the wall clock at its beginning, and its length."""
+
+    wall_began: float
+    seconds: float
+
+
+class Ledger:
+    """Adds up run time from readings; no clock, no thread.
+
+    Two things are no run time. What ``boot`` has gone further than ``monotonic``, the machine slept. And
+    an advance of ``monotonic`` far beyond the time between two looks is one in which the process did not
+    run, if it used hardly any processor time meanwhile. Hardly any is what it can have used since the
+    last look at the pace it has shown, or two per cent of one processor: a stopped process uses none,
+    while one that was held up by swapping or by a long call goes on using it.
+    """
+
+    def __init__(self, first: ClockReading) -> None:
+        self.seconds = 0.0
+        """The run time so far."""
+        self._last = first
+        self._pace_since = first
+        self._pace = 1.0
+        """The most processors that were busy at once between two looks of the thread."""
+
+    def add(self, reading: ClockReading, *, counts: bool = True, regular: bool = True) -> Gap | None:
+        """Count the time since the reading before.
+
+        Args:
+            reading: the clocks now.
+            counts: False while the run pauses on purpose.
+            regular: whether a look was due within ``LOOK_EVERY_SECONDS``; where nobody looks, a long
+                time without a look says nothing.
+
+        Returns:
+            The gap, where the time since the reading before held one.
+        """
+        last, self._last = self._last, reading
+        advance = max(0.0, reading.monotonic - last.monotonic)
+        slept = max(0.0, reading.boot - last.boot - advance)
+        stopped = 0.0
+        if regular and advance - LOOK_EVERY_SECONDS >= SHORTEST_GAP_SECONDS:
+            unseen = 1.25 * self._pace * LOOK_EVERY_SECONDS
+            if reading.cpu - last.cpu <= max(unseen, _IDLE_CPU_SHARE * advance):
+                stopped = advance - LOOK_EVERY_SECONDS
+        self._measure_pace(reading)
+        if counts:
+            self.seconds += advance - stopped
+        gap = slept + stopped
+        return Gap(last.wall, gap) if gap >= SHORTEST_GAP_SECONDS else None
+
+    def _measure_pace(self, reading: ClockReading) -> None:
+        since = self._pace_since
+        seconds = reading.monotonic - since.monotonic
+        if seconds >= LOOK_EVERY_SECONDS / 2:  # over less, a clock in steps of 16 ms tells no pace
+            self._pace = max(self._pace, (reading.cpu - since.cpu) / seconds)
+            self._pace_since = reading
+
+
+def read_clocks() -> ClockReading:
+    """The clocks of this machine now."""
+    monotonic = time.perf_counter()
+    return ClockReading(monotonic, _boot_clock(monotonic), time.process_time(), time.time())
+
+
+def _boot_clock(otherwise: float) -> float:
+    """A clock that goes on while the machine sleeps; ``otherwise`` where there is none of its own."""
+    if sys.platform == "linux":
+        now = time.clock_gettime(time.CLOCK_BOOTTIME)
+    elif sys.platform == "darwin":  # where this one, unlike on Linux, goes on in sleep
+        now = time.clock_gettime(time.CLOCK_MONOTONIC_RAW)
+    else:
+        now = otherwise
+    return now
+
+
+class RunClock:
+    """The time that a run has really had. Any thread may ask; open it as a context while the run goes.
+
+    Outside the context nobody looks regularly: the machine's sleep is left out where the system tells of
+    it, stops are not.
+
+    Args:
+        start_seconds: what a resumed run had before.
+        on_gap: is told the length of every gap, once, from the clock's own thread.
+        read: the clocks.
+    """
+
+    def __init__(
+        self,
+        start_seconds: float = 0.0,
+        on_gap: Callable[[float], None] | None = None,
+        read: Callable[[], ClockReading] = read_clocks,
+    ) -> None:
+        self.start_seconds = start_seconds
+        self.gaps: list[tuple[float, float]] = []
+        """(wall clock when it began, seconds) of every time in which the process did not run."""
+        self._on_gap = on_gap
+        self._read = read
+        self._lock = threading.Lock()
+        self._ledger = Ledger(read())
+        self._pauses = 0
+        self._told = 0
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> RunClock:
+        self.now()  # what went by until here was nobody's to look at
+        self._stop.clear()
+        self._thread = threading.Thread(target=self._run, name="cpulm-clock", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.now()
+        thread, self._thread = self._thread, None
+        self._stop.set()
+        if thread is not None:
+            thread.join(timeout=5.0)
+
+    def now(self) -> float:
+        """Seconds of run time since this clock was made: for intervals. It never goes back."""
+        with self._lock:
+            return self._look()
+
+    def elapsed(self) -> float:
+        """Seconds of run time in all, those before a resumption included."""
+        return self.start_seconds + self.now()
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """Time within does not count."""
+        self._shift_pauses(+1)
+        try:
+            yield
+        finally:
+            self._shift_pauses(-1)
+
+    def _shift_pauses(self, by: int) -> None:
+        with self._lock:
+            self._look()
+            self._pauses += by
+
+    def _look(self) -> float:
+        """Bring the ledger up to date; the lock is held."""
+        gap = self._ledger.add(self._read(), counts=self._pauses == 0, regular=self._thread is not None)
+        if gap is not None:
+            self.gaps.append((gap.wall_began, gap.seconds))
+        return self._ledger.seconds
+
+    def _run(self) -> None:
+        while not self._stop.wait(LOOK_EVERY_SECONDS):
+            self.now()
+            self._tell()
+        self._tell()
+
+    def _tell(self) -> None:
+        while self._told < len(self.gaps):
+            seconds = self.gaps[self._told][1]
+            self._told += 1
+            if self._on_gap is not None:
+                self._on_gap(seconds)

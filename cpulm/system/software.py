@@ -1,0 +1,233 @@
+"""Torch, the C++ compiler and the GPUs, found without importing torch."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cpulm.system.cpu import UNKNOWN
+
+PROBE_SECONDS = 3.0
+"""How long another program may take to answer before it is taken for absent."""
+
+
+@dataclass(frozen=True)
+class Torch:
+    """An installed torch. ``accelerator`` is what it was built for, ``CUDA 12.8`` or ``ROCm 6.4``, None
+    for the CPU alone; ``maths`` names the libraries of its matrix products."""
+
+    version: str
+    accelerator: str | None
+    maths: str
+
+
+@dataclass(frozen=True)
+class Compiler:
+    """A C++ compiler that answered: what to call, and its version."""
+
+    command: str
+    version: str
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """``backend`` is ``cuda`` or ``mps``; ``memory_bytes`` is None where it is shared with the machine."""
+
+    name: str
+    backend: str
+    memory_bytes: int | None
+    compute_capability: str | None = None
+
+
+def read_torch(folder: Path | None = None) -> Torch | None:
+    """What stands in torch's own files; None where torch is not installed.
+
+    Args:
+        folder: the package's folder; where None, the one that ``import torch`` would take.
+    """
+    folder = folder or _torch_folder()
+    if folder is None:
+        return None
+    source = _text(folder / "version.py")
+    version = _python_string(source, "__version__") or UNKNOWN
+    cuda, rocm = _python_string(source, "cuda"), _python_string(source, "hip")
+    accelerator = f"CUDA {cuda}" if cuda else f"ROCm {rocm}" if rocm else None
+    return Torch(version, accelerator, maths_library(folder))
+
+
+def maths_library(folder: Path) -> str:
+    """The libraries that torch's build configuration, or else its shared libraries, name."""
+    config = _text(folder / "include/ATen/Config.h")
+    enabled = set(re.findall(r"#define AT_(\w+)_ENABLED\(\) 1", config))
+    names = ["MKL"] if "MKL" in enabled else []
+    libraries = [
+        path.name.lower() for place in ("lib", ".libs", "../torch.libs") for path in _files(folder / place)
+    ]
+    for part, name in (("openblas", "OpenBLAS"), ("nvpl", "NVPL"), ("armpl", "Arm PL"), ("mkl_", "MKL")):
+        if name not in names and any(part in library for library in libraries):
+            names.append(name)
+    if not names and sys.platform == "darwin":
+        names.append("Accelerate")
+    if "MKLDNN" in enabled:
+        names.append("oneDNN with Arm Compute Library" if "MKLDNN_ACL" in enabled else "oneDNN")
+    return " + ".join(names) or UNKNOWN
+
+
+def find_compiler(environ: Mapping[str, str] = os.environ) -> tuple[Compiler | None, str]:
+    """The C++ compiler that torch.compile can use; where there is none, why not.
+
+    ``CXX`` alone counts where it is set, because torch.compile then asks no other. A compiler counts
+    only if it runs and finds the headers that compiled steps include.
+    """
+    asked = environ.get("CXX")
+    problem = f"CXX={asked} is not found" if asked else "none is found"
+    for name in [asked] if asked else _compiler_names():
+        command = shutil.which(name, path=environ.get("PATH"))
+        if command is None or _is_apple_stub(command):
+            continue
+        if Path(command).stem.lower() == "cl":
+            version, wrong = _ask_msvc(command)
+        else:
+            version, wrong = _ask_compiler(command, environ)
+        if not wrong:
+            wrong = _missing_python_header()
+        if not wrong:
+            return Compiler(command, version), ""
+        problem = f"{Path(command).name}: {wrong}"
+    return None, problem
+
+
+def parse_macros(text: str) -> str:
+    """The compiler's name and version from the macros that it predefines (``-E -dM``)."""
+    match = re.search(r'^#define __VERSION__ "(.*)"$', text, re.MULTILINE)
+    version = match.group(1) if match else UNKNOWN
+    return version if not version[:1].isdigit() else f"GCC {version}"
+
+
+def read_gpus(
+    architecture: str, environ: Mapping[str, str] = os.environ, platform: str = sys.platform
+) -> tuple[Gpu, ...]:
+    """NVIDIA GPUs by ``nvidia-smi``; on Apple silicon the one it has.
+
+    An empty ``CUDA_VISIBLE_DEVICES``, or -1 in it, hides the NVIDIA GPUs from torch, so here as well.
+    """
+    if platform == "darwin":
+        return (Gpu("Apple GPU", "mps", None),) if architecture == "arm64" else ()
+    if environ.get("CUDA_VISIBLE_DEVICES", "all").strip() in ("", "-1"):
+        return ()
+    command = shutil.which("nvidia-smi", path=environ.get("PATH"))
+    if command is None:
+        return ()
+    for columns in ("name,memory.total,compute_cap", "name,memory.total"):  # older drivers lack the third
+        answer = _ask([command, f"--query-gpu={columns}", "--format=csv,noheader,nounits"])
+        if answer is not None and answer.returncode == 0:
+            return parse_nvidia_smi(answer.stdout)
+    return ()
+
+
+def parse_nvidia_smi(text: str) -> tuple[Gpu, ...]:
+    """The GPUs in lines of ``name, memory in MiB, compute capability``."""
+    gpus = []
+    for line in text.splitlines():
+        name, *rest = (part.strip() for part in line.split(","))
+        if name and rest:
+            memory = int(rest[0]) * 1024**2 if rest[0].isdigit() else None
+            capability = rest[1] if len(rest) > 1 and re.fullmatch(r"\d+\.\d+", rest[1]) else None
+            gpus.append(Gpu(name, "cuda", memory, capability))
+    return tuple(gpus)
+
+
+def _compiler_names() -> tuple[str, ...]:
+    names = {"win32": ("cl", "clang-cl", "g++", "clang++"), "darwin": ("clang++", "g++", "c++")}
+    return names.get(sys.platform, ("g++", "clang++", "c++"))
+
+
+def _is_apple_stub(command: str) -> bool:
+    """macOS without developer tools has a clang++ that only opens a dialog to install them."""
+    if sys.platform == "darwin" and command.startswith("/usr/bin/"):
+        answer = _ask(["/usr/bin/xcode-select", "--print-path"])
+        return answer is None or answer.returncode != 0
+    return False
+
+
+def _ask_compiler(command: str, environ: Mapping[str, str]) -> tuple[str, str]:
+    """Version and problem of a compiler that takes GCC's options: it has to find C's and OpenMP's headers."""
+    prefixes = [environ.get("OMP_PREFIX", ""), environ.get("CONDA_PREFIX", "")]
+    if sys.platform == "darwin":
+        prefixes += ["/opt/homebrew/opt/libomp", "/usr/local/opt/libomp"]
+    folders = [f"-I{Path(prefix) / 'include'}" for prefix in prefixes if prefix]
+    source = "#include <stdlib.h>\n#include <omp.h>\n"
+    answer = _ask([command, "-E", "-dM", "-x", "c++", *folders, "-"], source)
+    if answer is None:
+        return "", "does not answer"
+    if answer.returncode == 0:
+        return parse_macros(answer.stdout), ""
+    if "omp.h" in answer.stderr:
+        return "", "OpenMP's header omp.h is missing"
+    return "", next(iter(answer.stderr.strip().splitlines()), f"ends with code {answer.returncode}")
+
+
+def _ask_msvc(command: str) -> tuple[str, str]:
+    """Version and problem of Microsoft's compiler, which writes its banner when called with nothing."""
+    answer = _ask([command])
+    first = next(iter((answer.stderr + answer.stdout).strip().splitlines()), "") if answer else ""
+    match = re.search(r"\d+\.\d+\.\d+", first)
+    return (f"MSVC {match.group(0)}", "") if match else ("", "does not answer as Microsoft's compiler does")
+
+
+def _missing_python_header() -> str:
+    """The problem where Python came without its C headers: compiled steps are Python extensions."""
+    import sysconfig
+
+    try:
+        found = (Path(sysconfig.get_path("include")) / "Python.h").is_file()
+    except OSError:  # a folder that may not be looked into
+        found = False
+    return "" if found else "Python.h is missing (on Debian: the package python3-dev)"
+
+
+def _torch_folder() -> Path | None:
+    import importlib.util
+
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        return None
+    return Path(spec.origin).parent
+
+
+def _python_string(source: str, name: str) -> str | None:
+    match = re.search(rf"^{name}\s*(?::[^=]*)?=\s*['\"]([^'\"]*)['\"]", source, re.MULTILINE)
+    return match.group(1) if match else None
+
+
+def _ask(command: Sequence[str], text: str = "") -> subprocess.CompletedProcess[str] | None:
+    """What another program answers to ``text``; None where it cannot be run or takes too long."""
+    try:
+        return subprocess.run(
+            command,
+            input=text,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=PROBE_SECONDS,
+            env={**os.environ, "LC_ALL": "C"},
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _files(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

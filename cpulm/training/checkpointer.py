@@ -1,0 +1,214 @@
+"""When a run saves its checkpoints, and what it does where the disk refuses them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from cpulm.atomic import write_text
+from cpulm.checkpoints import checkpoint as checkpoints
+from cpulm.checkpoints.checkpoint import Checkpoint
+from cpulm.errors import ResourceError
+from cpulm.events import CheckpointSaved, Listener, Notice, Progress
+from cpulm.run_dir import RunDir
+from cpulm.settings import CheckpointSettings, to_yaml
+from cpulm.units import format_duration
+
+RETRY_SECONDS = 30.0
+"""Between two tries after a save that failed."""
+LAST_TRIES_SECONDS = 60.0
+"""For so long the end of a run waits for a disk that refuses its last checkpoint."""
+_MOST_COST = 0.01
+
+
+class Checkpointer:
+    """Writes the checkpoints of one run.
+
+    A save that fails does not end the run: the older checkpoint stays whole, the user is warned at once,
+    and it is tried again every :data:`RETRY_SECONDS`. If it still fails when the next checkpoint is due,
+    ResourceError ends the run.
+
+    Args:
+        run: where to write.
+        state: the run as it stands.
+        emit: hears of every checkpoint and every failure.
+    """
+
+    def __init__(
+        self,
+        run: RunDir,
+        settings: CheckpointSettings,
+        state: Callable[[], Checkpoint],
+        emit: Listener,
+        *,
+        saved_step: int = 0,
+        saved_at: float = 0.0,
+    ) -> None:
+        self._run = run
+        self._settings = settings
+        self._state = state
+        self._emit = emit
+        self._saved_step = saved_step
+        self._saved_at = saved_at
+        self._failed_at: float | None = None
+        self._failed_step = 0
+        self._tried_at = 0.0
+        self._asked = False
+        self._spent_seconds = 0.0
+        self._warned_of_cost = False
+        self.slowest_seconds = 0.0
+
+    def ask(self) -> None:
+        """Make a checkpoint due after the step in hand; from any thread."""
+        self._asked = True
+
+    def is_due(self, step: int, elapsed_seconds: float) -> bool:
+        """Whether a checkpoint is due at ``step``: by steps, by time, asked for, or after one that failed."""
+        if step == self._saved_step:
+            return False
+        if self._failed_at is not None:
+            waited = elapsed_seconds - self._tried_at >= min(RETRY_SECONDS, self._settings.every)
+            return waited or self._is_scheduled(step, elapsed_seconds, self._failed_at)
+        return self._asked or self._is_scheduled(step, elapsed_seconds, self._saved_at)
+
+    def save(self, step: int, elapsed_seconds: float) -> bool:
+        """Write ``latest.pt`` and the step's numbered checkpoint; let the oldest ones go.
+
+        Returns:
+            Whether it stands on the disk.
+
+        Raises:
+            ResourceError: where saving failed when the last checkpoint was due, and fails still.
+        """
+        try:
+            self._write_latest()
+            self._write_numbered(step)
+        except (OSError, RuntimeError, ResourceError) as error:
+            self._note_failure(error, step, elapsed_seconds)
+            return False
+        self._note_success(step, elapsed_seconds)
+        self._warn_of_cost(elapsed_seconds)
+        return True
+
+    def save_best(self, step: int, elapsed_seconds: float) -> bool:
+        """Write ``best.pt``, and let it be ``latest.pt`` too: a run goes on from its newest state.
+
+        Returns:
+            Whether it stands on the disk. A failure is said, and ends nothing.
+        """
+        try:
+            self._write(self._run.best, "best")
+            checkpoints.duplicate(self._run.best, self._run.latest)
+        except (OSError, RuntimeError, ResourceError) as error:
+            self._warn(f"best.pt could not be written ({_why(error)}); the best model before stays")
+            return False
+        self._note_success(step, elapsed_seconds)
+        return True
+
+    def save_last(self) -> None:
+        """Write ``latest.pt`` at the end of a run, waiting a while for a disk that refuses.
+
+        Raises:
+            ResourceError: where it refuses still after :data:`LAST_TRIES_SECONDS`.
+        """
+        began, wait = time.monotonic(), 1.0
+        while True:
+            try:
+                self._write_latest()
+                return
+            except (OSError, RuntimeError, ResourceError) as error:
+                left = LAST_TRIES_SECONDS - (time.monotonic() - began)
+                if left <= 0:
+                    raise self._no_room(error) from error
+                self._warn(
+                    f"the last checkpoint could not be written ({_why(error)}); "
+                    f"trying for another {format_duration(left)}"
+                )
+                time.sleep(min(wait, left))
+                wait *= 2
+
+    def _is_scheduled(self, step: int, elapsed_seconds: float, since: float) -> bool:
+        every_steps = self._settings.every_steps
+        if every_steps and step % every_steps == 0:
+            return True
+        return elapsed_seconds - since >= self._settings.every
+
+    def _write_latest(self) -> None:
+        if not self._run.path.is_dir():
+            self._run.path.mkdir(parents=True)
+            write_text(self._run.settings, to_yaml(self._state().settings))
+            self._warn(f"the run's folder {self._run.path} was gone; it is made anew with what is in memory")
+        self._write(self._run.latest, "latest")
+
+    def _write_numbered(self, step: int) -> None:
+        keep = self._settings.keep
+        if keep and step:
+            checkpoints.duplicate(self._run.latest, self._run.numbered(step))
+        for old in self._run.numbered_steps()[: -keep or None]:
+            self._run.numbered(old).unlink(missing_ok=True)
+
+    def _write(self, path: Path, role: str) -> None:
+        # A stage begins: whoever records the run writes down what was before, so that no checkpoint is ever
+        # ahead of the record.
+        self._emit(Progress(stage="saving a checkpoint", done=0, total=None, unit="checkpoints"))
+        began = time.perf_counter()
+        state = self._state()
+        size = checkpoints.save(state, path)
+        seconds = time.perf_counter() - began
+        self._spent_seconds += seconds
+        self.slowest_seconds = max(self.slowest_seconds, seconds)
+        saves = state.position.saves
+        self._emit(
+            CheckpointSaved(
+                step=state.step, path=str(path), role=role, bytes=size, seconds=seconds, saves=saves
+            )
+        )
+
+    def _note_success(self, step: int, elapsed_seconds: float) -> None:
+        self._saved_step, self._saved_at, self._asked = step, elapsed_seconds, False
+        if self._failed_at is not None:
+            self._failed_at = None
+            self._emit(Notice(level="info", message="checkpoints can be written again"))
+
+    def _note_failure(self, error: Exception, step: int, elapsed_seconds: float) -> None:
+        self._tried_at = elapsed_seconds
+        if self._failed_at is None:
+            self._failed_at, self._failed_step = elapsed_seconds, step
+            self._warn(
+                f"NO CHECKPOINT COULD BE WRITTEN ({_why(error)}): training goes on in memory and tries "
+                f"again; it will stop if the next checkpoint fails too. {self._kept()}"
+            )
+        elif step > self._failed_step and self._is_scheduled(step, elapsed_seconds, self._failed_at):
+            raise self._no_room(error) from error
+
+    def _no_room(self, error: Exception) -> ResourceError:
+        return ResourceError(
+            f"no checkpoint could be written in {self._run.path}: {_why(error)}; {self._kept()}",
+            f"make room or mend the folder, then go on with `cpulm resume {self._run.path}`",
+        )
+
+    def _kept(self) -> str:
+        kept = self._run.checkpoints()
+        if not kept:
+            return "there is no checkpoint on the disk"
+        return f"the newest checkpoint on the disk is {kept[0]}, of step {self._saved_step}"
+
+    def _warn_of_cost(self, elapsed_seconds: float) -> None:
+        part = self._spent_seconds / max(elapsed_seconds, 1e-9)
+        if part > _MOST_COST and elapsed_seconds > 10 * self._settings.every and not self._warned_of_cost:
+            self._warned_of_cost = True
+            self._warn(
+                f"checkpoints take {part:.1%} of this run's time; a longer --checkpoint-every makes that less"
+            )
+
+    def _warn(self, message: str) -> None:
+        self._emit(Notice(level="warning", message=message))
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, ResourceError):
+        return error.message
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,0 +1,105 @@
+"""Runs side by side: best first, what differs, what it did, and when losses must not be compared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cpulm.analysis.build_report import read_report
+from cpulm.analysis.compare import compare, places
+
+if TYPE_CHECKING:
+    from recorded_runs import MakeRun
+
+
+def run_of(make_run: MakeRun, name: str, loss: float, lr: float, seed: int = 0) -> Path:
+    settings = f"preset: ''\ntrain:\n  lr: {lr}\n  seed: {seed}\n"
+    return make_run(name, val_loss=lambda step: loss + 1 / step, settings=settings)
+
+
+def test_best_first_with_what_differs_and_what_it_did(make_run: MakeRun) -> None:
+    runs = [
+        run_of(make_run, "a", 2.2, 0.01, 0),
+        run_of(make_run, "b", 2.0, 0.02, 0),
+        run_of(make_run, "c", 2.4, 0.01, 1),
+        run_of(make_run, "d", 2.1, 0.02, 1),
+    ]
+    found = compare([read_report(run) for run in runs])
+    assert [row.name for row in found.rows] == ["b", "d", "a", "c"]
+    assert found.keys == ("train.lr", "train.seed")
+    assert found.rows[0].behind == 0
+    assert found.rows[0].values == {"train.lr": 0.02, "train.seed": 0}
+    by_lr = [effect for effect in found.effects if effect.key == "train.lr"]
+    assert [(effect.value, effect.runs) for effect in by_lr] == [(0.02, 2), (0.01, 2)]
+    scores = {row.name: row.bits_per_byte or 0 for row in found.rows}
+    assert by_lr[0].mean_bits_per_byte == pytest.approx((scores["b"] + scores["d"]) / 2)
+    assert (found.measure, found.notes) == ("loss", ())
+
+
+def test_settings_that_leave_the_weights_alone_have_done_nothing(make_run: MakeRun) -> None:
+    runs = [
+        make_run(name, settings=f"preset: ''\ntrain:\n  lr: {lr}\neval:\n  every: {every}\n")
+        for name, lr, every in (("a", 0.01, 40), ("b", 0.02, 50))
+    ]
+    found = compare([read_report(run) for run in runs])
+    assert found.keys == ("train.lr", "eval.every")
+    assert {effect.key for effect in found.effects} == {"train.lr"}
+
+
+def test_runs_of_different_tokenizers_are_compared_by_bits_per_byte(make_run: MakeRun) -> None:
+    """The byte tokenizer has the lower loss per token, and is worse."""
+    from dataclasses import replace
+
+    small, large = (
+        read_report(run_of(make_run, "byte", 1.5, 0.01)),
+        read_report(run_of(make_run, "bpe", 3.0, 0.01)),
+    )
+    figures = replace(large.figures, best_bits_per_byte=0.9, vocab_size=4096)
+    found = compare([small, replace(large, figures=figures)])
+    assert [row.name for row in found.rows] == ["bpe", "byte"]
+    assert found.measure == "bits_per_byte"
+    assert "different tokenizers" in found.notes[0]
+
+
+def test_runs_without_a_validation_come_last(make_run: MakeRun) -> None:
+    blind = make_run("blind", steps=30)
+    found = compare([read_report(blind), read_report(run_of(make_run, "seen", 2.0, 0.01))])
+    assert [row.name for row in found.rows] == ["seen", "blind"]
+    assert found.rows[1].behind is None
+    assert any("Without a validation yet: blind" in note for note in found.notes)
+
+
+def test_other_texts_are_told(make_run: MakeRun) -> None:
+    runs = [make_run(name, settings=f"data:\n  source: [{name}.txt]\n") for name in ("one", "two")]
+    assert any("different texts" in note for note in compare([read_report(run) for run in runs]).notes)
+
+
+def test_other_precisions_and_machines_are_told(make_run: MakeRun) -> None:
+    runs = [
+        make_run("one", beginning={"precision": "fp32"}),
+        make_run("two", beginning={"precision": "int8", "device_name": "Ryzen"}),
+    ]
+    notes = compare([read_report(run) for run in runs]).notes
+    assert any(note.endswith("fp32: one; int8: two.") for note in notes)
+    assert any("different machines" in note for note in notes)
+    assert compare([read_report(run) for run in (runs[0], make_run("three"))]).notes == ()
+
+
+def test_two_runs_of_one_name_are_told_apart_by_their_paths(make_run: MakeRun, tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    make_run("x/run")
+    found = compare([read_report(make_run("run")), read_report(tmp_path / "x" / "run")])
+    assert len({row.name for row in found.rows}) == 2
+
+
+def test_curves_stand_along_four_axes(make_run: MakeRun) -> None:
+    report = read_report(make_run())
+    curve = report.curves["val_loss"]
+    last = []
+    for by in ("steps", "tokens", "time", "flops"):
+        x = places(report, curve, by)
+        assert x is not None
+        last.append(float(x[-1]))
+    assert last == pytest.approx([400, 400 * 2048, 400, 400 * 2048 * 1e4])

@@ -1,0 +1,136 @@
+"""A checkpoint is written whole, read without running code, and never trusted when damaged."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import random
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from cpulm.checkpoints import checkpoint as checkpoints
+from cpulm.checkpoints.checkpoint import Checkpoint, TrainState
+from cpulm.errors import DataError
+from cpulm.settings import ModelSettings, Settings
+
+
+def a_checkpoint(step: int = 7) -> Checkpoint:
+    generator = torch.Generator().manual_seed(step)
+    return Checkpoint(
+        settings=Settings(model=ModelSettings(n_layer=1, n_embd=8, n_head=2, block_size=8)),
+        tokenizer_json='{"a": "ä"}',
+        vocab_size=3,
+        starts_documents=True,
+        model_state={"w": torch.randn(16, 16, generator=generator)},
+        optimizer_states=[{"state": {0: {"step": torch.tensor(3.0)}}, "param_groups": [{"lr": 0.1}]}],
+        position=TrainState(step=step, tokens=70, elapsed_seconds=1.5, best_loss=2.25, best_step=5),
+        random_state={"cpu": torch.get_rng_state()},
+        runtime={"device": "cpu", "threads": 2, "precision": "fp32", "compiled": False},
+        data={"path": "tokens", "digest": "d"},
+    )
+
+
+def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+    path = tmp_path / "latest.pt"
+    size = checkpoints.save(a_checkpoint(), path)
+    loaded = checkpoints.load(path)
+    assert size == path.stat().st_size
+    assert torch.equal(loaded.model_state["w"], a_checkpoint().model_state["w"])
+    assert loaded.position == a_checkpoint().position
+    assert loaded.settings == a_checkpoint().settings
+    assert loaded.optimizer_states == a_checkpoint().optimizer_states
+    assert (loaded.tokenizer_json, loaded.vocab_size, loaded.starts_documents) == ('{"a": "ä"}', 3, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["latest.pt"]
+
+
+def test_other_tools_can_open_it(tmp_path: Path) -> None:
+    path = tmp_path / "latest.pt"
+    checkpoints.save(a_checkpoint(), path)
+    assert zipfile.ZipFile(path).testzip() is None
+    assert torch.load(path, weights_only=True)["format"] == checkpoints.FORMAT
+
+
+def test_every_flipped_byte_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "latest.pt"
+    checkpoints.save(a_checkpoint(), path)
+    whole = path.read_bytes()
+    for place in random.Random(0).sample(range(len(whole)), 200):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << random.Random(place).randrange(8)
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match=r"latest\.pt"):
+            checkpoints.load(path)
+
+
+@pytest.mark.parametrize("part", [0.0, 0.001, 0.5, 0.99, 0.9999])
+def test_a_truncated_file_is_refused(tmp_path: Path, part: float) -> None:
+    path = tmp_path / "latest.pt"
+    checkpoints.save(a_checkpoint(), path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(part * len(whole))])
+    with pytest.raises(DataError):
+        checkpoints.load(path)
+
+
+class Malicious:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, ("pwned",)
+
+
+def test_code_in_a_checkpoint_never_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "evil.pt"
+    with path.open("w+b") as file:
+        torch.save({"format": checkpoints.FORMAT, "x": Malicious()}, file)
+        checkpoints._seal(file)
+    with pytest.raises(DataError, match="no checkpoint"):
+        checkpoints.load(path)
+    (tmp_path / "plain.pt").write_bytes(pickle.dumps(Malicious()) + b" " * 500)
+    with pytest.raises(DataError):
+        checkpoints.load(tmp_path / "plain.pt")
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_an_archive_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", b"\0" * 50_000_000)
+    with path.open("r+b") as file:
+        checkpoints._seal(file)
+    with pytest.raises(DataError, match="compressed"):
+        checkpoints.load(path)
+
+
+def test_what_is_no_checkpoint_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.pt").write_text("hello " * 100)
+    with pytest.raises(DataError, match=r"a\.pt is no checkpoint"):
+        checkpoints.load(tmp_path / "a.pt")
+    with pytest.raises(DataError, match="does not exist"):
+        checkpoints.load(tmp_path / "absent.pt")
+
+
+def test_the_first_whole_checkpoint_is_used_and_the_damaged_named(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        checkpoints.save(a_checkpoint(step), tmp_path / f"{step}.pt")
+    (tmp_path / "3.pt").write_bytes((tmp_path / "3.pt").read_bytes()[:-1])
+    paths = [tmp_path / f"{step}.pt" for step in (3, 2, 1)]
+    loaded, path, damaged = checkpoints.load_newest(paths)
+    assert (loaded.step, path.name) == (2, "2.pt")
+    assert len(damaged) == 1
+    assert "3.pt" in damaged[0]
+    for path in paths:
+        path.write_bytes(b"")
+    with pytest.raises(DataError, match=r"1\.pt"):
+        checkpoints.load_newest(paths)
+
+
+def test_a_duplicate_outlives_its_original(tmp_path: Path) -> None:
+    checkpoints.save(a_checkpoint(1), tmp_path / "latest.pt")
+    checkpoints.duplicate(tmp_path / "latest.pt", tmp_path / "step-00000001.pt")
+    checkpoints.save(a_checkpoint(2), tmp_path / "latest.pt")
+    assert checkpoints.load(tmp_path / "step-00000001.pt").step == 1
+    assert checkpoints.load(tmp_path / "latest.pt").step == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["latest.pt", "step-00000001.pt"]

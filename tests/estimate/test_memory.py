@@ -1,0 +1,177 @@
+"""The estimate of memory against what torch really holds while small models train."""
+
+from __future__ import annotations
+
+import functools
+import subprocess
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cpulm.data.loader import Loader
+from cpulm.errors import ResourceError
+from cpulm.estimate import memory
+from cpulm.estimate.memory import Arithmetic, expected_arithmetic, memory_bytes, training_bytes, vector_lanes
+from cpulm.estimate.requirements import check_memory
+from cpulm.execution.precision import fast_int8
+from cpulm.execution.runtime import choose_runtime
+from cpulm.model.transformer import Transformer
+from cpulm.native.kernels import Kernels
+from cpulm.optim.build_optimizers import build_optimizers
+from cpulm.settings import Settings
+from cpulm.settings_resolver import resolve
+from cpulm.system.machine import read_machine
+
+VOCAB = 192
+SHAPE = {"n_layer": 3, "n_head": 4, "n_embd": 64, "block_size": 128}
+GPT2 = {"norm": "layernorm", "position": "learned", "mlp": "gelu", "qk_norm": "false", "bias": "true"}
+WAYS = ("int8", "fp32", "torch")
+
+
+def settings_of(
+    batch: int = 16, accumulate: int = 1, optimizer: str = "muon", masked: bool = False, **model: Any
+) -> Settings:
+    shape = [f"model.{name}={value}" for name, value in {**SHAPE, **model}.items()]
+    return resolve(
+        assignments=[
+            *shape,
+            f"train.micro_batch_size={batch}",
+            f"train.grad_accum_steps={accumulate}",
+            f"train.optimizer={optimizer}",
+            f"train.document_mask={masked}".lower(),
+        ]
+    )
+
+
+@functools.cache
+def kernels() -> Kernels | None:
+    """The compiled kernels, where this machine has a compiler."""
+    return choose_runtime(settings_of().runtime, read_machine()).kernels
+
+
+def way_of(name: str) -> Arithmetic:
+    compiled = kernels()
+    if name != "torch" and compiled is None:
+        pytest.skip("no C++ compiler")
+    lanes = 0 if compiled is None or name == "torch" else compiled.lanes
+    return Arithmetic(int8=name == "int8", lanes=lanes)
+
+
+def parts_of(settings: Settings, way: Arithmetic) -> tuple[Transformer, list[torch.optim.Optimizer], Loader]:
+    model = Transformer(settings.model, VOCAB)
+    model.init_weights(0)
+    model.mask_documents(0 if settings.train.document_mask else None)
+    used = kernels() if way.lanes else None
+    model.use_kernels(used)
+    int8 = used.int8 if used is not None and way.int8 else None
+    model.use_int8(int8)
+    optimizers = build_optimizers(model, settings.train, int8)
+    batch, block = settings.train.micro_batch_size, settings.model.block_size
+    tokens = np.random.default_rng(0).integers(0, VOCAB, 4 * batch * block + 1).astype(np.uint32)
+    return model, optimizers, Loader(tokens, block, batch, 0)
+
+
+def most_in_use(settings: Settings, way: Arithmetic) -> int:
+    """The most bytes that torch held at once over two updates, by its own account of its allocator."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
+        model, optimizers, loader = parts_of(settings, way)
+        for step in range(2):
+            for micro in range(settings.train.grad_accum_steps):
+                x, y = loader.batch(2 * step + micro)
+                torch.autograd.backward(model(x, targets=y))
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+    assert profile.profiler is not None
+    assert profile.profiler.kineto_results is not None
+    events: Iterable[Any] = profile.profiler.kineto_results.events()
+    changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+    return int(np.cumsum([count for _, count in changes]).max())
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"accumulate": 2, "optimizer": "adamw"},
+        {"tie_embeddings": "false", "n_kv_head": 2},
+        GPT2,
+        {**GPT2, "dropout": 0.1},
+        {"mlp": "relu2"},
+        {"mlp": "relu", "n_inner": 512},
+        {"activation_checkpointing": "true"},
+        {"masked": True},
+        {"batch": 1, "block_size": 32, "n_embd": 256},  # the update is more than the activations
+    ],
+    ids=str,
+)
+def test_what_is_counted_is_what_torch_holds(changes: dict[str, Any], way: str) -> None:
+    settings = settings_of(**changes)
+    measured = most_in_use(settings, way_of(way))
+    assert training_bytes(settings, VOCAB, way_of(way)) == pytest.approx(measured, rel=0.07)
+
+
+def test_a_large_vocabulary_is_never_held_for_every_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    vocab_size = 8192
+    monkeypatch.setitem(globals(), "VOCAB", vocab_size)
+    for name in WAYS:
+        settings, way = settings_of(n_layer=1), way_of(name)
+        counted = training_bytes(settings, vocab_size, way)
+        assert counted == pytest.approx(most_in_use(settings, way), rel=0.07)
+        assert counted < 2 * 4 * 16 * 128 * vocab_size
+
+
+def test_kernels_keep_less_and_int8_keeps_least() -> None:
+    settings = resolve(preset="medium")
+    assert settings.data.vocab_size is not None
+    int8, fp32, plain = (
+        training_bytes(settings, settings.data.vocab_size, way)
+        for way in (Arithmetic(True, 16), Arithmetic(False, 16), Arithmetic())
+    )
+    assert int8 < fp32 < plain
+
+
+def test_widths_that_no_vector_divides_are_counted_as_torch_computes_them() -> None:
+    odd = settings_of(n_embd=60, head_dim=15, n_inner=150, position="learned")
+    assert training_bytes(odd, VOCAB, Arithmetic(True, 16)) == training_bytes(odd, VOCAB, Arithmetic())
+
+
+def test_this_machines_vectors_are_told_by_its_instruction_sets() -> None:
+    compiled = kernels()
+    if compiled is None:
+        pytest.skip("no C++ compiler")
+    assert vector_lanes(read_machine().instruction_sets) == compiled.lanes
+
+
+def test_what_a_run_will_choose_is_expected_by_instruction_set() -> None:
+    machine, settings = read_machine(), settings_of().runtime
+    assert expected_arithmetic(settings, machine).int8 is fast_int8(machine.instruction_sets)
+    asked = settings.model_copy(update={"precision": "fp32", "kernels": "off"})
+    assert expected_arithmetic(asked, machine) == Arithmetic()
+    elsewhere = settings.model_copy(update={"device": "cuda"})
+    assert expected_arithmetic(elsewhere, machine) == Arithmetic()
+
+
+def test_what_is_too_large_is_refused_with_what_fits() -> None:
+    settings, way = settings_of(batch=64), Arithmetic()
+    needed = memory_bytes(settings, VOCAB, way)
+    check_memory(settings, VOCAB, way, needed)
+    with pytest.raises(ResourceError) as refused:
+        check_memory(settings, VOCAB, way, needed - 1)
+    assert "train.micro_batch_size=32 --set train.grad_accum_steps=2" in refused.value.hint
+    with pytest.raises(ResourceError, match="memory"):
+        check_memory(settings, VOCAB, way, memory.PROCESS_BYTES)
+
+
+def test_counting_does_not_load_torch() -> None:
+    code = (
+        "import sys, cpulm.estimate.requirements, cpulm.estimate.preset_sizes\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,83 @@
+"""Runs whose step is compiled by torch, and what that took and gained."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_runs import of, settings_for, train
+
+from cpulm.events import RunStarted, StepDone
+from cpulm.execution import runtime as runtimes
+from cpulm.system.machine import read_machine
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "rhyme.txt"
+    path.write_text("the cat sat on the mat; the rat saw the cat and ran.\n" * 60)
+    return path
+
+
+@pytest.fixture
+def fresh_compile_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
+    monkeypatch.setenv("CPULM_CACHE", str(tmp_path / "cache"))
+    torch._dynamo.reset()
+
+
+needs_compiler = pytest.mark.skipif(read_machine().compiler is None, reason="no C++ compiler")
+
+
+@needs_compiler
+@pytest.mark.usefixtures("fresh_compile_cache")
+def test_compiled_and_eager_steps_agree(text: Path, tmp_path: Path) -> None:
+    plain = ["model.dropout=0", "model.n_layer=1", "train.steps=4"]
+    eager, _ = train(settings_for(text, *plain), tmp_path / "eager")
+    compiled, _ = train(settings_for(text, *plain, "runtime.compile=on"), tmp_path / "compiled")
+    assert of(RunStarted, compiled)[0].compiled
+    assert not of(RunStarted, eager)[0].compiled
+    losses = [[event.loss for event in of(StepDone, events)] for events in (eager, compiled)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    measured = json.loads((tmp_path / "cache" / "compile-times.json").read_text("utf-8"))
+    assert {name.partition(";")[0] for name in measured} == {"cold", "ratio"}
+
+
+class _Slower:
+    """A compiled step that takes longer than an eager one."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self._model = model
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        time.sleep(0.2)
+        return self._model(*arguments, **named)
+
+
+@needs_compiler
+def test_a_compiled_step_that_is_no_faster_is_left_where_nobody_asked_for_it(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "compile", _Slower)
+    monkeypatch.setattr(runtimes, "COMPILE_PAYS_AFTER_SECONDS", 0.0)
+    plain = ["model.n_layer=1", "runtime.kernels=off", "runtime.precision=fp32", "train.steps=1"]
+    for asked, compiled in (("auto", False), ("on", True)):
+        events, _ = train(settings_for(text, *plain, f"runtime.compile={asked}"), tmp_path / asked)
+        assert of(RunStarted, events)[0].compiled == compiled
+        assert compiled or "eager after all: a compiled pass takes" in of(RunStarted, events)[0].notes[-1]
+
+
+@needs_compiler
+@pytest.mark.usefixtures("fresh_compile_cache")
+def test_a_compiler_that_fails_costs_the_speed_and_not_the_run(text: Path, tmp_path: Path) -> None:
+    import torch._inductor.config
+
+    with torch._inductor.config.patch("cpp.cxx", ("no-such-compiler",)):
+        events, outcome = train(settings_for(text, "runtime.compile=on", "model.n_layer=1"), tmp_path / "run")
+    assert outcome.reason == "horizon"
+    assert not of(RunStarted, events)[0].compiled
+    assert any("compiling failed" in note for note in of(RunStarted, events)[0].notes)

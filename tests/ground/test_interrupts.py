@@ -1,0 +1,93 @@
+"""A request to stop: noted at the first, obeyed at the second, and at once where nothing can look."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from cpulm.errors import AbortedError
+from cpulm.interrupts import StopNow, StopRequest
+
+POSIX = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"])
+def test_the_first_signal_is_noted(name: str) -> None:
+    number = getattr(signal, name, None)
+    if number is None:
+        pytest.skip(f"no {name} here")
+    before = signal.getsignal(number)
+    with StopRequest() as stop:
+        assert not stop()
+        signal.raise_signal(number)
+        assert stop()
+        assert stop.why == name
+    assert signal.getsignal(number) is before
+
+
+@pytest.mark.parametrize("first", ["SIGINT", "SIGTERM"])
+def test_ctrl_c_after_a_request_leaves(first: str) -> None:
+    with StopRequest() as stop:
+        signal.raise_signal(getattr(signal, first))
+        assert stop()
+        with pytest.raises(AbortedError) as caught:
+            signal.raise_signal(signal.SIGINT)
+    assert caught.value.exit_code == 130
+
+
+def test_a_thread_may_ask() -> None:
+    with StopRequest() as stop:
+        thread = threading.Thread(target=stop.request, args=("cpulm stop",))
+        thread.start()
+        thread.join()
+        assert stop.why == "cpulm stop"
+        stop.request("somebody else")
+        assert stop.why == "cpulm stop"
+
+
+def test_work_that_cannot_look_is_left_at_once() -> None:
+    with StopRequest() as stop:
+        began = time.monotonic()
+        threading.Timer(0.2, stop.request, ("cpulm stop",)).start()
+        with pytest.raises(StopNow), stop.at_once():
+            subprocess.run([sys.executable, "-c", "import time; time.sleep(30)"], check=False)
+        assert time.monotonic() - began < 10
+        with pytest.raises(StopNow), stop.at_once():
+            pytest.fail("there was a request already")
+
+
+def test_outside_of_such_work_a_request_raises_nothing() -> None:
+    with StopRequest() as stop:
+        with stop.at_once():
+            pass
+        signal.raise_signal(signal.SIGTERM)
+        assert stop()
+
+
+PRESSED_TWICE = """
+import hashlib, os, pathlib, signal, sys, threading, time
+from cpulm.interrupts import StopRequest
+
+def press() -> None:
+    for _ in range(2):
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGINT)
+
+with StopRequest(pathlib.Path(sys.argv[1]).touch):
+    threading.Thread(target=press).start()
+    hashlib.pbkdf2_hmac("sha256", b"minutes", b"in C", 400_000_000)
+"""
+
+
+@POSIX
+def test_the_second_ctrl_c_ends_a_process_that_is_deep_in_c(tmp_path: Path) -> None:
+    left = tmp_path / "left"
+    done = subprocess.run([sys.executable, "-c", PRESSED_TWICE, str(left)], timeout=60, check=False)
+    assert done.returncode == 130
+    assert left.exists()

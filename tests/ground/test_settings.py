@@ -1,0 +1,182 @@
+"""The settings: their limits, the combinations that cannot be, and their page in the docs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from cpulm.errors import SettingsError
+from cpulm.settings import HORIZONS, ModelSettings, Settings, TrainSettings, changed
+from cpulm.settings_resolver import known_keys, validate
+
+ROOT = Path(__file__).parents[2]
+SECTIONS = {name: spec.default for name, spec in Settings.model_fields.items() if name != "preset"}
+
+
+def test_every_setting_and_every_section_says_what_it_means() -> None:
+    for name, section in SECTIONS.items():
+        assert isinstance(section, BaseModel)
+        assert (section.__doc__ or "").strip(), name
+        for key, spec in type(section).model_fields.items():
+            assert (spec.description or "").strip(), f"{name}.{key}"
+
+
+def test_the_defaults_are_valid_and_have_no_horizon() -> None:
+    settings = validate({})
+    assert settings == Settings()
+    assert [getattr(settings.train, name) for name in HORIZONS] == [None] * len(HORIZONS)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"n_embd": 385}, "n_embd (385) is not divisible by n_head (6)"),
+        ({"n_head": 6, "n_kv_head": 4}, "n_head (6) is not divisible by n_kv_head (4)"),
+        ({"n_head": 2, "n_kv_head": 4}, "n_head (2) is not divisible by n_kv_head (4)"),
+        ({"n_embd": 30, "n_head": 6}, "rope needs an even head width, not 5"),
+        ({"head_dim": 7}, "rope needs an even head width, not 7"),
+        ({"n_embd": 15, "n_head": 3, "position": "sinusoidal"}, "even n_embd, not 15"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused(model: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError) as raised:
+        validate({"model": model})
+    assert message in raised.value.message
+    assert raised.value.hint
+
+
+@pytest.mark.parametrize(
+    "model", [{"n_embd": 30, "n_head": 6, "position": "learned"}, {"n_embd": 100, "head_dim": 32}]
+)
+def test_shapes_that_fit_are_taken(model: dict[str, Any]) -> None:
+    assert validate({"model": model}).model.n_embd == model["n_embd"]
+
+
+def test_widths_that_are_not_given_follow_from_the_others() -> None:
+    model = ModelSettings(n_embd=384, n_head=6)
+    assert (model.kv_heads, model.head_width, model.inner_width) == (6, 64, 1024)
+    assert ModelSettings(n_embd=100, n_head=5).inner_width == 288
+    assert ModelSettings(n_embd=384, n_head=6, mlp="gelu").inner_width == 1536
+    given = ModelSettings(n_embd=384, n_head=6, n_kv_head=2, head_dim=32, n_inner=999)
+    assert (given.kv_heads, given.head_width, given.inner_width) == (2, 32, 999)
+
+
+def test_tokens_per_step() -> None:
+    values = {"model": {"block_size": 128}, "train": {"micro_batch_size": 3, "grad_accum_steps": 4}}
+    assert validate(values).tokens_per_step == 1536
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("train", "lr", 0),
+        ("train", "lr", True),
+        ("train", "lr", float("nan")),
+        ("train", "lr", float("inf")),
+        ("train", "lr", "fast"),
+        ("train", "lr", None),
+        ("train", "steps", 0),
+        ("train", "steps", 1.5),
+        ("train", "steps", 10**30),
+        ("train", "seed", 2**32),
+        ("train", "max_time", "8 parsecs"),
+        ("train", "max_time", -1),
+        ("train", "optimizer", "sgd"),
+        ("model", "dropout", 1),
+        ("model", "n_layer", False),
+        ("data", "source", []),
+        ("data", "source", [1]),
+        ("data", "field", True),
+        ("data", "vocab_size", 1),
+        ("checkpoint", "every", 0),
+        ("log", "tensorboard", "perhaps"),
+    ],
+)
+def test_a_value_beyond_its_limits_is_named_with_its_key(section: str, key: str, value: object) -> None:
+    with pytest.raises(SettingsError) as raised:
+        validate({section: {key: value}})
+    assert f"{section}.{key}" in raised.value.message
+    assert f"{section}.{key}: " in raised.value.hint or raised.value.hint.startswith("known: ")
+    assert "pydantic" not in raised.value.message
+
+
+@pytest.mark.parametrize("sign", [1, "8h", "90min"])
+def test_durations_are_kept_in_seconds(sign: str | float) -> None:
+    expected = {1: 1.0, "8h": 28800.0, "90min": 5400.0}[sign]
+    assert validate({"train": {"max_time": sign}}).train.max_time == expected
+
+
+def test_one_source_is_a_list_of_one() -> None:
+    assert validate({"data": {"source": "a.txt"}}).data.source == ["a.txt"]
+    assert validate({"data": {"source": Path("a.txt")}}).data.source == ["a.txt"]
+    assert validate({"data": {"source": [Path("a.txt"), "b"]}}).data.source == ["a.txt", "b"]
+
+
+def test_two_horizons_are_refused() -> None:
+    with pytest.raises(SettingsError, match=r"train has 2 horizons \(steps, max_time\); keep one"):
+        validate({"train": {"steps": 5, "max_time": "8h"}})
+
+
+def test_a_wrong_word_names_the_nearest_right_one() -> None:
+    with pytest.raises(SettingsError) as raised:
+        validate({"train": {"optimizer": "adam"}})
+    assert raised.value.hint == "did you mean adamw?"
+
+
+@pytest.mark.parametrize(
+    ("values", "key", "hint"),
+    [
+        ({"train": {"learning_rte": 1}}, "train.learning_rte", "train"),
+        ({"train": {"lrr": 1}}, "train.lrr", "did you mean train.lr?"),
+        ({"modle": {}}, "modle", "did you mean model?"),
+        ({"zzz": {}}, "zzz", "cpulm train --print-config"),
+    ],
+)
+def test_unknown_keys_are_errors(values: dict[str, Any], key: str, hint: str) -> None:
+    with pytest.raises(SettingsError) as raised:
+        validate(values)
+    assert f"there is no setting {key!r}" in raised.value.message
+    assert hint in raised.value.hint
+
+
+def test_settings_do_not_change_in_place() -> None:
+    settings = Settings()
+    with pytest.raises(ValidationError):
+        setattr(settings.train, "lr", 1.0)  # noqa: B010 - mypy refuses the plain form, as it should
+
+
+def test_changed_makes_a_copy_and_checks_it() -> None:
+    train = TrainSettings(lr=1e-3, seed=7)
+    assert changed(train, lr=2e-3) == TrainSettings(lr=2e-3, seed=7)
+    assert train.lr == 1e-3
+    with pytest.raises(ValidationError):
+        changed(train, lr=-1)
+
+
+def test_known_keys_are_all_keys() -> None:
+    keys = known_keys()
+    assert keys["train.lr"] == TrainSettings().lr
+    assert keys["data.source"] == ["builtin:python"]
+    assert set(keys) == {"preset"} | {
+        f"{name}.{key}" for name, section in SECTIONS.items() for key in type(section).model_fields
+    }
+
+
+def test_the_page_of_the_docs_is_current() -> None:
+    """Mend a failure with ``python docs/generate_settings.py``."""
+    program = "import generate_settings as g; print(g.page() == g.PAGE.read_text(encoding='utf-8'))"
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path[:0] = ['docs', '.']; {program}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "True"
+    page = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    assert [key for key in known_keys() if f"| `{key}` |" not in page] == ["preset"]
