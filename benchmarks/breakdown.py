@@ -34,11 +34,13 @@ from cpulm.training.build import Parts, build_parts
 from cpulm.ui.tables import rows
 
 KINDS = {
-    "linear layers": ("_Linear", "_LinearBackward", "aten::linear", "MmBackward0"),
-    "head and loss": ("_HeadLoss", "_HeadLossBackward"),
-    "attention": ("_Attention", "_AttentionBackward"),
-    "activation": ("_Activation", "_ActivationBackward"),
-    "norms": ("_RMSNorm", "_RMSNormBackward"),
+    "linear layers": ("_Int8Linear", "_Int8LinearBackward", "aten::linear", "MmBackward0"),
+    "head and loss": tuple(
+        f"{name}HeadLoss{way}" for name in ("_Int8", "_Chunked") for way in ("", "Backward")
+    ),
+    "attention": ("_NativeAttention", "_NativeAttentionBackward"),
+    "activation": ("_NativeActivation", "_NativeActivationBackward"),
+    "norms": ("_NativeRMSNorm", "_NativeRMSNormBackward"),
     "optimizer": ("Optimizer.step#Muon.step", "Optimizer.step#AdamW.step"),
 }
 """Names of the profiler's events; with the compiled kernels none of them lies inside another."""

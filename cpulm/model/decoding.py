@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from cpulm.model.cache import KVCache
-from cpulm.native.decode import Decoder, Shape
+from cpulm.native.decode import Decoder, DecoderShape
 
 if TYPE_CHECKING:
     from cpulm.model.transformer import Transformer
 
 
-def ready_decoder(model: Transformer, cache: KVCache) -> Decoder | None:
+def decoder_for(model: Transformer, cache: KVCache) -> Decoder | None:
     """What computes the blocks of ``model`` with ``cache``, made at the first call.
 
     None where it cannot be used: without kernels, with gradients or dropout, in other numbers than float32,
@@ -28,7 +28,7 @@ def ready_decoder(model: Transformer, cache: KVCache) -> Decoder | None:
         return None
     if cache.decoder is None:
         weight = model.wte.weight
-        shape = Shape(
+        shape = DecoderShape(
             width=settings.n_embd,
             heads=settings.n_head,
             kv_heads=settings.kv_heads,

@@ -26,7 +26,7 @@ class AttentionSpan(NamedTuple):
     mask: Tensor | None = None
 
 
-def sight_of(idx: Tensor, eot_id: int, mask_dtype: torch.dtype | None) -> AttentionSpan:
+def attention_span(idx: Tensor, eot_id: int, mask_dtype: torch.dtype | None) -> AttentionSpan:
     """What each token of ``idx`` [B, T] sees: for the kernels, or as a mask of ``mask_dtype`` for torch."""
     if mask_dtype is None:
         return AttentionSpan(first=first_of_document(idx, eot_id))

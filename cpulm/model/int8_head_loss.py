@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from cpulm.model.int8_linear import gradient_there
+from cpulm.model.int8_linear import existing_gradient
 from cpulm.native.int8 import QUAD, Factor, Int8Kernels, whole_quads
 
 LOGITS_AT_ONCE = 1 << 22
@@ -32,11 +32,11 @@ def fits(kernels: Int8Kernels, weight: Tensor) -> bool:
 
 def head_loss(kernels: Int8Kernels, x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """As :func:`cpulm.model.fused.head_loss`."""
-    apply: Callable[..., Tensor] = _HeadLoss.apply
+    apply: Callable[..., Tensor] = _Int8HeadLoss.apply
     return apply(kernels, x, weight, targets)
 
 
-class _HeadLoss(torch.autograd.Function):
+class _Int8HeadLoss(torch.autograd.Function):
     """Computes the gradients at once, chunk by chunk of the rows.
 
     The gradient of the logits is the probabilities less one at the target. The ones would leave the
@@ -56,25 +56,25 @@ class _HeadLoss(torch.autograd.Function):
         at_once = _whole(PROBABILITIES_AT_ONCE // weight.size(0), min(MOST_ROWS, x.size(0)))
         for start in range(0, x.size(0), at_once):
             some = slice(start, start + at_once)
-            turned, right = _chunks(kernels, x[some], head, targets[some], number, total, grad_x[some])
+            packed, right = _chunks(kernels, x[some], head, targets[some], number, total, grad_x[some])
             if start + at_once < x.size(0):
-                grad_weight = kernels.product(turned, right, out=grad_weight, add=start > 0)
+                grad_weight = kernels.product(packed, right, out=grad_weight, add=start > 0)
         ones = (targets >= 0).to(x.dtype).unsqueeze(1) / number
         entries = targets.clamp(min=0)
         grad_x.addcmul_(weight[entries], ones, value=-1.0)
         ctx.kernels, ctx.weight = kernels, weight
-        ctx.save_for_backward(grad_x, grad_weight, *turned[:2], *right[:2], x * ones, entries)
+        ctx.save_for_backward(grad_x, grad_weight, *packed[:2], *right[:2], x * ones, entries)
         return total / number
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, Tensor | None, None]:
         grad_x, before, values, ones, right, scale, targeted, entries = ctx.saved_tensors
-        there = gradient_there(ctx.weight)
+        there = existing_gradient(ctx.weight)
         out = there
         if before is not None:
             out = before.mul_(grad) if there is None else there.addcmul_(before, grad)
-        factors = Factor(values, ones, turned=True), Factor(right, scale * grad)
+        factors = Factor(values, ones, packed=True), Factor(right, scale * grad)
         grad_weight = ctx.kernels.product(*factors, out=out, add=out is not None)
         grad_weight.index_add_(0, entries, targeted * -grad)
         return None, grad_x * grad, grad_weight if there is None else None, None
@@ -95,7 +95,7 @@ def _chunks(
         The factors whose product is the head's gradient from the probabilities.
     """
     vocab = head[0].values.size(1)
-    turned = torch.empty(whole_quads(x.size(0)), vocab, dtype=torch.int8)
+    packed = torch.empty(whole_quads(x.size(0)), vocab, dtype=torch.int8)
     scales = torch.empty(x.size(0), 1)
     chunk = _whole(LOGITS_AT_ONCE // vocab, x.size(0))
     for start in range(0, x.size(0), chunk):
@@ -104,8 +104,8 @@ def _chunks(
         total += losses.sum()
         scales[some, 0] = p.scale / number
         kernels.product(p._replace(scale=scales[some, 0]), head[1], out=grad_x[some])
-        kernels.turn_into(turned, p.values, start)
-    return Factor(turned.t(), torch.ones(vocab), turned=True), kernels.right(x * scales)
+        kernels.pack_into(packed, p.values, start)
+    return Factor(packed.t(), torch.ones(vocab), packed=True), kernels.right(x * scales)
 
 
 def _whole(rows: int, most: int) -> int:

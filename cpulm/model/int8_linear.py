@@ -93,7 +93,7 @@ def fits(quantizer: Quantizer, inputs: int, outputs: int) -> bool:
     return inputs % quantizer.lanes == 0 and outputs % quantizer.lanes == 0
 
 
-def gradient_there(weight: Tensor) -> Tensor | None:
+def existing_gradient(weight: Tensor) -> Tensor | None:
     """The gradient that earlier micro-batches left at ``weight`` and that a product can be added to.
 
     One that is written there by itself saves a matrix of that size, and the pass that adds it.
@@ -111,11 +111,11 @@ def linear(quantizer: Quantizer, x: Tensor, weight: Tensor, bias: Tensor | None)
         weight: [N, K].
         bias: [N] or None.
     """
-    apply: Callable[..., Tensor] = _Linear.apply
+    apply: Callable[..., Tensor] = _Int8Linear.apply
     return apply(quantizer, x, weight, bias)
 
 
-class _Linear(torch.autograd.Function):
+class _Int8Linear(torch.autograd.Function):
     """Keeps x in int8, a quarter of its size; adds to the weight's gradient itself where one is there."""
 
     @staticmethod
@@ -135,7 +135,9 @@ class _Linear(torch.autograd.Function):
         rows = grad.reshape(-1, grad.size(-1)).contiguous()
         g_left, g_transposed = quantizer.left_both(rows)
         dx = quantizer.product(g_left, Factor(w_values, w_scale))
-        there = gradient_there(ctx.weight)
-        dw = quantizer.product(g_transposed, Factor(x_values, x_scale), out=there, add=there is not None)
+        existing = existing_gradient(ctx.weight)
+        dw = quantizer.product(
+            g_transposed, Factor(x_values, x_scale), out=existing, add=existing is not None
+        )
         bias_grad = rows.sum(0) if ctx.with_bias else None
-        return None, dx.view(ctx.shape), dw if there is None else None, bias_grad
+        return None, dx.view(ctx.shape), dw if existing is None else None, bias_grad

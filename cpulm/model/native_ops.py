@@ -27,26 +27,26 @@ def fits(kernels: Kernels | None, x: Tensor, width: int) -> bool:
 
 def rms_norm(kernels: Kernels, x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """As :func:`cpulm.model.fused.rms_norm`."""
-    return _apply(_RMSNorm, kernels, x.contiguous(), weight, eps)
+    return _apply(_NativeRMSNorm, kernels, x.contiguous(), weight, eps)
 
 
 def swiglu(kernels: Kernels, gate_up: Tensor) -> Tensor:
     """As :func:`cpulm.model.fused.swiglu`."""
-    return _apply(_Activation, kernels.swiglu, kernels.swiglu_backward, gate_up.contiguous())
+    return _apply(_NativeActivation, kernels.swiglu, kernels.swiglu_backward, gate_up.contiguous())
 
 
 def relu2(kernels: Kernels, x: Tensor) -> Tensor:
     """``relu(x)²``."""
-    return _apply(_Activation, kernels.relu2, kernels.relu2_backward, x.contiguous())
+    return _apply(_NativeActivation, kernels.relu2, kernels.relu2_backward, x.contiguous())
 
 
 def dropout(kernels: Kernels, x: Tensor, p: float) -> Tensor:
     """As ``F.dropout`` in training; the choice is drawn from torch's random state."""
-    return _apply(_Dropout, kernels, x.contiguous(), p, int(torch.randint(2**32, ())))
+    return _apply(_NativeDropout, kernels, x.contiguous(), p, int(torch.randint(2**32, ())))
 
 
 def attention(
-    kernels: Kernels, qkv: Tensor, heads: AttentionShape, turn: QKTransform, first: Tensor | None = None
+    kernels: Kernels, qkv: Tensor, shape: AttentionShape, transform: QKTransform, first: Tensor | None = None
 ) -> Tensor:
     """Norm, rotation and causal attention of the joint projection.
 
@@ -57,7 +57,16 @@ def attention(
     Returns:
         [B, T, H D].
     """
-    return _apply(_Attention, kernels, qkv.contiguous(), turn.q_weight, turn.k_weight, heads, turn, first)
+    return _apply(
+        _NativeAttention,
+        kernels,
+        qkv.contiguous(),
+        transform.q_weight,
+        transform.k_weight,
+        shape,
+        transform,
+        first,
+    )
 
 
 def _apply(function: type[torch.autograd.Function], *arguments: Any) -> Tensor:
@@ -66,7 +75,7 @@ def _apply(function: type[torch.autograd.Function], *arguments: Any) -> Tensor:
     return apply(*arguments)
 
 
-class _Dropout(torch.autograd.Function):
+class _NativeDropout(torch.autograd.Function):
     """Keeps the seed in place of a mask."""
 
     @staticmethod
@@ -80,7 +89,7 @@ class _Dropout(torch.autograd.Function):
         return None, ctx.kernels.dropout(dy.contiguous(), ctx.p, ctx.seed), None, None
 
 
-class _RMSNorm(torch.autograd.Function):
+class _NativeRMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, kernels: Kernels, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         y, rstd = kernels.rms_norm(x, weight, eps)
@@ -95,7 +104,7 @@ class _RMSNorm(torch.autograd.Function):
         return None, dx, weight_grad, None
 
 
-class _Activation(torch.autograd.Function):
+class _NativeActivation(torch.autograd.Function):
     """A function of its input alone, and its gradient; keeps that input and nothing else."""
 
     @staticmethod
@@ -115,7 +124,7 @@ class _Activation(torch.autograd.Function):
         return None, None, ctx.gradient(grad.contiguous(), *ctx.saved_tensors)
 
 
-class _Attention(torch.autograd.Function):
+class _NativeAttention(torch.autograd.Function):
     """Keeps the projection, the result and one number a query; scores are computed again backward."""
 
     @staticmethod
@@ -125,12 +134,12 @@ class _Attention(torch.autograd.Function):
         qkv: Tensor,
         q_weight: Tensor | None,
         k_weight: Tensor | None,
-        heads: AttentionShape,
-        turn: QKTransform,
+        shape: AttentionShape,
+        transform: QKTransform,
         first: Tensor | None,
     ) -> Tensor:
-        y, lse = kernels.attention(qkv, heads, turn, first)
-        ctx.kernels, ctx.heads, ctx.turn, ctx.first = kernels, heads, turn, first
+        y, lse = kernels.attention(qkv, shape, transform, first)
+        ctx.kernels, ctx.shape, ctx.transform, ctx.first = kernels, shape, transform, first
         ctx.save_for_backward(qkv, y, lse, q_weight, k_weight)
         return y
 
@@ -139,7 +148,7 @@ class _Attention(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         qkv, y, lse, q_weight, k_weight = ctx.saved_tensors
         dqkv, weight_grads = ctx.kernels.attention_backward(
-            grad.contiguous(), qkv, y, lse, ctx.heads, ctx.turn, ctx.first
+            grad.contiguous(), qkv, y, lse, ctx.shape, ctx.transform, ctx.first
         )
         q_grad = None if q_weight is None else weight_grads[0]
         k_grad = None if k_weight is None else weight_grads[1]

@@ -21,8 +21,8 @@ from torch.utils.checkpoint import checkpoint
 
 from cpulm.model import fused, int8_head_loss, int8_linear, native_ops
 from cpulm.model.cache import KVCache
-from cpulm.model.decoding import ready_decoder
-from cpulm.model.documents import AttentionSpan, sight_of
+from cpulm.model.decoding import decoder_for
+from cpulm.model.documents import AttentionSpan, attention_span
 from cpulm.model.int8_linear import Quantizer
 from cpulm.model.modules import Dropout, Embedding, Linear, RMSNorm, make_norm
 from cpulm.native.int8 import Int8Kernels
@@ -53,13 +53,13 @@ class Attention(nn.Module):
         x: Tensor,
         rope: tuple[Tensor, Tensor] | None,
         cache: KVCache | None,
-        sight: AttentionSpan | None = None,
+        span: AttentionSpan | None = None,
     ) -> Tensor:
         B, T, _ = x.shape
         qkv = self.qkv(x)
         if self.kernels is not None and cache is None and native_ops.fits(self.kernels, qkv, self.head_dim):
-            first = None if sight is None else sight.first
-            y: Tensor = self.out(self.attend_at_once(self.kernels, qkv, rope, first))
+            first = None if span is None else span.first
+            y: Tensor = self.out(self.attend_in_kernels(self.kernels, qkv, rope, first))
             return y
         heads = qkv.view(B, T, -1, self.head_dim)
         q, k, v = heads.split((self.n_head, self.n_kv_head, self.n_kv_head), dim=2)
@@ -67,22 +67,22 @@ class Attention(nn.Module):
             q, k = self.q_norm(q), self.k_norm(k)
         if rope is not None:
             q, k = fused.rotate(q, *rope), fused.rotate(k, *rope)
-        mask = None if sight is None else sight.mask
+        mask = None if span is None else span.mask
         y = self.attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), cache, mask)
         merged: Tensor = self.out(y.transpose(1, 2).reshape(B, T, -1))
         return merged
 
-    def attend_at_once(
+    def attend_in_kernels(
         self, kernels: Kernels, qkv: Tensor, rope: tuple[Tensor, Tensor] | None, first: Tensor | None
     ) -> Tensor:
         """From the projection [B, T, (H + 2 K) D] to the results [B, T, H D] in the compiled kernels."""
         dropout = self.dropout if self.training else 0.0
         seed = int(torch.randint(2**32, ())) if dropout else 0
-        heads = AttentionShape(self.n_head, self.n_kv_head, self.head_dim, self.eps, dropout, seed)
+        shape = AttentionShape(self.n_head, self.n_kv_head, self.head_dim, self.eps, dropout, seed)
         q_weight = None if self.q_norm is None else self.q_norm.weight
         k_weight = None if self.k_norm is None else self.k_norm.weight
-        turn = QKTransform(q_weight, k_weight, *(rope or (None, None)))
-        return native_ops.attention(kernels, qkv, heads, turn, first)
+        transform = QKTransform(q_weight, k_weight, *(rope or (None, None)))
+        return native_ops.attention(kernels, qkv, shape, transform, first)
 
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, cache: KVCache | None, mask: Tensor | None = None
@@ -166,9 +166,9 @@ class Block(nn.Module):
         x: Tensor,
         rope: tuple[Tensor, Tensor] | None,
         cache: KVCache | None,
-        sight: AttentionSpan | None = None,
+        span: AttentionSpan | None = None,
     ) -> Tensor:
-        x = x + self.dropout(self.attn(self.attn_norm(x), rope, cache, sight))
+        x = x + self.dropout(self.attn(self.attn_norm(x), rope, cache, span))
         y: Tensor = x + self.dropout(self.mlp(self.mlp_norm(x)))
         return y
 
@@ -192,7 +192,7 @@ class Transformer(nn.Module):
         self.settings, self.vocab_size = settings, vocab_size
         self.head_kernels: Int8Kernels | None = None
         self.attention_kernels: Kernels | None = None
-        self.document_mark: int | None = None
+        self.document_eot_id: int | None = None
         self.wte = Embedding(vocab_size, settings.n_embd)
         self.wpe = Embedding(settings.block_size, settings.n_embd) if settings.position == "learned" else None
         self.dropout = Dropout(settings.dropout)
@@ -218,7 +218,7 @@ class Transformer(nn.Module):
         It holds for whole windows, in training and where text is judged; with a cache, as in generation,
         there is one document alone.
         """
-        self.document_mark = eot_id
+        self.document_eot_id = eot_id
 
     def use_kernels(self, kernels: Kernels | None) -> None:
         """Compute norms, attention and the activation in compiled kernels, where they fit; None: in torch."""
@@ -282,7 +282,7 @@ class Transformer(nn.Module):
         if targets is None:
             return F.linear(x, self.head_weight).float()
         rows = x.flatten(0, 1)
-        if self.head_kernels is not None and torch.is_grad_enabled() and fused.by_hand(rows):
+        if self.head_kernels is not None and torch.is_grad_enabled() and fused.can_fuse(rows):
             return int8_head_loss.head_loss(self.head_kernels, rows, self.head_weight, targets.flatten())
         return fused.head_loss(rows, self.head_weight, targets.flatten())
 
@@ -294,18 +294,18 @@ class Transformer(nn.Module):
         rope = None
         if self.settings.position == "rope":
             rope = self.cos[start : start + T], self.sin[start : start + T]
-        sight = None
-        if self.document_mark is not None and cache is None:
+        span = None
+        if self.document_eot_id is not None and cache is None:
             at_once = native_ops.fits(self.attention_kernels, x, self.settings.head_width)
-            sight = sight_of(idx, self.document_mark, None if at_once else x.dtype)
-        decoder = None if cache is None or T > 1 else ready_decoder(self, cache)
+            span = attention_span(idx, self.document_eot_id, None if at_once else x.dtype)
+        decoder = None if cache is None or T > 1 else decoder_for(self, cache)
         if decoder is not None:
             x = decoder.step(x[:, 0], start, *(rope or (None, None))).unsqueeze(1)
         for block in self.blocks if decoder is None else ():
             if self.settings.activation_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, rope, cache, sight, use_reentrant=False)
+                x = checkpoint(block, x, rope, cache, span, use_reentrant=False)
             else:
-                x = block(x, rope, cache, sight)
+                x = block(x, rope, cache, span)
         if cache is not None:
             cache.advance(T)
         y: Tensor = self.norm(x[:, -1:] if last_only else x)

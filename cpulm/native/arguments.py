@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-def at(tensor: Tensor | None) -> ctypes.c_void_p | None:
+def ptr(tensor: Tensor | None) -> ctypes.c_void_p | None:
     """Where a contiguous tensor begins."""
     if tensor is None:
         return None
@@ -17,21 +17,21 @@ def at(tensor: Tensor | None) -> ctypes.c_void_p | None:
     return ctypes.c_void_p(tensor.data_ptr())
 
 
-def places(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
+def ptrs(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
     """Where each of some contiguous tensors begins."""
     assert all(tensor.is_contiguous() for tensor in tensors)
     return (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
 
 
-def real(value: float) -> ctypes.c_float:
+def f32(value: float) -> ctypes.c_float:
     return ctypes.c_float(value)
 
 
-def long(value: int) -> ctypes.c_int64:
+def i64(value: int) -> ctypes.c_int64:
     return ctypes.c_int64(value)
 
 
-def word(value: int) -> ctypes.c_uint32:
+def u32(value: int) -> ctypes.c_uint32:
     return ctypes.c_uint32(value)
 
 
@@ -40,7 +40,7 @@ def threads() -> ctypes.c_int:
     return ctypes.c_int(torch.get_num_threads())
 
 
-def room(width: int) -> Tensor:
+def scratch(width: int) -> Tensor:
     """Scratch memory for each thread's own sums over rows."""
     return torch.empty(torch.get_num_threads(), width)
 

@@ -1,50 +1,50 @@
-// Causal attention from the joint projection to the heads' results: norm and rotation of queries and keys,
-// scores, softmax, dropout and the weighted sum, one pair of sequence and key-value head at a time, so that
-// all between stays in the second-level cache. The scores of a block of queries are computed once forward and
-// once more backward (https://arxiv.org/abs/2205.14135); nothing of size T x T is kept.
+// Causal attention from the fused qkv projection to the heads' outputs: QK norm, rotary embedding, scores, softmax,
+// dropout and weighted sum, one pair of sequence and key-value head at a time, so that all intermediate values stay
+// in the L2 cache. The scores of a block of queries are computed in the forward pass and again in the backward pass
+// (https://arxiv.org/abs/2205.14135); nothing of size T x T is stored.
 #pragma once
 #include <cmath>
-#include "product.h"
+#include "small_matmul.h"
 
-constexpr int BLOCK = 4 * TILE_ROWS;  // queries at a time: with more, more scores behind the diagonal are in vain
+constexpr int BLOCK = 4 * TILE_ROWS; // queries at a time; larger blocks compute more scores above the diagonal in vain
 
-struct Shape {
-    int batch, tokens, heads, kv_heads, width;  // width of one head, a multiple of LANES
+struct AttentionShape {
+    int batch, tokens, heads, kv_heads, width; // width of one head, a multiple of LANES
     int row() const { return (heads + 2 * kv_heads) * width; }
-    int padded() const { return (tokens + LANES - 1) / LANES * LANES; }
-    // Rows of T numbers stand this far apart: at a power of two they would share a few sets of the cache.
-    int across() const { return padded() + LANES; }
+    int padded_tokens() const { return (tokens + LANES - 1) / LANES * LANES; }
+    // Row stride of transposed matrices: rows a power of two apart would share a few sets of the cache.
+    int transposed_stride() const { return padded_tokens() + LANES; }
 };
 
-struct Turn {            // what is done to queries and keys before they meet; null: nothing
+struct QKTransform { // QK norm and rotary embedding; null pointers: left out
     const float *weight; // of the norm [width]
     const float *cos, *sin; // [tokens, width / 2]
     float eps;
 };
 
-struct Rules {
-    const int32_t *first; // [batch, tokens]: the first token that each may see; null: 0
-    uint32_t seed;        // of dropout
-    uint32_t below;       // hashes below this are dropped; 0: none
-    float kept;           // 1 / (1 - p)
+struct MaskAndDropout {
+    const int32_t *first; // [batch, tokens]: the first token that each token attends to; null: 0
+    uint32_t seed; // of dropout
+    uint32_t below; // weights whose hash is below this are dropped; 0: none
+    float kept; // 1 / (1 - p)
 };
 
-static inline float normed(const float *x, const Turn &turn, int width, float *out) {
-    if (!turn.weight) {
+static inline float apply_qk_norm(const float *x, const QKTransform &transform, int width, float *out) {
+    if (!transform.weight) {
         memcpy(out, x, width * sizeof(float));
         return 1.0f;
     }
     Floats squares = {};
     for (int d = 0; d < width; d += LANES) squares += load(x + d) * load(x + d);
-    float rstd = 1.0f / sqrtf(sum(squares) / width + turn.eps);
-    for (int d = 0; d < width; d += LANES) store(out + d, load(x + d) * rstd * load(turn.weight + d));
+    float rstd = 1.0f / sqrtf(horizontal_sum(squares) / width + transform.eps);
+    for (int d = 0; d < width; d += LANES) store(out + d, load(x + d) * rstd * load(transform.weight + d));
     return rstd;
 }
 
-static inline void rotated(float *x, const Turn &turn, int t, int width, float direction) {
-    if (!turn.cos) return;
+static inline void apply_rope(float *x, const QKTransform &transform, int t, int width, float direction) {
+    if (!transform.cos) return;
     int half = width / 2;
-    const float *cos = turn.cos + (long)t * half, *sin = turn.sin + (long)t * half;
+    const float *cos = transform.cos + (long)t * half, *sin = transform.sin + (long)t * half;
     int d = 0;
     for (; d + LANES <= half; d += LANES) {
         Floats a = load(x + d), b = load(x + d + half), c = load(cos + d), s = direction * load(sin + d);
@@ -58,198 +58,201 @@ static inline void rotated(float *x, const Turn &turn, int t, int width, float d
     }
 }
 
-// What is written here is read by another part of the model, long after it has left the caches.
-static inline void streamed_row(const float *x, int width, float *out) {
+// Stores past the caches: the next reader is another part of the model, long after the row would have left them.
+static inline void stream_row(const float *x, int width, float *out) {
     for (int d = 0; d < width; d += LANES) stream(out + d, load(x + d));
 }
 
-static inline void soon(const float *row, int width) {
+static inline void prefetch(const float *row, int width) {
     for (int line = 0; line < width * 4; line += 64) __builtin_prefetch((const char *)row + line);
 }
 
-// The gradient `g` of a turned row becomes that of the row `x` itself; the norm weight's is added up.
-static inline void turned_back(float *g, const float *x, const Turn &turn, int t, int width, float *out,
-                               float *weight_grad) {
-    rotated(g, turn, t, width, -1.0f);
-    if (!turn.weight) return streamed_row(g, width, out);
+// From the gradient `g` of a transformed row to that of the row `x`; accumulates the gradient of the norm's weight.
+static inline void qk_transform_backward(float *g, const float *x, const QKTransform &transform, int t, int width,
+                                         float *out, float *weight_grad) {
+    apply_rope(g, transform, t, width, -1.0f);
+    if (!transform.weight) return stream_row(g, width, out);
     Floats squares = {}, along = {};
     for (int d = 0; d < width; d += LANES) {
         Floats v = load(x + d);
         squares += v * v;
-        along += v * load(g + d) * load(turn.weight + d);
+        along += v * load(g + d) * load(transform.weight + d);
     }
-    float rstd = 1.0f / sqrtf(sum(squares) / width + turn.eps);
-    float back = sum(along) * rstd * rstd / width;
+    float rstd = 1.0f / sqrtf(horizontal_sum(squares) / width + transform.eps);
+    float back = horizontal_sum(along) * rstd * rstd / width;
     for (int d = 0; d < width; d += LANES) {
         Floats v = load(x + d), gradient = load(g + d);
         store(weight_grad + d, load(weight_grad + d) + gradient * v * rstd);
-        stream(out + d, (gradient * load(turn.weight + d) - v * back) * rstd);
+        stream(out + d, (gradient * load(transform.weight + d) - v * back) * rstd);
     }
 }
 
 // Rows and width are multiples of LANES.
-static inline void transposed(const float *x, int rows, int width, float *out, int out_row) {
+static inline void transpose(const float *x, int rows, int width, float *out, int out_row) {
     for (int t = 0; t < rows; t += LANES)
         for (int d = 0; d < width; d += LANES)
-            transposed_block((const Word *)x + (long)t * width + d, width, (Word *)out + (long)d * out_row + t,
-                             out_row, 0);
+            transpose_block((const Word *)x + (long)t * width + d, width, (Word *)out + (long)d * out_row + t, out_row,
+                            0);
 }
 
-// The rows of one kind of one head, [tokens, width], zeros behind them.
-static void gathered(const float *from, const Shape &shape, const Turn *turn, float scale, float *out) {
+// Copies the queries, keys or values of one head to [tokens, width], transformed and scaled, followed by zeros.
+static void gather_head(const float *from, const AttentionShape &shape, const QKTransform *transform, float scale,
+                        float *out) {
     for (int t = 0; t < shape.tokens; t++) {
         const float *x = from + (long)t * shape.row();
         float *y = out + (long)t * shape.width;
-        soon(x + 8 * (long)shape.row(), shape.width); // too far apart for the CPU to foresee
-        if (!turn) {
+        prefetch(x + 8 * (long)shape.row(), shape.width); // too far apart for the hardware prefetcher
+        if (!transform) {
             memcpy(y, x, shape.width * sizeof(float));
             continue;
         }
-        normed(x, *turn, shape.width, y);
-        rotated(y, *turn, t, shape.width, 1.0f);
+        apply_qk_norm(x, *transform, shape.width, y);
+        apply_rope(y, *transform, t, shape.width, 1.0f);
         if (scale != 1.0f)
             for (int d = 0; d < shape.width; d += LANES) store(y + d, load(y + d) * scale);
     }
-    long end = (long)shape.tokens * shape.width, all_of_it = (long)shape.padded() * shape.width;
-    memset(out + end, 0, (all_of_it - end) * sizeof(float));
+    long end = (long)shape.tokens * shape.width, padded_end = (long)shape.padded_tokens() * shape.width;
+    memset(out + end, 0, (padded_end - end) * sizeof(float));
 }
 
-struct Columns { // 0, 1, 2 ...
+struct ColumnNumbers { // 0, 1, 2 ...
     Ints numbers;
-    Columns() {
+    ColumnNumbers() {
         for (int i = 0; i < LANES; i++) numbers[i] = i;
     }
 };
 
-static inline Ints columns_from(int j) {
-    static const Columns first;
+static inline Ints column_numbers(int j) {
+    static const ColumnNumbers first;
     return first.numbers + j;
 }
 
-// e^score at the keys from j on, 0 at those outside from .. to.
-static inline Floats weights(Floats scores, int j, int from, int to) {
+// e^score at the keys from j on; 0 for keys outside from..to.
+static inline Floats masked_exp(Floats scores, int j, int from, int to) {
     if (j >= from && j + LANES - 1 <= to) return exponential(scores);
     if (j > to || j + LANES <= from) return Floats{};
-    Ints column = columns_from(j);
+    Ints column = column_numbers(j);
     return (column <= to) & (column >= from) ? exponential(scores) : Floats{};
 }
 
-// What dropout leaves of one query's weights at the keys from j on: 0 or 1 / (1 - p).
-static inline Floats kept_at(const Rules &rules, uint32_t row, int j) {
-    Words hash = mixed((Words)columns_from(j) * 0x9e3779b9u + row);
-    return hash < rules.below ? Floats{} : all(rules.kept);
+// Dropout's factors for the weights of one query at the keys from j on: 0 or 1 / (1 - p).
+static inline Floats dropout_scale(const MaskAndDropout &mask, uint32_t row, int j) {
+    Words hash = hash32((Words)column_numbers(j) * 0x9e3779b9u + row);
+    return hash < mask.below ? Floats{} : splat(mask.kept);
 }
 
-static inline uint32_t row_hash(const Rules &rules, const Shape &shape, int b, int h, int t) {
-    return mixed(rules.seed + (uint32_t)(((long)b * shape.heads + h) * shape.tokens + t));
+static inline uint32_t row_hash(const MaskAndDropout &mask, const AttentionShape &shape, int b, int h, int t) {
+    return hash32(mask.seed + (uint32_t)(((long)b * shape.heads + h) * shape.tokens + t));
 }
 
-struct Room { // of one thread
-    float *k, *k_across, *v, *v_across, *q, *grad, *k_grad, *v_grad, *scores, *score_grads, *small;
-    float *all_of_it;
-    explicit Room(const Shape &s) {
-        long matrix = (long)s.across() * s.width, block = (long)BLOCK * s.across();
-        all_of_it = (float *)malloc((8 * matrix + 2 * block + (long)BLOCK * s.width) * sizeof(float));
-        float *next = all_of_it;
-        float **parts[] = {&k, &k_across, &v, &v_across, &q, &grad, &k_grad, &v_grad};
+struct AttentionWorkspace { // of one thread
+    float *k, *k_transposed, *v, *v_transposed, *q, *grad, *k_grad, *v_grad, *scores, *score_grads, *small;
+    float *allocation;
+    explicit AttentionWorkspace(const AttentionShape &s) {
+        long matrix = (long)s.transposed_stride() * s.width, block = (long)BLOCK * s.transposed_stride();
+        allocation = (float *)malloc((8 * matrix + 2 * block + (long)BLOCK * s.width) * sizeof(float));
+        float *next = allocation;
+        float **parts[] = {&k, &k_transposed, &v, &v_transposed, &q, &grad, &k_grad, &v_grad};
         for (float **part : parts) *part = next, next += matrix;
         scores = next, next += block;
         score_grads = next, next += block;
         small = next;
     }
-    ~Room() { free(all_of_it); }
+    ~AttentionWorkspace() { free(allocation); }
 };
 
-static void attend_forward(const float *qkv, const Shape &s, const Turn &q_turn, const Turn &k_turn, const Rules &rules,
-                           int b, int g, Room &room, float *y, float *lse) {
-    int width = s.width, padded = s.padded(), across = s.across(), group = s.heads / s.kv_heads;
+static void attention_forward(const float *qkv, const AttentionShape &s, const QKTransform &q_transform,
+                              const QKTransform &k_transform, const MaskAndDropout &mask, int b, int g,
+                              AttentionWorkspace &work, float *y, float *lse) {
+    int width = s.width, padded = s.padded_tokens(), stride = s.transposed_stride(), group = s.heads / s.kv_heads;
     const float *rows = qkv + (long)b * s.tokens * s.row();
-    gathered(rows + (long)(s.heads + g) * width, s, &k_turn, 1.0f, room.k);
-    transposed(room.k, padded, width, room.k_across, across);
-    gathered(rows + (long)(s.heads + s.kv_heads + g) * width, s, nullptr, 1.0f, room.v);
+    gather_head(rows + (long)(s.heads + g) * width, s, &k_transform, 1.0f, work.k);
+    transpose(work.k, padded, width, work.k_transposed, stride);
+    gather_head(rows + (long)(s.heads + s.kv_heads + g) * width, s, nullptr, 1.0f, work.v);
     for (int h = g * group; h < (g + 1) * group; h++) {
-        gathered(rows + (long)h * width, s, &q_turn, 1.0f / sqrtf((float)width), room.q);
+        gather_head(rows + (long)h * width, s, &q_transform, 1.0f / sqrtf((float)width), work.q);
         for (int start = 0; start < s.tokens; start += BLOCK) {
             int count = s.tokens - start < BLOCK ? s.tokens - start : BLOCK;
             int keys = (start + count + LANES - 1) / LANES * LANES;
-            product(count, keys, width, room.q + (long)start * width, width, 1, room.k_across, across, room.scores,
-                    across, false);
+            small_matmul(count, keys, width, work.q + (long)start * width, width, 1, work.k_transposed, stride,
+                         work.scores, stride, false);
             for (int i = 0; i < count; i++) {
-                int t = start + i, from = rules.first ? rules.first[(long)b * s.tokens + t] : 0;
-                float *row = room.scores + (long)i * across;
+                int t = start + i, from = mask.first ? mask.first[(long)b * s.tokens + t] : 0;
+                float *row = work.scores + (long)i * stride;
                 float most = row[from];
-                Floats mosts = all(most);
+                Floats mosts = splat(most);
                 for (int j = from; j % LANES && j <= t; j++) most = row[j] > most ? row[j] : most;
                 int even = (from + LANES - 1) / LANES * LANES;
                 int j = even;
-                for (; j + LANES <= t + 1; j += LANES) mosts = larger(mosts, load(row + j));
+                for (; j + LANES <= t + 1; j += LANES) mosts = max(mosts, load(row + j));
                 for (; j <= t; j++) most = row[j] > most ? row[j] : most;
-                most = largest(mosts) > most ? largest(mosts) : most;
+                most = horizontal_max(mosts) > most ? horizontal_max(mosts) : most;
                 Floats total = {};
-                uint32_t hash = rules.below ? row_hash(rules, s, b, h, t) : 0;
+                uint32_t hash = mask.below ? row_hash(mask, s, b, h, t) : 0;
                 for (j = 0; j < keys; j += LANES) {
-                    Floats weight = weights(load(row + j) - most, j, from, t);
+                    Floats weight = masked_exp(load(row + j) - most, j, from, t);
                     total += weight;
-                    store(row + j, rules.below ? weight * kept_at(rules, hash, j) : weight);
+                    store(row + j, mask.below ? weight * dropout_scale(mask, hash, j) : weight);
                 }
-                float divisor = sum(total);
+                float divisor = horizontal_sum(total);
                 lse[((long)b * s.heads + h) * s.tokens + t] = most + logf(divisor);
-                room.small[i] = 1.0f / divisor;
+                work.small[i] = 1.0f / divisor;
             }
-            float *out = room.grad;
-            product(count, width, start + count, room.scores, across, 1, room.v, width, out, width, false);
+            float *out = work.grad;
+            small_matmul(count, width, start + count, work.scores, stride, 1, work.v, width, out, width, false);
             for (int i = 0; i < count; i++) {
                 float *to = y + ((long)(b * (long)s.tokens + start + i) * s.heads + h) * width;
-                for (int d = 0; d < width; d += LANES)
-                    stream(to + d, load(out + (long)i * width + d) * room.small[i]);
+                for (int d = 0; d < width; d += LANES) stream(to + d, load(out + (long)i * width + d) * work.small[i]);
             }
         }
     }
 }
 
-static void attend_backward(const float *dy, const float *qkv, const float *y, const float *lse, const Shape &s,
-                            const Turn &q_turn, const Turn &k_turn, const Rules &rules, int b, int g, Room &room,
-                            float *dqkv, float *q_weight_grad, float *k_weight_grad) {
-    int width = s.width, padded = s.padded(), across = s.across(), group = s.heads / s.kv_heads;
+static void attention_backward(const float *dy, const float *qkv, const float *y, const float *lse,
+                               const AttentionShape &s, const QKTransform &q_transform, const QKTransform &k_transform,
+                               const MaskAndDropout &mask, int b, int g, AttentionWorkspace &work, float *dqkv,
+                               float *q_weight_grad, float *k_weight_grad) {
+    int width = s.width, padded = s.padded_tokens(), stride = s.transposed_stride(), group = s.heads / s.kv_heads;
     long in_row = s.row(), out_row = (long)s.heads * width;
     float scale = 1.0f / sqrtf((float)width);
     const float *rows = qkv + (long)b * s.tokens * in_row;
     float *grads = dqkv + (long)b * s.tokens * in_row;
-    gathered(rows + (long)(s.heads + g) * width, s, &k_turn, 1.0f, room.k);
-    transposed(room.k, padded, width, room.k_across, across);
-    gathered(rows + (long)(s.heads + s.kv_heads + g) * width, s, nullptr, 1.0f, room.v);
-    transposed(room.v, padded, width, room.v_across, across);
-    memset(room.k_grad, 0, (long)padded * width * sizeof(float));
-    memset(room.v_grad, 0, (long)padded * width * sizeof(float));
+    gather_head(rows + (long)(s.heads + g) * width, s, &k_transform, 1.0f, work.k);
+    transpose(work.k, padded, width, work.k_transposed, stride);
+    gather_head(rows + (long)(s.heads + s.kv_heads + g) * width, s, nullptr, 1.0f, work.v);
+    transpose(work.v, padded, width, work.v_transposed, stride);
+    memset(work.k_grad, 0, (long)padded * width * sizeof(float));
+    memset(work.v_grad, 0, (long)padded * width * sizeof(float));
     for (int h = g * group; h < (g + 1) * group; h++) {
-        gathered(rows + (long)h * width, s, &q_turn, scale, room.q);
+        gather_head(rows + (long)h * width, s, &q_transform, scale, work.q);
         for (int start = 0; start < s.tokens; start += BLOCK) {
             int count = s.tokens - start < BLOCK ? s.tokens - start : BLOCK;
             int end = start + count, keys = (end + LANES - 1) / LANES * LANES;
-            const float *q = room.q + (long)start * width;
-            float *grad = room.grad; // of the results of this block [count, width]
-            product(count, keys, width, q, width, 1, room.k_across, across, room.scores, across, false);
+            const float *q = work.q + (long)start * width;
+            float *grad = work.grad; // of the outputs of this block [count, width]
+            small_matmul(count, keys, width, q, width, 1, work.k_transposed, stride, work.scores, stride, false);
             for (int i = 0; i < count; i++)
                 memcpy(grad + (long)i * width, dy + ((long)b * s.tokens + start + i) * out_row + (long)h * width,
                        width * sizeof(float));
-            product(count, keys, width, grad, width, 1, room.v_across, across, room.score_grads, across, false);
+            small_matmul(count, keys, width, grad, width, 1, work.v_transposed, stride, work.score_grads, stride,
+                         false);
             for (int i = 0; i < count; i++) {
-                int t = start + i, from = rules.first ? rules.first[(long)b * s.tokens + t] : 0;
+                int t = start + i, from = mask.first ? mask.first[(long)b * s.tokens + t] : 0;
                 long at = ((long)b * s.tokens + t) * out_row + (long)h * width;
                 const float *out = y + at;
-                soon(out + BLOCK * out_row, width); // of the next block
-                soon(dy + at + BLOCK * out_row, width);
+                prefetch(out + BLOCK * out_row, width); // of the next block
+                prefetch(dy + at + BLOCK * out_row, width);
                 Floats along = {};
                 for (int d = 0; d < width; d += LANES) along += load(out + d) * load(grad + (long)i * width + d);
-                float delta = sum(along), level = lse[((long)b * s.heads + h) * s.tokens + t];
-                float *score = room.scores + (long)i * across, *score_grad = room.score_grads + (long)i * across;
-                uint32_t hash = rules.below ? row_hash(rules, s, b, h, t) : 0;
+                float delta = horizontal_sum(along), level = lse[((long)b * s.heads + h) * s.tokens + t];
+                float *score = work.scores + (long)i * stride, *score_grad = work.score_grads + (long)i * stride;
+                uint32_t hash = mask.below ? row_hash(mask, s, b, h, t) : 0;
                 for (int j = 0; j < keys; j += LANES) {
-                    Floats weight = weights(load(score + j) - level, j, from, t);
+                    Floats weight = masked_exp(load(score + j) - level, j, from, t);
                     Floats arriving = load(score_grad + j);
                     Floats used = weight;
-                    if (rules.below) {
-                        Floats kept = kept_at(rules, hash, j);
+                    if (mask.below) {
+                        Floats kept = dropout_scale(mask, hash, j);
                         arriving *= kept;
                         used *= kept;
                     }
@@ -257,21 +260,22 @@ static void attend_backward(const float *dy, const float *qkv, const float *y, c
                     store(score_grad + j, weight * (arriving - delta));
                 }
             }
-            product(end, width, count, room.scores, 1, across, grad, width, room.v_grad, width, true);
-            product(end, width, count, room.score_grads, 1, across, q, width, room.k_grad, width, true);
-            product(count, width, end, room.score_grads, across, 1, room.k, width, room.small, width, false);
+            small_matmul(end, width, count, work.scores, 1, stride, grad, width, work.v_grad, width, true);
+            small_matmul(end, width, count, work.score_grads, 1, stride, q, width, work.k_grad, width, true);
+            small_matmul(count, width, end, work.score_grads, stride, 1, work.k, width, work.small, width, false);
             for (int i = 0; i < count; i++) {
                 int t = start + i;
-                float *row = room.small + (long)i * width;
+                float *row = work.small + (long)i * width;
                 for (int d = 0; d < width; d += LANES) store(row + d, load(row + d) * scale);
                 long at = (long)t * in_row + (long)h * width;
-                turned_back(row, rows + at, q_turn, t, width, grads + at, q_weight_grad);
+                qk_transform_backward(row, rows + at, q_transform, t, width, grads + at, q_weight_grad);
             }
         }
     }
     for (int t = 0; t < s.tokens; t++) {
         long at = (long)t * in_row + (long)(s.heads + g) * width;
-        turned_back(room.k_grad + (long)t * width, rows + at, k_turn, t, width, grads + at, k_weight_grad);
-        streamed_row(room.v_grad + (long)t * width, width, grads + at + (long)s.kv_heads * width);
+        qk_transform_backward(work.k_grad + (long)t * width, rows + at, k_transform, t, width, grads + at,
+                              k_weight_grad);
+        stream_row(work.v_grad + (long)t * width, width, grads + at + (long)s.kv_heads * width);
     }
 }

@@ -1,29 +1,29 @@
-// Training in int8: what turns matrices into factors of products and back, and what stands between products.
-// cpulm/native/int8.py calls it. Conventions as in kernels.cpp; the layouts are explained in dots.h.
-#include "dots.h"
-#include "parts.h"
+// Training in int8: quantizes and packs matrices, multiplies them, and computes softmax and Muon between products.
+// cpulm/native/int8.py calls it. Conventions as in kernels.cpp; int8_product.h explains the layouts.
+#include "int8_product.h"
+#include "thread_range.h"
 #include <cmath>
 
-constexpr long STREAM_FROM = 1 << 22; // bytes: what is larger would drive the factors out of the cache
+constexpr long STREAM_FROM = 1 << 22; // bytes; larger outputs would evict the factors from the cache
 
-static inline void quantized_row(const float *x, long width, float most, int8_t *out, float *scale) {
+static inline void quantize_row(const float *x, long width, float most, int8_t *out, float *scale) {
     *scale = most / 127.0f;
     float inverse = most > 0 ? 127.0f / most : 0.0f;
-    for (long j = 0; j < width; j += LANES) store_bytes(out + j, rounded(load(x + j) * inverse));
+    for (long j = 0; j < width; j += LANES) store_bytes(out + j, round_to_low_bytes(load(x + j) * inverse));
 }
 
-// The largest magnitude of a row, and of `columns` so far: NaN where there is one.
-static inline float row_most(const float *x, long width, float *columns) {
+// The largest magnitude of a row; also updates that of each column so far. NaN if any number is NaN.
+static inline float row_max_abs(const float *x, long width, float *columns) {
     Ints most = {};
     for (long j = 0; j < width; j += LANES) {
         Ints v = magnitude(load(x + j));
-        most = larger(v, most);
-        if (columns) store(columns + j, (Floats)larger(v, (Ints)load(columns + j)));
+        most = max(v, most);
+        if (columns) store(columns + j, (Floats)max(v, (Ints)load(columns + j)));
     }
-    return largest_magnitude(most);
+    return horizontal_max_magnitude(most);
 }
 
-// Where in panels [depth, width] the quad `q` of the columns from `j` on stands, and how far apart columns are cut.
+// Addresses in panels [depth, width]: at(q, j) is the offset of quad q of column j, columns(j) the width of j's panel.
 struct Panels {
     int64_t quads, width;
     long columns(long j) const {
@@ -37,13 +37,13 @@ static inline Words four_bytes(Words a, Words b, Words c, Words d) {
     return (a & 255) | (b & 255) << 8 | (c & 255) << 16 | d << 24;
 }
 
-// Quads that are written to one panel before the next one: the same quad of all panels lies far apart in memory, at
-// distances that are often a power of two, for which the caches have few places.
+// Quads written to one panel before the next panel. The same quad of all panels lies far apart in memory, often at a
+// power of two, for which the caches have few sets.
 constexpr long QUADS_AT_ONCE = 16;
 
-// The quads from `begin` to `end` of x, times a factor for each column, to panels; zeros for missing rows.
-static void panel_quads(const float *x, long rows, const float *factors, const Panels &panels, long begin, long end,
-                        uint8_t *out, uint32_t flip) {
+// Packs quads begin..end of x [rows, width], times a factor for each column, into panels; missing rows become zeros.
+static void pack_quads(const float *x, long rows, const float *factors, const Panels &panels, long begin, long end,
+                       uint8_t *out, uint32_t flip) {
     long width = panels.width;
     for (long first = 0; first < width; first += PANEL) {
         long columns = panels.columns(first);
@@ -57,10 +57,11 @@ static void panel_quads(const float *x, long rows, const float *factors, const P
             uint8_t *at = out + panels.at(q, first);
             for (long j = first; j < first + columns; j += LANES) {
                 Floats factor = load(factors + j);
-                Words four = four_bytes(rounded(load(row[0] + j) * factor), rounded(load(row[1] + j) * factor * there[1]),
-                                        rounded(load(row[2] + j) * factor * there[2]),
-                                        rounded(load(row[3] + j) * factor * there[3]));
-                *(WordsAnywhere *)(at + (j - first) * 4) = four ^ flip;
+                Words four = four_bytes(round_to_low_bytes(load(row[0] + j) * factor),
+                                        round_to_low_bytes(load(row[1] + j) * factor * there[1]),
+                                        round_to_low_bytes(load(row[2] + j) * factor * there[2]),
+                                        round_to_low_bytes(load(row[3] + j) * factor * there[3]));
+                *(UnalignedWords *)(at + (j - first) * 4) = four ^ flip;
             }
         }
     }
@@ -68,55 +69,55 @@ static void panel_quads(const float *x, long rows, const float *factors, const P
 
 extern "C" {
 
-// Whether products of int8 are faster than those of float32 here.
+// Whether int8 products are faster than float32 products on this CPU.
 int cpulm_fast_int8() { return FAST_DOTS; }
 
-// x [rows, width] to int8 with a scale a row, and to panels with a scale a column; either may be left out.
-// `flip` is 0x80 in each byte of a word for panels of a right factor, 0 for those of a left one. Missing rows of the
-// last quad count as zeros. `room` [threads, width].
+// Quantizes x [rows, width] with one scale per row, and into panels with one scale per column; either may be null.
+// `flip` is 0x80 in each byte of a word for panels of a right factor, 0 for a left factor. Missing rows of the last
+// quad count as zeros. `scratch` [threads, width].
 void cpulm_quantize(const float *x, int64_t rows, int64_t width, int8_t *by_row, float *row_scale, uint8_t *by_column,
-                    float *column_scale, uint32_t flip, float *room, int threads) {
-    if (by_column) memset(room, 0, (long)threads * width * sizeof(float));
+                    float *column_scale, uint32_t flip, float *scratch, int threads) {
+    if (by_column) memset(scratch, 0, (long)threads * width * sizeof(float));
     Panels panels = {(rows + 3) / 4, width};
 #pragma omp parallel num_threads(threads)
     {
-        Part part(panels.quads);
-        long end = part.end * 4 < rows ? part.end * 4 : rows;
-        float *columns = by_column ? room + (long)omp_get_thread_num() * width : nullptr;
-        for (long i = part.begin * 4; i < end; i++) {
-            float most = row_most(x + i * width, width, columns);
-            if (by_row) quantized_row(x + i * width, width, most, by_row + i * width, row_scale + i);
+        ThreadRange range(panels.quads);
+        long end = range.end * 4 < rows ? range.end * 4 : rows;
+        float *columns = by_column ? scratch + (long)omp_get_thread_num() * width : nullptr;
+        for (long i = range.begin * 4; i < end; i++) {
+            float most = row_max_abs(x + i * width, width, columns);
+            if (by_row) quantize_row(x + i * width, width, most, by_row + i * width, row_scale + i);
         }
         if (by_column) {
 #pragma omp barrier
 #pragma omp single
             for (long j = 0; j < width; j++) {
-                float most = room[j];
+                float most = scratch[j];
                 for (int n = 1; n < threads; n++) {
-                    float other = room[n * width + j];
+                    float other = scratch[n * width + j];
                     most = most >= other || most != most ? most : other;
                 }
                 column_scale[j] = most / 127.0f;
-                room[j] = most > 0 ? 127.0f / most : 0.0f;
+                scratch[j] = most > 0 ? 127.0f / most : 0.0f;
             }
-            for (long q = part.begin; q < part.end; q += QUADS_AT_ONCE)
-                panel_quads(x, rows, room, panels, q, q + QUADS_AT_ONCE < part.end ? q + QUADS_AT_ONCE : part.end,
-                            by_column, flip);
+            for (long q = range.begin; q < range.end; q += QUADS_AT_ONCE)
+                pack_quads(x, rows, scratch, panels, q, q + QUADS_AT_ONCE < range.end ? q + QUADS_AT_ONCE : range.end,
+                           by_column, flip);
         }
     }
 }
 
-// x [rows, width] of int8 to the panels of its transpose, as a right factor.
-void cpulm_turn_rows(const int8_t *x, int64_t rows, int64_t width, uint8_t *out, int threads) {
+// Packs the transpose of x [rows, width] as a right factor.
+void cpulm_pack_transposed(const int8_t *x, int64_t rows, int64_t width, uint8_t *out, int threads) {
     Panels panels = {width / 4, rows};
 #pragma omp parallel num_threads(threads)
     {
-        Part part((rows + LANES - 1) / LANES);
-        for (long i = part.begin * LANES; i < part.end * LANES; i += LANES) {
+        ThreadRange range((rows + LANES - 1) / LANES);
+        for (long i = range.begin * LANES; i < range.end * LANES; i += LANES) {
             long q = 0;
             for (; q + LANES <= panels.quads; q += LANES)
-                transposed_block((const Word *)(x + i * width) + q, panels.quads, (Word *)(out + panels.at(q, i)),
-                                 panels.columns(i), 0x80808080u);
+                transpose_block((const Word *)(x + i * width) + q, panels.quads, (Word *)(out + panels.at(q, i)),
+                                panels.columns(i), 0x80808080u);
             for (; q < panels.quads; q++)
                 for (long n = 0; n < LANES; n++)
                     ((Word *)(out + panels.at(q, i)))[n] = *(const Word *)(x + (i + n) * width + q * 4) ^ 0x80808080u;
@@ -124,16 +125,16 @@ void cpulm_turn_rows(const int8_t *x, int64_t rows, int64_t width, uint8_t *out,
     }
 }
 
-// x [rows, width] of int8 to panels of `quads`, from quad `first` on; `flip` as above. The last quad's missing rows
-// are zeros.
-void cpulm_turn_columns(const int8_t *x, int64_t rows, int64_t width, uint8_t *out, int64_t quads, int64_t first,
-                        uint32_t flip, int threads) {
+// Packs x [rows, width] into panels of `quads`, from quad `first` on; `flip` as above. Missing rows of the last quad
+// become zeros.
+void cpulm_pack_rows(const int8_t *x, int64_t rows, int64_t width, uint8_t *out, int64_t quads, int64_t first,
+                     uint32_t flip, int threads) {
     Panels panels = {quads, width};
 #pragma omp parallel num_threads(threads)
     {
-        Part part((rows + 3) / 4);
-        for (long start = part.begin; start < part.end; start += QUADS_AT_ONCE) {
-            long end = start + QUADS_AT_ONCE < part.end ? start + QUADS_AT_ONCE : part.end;
+        ThreadRange range((rows + 3) / 4);
+        for (long start = range.begin; start < range.end; start += QUADS_AT_ONCE) {
+            long end = start + QUADS_AT_ONCE < range.end ? start + QUADS_AT_ONCE : range.end;
             for (long panel = 0; panel < width; panel += PANEL)
                 for (long q = start; q < end; q++) {
                     uint8_t *at = out + panels.at(first + q, panel);
@@ -141,99 +142,104 @@ void cpulm_turn_columns(const int8_t *x, int64_t rows, int64_t width, uint8_t *o
                         Words four[4] = {};
                         for (int n = 0; n < 4 && q * 4 + n < rows; n++)
                             four[n] = load_bytes(x + (q * 4 + n) * width + j);
-                        *(WordsAnywhere *)(at + (j - panel) * 4) = four_bytes(four[0], four[1], four[2], four[3]) ^ flip;
+                        *(UnalignedWords *)(at + (j - panel) * 4) =
+                            four_bytes(four[0], four[1], four[2], four[3]) ^ flip;
                     }
                 }
         }
     }
 }
 
-// left [rows, depth] times right [depth, cols], panels, with the scales of rows and columns, plus a bias, to out
-// [rows, cols]; `add`: to what stands there, times a factor for each row where `kept` has them. `turned`: left is
-// panels of its transpose. The depth is in whole quads.
-// `symmetric`: right is the transpose of left, so that half of the sums will do; without a bias.
-void cpulm_int8_product(const int8_t *left_at, int turned, const uint8_t *right, int64_t rows, int64_t cols,
+// out [rows, cols] = left [rows, depth] right [depth, cols] * row_scale * column_scale + bias, with right packed.
+// `add`: adds to out, after multiplying each of its rows by `kept` if that is not null. `packed`: left is panels of its
+// transpose. depth is a multiple of 4. `symmetric`: right is the transpose of left, so half of the sums suffice; it
+// excludes a bias.
+void cpulm_int8_product(const int8_t *left_values, int packed, const uint8_t *right, int64_t rows, int64_t cols,
                         int64_t depth, const float *row_scale, const float *column_scale, const float *bias, float *out,
                         int add, const float *kept, int symmetric, int threads) {
-    Left left = {left_at, rows, depth, turned != 0};
+    LeftFactor left = {left_values, rows, depth, packed != 0};
     long block = left.block(), strips = (cols + PANEL - 1) / PANEL, all_items = 0;
-    bool large = !add && !symmetric && rows * cols * (long)sizeof(float) >= STREAM_FROM && (uintptr_t)out % sizeof(Floats) == 0;
-    // How many panels of the block of rows from `row` on are computed.
-    auto wanted = [&](long row) {
+    bool large =
+        !add && !symmetric && rows * cols * (long)sizeof(float) >= STREAM_FROM && (uintptr_t)out % sizeof(Floats) == 0;
+    // The number of panels to compute for the block of rows from `row` on.
+    auto panels_of = [&](long row) {
         long reached = (row + block + PANEL - 1) / PANEL;
         return symmetric && reached < strips ? reached : strips;
     };
-    for (long row = 0; row < rows; row += block) all_items += wanted(row);
+    for (long row = 0; row < rows; row += block) all_items += panels_of(row);
 #pragma omp parallel num_threads(threads)
     {
-        Part part(all_items);
-        alignas(64) int32_t sums[ROW_BLOCK * PANEL], start[ROW_BLOCK];
+        ThreadRange range(all_items);
+        alignas(64) int32_t sums[ROW_BLOCK * PANEL], offsets[ROW_BLOCK];
         long item = 0;
-        for (long row = 0; row < rows && item < part.end; row += block) {
-            long some = rows - row < block ? rows - row : block, panels = wanted(row);
+        for (long row = 0; row < rows && item < range.end; row += block) {
+            long some = rows - row < block ? rows - row : block, panels = panels_of(row);
             bool started = false;
             for (long panel = 0; panel < panels; panel++, item++) {
-                if (item < part.begin || item >= part.end) continue;
-                if (!started) dot_starts(left, row, some, start);
+                if (item < range.begin || item >= range.end) continue;
+                if (!started) dot_offsets(left, row, some, offsets);
                 started = true;
                 long column = panel * PANEL, width = cols - column < PANEL ? cols - column : PANEL;
-                dot_block(left, row, some, right + column * depth, width, sums, start);
+                dot_block(left, row, some, right + column * depth, width, sums, offsets);
                 for (long i = 0; i < some; i++) {
                     float factor = kept ? kept[row + i] : 1.0f;
                     for (long j = 0; j < width; j += LANES) {
                         float *at = out + (row + i) * cols + column + j;
-                        Floats v = __builtin_convertvector(*(const IntsAnywhere *)(sums + i * PANEL + j), Floats);
+                        Floats v = __builtin_convertvector(*(const UnalignedInts *)(sums + i * PANEL + j), Floats);
                         v *= row_scale[row + i] * load(column_scale + column + j);
                         if (bias) v += load(bias + column + j);
-                        if (large) stream(at, v);
-                        else store(at, add ? v + factor * load(at) : v);
+                        if (large)
+                            stream(at, v);
+                        else
+                            store(at, add ? v + factor * load(at) : v);
                     }
                 }
             }
         }
-        if (large) streamed();
+        if (large) stream_fence();
         if (symmetric) {
 #pragma omp barrier
-            Part mirrored(rows / LANES);
+            ThreadRange mirrored(rows / LANES);
             for (long i = mirrored.begin * LANES; i < mirrored.end * LANES; i += LANES)
-                for (long j = wanted(i / block * block) * PANEL; j < cols; j += LANES)
-                    transposed_block((const Word *)out + j * cols + i, cols, (Word *)out + i * cols + j, cols, 0);
+                for (long j = panels_of(i / block * block) * PANEL; j < cols; j += LANES)
+                    transpose_block((const Word *)out + j * cols + i, cols, (Word *)out + i * cols + j, cols, 0);
         }
     }
 }
 
-// Logits [rows, width] to the loss of each row and to exp(logit - largest) as int8, whose `scale` makes
-// probabilities of them. Rounded up or down by chance, which keeps the mean of the many that are smaller than a
-// step; the chance is drawn from the row's largest logit, so that it comes out the same again. A row without a
-// target (negative) has loss and scale 0.
+// From logits [rows, width] to each row's loss and exp(logit - max) in int8; times `scale` these are probabilities.
+// Stochastic rounding keeps the mean of the many probabilities below one step; the random bits come from the row's
+// largest logit, so that they are reproducible. A row without a target (negative) has loss and scale 0.
 void cpulm_softmax(const float *logits, int64_t rows, int64_t width, const int64_t *targets, float *loss,
                    int8_t *by_row, float *scale, int threads) {
 #pragma omp parallel num_threads(threads)
     {
-        Part part(rows);
+        ThreadRange range(rows);
         Words lanes;
         for (int i = 0; i < LANES; i++) lanes[i] = i;
-        for (long i = part.begin; i < part.end; i++) {
+        for (long i = range.begin; i < range.end; i++) {
             const float *row = logits + i * width;
-            Floats most = all(-3.4e38f);
-            for (long j = 0; j < width; j += LANES) most = larger(load(row + j), most);
-            float top = largest(most), wanted = targets[i] < 0 ? 0 : targets[i] < width ? row[targets[i]] : __builtin_nanf("");
+            Floats most = splat(-3.4e38f);
+            for (long j = 0; j < width; j += LANES) most = max(load(row + j), most);
+            float top = horizontal_max(most), target = targets[i] < 0       ? 0
+                                                       : targets[i] < width ? row[targets[i]]
+                                                                            : __builtin_nanf("");
             uint32_t bits;
             memcpy(&bits, &top, sizeof bits);
-            Words seed = lanes + mixed(bits ^ mixed((uint32_t)i));
+            Words seed = lanes + hash32(bits ^ hash32((uint32_t)i));
             Floats total = {};
             for (long j = 0; j < width; j += LANES) {
                 Floats e = exponential(load(row + j) - top);
                 total += e;
-                Ints chance = (Ints)(mixed(seed + (uint32_t)j) >> 8);
-                Floats up = __builtin_convertvector(chance, Floats) * 0x1p-24f;
-                // A little less than 127: with the largest chance 127 would be rounded to 128, which is -128 as a byte.
+                Ints random = (Ints)(hash32(seed + (uint32_t)j) >> 8);
+                Floats up = __builtin_convertvector(random, Floats) * 0x1p-24f;
+                // Below 127, which the largest random number would round to 128, and that is -128 as a byte.
                 Ints whole = __builtin_convertvector(e * 126.99999f + up, Ints);
                 store_bytes(by_row + i * width + j, (Words)whole);
             }
-            float all_of_it = sum(total);
-            loss[i] = targets[i] < 0 ? 0 : logf(all_of_it) + top - wanted;
-            scale[i] = targets[i] < 0 ? 0 : 1.0f / (127.0f * all_of_it);
+            float divisor = horizontal_sum(total);
+            loss[i] = targets[i] < 0 ? 0 : logf(divisor) + top - target;
+            scale[i] = targets[i] < 0 ? 0 : 1.0f / (127.0f * divisor);
         }
     }
 }

@@ -1,7 +1,7 @@
 """Products of matrices rounded to int8, with everything between them, in compiled kernels.
 
 A product takes a left factor [M, K] with a scale for each row and a right one [K, N] with a scale for each
-column: the scales stay out of the sums, which are exact. The factors' layouts are the kernels' own.
+column: the scales stay out of the sums, which are exact. The factors' layouts are the kernels' sums.
 All tensors are contiguous float32 on the CPU unless said.
 """
 
@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cpulm.native.arguments import at, long, places, real, require_lanes, room, threads, word
+from cpulm.native.arguments import f32, i64, ptr, ptrs, require_lanes, scratch, threads, u32
 
 QUAD = 4
 """Bytes along the sum that meet in one instruction: what its length is rounded up to."""
@@ -29,12 +29,12 @@ class Factor(NamedTuple):
     Attributes:
         values: its numbers in int8, as [M, K] or [K, N], though not in that order in memory.
         scale: [M] for a left factor, [N] for a right one.
-        turned: of a left factor, whether it was made from columns.
+        packed: of a left factor, whether it was made from columns.
     """
 
     values: Tensor
     scale: Tensor
-    turned: bool = False
+    packed: bool = False
 
 
 class MuonUpdate(NamedTuple):
@@ -44,7 +44,7 @@ class MuonUpdate(NamedTuple):
         block_rows: rows of a block.
         momentum: of the moving average.
         decay: part of itself that a weight loses.
-        length: of the direction that is taken from the weights.
+        step_size: of the direction that is taken from the weights.
         iterations: of ``x = a x + (b G + c G G) x`` with G = x xᵀ, x being the direction at a norm of one.
         coefficients: a, b and c.
     """
@@ -52,7 +52,7 @@ class MuonUpdate(NamedTuple):
     block_rows: int
     momentum: float
     decay: float
-    length: float
+    step_size: float
     iterations: int
     coefficients: tuple[float, float, float]
 
@@ -71,36 +71,36 @@ class Int8Kernels:
 
     def left(self, x: Tensor) -> Factor:
         """x [M, K] as a left factor."""
-        return self._quantized(x, rows=True, columns=False)[0]
+        return self._quantize(x, rows=True, columns=False)[0]
 
     def right(self, x: Tensor) -> Factor:
         """x [K, N] as a right factor."""
-        return self._quantized(x, rows=False, columns=True)[1]
+        return self._quantize(x, rows=False, columns=True)[1]
 
     def left_and_right(self, x: Tensor) -> tuple[Factor, Factor]:
         """x [M, K] as a left factor, and as a right one [M, K] of products that sum over M."""
-        return self._quantized(x)
+        return self._quantize(x)
 
     def left_both(self, x: Tensor) -> tuple[Factor, Factor]:
         """x [M, K] as a left factor, and its transpose [K, M] as one."""
-        rows, columns = self._quantized(x, flip=_LEFT)
-        return rows, Factor(columns.values.t(), columns.scale, turned=True)
+        rows, columns = self._quantize(x, flip=_LEFT)
+        return rows, Factor(columns.values.t(), columns.scale, packed=True)
 
     def right_both(self, x: Tensor) -> tuple[Factor, Factor]:
         """The transpose [K, M] of x [M, K] as a right factor, and x itself as one."""
-        rows, columns = self._quantized(x)
-        return self.turned_right(rows), columns
+        rows, columns = self._quantize(x)
+        return self.transposed_right(rows), columns
 
-    def turned_right(self, factor: Factor) -> Factor:
+    def transposed_right(self, factor: Factor) -> Factor:
         """The transpose [K, M] of a left factor [M, K] as a right one, with the same scale."""
         values = factor.values
         require_lanes(values.mT, self.lanes)
         rows, width = values.shape
         out = values.new_empty(width, rows)
-        self._library.cpulm_turn_rows(at(values), long(rows), long(width), at(out), threads())
+        self._library.cpulm_pack_transposed(ptr(values), i64(rows), i64(width), ptr(out), threads())
         return Factor(out, factor.scale)
 
-    def turn_into(self, out: Tensor, values: Tensor, start: int) -> None:
+    def pack_into(self, out: Tensor, values: Tensor, start: int) -> None:
         """Put int8 ``values`` [M, N] into the rows of ``out`` [K, N] from ``start`` on.
 
         ``out`` is the transpose of a left factor [N, K], in the kernels' order.
@@ -112,9 +112,9 @@ class Int8Kernels:
         require_lanes(values, self.lanes)
         if start % QUAD or out.size(0) % QUAD or out.size(1) != width or start + rows > out.size(0):
             raise ValueError(f"{rows} rows of {width} from {start} on do not fit into {list(out.shape)}")
-        self._library.cpulm_turn_columns(
-            at(values), long(rows), long(width), at(out), long(out.size(0) // QUAD), long(start // QUAD),
-            word(_LEFT), threads(),
+        self._library.cpulm_pack_rows(
+            ptr(values), i64(rows), i64(width), ptr(out), i64(out.size(0) // QUAD), i64(start // QUAD),
+            u32(_LEFT), threads(),
         )  # fmt: skip
 
     def product(
@@ -138,10 +138,10 @@ class Int8Kernels:
         if out is None:
             out = left.scale.new_empty(rows, cols)
         require_lanes(out, self.lanes)
-        stored = left.values.t() if left.turned else left.values
+        stored = left.values.t() if left.packed else left.values
         self._library.cpulm_int8_product(
-            at(stored), ctypes.c_int(left.turned), at(right.values), long(rows), long(cols), long(depth),
-            at(left.scale), at(right.scale), at(bias), at(out), ctypes.c_int(add), None, ctypes.c_int(0),
+            ptr(stored), ctypes.c_int(left.packed), ptr(right.values), i64(rows), i64(cols), i64(depth),
+            ptr(left.scale), ptr(right.scale), ptr(bias), ptr(out), ctypes.c_int(add), None, ctypes.c_int(0),
             threads(),
         )  # fmt: skip
         return out
@@ -157,7 +157,7 @@ class Int8Kernels:
         losses, scale = logits.new_empty(rows), logits.new_empty(rows)
         by_row = torch.empty_like(logits, dtype=torch.int8)
         self._library.cpulm_softmax(
-            at(logits), long(rows), long(width), at(targets), at(losses), at(by_row), at(scale), threads()
+            ptr(logits), i64(rows), i64(width), ptr(targets), ptr(losses), ptr(by_row), ptr(scale), threads()
         )
         return losses, Factor(by_row, scale)
 
@@ -166,7 +166,7 @@ class Int8Kernels:
         weights: Sequence[Tensor],
         gradients: Sequence[Tensor],
         averages: Sequence[Tensor],
-        way: MuonUpdate,
+        update: MuonUpdate,
     ) -> None:
         """Update matrices of one shape and their averages in place, as :class:`cpulm.optim.muon.Muon` does.
 
@@ -177,19 +177,19 @@ class Int8Kernels:
             ValueError: where the vectors do not divide rows or columns, or the blocks the rows.
         """
         rows, cols = weights[0].shape
-        if way.block_rows % self.lanes or rows % way.block_rows:
+        if update.block_rows % self.lanes or rows % update.block_rows:
             raise ValueError(
-                f"{rows} rows in blocks of {way.block_rows}: the kernels take multiples of {self.lanes}"
+                f"{rows} rows in blocks of {update.block_rows}: the kernels take multiples of {self.lanes}"
             )
         require_lanes(weights[0], self.lanes)
         self._library.cpulm_muon(
-            places(weights), places(gradients), places(averages), long(len(weights)),
-            long(rows // way.block_rows), long(way.block_rows), long(cols), real(way.momentum),
-            real(way.decay), real(way.length), ctypes.c_int(way.iterations), *map(real, way.coefficients),
-            threads(),
+            ptrs(weights), ptrs(gradients), ptrs(averages), i64(len(weights)),
+            i64(rows // update.block_rows), i64(update.block_rows), i64(cols), f32(update.momentum),
+            f32(update.decay), f32(update.step_size), ctypes.c_int(update.iterations),
+            *map(f32, update.coefficients), threads(),
         )  # fmt: skip
 
-    def _quantized(
+    def _quantize(
         self, x: Tensor, *, rows: bool = True, columns: bool = True, flip: int = _RIGHT
     ) -> tuple[Factor, Factor]:
         """x [M, K] by row as a left factor, and by column as what ``flip`` makes of it, [M, K]."""
@@ -197,10 +197,10 @@ class Int8Kernels:
         M, K = x.shape
         by_row = torch.empty(M if rows else 0, K, dtype=torch.int8)
         by_column = torch.empty(whole_quads(M) if columns else 0, K, dtype=torch.int8)
-        row_scale, column_scale, own = x.new_empty(M), x.new_empty(K), room(K)
+        row_scale, column_scale, sums = x.new_empty(M), x.new_empty(K), scratch(K)
         self._library.cpulm_quantize(
-            at(x), long(M), long(K), at(by_row) if rows else None, at(row_scale),
-            at(by_column) if columns else None, at(column_scale), word(flip), at(own), threads(),
+            ptr(x), i64(M), i64(K), ptr(by_row) if rows else None, ptr(row_scale),
+            ptr(by_column) if columns else None, ptr(column_scale), u32(flip), ptr(sums), threads(),
         )  # fmt: skip
         return Factor(by_row, row_scale), Factor(by_column, column_scale)
 

@@ -1,25 +1,25 @@
-// What training on a CPU does besides large matrix products, in as few passes over memory as it takes.
-// Compiled on the machine that uses it, by the compiler found there; cpulm/native/kernels.py calls it.
-// All matrices are contiguous float32 unless said; widths are multiples of LANES; `threads` is torch's number.
+// Everything in a training step besides large matrix products, with as few passes over memory as possible.
+// Compiled on the machine that uses it; cpulm/native/kernels.py calls it. Unless stated otherwise, matrices are
+// contiguous float32, widths are multiples of LANES, and `threads` is torch's number of threads.
 #include "attention.h"
 #include "decode.h"
-#include "parts.h"
+#include "thread_range.h"
 
 extern "C" {
 
 int cpulm_lanes() { return LANES; }
 
-// x, but where a hash of the place and the seed is below `below` 0, and elsewhere times `scale`.
+// y[i] = 0 if the hash of i and the seed is below `below`, else x[i] * scale.
 void cpulm_dropout(const float *x, int64_t count, uint32_t seed, uint32_t below, float scale, float *y, int threads) {
 #pragma omp parallel num_threads(threads)
     {
-        Part part(count / LANES);
+        ThreadRange range(count / LANES);
         Words lanes;
         for (int i = 0; i < LANES; i++) lanes[i] = i;
-        uint32_t start = mixed(seed);
-        for (long i = part.begin * LANES; i < part.end * LANES; i += LANES) {
-            Words hash = mixed((lanes + (uint32_t)i) * 0x9e3779b9u + start);
-            store(y + i, hash < below ? all(0.0f) : load(x + i) * scale);
+        uint32_t start = hash32(seed);
+        for (long i = range.begin * LANES; i < range.end * LANES; i += LANES) {
+            Words hash = hash32((lanes + (uint32_t)i) * 0x9e3779b9u + start);
+            store(y + i, hash < below ? splat(0.0f) : load(x + i) * scale);
         }
     }
 }
@@ -28,29 +28,30 @@ void cpulm_rms_norm_forward(const float *x, const float *weight, float eps, int6
                             float *rstd, int threads) {
 #pragma omp parallel num_threads(threads)
     {
-        Part part(rows);
-        for (long i = part.begin; i < part.end; i++) {
+        ThreadRange range(rows);
+        for (long i = range.begin; i < range.end; i++) {
             Floats squares = {};
             for (long j = 0; j < width; j += LANES) squares += load(x + i * width + j) * load(x + i * width + j);
-            rstd[i] = 1.0f / sqrtf(sum(squares) / width + eps);
+            rstd[i] = 1.0f / sqrtf(horizontal_sum(squares) / width + eps);
             for (long j = 0; j < width; j += LANES)
                 store(y + i * width + j, load(x + i * width + j) * rstd[i] * load(weight + j));
         }
     }
 }
 
-// `room` [threads, width]; weight_grad [width].
-void cpulm_rms_norm_backward(const float *dy, const float *x, const float *weight, const float *rstd, int64_t rows, int64_t width, float *dx, float *weight_grad, float *room, int threads) {
-    memset(room, 0, (long)threads * width * sizeof(float));
+// `scratch` [threads, width], weight_grad [width].
+void cpulm_rms_norm_backward(const float *dy, const float *x, const float *weight, const float *rstd, int64_t rows,
+                             int64_t width, float *dx, float *weight_grad, float *scratch, int threads) {
+    memset(scratch, 0, (long)threads * width * sizeof(float));
 #pragma omp parallel num_threads(threads)
     {
-        Part part(rows);
-        float *own = room + (long)omp_get_thread_num() * width;
-        for (long i = part.begin; i < part.end; i++) {
+        ThreadRange range(rows);
+        float *own = scratch + (long)omp_get_thread_num() * width;
+        for (long i = range.begin; i < range.end; i++) {
             const float *g = dy + i * width, *v = x + i * width;
             Floats along = {};
             for (long j = 0; j < width; j += LANES) along += load(g + j) * load(v + j) * load(weight + j);
-            float r = rstd[i], back = sum(along) * r * r / width;
+            float r = rstd[i], back = horizontal_sum(along) * r * r / width;
             for (long j = 0; j < width; j += LANES) {
                 Floats gradient = load(g + j), value = load(v + j);
                 store(own + j, load(own + j) + gradient * value * r);
@@ -59,19 +60,22 @@ void cpulm_rms_norm_backward(const float *dy, const float *x, const float *weigh
         }
     }
     for (long j = 0; j < width; j++) {
-        weight_grad[j] = room[j];
-        for (int n = 1; n < threads; n++) weight_grad[j] += room[n * width + j];
+        weight_grad[j] = scratch[j];
+        for (int n = 1; n < threads; n++) weight_grad[j] += scratch[n * width + j];
     }
 }
 
-// Results of so many numbers are in no cache any more when they are read: at 3072 rows of 1536 writing past the
-// caches saved a quarter of relu2's time and a fifth of swiglu's backward, at 1024 as much as reading then cost.
+// Outputs of this many numbers have left the caches before they are read. At 3072 rows of 1536, storing past the caches
+// saved a quarter of the time of relu2 and a fifth of that of swiglu's backward pass; at 1024 rows it saved as much as
+// the later reads then cost.
 constexpr long LARGE = 1 << 22;
 
-// To a place in a tensor that torch has just allocated, so aligned.
-static inline void put(float *p, Floats v, bool past) {
-    if (past) stream(p, v);
-    else store(p, v);
+// `p` is aligned: it points into a tensor that torch has just allocated.
+static inline void store_or_stream(float *p, Floats v, bool past) {
+    if (past)
+        stream(p, v);
+    else
+        store(p, v);
 }
 
 // gate_up [rows, 2 width] to silu(gate) * up [rows, width].
@@ -79,48 +83,49 @@ void cpulm_swiglu_forward(const float *gate_up, int64_t rows, int64_t width, flo
     bool past = rows * width >= LARGE;
 #pragma omp parallel num_threads(threads)
     {
-        Part part(rows);
-        for (long i = part.begin; i < part.end; i++)
+        ThreadRange range(rows);
+        for (long i = range.begin; i < range.end; i++)
             for (long j = 0; j < width; j += LANES) {
                 Floats gate = load(gate_up + i * 2 * width + j), up = load(gate_up + i * 2 * width + width + j);
-                put(y + i * width + j, gate / (1.0f + exponential(-gate)) * up, past);
+                store_or_stream(y + i * width + j, gate / (1.0f + exponential(-gate)) * up, past);
             }
-        streamed();
+        stream_fence();
     }
 }
 
-void cpulm_swiglu_backward(const float *dy, const float *gate_up, int64_t rows, int64_t width, float *grad, int threads) {
+void cpulm_swiglu_backward(const float *dy, const float *gate_up, int64_t rows, int64_t width, float *grad,
+                           int threads) {
     bool past = 2 * rows * width >= LARGE;
 #pragma omp parallel num_threads(threads)
     {
-        Part part(rows);
-        for (long i = part.begin; i < part.end; i++)
+        ThreadRange range(rows);
+        for (long i = range.begin; i < range.end; i++)
             for (long j = 0; j < width; j += LANES) {
                 const float *at = gate_up + i * 2 * width + j;
                 Floats gate = load(at), up = load(at + width), g = load(dy + i * width + j);
                 Floats sigmoid = 1.0f / (1.0f + exponential(-gate));
                 Floats silu = gate * sigmoid;
-                put(grad + i * 2 * width + j, g * up * (sigmoid + silu * (1.0f - sigmoid)), past);
-                put(grad + i * 2 * width + width + j, g * silu, past);
+                store_or_stream(grad + i * 2 * width + j, g * up * (sigmoid + silu * (1.0f - sigmoid)), past);
+                store_or_stream(grad + i * 2 * width + width + j, g * silu, past);
             }
-        streamed();
+        stream_fence();
     }
 }
 
-// What is not a number stays so.
-static inline Floats positive(Floats v) { return v < 0.0f ? all(0.0f) : v; }
+// Keeps NaN.
+static inline Floats relu(Floats v) { return v < 0.0f ? splat(0.0f) : v; }
 
 // max(x, 0)².
 void cpulm_relu2_forward(const float *x, int64_t count, float *y, int threads) {
     bool past = count >= LARGE;
 #pragma omp parallel num_threads(threads)
     {
-        Part part(count / LANES);
-        for (long i = part.begin * LANES; i < part.end * LANES; i += LANES) {
-            Floats v = positive(load(x + i));
-            put(y + i, v * v, past);
+        ThreadRange range(count / LANES);
+        for (long i = range.begin * LANES; i < range.end * LANES; i += LANES) {
+            Floats v = relu(load(x + i));
+            store_or_stream(y + i, v * v, past);
         }
-        streamed();
+        stream_fence();
     }
 }
 
@@ -128,12 +133,12 @@ void cpulm_relu2_backward(const float *dy, const float *x, int64_t count, float 
     bool past = count >= LARGE;
 #pragma omp parallel num_threads(threads)
     {
-        Part part(count / LANES);
-        for (long i = part.begin * LANES; i < part.end * LANES; i += LANES) {
-            Floats v = positive(load(x + i));
-            put(dx + i, (v + v) * load(dy + i), past);
+        ThreadRange range(count / LANES);
+        for (long i = range.begin * LANES; i < range.end * LANES; i += LANES) {
+            Floats v = relu(load(x + i));
+            store_or_stream(dx + i, (v + v) * load(dy + i), past);
         }
-        streamed();
+        stream_fence();
     }
 }
 
@@ -141,35 +146,36 @@ void cpulm_relu2_backward(const float *dy, const float *x, int64_t count, float 
 void cpulm_attention_forward(const float *qkv, const int *shape, const float *q_weight, const float *k_weight,
                              const float *cos, const float *sin, float eps, const int32_t *first, uint32_t seed,
                              uint32_t below, float kept, float *y, float *lse, int threads) {
-    Shape s = {shape[0], shape[1], shape[2], shape[3], shape[4]};
-    Turn q_turn = {q_weight, cos, sin, eps}, k_turn = {k_weight, cos, sin, eps};
-    Rules rules = {first, seed, below, kept};
+    AttentionShape s = {shape[0], shape[1], shape[2], shape[3], shape[4]};
+    QKTransform q_transform = {q_weight, cos, sin, eps}, k_transform = {k_weight, cos, sin, eps};
+    MaskAndDropout mask = {first, seed, below, kept};
 #pragma omp parallel num_threads(threads)
     {
-        Room room(s);
+        AttentionWorkspace work(s);
 #pragma omp for schedule(dynamic)
         for (int task = 0; task < s.batch * s.kv_heads; task++)
-            attend_forward(qkv, s, q_turn, k_turn, rules, task / s.kv_heads, task % s.kv_heads, room, y, lse);
+            attention_forward(qkv, s, q_transform, k_transform, mask, task / s.kv_heads, task % s.kv_heads, work, y,
+                              lse);
     }
 }
 
-// weight_grads [batch * kv_heads, 2, width]: of the norms of queries and keys, to be added up.
+// weight_grads [batch * kv_heads, 2, width]: the caller adds up the gradients of the query and key norms' weights.
 void cpulm_attention_backward(const float *dy, const float *qkv, const float *y, const float *lse, const int *shape,
                               const float *q_weight, const float *k_weight, const float *cos, const float *sin,
                               float eps, const int32_t *first, uint32_t seed, uint32_t below, float kept, float *dqkv,
                               float *weight_grads, int threads) {
-    Shape s = {shape[0], shape[1], shape[2], shape[3], shape[4]};
-    Turn q_turn = {q_weight, cos, sin, eps}, k_turn = {k_weight, cos, sin, eps};
-    Rules rules = {first, seed, below, kept};
+    AttentionShape s = {shape[0], shape[1], shape[2], shape[3], shape[4]};
+    QKTransform q_transform = {q_weight, cos, sin, eps}, k_transform = {k_weight, cos, sin, eps};
+    MaskAndDropout mask = {first, seed, below, kept};
 #pragma omp parallel num_threads(threads)
     {
-        Room room(s);
+        AttentionWorkspace work(s);
 #pragma omp for schedule(dynamic)
         for (int task = 0; task < s.batch * s.kv_heads; task++) {
             float *grads = weight_grads + (long)task * 2 * s.width;
             memset(grads, 0, 2 * s.width * sizeof(float));
-            attend_backward(dy, qkv, y, lse, s, q_turn, k_turn, rules, task / s.kv_heads, task % s.kv_heads, room, dqkv,
-                            grads, grads + s.width);
+            attention_backward(dy, qkv, y, lse, s, q_transform, k_transform, mask, task / s.kv_heads, task % s.kv_heads,
+                               work, dqkv, grads, grads + s.width);
         }
     }
 }

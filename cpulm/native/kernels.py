@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cpulm.native.arguments import at, long, real, require_lanes, room, threads, word
-from cpulm.native.decode import Decoder, Shape
+from cpulm.native.arguments import f32, i64, ptr, require_lanes, scratch, threads, u32
+from cpulm.native.decode import Decoder, DecoderShape
 from cpulm.native.int8 import Int8Kernels
 from cpulm.native.library import opened
 
@@ -80,17 +80,17 @@ class Kernels:
         rows, width = x.numel() // x.size(-1), x.size(-1)
         y, rstd = torch.empty_like(x), x.new_empty(rows)
         self._library.cpulm_rms_norm_forward(
-            at(x), at(weight), real(eps), long(rows), long(width), at(y), at(rstd), threads()
+            ptr(x), ptr(weight), f32(eps), i64(rows), i64(width), ptr(y), ptr(rstd), threads()
         )
         return y, rstd
 
     def rms_norm_backward(self, dy: Tensor, x: Tensor, weight: Tensor, rstd: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients of x [..., D] and weight [D]."""
         rows, width = x.numel() // x.size(-1), x.size(-1)
-        dx, weight_grad, own = torch.empty_like(x), torch.empty_like(weight), room(width)
+        dx, weight_grad, sums = torch.empty_like(x), torch.empty_like(weight), scratch(width)
         self._library.cpulm_rms_norm_backward(
-            at(dy), at(x), at(weight), at(rstd), long(rows), long(width),
-            at(dx), at(weight_grad), at(own), threads(),
+            ptr(dy), ptr(x), ptr(weight), ptr(rstd), i64(rows), i64(width),
+            ptr(dx), ptr(weight_grad), ptr(sums), threads(),
         )  # fmt: skip
         return dx, weight_grad
 
@@ -99,45 +99,47 @@ class Kernels:
         width = gate_up.size(-1) // 2
         y = gate_up.new_empty(*gate_up.shape[:-1], width)
         rows = y.numel() // width
-        self._library.cpulm_swiglu_forward(at(gate_up), long(rows), long(width), at(y), threads())
+        self._library.cpulm_swiglu_forward(ptr(gate_up), i64(rows), i64(width), ptr(y), threads())
         return y
 
     def swiglu_backward(self, dy: Tensor, gate_up: Tensor) -> Tensor:
         """The gradient of gate_up [..., 2 F]."""
         width = dy.size(-1)
         grad, rows = torch.empty_like(gate_up), dy.numel() // width
-        self._library.cpulm_swiglu_backward(at(dy), at(gate_up), long(rows), long(width), at(grad), threads())
+        self._library.cpulm_swiglu_backward(
+            ptr(dy), ptr(gate_up), i64(rows), i64(width), ptr(grad), threads()
+        )
         return grad
 
     def relu2(self, x: Tensor) -> Tensor:
         """``relu(x)²`` for x [..., D]."""
         require_lanes(x, self.lanes)
         y = torch.empty_like(x)
-        self._library.cpulm_relu2_forward(at(x), long(x.numel()), at(y), threads())
+        self._library.cpulm_relu2_forward(ptr(x), i64(x.numel()), ptr(y), threads())
         return y
 
     def relu2_backward(self, dy: Tensor, x: Tensor) -> Tensor:
         """The gradient of x [..., D]."""
         dx = torch.empty_like(x)
-        self._library.cpulm_relu2_backward(at(dy), at(x), long(x.numel()), at(dx), threads())
+        self._library.cpulm_relu2_backward(ptr(dy), ptr(x), i64(x.numel()), ptr(dx), threads())
         return dx
 
     def dropout(self, x: Tensor, p: float, seed: int) -> Tensor:
         """x [..., D] with each number 0 by a probability of ``p``, else divided by ``1 - p``."""
         require_lanes(x, self.lanes)
-        y, below = torch.empty_like(x), word(round(p * 2**32))
+        y, below = torch.empty_like(x), u32(round(p * 2**32))
         self._library.cpulm_dropout(
-            at(x), long(x.numel()), word(seed), below, real(1.0 / (1.0 - p)), at(y),
+            ptr(x), i64(x.numel()), u32(seed), below, f32(1.0 / (1.0 - p)), ptr(y),
             threads(),
         )  # fmt: skip
         return y
 
-    def decoder(self, shape: Shape, layers: Sequence[Mapping[str, Tensor | None]]) -> Decoder:
+    def decoder(self, shape: DecoderShape, layers: Sequence[Mapping[str, Tensor | None]]) -> Decoder:
         """What computes the next token's way through ``layers``."""
         return Decoder(self._library, shape, layers)
 
     def attention(
-        self, qkv: Tensor, heads: AttentionShape, turn: QKTransform, first: Tensor | None
+        self, qkv: Tensor, shape: AttentionShape, transform: QKTransform, first: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Causal attention of qkv [B, T, (H + 2 K) D].
 
@@ -148,10 +150,15 @@ class Kernels:
             The heads' results [B, T, H D], and the logarithms of the softmaxes' divisors [B, H, T].
         """
         B, T, _ = qkv.shape
-        y = qkv.new_empty(B, T, heads.n_head * heads.head_dim)
-        lse = qkv.new_empty(B, heads.n_head, T)
+        y = qkv.new_empty(B, T, shape.n_head * shape.head_dim)
+        lse = qkv.new_empty(B, shape.n_head, T)
         self._library.cpulm_attention_forward(
-            at(qkv), _shape(B, T, heads), *_rules(heads, turn, first), at(y), at(lse), threads()
+            ptr(qkv),
+            _dimensions(B, T, shape),
+            *_attention_options(shape, transform, first),
+            ptr(y),
+            ptr(lse),
+            threads(),
         )
         return y, lse
 
@@ -161,28 +168,30 @@ class Kernels:
         qkv: Tensor,
         y: Tensor,
         lse: Tensor,
-        heads: AttentionShape,
-        turn: QKTransform,
+        shape: AttentionShape,
+        transform: QKTransform,
         first: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """Gradients of qkv, and [2, D] of the norms' weights for queries and keys."""
         B, T, _ = qkv.shape
         dqkv = torch.empty_like(qkv)
-        weight_grads = qkv.new_empty(B * heads.n_kv_head, 2, heads.head_dim)
+        weight_grads = qkv.new_empty(B * shape.n_kv_head, 2, shape.head_dim)
         self._library.cpulm_attention_backward(
-            at(dy), at(qkv), at(y), at(lse), _shape(B, T, heads), *_rules(heads, turn, first),
-            at(dqkv), at(weight_grads), threads(),
+            ptr(dy), ptr(qkv), ptr(y), ptr(lse), _dimensions(B, T, shape),
+            *_attention_options(shape, transform, first), ptr(dqkv), ptr(weight_grads), threads(),
         )  # fmt: skip
         return dqkv, weight_grads.sum(0)
 
 
-def _shape(batch: int, tokens: int, heads: AttentionShape) -> ctypes.Array[ctypes.c_int]:
-    return (ctypes.c_int * 5)(batch, tokens, heads.n_head, heads.n_kv_head, heads.head_dim)
+def _dimensions(batch: int, tokens: int, shape: AttentionShape) -> ctypes.Array[ctypes.c_int]:
+    return (ctypes.c_int * 5)(batch, tokens, shape.n_head, shape.n_kv_head, shape.head_dim)
 
 
-def _rules(heads: AttentionShape, turn: QKTransform, first: Tensor | None) -> tuple[object, ...]:
-    dropped_below = round(heads.dropout * 2**32)
+def _attention_options(
+    shape: AttentionShape, transform: QKTransform, first: Tensor | None
+) -> tuple[object, ...]:
+    dropped_below = round(shape.dropout * 2**32)
     return (
-        at(turn.q_weight), at(turn.k_weight), at(turn.cos), at(turn.sin), real(heads.eps), at(first),
-        word(heads.seed), word(dropped_below), real(1.0 / (1.0 - heads.dropout)),
+        ptr(transform.q_weight), ptr(transform.k_weight), ptr(transform.cos), ptr(transform.sin),
+        f32(shape.eps), ptr(first), u32(shape.seed), u32(dropped_below), f32(1.0 / (1.0 - shape.dropout)),
     )  # fmt: skip

@@ -1,194 +1,202 @@
-// Muon's update with its products in int8: momentum, iteration and weights in one go, while a matrix is in the cache.
-// A part of int8.cpp: a file of its own would be compiled for half a second longer.
+// Muon with int8 products: momentum, Newton-Schulz iteration and weight update while a matrix is in the cache.
+// Included by int8.cpp, because a separate translation unit took half a second longer to compile.
 #pragma once
-#include "dots.h"
-#include "parts.h"
+#include "int8_product.h"
+#include "thread_range.h"
 #include <cmath>
 
-struct Update {
-    float momentum, decay, length; // the weights lose `decay` of themselves and `length` times the direction
-    int times;
+struct MuonUpdate {
+    float momentum, decay, step_size; // weight = weight (1 - decay) - step_size direction
+    int iterations;
     float a, b, c; // x' = a x + (b G + c G G) x, G = x xT
 };
 
-struct Room { // for one matrix [rows, cols], rows <= cols, at a time
-    float *x, *gram, *square, *diagonal, *kept, *x_scale, *scale, *ones;
+struct MuonWorkspace { // for one matrix [rows, cols] with rows <= cols
+    float *x, *gram, *square, *diagonal, *row_factor, *x_scale, *scale, *ones;
     double *squares;
     int8_t *by_row;
-    uint8_t *by_column, *turned;
-    char *all_of_it;
-    Room(long rows, long cols, int threads) {
+    uint8_t *packed, *transposed;
+    char *allocation;
+    MuonWorkspace(long rows, long cols, int threads) {
         long row = rows * sizeof(float), matrix = rows * cols, square_bytes = rows * row;
         long bytes = 5 * matrix + 2 * square_bytes + 4 * row + cols * sizeof(float) + threads * sizeof(double);
-        all_of_it = (char *)malloc(bytes + 2 * matrix + rows * rows);
-        char *next = all_of_it;
+        allocation = (char *)malloc(bytes + 2 * matrix + rows * rows);
+        char *next = allocation;
         auto take = [&](long some) { return next += some, next - some; };
         squares = (double *)take(threads * sizeof(double));
         x = (float *)take(matrix * sizeof(float));
         gram = (float *)take(square_bytes);
         square = (float *)take(square_bytes);
         diagonal = (float *)take(row);
-        kept = (float *)take(row);
+        row_factor = (float *)take(row);
         x_scale = (float *)take(row);
         scale = (float *)take(row);
         ones = (float *)take(cols * sizeof(float));
         by_row = (int8_t *)take(matrix);
-        by_column = (uint8_t *)take(matrix);
-        turned = (uint8_t *)take(matrix);
+        packed = (uint8_t *)take(matrix);
+        transposed = (uint8_t *)take(matrix);
         for (long j = 0; j < cols; j++) ones[j] = 1.0f;
     }
-    ~Room() { free(all_of_it); }
+    ~MuonWorkspace() { free(allocation); }
 };
 
-// The moving average takes the gradient in; their mean after Nesterov.
-static inline Floats directed(const float *gradient, float *average, float momentum) {
+// Updates the moving average and returns Nesterov's direction.
+static inline Floats nesterov_direction(const float *gradient, float *average, float momentum) {
     Floats g = load(gradient), m = load(average);
     m += (g - m) * (1.0f - momentum);
     store(average, m);
     return m - (m - g) * (1.0f - momentum);
 }
 
-// Directions of some rows of a matrix of `cols` to x, whose rows are the columns where `high` rows are given.
-// Returns the sum of their squares.
-static double directions(const float *gradient, float *average, long begin, long end, long cols, float momentum, float *x,
-                         long high) {
+// Writes the directions of rows begin..end of a matrix [.., cols] to x; to its transpose [cols, transposed_rows] if
+// that is not 0. Returns the sum of their squares.
+static double write_directions(const float *gradient, float *average, long begin, long end, long cols, float momentum,
+                               float *x, long transposed_rows) {
     double total = 0;
     for (long i = begin; i < end; i += LANES) {
         Floats squares = {};
-        for (long j = 0; j < cols; j += high ? LANES : cols) {
+        for (long j = 0; j < cols; j += transposed_rows ? LANES : cols) {
             alignas(64) float block[LANES * LANES];
             for (long n = 0; n < LANES; n++) {
-                long from = (i + n) * cols + j, some = high ? LANES : cols;
+                long from = (i + n) * cols + j, some = transposed_rows ? LANES : cols;
                 for (long k = 0; k < some; k += LANES) {
-                    Floats v = directed(gradient + from + k, average + from + k, momentum);
+                    Floats v = nesterov_direction(gradient + from + k, average + from + k, momentum);
                     squares += v * v;
-                    store(high ? block + n * LANES : x + from + k, v);
+                    store(transposed_rows ? block + n * LANES : x + from + k, v);
                 }
             }
-            if (high) transposed_block((const Word *)block, LANES, (Word *)(x + j * high + i), high, 0);
+            if (transposed_rows)
+                transpose_block((const Word *)block, LANES, (Word *)(x + j * transposed_rows + i), transposed_rows, 0);
         }
-        total += sum(squares);
+        total += horizontal_sum(squares);
     }
     return total;
 }
 
-// x, laid out as `directions` does it, taken from some rows of the weights.
-static void applied(float *weight, long begin, long end, long cols, const Update &update, const float *x, long high) {
+// Applies the update x, laid out as by write_directions, to rows begin..end of the weights.
+static void apply_update(float *weight, long begin, long end, long cols, const MuonUpdate &update, const float *x,
+                         long transposed_rows) {
     for (long i = begin; i < end; i += LANES)
-        for (long j = 0; j < cols; j += high ? LANES : cols) {
+        for (long j = 0; j < cols; j += transposed_rows ? LANES : cols) {
             alignas(64) float block[LANES * LANES];
-            if (high) transposed_block((const Word *)(x + j * high + i), high, (Word *)block, LANES, 0);
+            if (transposed_rows)
+                transpose_block((const Word *)(x + j * transposed_rows + i), transposed_rows, (Word *)block, LANES, 0);
             for (long n = 0; n < LANES; n++) {
-                long to = (i + n) * cols + j, some = high ? LANES : cols;
+                long to = (i + n) * cols + j, some = transposed_rows ? LANES : cols;
                 for (long k = 0; k < some; k += LANES) {
-                    Floats v = load(high ? block + n * LANES : x + to + k);
-                    store(weight + to + k, load(weight + to + k) * (1.0f - update.decay) - v * update.length);
+                    Floats v = load(transposed_rows ? block + n * LANES : x + to + k);
+                    store(weight + to + k, load(weight + to + k) * (1.0f - update.decay) - v * update.step_size);
                 }
             }
         }
 }
 
-static void rounded_rows(const float *x, long rows, long cols, float factor, int8_t *by_row, float *scale, int threads) {
+static void quantize_rows(const float *x, long rows, long cols, float factor, int8_t *by_row, float *scale,
+                          int threads) {
 #pragma omp parallel num_threads(threads)
     {
-        Part part(rows);
-        for (long i = part.begin; i < part.end; i++) {
-            quantized_row(x + i * cols, cols, row_most(x + i * cols, cols, nullptr), by_row + i * cols, scale + i);
+        ThreadRange range(rows);
+        for (long i = range.begin; i < range.end; i++) {
+            quantize_row(x + i * cols, cols, row_max_abs(x + i * cols, cols, nullptr), by_row + i * cols, scale + i);
             scale[i] *= factor;
         }
     }
 }
 
-// The diagonals of G and of the polynomial are far larger than the rest, which they would leave few of the 8 bits:
-// they stay apart. G = D + R to the diagonal D [rows] and R, in the place of G and as int8 by row.
-static void parted_gram(Room &room, long rows, int threads) {
+// The diagonals of G and of the polynomial are far larger than the rest. In int8 they would leave the rest few of the
+// 8 bits, so they are kept separately in float32.
+// Splits G = D + R into the diagonal D [rows] and R, which replaces G and is also quantized by row.
+static void split_gram(MuonWorkspace &work, long rows, int threads) {
 #pragma omp parallel num_threads(threads)
     {
-        Part part(rows);
-        for (long i = part.begin; i < part.end; i++) {
-            float *row = room.gram + i * rows;
-            room.diagonal[i] = row[i];
+        ThreadRange range(rows);
+        for (long i = range.begin; i < range.end; i++) {
+            float *row = work.gram + i * rows;
+            work.diagonal[i] = row[i];
             row[i] = 0;
-            quantized_row(row, rows, row_most(row, rows, nullptr), room.by_row + i * rows, room.scale + i);
+            quantize_row(row, rows, row_max_abs(row, rows, nullptr), work.by_row + i * rows, work.scale + i);
         }
     }
 }
 
-// b G + c G G as int8 by row, from D, R and R R (which is overwritten), its columns times the scales of the rows of x
-// that they will meet; the diagonal, plus a, apart, times a factor.
-static void polynomial(Room &room, long rows, const Update &update, float factor, int threads) {
+// Quantizes b G + c G G by row, computed from D, R and R R (which is overwritten). Its columns are multiplied by the
+// scales of the rows of x that they meet in the next product. The diagonal plus a goes to row_factor, times `factor`.
+static void quantize_polynomial(MuonWorkspace &work, long rows, const MuonUpdate &update, float factor, int threads) {
 #pragma omp parallel num_threads(threads)
     {
-        Part part(rows);
-        for (long i = part.begin; i < part.end; i++) {
-            float *row = room.square + i * rows, *rest = room.gram + i * rows, d = room.diagonal[i];
-            room.kept[i] = (row[i] * update.c + d * (update.b + update.c * d) + update.a) * factor;
+        ThreadRange range(rows);
+        for (long i = range.begin; i < range.end; i++) {
+            float *row = work.square + i * rows, *rest = work.gram + i * rows, d = work.diagonal[i];
+            work.row_factor[i] = (row[i] * update.c + d * (update.b + update.c * d) + update.a) * factor;
             for (long j = 0; j < rows; j += LANES) {
-                Floats mixed = load(rest + j) * (update.b + update.c * (load(room.diagonal + j) + d));
-                store(row + j, (mixed + load(row + j) * update.c) * load(room.x_scale + j));
+                Floats combined = load(rest + j) * (update.b + update.c * (load(work.diagonal + j) + d));
+                store(row + j, (combined + load(row + j) * update.c) * load(work.x_scale + j));
             }
             row[i] = 0;
-            quantized_row(row, rows, row_most(row, rows, nullptr), room.by_row + i * rows, room.scale + i);
+            quantize_row(row, rows, row_max_abs(row, rows, nullptr), work.by_row + i * rows, work.scale + i);
         }
     }
 }
 
-// The iteration of x [rows, cols] times `factor`, in its place.
-static void iterated(long rows, long cols, float factor, const Update &update, int threads, Room &room) {
-    for (int n = 0; n < update.times; n++, factor = 1.0f) {
-        rounded_rows(room.x, rows, cols, factor, room.by_row, room.x_scale, threads);
-        cpulm_turn_rows(room.by_row, rows, cols, room.turned, threads);
-        cpulm_turn_columns(room.by_row, rows, cols, room.by_column, rows / 4, 0, 0x80808080u, threads);
-        cpulm_int8_product(room.by_row, 0, room.turned, rows, rows, cols, room.x_scale, room.x_scale, nullptr,
-                           room.gram, 0, nullptr, 1, threads);
-        parted_gram(room, rows, threads);
-        cpulm_turn_rows(room.by_row, rows, rows, room.turned, threads);
-        cpulm_int8_product(room.by_row, 0, room.turned, rows, rows, rows, room.scale, room.scale, nullptr, room.square,
-                           0, nullptr, 1, threads);
-        polynomial(room, rows, update, factor, threads);
-        cpulm_int8_product(room.by_row, 0, room.by_column, rows, cols, rows, room.scale, room.ones, nullptr, room.x, 1,
-                           room.kept, 0, threads);
+// Newton-Schulz iteration of factor * x [rows, cols], in place.
+static void newton_schulz(long rows, long cols, float factor, const MuonUpdate &update, int threads,
+                          MuonWorkspace &work) {
+    for (int n = 0; n < update.iterations; n++, factor = 1.0f) {
+        quantize_rows(work.x, rows, cols, factor, work.by_row, work.x_scale, threads);
+        cpulm_pack_transposed(work.by_row, rows, cols, work.transposed, threads);
+        cpulm_pack_rows(work.by_row, rows, cols, work.packed, rows / 4, 0, 0x80808080u, threads);
+        cpulm_int8_product(work.by_row, 0, work.transposed, rows, rows, cols, work.x_scale, work.x_scale, nullptr,
+                           work.gram, 0, nullptr, 1, threads);
+        split_gram(work, rows, threads);
+        cpulm_pack_transposed(work.by_row, rows, rows, work.transposed, threads);
+        cpulm_int8_product(work.by_row, 0, work.transposed, rows, rows, rows, work.scale, work.scale, nullptr,
+                           work.square, 0, nullptr, 1, threads);
+        quantize_polynomial(work, rows, update, factor, threads);
+        cpulm_int8_product(work.by_row, 0, work.packed, rows, cols, rows, work.scale, work.ones, nullptr, work.x, 1,
+                           work.row_factor, 0, threads);
     }
 }
 
-static void updated(float *weight, const float *gradient, float *average, long rows, long cols, const Update &update,
-                    int threads, Room &room) {
-    long high = rows > cols ? rows : 0; // the products x xT are of the smaller side
-    for (int n = 0; n < threads; n++) room.squares[n] = 0;
+static void update_matrix(float *weight, const float *gradient, float *average, long rows, long cols,
+                          const MuonUpdate &update, int threads, MuonWorkspace &work) {
+    long transposed_rows = rows > cols ? rows : 0; // so that x xT is [smaller side, smaller side]
+    for (int n = 0; n < threads; n++) work.squares[n] = 0;
 #pragma omp parallel num_threads(threads)
     {
-        Part part(rows / LANES);
-        if (part.begin < part.end)
-            room.squares[omp_get_thread_num()] =
-                directions(gradient, average, part.begin * LANES, part.end * LANES, cols, update.momentum, room.x, high);
+        ThreadRange range(rows / LANES);
+        if (range.begin < range.end)
+            work.squares[omp_get_thread_num()] =
+                write_directions(gradient, average, range.begin * LANES, range.end * LANES, cols, update.momentum,
+                                 work.x, transposed_rows);
     }
     double total = 0;
-    for (int n = 0; n < threads; n++) total += room.squares[n];
+    for (int n = 0; n < threads; n++) total += work.squares[n];
     float norm = sqrt(total);
-    iterated(high ? cols : rows, high ? rows : cols, 1.0f / (norm < 1e-7f ? 1e-7f : norm), update, threads, room);
+    newton_schulz(transposed_rows ? cols : rows, transposed_rows ? rows : cols, 1.0f / (norm < 1e-7f ? 1e-7f : norm),
+                  update, threads, work);
 #pragma omp parallel num_threads(threads)
     {
-        Part part(rows / LANES);
-        applied(weight, part.begin * LANES, part.end * LANES, cols, update, room.x, high);
+        ThreadRange range(rows / LANES);
+        apply_update(weight, range.begin * LANES, range.end * LANES, cols, update, work.x, transposed_rows);
     }
 }
 
-// One update of `count` weights, gradients and averages of `blocks` matrices [rows, cols] each, one below the other;
-// rows and cols multiples of LANES. One thread to a matrix where there are enough of them.
+// One update of `count` weights, each of `blocks` stacked matrices [rows, cols]; rows and cols are multiples of LANES.
+// One thread per matrix if there are enough matrices, else all threads on each.
 extern "C" void cpulm_muon(float *const *weights, const float *const *gradients, float *const *averages, int64_t count,
-                           int64_t blocks, int64_t rows, int64_t cols, float momentum, float decay, float length,
-                           int times, float a, float b, float c, int threads) {
-    Update update = {momentum, decay, length, times, a, b, c};
+                           int64_t blocks, int64_t rows, int64_t cols, float momentum, float decay, float step_size,
+                           int iterations, float a, float b, float c, int threads) {
+    MuonUpdate update = {momentum, decay, step_size, iterations, a, b, c};
     long matrices = count * blocks, small = rows < cols ? rows : cols, large = rows < cols ? cols : rows;
     int outer = matrices >= threads ? threads : 1, inner = matrices >= threads ? 1 : threads;
 #pragma omp parallel num_threads(outer)
     {
-        Room room(small, large, inner);
+        MuonWorkspace work(small, large, inner);
 #pragma omp for schedule(dynamic)
         for (long n = 0; n < matrices; n++) {
             long first = n % blocks * rows * cols;
-            updated(weights[n / blocks] + first, gradients[n / blocks] + first, averages[n / blocks] + first, rows, cols,
-                    update, inner, room);
+            update_matrix(weights[n / blocks] + first, gradients[n / blocks] + first, averages[n / blocks] + first,
+                          rows, cols, update, inner, work);
         }
     }
 }

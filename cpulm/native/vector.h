@@ -1,4 +1,4 @@
-// Vectors of the width that the CPU has, written once for x86 and ARM: GCC's and Clang's vector extensions.
+// Vectors as wide as the CPU's, for x86 and ARM, with the vector extensions of GCC and Clang.
 #pragma once
 #include <cstdint>
 #include <cstdlib>
@@ -20,17 +20,17 @@ typedef float Floats __attribute__((vector_size(LANES * 4)));
 typedef int32_t Ints __attribute__((vector_size(LANES * 4)));
 typedef uint32_t Words __attribute__((vector_size(LANES * 4)));
 typedef int8_t Bytes __attribute__((vector_size(LANES)));
-typedef float FloatsAnywhere __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
-typedef int32_t IntsAnywhere __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+typedef float UnalignedFloats __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+typedef int32_t UnalignedInts __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 typedef uint32_t Word __attribute__((aligned(1), may_alias));
-typedef uint32_t WordsAnywhere __attribute__((vector_size(LANES * 4), aligned(1), may_alias));
-typedef int8_t BytesAnywhere __attribute__((vector_size(LANES), aligned(1), may_alias));
+typedef uint32_t UnalignedWords __attribute__((vector_size(LANES * 4), aligned(1), may_alias));
+typedef int8_t UnalignedBytes __attribute__((vector_size(LANES), aligned(1), may_alias));
 
-static inline Floats load(const float *p) { return *(const FloatsAnywhere *)p; }
-static inline void store(float *p, Floats v) { *(FloatsAnywhere *)p = v; }
-static inline Words words(const void *p) { return *(const WordsAnywhere *)p; }
+static inline Floats load(const float *p) { return *(const UnalignedFloats *)p; }
+static inline void store(float *p, Floats v) { *(UnalignedFloats *)p = v; }
+static inline Words load_words(const void *p) { return *(const UnalignedWords *)p; }
 
-// Past the caches, for what is too large to stay there: saves reading the place before it is written.
+// Stores past the caches, for outputs too large to stay there: saves reading the cache line before it is written.
 static inline void stream(float *aligned, Floats v) {
 #if defined(__AVX512F__)
     _mm512_stream_ps(aligned, (__m512)v);
@@ -41,35 +41,35 @@ static inline void stream(float *aligned, Floats v) {
 #endif
 }
 
-static inline void streamed() {
+static inline void stream_fence() {
 #if defined(__AVX__)
     _mm_sfence();
 #endif
 }
 
-// Not 0 + value, which compilers have to compute: it makes 0 of -0. That took a third of a product's time.
-static inline Floats all(float value) { return value - Floats{}; }
-#if defined(__AVX512F__) // what compilers make of the comparison takes twice as long
-static inline Floats larger(Floats a, Floats b) { return (Floats)_mm512_max_ps((__m512)a, (__m512)b); }
-static inline Ints larger(Ints a, Ints b) { return (Ints)_mm512_max_epi32((__m512i)a, (__m512i)b); }
+// Not 0 + value, which compilers must compute because it turns -0 into 0: that took a third of a product's time.
+static inline Floats splat(float value) { return value - Floats{}; }
+#if defined(__AVX512F__) // the comparison as compilers translate it takes twice as long
+static inline Floats max(Floats a, Floats b) { return (Floats)_mm512_max_ps((__m512)a, (__m512)b); }
+static inline Ints max(Ints a, Ints b) { return (Ints)_mm512_max_epi32((__m512i)a, (__m512i)b); }
 #else
-static inline Floats larger(Floats a, Floats b) { return a > b ? a : b; }
-static inline Ints larger(Ints a, Ints b) { return a > b ? a : b; }
+static inline Floats max(Floats a, Floats b) { return a > b ? a : b; }
+static inline Ints max(Ints a, Ints b) { return a > b ? a : b; }
 #endif
 
-// |v| as the bits that stand for it, whose order as whole numbers is that of the magnitudes, with NaN above them all.
+// The bits of |v|. As integers they are ordered like the magnitudes, with NaN above all.
 static inline Ints magnitude(Floats v) { return (Ints)v & 0x7fffffff; }
 
 typedef float Quads __attribute__((vector_size(16)));
 
-static inline float sum(Floats v) {
+static inline float horizontal_sum(Floats v) {
     Quads parts[LANES / 4], total = {};
     memcpy(parts, &v, sizeof v);
     for (int i = 0; i < LANES / 4; i++) total += parts[i];
     return (total[0] + total[1]) + (total[2] + total[3]);
 }
 
-static inline float largest(Floats v) {
+static inline float horizontal_max(Floats v) {
     Quads parts[LANES / 4], most;
     memcpy(parts, &v, sizeof v);
     most = parts[0];
@@ -78,8 +78,8 @@ static inline float largest(Floats v) {
     return a > b ? a : b;
 }
 
-// The float32 of the largest of such bits.
-static inline float largest_magnitude(Ints v) {
+// The float32 with the largest of such bits.
+static inline float horizontal_max_magnitude(Ints v) {
     int32_t most = v[0];
     for (int i = 1; i < LANES; i++) most = v[i] > most ? v[i] : most;
     float value;
@@ -87,41 +87,41 @@ static inline float largest_magnitude(Ints v) {
     return value;
 }
 
-static inline Ints nearest(Floats v) {
-    Floats half = v < 0.0f ? all(-0.5f) : all(0.5f);
+static inline Ints round_to_int(Floats v) {
+    Floats half = v < 0.0f ? splat(-0.5f) : splat(0.5f);
     return __builtin_convertvector(v + half, Ints);
 }
 
-// Float32 whose magnitude is below 2^21, plus this, has the nearest whole number in its lowest bytes.
+// A float32 below 2^21 in magnitude, plus this, has its nearest integer in its lowest bytes.
 constexpr float ROUNDS = 12582912.0f;
-static inline Words rounded(Floats v) { return (Words)(v + ROUNDS); }
+static inline Words round_to_low_bytes(Floats v) { return (Words)(v + ROUNDS); }
 
-// The lowest byte of each lane of whole numbers.
+// Stores the lowest byte of each lane.
 static inline void store_bytes(void *p, Words v) {
 #if defined(__AVX512F__) // GCC 12 takes the bytes out one by one where it knows that the rest is not needed
-    *(BytesAnywhere *)p = (Bytes)_mm512_cvtepi32_epi8((__m512i)v);
+    *(UnalignedBytes *)p = (Bytes)_mm512_cvtepi32_epi8((__m512i)v);
 #else
-    *(BytesAnywhere *)p = __builtin_convertvector((Ints)v, Bytes);
+    *(UnalignedBytes *)p = __builtin_convertvector((Ints)v, Bytes);
 #endif
 }
 
 static inline Words load_bytes(const int8_t *p) {
 #if defined(__AVX512F__) // as with store_bytes
-    return (Words)_mm512_cvtepi8_epi32((__m128i) * (const BytesAnywhere *)p);
+    return (Words)_mm512_cvtepi8_epi32((__m128i) * (const UnalignedBytes *)p);
 #else
-    return (Words)__builtin_convertvector(*(const BytesAnywhere *)p, Ints);
+    return (Words) __builtin_convertvector(*(const UnalignedBytes *)p, Ints);
 #endif
 }
 
 // e^v to about 2 units in the last place: v = n ln 2 + r, a polynomial in r (Cephes' expf), 2^n by its bits.
-// What is not a number stays so.
+// Keeps NaN.
 static inline Floats exponential(Floats v) {
-    v = v < -87.0f ? all(-87.0f) : v;
-    v = v > 88.0f ? all(88.0f) : v;
-    Ints n = nearest(v * 1.44269504f);
+    v = v < -87.0f ? splat(-87.0f) : v;
+    v = v > 88.0f ? splat(88.0f) : v;
+    Ints n = round_to_int(v * 1.44269504f);
     Floats whole = __builtin_convertvector(n, Floats);
     Floats r = v - whole * 0.693359375f + whole * 2.12194440e-4f;
-    Floats p = all(1.9875691500e-4f);
+    Floats p = splat(1.9875691500e-4f);
     p = p * r + 1.3981999507e-3f;
     p = p * r + 8.3334519073e-3f;
     p = p * r + 4.1665795894e-2f;
@@ -131,8 +131,8 @@ static inline Floats exponential(Floats v) {
     return p * (Floats)((n + 127) << 23);
 }
 
-// 32 bits that look like chance, from a number: the finalizer of MurmurHash3 (Austin Appleby, public domain).
-static inline Words mixed(Words x) {
+// A pseudo-random number from an integer: the finalizer of MurmurHash3 (Austin Appleby, public domain).
+static inline Words hash32(Words x) {
     x ^= x >> 16;
     x *= 0x85ebca6bu;
     x ^= x >> 13;
@@ -140,7 +140,7 @@ static inline Words mixed(Words x) {
     return x ^ (x >> 16);
 }
 
-static inline uint32_t mixed(uint32_t x) {
+static inline uint32_t hash32(uint32_t x) {
     x ^= x >> 16;
     x *= 0x85ebca6bu;
     x ^= x >> 13;
@@ -148,12 +148,12 @@ static inline uint32_t mixed(uint32_t x) {
     return x ^ (x >> 16);
 }
 
-// LANES x LANES numbers of 32 bits, and `flip` in each; rows stand so many numbers apart.
-static inline void transposed_block(const Word *from, long from_row, Word *to, long to_row, uint32_t flip) {
+// Transposes LANES x LANES words of 32 bits and flips the bits `flip` in each; *_row are row strides in words.
+static inline void transpose_block(const Word *from, long from_row, Word *to, long to_row, uint32_t flip) {
 #if defined(__AVX512F__)
     __m512i rows[LANES];
 #pragma GCC unroll 16
-    for (int i = 0; i < LANES; i++) rows[i] = (__m512i)(words(from + i * from_row) ^ flip);
+    for (int i = 0; i < LANES; i++) rows[i] = (__m512i)(load_words(from + i * from_row) ^ flip);
 #pragma GCC unroll 4
     for (int apart = 1; apart < LANES; apart *= 2) { // swap the off-diagonal squares of every 2 x 2
         Ints upper, lower;
@@ -171,7 +171,7 @@ static inline void transposed_block(const Word *from, long from_row, Word *to, l
             }
     }
 #pragma GCC unroll 16
-    for (int i = 0; i < LANES; i++) *(WordsAnywhere *)(to + i * to_row) = (Words)rows[i];
+    for (int i = 0; i < LANES; i++) *(UnalignedWords *)(to + i * to_row) = (Words)rows[i];
 #else
     for (int i = 0; i < LANES; i++)
         for (int k = 0; k < LANES; k++) to[k * to_row + i] = from[i * from_row + k] ^ flip;

@@ -15,7 +15,7 @@ import torch
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-def plain(method: _Function) -> _Function:
+def undecorated(method: _Function) -> _Function:
     """What ``method`` was before it was decorated; itself where it is not."""
     function: _Function = unwrap(method)
     return function
@@ -24,13 +24,13 @@ def plain(method: _Function) -> _Function:
 class EagerOptimizer(torch.optim.Optimizer):
     """An optimizer whose methods import no compiler."""
 
-    add_param_group = plain(torch.optim.Optimizer.add_param_group)
-    load_state_dict = plain(torch.optim.Optimizer.load_state_dict)
-    state_dict = plain(torch.optim.Optimizer.state_dict)
-    zero_grad = plain(torch.optim.Optimizer.zero_grad)
+    add_param_group = undecorated(torch.optim.Optimizer.add_param_group)
+    load_state_dict = undecorated(torch.optim.Optimizer.load_state_dict)
+    state_dict = undecorated(torch.optim.Optimizer.state_dict)
+    zero_grad = undecorated(torch.optim.Optimizer.zero_grad)
 
 
 class AdamW(EagerOptimizer, torch.optim.AdamW):
     """Torch's, and its states."""
 
-    step = torch.no_grad()(plain(torch.optim.AdamW.step))
+    step = torch.no_grad()(undecorated(torch.optim.AdamW.step))

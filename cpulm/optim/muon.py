@@ -126,10 +126,10 @@ class Muon(EagerOptimizer):
     def _update_in_int8(self, matrices: list[Tensor], group: dict[str, Any]) -> None:
         assert self._kernels is not None
         block_rows = group["block_rows"] or matrices[0].size(0)
-        decay, length = _weights_lose(group, block_rows, matrices[0].size(1))
-        way = MuonUpdate(block_rows, group["momentum"], decay, length, ITERATIONS, COEFFICIENTS)
+        decay, step_size = _decay_and_step_size(group, block_rows, matrices[0].size(1))
+        update = MuonUpdate(block_rows, group["momentum"], decay, step_size, ITERATIONS, COEFFICIENTS)
         gradients = [p.grad for p in matrices if p.grad is not None]
-        self._kernels.muon(matrices, gradients, [self._average(p) for p in matrices], way)
+        self._kernels.muon(matrices, gradients, [self._average(p) for p in matrices], update)
 
     def _update(self, matrices: list[Tensor], group: dict[str, Any]) -> None:
         """One update of ``matrices`` of equal shape, all their blocks in one batch."""
@@ -139,9 +139,9 @@ class Muon(EagerOptimizer):
         for p, direction in zip(matrices, directions, strict=True):
             self._direct(p, group["momentum"], direction)
         updates = orthogonalise(directions.view(-1, block_rows, cols)).reshape(-1, rows, cols)
-        decay, length = _weights_lose(group, block_rows, cols)
+        decay, step_size = _decay_and_step_size(group, block_rows, cols)
         torch._foreach_mul_(matrices, 1.0 - decay)
-        torch._foreach_add_(matrices, updates.unbind(), alpha=-length)
+        torch._foreach_add_(matrices, updates.unbind(), alpha=-step_size)
 
     def _direct(self, p: Tensor, momentum: float, out: Tensor) -> None:
         """Write the gradient after Nesterov momentum."""
@@ -158,6 +158,6 @@ class Muon(EagerOptimizer):
         return average
 
 
-def _weights_lose(group: dict[str, Any], block_rows: int, cols: int) -> tuple[float, float]:
+def _decay_and_step_size(group: dict[str, Any], block_rows: int, cols: int) -> tuple[float, float]:
     """The part of themselves, and how much of the direction."""
     return group["lr"] * group["weight_decay"], group["lr"] * max(1.0, block_rows / cols) ** 0.5

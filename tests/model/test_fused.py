@@ -94,5 +94,5 @@ def test_forward_in_inference_mode_is_the_plain_formula(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(fused, "FEW_NUMBERS", 0)
     by_hand = everything()
-    monkeypatch.setattr(fused, "by_hand", lambda _: False)
+    monkeypatch.setattr(fused, "can_fuse", lambda _: False)
     torch.testing.assert_close(by_hand, everything())

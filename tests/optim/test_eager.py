@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cpulm.optim.eager import AdamW, plain
+from cpulm.optim.eager import AdamW, undecorated
 
 GROUPS: dict[str, Any] = {"lr": 3e-3, "betas": (0.9, 0.95), "fused": True}
 
@@ -82,4 +82,4 @@ def test_an_update_leaves_no_graph_and_gradients_as_they_are_switched() -> None:
 def test_a_method_that_torch_no_longer_decorates_is_taken_as_it_is() -> None:
     def method() -> None: ...
 
-    assert plain(method) is method
+    assert undecorated(method) is method

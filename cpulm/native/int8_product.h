@@ -1,9 +1,9 @@
-// Matrix products of int8 with sums of int32, for CPUs that multiply and add four pairs of bytes at once.
+// Int8 matrix products with int32 sums, for CPUs with instructions that multiply and add four pairs of bytes.
 //
-// The left factor is signed, and four bytes of it meet all lanes; the right one is unsigned, 128 more than meant,
-// which the sums of the left one make up for. The depth, which a product sums over, is cut into quads of four.
-// "Panels" hold a matrix [depth, width] so that a product reads it straight on: for each PANEL columns all quads,
-// for each quad the four bytes of each column. The last panel may be narrower.
+// The left factor is signed; four of its bytes are broadcast to all lanes. The right factor is unsigned: 128 is added
+// to each of its bytes, which dot_offsets subtracts again. The depth, which a product sums over, is cut into quads of
+// four. "Panels" hold a matrix [depth, width] in the order in which a product reads it: for each PANEL columns all
+// quads, for each quad the four bytes of each column. The last panel may be narrower.
 #pragma once
 #include "vector.h"
 
@@ -11,81 +11,80 @@ constexpr int PANEL = TILE_VECTORS * LANES, ROW_BLOCK = 16 * TILE_ROWS, DEPTH_BL
 
 #if defined(__AVX512VNNI__)
 constexpr bool FAST_DOTS = true;
-static inline Ints dots(Ints sums, Words positive, Words any) {
+static inline Ints dot4(Ints sums, Words positive, Words any) {
     return (Ints)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)positive, (__m512i)any);
 }
 #elif defined(__AVXVNNI__) && defined(__AVX__)
 constexpr bool FAST_DOTS = true;
-static inline Ints dots(Ints sums, Words positive, Words any) {
+static inline Ints dot4(Ints sums, Words positive, Words any) {
     return (Ints)_mm256_dpbusd_avx_epi32((__m256i)sums, (__m256i)positive, (__m256i)any);
 }
 #elif defined(__ARM_FEATURE_MATMUL_INT8)
 #include <arm_neon.h>
 constexpr bool FAST_DOTS = true;
-static inline Ints dots(Ints sums, Words positive, Words any) {
+static inline Ints dot4(Ints sums, Words positive, Words any) {
     return (Ints)vusdotq_s32((int32x4_t)sums, (uint8x16_t)positive, (int8x16_t)any);
 }
 #else
 constexpr bool FAST_DOTS = false;
-static inline Ints dots(Ints sums, Words positive, Words any) {
+static inline Ints dot4(Ints sums, Words positive, Words any) {
     for (int byte = 0; byte < 32; byte += 8)
         sums += (Ints)(positive << (24 - byte) >> 24) * ((Ints)(any << (24 - byte)) >> 24);
     return sums;
 }
 #endif
 
-struct Left { // a factor [rows, depth]: row by row, or the panels of its transpose
+struct LeftFactor { // [rows, depth], row-major, or the panels of its transpose
     const int8_t *at;
     int64_t rows, depth;
-    bool panels;
+    bool packed;
     long panel_rows(long row) const {
         long left = rows - row / PANEL * PANEL;
         return left < PANEL ? left : PANEL;
     }
-    const int8_t *row(long i) const {
-        return panels ? at + i / PANEL * PANEL * depth + i % PANEL * 4 : at + i * depth;
-    }
-    long row_step() const { return panels ? 4 : depth; }
-    long quad_step(long i) const { return panels ? panel_rows(i) * 4 : 4; }
-    long block() const { return panels ? PANEL : ROW_BLOCK; }
+    const int8_t *row(long i) const { return packed ? at + i / PANEL * PANEL * depth + i % PANEL * 4 : at + i * depth; }
+    long row_step() const { return packed ? 4 : depth; }
+    long quad_step(long i) const { return packed ? panel_rows(i) * 4 : 4; }
+    long block() const { return packed ? PANEL : ROW_BLOCK; }
 };
 
 template <int ROWS, int VECTORS>
 static inline void dot_tile(long quads, const int8_t *a, long a_row, long a_quad, const uint8_t *b, int32_t *c,
-                            const int32_t *start) {
+                            const int32_t *offsets) {
     Ints sums[ROWS][VECTORS];
 #pragma GCC unroll 8
     for (int i = 0; i < ROWS; i++)
 #pragma GCC unroll 8
         for (int j = 0; j < VECTORS; j++)
-            sums[i][j] = start ? Ints{} + start[i] : *(const IntsAnywhere *)(c + i * PANEL + j * LANES);
+            sums[i][j] = offsets ? Ints{} + offsets[i] : *(const UnalignedInts *)(c + i * PANEL + j * LANES);
     for (long q = 0; q < quads; q++) {
         Words values[VECTORS];
 #pragma GCC unroll 8
-        for (int j = 0; j < VECTORS; j++) values[j] = words(b + (q * VECTORS + j) * LANES * 4);
+        for (int j = 0; j < VECTORS; j++) values[j] = load_words(b + (q * VECTORS + j) * LANES * 4);
 #pragma GCC unroll 8
         for (int i = 0; i < ROWS; i++) {
             Words factor = Words{} + *(const Word *)(a + i * a_row + q * a_quad);
 #pragma GCC unroll 8
-            for (int j = 0; j < VECTORS; j++) sums[i][j] = dots(sums[i][j], values[j], factor);
+            for (int j = 0; j < VECTORS; j++) sums[i][j] = dot4(sums[i][j], values[j], factor);
         }
     }
 #pragma GCC unroll 8
     for (int i = 0; i < ROWS; i++)
 #pragma GCC unroll 8
-        for (int j = 0; j < VECTORS; j++) *(IntsAnywhere *)(c + i * PANEL + j * LANES) = sums[i][j];
+        for (int j = 0; j < VECTORS; j++) *(UnalignedInts *)(c + i * PANEL + j * LANES) = sums[i][j];
 }
 
-// Sums of `rows` rows from `row` on with one panel of VECTORS into c [rows, PANEL].
+// Products of `rows` rows from `row` on with one panel of VECTORS vectors, into c [rows, PANEL].
 template <int VECTORS>
-static void dot_strip(const Left &left, long row, long rows, const uint8_t *b, int32_t *c, const int32_t *start) {
+static void dot_strip(const LeftFactor &left, long row, long rows, const uint8_t *b, int32_t *c,
+                      const int32_t *offsets) {
     long a_row = left.row_step(), a_quad = left.quad_step(row), all_quads = left.depth / 4;
     for (long q = 0; q < all_quads; q += DEPTH_BLOCK) {
         long quads = all_quads - q < DEPTH_BLOCK ? all_quads - q : DEPTH_BLOCK;
         const int8_t *a = left.row(row) + q * a_quad;
         const uint8_t *panel = b + q * VECTORS * LANES * 4;
         for (long i = 0; i < rows;) {
-            const int32_t *first = q ? nullptr : start + i;
+            const int32_t *first = q ? nullptr : offsets + i;
             if (i + TILE_ROWS <= rows) {
                 dot_tile<TILE_ROWS, VECTORS>(quads, a + i * a_row, a_row, a_quad, panel, c + i * PANEL, first);
                 i += TILE_ROWS;
@@ -98,16 +97,16 @@ static void dot_strip(const Left &left, long row, long rows, const uint8_t *b, i
     }
 }
 
-// What the sums start with: -128 times the sum of each row's bytes.
-static void dot_starts(const Left &left, long row, long rows, int32_t *start) {
+// Initial values of the sums: -128 times the sum of each row's bytes.
+static void dot_offsets(const LeftFactor &left, long row, long rows, int32_t *offsets) {
     Words ones = Words{} + 0x01010101u;
-    if (left.panels) {
+    if (left.packed) {
         long width = left.panel_rows(row);
         for (long j = 0; j < width; j += LANES) {
             Ints sums = {};
             for (long q = 0; q < left.depth / 4; q++)
-                sums = dots(sums, ones, words(left.row(row) + (q * width + j) * 4));
-            *(IntsAnywhere *)(start + j) = sums * -128;
+                sums = dot4(sums, ones, load_words(left.row(row) + (q * width + j) * 4));
+            *(UnalignedInts *)(offsets + j) = sums * -128;
         }
         return;
     }
@@ -115,17 +114,17 @@ static void dot_starts(const Left &left, long row, long rows, int32_t *start) {
         const int8_t *at = left.row(row + i);
         int32_t total = 0;
         for (long p = 0; p < left.depth; p++) total += at[p];
-        start[i] = total * -128;
+        offsets[i] = total * -128;
     }
 }
 
-// Sums of `rows` rows from `row` on with the panel at b, `width` columns of it, into c [rows, PANEL].
-static void dot_block(const Left &left, long row, long rows, const uint8_t *b, long width, int32_t *c,
-                      const int32_t *start) {
+// Products of `rows` rows from `row` on with the panel b of `width` columns, into c [rows, PANEL].
+static void dot_block(const LeftFactor &left, long row, long rows, const uint8_t *b, long width, int32_t *c,
+                      const int32_t *offsets) {
     switch (width / LANES) {
-    case 1: return dot_strip<1>(left, row, rows, b, c, start);
-    case 2: return dot_strip<2>(left, row, rows, b, c, start);
-    case 3: return dot_strip<3>(left, row, rows, b, c, start);
-    default: return dot_strip<TILE_VECTORS>(left, row, rows, b, c, start);
+    case 1: return dot_strip<1>(left, row, rows, b, c, offsets);
+    case 2: return dot_strip<2>(left, row, rows, b, c, offsets);
+    case 3: return dot_strip<3>(left, row, rows, b, c, offsets);
+    default: return dot_strip<TILE_VECTORS>(left, row, rows, b, c, offsets);
     }
 }
