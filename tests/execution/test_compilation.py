@@ -12,7 +12,7 @@ import torch
 from small_runs import of, settings_for, train
 
 from cpulm.events import RunStarted, StepDone
-from cpulm.execution import runtime as runtimes
+from cpulm.execution import compile_times
 from cpulm.system.machine import read_machine
 
 
@@ -63,7 +63,7 @@ def test_a_compiled_step_that_is_no_faster_is_left_where_nobody_asked_for_it(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch, "compile", _Slower)
-    monkeypatch.setattr(runtimes, "COMPILE_PAYS_AFTER_SECONDS", 0.0)
+    monkeypatch.setattr(compile_times, "COMPILE_PAYS_AFTER_SECONDS", 0.0)
     plain = ["model.n_layer=1", "runtime.kernels=off", "runtime.precision=fp32", "train.steps=1"]
     for asked, compiled in (("auto", False), ("on", True)):
         events, _ = train(settings_for(text, *plain, f"runtime.compile={asked}"), tmp_path / asked)

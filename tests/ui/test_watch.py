@@ -18,7 +18,7 @@ TESTS = Path(__file__).parents[1]
 PLAY = """
 import sys, time
 sys.path[:0] = sys.argv.pop(1), sys.argv.pop(1)
-from conftest import run_events
+from one_run import run_events
 from cpulm.ui.watch import watch
 with watch(sys.argv[1]) as listener:
     for number, event in enumerate(run_events()):
