@@ -35,7 +35,7 @@ from cpulm.model.modules import Embedding, RMSNorm
 from cpulm.model.transformer import Attention, rope_tables
 from cpulm.native.int8 import Int8Kernels
 from cpulm.native.kernels import Kernels
-from cpulm.native.library import compiled
+from cpulm.native.library import compile_kernels
 from cpulm.optim.muon import Muon
 from cpulm.settings import ModelSettings
 from cpulm.system.allocator import keep_freed_memory
@@ -55,7 +55,7 @@ def kernels_of(folder: Path) -> Kernels:
     compiler, problem = find_compiler()
     if compiler is None:
         raise SystemExit(f"no kernels to measure: {problem}")
-    return Kernels(compiled(compiler.command, compiler.version, "this machine", folder))
+    return Kernels(compile_kernels(compiler.command, compiler.version, "this machine", folder)[0])
 
 
 def int8_of(kernels: Kernels) -> Int8Kernels:

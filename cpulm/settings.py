@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from cpulm.layer_shapes import ACTIVATIONS, Activation, BlockLayers, LinearShape
 from cpulm.units import parse_duration
 
 TokenizerKind = Literal["bpe", "byte", "char", "word"]
@@ -100,7 +101,7 @@ class ModelSettings(Section):
     """How the model knows where a token stands."""
     rope_theta: float = Field(10_000.0, gt=0)
     """Base of the rotary frequencies."""
-    mlp: Literal["swiglu", "gelu", "gelu_erf", "relu", "relu2"] = "swiglu"
+    mlp: Activation = "swiglu"
     """The MLP's activation; `gelu` is the tanh form that GPT-2 uses, `gelu_erf` the exact one, three times
     faster on a CPU, `relu2` is relu squared. `relu2` is in no block that transformers or llama.cpp loads."""
     qk_norm: bool = True
@@ -138,9 +139,22 @@ class ModelSettings(Section):
     def inner_width(self) -> int:
         if self.n_inner is not None:
             return self.n_inner
-        if self.mlp == "swiglu":
+        if ACTIVATIONS[self.mlp].gated:
             return (8 * self.n_embd // 3 + 31) // 32 * 32
         return 4 * self.n_embd
+
+    @property
+    def linear_layers(self) -> BlockLayers:
+        """The shapes of a block's linear layers, for all that build, count or measure them."""
+        d, inner, head = self.n_embd, self.inner_width, self.head_width
+        q, kv = self.n_head * head, self.kv_heads * head
+        up = 2 * inner if ACTIVATIONS[self.mlp].gated else inner
+        return BlockLayers(
+            qkv=LinearShape(d, q + 2 * kv, head),
+            out=LinearShape(q, d, d),
+            up=LinearShape(d, up, inner),
+            down=LinearShape(inner, d, d),
+        )
 
 
 class DataSettings(Section):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from cpulm.native.library import compiled
+from cpulm.native.library import compile_kernels
 from cpulm.system.software import Compiler, find_compiler
 
 # The same examples each time: what decides whether a change goes in must not depend on luck.
@@ -64,7 +64,7 @@ def gcc_like() -> Compiler:
 def kernels_library(gcc_like: Compiler, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The kernels, compiled for this machine."""
     folder = tmp_path_factory.mktemp("kernels")
-    return compiled(gcc_like.command, gcc_like.version, "this machine", folder)
+    return compile_kernels(gcc_like.command, gcc_like.version, "this machine", folder)[0]
 
 
 @pytest.fixture

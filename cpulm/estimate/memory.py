@@ -10,7 +10,15 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cpulm.model.counts import LOGITS_IN_CHUNK, count
+from cpulm.layer_shapes import ACTIVATIONS, LinearShape
+from cpulm.model.counts import (
+    FEWEST_ROWS_IN_CHUNK,
+    INT8_LOGITS_IN_CHUNK,
+    INT8_PROBABILITIES_AT_ONCE,
+    LOGITS_IN_CHUNK,
+    count,
+)
+from cpulm.optim.batch_size import MUON_ELEMENTS_AT_ONCE
 from cpulm.settings import ModelSettings, RuntimeSettings, Settings
 from cpulm.system.machine import Machine, choose
 
@@ -26,11 +34,6 @@ which its products pack their factors (Linux, torch 2.13)."""
 HOLES = 1.3
 """Resident bytes per byte in use: blocks come and go in changing sizes and leave holes in the C library's
 heap. Measured with glibc on the shapes of ``benchmarks/memory.py`` that are no presets; those check it."""
-
-_INT8_LOGITS_IN_CHUNK = 1 << 22  # of cpulm.model.int8_head_loss, which loads torch
-_INT8_PROBABILITIES_AT_ONCE = 1 << 25  # of the same
-_FEWEST_ROWS_IN_CHUNK = 64
-_MUON_ELEMENTS_AT_ONCE = 1 << 22  # of cpulm.optim.muon, which loads torch
 
 
 @dataclass(frozen=True)
@@ -50,9 +53,9 @@ class Arithmetic:
         """Whether the compiled kernels can take rows of such widths."""
         return self.lanes > 0 and all(width % self.lanes == 0 for width in widths)
 
-    def quantizes(self, *widths: int) -> bool:
-        """Whether a linear layer of such widths is of int8."""
-        return self.int8 and (self.lanes == 0 or self.takes(*widths))
+    def quantizes(self, layer: LinearShape) -> bool:
+        """Whether a linear layer of this shape is of int8."""
+        return self.int8 and (self.lanes == 0 or self.takes(layer.inputs, layer.outputs))
 
 
 def arithmetic(runtime: Runtime) -> Arithmetic:
@@ -147,20 +150,19 @@ def _norm_statistics(model: ModelSettings) -> int:
 
 def _block_bytes(model: ModelSettings, tokens: int, way: Arithmetic) -> int:
     """What one block keeps for its backward pass."""
-    d, inner = model.n_embd, model.inner_width
-    norms = 2 * (FLOAT_BYTES * d + _norm_statistics(model))
+    norms = 2 * (FLOAT_BYTES * model.n_embd + _norm_statistics(model))
     masks = 2 * _mask_bytes(model, way)
     per_token = norms + masks + _attention_bytes(model, way) + _mlp_bytes(model, way)
-    q, kv = model.n_head * model.head_width, model.kv_heads * model.head_width
-    layers = ((d, q + 2 * kv), (q, d), (d, _up_width(model)), (inner, d))
-    weights = sum(a * b for a, b in layers if way.quantizes(a, b))  # once more in int8
+    quantized = [layer for layer in model.linear_layers if way.quantizes(layer)]
+    weights = sum(layer.inputs * layer.outputs for layer in quantized)  # once more in int8
     return tokens * per_token + weights
 
 
 def _attention_bytes(model: ModelSettings, way: Arithmetic) -> int:
     """What attention keeps for a token: its layers' inputs, the projection, the heads' results."""
-    d, q, kv = model.n_embd, model.n_head * model.head_width, model.kv_heads * model.head_width
-    projection = q + 2 * kv
+    layers = model.linear_layers
+    d, q, projection = model.n_embd, layers.out.inputs, layers.qkv.outputs
+    kv = (projection - q) // 2
     floats = projection + q + model.n_head  # the projection, the results, the softmaxes' divisors
     if not way.takes(model.head_width):
         if model.position == "rope" or model.qk_norm:
@@ -169,36 +171,31 @@ def _attention_bytes(model: ModelSettings, way: Arithmetic) -> int:
             floats += model.n_head + model.kv_heads
         if model.dropout:  # torch's plain way: scaled queries and keys, weights, mask, and what it left
             floats += 2 * q + 3 * model.n_head * model.block_size
-    qkv_input = d if way.quantizes(d, projection) else FLOAT_BYTES * d
-    out_input = q if way.quantizes(q, d) else 0  # in fp32 the results stand there already
+    qkv_input = d if way.quantizes(layers.qkv) else FLOAT_BYTES * d
+    out_input = q if way.quantizes(layers.out) else 0  # in fp32 the results stand there already
     return FLOAT_BYTES * floats + qkv_input + out_input
 
 
 def _mlp_bytes(model: ModelSettings, way: Arithmetic) -> int:
     """What the MLP keeps for a token: its layers' inputs, and what the activation reads."""
-    d, up = model.n_embd, _up_width(model)
-    up_input = d if way.quantizes(d, up) else FLOAT_BYTES * d
-    return FLOAT_BYTES * up + up_input + _down_input_bytes(model, way)
-
-
-def _up_width(model: ModelSettings) -> int:
-    """Numbers a token that go into the activation."""
-    return 2 * model.inner_width if model.mlp == "swiglu" else model.inner_width
+    up = model.linear_layers.up
+    up_input = up.inputs if way.quantizes(up) else FLOAT_BYTES * up.inputs
+    return FLOAT_BYTES * up.outputs + up_input + _down_input_bytes(model, way)
 
 
 def _down_input_bytes(model: ModelSettings, way: Arithmetic) -> int:
     """What the MLP's last layer keeps for a token, beside what the activation does."""
-    if way.quantizes(model.inner_width, model.n_embd):
+    if way.quantizes(model.linear_layers.down):
         return model.inner_width
-    return 0 if model.mlp == "relu" else FLOAT_BYTES * model.inner_width  # relu keeps its result itself
+    return 0 if ACTIVATIONS[model.mlp].keeps_result else FLOAT_BYTES * model.inner_width
 
 
 def _way_back_bytes(model: ModelSettings, tokens: int, way: Arithmetic) -> int:
     """Gradients under way inside the MLP: of the stream, of the activation's result and of its input, less
     the input of the layer above, which is read no more. Torch makes some of them in steps."""
     stream = model.n_embd * (2 if model.dropout else 1)
-    steps = 0 if way.takes(model.inner_width) else {"relu2": 2, "swiglu": 1}.get(model.mlp, 0)
-    inside = _up_width(model) + (1 + steps) * model.inner_width
+    steps = 0 if way.takes(model.inner_width) else ACTIVATIONS[model.mlp].temporaries
+    inside = model.linear_layers.up.outputs + (1 + steps) * model.inner_width
     return tokens * (FLOAT_BYTES * (stream + inside) - _down_input_bytes(model, way))
 
 
@@ -212,14 +209,14 @@ def _head_bytes(
     d, v = model.n_embd, vocab_size
     stream, table = FLOAT_BYTES * tokens * d, FLOAT_BYTES * v * d
     if way.int8 and way.takes(v, d):
-        together = min(tokens, max(_FEWEST_ROWS_IN_CHUNK, _INT8_PROBABILITIES_AT_ONCE // v))
-        rows = min(together, max(_FEWEST_ROWS_IN_CHUNK, _INT8_LOGITS_IN_CHUNK // v))
+        together = min(tokens, max(FEWEST_ROWS_IN_CHUNK, INT8_PROBABILITIES_AT_ONCE // v))
+        rows = min(together, max(FEWEST_ROWS_IN_CHUNK, INT8_LOGITS_IN_CHUNK // v))
         # Logits, their probabilities, and those of the chunk before, which is let go once the next is there.
         chunk = (FLOAT_BYTES + (2 if together > rows else 1)) * rows * v
         gradient = 0 if accumulates and together == tokens else table
         return 2 * stream + gradient + table // 2 + together * v + chunk
     if tokens * v > LOGITS_IN_CHUNK:
-        rows = min(tokens, max(_FEWEST_ROWS_IN_CHUNK, LOGITS_IN_CHUNK // v))
+        rows = min(tokens, max(FEWEST_ROWS_IN_CHUNK, LOGITS_IN_CHUNK // v))
         working = stream + stream + table + 2 * FLOAT_BYTES * rows * v
     else:
         return stream + 3 * FLOAT_BYTES * tokens * v + table
@@ -231,19 +228,10 @@ def _muon_bytes(model: ModelSettings, way: Arithmetic) -> int:
 
     The compiled kernels hold one matrix a thread, a few MiB, which is left out.
     """
-    d, inner = model.n_embd, model.inner_width
-    q, kv = model.n_head * model.head_width, model.kv_heads * model.head_width
-    # rows and columns of a parameter, and the rows of the pieces that are orthogonalised apart
-    shapes = (
-        (q + 2 * kv, d, model.head_width),
-        (d, q, d),
-        (_up_width(model), d, inner),
-        (d, inner, d),
-    )
     most = 0
-    for rows, columns, piece in shapes:
+    for columns, rows, piece in model.linear_layers:
         size = rows * columns
-        at_once = min(model.n_layer, max(1, _MUON_ELEMENTS_AT_ONCE // size)) * size
+        at_once = min(model.n_layer, max(1, MUON_ELEMENTS_AT_ONCE // size)) * size
         if not (way.int8 and way.takes(piece, columns)):
             squares = at_once * min(piece, columns) // max(piece, columns)
             most = max(most, FLOAT_BYTES * (3 * at_once + 2 * squares))

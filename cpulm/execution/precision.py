@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cpulm.execution.measurement_cache import Ratios
 from cpulm.model.int8_linear import Quantizer, TorchQuantizer, fits, linear
-from cpulm.settings import ModelSettings, Settings
+from cpulm.settings import Settings
 from cpulm.system.machine import INT8_SETS
 
 WORTH_IT = 0.8
@@ -46,11 +46,8 @@ class BlockShape:
 
 def block_shape(settings: Settings) -> BlockShape:
     """The shape of the model that ``settings`` describe."""
-    m: ModelSettings = settings.model
-    q, kv, inner = m.n_head * m.head_width, m.kv_heads * m.head_width, m.inner_width
-    up = 2 * inner if m.mlp == "swiglu" else inner
-    layers = ((m.n_embd, q + 2 * kv), (q, m.n_embd), (m.n_embd, up), (inner, m.n_embd))
-    return BlockShape(layers, min(MOST_ROWS, settings.train.micro_batch_size * m.block_size))
+    layers = tuple((layer.inputs, layer.outputs) for layer in settings.model.linear_layers)
+    return BlockShape(layers, min(MOST_ROWS, settings.train.micro_batch_size * settings.model.block_size))
 
 
 def fast_int8(instruction_sets: Collection[str]) -> bool:

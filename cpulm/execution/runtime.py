@@ -20,7 +20,7 @@ from cpulm.model.int8_linear import TorchQuantizer
 from cpulm.model.transformer import Transformer
 from cpulm.native.int8 import Int8Kernels
 from cpulm.native.kernels import Kernels
-from cpulm.native.library import KernelsUnavailableError, compiled
+from cpulm.native.library import KernelsUnavailableError, compile_kernels
 from cpulm.settings import RuntimeSettings
 from cpulm.system.allocator import keep_freed_memory
 from cpulm.system.machine import BF16_SETS, Machine, choose
@@ -153,10 +153,11 @@ def _kernels(asked: str, device: torch.device, machine: Machine) -> tuple[Kernel
         return None, (f"no compiled kernels: {machine.compiler_problem}",)
     cpu = " ".join((machine.architecture, machine.cpu_model, *machine.instruction_sets))
     try:
-        library = compiled(
+        library, problem = compile_kernels(
             machine.compiler.command, machine.compiler.version, cpu, cache_folder() / "kernels"
         )
-        return Kernels(library), ("norms, attention and activation in kernels compiled for this CPU",)
+        said = "norms, attention and activation in kernels compiled for this CPU"
+        return Kernels(library), (f"{said}; {problem}" if problem else said,)
     except KernelsUnavailableError as error:
         return None, (f"no compiled kernels: {error}",)
 

@@ -1,1 +1,1 @@
-"""The transformer and its parts, and what it counts: parameters and floating-point operations."""
+"""The transformer and its parts, and its counts of parameters and floating-point operations."""

@@ -1,4 +1,4 @@
-"""Keys and values of the tokens already seen, so that generation computes each of them once."""
+"""The key-value cache, with which generation computes keys and values of each token once."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from cpulm.settings import ModelSettings
 
 
 class KVCache:
-    """Room for the keys and values of ``max_tokens`` tokens in every layer, allocated once.
+    """Keys and values of up to ``max_tokens`` tokens in every layer, allocated once.
 
     ``Transformer.forward(idx, cache=cache)`` appends the T tokens of ``idx`` at the positions
-    ``length .. length + T - 1``; any T fits, so a prompt and single tokens take the same road.
+    ``length .. length + T - 1``, for any T: a prompt and single tokens are treated alike.
 
     Args:
         settings: the model's settings.
-        batch_size: sequences that are generated together.
-        max_tokens: the most tokens of prompt and answer together; at most ``block_size``.
+        batch_size: sequences generated together.
+        max_tokens: limit of prompt and answer together; at most ``block_size``.
         dtype: that of the model's activations.
         device: that of the model.
 
     Raises:
-        ValueError: where ``max_tokens`` is not between 1 and the model's ``block_size``.
+        ValueError: if ``max_tokens`` is not between 1 and the model's ``block_size``.
     """
 
     def __init__(
@@ -42,12 +42,12 @@ class KVCache:
         self.max_tokens = max_tokens
         self.length = 0
         self.decoder: Decoder | None = None
-        """The compiled kernel with this memory and a model's weights, once it was used."""
+        """The compiled decoder with this memory and a model's weights; None before its first use."""
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store the new k and v [B, n_kv_head, T, head_dim] of one layer behind those already there.
+        """Append the new k and v [B, n_kv_head, T, head_dim] of one layer.
 
-        ``length`` stays: all layers append at the same place, then :meth:`advance` moves on.
+        ``length`` does not change: all layers append at the same position, then :meth:`advance` is called.
 
         Returns:
             All keys and values so far, [B, n_kv_head, length + T, head_dim] each: views, not copies.
@@ -58,9 +58,9 @@ class KVCache:
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
     def advance(self, tokens: int) -> None:
-        """Count ``tokens`` more as seen."""
+        """Add ``tokens`` to the length, after all layers have appended them."""
         self.length += tokens
 
     def clear(self) -> None:
-        """Forget everything, keep the memory."""
+        """Remove all tokens, but keep the memory."""
         self.length = 0

@@ -1,16 +1,27 @@
 """Parameters and arithmetic of a model, computed from its settings alone.
 
-Nothing here imports torch, so that a list of presets shows at once.
+Nothing here imports torch, so that the list of presets appears at once.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cpulm.layer_shapes import LinearShape
 from cpulm.settings import ModelSettings
 
 LOGITS_IN_CHUNK = 1 << 21
-"""Logits that the loss holds at once where it works in chunks."""
+"""Logits that the loss holds at once if it works in chunks."""
+
+INT8_LOGITS_IN_CHUNK = 1 << 22
+"""Float32 logits in one chunk of the int8 head: 16 MiB. Twice as many are as fast."""
+
+INT8_PROBABILITIES_AT_ONCE = 1 << 25
+"""Bytes of int8 probabilities that wait for the product with the rows: 32 MiB. If they need more, several
+products add up to the head's gradient."""
+
+FEWEST_ROWS_IN_CHUNK = 64
+"""Rows of a chunk of the head, however large the vocabulary is."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +31,7 @@ class Counts:
     Attributes:
         total: all of them; tied embeddings are counted once.
         non_embedding: without token embedding, learned positions and an untied head.
-        by_part: ``embedding``, ``position``, ``attention``, ``mlp``, ``norm``, ``head``; they add up to
+        by_part: ``embedding``, ``position``, ``attention``, ``mlp``, ``norm``, ``head``; their sum is
             ``total``.
     """
 
@@ -31,14 +42,9 @@ class Counts:
 
 def count(settings: ModelSettings, vocab_size: int) -> Counts:
     """Parameters of ``Transformer(settings, vocab_size)``."""
-    s, d = settings, settings.n_embd
-    q, kv, inner = s.n_head * s.head_width, s.kv_heads * s.head_width, s.inner_width
-    up = 2 * inner if s.mlp == "swiglu" else inner
-    attention = d * (q + 2 * kv) + q * d + (2 * s.head_width if s.qk_norm else 0)
-    mlp = d * up + inner * d
-    if s.bias:
-        attention += q + 2 * kv + d
-        mlp += up + d
+    s, d, layers = settings, settings.n_embd, settings.linear_layers
+    attention = _layer(layers.qkv, s.bias) + _layer(layers.out, s.bias) + 2 * s.head_width * s.qk_norm
+    mlp = _layer(layers.up, s.bias) + _layer(layers.down, s.bias)
     norm = 2 * d if s.norm == "layernorm" and s.bias else d
     by_part = {
         "embedding": vocab_size * d,
@@ -51,6 +57,10 @@ def count(settings: ModelSettings, vocab_size: int) -> Counts:
     total = sum(by_part.values())
     outside = by_part["embedding"] + by_part["position"] + by_part["head"]
     return Counts(total=total, non_embedding=total - outside, by_part=by_part)
+
+
+def _layer(shape: LinearShape, bias: bool) -> int:
+    return shape.inputs * shape.outputs + shape.outputs * bias
 
 
 def flops_per_token(settings: ModelSettings, vocab_size: int) -> float:

@@ -1,58 +1,59 @@
-"""Generation with the compiled kernels: all blocks of a model for one new token of each text in one call.
+"""Generation with the compiled kernels: all blocks for one new token of each sequence in one call.
 
-A token needs few operations but hundreds of small functions: in torch most of its time is their start.
+A token needs few operations but hundreds of small functions: in torch most of its time is their overhead.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cpulm.model.cache import KVCache
 from cpulm.native.decode import Decoder, DecoderShape
+from cpulm.native.kernels import Kernels
+from cpulm.settings import ModelSettings
 
-if TYPE_CHECKING:
-    from cpulm.model.transformer import Transformer
 
+def decoder_for(
+    kernels: Kernels | None, settings: ModelSettings, blocks: nn.ModuleList, cache: KVCache
+) -> Decoder | None:
+    """The decoder of ``blocks`` with ``cache``, built at the first call.
 
-def decoder_for(model: Transformer, cache: KVCache) -> Decoder | None:
-    """What computes the blocks of ``model`` with ``cache``, made at the first call.
-
-    None where it cannot be used: without kernels, with gradients or dropout, in other numbers than float32,
-    for widths that do not fit.
+    None if it cannot be used: without kernels, with gradients, in another dtype than float32, on another
+    device than the CPU, for an activation that the kernel does not know, or for widths that do not fit.
     """
-    kernels, settings = model.attention_kernels, model.settings
-    if kernels is None or torch.is_grad_enabled() or (model.training and settings.dropout):
+    if kernels is None or torch.is_grad_enabled():
         return None
     if cache.decoder is None:
-        weight = model.wte.weight
+        layers = settings.linear_layers
         shape = DecoderShape(
             width=settings.n_embd,
             heads=settings.n_head,
             kv_heads=settings.kv_heads,
             head_dim=settings.head_width,
             inner=settings.inner_width,
+            up_width=layers.up.outputs,
             norm=settings.norm,
             activation=settings.mlp,
             eps=settings.norm_eps,
         )
-        like = weight.dtype is cache.keys.dtype is torch.float32 and weight.device.type == "cpu"
-        if not like or not shape.fits(kernels.lanes):
+        tensors = (cache.keys, *blocks.parameters())
+        like = all(tensor.dtype is torch.float32 and tensor.device.type == "cpu" for tensor in tensors)
+        if not like or not kernels.can_decode(shape):
             return None
-        layers = [_parts(block, cache, layer) for layer, block in enumerate(model.blocks)]
-        cache.decoder = kernels.decoder(shape, layers)
+        cache.decoder = kernels.decoder(shape, [_tensors(block, cache, n) for n, block in enumerate(blocks)])
     return cache.decoder
 
 
-def _parts(block: Any, cache: KVCache, layer: int) -> dict[str, Tensor | None]:
+def _tensors(block: Any, cache: KVCache, layer: int) -> dict[str, Tensor | None]:
+    """The tensors of one block by the kernel's names; None for what the model does not have."""
     attn, mlp = block.attn, block.mlp
-    up = mlp.gate_up if hasattr(mlp, "gate_up") else mlp.up
     modules = {
         "attn_norm": block.attn_norm, "qkv": attn.qkv, "q_norm": attn.q_norm, "k_norm": attn.k_norm,
-        "out": attn.out, "mlp_norm": block.mlp_norm, "up": up, "down": mlp.down,
+        "out": attn.out, "mlp_norm": block.mlp_norm, "up": mlp.first, "down": mlp.down,
     }  # fmt: skip
-    parts = {name: None if module is None else module.weight for name, module in modules.items()}
-    parts |= {f"{name}_bias": getattr(module, "bias", None) for name, module in modules.items()}
-    return parts | {"keys": cache.keys[layer], "values": cache.values[layer]}
+    tensors = {name: None if module is None else module.weight for name, module in modules.items()}
+    tensors |= {f"{name}_bias": getattr(module, "bias", None) for name, module in modules.items()}
+    return tensors | {"keys": cache.keys[layer], "values": cache.values[layer]}

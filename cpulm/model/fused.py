@@ -1,8 +1,8 @@
-"""The parts that plain torch runs in many passes over memory, in as few as its CPU kernels allow.
+"""Norm, rotary embedding, SwiGLU and loss with as few passes over memory as torch's CPU functions allow.
 
-Each public function is a formula. On a CPU in eager mode it runs as an autograd Function whose backward
-pass is written by hand; under torch.compile, autocast and on other devices it is the plain formula, which
-is fused there already.
+Each public function is a formula. On a CPU in eager mode it runs as an autograd Function with a backward pass
+written by hand; under torch.compile, under autocast and on other devices it is the plain formula, which is
+fused there already.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from cpulm.model.counts import LOGITS_IN_CHUNK
+from cpulm.model.counts import FEWEST_ROWS_IN_CHUNK, LOGITS_IN_CHUNK
 
 IGNORED = -100
-"""A target that does not count."""
+"""A target that is excluded from the loss."""
 
 
 FEW_NUMBERS = 1 << 14
-"""Up to so many, as when one token is generated, a call's own cost is more than its passes over memory."""
+"""Up to this many numbers, as for one generated token, a call costs more than its passes over memory."""
 
 
 def can_fuse(x: Tensor) -> bool:
-    """Whether the hand-written passes can be taken for ``x``."""
+    """Whether the hand-written functions apply to ``x``."""
     return (
         x.device.type == "cpu"
         and x.dtype in (torch.float32, torch.float64)
@@ -36,7 +36,7 @@ def can_fuse(x: Tensor) -> bool:
 
 
 def should_fuse(x: Tensor) -> bool:
-    """Whether the hand-written passes over ``x`` are the fast ones."""
+    """Whether the hand-written functions are the faster ones for ``x``."""
     return can_fuse(x) and (torch.is_grad_enabled() or x.numel() > FEW_NUMBERS)
 
 
@@ -48,9 +48,9 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """RoPE: turn each pair (x[d], x[d + D/2]) by its position's angle.
+    """RoPE: rotate each pair (x[d], x[d + D/2]) by its position's angle.
 
-    The half-split pairing of transformers' Qwen3 and Llama, not the interleaved one of the paper.
+    Pairs are half the width apart, as in transformers' Qwen3 and Llama; the paper pairs neighbours.
 
     Args:
         x: [B, T, H, D].
@@ -77,7 +77,7 @@ def head_loss(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     Args:
         x: [N, D] outputs of the last norm.
         weight: [V, D].
-        targets: [N] int64; -100 does not count.
+        targets: [N] int64; -100 is excluded.
     """
     if can_fuse(x) and x.size(0) * weight.size(0) > LOGITS_IN_CHUNK:
         with_grad = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
@@ -92,9 +92,9 @@ def _apply(function: type[torch.autograd.Function], *arguments: Any) -> Tensor:
 
 
 class _FusedRMSNorm(torch.autograd.Function):
-    """Instead of F.rms_norm, which is composed of 12 passes forward and backward.
+    """A third of the time of F.rms_norm, which takes 12 passes forward and backward.
 
-    A third of its time at 3072 x 384 (2 cores, AVX-512, torch 2.13).
+    Measured at 3072 x 384 (2 cores, AVX-512, torch 2.13).
     """
 
     @staticmethod
@@ -110,8 +110,8 @@ class _FusedRMSNorm(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         x, weight, rstd = ctx.saved_tensors
         width = x.size(-1)
-        # Layer norm's kernel, told that the mean is zero, gives both gradients in one go; of grad_x it
-        # takes away rstd * mean(grad * weight), the part by way of the mean, which is given back here.
+        # Layer norm's function with a mean of zero gives both gradients in one pass. It subtracts
+        # rstd * mean(grad * weight) from grad_x, the gradient through the mean, which is added back here.
         grad_x, grad_weight, _ = torch.ops.aten.native_layer_norm_backward(
             grad, x, [width], torch.zeros_like(rstd), rstd, weight, None, [True, True, False]
         )
@@ -120,11 +120,11 @@ class _FusedRMSNorm(torch.autograd.Function):
 
 
 class _FusedRope(torch.autograd.Function):
-    """Written half by half into the result; its gradient is the rotation back."""
+    """Writes both halves directly into the result; its gradient is the inverse rotation."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        # One row of the tables per head, so that the inner loops run over all heads' values at once.
+        # One row of the tables per head, so that the inner loops run over the values of all heads.
         shape = (x.size(1), x.size(2), x.size(3) // 2)
         cos, sin = cos.expand(shape).contiguous(), sin.expand(shape).contiguous()
         ctx.save_for_backward(cos, sin)
@@ -147,7 +147,7 @@ class _FusedRope(torch.autograd.Function):
 
 
 class _FusedSwiGLU(torch.autograd.Function):
-    """Keeps its input only, and writes both gradients into one tensor instead of joining two."""
+    """Saves its input only, and writes both gradients into one tensor instead of concatenating two."""
 
     @staticmethod
     def forward(ctx: Any, gate_up: Tensor) -> Tensor:
@@ -169,15 +169,16 @@ class _FusedSwiGLU(torch.autograd.Function):
 
 
 class _ChunkedHeadLoss(torch.autograd.Function):
-    """Head and loss over a few rows at a time, with the gradients computed while the logits are hot.
+    """Head and loss for a few rows at a time, with the gradients computed while the logits are in the cache.
 
-    At 4096 tokens, 256 wide: 0.6 times the time of linear and cross_entropy and a quarter of its memory
-    with 4,096 entries, 0.56 and a tenth with 32,000 (2 cores, AVX-512, torch 2.13). The idea: https://arxiv.org/abs/2410.10989.
+    Relative to linear and cross_entropy at 4096 tokens of width 256: 0.6 of the time and a quarter of the
+    memory with a vocabulary of 4,096, 0.56 and a tenth with 32,000 (2 cores, AVX-512, torch 2.13). The idea:
+    https://arxiv.org/abs/2410.10989.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, with_grad: bool) -> Tensor:
-        rows = min(x.size(0), max(64, LOGITS_IN_CHUNK // weight.size(0)))
+        rows = min(x.size(0), max(FEWEST_ROWS_IN_CHUNK, LOGITS_IN_CHUNK // weight.size(0)))
         logits, log_probs = x.new_empty(2, rows, weight.size(0)).unbind()
         grad_x = torch.empty_like(x) if with_grad else None
         grad_weight = torch.zeros_like(weight) if with_grad else None

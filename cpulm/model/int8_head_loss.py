@@ -1,6 +1,6 @@
-"""The head and its loss with the three products in int8, as those of the blocks' linear layers.
+"""The head and its loss with all three products in int8, like the blocks' linear layers.
 
-With a vocabulary of thousands of entries the head takes a quarter of a small model's step in fp32.
+With a vocabulary of thousands of entries, the head takes a quarter of a small model's step in fp32.
 """
 
 from __future__ import annotations
@@ -12,17 +12,16 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from cpulm.model.counts import (
+    FEWEST_ROWS_IN_CHUNK,
+    INT8_LOGITS_IN_CHUNK,
+    INT8_PROBABILITIES_AT_ONCE,
+)
 from cpulm.model.int8_linear import existing_gradient
 from cpulm.native.int8 import QUAD, Factor, Int8Kernels, whole_quads
 
-LOGITS_AT_ONCE = 1 << 22
-"""Float32 numbers in one chunk: 16 MiB. Twice as many are as fast."""
-
-PROBABILITIES_AT_ONCE = 1 << 25
-"""Bytes of int8 that wait for the product with the rows: 32 MiB. Of fewer the gradient is made in parts."""
-
 MOST_ROWS = 1 << 16
-"""So many products of two int8 cannot leave an int32 when added up."""
+"""The sum of this many products of two int8 numbers fits into an int32."""
 
 
 def fits(kernels: Int8Kernels, weight: Tensor) -> bool:
@@ -37,14 +36,14 @@ def head_loss(kernels: Int8Kernels, x: Tensor, weight: Tensor, targets: Tensor) 
 
 
 class _Int8HeadLoss(torch.autograd.Function):
-    """Computes the gradients at once, chunk by chunk of the rows.
+    """Computes the gradients in the forward pass, in chunks of rows.
 
-    The gradient of the logits is the probabilities less one at the target. The ones would leave the
-    probabilities few of the 8 bits, so they are applied apart, exactly. What is left is quantized once, by
-    row: its scale goes with the products' other factor, or with their result. The last product, most often
-    the only one, that makes the head's gradient is left to the backward pass: the factor that arrives there
-    goes with its scales, and not once more over all of the gradient. It is added to the gradient of earlier
-    micro-batches where that is there.
+    The gradient of the logits is the probabilities, minus one at the target. In int8 the ones would leave the
+    probabilities few of the 8 bits, so they are applied separately and exactly. The probabilities are
+    quantized once, by row; their scale is multiplied into the products' other factor, or into the result. The
+    last product for the head's gradient, most often the only one, is left to the backward pass: there the
+    incoming factor is multiplied into its scales, which saves a pass over the gradient, and it is added in
+    place to the gradient of earlier micro-batches.
     """
 
     @staticmethod
@@ -53,7 +52,7 @@ class _Int8HeadLoss(torch.autograd.Function):
         grad_x, grad_weight = torch.empty_like(x), None
         number = (targets >= 0).sum()
         total = x.new_zeros(())
-        at_once = _whole(PROBABILITIES_AT_ONCE // weight.size(0), min(MOST_ROWS, x.size(0)))
+        at_once = _whole(INT8_PROBABILITIES_AT_ONCE // weight.size(0), min(MOST_ROWS, x.size(0)))
         for start in range(0, x.size(0), at_once):
             some = slice(start, start + at_once)
             packed, right = _chunks(kernels, x[some], head, targets[some], number, total, grad_x[some])
@@ -89,15 +88,15 @@ def _chunks(
     total: Tensor,
     grad_x: Tensor,
 ) -> tuple[Factor, Factor]:
-    """Add the losses of some rows to ``total``, write their gradients from the probabilities to ``grad_x``.
+    """Add some rows' losses to ``total``, write the probabilities' part of their gradients to ``grad_x``.
 
     Returns:
-        The factors whose product is the head's gradient from the probabilities.
+        The factors whose product is the probabilities' part of the head's gradient.
     """
     vocab = head[0].values.size(1)
     packed = torch.empty(whole_quads(x.size(0)), vocab, dtype=torch.int8)
     scales = torch.empty(x.size(0), 1)
-    chunk = _whole(LOGITS_AT_ONCE // vocab, x.size(0))
+    chunk = _whole(INT8_LOGITS_IN_CHUNK // vocab, x.size(0))
     for start in range(0, x.size(0), chunk):
         some = slice(start, start + chunk)
         losses, p = kernels.softmax(kernels.product(kernels.left(x[some]), head[0]), targets[some])
@@ -109,5 +108,5 @@ def _chunks(
 
 
 def _whole(rows: int, most: int) -> int:
-    """``rows`` in whole quads, but not fewer than 64, nor more than ``most`` asks for."""
-    return min(max(64, rows // QUAD * QUAD), whole_quads(most))
+    """``rows`` in whole quads, at least :data:`FEWEST_ROWS_IN_CHUNK` and at most ``most`` rounded up."""
+    return min(max(FEWEST_ROWS_IN_CHUNK, rows // QUAD * QUAD), whole_quads(most))

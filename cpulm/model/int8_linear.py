@@ -1,8 +1,8 @@
-"""Linear layers whose three products run in int8, several times as fast as in fp32 where the CPU has VNNI.
+"""Linear layers with all three products in int8: several times as fast as fp32 on a CPU with VNNI.
 
-Forward ``y = x wᵀ``, backward ``dx = dy w`` and ``dw = dyᵀ x``: each factor is quantized anew with one scale
-for every row or column that the product does not sum over, so that the scales leave the sum and an int32
-product is exact but for that rounding. Weights, their updates and everything else stay in fp32.
+Forward ``y = x wᵀ``, backward ``dx = dy w`` and ``dw = dyᵀ x``: every factor is quantized for its product,
+with one scale for each row or column that the product does not sum over. The scales thus stay out of the
+sums, and the int32 sums are exact for the rounded factors. Weights, updates and everything else stay in fp32.
 """
 
 from __future__ import annotations
@@ -20,12 +20,11 @@ LARGEST = 127.0
 
 
 class Quantizer(Protocol):
-    """What makes factors in int8 of matrices and multiplies them; see
-    :class:`cpulm.native.int8.Int8Kernels`."""
+    """Quantizes matrices to int8 factors and multiplies them; see :class:`cpulm.native.int8.Int8Kernels`."""
 
     @property
     def lanes(self) -> int:
-        """What the widths of its matrices have to be multiples of."""
+        """Widths of its matrices have to be multiples of this."""
         ...
 
     def left_and_right(self, x: Tensor) -> tuple[Factor, Factor]: ...
@@ -43,20 +42,20 @@ class Quantizer(Protocol):
 
 
 class TorchQuantizer:
-    """In torch's own functions, for machines without a compiler."""
+    """With torch's own functions, for machines without a compiler."""
 
     lanes = 1
 
     def left_and_right(self, x: Tensor) -> tuple[Factor, Factor]:
-        """x [M, K] as a left factor, and as a right one [M, K] of products that sum over M."""
+        """x [M, K] as a left factor, and as a right factor [M, K] for products that sum over M."""
         return _rounded(x, 1), _rounded(x, 0)
 
     def left_both(self, x: Tensor) -> tuple[Factor, Factor]:
-        """x [M, K] as a left factor, and its transpose [K, M] as one."""
+        """x [M, K] as a left factor, and its transpose [K, M] as another left factor."""
         return _rounded(x, 1), _transposed(_rounded(x, 0))
 
     def right_both(self, x: Tensor) -> tuple[Factor, Factor]:
-        """The transpose [K, M] of x [M, K] as a right factor, and x itself as one."""
+        """The transpose [K, M] of x [M, K] as a right factor, and x itself as another right factor."""
         return _transposed(_rounded(x, 1)), _rounded(x, 0)
 
     def product(
@@ -68,7 +67,7 @@ class TorchQuantizer:
         out: Tensor | None = None,
         add: bool = False,
     ) -> Tensor:
-        """``left right + bias`` [M, N] in float32, written to ``out``, or, with ``add``, added to it."""
+        """``left right + bias`` [M, N] in float32, written to ``out`` or, with ``add``, added to it."""
         sums = torch._int_mm(left.values, right.values)
         scaled = sums.mul(left.scale.unsqueeze(1)).mul_(right.scale)
         if bias is not None:
@@ -79,7 +78,7 @@ class TorchQuantizer:
 
 
 def _rounded(x: Tensor, dim: int) -> Factor:
-    """x with a scale for each row (``dim`` 1) or column (0); the largest of each becomes 127."""
+    """x quantized with one scale per row (``dim`` 1) or column (0), whose largest magnitude becomes 127."""
     scale = x.abs().amax(dim, keepdim=True).mul_(1 / LARGEST)
     return Factor((x / scale.clamp(min=1e-30)).round_().to(torch.int8), scale.squeeze(dim))
 
@@ -89,18 +88,18 @@ def _transposed(factor: Factor) -> Factor:
 
 
 def fits(quantizer: Quantizer, inputs: int, outputs: int) -> bool:
-    """Whether ``quantizer`` can take a linear layer of so many inputs and outputs."""
+    """Whether ``quantizer`` can take a linear layer with these numbers of inputs and outputs."""
     return inputs % quantizer.lanes == 0 and outputs % quantizer.lanes == 0
 
 
 def existing_gradient(weight: Tensor) -> Tensor | None:
-    """The gradient that earlier micro-batches left at ``weight`` and that a product can be added to.
+    """The gradient of ``weight`` from earlier micro-batches, if a product can be added to it in place.
 
-    One that is written there by itself saves a matrix of that size, and the pass that adds it.
+    That saves a matrix of the same size, and a pass that adds it.
     """
     grad = weight.grad if weight.is_leaf else None
-    fitting = grad is not None and grad.dtype is torch.float32 and grad.is_contiguous()
-    return grad if fitting else None
+    usable = grad is not None and grad.dtype is torch.float32 and grad.is_contiguous()
+    return grad if usable else None
 
 
 def linear(quantizer: Quantizer, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -116,7 +115,7 @@ def linear(quantizer: Quantizer, x: Tensor, weight: Tensor, bias: Tensor | None)
 
 
 class _Int8Linear(torch.autograd.Function):
-    """Keeps x in int8, a quarter of its size; adds to the weight's gradient itself where one is there."""
+    """Saves x in int8, a quarter of its size; adds to an existing gradient of the weight in place."""
 
     @staticmethod
     def forward(ctx: Any, quantizer: Quantizer, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

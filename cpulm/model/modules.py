@@ -1,4 +1,4 @@
-"""torch's layers, with their work done by the compiled kernels and in int8 where those are there."""
+"""Torch's layers, computed by the compiled kernels and in int8 if the model uses them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cpulm.layer_shapes import LinearShape
 from cpulm.model import fused, int8_linear, native_ops
 from cpulm.model.int8_linear import Quantizer
 from cpulm.native.kernels import Kernels
@@ -15,10 +16,14 @@ from cpulm.settings import ModelSettings
 class Linear(nn.Linear):
     """``nn.Linear`` whose weights begin as zeros: ``Transformer.init_weights`` draws them.
 
-    Where it has a ``quantizer``, training runs its products in int8; without gradients they stay in fp32.
+    With a ``quantizer``, training runs its products in int8; without gradients they stay in fp32.
     """
 
     quantizer: Quantizer | None = None
+
+    def __init__(self, shape: LinearShape, *, bias: bool) -> None:
+        super().__init__(shape.inputs, shape.outputs, bias=bias)
+        self.matrix_rows = shape.matrix_rows
 
     def reset_parameters(self) -> None:
         for parameter in self.parameters():
@@ -39,9 +44,9 @@ class Embedding(nn.Embedding):
     def forward(self, input: Tensor) -> Tensor:
         if torch.compiler.is_compiling():
             return F.embedding(input, self.weight)
-        # To a gradient that is there only the rows met are added: 0.5 ms in place of 8 for 32,000 x 256.
-        there = self.weight.grad is not None and self.weight.device.type == "cpu"
-        return F.embedding(input, self.weight, sparse=there)
+        # A sparse gradient adds only its rows to an existing gradient: 0.5 ms instead of 8 for 32,000 x 256.
+        existing = self.weight.grad is not None and self.weight.device.type == "cpu"
+        return F.embedding(input, self.weight, sparse=existing)
 
 
 class RMSNorm(nn.Module):
@@ -60,16 +65,16 @@ class RMSNorm(nn.Module):
 
 
 def make_norm(settings: ModelSettings) -> nn.Module:
-    """The norm of the residual stream that the settings ask for."""
+    """The norm of the residual stream, by the settings."""
     if settings.norm == "rmsnorm":
         return RMSNorm(settings.n_embd, settings.norm_eps)
     return nn.LayerNorm(settings.n_embd, settings.norm_eps, bias=settings.bias)
 
 
 class Dropout(nn.Dropout):
-    """In training with kernels: torch draws its mask in one thread.
+    """``nn.Dropout``, in training with the kernels if they fit: torch draws its mask in a single thread.
 
-    That took a fifth of a step in the shape of the preset small (2 cores, AVX-512, torch 2.13).
+    That took a fifth of a step of the shape of the preset small (2 cores, AVX-512, torch 2.13).
     """
 
     kernels: Kernels | None = None

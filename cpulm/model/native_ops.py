@@ -13,7 +13,7 @@ from cpulm.native.kernels import AttentionShape, Kernels, QKTransform
 
 
 def fits(kernels: Kernels | None, x: Tensor, width: int) -> bool:
-    """Whether the kernels can take ``x``, whose rows are to be cut into vectors of a part of ``width``."""
+    """Whether the kernels can take ``x``; vectors have to divide ``width``, the width of one of its parts."""
     return (
         kernels is not None
         and x.device.type == "cpu"
@@ -41,18 +41,18 @@ def relu2(kernels: Kernels, x: Tensor) -> Tensor:
 
 
 def dropout(kernels: Kernels, x: Tensor, p: float) -> Tensor:
-    """As ``F.dropout`` in training; the choice is drawn from torch's random state."""
+    """As ``F.dropout`` in training; torch's random state gives the seed."""
     return _apply(_NativeDropout, kernels, x.contiguous(), p, int(torch.randint(2**32, ())))
 
 
 def attention(
     kernels: Kernels, qkv: Tensor, shape: AttentionShape, transform: QKTransform, first: Tensor | None = None
 ) -> Tensor:
-    """Norm, rotation and causal attention of the joint projection.
+    """QK norm, rotary embedding and causal attention of the joint projection.
 
     Args:
         qkv: [B, T, (H + 2 K) D], all query heads, then all key heads, then all value heads.
-        first: [B, T] int32, the first token that each one sees; None: token 0.
+        first: [B, T] int32, the first token that each token attends to; None: token 0.
 
     Returns:
         [B, T, H D].
@@ -76,7 +76,7 @@ def _apply(function: type[torch.autograd.Function], *arguments: Any) -> Tensor:
 
 
 class _NativeDropout(torch.autograd.Function):
-    """Keeps the seed in place of a mask."""
+    """Saves the seed instead of a mask."""
 
     @staticmethod
     def forward(ctx: Any, kernels: Kernels, x: Tensor, p: float, seed: int) -> Tensor:
@@ -105,7 +105,7 @@ class _NativeRMSNorm(torch.autograd.Function):
 
 
 class _NativeActivation(torch.autograd.Function):
-    """A function of its input alone, and its gradient; keeps that input and nothing else."""
+    """A function of one input and its gradient; saves only that input."""
 
     @staticmethod
     def forward(
@@ -125,7 +125,7 @@ class _NativeActivation(torch.autograd.Function):
 
 
 class _NativeAttention(torch.autograd.Function):
-    """Keeps the projection, the result and one number a query; scores are computed again backward."""
+    """Saves the projection, the output and one number per query; the backward pass computes scores again."""
 
     @staticmethod
     def forward(

@@ -1,4 +1,4 @@
-"""The model: a decoder-only transformer put together from a few parts, read from top to bottom.
+"""The model: a decoder-only transformer, to be read from top to bottom.
 
 By default the Qwen3 block (https://arxiv.org/abs/2505.09388); with ``norm: layernorm``,
 ``position: learned``, ``mlp: gelu``, ``bias: true`` and ``qk_norm: false`` the GPT-2 block. Both give the
@@ -19,7 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from cpulm.layer_shapes import ACTIVATIONS, LinearShape
 from cpulm.model import fused, int8_head_loss, int8_linear, native_ops
+from cpulm.model.activations import FORMULAS
 from cpulm.model.cache import KVCache
 from cpulm.model.decoding import decoder_for
 from cpulm.model.documents import AttentionSpan, attention_span
@@ -33,16 +35,16 @@ INIT_STD = 0.02
 
 
 class Attention(nn.Module):
-    """Causal self-attention with grouped key-value heads, and QK-norm and RoPE where asked for."""
+    """Causal self-attention with grouped key-value heads, QK norm and rotary embedding, by the settings."""
 
     def __init__(self, settings: ModelSettings, layer: int) -> None:
         super().__init__()
         self.layer = layer
         self.n_head, self.n_kv_head = settings.n_head, settings.kv_heads
         self.head_dim, self.dropout = settings.head_width, settings.dropout
-        width = self.n_head * self.head_dim
-        self.qkv = Linear(settings.n_embd, width + 2 * self.n_kv_head * self.head_dim, bias=settings.bias)
-        self.out = Linear(width, settings.n_embd, bias=settings.bias)
+        layers = settings.linear_layers
+        self.qkv = Linear(layers.qkv, bias=settings.bias)
+        self.out = Linear(layers.out, bias=settings.bias)
         self.q_norm = RMSNorm(self.head_dim, settings.norm_eps) if settings.qk_norm else None
         self.k_norm = RMSNorm(self.head_dim, settings.norm_eps) if settings.qk_norm else None
         self.eps = settings.norm_eps
@@ -75,7 +77,7 @@ class Attention(nn.Module):
     def attend_in_kernels(
         self, kernels: Kernels, qkv: Tensor, rope: tuple[Tensor, Tensor] | None, first: Tensor | None
     ) -> Tensor:
-        """From the projection [B, T, (H + 2 K) D] to the results [B, T, H D] in the compiled kernels."""
+        """Attention in the compiled kernels, from qkv [B, T, (H + 2 K) D] to the outputs [B, T, H D]."""
         dropout = self.dropout if self.training else 0.0
         seed = int(torch.randint(2**32, ())) if dropout else 0
         shape = AttentionShape(self.n_head, self.n_kv_head, self.head_dim, self.eps, dropout, seed)
@@ -87,9 +89,9 @@ class Attention(nn.Module):
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, cache: KVCache | None, mask: Tensor | None = None
     ) -> Tensor:
-        """Each q [B, H, T, D] over the k, v [B, K, T, D] up to its own token, and those in the cache.
+        """Attention of q [B, H, T, D] to the k, v [B, K, T, D] up to its own token and to those in the cache.
 
-        Without a cache a ``mask`` [B, 1, T, T], to be added to the scores, may say otherwise.
+        Without a cache, a ``mask`` [B, 1, T, T] that is added to the scores may replace the causal mask.
         """
         seen = 0 if cache is None else cache.length
         if cache is not None:
@@ -108,57 +110,48 @@ class Attention(nn.Module):
         )
 
 
-class SwiGLU(nn.Module):
-    """``down(silu(gate) * up)``, with gate and up in one matrix (https://arxiv.org/abs/2002.05202)."""
-
-    def __init__(self, settings: ModelSettings) -> None:
-        super().__init__()
-        self.gate_up = Linear(settings.n_embd, 2 * settings.inner_width, bias=settings.bias)
-        self.down = Linear(settings.inner_width, settings.n_embd, bias=settings.bias)
-        self.kernels: Kernels | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        gate_up = self.gate_up(x)
-        if self.kernels is not None and native_ops.fits(self.kernels, gate_up, gate_up.size(-1) // 2):
-            y: Tensor = self.down(native_ops.swiglu(self.kernels, gate_up))
-        else:
-            y = self.down(fused.swiglu(gate_up))
-        return y
-
-
 class MLP(nn.Module):
-    """``down(activation(up))`` with the activation gelu (tanh form or exact), relu or relu squared."""
+    """``down(activation(up))``; with a gated activation gate and up are one matrix, ``gate_up``.
+
+    SwiGLU is ``down(silu(gate) * up)`` (https://arxiv.org/abs/2002.05202).
+    """
 
     def __init__(self, settings: ModelSettings) -> None:
         super().__init__()
-        self.activation = settings.mlp
-        self.up = Linear(settings.n_embd, settings.inner_width, bias=settings.bias)
-        self.down = Linear(settings.inner_width, settings.n_embd, bias=settings.bias)
+        layers = settings.linear_layers
+        self.formula = FORMULAS[settings.mlp]
+        self.first_name = "gate_up" if ACTIVATIONS[settings.mlp].gated else "up"
+        self.add_module(self.first_name, Linear(layers.up, bias=settings.bias))
+        self.down = Linear(layers.down, bias=settings.bias)
         self.kernels: Kernels | None = None
 
+    @property
+    def first(self) -> nn.Module:
+        """The matrix before the activation."""
+        first: nn.Module = getattr(self, self.first_name)
+        return first
+
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.down(self.activated(self.up(x)))
+        y: Tensor = self.down(self.activate(self.first(x)))
         return y
 
-    def activated(self, x: Tensor) -> Tensor:
-        if self.activation.startswith("gelu"):
-            return F.gelu(x, approximate="tanh" if self.activation == "gelu" else "none")
-        if self.activation == "relu":
-            return F.relu(x)
-        if self.kernels is not None and native_ops.fits(self.kernels, x, x.size(-1)):
-            return native_ops.relu2(self.kernels, x)
-        return F.relu(x).square()
+    def activate(self, x: Tensor) -> Tensor:
+        """The hidden layer [..., inner_width] from the first matrix's outputs [..., up_width]."""
+        native, kernels = self.formula.native, self.kernels
+        if native is not None and kernels is not None and native_ops.fits(kernels, x, self.down.in_features):
+            return native(kernels, x)
+        return self.formula.function(x)
 
 
 class Block(nn.Module):
-    """Attention, then the MLP, each with a norm before it and added to the residual stream."""
+    """Attention, then the MLP; each reads the residual stream through a norm and adds to it."""
 
     def __init__(self, settings: ModelSettings, layer: int) -> None:
         super().__init__()
         self.attn_norm = make_norm(settings)
         self.attn = Attention(settings, layer)
         self.mlp_norm = make_norm(settings)
-        self.mlp = SwiGLU(settings) if settings.mlp == "swiglu" else MLP(settings)
+        self.mlp = MLP(settings)
         self.dropout = Dropout(settings.dropout)
 
     def forward(
@@ -176,11 +169,11 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """The language model.
 
-    All matrices are zero until :meth:`init_weights` draws them or ``load_state_dict`` brings them.
+    All matrices are zero until :meth:`init_weights` draws them or ``load_state_dict`` loads them.
 
     Args:
         settings: shape and parts.
-        vocab_size: entries of the vocabulary; used as it is, without padding.
+        vocab_size: entries of the vocabulary, without padding.
     """
 
     cos: Tensor
@@ -198,7 +191,8 @@ class Transformer(nn.Module):
         self.dropout = Dropout(settings.dropout)
         self.blocks = nn.ModuleList(Block(settings, layer) for layer in range(settings.n_layer))
         self.norm = make_norm(settings)
-        self.lm_head = None if settings.tie_embeddings else Linear(settings.n_embd, vocab_size, bias=False)
+        head = LinearShape(settings.n_embd, vocab_size, vocab_size)
+        self.lm_head = None if settings.tie_embeddings else Linear(head, bias=False)
         if settings.position == "rope":
             cos, sin = rope_tables(settings.block_size, settings.head_width, settings.rope_theta)
             self.register_buffer("cos", cos, persistent=False)
@@ -209,26 +203,26 @@ class Transformer(nn.Module):
 
     @property
     def head_weight(self) -> Tensor:
-        """The output matrix [V, n_embd]: the embedding itself where the two are tied."""
+        """The output matrix [V, n_embd]; with tied embeddings the token embedding."""
         return self.wte.weight if self.lm_head is None else self.lm_head.weight
 
     def mask_documents(self, eot_id: int | None) -> None:
-        """Attend only inside a document, of those that ``eot_id`` marks off; None: to all before.
+        """Restrict attention to the token's document, which begins at ``eot_id``; None: no restriction.
 
-        It holds for whole windows, in training and where text is judged; with a cache, as in generation,
-        there is one document alone.
+        This applies to whole windows, in training and evaluation. With a cache, as in generation, there is
+        one document only.
         """
         self.document_eot_id = eot_id
 
     def use_kernels(self, kernels: Kernels | None) -> None:
-        """Compute norms, attention and the activation in compiled kernels, where they fit; None: in torch."""
+        """Compute norms, attention and activation in the compiled kernels if they fit; None: in torch."""
         self.attention_kernels = kernels
         for module in self.modules():
-            if isinstance(module, (RMSNorm, Attention, SwiGLU, MLP, Dropout)):
+            if isinstance(module, (RMSNorm, Attention, MLP, Dropout)):
                 module.kernels = kernels
 
     def use_int8(self, quantizer: Quantizer | None) -> None:
-        """Train the linear layers in int8, where they fit; None: in fp32. The head's wants the kernels."""
+        """Train the linear layers in int8 if they fit; None: in fp32. The head needs the compiled kernels."""
         usable = isinstance(quantizer, Int8Kernels) and int8_head_loss.fits(quantizer, self.head_weight)
         self.head_kernels = quantizer if isinstance(quantizer, Int8Kernels) and usable else None
         for module in self.blocks.modules():
@@ -240,10 +234,10 @@ class Transformer(nn.Module):
 
     @torch.no_grad()
     def init_weights(self, seed: int) -> None:
-        """Draw all weights from ``seed`` alone; the global random state is neither read nor moved.
+        """Draw all weights from ``seed`` alone, without the global random state.
 
         Normal with a standard deviation of 0.02; the projections back into the residual stream are
-        divided by sqrt(2 n_layer), as in GPT-2, so that depth does not grow the stream. Biases are zero,
+        divided by sqrt(2 n_layer), as in GPT-2, so that the stream does not grow with depth. Biases are zero,
         norm weights one. Zeros for those projections trained worse (validation loss 1.93 against 1.90
         after 120 steps of Muon), and so did fan-in scaling with zeros (1.94).
         """
@@ -264,11 +258,11 @@ class Transformer(nn.Module):
         *,
         last_only: bool = False,
     ) -> Tensor:
-        """The loss where ``targets`` are given, else the logits.
+        """The loss if ``targets`` are given, else the logits.
 
         Args:
-            idx: [B, T] int64 tokens; with a cache, those that follow what it holds.
-            targets: [B, T] int64, the token that follows each position; -100 is left out of the mean.
+            idx: [B, T] int64 tokens; with a cache, those that follow its tokens.
+            targets: [B, T] int64, the next token of each position; -100 is excluded from the mean.
             cache: keys and values of earlier tokens; those of ``idx`` are appended.
             last_only: logits of the last position only, [B, 1, V].
 
@@ -276,7 +270,7 @@ class Transformer(nn.Module):
             Mean cross-entropy in nats (a scalar), or float32 logits [B, T, V].
 
         Raises:
-            ValueError: where the tokens do not fit into ``block_size`` or the cache.
+            ValueError: if the tokens do not fit into ``block_size`` or the cache.
         """
         x = self.hidden(idx, cache, last_only=last_only)
         if targets is None:
@@ -298,7 +292,9 @@ class Transformer(nn.Module):
         if self.document_eot_id is not None and cache is None:
             at_once = native_ops.fits(self.attention_kernels, x, self.settings.head_width)
             span = attention_span(idx, self.document_eot_id, None if at_once else x.dtype)
-        decoder = None if cache is None or T > 1 else decoder_for(self, cache)
+        decoder = None
+        if cache is not None and T == 1 and not (self.training and self.settings.dropout):
+            decoder = decoder_for(self.attention_kernels, self.settings, self.blocks, cache)
         if decoder is not None:
             x = decoder.step(x[:, 0], start, *(rope or (None, None))).unsqueeze(1)
         for block in self.blocks if decoder is None else ():
@@ -312,11 +308,11 @@ class Transformer(nn.Module):
         return y
 
     def embed(self, idx: Tensor, start: int, cache: KVCache | None) -> Tensor:
-        """Embeddings [B, T, n_embd] of ``idx`` [B, T], which stands at the positions from ``start`` on."""
+        """Embeddings [B, T, n_embd] of ``idx`` [B, T] at the positions from ``start`` on."""
         end = start + idx.size(1)
-        room = self.settings.block_size if cache is None else cache.max_tokens
-        if end > room:
-            raise ValueError(f"{end} tokens where there is room for {room}")
+        limit = self.settings.block_size if cache is None else cache.max_tokens
+        if end > limit:
+            raise ValueError(f"{end} tokens, and the limit is {limit}")
         x: Tensor = self.wte(idx)
         if self.wpe is not None:
             x = x + self.wpe.weight[start:end]
@@ -336,7 +332,7 @@ def rope_tables(tokens: int, head_dim: int, theta: float) -> tuple[Tensor, Tenso
 def sinusoid_table(tokens: int, width: int) -> Tensor:
     """Fixed positions [tokens, width], half sines and half cosines (https://arxiv.org/abs/1706.03762).
 
-    Scaled to the root mean square of fresh embeddings, which they would otherwise drown.
+    Scaled to the root mean square of newly drawn embeddings, which they would otherwise dominate.
     """
     cos, sin = rope_tables(tokens, width, 10_000.0)
     return torch.cat((sin, cos), dim=-1) * (INIT_STD * math.sqrt(2))

@@ -1,7 +1,7 @@
-"""Kernels in C++ for what training on a CPU does besides large matrix products.
+"""C++ kernels for everything in a training step but large matrix products, and the Python that calls them.
 
-In eager mode torch runs a norm, a rotation or a softmax in several passes over memory each. Where a C++
-compiler is found, ``kernels.cpp`` is compiled once for this CPU (two to three seconds; kept in the cache) and
-does each in one or two; where there is none, everything runs in torch. A few functions compiled once, rather
-than each model's step by torch.compile, cost no minute before the first update.
+In eager mode torch computes a norm, a rotary embedding or a softmax in several passes over memory each. If
+there is a C++ compiler, ``kernels.cpp`` and ``int8.cpp`` are compiled once for this CPU (two to three
+seconds; kept in the cache) and need one or two passes; without a compiler everything runs in torch. A few
+functions compiled once do not cost a minute before the first update; torch.compile, for each model, does.
 """

@@ -1,4 +1,4 @@
-"""Tensors and numbers as the compiled functions take them."""
+"""The addresses of tensors, checked: of a wrong tensor a kernel would read or write beyond the end."""
 
 from __future__ import annotations
 
@@ -9,47 +9,48 @@ import torch
 from torch import Tensor
 
 
-def ptr(tensor: Tensor | None) -> ctypes.c_void_p | None:
-    """Where a contiguous tensor begins."""
-    if tensor is None:
-        return None
-    assert tensor.is_contiguous()
-    return ctypes.c_void_p(tensor.data_ptr())
-
-
-def ptrs(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
-    """Where each of some contiguous tensors begins."""
-    assert all(tensor.is_contiguous() for tensor in tensors)
-    return (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
-
-
-def f32(value: float) -> ctypes.c_float:
-    return ctypes.c_float(value)
-
-
-def i64(value: int) -> ctypes.c_int64:
-    return ctypes.c_int64(value)
-
-
-def u32(value: int) -> ctypes.c_uint32:
-    return ctypes.c_uint32(value)
-
-
-def threads() -> ctypes.c_int:
-    """As many as torch uses."""
-    return ctypes.c_int(torch.get_num_threads())
-
-
-def scratch(width: int) -> Tensor:
-    """Scratch memory for each thread's own sums over rows."""
-    return torch.empty(torch.get_num_threads(), width)
-
-
-def require_lanes(x: Tensor, lanes: int) -> None:
-    """A row that does not end with a vector would be written beyond its end.
+def ptr(x: Tensor, *shape: int, dtype: torch.dtype = torch.float32) -> int:
+    """The address of ``x``.
 
     Raises:
-        ValueError: where vectors of ``lanes`` numbers do not divide the rows of ``x``.
+        ValueError: if ``x`` is not a contiguous tensor of this shape and dtype on the CPU.
     """
-    if x.size(-1) % lanes:
-        raise ValueError(f"rows of {x.size(-1)}: the kernels take multiples of {lanes}")
+    if x.shape != shape or x.dtype is not dtype or x.device.type != "cpu" or not x.is_contiguous():
+        raise ValueError(
+            f"the kernels need a contiguous {dtype} tensor {list(shape)} on the CPU, not a "
+            f"{'' if x.is_contiguous() else 'non-contiguous '}{x.dtype} tensor {list(x.shape)} on {x.device}"
+        )
+    return x.data_ptr()
+
+
+def ptr_or_null(x: Tensor | None, *shape: int, dtype: torch.dtype = torch.float32) -> int | None:
+    """As :func:`ptr`; None for None."""
+    return None if x is None else ptr(x, *shape, dtype=dtype)
+
+
+def ptrs(tensors: Sequence[Tensor], *shape: int) -> ctypes.Array[ctypes.c_void_p]:
+    """The addresses of float32 tensors of one shape, checked as by :func:`ptr`."""
+    return (ctypes.c_void_p * len(tensors))(*(ptr(tensor, *shape) for tensor in tensors))
+
+
+def threads() -> int:
+    """Threads of the kernels' parallel regions: torch's number."""
+    return torch.get_num_threads()
+
+
+def scratch(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Working memory for a kernel, aligned to cache lines.
+
+    Torch allocates it, so that a lack of memory is torch's error and not a null pointer in a kernel.
+    """
+    return torch.empty(shape, dtype=dtype)
+
+
+def require_lanes(width: int, lanes: int) -> None:
+    """Refuse rows that do not end with a whole vector: a kernel would write beyond their ends.
+
+    Raises:
+        ValueError: if ``width`` is not a positive multiple of ``lanes``.
+    """
+    if width <= 0 or width % lanes:
+        raise ValueError(f"rows of {width}: the kernels take multiples of {lanes}")

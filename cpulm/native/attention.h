@@ -6,6 +6,8 @@
 #include <cmath>
 #include "small_matmul.h"
 
+namespace {
+
 constexpr int BLOCK = 4 * TILE_ROWS; // queries at a time; larger blocks compute more scores above the diagonal in vain
 
 struct AttentionShape {
@@ -29,7 +31,7 @@ struct MaskAndDropout {
     float kept; // 1 / (1 - p)
 };
 
-static inline float apply_qk_norm(const float *x, const QKTransform &transform, int width, float *out) {
+inline float apply_qk_norm(const float *x, const QKTransform &transform, int width, float *out) {
     if (!transform.weight) {
         memcpy(out, x, width * sizeof(float));
         return 1.0f;
@@ -41,7 +43,7 @@ static inline float apply_qk_norm(const float *x, const QKTransform &transform, 
     return rstd;
 }
 
-static inline void apply_rope(float *x, const QKTransform &transform, int t, int width, float direction) {
+inline void apply_rope(float *x, const QKTransform &transform, int t, int width, float direction) {
     if (!transform.cos) return;
     int half = width / 2;
     const float *cos = transform.cos + (long)t * half, *sin = transform.sin + (long)t * half;
@@ -59,17 +61,17 @@ static inline void apply_rope(float *x, const QKTransform &transform, int t, int
 }
 
 // Stores past the caches: the next reader is another part of the model, long after the row would have left them.
-static inline void stream_row(const float *x, int width, float *out) {
+inline void stream_row(const float *x, int width, float *out) {
     for (int d = 0; d < width; d += LANES) stream(out + d, load(x + d));
 }
 
-static inline void prefetch(const float *row, int width) {
+inline void prefetch(const float *row, int width) {
     for (int line = 0; line < width * 4; line += 64) __builtin_prefetch((const char *)row + line);
 }
 
 // From the gradient `g` of a transformed row to that of the row `x`; accumulates the gradient of the norm's weight.
-static inline void qk_transform_backward(float *g, const float *x, const QKTransform &transform, int t, int width,
-                                         float *out, float *weight_grad) {
+inline void qk_transform_backward(float *g, const float *x, const QKTransform &transform, int t, int width, float *out,
+                                  float *weight_grad) {
     apply_rope(g, transform, t, width, -1.0f);
     if (!transform.weight) return stream_row(g, width, out);
     Floats squares = {}, along = {};
@@ -88,7 +90,7 @@ static inline void qk_transform_backward(float *g, const float *x, const QKTrans
 }
 
 // Rows and width are multiples of LANES.
-static inline void transpose(const float *x, int rows, int width, float *out, int out_row) {
+inline void transpose(const float *x, int rows, int width, float *out, int out_row) {
     for (int t = 0; t < rows; t += LANES)
         for (int d = 0; d < width; d += LANES)
             transpose_block((const Word *)x + (long)t * width + d, width, (Word *)out + (long)d * out_row + t, out_row,
@@ -96,8 +98,8 @@ static inline void transpose(const float *x, int rows, int width, float *out, in
 }
 
 // Copies the queries, keys or values of one head to [tokens, width], transformed and scaled, followed by zeros.
-static void gather_head(const float *from, const AttentionShape &shape, const QKTransform *transform, float scale,
-                        float *out) {
+void gather_head(const float *from, const AttentionShape &shape, const QKTransform *transform, float scale,
+                 float *out) {
     for (int t = 0; t < shape.tokens; t++) {
         const float *x = from + (long)t * shape.row();
         float *y = out + (long)t * shape.width;
@@ -122,13 +124,19 @@ struct ColumnNumbers { // 0, 1, 2 ...
     }
 };
 
-static inline Ints column_numbers(int j) {
+inline Ints column_numbers(int j) {
     static const ColumnNumbers first;
     return first.numbers + j;
 }
 
+// A token attends to itself at least, and to nothing before token 0.
+inline int first_token(const MaskAndDropout &mask, const AttentionShape &shape, int b, int t) {
+    int first = mask.first ? mask.first[(long)b * shape.tokens + t] : 0;
+    return first < 0 ? 0 : first > t ? t : first;
+}
+
 // e^score at the keys from j on; 0 for keys outside from..to.
-static inline Floats masked_exp(Floats scores, int j, int from, int to) {
+inline Floats masked_exp(Floats scores, int j, int from, int to) {
     if (j >= from && j + LANES - 1 <= to) return exponential(scores);
     if (j > to || j + LANES <= from) return Floats{};
     Ints column = column_numbers(j);
@@ -136,34 +144,34 @@ static inline Floats masked_exp(Floats scores, int j, int from, int to) {
 }
 
 // Dropout's factors for the weights of one query at the keys from j on: 0 or 1 / (1 - p).
-static inline Floats dropout_scale(const MaskAndDropout &mask, uint32_t row, int j) {
+inline Floats dropout_scale(const MaskAndDropout &mask, uint32_t row, int j) {
     Words hash = hash32((Words)column_numbers(j) * 0x9e3779b9u + row);
     return hash < mask.below ? Floats{} : splat(mask.kept);
 }
 
-static inline uint32_t row_hash(const MaskAndDropout &mask, const AttentionShape &shape, int b, int h, int t) {
+inline uint32_t row_hash(const MaskAndDropout &mask, const AttentionShape &shape, int b, int h, int t) {
     return hash32(mask.seed + (uint32_t)(((long)b * shape.heads + h) * shape.tokens + t));
 }
 
-struct AttentionWorkspace { // of one thread
+struct AttentionWorkspace { // of one thread, in memory that the caller allocates
     float *k, *k_transposed, *v, *v_transposed, *q, *grad, *k_grad, *v_grad, *scores, *score_grads, *small;
-    float *allocation;
-    explicit AttentionWorkspace(const AttentionShape &s) {
-        long matrix = (long)s.transposed_stride() * s.width, block = (long)BLOCK * s.transposed_stride();
-        allocation = (float *)malloc((8 * matrix + 2 * block + (long)BLOCK * s.width) * sizeof(float));
-        float *next = allocation;
-        float **parts[] = {&k, &k_transposed, &v, &v_transposed, &q, &grad, &k_grad, &v_grad};
-        for (float **part : parts) *part = next, next += matrix;
-        scores = next, next += block;
-        score_grads = next, next += block;
+    AttentionWorkspace(const AttentionShape &s, float *next) {
+        float **matrices[] = {&k, &k_transposed, &v, &v_transposed, &q, &grad, &k_grad, &v_grad};
+        for (float **matrix : matrices) *matrix = next, next += matrix_numbers(s);
+        scores = next, next += block_numbers(s);
+        score_grads = next, next += block_numbers(s);
         small = next;
     }
-    ~AttentionWorkspace() { free(allocation); }
+    static long matrix_numbers(const AttentionShape &s) { return (long)s.transposed_stride() * s.width; }
+    static long block_numbers(const AttentionShape &s) { return (long)BLOCK * s.transposed_stride(); }
+    static long numbers(const AttentionShape &s) {
+        return 8 * matrix_numbers(s) + 2 * block_numbers(s) + (long)BLOCK * s.width;
+    }
 };
 
-static void attention_forward(const float *qkv, const AttentionShape &s, const QKTransform &q_transform,
-                              const QKTransform &k_transform, const MaskAndDropout &mask, int b, int g,
-                              AttentionWorkspace &work, float *y, float *lse) {
+void attention_forward(const float *qkv, const AttentionShape &s, const QKTransform &q_transform,
+                       const QKTransform &k_transform, const MaskAndDropout &mask, int b, int g,
+                       AttentionWorkspace &work, float *y, float *lse) {
     int width = s.width, padded = s.padded_tokens(), stride = s.transposed_stride(), group = s.heads / s.kv_heads;
     const float *rows = qkv + (long)b * s.tokens * s.row();
     gather_head(rows + (long)(s.heads + g) * width, s, &k_transform, 1.0f, work.k);
@@ -177,7 +185,7 @@ static void attention_forward(const float *qkv, const AttentionShape &s, const Q
             small_matmul(count, keys, width, work.q + (long)start * width, width, 1, work.k_transposed, stride,
                          work.scores, stride, false);
             for (int i = 0; i < count; i++) {
-                int t = start + i, from = mask.first ? mask.first[(long)b * s.tokens + t] : 0;
+                int t = start + i, from = first_token(mask, s, b, t);
                 float *row = work.scores + (long)i * stride;
                 float most = row[from];
                 Floats mosts = splat(most);
@@ -208,10 +216,10 @@ static void attention_forward(const float *qkv, const AttentionShape &s, const Q
     }
 }
 
-static void attention_backward(const float *dy, const float *qkv, const float *y, const float *lse,
-                               const AttentionShape &s, const QKTransform &q_transform, const QKTransform &k_transform,
-                               const MaskAndDropout &mask, int b, int g, AttentionWorkspace &work, float *dqkv,
-                               float *q_weight_grad, float *k_weight_grad) {
+void attention_backward(const float *dy, const float *qkv, const float *y, const float *lse, const AttentionShape &s,
+                        const QKTransform &q_transform, const QKTransform &k_transform, const MaskAndDropout &mask,
+                        int b, int g, AttentionWorkspace &work, float *dqkv, float *q_weight_grad,
+                        float *k_weight_grad) {
     int width = s.width, padded = s.padded_tokens(), stride = s.transposed_stride(), group = s.heads / s.kv_heads;
     long in_row = s.row(), out_row = (long)s.heads * width;
     float scale = 1.0f / sqrtf((float)width);
@@ -237,7 +245,7 @@ static void attention_backward(const float *dy, const float *qkv, const float *y
             small_matmul(count, keys, width, grad, width, 1, work.v_transposed, stride, work.score_grads, stride,
                          false);
             for (int i = 0; i < count; i++) {
-                int t = start + i, from = mask.first ? mask.first[(long)b * s.tokens + t] : 0;
+                int t = start + i, from = first_token(mask, s, b, t);
                 long at = ((long)b * s.tokens + t) * out_row + (long)h * width;
                 const float *out = y + at;
                 prefetch(out + BLOCK * out_row, width); // of the next block
@@ -279,3 +287,5 @@ static void attention_backward(const float *dy, const float *qkv, const float *y
         stream_row(work.v_grad + (long)t * width, width, grads + at + (long)s.kv_heads * width);
     }
 }
+
+} // namespace

@@ -1,19 +1,22 @@
 // Training in int8: quantizes and packs matrices, multiplies them, and computes softmax and Muon between products.
 // cpulm/native/int8.py calls it. Conventions as in kernels.cpp; int8_product.h explains the layouts.
+#include "abi.h"
 #include "int8_product.h"
 #include "thread_range.h"
 #include <cmath>
 
+namespace {
+
 constexpr long STREAM_FROM = 1 << 22; // bytes; larger outputs would evict the factors from the cache
 
-static inline void quantize_row(const float *x, long width, float most, int8_t *out, float *scale) {
+inline void quantize_row(const float *x, long width, float most, int8_t *out, float *scale) {
     *scale = most / 127.0f;
     float inverse = most > 0 ? 127.0f / most : 0.0f;
     for (long j = 0; j < width; j += LANES) store_bytes(out + j, round_to_low_bytes(load(x + j) * inverse));
 }
 
 // The largest magnitude of a row; also updates that of each column so far. NaN if any number is NaN.
-static inline float row_max_abs(const float *x, long width, float *columns) {
+inline float row_max_abs(const float *x, long width, float *columns) {
     Ints most = {};
     for (long j = 0; j < width; j += LANES) {
         Ints v = magnitude(load(x + j));
@@ -33,7 +36,7 @@ struct Panels {
     long at(long q, long j) const { return (j / PANEL * PANEL * quads + q * columns(j) + j % PANEL) * 4; }
 };
 
-static inline Words four_bytes(Words a, Words b, Words c, Words d) {
+inline Words four_bytes(Words a, Words b, Words c, Words d) {
     return (a & 255) | (b & 255) << 8 | (c & 255) << 16 | d << 24;
 }
 
@@ -42,8 +45,8 @@ static inline Words four_bytes(Words a, Words b, Words c, Words d) {
 constexpr long QUADS_AT_ONCE = 16;
 
 // Packs quads begin..end of x [rows, width], times a factor for each column, into panels; missing rows become zeros.
-static void pack_quads(const float *x, long rows, const float *factors, const Panels &panels, long begin, long end,
-                       uint8_t *out, uint32_t flip) {
+void pack_quads(const float *x, long rows, const float *factors, const Panels &panels, long begin, long end,
+                uint8_t *out, uint32_t flip) {
     long width = panels.width;
     for (long first = 0; first < width; first += PANEL) {
         long columns = panels.columns(first);
@@ -66,6 +69,8 @@ static void pack_quads(const float *x, long rows, const float *factors, const Pa
         }
     }
 }
+
+} // namespace
 
 extern "C" {
 
@@ -243,6 +248,15 @@ void cpulm_softmax(const float *logits, int64_t rows, int64_t width, const int64
         }
     }
 }
-}
+} // extern "C"
 
 #include "muon.h"
+
+SIGNATURE_OF(cpulm_fast_int8)
+SIGNATURE_OF(cpulm_quantize)
+SIGNATURE_OF(cpulm_pack_transposed)
+SIGNATURE_OF(cpulm_pack_rows)
+SIGNATURE_OF(cpulm_int8_product)
+SIGNATURE_OF(cpulm_softmax)
+SIGNATURE_OF(cpulm_muon_workspace)
+SIGNATURE_OF(cpulm_muon)

@@ -7,27 +7,32 @@
 #pragma once
 #include "vector.h"
 
+#if defined(__ARM_FEATURE_MATMUL_INT8)
+#include <arm_neon.h>
+#endif
+
+namespace {
+
 constexpr int PANEL = TILE_VECTORS * LANES, ROW_BLOCK = 16 * TILE_ROWS, DEPTH_BLOCK = 128;
 
 #if defined(__AVX512VNNI__)
 constexpr bool FAST_DOTS = true;
-static inline Ints dot4(Ints sums, Words positive, Words any) {
+inline Ints dot4(Ints sums, Words positive, Words any) {
     return (Ints)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)positive, (__m512i)any);
 }
 #elif defined(__AVXVNNI__) && defined(__AVX__)
 constexpr bool FAST_DOTS = true;
-static inline Ints dot4(Ints sums, Words positive, Words any) {
+inline Ints dot4(Ints sums, Words positive, Words any) {
     return (Ints)_mm256_dpbusd_avx_epi32((__m256i)sums, (__m256i)positive, (__m256i)any);
 }
 #elif defined(__ARM_FEATURE_MATMUL_INT8)
-#include <arm_neon.h>
 constexpr bool FAST_DOTS = true;
-static inline Ints dot4(Ints sums, Words positive, Words any) {
+inline Ints dot4(Ints sums, Words positive, Words any) {
     return (Ints)vusdotq_s32((int32x4_t)sums, (uint8x16_t)positive, (int8x16_t)any);
 }
 #else
 constexpr bool FAST_DOTS = false;
-static inline Ints dot4(Ints sums, Words positive, Words any) {
+inline Ints dot4(Ints sums, Words positive, Words any) {
     for (int byte = 0; byte < 32; byte += 8)
         sums += (Ints)(positive << (24 - byte) >> 24) * ((Ints)(any << (24 - byte)) >> 24);
     return sums;
@@ -49,8 +54,8 @@ struct LeftFactor { // [rows, depth], row-major, or the panels of its transpose
 };
 
 template <int ROWS, int VECTORS>
-static inline void dot_tile(long quads, const int8_t *a, long a_row, long a_quad, const uint8_t *b, int32_t *c,
-                            const int32_t *offsets) {
+inline void dot_tile(long quads, const int8_t *a, long a_row, long a_quad, const uint8_t *b, int32_t *c,
+                     const int32_t *offsets) {
     Ints sums[ROWS][VECTORS];
 #pragma GCC unroll 8
     for (int i = 0; i < ROWS; i++)
@@ -76,8 +81,7 @@ static inline void dot_tile(long quads, const int8_t *a, long a_row, long a_quad
 
 // Products of `rows` rows from `row` on with one panel of VECTORS vectors, into c [rows, PANEL].
 template <int VECTORS>
-static void dot_strip(const LeftFactor &left, long row, long rows, const uint8_t *b, int32_t *c,
-                      const int32_t *offsets) {
+void dot_strip(const LeftFactor &left, long row, long rows, const uint8_t *b, int32_t *c, const int32_t *offsets) {
     long a_row = left.row_step(), a_quad = left.quad_step(row), all_quads = left.depth / 4;
     for (long q = 0; q < all_quads; q += DEPTH_BLOCK) {
         long quads = all_quads - q < DEPTH_BLOCK ? all_quads - q : DEPTH_BLOCK;
@@ -98,7 +102,7 @@ static void dot_strip(const LeftFactor &left, long row, long rows, const uint8_t
 }
 
 // Initial values of the sums: -128 times the sum of each row's bytes.
-static void dot_offsets(const LeftFactor &left, long row, long rows, int32_t *offsets) {
+void dot_offsets(const LeftFactor &left, long row, long rows, int32_t *offsets) {
     Words ones = Words{} + 0x01010101u;
     if (left.packed) {
         long width = left.panel_rows(row);
@@ -119,8 +123,8 @@ static void dot_offsets(const LeftFactor &left, long row, long rows, int32_t *of
 }
 
 // Products of `rows` rows from `row` on with the panel b of `width` columns, into c [rows, PANEL].
-static void dot_block(const LeftFactor &left, long row, long rows, const uint8_t *b, long width, int32_t *c,
-                      const int32_t *offsets) {
+void dot_block(const LeftFactor &left, long row, long rows, const uint8_t *b, long width, int32_t *c,
+               const int32_t *offsets) {
     switch (width / LANES) {
     case 1: return dot_strip<1>(left, row, rows, b, c, offsets);
     case 2: return dot_strip<2>(left, row, rows, b, c, offsets);
@@ -128,3 +132,5 @@ static void dot_block(const LeftFactor &left, long row, long rows, const uint8_t
     default: return dot_strip<TILE_VECTORS>(left, row, rows, b, c, offsets);
     }
 }
+
+} // namespace

@@ -1,6 +1,7 @@
 // Everything in a training step besides large matrix products, with as few passes over memory as possible.
 // Compiled on the machine that uses it; cpulm/native/kernels.py calls it. Unless stated otherwise, matrices are
 // contiguous float32, widths are multiples of LANES, and `threads` is torch's number of threads.
+#include "abi.h"
 #include "attention.h"
 #include "decode.h"
 #include "thread_range.h"
@@ -142,16 +143,22 @@ void cpulm_relu2_backward(const float *dy, const float *x, int64_t count, float 
     }
 }
 
+// Floats of the workspace of each thread; for `memory` below.
+int64_t cpulm_attention_workspace(int tokens, int head_dim) {
+    return AttentionWorkspace::numbers(AttentionShape{1, tokens, 1, 1, head_dim});
+}
+
 // qkv [batch, tokens, (heads + 2 kv_heads) width] to y [batch, tokens, heads width] and lse [batch, heads, tokens].
-void cpulm_attention_forward(const float *qkv, const int *shape, const float *q_weight, const float *k_weight,
-                             const float *cos, const float *sin, float eps, const int32_t *first, uint32_t seed,
-                             uint32_t below, float kept, float *y, float *lse, int threads) {
-    AttentionShape s = {shape[0], shape[1], shape[2], shape[3], shape[4]};
+void cpulm_attention_forward(const float *qkv, int batch, int tokens, int heads, int kv_heads, int head_dim,
+                             const float *q_weight, const float *k_weight, const float *cos, const float *sin,
+                             float eps, const int32_t *first, uint32_t seed, uint32_t below, float kept, float *y,
+                             float *lse, float *memory, int threads) {
+    AttentionShape s = {batch, tokens, heads, kv_heads, head_dim};
     QKTransform q_transform = {q_weight, cos, sin, eps}, k_transform = {k_weight, cos, sin, eps};
     MaskAndDropout mask = {first, seed, below, kept};
 #pragma omp parallel num_threads(threads)
     {
-        AttentionWorkspace work(s);
+        AttentionWorkspace work(s, memory + omp_get_thread_num() * AttentionWorkspace::numbers(s));
 #pragma omp for schedule(dynamic)
         for (int task = 0; task < s.batch * s.kv_heads; task++)
             attention_forward(qkv, s, q_transform, k_transform, mask, task / s.kv_heads, task % s.kv_heads, work, y,
@@ -160,16 +167,17 @@ void cpulm_attention_forward(const float *qkv, const int *shape, const float *q_
 }
 
 // weight_grads [batch * kv_heads, 2, width]: the caller adds up the gradients of the query and key norms' weights.
-void cpulm_attention_backward(const float *dy, const float *qkv, const float *y, const float *lse, const int *shape,
-                              const float *q_weight, const float *k_weight, const float *cos, const float *sin,
-                              float eps, const int32_t *first, uint32_t seed, uint32_t below, float kept, float *dqkv,
-                              float *weight_grads, int threads) {
-    AttentionShape s = {shape[0], shape[1], shape[2], shape[3], shape[4]};
+void cpulm_attention_backward(const float *dy, const float *qkv, const float *y, const float *lse, int batch,
+                              int tokens, int heads, int kv_heads, int head_dim, const float *q_weight,
+                              const float *k_weight, const float *cos, const float *sin, float eps,
+                              const int32_t *first, uint32_t seed, uint32_t below, float kept, float *dqkv,
+                              float *weight_grads, float *memory, int threads) {
+    AttentionShape s = {batch, tokens, heads, kv_heads, head_dim};
     QKTransform q_transform = {q_weight, cos, sin, eps}, k_transform = {k_weight, cos, sin, eps};
     MaskAndDropout mask = {first, seed, below, kept};
 #pragma omp parallel num_threads(threads)
     {
-        AttentionWorkspace work(s);
+        AttentionWorkspace work(s, memory + omp_get_thread_num() * AttentionWorkspace::numbers(s));
 #pragma omp for schedule(dynamic)
         for (int task = 0; task < s.batch * s.kv_heads; task++) {
             float *grads = weight_grads + (long)task * 2 * s.width;
@@ -179,4 +187,16 @@ void cpulm_attention_backward(const float *dy, const float *qkv, const float *y,
         }
     }
 }
-}
+} // extern "C"
+
+SIGNATURE_OF(cpulm_lanes)
+SIGNATURE_OF(cpulm_dropout)
+SIGNATURE_OF(cpulm_rms_norm_forward)
+SIGNATURE_OF(cpulm_rms_norm_backward)
+SIGNATURE_OF(cpulm_swiglu_forward)
+SIGNATURE_OF(cpulm_swiglu_backward)
+SIGNATURE_OF(cpulm_relu2_forward)
+SIGNATURE_OF(cpulm_relu2_backward)
+SIGNATURE_OF(cpulm_attention_workspace)
+SIGNATURE_OF(cpulm_attention_forward)
+SIGNATURE_OF(cpulm_attention_backward)

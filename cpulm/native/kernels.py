@@ -1,11 +1,11 @@
 """The compiled kernels as functions of tensors.
 
-All tensors are contiguous float32 on the CPU unless said; every function allocates what it returns.
+Unless stated otherwise, tensors are contiguous float32 on the CPU; every function allocates what it returns,
+and raises ValueError for tensors that do not fit together.
 """
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,23 +13,24 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cpulm.native.arguments import f32, i64, ptr, require_lanes, scratch, threads, u32
-from cpulm.native.decode import Decoder, DecoderShape
+from cpulm.native.arguments import ptr, ptr_or_null, require_lanes, scratch, threads
+from cpulm.native.decode import Decoder, DecoderShape, decoder_fits
 from cpulm.native.int8 import Int8Kernels
-from cpulm.native.library import opened
+from cpulm.native.library import load
+from cpulm.native.library_cache import name_of
 
 
 @dataclass(frozen=True)
 class AttentionShape:
-    """What attention does with a joint projection [B, T, (H + 2 K) D].
+    """Shape and options of attention over a joint projection [B, T, (H + 2 K) D].
 
     Attributes:
         n_head: H.
         n_kv_head: K, which divides H.
         head_dim: D, a multiple of the kernels' ``lanes``.
         eps: of the norms of queries and keys.
-        dropout: probability that a weight is left out.
-        seed: of that choice, 0 to 2**32 - 1.
+        dropout: probability that an attention weight is dropped.
+        seed: of dropout's random choice, 0 to 2**32 - 1.
     """
 
     n_head: int
@@ -42,11 +43,13 @@ class AttentionShape:
 
 @dataclass(frozen=True)
 class QKTransform:
-    """What is done to queries and keys before they meet, None for what is not done.
+    """QK norm and rotary embedding; None for what the model does not have.
 
     Attributes:
-        q_weight: [D] of the queries' norm, and ``k_weight`` of the keys'.
-        cos: [T, D / 2] of the rotation, as ``sin``.
+        q_weight: [D] of the queries' norm.
+        k_weight: [D] of the keys' norm.
+        cos: [T, D / 2] of the rotary angles.
+        sin: [T, D / 2] of the rotary angles.
     """
 
     q_weight: Tensor | None
@@ -59,83 +62,96 @@ class Kernels:
     """The functions of one compiled library.
 
     Args:
-        library: made by :func:`cpulm.native.library.compiled`.
+        library: made by :func:`cpulm.native.library.compile_kernels`.
 
     Raises:
-        KernelsUnavailableError: where it cannot be loaded.
+        KernelsUnavailableError: if it cannot be loaded.
     """
 
     def __init__(self, library: Path) -> None:
-        self._library = opened(library)
-        self.name = library.stem
-        """Other sources, another compiler or CPU give another name."""
+        self._library = load(library)
+        self.name = name_of(library)
+        """Another name for other sources, another compiler or another CPU."""
         self.lanes = int(self._library.cpulm_lanes())
-        """Numbers in one vector: what widths have to be multiples of."""
+        """Float32 numbers in one vector; widths have to be multiples of it."""
         fast = bool(self._library.cpulm_fast_int8())
         self.int8 = Int8Kernels(self._library, self.lanes) if fast else None
-        """Products of int8, None where the CPU has no instructions for them that the compiler knows."""
+        """Int8 products; None if the CPU has no instructions for them that the compiler knows."""
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         """``x / sqrt(mean(x²) + eps) * weight`` for x [..., D], and the factors 1 / sqrt [rows]."""
-        rows, width = x.numel() // x.size(-1), x.size(-1)
+        rows, width = self._rows(x)
         y, rstd = torch.empty_like(x), x.new_empty(rows)
         self._library.cpulm_rms_norm_forward(
-            ptr(x), ptr(weight), f32(eps), i64(rows), i64(width), ptr(y), ptr(rstd), threads()
+            ptr(x, *x.shape),
+            ptr(weight, width),
+            eps,
+            rows,
+            width,
+            ptr(y, *x.shape),
+            ptr(rstd, rows),
+            threads(),
         )
         return y, rstd
 
     def rms_norm_backward(self, dy: Tensor, x: Tensor, weight: Tensor, rstd: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients of x [..., D] and weight [D]."""
-        rows, width = x.numel() // x.size(-1), x.size(-1)
-        dx, weight_grad, sums = torch.empty_like(x), torch.empty_like(weight), scratch(width)
+        rows, width = self._rows(x)
+        dx, weight_grad, sums = torch.empty_like(x), torch.empty_like(weight), scratch(threads(), width)
         self._library.cpulm_rms_norm_backward(
-            ptr(dy), ptr(x), ptr(weight), ptr(rstd), i64(rows), i64(width),
-            ptr(dx), ptr(weight_grad), ptr(sums), threads(),
+            ptr(dy, *x.shape), ptr(x, *x.shape), ptr(weight, width), ptr(rstd, rows), rows, width,
+            ptr(dx, *x.shape), ptr(weight_grad, width), sums.data_ptr(), threads(),
         )  # fmt: skip
         return dx, weight_grad
 
     def swiglu(self, gate_up: Tensor) -> Tensor:
         """``silu(gate) * up`` for gate and up side by side in [..., 2 F]; gives [..., F]."""
-        width = gate_up.size(-1) // 2
+        rows, width = self._rows(gate_up, halves=2)
         y = gate_up.new_empty(*gate_up.shape[:-1], width)
-        rows = y.numel() // width
-        self._library.cpulm_swiglu_forward(ptr(gate_up), i64(rows), i64(width), ptr(y), threads())
+        self._library.cpulm_swiglu_forward(ptr(gate_up, *gate_up.shape), rows, width, y.data_ptr(), threads())
         return y
 
     def swiglu_backward(self, dy: Tensor, gate_up: Tensor) -> Tensor:
         """The gradient of gate_up [..., 2 F]."""
-        width = dy.size(-1)
-        grad, rows = torch.empty_like(gate_up), dy.numel() // width
+        rows, width = self._rows(gate_up, halves=2)
+        grad = torch.empty_like(gate_up)
         self._library.cpulm_swiglu_backward(
-            ptr(dy), ptr(gate_up), i64(rows), i64(width), ptr(grad), threads()
-        )
+            ptr(dy, *gate_up.shape[:-1], width), ptr(gate_up, *gate_up.shape), rows, width, grad.data_ptr(),
+            threads(),
+        )  # fmt: skip
         return grad
 
     def relu2(self, x: Tensor) -> Tensor:
         """``relu(x)²`` for x [..., D]."""
-        require_lanes(x, self.lanes)
+        self._rows(x)
         y = torch.empty_like(x)
-        self._library.cpulm_relu2_forward(ptr(x), i64(x.numel()), ptr(y), threads())
+        self._library.cpulm_relu2_forward(ptr(x, *x.shape), x.numel(), y.data_ptr(), threads())
         return y
 
     def relu2_backward(self, dy: Tensor, x: Tensor) -> Tensor:
         """The gradient of x [..., D]."""
+        self._rows(x)
         dx = torch.empty_like(x)
-        self._library.cpulm_relu2_backward(ptr(dy), ptr(x), i64(x.numel()), ptr(dx), threads())
+        self._library.cpulm_relu2_backward(
+            ptr(dy, *x.shape), ptr(x, *x.shape), x.numel(), dx.data_ptr(), threads()
+        )
         return dx
 
     def dropout(self, x: Tensor, p: float, seed: int) -> Tensor:
-        """x [..., D] with each number 0 by a probability of ``p``, else divided by ``1 - p``."""
-        require_lanes(x, self.lanes)
-        y, below = torch.empty_like(x), u32(round(p * 2**32))
+        """x [..., D] with each number set to 0 with probability ``p``, else divided by ``1 - p``."""
+        self._rows(x)
+        y = torch.empty_like(x)
         self._library.cpulm_dropout(
-            ptr(x), i64(x.numel()), u32(seed), below, f32(1.0 / (1.0 - p)), ptr(y),
-            threads(),
-        )  # fmt: skip
+            ptr(x, *x.shape), x.numel(), seed, round(p * 2**32), 1.0 / (1.0 - p), y.data_ptr(), threads()
+        )
         return y
 
+    def can_decode(self, shape: DecoderShape) -> bool:
+        """Whether there is a decoder for such a model."""
+        return decoder_fits(self._library, shape, self.lanes)
+
     def decoder(self, shape: DecoderShape, layers: Sequence[Mapping[str, Tensor | None]]) -> Decoder:
-        """What computes the next token's way through ``layers``."""
+        """A decoder of single tokens through ``layers``; :meth:`can_decode` has to hold."""
         return Decoder(self._library, shape, layers)
 
     def attention(
@@ -144,22 +160,19 @@ class Kernels:
         """Causal attention of qkv [B, T, (H + 2 K) D].
 
         Args:
-            first: [B, T] int32, the first token that each one sees; None: token 0.
+            first: [B, T] int32, the first token that each token attends to; None: token 0.
 
         Returns:
-            The heads' results [B, T, H D], and the logarithms of the softmaxes' divisors [B, H, T].
+            The heads' outputs [B, T, H D], and the logarithms of the softmax divisors [B, H, T].
         """
         B, T, _ = qkv.shape
         y = qkv.new_empty(B, T, shape.n_head * shape.head_dim)
         lse = qkv.new_empty(B, shape.n_head, T)
+        memory = self._attention_scratch(T, shape)
         self._library.cpulm_attention_forward(
-            ptr(qkv),
-            _dimensions(B, T, shape),
-            *_attention_options(shape, transform, first),
-            ptr(y),
-            ptr(lse),
-            threads(),
-        )
+            *self._attention_inputs(qkv, shape, transform, first),
+            ptr(y, *y.shape), ptr(lse, *lse.shape), memory.data_ptr(), threads(),
+        )  # fmt: skip
         return y, lse
 
     def attention_backward(
@@ -172,26 +185,42 @@ class Kernels:
         transform: QKTransform,
         first: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        """Gradients of qkv, and [2, D] of the norms' weights for queries and keys."""
+        """Gradients of qkv, and of the norms' weights for queries and keys [2, D]."""
         B, T, _ = qkv.shape
-        dqkv = torch.empty_like(qkv)
+        inputs = self._attention_inputs(qkv, shape, transform, first)
+        outputs = (B, T, shape.n_head * shape.head_dim)
+        dqkv, memory = torch.empty_like(qkv), self._attention_scratch(T, shape)
         weight_grads = qkv.new_empty(B * shape.n_kv_head, 2, shape.head_dim)
         self._library.cpulm_attention_backward(
-            ptr(dy), ptr(qkv), ptr(y), ptr(lse), _dimensions(B, T, shape),
-            *_attention_options(shape, transform, first), ptr(dqkv), ptr(weight_grads), threads(),
+            ptr(dy, *outputs), inputs[0], ptr(y, *outputs), ptr(lse, B, shape.n_head, T), *inputs[1:],
+            dqkv.data_ptr(), weight_grads.data_ptr(), memory.data_ptr(), threads(),
         )  # fmt: skip
         return dqkv, weight_grads.sum(0)
 
+    def _rows(self, x: Tensor, halves: int = 1) -> tuple[int, int]:
+        """Rows and width of x [..., halves * width], whose width the vectors have to divide."""
+        width = x.size(-1) // halves
+        require_lanes(width, self.lanes)
+        if x.size(-1) % halves:
+            raise ValueError(f"rows of {x.size(-1)} do not have {halves} equal parts")
+        return x.numel() // x.size(-1), width
 
-def _dimensions(batch: int, tokens: int, shape: AttentionShape) -> ctypes.Array[ctypes.c_int]:
-    return (ctypes.c_int * 5)(batch, tokens, shape.n_head, shape.n_kv_head, shape.head_dim)
+    def _attention_scratch(self, tokens: int, shape: AttentionShape) -> Tensor:
+        return scratch(threads(), self._library.cpulm_attention_workspace(tokens, shape.head_dim))
 
-
-def _attention_options(
-    shape: AttentionShape, transform: QKTransform, first: Tensor | None
-) -> tuple[object, ...]:
-    dropped_below = round(shape.dropout * 2**32)
-    return (
-        ptr(transform.q_weight), ptr(transform.k_weight), ptr(transform.cos), ptr(transform.sin),
-        f32(shape.eps), ptr(first), u32(shape.seed), u32(dropped_below), f32(1.0 / (1.0 - shape.dropout)),
-    )  # fmt: skip
+    def _attention_inputs(
+        self, qkv: Tensor, shape: AttentionShape, transform: QKTransform, first: Tensor | None
+    ) -> tuple[int | float | None, ...]:
+        """The arguments that forward and backward share, from qkv to dropout's factor."""
+        B, T, _ = qkv.shape
+        H, K, D = shape.n_head, shape.n_kv_head, shape.head_dim
+        require_lanes(D, self.lanes)
+        if K < 1 or H % K or (transform.cos is None) != (transform.sin is None):
+            raise ValueError(f"{H} query heads, {K} key-value heads: not a shape of attention")
+        return (
+            ptr(qkv, B, T, (H + 2 * K) * D), B, T, H, K, D,
+            ptr_or_null(transform.q_weight, D), ptr_or_null(transform.k_weight, D),
+            ptr_or_null(transform.cos, T, D // 2), ptr_or_null(transform.sin, T, D // 2),
+            shape.eps, ptr_or_null(first, B, T, dtype=torch.int32), shape.seed,
+            round(shape.dropout * 2**32), 1.0 / (1.0 - shape.dropout),
+        )  # fmt: skip

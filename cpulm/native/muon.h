@@ -4,6 +4,9 @@
 #include "int8_product.h"
 #include "thread_range.h"
 #include <cmath>
+#include <type_traits>
+
+namespace {
 
 struct MuonUpdate {
     float momentum, decay, step_size; // weight = weight (1 - decay) - step_size direction
@@ -11,37 +14,45 @@ struct MuonUpdate {
     float a, b, c; // x' = a x + (b G + c G G) x, G = x xT
 };
 
-struct MuonWorkspace { // for one matrix [rows, cols] with rows <= cols
+struct MuonWorkspace { // for one matrix [rows, cols] with rows <= cols, in memory that the caller allocates
     float *x, *gram, *square, *diagonal, *row_factor, *x_scale, *scale, *ones;
-    double *squares;
+    double *squares; // of each thread
     int8_t *by_row;
     uint8_t *packed, *transposed;
-    char *allocation;
-    MuonWorkspace(long rows, long cols, int threads) {
-        long row = rows * sizeof(float), matrix = rows * cols, square_bytes = rows * row;
-        long bytes = 5 * matrix + 2 * square_bytes + 4 * row + cols * sizeof(float) + threads * sizeof(double);
-        allocation = (char *)malloc(bytes + 2 * matrix + rows * rows);
-        char *next = allocation;
-        auto take = [&](long some) { return next += some, next - some; };
-        squares = (double *)take(threads * sizeof(double));
-        x = (float *)take(matrix * sizeof(float));
-        gram = (float *)take(square_bytes);
-        square = (float *)take(square_bytes);
-        diagonal = (float *)take(row);
-        row_factor = (float *)take(row);
-        x_scale = (float *)take(row);
-        scale = (float *)take(row);
-        ones = (float *)take(cols * sizeof(float));
-        by_row = (int8_t *)take(matrix);
-        packed = (uint8_t *)take(matrix);
-        transposed = (uint8_t *)take(matrix);
-        for (long j = 0; j < cols; j++) ones[j] = 1.0f;
+    long bytes = 0;
+    // Without memory it only counts the bytes.
+    MuonWorkspace(long rows, long cols, int threads, char *memory) {
+        auto take = [&](auto *&part, long numbers) {
+            if (memory) part = (std::remove_reference_t<decltype(part)>)(memory + bytes);
+            bytes += (numbers * (long)sizeof(*part) + 63) / 64 * 64; // whole cache lines
+        };
+        take(squares, threads);
+        take(x, rows * cols);
+        take(gram, rows * rows);
+        take(square, rows * rows);
+        take(diagonal, rows);
+        take(row_factor, rows);
+        take(x_scale, rows);
+        take(scale, rows);
+        take(ones, cols);
+        take(by_row, rows * cols);
+        take(packed, rows * cols);
+        take(transposed, rows * cols);
+        for (long j = 0; memory && j < cols; j++) ones[j] = 1.0f;
     }
-    ~MuonWorkspace() { free(allocation); }
+};
+
+// One thread per matrix if there are enough matrices, else all threads on each.
+struct MuonThreads {
+    int across, within;
+    MuonThreads(long matrices, int threads) {
+        across = matrices >= threads ? threads : 1;
+        within = matrices >= threads ? 1 : threads;
+    }
 };
 
 // Updates the moving average and returns Nesterov's direction.
-static inline Floats nesterov_direction(const float *gradient, float *average, float momentum) {
+inline Floats nesterov_direction(const float *gradient, float *average, float momentum) {
     Floats g = load(gradient), m = load(average);
     m += (g - m) * (1.0f - momentum);
     store(average, m);
@@ -50,8 +61,8 @@ static inline Floats nesterov_direction(const float *gradient, float *average, f
 
 // Writes the directions of rows begin..end of a matrix [.., cols] to x; to its transpose [cols, transposed_rows] if
 // that is not 0. Returns the sum of their squares.
-static double write_directions(const float *gradient, float *average, long begin, long end, long cols, float momentum,
-                               float *x, long transposed_rows) {
+double write_directions(const float *gradient, float *average, long begin, long end, long cols, float momentum,
+                        float *x, long transposed_rows) {
     double total = 0;
     for (long i = begin; i < end; i += LANES) {
         Floats squares = {};
@@ -74,8 +85,8 @@ static double write_directions(const float *gradient, float *average, long begin
 }
 
 // Applies the update x, laid out as by write_directions, to rows begin..end of the weights.
-static void apply_update(float *weight, long begin, long end, long cols, const MuonUpdate &update, const float *x,
-                         long transposed_rows) {
+void apply_update(float *weight, long begin, long end, long cols, const MuonUpdate &update, const float *x,
+                  long transposed_rows) {
     for (long i = begin; i < end; i += LANES)
         for (long j = 0; j < cols; j += transposed_rows ? LANES : cols) {
             alignas(64) float block[LANES * LANES];
@@ -91,8 +102,7 @@ static void apply_update(float *weight, long begin, long end, long cols, const M
         }
 }
 
-static void quantize_rows(const float *x, long rows, long cols, float factor, int8_t *by_row, float *scale,
-                          int threads) {
+void quantize_rows(const float *x, long rows, long cols, float factor, int8_t *by_row, float *scale, int threads) {
 #pragma omp parallel num_threads(threads)
     {
         ThreadRange range(rows);
@@ -106,7 +116,7 @@ static void quantize_rows(const float *x, long rows, long cols, float factor, in
 // The diagonals of G and of the polynomial are far larger than the rest. In int8 they would leave the rest few of the
 // 8 bits, so they are kept separately in float32.
 // Splits G = D + R into the diagonal D [rows] and R, which replaces G and is also quantized by row.
-static void split_gram(MuonWorkspace &work, long rows, int threads) {
+void split_gram(MuonWorkspace &work, long rows, int threads) {
 #pragma omp parallel num_threads(threads)
     {
         ThreadRange range(rows);
@@ -121,7 +131,7 @@ static void split_gram(MuonWorkspace &work, long rows, int threads) {
 
 // Quantizes b G + c G G by row, computed from D, R and R R (which is overwritten). Its columns are multiplied by the
 // scales of the rows of x that they meet in the next product. The diagonal plus a goes to row_factor, times `factor`.
-static void quantize_polynomial(MuonWorkspace &work, long rows, const MuonUpdate &update, float factor, int threads) {
+void quantize_polynomial(MuonWorkspace &work, long rows, const MuonUpdate &update, float factor, int threads) {
 #pragma omp parallel num_threads(threads)
     {
         ThreadRange range(rows);
@@ -139,8 +149,7 @@ static void quantize_polynomial(MuonWorkspace &work, long rows, const MuonUpdate
 }
 
 // Newton-Schulz iteration of factor * x [rows, cols], in place.
-static void newton_schulz(long rows, long cols, float factor, const MuonUpdate &update, int threads,
-                          MuonWorkspace &work) {
+void newton_schulz(long rows, long cols, float factor, const MuonUpdate &update, int threads, MuonWorkspace &work) {
     for (int n = 0; n < update.iterations; n++, factor = 1.0f) {
         quantize_rows(work.x, rows, cols, factor, work.by_row, work.x_scale, threads);
         cpulm_pack_transposed(work.by_row, rows, cols, work.transposed, threads);
@@ -157,8 +166,8 @@ static void newton_schulz(long rows, long cols, float factor, const MuonUpdate &
     }
 }
 
-static void update_matrix(float *weight, const float *gradient, float *average, long rows, long cols,
-                          const MuonUpdate &update, int threads, MuonWorkspace &work) {
+void update_matrix(float *weight, const float *gradient, float *average, long rows, long cols, const MuonUpdate &update,
+                   int threads, MuonWorkspace &work) {
     long transposed_rows = rows > cols ? rows : 0; // so that x xT is [smaller side, smaller side]
     for (int n = 0; n < threads; n++) work.squares[n] = 0;
 #pragma omp parallel num_threads(threads)
@@ -181,22 +190,35 @@ static void update_matrix(float *weight, const float *gradient, float *average, 
     }
 }
 
+} // namespace
+
+extern "C" {
+
+// Bytes of the workspace of all threads for `matrices` of [rows, cols].
+int64_t cpulm_muon_workspace(int64_t matrices, int64_t rows, int64_t cols, int threads) {
+    MuonThreads split(matrices, threads);
+    long small = rows < cols ? rows : cols, large = rows < cols ? cols : rows;
+    return split.across * MuonWorkspace(small, large, split.within, nullptr).bytes;
+}
+
 // One update of `count` weights, each of `blocks` stacked matrices [rows, cols]; rows and cols are multiples of LANES.
-// One thread per matrix if there are enough matrices, else all threads on each.
-extern "C" void cpulm_muon(float *const *weights, const float *const *gradients, float *const *averages, int64_t count,
-                           int64_t blocks, int64_t rows, int64_t cols, float momentum, float decay, float step_size,
-                           int iterations, float a, float b, float c, int threads) {
+void cpulm_muon(float *const *weights, const float *const *gradients, float *const *averages, int64_t count,
+                int64_t blocks, int64_t rows, int64_t cols, float momentum, float decay, float step_size,
+                int iterations, float a, float b, float c, void *memory, int threads) {
     MuonUpdate update = {momentum, decay, step_size, iterations, a, b, c};
-    long matrices = count * blocks, small = rows < cols ? rows : cols, large = rows < cols ? cols : rows;
-    int outer = matrices >= threads ? threads : 1, inner = matrices >= threads ? 1 : threads;
-#pragma omp parallel num_threads(outer)
+    MuonThreads split(count * blocks, threads);
+    long small = rows < cols ? rows : cols, large = rows < cols ? cols : rows;
+    long bytes = MuonWorkspace(small, large, split.within, nullptr).bytes;
+#pragma omp parallel num_threads(split.across)
     {
-        MuonWorkspace work(small, large, inner);
+        MuonWorkspace work(small, large, split.within, (char *)memory + omp_get_thread_num() * bytes);
 #pragma omp for schedule(dynamic)
-        for (long n = 0; n < matrices; n++) {
+        for (long n = 0; n < count * blocks; n++) {
             long first = n % blocks * rows * cols;
             update_matrix(weights[n / blocks] + first, gradients[n / blocks] + first, averages[n / blocks] + first,
-                          rows, cols, update, inner, work);
+                          rows, cols, update, split.within, work);
         }
     }
 }
+
+} // extern "C"

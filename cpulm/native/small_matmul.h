@@ -2,9 +2,11 @@
 #pragma once
 #include "vector.h"
 
+namespace {
+
 template <int ROWS, int VECTORS>
-static inline void matmul_tile(int inner, const float *a, long a_row, long a_col, const float *b, long b_row, float *c,
-                               long c_row, bool add) {
+inline void matmul_tile(int inner, const float *a, long a_row, long a_col, const float *b, long b_row, float *c,
+                        long c_row, bool add) {
     Floats sums[ROWS][VECTORS];
 #pragma GCC unroll 8
     for (int i = 0; i < ROWS; i++)
@@ -28,8 +30,8 @@ static inline void matmul_tile(int inner, const float *a, long a_row, long a_col
 }
 
 template <int VECTORS>
-static void matmul_strip(int rows, int inner, const float *a, long a_row, long a_col, const float *b, long b_row,
-                         float *c, long c_row, bool add) {
+void matmul_strip(int rows, int inner, const float *a, long a_row, long a_col, const float *b, long b_row, float *c,
+                  long c_row, bool add) {
     int i = 0;
     for (; i + TILE_ROWS <= rows; i += TILE_ROWS)
         matmul_tile<TILE_ROWS, VECTORS>(inner, a + i * a_row, a_row, a_col, b, b_row, c + i * c_row, c_row, add);
@@ -40,8 +42,8 @@ static void matmul_strip(int rows, int inner, const float *a, long a_row, long a
 }
 
 // C [rows, cols] with sums over `inner`; cols is a multiple of LANES.
-static void small_matmul(int rows, int cols, int inner, const float *a, long a_row, long a_col, const float *b,
-                         long b_row, float *c, long c_row, bool add) {
+void small_matmul(int rows, int cols, int inner, const float *a, long a_row, long a_col, const float *b, long b_row,
+                  float *c, long c_row, bool add) {
     int j = 0;
     for (; j + TILE_VECTORS * LANES <= cols; j += TILE_VECTORS * LANES)
         matmul_strip<TILE_VECTORS>(rows, inner, a, a_row, a_col, b + j, b_row, c + j, c_row, add);
@@ -49,3 +51,5 @@ static void small_matmul(int rows, int cols, int inner, const float *a, long a_r
         matmul_strip<2>(rows, inner, a, a_row, a_col, b + j, b_row, c + j, c_row, add);
     for (; j < cols; j += LANES) matmul_strip<1>(rows, inner, a, a_row, a_col, b + j, b_row, c + j, c_row, add);
 }
+
+} // namespace

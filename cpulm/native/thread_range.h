@@ -3,6 +3,8 @@
 extern "C" int omp_get_thread_num(void),
     omp_get_num_threads(void); // Declared here because Apple's compiler comes without omp.h.
 
+namespace {
+
 struct ThreadRange { // of `rows`, for the calling thread
     long begin, end;
     explicit ThreadRange(long rows) {
@@ -12,3 +14,5 @@ struct ThreadRange { // of `rows`, for the calling thread
         end = begin + each < rows ? begin + each : rows;
     }
 };
+
+} // namespace

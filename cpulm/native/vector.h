@@ -8,6 +8,8 @@
 #include <immintrin.h>
 #endif
 
+namespace {
+
 #if defined(__AVX512F__)
 constexpr int LANES = 16, TILE_ROWS = 6, TILE_VECTORS = 4;
 #elif defined(__AVX__)
@@ -26,12 +28,12 @@ typedef uint32_t Word __attribute__((aligned(1), may_alias));
 typedef uint32_t UnalignedWords __attribute__((vector_size(LANES * 4), aligned(1), may_alias));
 typedef int8_t UnalignedBytes __attribute__((vector_size(LANES), aligned(1), may_alias));
 
-static inline Floats load(const float *p) { return *(const UnalignedFloats *)p; }
-static inline void store(float *p, Floats v) { *(UnalignedFloats *)p = v; }
-static inline Words load_words(const void *p) { return *(const UnalignedWords *)p; }
+inline Floats load(const float *p) { return *(const UnalignedFloats *)p; }
+inline void store(float *p, Floats v) { *(UnalignedFloats *)p = v; }
+inline Words load_words(const void *p) { return *(const UnalignedWords *)p; }
 
 // Stores past the caches, for outputs too large to stay there: saves reading the cache line before it is written.
-static inline void stream(float *aligned, Floats v) {
+inline void stream(float *aligned, Floats v) {
 #if defined(__AVX512F__)
     _mm512_stream_ps(aligned, (__m512)v);
 #elif defined(__AVX__)
@@ -41,35 +43,35 @@ static inline void stream(float *aligned, Floats v) {
 #endif
 }
 
-static inline void stream_fence() {
+inline void stream_fence() {
 #if defined(__AVX__)
     _mm_sfence();
 #endif
 }
 
 // Not 0 + value, which compilers must compute because it turns -0 into 0: that took a third of a product's time.
-static inline Floats splat(float value) { return value - Floats{}; }
+inline Floats splat(float value) { return value - Floats{}; }
 #if defined(__AVX512F__) // the comparison as compilers translate it takes twice as long
-static inline Floats max(Floats a, Floats b) { return (Floats)_mm512_max_ps((__m512)a, (__m512)b); }
-static inline Ints max(Ints a, Ints b) { return (Ints)_mm512_max_epi32((__m512i)a, (__m512i)b); }
+inline Floats max(Floats a, Floats b) { return (Floats)_mm512_max_ps((__m512)a, (__m512)b); }
+inline Ints max(Ints a, Ints b) { return (Ints)_mm512_max_epi32((__m512i)a, (__m512i)b); }
 #else
-static inline Floats max(Floats a, Floats b) { return a > b ? a : b; }
-static inline Ints max(Ints a, Ints b) { return a > b ? a : b; }
+inline Floats max(Floats a, Floats b) { return a > b ? a : b; }
+inline Ints max(Ints a, Ints b) { return a > b ? a : b; }
 #endif
 
 // The bits of |v|. As integers they are ordered like the magnitudes, with NaN above all.
-static inline Ints magnitude(Floats v) { return (Ints)v & 0x7fffffff; }
+inline Ints magnitude(Floats v) { return (Ints)v & 0x7fffffff; }
 
 typedef float Quads __attribute__((vector_size(16)));
 
-static inline float horizontal_sum(Floats v) {
+inline float horizontal_sum(Floats v) {
     Quads parts[LANES / 4], total = {};
     memcpy(parts, &v, sizeof v);
     for (int i = 0; i < LANES / 4; i++) total += parts[i];
     return (total[0] + total[1]) + (total[2] + total[3]);
 }
 
-static inline float horizontal_max(Floats v) {
+inline float horizontal_max(Floats v) {
     Quads parts[LANES / 4], most;
     memcpy(parts, &v, sizeof v);
     most = parts[0];
@@ -79,7 +81,7 @@ static inline float horizontal_max(Floats v) {
 }
 
 // The float32 with the largest of such bits.
-static inline float horizontal_max_magnitude(Ints v) {
+inline float horizontal_max_magnitude(Ints v) {
     int32_t most = v[0];
     for (int i = 1; i < LANES; i++) most = v[i] > most ? v[i] : most;
     float value;
@@ -87,17 +89,17 @@ static inline float horizontal_max_magnitude(Ints v) {
     return value;
 }
 
-static inline Ints round_to_int(Floats v) {
+inline Ints round_to_int(Floats v) {
     Floats half = v < 0.0f ? splat(-0.5f) : splat(0.5f);
     return __builtin_convertvector(v + half, Ints);
 }
 
 // A float32 below 2^21 in magnitude, plus this, has its nearest integer in its lowest bytes.
 constexpr float ROUNDS = 12582912.0f;
-static inline Words round_to_low_bytes(Floats v) { return (Words)(v + ROUNDS); }
+inline Words round_to_low_bytes(Floats v) { return (Words)(v + ROUNDS); }
 
 // Stores the lowest byte of each lane.
-static inline void store_bytes(void *p, Words v) {
+inline void store_bytes(void *p, Words v) {
 #if defined(__AVX512F__) // GCC 12 takes the bytes out one by one where it knows that the rest is not needed
     *(UnalignedBytes *)p = (Bytes)_mm512_cvtepi32_epi8((__m512i)v);
 #else
@@ -105,7 +107,7 @@ static inline void store_bytes(void *p, Words v) {
 #endif
 }
 
-static inline Words load_bytes(const int8_t *p) {
+inline Words load_bytes(const int8_t *p) {
 #if defined(__AVX512F__) // as with store_bytes
     return (Words)_mm512_cvtepi8_epi32((__m128i) * (const UnalignedBytes *)p);
 #else
@@ -115,7 +117,7 @@ static inline Words load_bytes(const int8_t *p) {
 
 // e^v to about 2 units in the last place: v = n ln 2 + r, a polynomial in r (Cephes' expf), 2^n by its bits.
 // Keeps NaN.
-static inline Floats exponential(Floats v) {
+inline Floats exponential(Floats v) {
     v = v < -87.0f ? splat(-87.0f) : v;
     v = v > 88.0f ? splat(88.0f) : v;
     Ints n = round_to_int(v * 1.44269504f);
@@ -132,7 +134,7 @@ static inline Floats exponential(Floats v) {
 }
 
 // A pseudo-random number from an integer: the finalizer of MurmurHash3 (Austin Appleby, public domain).
-static inline Words hash32(Words x) {
+inline Words hash32(Words x) {
     x ^= x >> 16;
     x *= 0x85ebca6bu;
     x ^= x >> 13;
@@ -140,7 +142,7 @@ static inline Words hash32(Words x) {
     return x ^ (x >> 16);
 }
 
-static inline uint32_t hash32(uint32_t x) {
+inline uint32_t hash32(uint32_t x) {
     x ^= x >> 16;
     x *= 0x85ebca6bu;
     x ^= x >> 13;
@@ -149,7 +151,7 @@ static inline uint32_t hash32(uint32_t x) {
 }
 
 // Transposes LANES x LANES words of 32 bits and flips the bits `flip` in each; *_row are row strides in words.
-static inline void transpose_block(const Word *from, long from_row, Word *to, long to_row, uint32_t flip) {
+inline void transpose_block(const Word *from, long from_row, Word *to, long to_row, uint32_t flip) {
 #if defined(__AVX512F__)
     __m512i rows[LANES];
 #pragma GCC unroll 16
@@ -177,3 +179,5 @@ static inline void transpose_block(const Word *from, long from_row, Word *to, lo
         for (int k = 0; k < LANES; k++) to[k * to_row + i] = from[i * from_row + k] ^ flip;
 #endif
 }
+
+} // namespace

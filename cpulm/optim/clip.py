@@ -10,11 +10,11 @@ from torch import Tensor
 
 @torch.no_grad()
 def clip_gradients(parameters: Iterable[Tensor], limit: float) -> float:
-    """As ``torch.nn.utils.clip_grad_norm_``, which multiplies all gradients even by one: a pass less.
+    """As ``torch.nn.utils.clip_grad_norm_``, but without its pass over the gradients when nothing is clipped.
 
     Args:
-        parameters: those without a gradient are passed over.
-        limit: the largest norm that is left as it is; 0: any.
+        parameters: those without a gradient are ignored.
+        limit: the largest norm that is not clipped; 0: no limit.
 
     Returns:
         The norm of all gradients together before clipping; may be infinite or not a number.

@@ -1,7 +1,7 @@
-"""Optimizers without what torch wraps around theirs for torch.compile, which here compiles the model alone.
+"""Torch's optimizers without their decorators for torch.compile; cpulm compiles only the model.
 
-At the first call of such a method torch imports torch._dynamo, and with it sympy and inductor: 75 MiB, and
-one to two seconds before the first update of a run that compiles nothing.
+At the first call of a decorated method torch imports torch._dynamo, sympy and inductor: 75 MiB, and one to
+two seconds before the first update of a run that compiles nothing.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def undecorated(method: _Function) -> _Function:
-    """What ``method`` was before it was decorated; itself where it is not."""
+    """The function that was decorated; ``method`` itself if it was not."""
     function: _Function = unwrap(method)
     return function
 
 
 class EagerOptimizer(torch.optim.Optimizer):
-    """An optimizer whose methods import no compiler."""
+    """An optimizer whose methods do not import a compiler."""
 
     add_param_group = undecorated(torch.optim.Optimizer.add_param_group)
     load_state_dict = undecorated(torch.optim.Optimizer.load_state_dict)
@@ -31,6 +31,6 @@ class EagerOptimizer(torch.optim.Optimizer):
 
 
 class AdamW(EagerOptimizer, torch.optim.AdamW):
-    """Torch's, and its states."""
+    """Torch's AdamW, with the same state."""
 
     step = torch.no_grad()(undecorated(torch.optim.AdamW.step))

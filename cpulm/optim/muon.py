@@ -1,8 +1,8 @@
-"""Muon: momentum whose matrices are orthogonalised before they are applied.
+"""Muon: momentum, orthogonalised before it updates the weights.
 
-Keller Jordan and others, https://kellerjordan.github.io/posts/muon/. Iterated in float32, because CPUs
-without bf16 instructions are several times slower in bf16, and batched over all matrices of one shape; or,
-where a model trains in int8, with the products of the larger matrices in int8 too.
+Keller Jordan and others, https://kellerjordan.github.io/posts/muon/. The iteration runs in float32,
+because CPUs without bf16 instructions are several times slower in bf16, and in batches of all matrices of one
+shape. If the model trains in int8, the products of the larger matrices are in int8 too.
 """
 
 from __future__ import annotations
@@ -15,31 +15,31 @@ import torch
 from torch import Tensor
 
 from cpulm.native.int8 import Int8Kernels, MuonUpdate
+from cpulm.optim.batch_size import MUON_ELEMENTS_AT_ONCE
 from cpulm.optim.eager import EagerOptimizer
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Quintic Newton-Schulz with the steepest slope at zero; singular values end within about 0.7 .. 1.2."""
+"""Of the quintic Newton-Schulz iteration with the steepest slope at 0; singular values end at 0.7 to 1.2."""
 
 ITERATIONS = 5
-"""Four lost 0.02 nats of validation loss after 120 steps of a small model (1.916 against 1.897), and four
-with the coefficients of Polar Express (https://arxiv.org/abs/2505.16932) 0.035, for 18% less time in Muon."""
+"""Four iterations save 18% of Muon's time and cost 0.02 nats of validation loss after 120 steps of a small
+model (1.916 against 1.897); with the coefficients of Polar Express (https://arxiv.org/abs/2505.16932) 0.035
+nats."""
 
 SMALLEST_IN_INT8 = 500_000
-"""Multiplications in ``x x^T`` from which on int8 is used: 64 rows of 128. Of their time in fp32 took updates
-of 36 matrices of 64 x 192 0.52, of 8 of 192 x 512 0.33, of 12 of 384 x 1024 0.27 (2 cores, AVX-512 VNNI)."""
-
-ELEMENTS_AT_ONCE = 1 << 22
-"""Elements in one batch of matrices: enough to keep the products busy, and no second copy of the model."""
+"""The number of multiplications in ``x x^T`` from which int8 is used: 64 rows of 128. Time of an update
+relative to fp32: 0.52 for 36 matrices of 64 x 192, 0.33 for 8 of 192 x 512, 0.27 for 12 of 384 x 1024 (2
+cores, AVX-512 VNNI)."""
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:
-    """Replace the singular values of each matrix by ones, approximately: ``U S V^T`` gives ``U V^T``.
+    """Approximately replace the singular values of each matrix by ones: ``U S V^T`` gives ``U V^T``.
 
     Args:
-        matrices: [N, rows, cols], any float dtype; each one is independent of the others and of its scale.
+        matrices: [N, rows, cols], any float dtype; the result does not depend on a matrix's scale.
 
     Returns:
-        [N, rows, cols]; zero where the matrix is zero.
+        [N, rows, cols]; zero for a zero matrix.
     """
     wide = matrices.size(1) <= matrices.size(2)
     x = matrices if wide else matrices.mT  # the products x x^T are then of the smaller side
@@ -53,19 +53,18 @@ def orthogonalise(matrices: Tensor) -> Tensor:
 
 
 class Muon(EagerOptimizer):
-    """Nesterov momentum, orthogonalised, with decoupled weight decay; for matrices only.
+    """Orthogonalised Nesterov momentum with decoupled weight decay, for matrices only.
 
     Args:
-        params: matrices [rows, cols], or groups of them. A group may say ``block_rows``: its matrices
-            are then cut into blocks of so many rows, each orthogonalised by itself, as the heads of a
-            fused projection are.
-        lr: length of the update in spectral norm, times ``max(1, rows / cols) ** 0.5`` of a block.
+        params: matrices [rows, cols], or groups of them. A group may set ``block_rows``: each block of
+            this many rows is then orthogonalised by itself, as the heads of a fused projection are.
+        lr: spectral norm of the update, times ``max(1, rows / cols) ** 0.5`` of a block.
         momentum: of the gradient's moving average.
-        weight_decay: part of the weights, times ``lr``, that each update takes away.
-        kernels: where given, matrices of float32 that fit are updated by them, with products in int8.
+        weight_decay: each update multiplies the weights by ``1 - lr * weight_decay``.
+        kernels: update float32 matrices that fit, with int8 products; None: torch updates all.
 
     Raises:
-        ValueError: for a parameter that is no matrix, or whose rows ``block_rows`` does not divide.
+        ValueError: if a parameter is not a matrix, or ``block_rows`` does not divide its rows.
     """
 
     def __init__(
@@ -82,7 +81,9 @@ class Muon(EagerOptimizer):
         for group in self.param_groups:
             for p in group["params"]:
                 if p.ndim != 2 or p.size(0) % (group["block_rows"] or 1):
-                    raise ValueError(f"{list(p.shape)} is no matrix of blocks of {group['block_rows']} rows")
+                    raise ValueError(
+                        f"{list(p.shape)} is not a matrix of blocks of {group['block_rows']} rows"
+                    )
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -90,7 +91,7 @@ class Muon(EagerOptimizer):
     def step(self, closure: Callable[[], float]) -> float: ...
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Update every matrix that has a gradient; ``closure`` may compute the loss anew."""
+        """Update every matrix that has a gradient; ``closure`` computes the loss again."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -105,7 +106,7 @@ class Muon(EagerOptimizer):
                 if fitting:
                     self._update_in_int8(fitting, group)
                 rest = [p for p in matrices if not self._fits_int8(p, group)]
-                at_once = max(1, ELEMENTS_AT_ONCE // shape.numel())
+                at_once = max(1, MUON_ELEMENTS_AT_ONCE // shape.numel())
                 for start in range(0, len(rest), at_once):
                     self._update(rest[start : start + at_once], group)
         return loss
@@ -132,7 +133,7 @@ class Muon(EagerOptimizer):
         self._kernels.muon(matrices, gradients, [self._average(p) for p in matrices], update)
 
     def _update(self, matrices: list[Tensor], group: dict[str, Any]) -> None:
-        """One update of ``matrices`` of equal shape, all their blocks in one batch."""
+        """One update of ``matrices`` of one shape, with all their blocks in one batch."""
         rows, cols = matrices[0].shape
         block_rows = group["block_rows"] or rows
         directions = matrices[0].new_empty(len(matrices), rows, cols)
@@ -144,7 +145,7 @@ class Muon(EagerOptimizer):
         torch._foreach_add_(matrices, updates.unbind(), alpha=-step_size)
 
     def _direct(self, p: Tensor, momentum: float, out: Tensor) -> None:
-        """Write the gradient after Nesterov momentum."""
+        """Write the gradient with Nesterov momentum to ``out``."""
         assert p.grad is not None
         average = self._average(p).lerp_(p.grad, 1.0 - momentum)
         torch.lerp(p.grad, average, momentum, out=out)
@@ -159,5 +160,5 @@ class Muon(EagerOptimizer):
 
 
 def _decay_and_step_size(group: dict[str, Any], block_rows: int, cols: int) -> tuple[float, float]:
-    """The part of themselves, and how much of the direction."""
+    """The weights are multiplied by ``1 - decay``, then ``step_size`` times the direction is subtracted."""
     return group["lr"] * group["weight_decay"], group["lr"] * max(1.0, block_rows / cols) ** 0.5

@@ -16,7 +16,7 @@ def lr_scale(
     decay_fraction: float,
     min_lr_ratio: float,
 ) -> float:
-    """The part of the peak learning rate that update number ``step`` uses.
+    """The fraction of the peak learning rate that update number ``step`` uses.
 
     The shape follows ``progress``, not the step, so that it ends when the run does, whatever the
     horizon is measured in (steps, tokens, epochs or time). Warm-up follows the step and multiplies it.

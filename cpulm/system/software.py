@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -29,7 +30,7 @@ class Torch:
 
 @dataclass(frozen=True)
 class Compiler:
-    """A C++ compiler that answered: what to call, and its version."""
+    """A C++ compiler that answered: its version, and its command with options, quoted for a shell."""
 
     command: str
     version: str
@@ -88,19 +89,29 @@ def find_compiler(environ: Mapping[str, str] = os.environ) -> tuple[Compiler | N
     asked = environ.get("CXX")
     problem = f"CXX={asked} is not found" if asked else "none is found"
     for name in [asked] if asked else _compiler_names():
-        command = shutil.which(name, path=environ.get("PATH"))
-        if command is None or _is_apple_stub(command):
+        command, *options = _words(name, environ) or [""]
+        if not command or _is_apple_stub(command):
             continue
         if Path(command).stem.lower() == "cl":
             version, wrong = _ask_msvc(command)
         else:
-            version, wrong = _ask_compiler(command, environ)
+            version, wrong = _ask_compiler([command, *options], environ)
         if not wrong:
             wrong = _missing_python_header()
         if not wrong:
-            return Compiler(command, version), ""
+            words = command if os.name == "nt" else shlex.join((command, *options))
+            return Compiler(words, version), ""
         problem = f"{Path(command).name}: {wrong}"
     return None, problem
+
+
+def _words(name: str, environ: Mapping[str, str]) -> list[str]:
+    """The command's full path and its options, as in ``CXX="ccache g++"``; nothing if it is not found."""
+    readings = [[name]] if os.name == "nt" else [[name], shlex.split(name)]
+    for command, *options in filter(None, readings):
+        if found := shutil.which(command, path=environ.get("PATH")):
+            return [found, *options]
+    return []
 
 
 def parse_macros(text: str) -> str:
@@ -156,14 +167,14 @@ def _is_apple_stub(command: str) -> bool:
     return False
 
 
-def _ask_compiler(command: str, environ: Mapping[str, str]) -> tuple[str, str]:
+def _ask_compiler(command: list[str], environ: Mapping[str, str]) -> tuple[str, str]:
     """Version and problem of a compiler that takes GCC's options: it has to find C's and OpenMP's headers."""
     prefixes = [environ.get("OMP_PREFIX", ""), environ.get("CONDA_PREFIX", "")]
     if sys.platform == "darwin":
         prefixes += ["/opt/homebrew/opt/libomp", "/usr/local/opt/libomp"]
     folders = [f"-I{Path(prefix) / 'include'}" for prefix in prefixes if prefix]
     source = "#include <stdlib.h>\n#include <omp.h>\n"
-    answer = _ask([command, "-E", "-dM", "-x", "c++", *folders, "-"], source)
+    answer = _ask([*command, "-E", "-dM", "-x", "c++", *folders, "-"], source)
     if answer is None:
         return "", "does not answer"
     if answer.returncode == 0:

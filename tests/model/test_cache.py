@@ -66,6 +66,6 @@ def test_room_is_bounded() -> None:
         KVCache(SMALL, 1, 25)
     model, cache = model_of(SMALL), KVCache(SMALL, 1, 6)
     model(tokens(1, 4), cache=cache)
-    with pytest.raises(ValueError, match="7 tokens where there is room for 6"):
+    with pytest.raises(ValueError, match="7 tokens, and the limit is 6"):
         model(tokens(1, 3), cache=cache)
     assert cache.length == 4

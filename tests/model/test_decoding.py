@@ -105,7 +105,7 @@ def test_narrower_vectors_give_the_same(
     compiler = request.getfixturevalue("gcc_like")
     flags = [flag for flag in library._flags() if flag != "-march=native"] + lanes_of
     monkeypatch.setattr(library, "_flags", lambda: flags)
-    path = library.compiled(compiler.command, compiler.version, "this machine", tmp_path)
+    path = library.compile_kernels(compiler.command, compiler.version, "this machine", tmp_path)[0]
     idx = tokens(2, 8)
     for settings in (QWEN3, GPT2):
         wanted, _ = in_pieces(model_of(settings, None), idx, [1] * 8)

@@ -36,10 +36,10 @@ def quantizer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(library, "_flags", lambda: flags)
             folder = tmp_path_factory.mktemp("kernels")
-            path = library.compiled(compiler.command, compiler.version, "this machine", folder)
+            path = library.compile_kernels(compiler.command, compiler.version, "this machine", folder)[0]
     kernels = Kernels(path)
     # Without fast instructions the same functions are right, though slow.
-    return kernels.int8 or Int8Kernels(library.opened(path), kernels.lanes)
+    return kernels.int8 or Int8Kernels(library.load(path), kernels.lanes)
 
 
 def values(*shape: int, seed: int) -> Tensor:
@@ -130,7 +130,7 @@ def test_factors_that_do_not_fit_are_refused(quantizer: Quantizer) -> None:
     if isinstance(quantizer, TorchQuantizer):
         pytest.skip("torch refuses them itself")
     left, right = quantizer.left_and_right(values(16, 32, seed=0).detach())
-    with pytest.raises(ValueError, match="no product"):
+    with pytest.raises(ValueError, match="not a product"):
         quantizer.product(left, right)
 
 
@@ -270,8 +270,8 @@ def a_head() -> tuple[Tensor, Tensor, Tensor]:
 def test_the_head_is_within_one_part_in_fifty(
     kernels: Int8Kernels, logits_at_once: int, bytes_at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(int8_head_loss, "PROBABILITIES_AT_ONCE", bytes_at_once)
-    monkeypatch.setattr(int8_head_loss, "LOGITS_AT_ONCE", logits_at_once)
+    monkeypatch.setattr(int8_head_loss, "INT8_PROBABILITIES_AT_ONCE", bytes_at_once)
+    monkeypatch.setattr(int8_head_loss, "INT8_LOGITS_IN_CHUNK", logits_at_once)
     x, weight, targets = a_head()
     ours = int8_head_loss.head_loss(kernels, x, weight, targets)
     plain = F.cross_entropy(F.linear(x, weight), targets)
@@ -286,7 +286,7 @@ def test_the_head_is_within_one_part_in_fifty(
 def test_what_arrives_backward_scales_the_gradients_of_the_head(
     kernels: Int8Kernels, bytes_at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(int8_head_loss, "PROBABILITIES_AT_ONCE", bytes_at_once)
+    monkeypatch.setattr(int8_head_loss, "INT8_PROBABILITIES_AT_ONCE", bytes_at_once)
     x, weight, targets = a_head()
     whole = torch.autograd.grad(int8_head_loss.head_loss(kernels, x, weight, targets), (x, weight))
     eighth = torch.autograd.grad(int8_head_loss.head_loss(kernels, x, weight, targets) / 8, (x, weight))
@@ -297,7 +297,7 @@ def test_what_arrives_backward_scales_the_gradients_of_the_head(
 def test_the_heads_gradient_is_added_to_that_of_earlier_micro_batches(
     kernels: Int8Kernels, bytes_at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(int8_head_loss, "PROBABILITIES_AT_ONCE", bytes_at_once)
+    monkeypatch.setattr(int8_head_loss, "INT8_PROBABILITIES_AT_ONCE", bytes_at_once)
     x, weight, targets = a_head()
     (int8_head_loss.head_loss(kernels, x, weight, targets) / 8).backward()
     assert weight.grad is not None

@@ -17,7 +17,7 @@ from torch import Tensor
 from cpulm.model import fused, native_ops
 from cpulm.model.transformer import rope_tables
 from cpulm.native.kernels import AttentionShape, Kernels, QKTransform
-from cpulm.native.library import KernelsUnavailableError, compiled
+from cpulm.native.library import KernelsUnavailableError, compile_kernels
 
 EPS = 1e-6
 
@@ -222,5 +222,5 @@ def test_a_width_that_is_no_multiple_of_the_vectors_does_not_fit(kernels: Kernel
 
 def test_a_compiler_that_fails_says_why(tmp_path: Path) -> None:
     with pytest.raises(KernelsUnavailableError, match="false"):
-        compiled("/bin/false", "0", "a CPU", tmp_path)
+        compile_kernels("/bin/false", "0", "a CPU", tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -197,5 +197,5 @@ def test_bf16_autocast_runs_and_stays_near() -> None:
 
 
 def test_too_many_tokens_are_refused() -> None:
-    with pytest.raises(ValueError, match="17 tokens where there is room for 16"):
+    with pytest.raises(ValueError, match="17 tokens, and the limit is 16"):
         model_of(SMALL)(tokens(length=17))

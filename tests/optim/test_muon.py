@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cpulm.native.int8 import Int8Kernels
 from cpulm.native.kernels import Kernels
-from cpulm.native.library import opened
+from cpulm.native.library import load
 from cpulm.optim.muon import Muon, orthogonalise
 
 SHAPES = [(12, 12), (12, 30), (30, 12), (12, 12), (4, 9)]
@@ -56,7 +56,7 @@ def test_zero_gives_zero() -> None:
 @pytest.fixture(scope="module")
 def kernels(kernels_library: Path) -> Int8Kernels:
     kernels = Kernels(kernels_library)
-    return kernels.int8 or Int8Kernels(opened(kernels_library), kernels.lanes)
+    return kernels.int8 or Int8Kernels(load(kernels_library), kernels.lanes)
 
 
 def pair(shape: tuple[int, ...]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
@@ -234,5 +234,5 @@ def test_closure_gives_the_loss() -> None:
 
 @pytest.mark.parametrize(("shape", "block_rows"), [((5,), None), ((2, 3, 4), None), ((10, 4), 3)])
 def test_only_matrices_of_whole_blocks_are_taken(shape: tuple[int, ...], block_rows: int | None) -> None:
-    with pytest.raises(ValueError, match="is no matrix of blocks"):
+    with pytest.raises(ValueError, match="is not a matrix of blocks"):
         Muon([{"params": [nn.Parameter(torch.zeros(shape))], "block_rows": block_rows}])

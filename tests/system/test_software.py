@@ -88,6 +88,15 @@ def test_a_real_compiler_is_found() -> None:
     assert problem == ""
 
 
+@posix
+def test_a_compiler_may_be_called_by_another_program(tmp_path: Path) -> None:
+    program(tmp_path, "ccache", 'echo "#define __VERSION__ \\"$*\\""')
+    compiler, problem = find_compiler({"PATH": str(tmp_path), "CXX": "ccache g++ -m64"})
+    assert compiler is not None, problem
+    assert compiler.command == f"{tmp_path}/ccache g++ -m64"
+    assert compiler.version.startswith("g++ -m64 -E")
+
+
 def test_no_compiler(tmp_path: Path) -> None:
     assert find_compiler({"PATH": str(tmp_path)}) == (None, "none is found")
     assert find_compiler({"PATH": str(tmp_path), "CXX": "icpx"}) == (None, "CXX=icpx is not found")

@@ -1,0 +1,55 @@
+"""The activations and the shapes of linear layers, for all who build, count or measure them."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+Activation = Literal["swiglu", "gelu", "gelu_erf", "relu", "relu2"]
+
+
+class ActivationCosts(NamedTuple):
+    """What counting parameters and memory needs to know of an activation.
+
+    Attributes:
+        gated: whether it multiplies by a gate, a second projection of the same width.
+        keeps_result: whether its backward pass reads its result, which the next layer keeps anyway.
+        temporaries: numbers for each of the MLP's hidden units that torch allocates in its backward pass.
+    """
+
+    gated: bool = False
+    keeps_result: bool = False
+    temporaries: int = 0
+
+
+ACTIVATIONS: dict[Activation, ActivationCosts] = {
+    "swiglu": ActivationCosts(gated=True, temporaries=1),
+    "gelu": ActivationCosts(),
+    "gelu_erf": ActivationCosts(),
+    "relu": ActivationCosts(keeps_result=True),
+    "relu2": ActivationCosts(temporaries=2),
+}
+"""The activations; ``cpulm.model.activations`` has their formulas."""
+
+
+class LinearShape(NamedTuple):
+    """The shape of a linear layer.
+
+    Attributes:
+        inputs: columns of its weight.
+        outputs: rows of its weight.
+        matrix_rows: rows of each of the matrices that lie one below the other in the weight: a head of the
+            joint projection, gate or up. Muon orthogonalizes each by itself.
+    """
+
+    inputs: int
+    outputs: int
+    matrix_rows: int
+
+
+class BlockLayers(NamedTuple):
+    """The linear layers of one block."""
+
+    qkv: LinearShape
+    out: LinearShape
+    up: LinearShape
+    down: LinearShape

@@ -1,0 +1,56 @@
+"""The exported C functions and their argument types, which a library has to confirm when it is loaded."""
+
+from __future__ import annotations
+
+import ctypes
+
+TYPES: dict[str, type] = {
+    "p": ctypes.c_void_p,
+    "f": ctypes.c_float,
+    "i": ctypes.c_int32,
+    "u": ctypes.c_uint32,
+    "q": ctypes.c_int64,
+}
+"""A pointer, float, int32_t, uint32_t and int64_t, as ``abi.h`` writes them."""
+
+SIGNATURES = {
+    "cpulm_lanes": "",
+    "cpulm_fast_int8": "",
+    "cpulm_dropout": "pquufpi",
+    "cpulm_rms_norm_forward": "ppfqqppi",
+    "cpulm_rms_norm_backward": "ppppqqpppi",
+    "cpulm_swiglu_forward": "pqqpi",
+    "cpulm_swiglu_backward": "ppqqpi",
+    "cpulm_relu2_forward": "pqpi",
+    "cpulm_relu2_backward": "ppqpi",
+    "cpulm_attention_workspace": "ii",
+    "cpulm_attention_forward": "piiiiippppfpuufpppi",
+    "cpulm_attention_backward": "ppppiiiiippppfpuufpppi",
+    "cpulm_decode_workspace": "pi",
+    "cpulm_decode": "ppfqppppi",
+    "cpulm_quantize": "pqqppppupi",
+    "cpulm_pack_transposed": "pqqpi",
+    "cpulm_pack_rows": "pqqpqqui",
+    "cpulm_int8_product": "pipqqqppppipii",
+    "cpulm_softmax": "pqqppppi",
+    "cpulm_muon_workspace": "qqqi",
+    "cpulm_muon": "pppqqqqfffifffpi",
+}
+"""Argument types by the codes of :data:`TYPES`."""
+
+RESULTS: dict[str, type] = {
+    "cpulm_lanes": ctypes.c_int32,
+    "cpulm_fast_int8": ctypes.c_int32,
+    "cpulm_attention_workspace": ctypes.c_int64,
+    "cpulm_decode_workspace": ctypes.c_int64,
+    "cpulm_muon_workspace": ctypes.c_int64,
+}
+"""Result types; the other functions return nothing."""
+
+NAME_LISTS = (
+    "cpulm_decode_norms",
+    "cpulm_decode_activations",
+    "cpulm_decode_sizes",
+    "cpulm_decode_tensors",
+)
+"""Functions that return names separated by spaces, in the order of the C code's numbers or memory."""

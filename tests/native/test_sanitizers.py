@@ -1,0 +1,79 @@
+"""All kernels, compiled without optimization and with sanitizers, on shapes with ragged ends.
+
+The compiler inlines nothing at -O0: two classes of one name then share one constructor, which frees a wrong
+pointer. The address sanitizer sees reads and writes beyond a tensor's end.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cpulm.native import library
+from cpulm.native.signatures import NAME_LISTS, SIGNATURES
+from cpulm.system.software import Compiler
+
+SANITIZERS = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+
+
+def compiled(compiler: Compiler, folder: Path, flags: list[str]) -> Path:
+    kept = [flag for flag in library._flags() if flag != "-O3"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(library, "_flags", lambda: [*kept, *flags])
+        return library.compile_kernels(compiler.command, compiler.version, "this machine", folder)[0]
+
+
+def exercise(path: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    program = Path(__file__).parent / "every_kernel.py"
+    command = [sys.executable, str(program), str(path)]
+    whole = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment}
+    return subprocess.run(command, env=whole, capture_output=True, text=True, check=False)
+
+
+def test_only_the_functions_that_python_calls_leave_a_unit(gcc_like: Compiler, tmp_path: Path) -> None:
+    """Different things of one name in two units, or two headers, would be taken for one by the linker."""
+    if shutil.which("nm") is None or platform.system() != "Linux":
+        pytest.skip("nm lists the names here")
+    path = compiled(gcc_like, tmp_path, ["-O0"])
+    listed = subprocess.run(["nm", "-D", "--defined-only", path], capture_output=True, text=True, check=True)
+    names = {line.split()[-1] for line in listed.stdout.splitlines()}
+    expected = {*SIGNATURES, *(f"{name}_signature" for name in SIGNATURES), *NAME_LISTS}
+    assert names == expected
+
+
+def test_every_kernel_without_optimization(gcc_like: Compiler, tmp_path: Path) -> None:
+    done = exercise(compiled(gcc_like, tmp_path, ["-O0"]))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("all kernels\n")
+
+
+def runtime_of(compiler: Compiler) -> str:
+    """The address sanitizer's library, which has to be loaded before Python."""
+    command = [*compiler.command.split(), "-print-file-name=libasan.so"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    if platform.system() != "Linux" or not Path(found).is_absolute():
+        pytest.skip("the compiler has no address sanitizer that can be loaded first")
+    return str(Path(found).resolve())
+
+
+def test_every_kernel_with_sanitizers(gcc_like: Compiler, tmp_path: Path) -> None:
+    runtime = runtime_of(gcc_like)
+    done = exercise(
+        compiled(gcc_like, tmp_path, SANITIZERS), LD_PRELOAD=runtime, ASAN_OPTIONS="detect_leaks=0"
+    )
+    assert done.returncode == 0, done.stderr[-5000:]
+    assert done.stdout.endswith("all kernels\n")
+
+
+def test_the_sanitizer_would_see_a_read_beyond_the_end(gcc_like: Compiler, tmp_path: Path) -> None:
+    runtime = runtime_of(gcc_like)
+    path = compiled(gcc_like, tmp_path, SANITIZERS)
+    done = exercise(path, LD_PRELOAD=runtime, ASAN_OPTIONS="detect_leaks=0", BEYOND_THE_END="1")
+    assert done.returncode != 0
+    assert "heap-buffer-overflow" in done.stderr
