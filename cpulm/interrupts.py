@@ -55,7 +55,7 @@ class StopRequest:
         if self.why is None:
             self.why = why
             if self._may_leave_at_once:
-                _interrupt_main_thread()
+                self._interrupt_main_thread()
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
@@ -77,7 +77,8 @@ class StopRequest:
     def __enter__(self) -> StopRequest:
         for name in _SIGNALS:
             number = getattr(signal, name, None)
-            if number is not None:
+            # Whoever ignored a signal before us meant it: nohup ignores SIGHUP, a shell's `&` SIGINT.
+            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
                 self._previous[number] = signal.signal(number, self._note)
         self._watch_signals()
         return self
@@ -131,11 +132,13 @@ class StopRequest:
             self._leave()
         os._exit(130)
 
-
-def _interrupt_main_thread() -> None:
-    """Run the main thread's handler of SIGTERM, also where that thread waits for a program or the disk."""
-    main = threading.main_thread().ident
-    if hasattr(signal, "pthread_kill") and main is not None:
-        signal.pthread_kill(main, signal.SIGTERM)
-    else:
-        signal.raise_signal(signal.SIGTERM)
+    def _interrupt_main_thread(self) -> None:
+        """Run :meth:`_note` in the main thread, even while that thread waits for a program or the disk."""
+        main = threading.main_thread().ident
+        number = next((number for number in self._previous if number != signal.SIGINT), None)
+        if number is None:  # all of them are ignored: the section ends by itself
+            return
+        if hasattr(signal, "pthread_kill") and main is not None:
+            signal.pthread_kill(main, number)
+        else:
+            signal.raise_signal(number)

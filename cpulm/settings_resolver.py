@@ -15,13 +15,13 @@ from typing import Any, Literal, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from cpulm.command import ENV_PREFIX, is_setting
 from cpulm.errors import SettingsError
 from cpulm.preset_files import preset_names as preset_names  # also known by its name here
 from cpulm.preset_files import presets_folder as presets_folder
 from cpulm.settings import HORIZONS, Settings
 
 Layer = dict[str, Any]
-ENV_PREFIX = "CPULM_"
 
 _SEE_ALL = "see `cpulm train --print-config` for all settings"
 
@@ -175,7 +175,7 @@ def _from_environment(environ: Mapping[str, str]) -> Layer:
     sections = _sections()
     layer: Layer = {}
     for name, text in environ.items():
-        if not name.upper().startswith(ENV_PREFIX) or "__" not in name or not text:
+        if not is_setting(name) or not text:
             continue
         key = name[len(ENV_PREFIX) :].lower().replace("__", ".", 1)
         if key.split(".")[0] not in sections:

@@ -94,7 +94,7 @@ def _make_venv(venv: Path, python: Path) -> None:
     if version is None:
         _require_own_python()
         _say(f"making {venv} with Python {sys.version.split()[0]}")
-        made = subprocess.run([sys.executable, "-m", "venv", "--clear", str(venv)], check=False)
+        made = subprocess.run([sys.executable, "-I", "-m", "venv", "--clear", str(venv)], check=False)
         if made.returncode:
             _fail(f"Python could not make {venv}", "see what it says above")
     elif not OLDEST <= version <= NEWEST:
@@ -102,8 +102,10 @@ def _make_venv(venv: Path, python: Path) -> None:
             f"{venv} is of Python {version[0]}.{version[1]}, and cpulm needs {_range()}",
             f"remove the folder {venv} and run this again",
         )
-    elif subprocess.run([python, "-c", "import pip"], stderr=subprocess.DEVNULL, check=False).returncode:
-        subprocess.run([python, "-m", "ensurepip"], stdout=subprocess.DEVNULL, check=True)
+    elif subprocess.run(
+        [python, "-I", "-c", "import pip"], stderr=subprocess.DEVNULL, check=False
+    ).returncode:
+        subprocess.run([python, "-I", "-m", "ensurepip"], stdout=subprocess.DEVNULL, check=True)
 
 
 def _version_of(python: Path) -> tuple[int, int] | None:
@@ -136,7 +138,7 @@ def _require_own_python() -> None:
 
 
 def _install(root: Path, python: Path, extra: str) -> None:
-    command = [str(python), "-m", "pip", "install", "--no-input", "--prefer-binary"]
+    command = [str(python), "-I", "-m", "pip", "install", "--no-input", "--prefer-binary"]
     command += ["--disable-pip-version-check", "--constraint", str(root / "constraints.txt")]
     index_answers = sys.platform == "linux" and _answers(f"{CPU_INDEX}/torch/")
     if index_answers:

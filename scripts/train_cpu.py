@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import TextIO
@@ -35,8 +36,7 @@ def main(arguments: list[str]) -> int:
     newest = max(written, key=lambda path: path.stat().st_mtime_ns)
     if "--json" not in arguments:
         print(file=sys.stderr, flush=True)
-        python = environment.program(environment.ROOT / ".venv", "python")
-        _follow([str(python), "-m", "cpulm.overnight.summary", str(newest.parent)], stdout=sys.stderr)
+        _follow([str(cpulm), "summary", "--", str(newest.parent)], stdout=sys.stderr)
     if code == STOPPED:
         print(f'\ngo on with: "{cpulm}" resume "{newest.parent}"', file=sys.stderr)
     best = newest.with_name("best.pt")
@@ -73,17 +73,23 @@ def _follow(command: list[str], stdout: TextIO | None = None) -> int:
     Ctrl-C reaches the program from the terminal, as a member of the same group: it saves and ends by
     itself, and this one only has to outlive it. Other requests to end are handed on.
     """
-    signal.signal(signal.SIGINT, _outlive)
+    _handle(signal.SIGINT, _outlive)
     with subprocess.Popen(command, stdout=stdout) as process:
 
         def hand_on(number: int, _: FrameType | None) -> None:
             process.send_signal(number)
 
-        signal.signal(signal.SIGTERM, hand_on)
+        _handle(signal.SIGTERM, hand_on)
         if os.name != "nt":
-            signal.signal(signal.SIGHUP, hand_on)
+            _handle(signal.SIGHUP, hand_on)
         code = process.wait()
     return code if code >= 0 else 128 - code
+
+
+def _handle(number: int, handler: Callable[[int, FrameType | None], None]) -> None:
+    """Handle a signal unless it was ignored before: with nohup or a shell's ``&`` that is on purpose."""
+    if signal.getsignal(number) is not signal.SIG_IGN:
+        signal.signal(number, handler)
 
 
 def _outlive(number: int, frame: FrameType | None) -> None:

@@ -26,7 +26,7 @@ SOURCES = sorted(
 
 GROUND = (
     *("errors", "exit_codes", "units", "atomic", "cache_dir", "run_dir", "events", "progress", "interrupts"),
-    *("layer_shapes", "settings", "settings_resolver", "preset_files", "typed_json"),
+    *("command", "layer_shapes", "settings", "settings_resolver", "preset_files", "typed_json"),
 )
 """Modules of the ground, which every room may import; ``native`` only :data:`GROUND_OF_NATIVE`."""
 

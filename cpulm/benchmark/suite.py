@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from typing import Any
 
 from cpulm.benchmark.step_benchmark import Peak, Result, Sizes, measure, measure_peak
+from cpulm.command import cpulm_command, last_error, last_line, log_environment
 from cpulm.data.prepare import prepare
 from cpulm.errors import ResourceError, StoppedError
 from cpulm.estimate import requirements
@@ -17,6 +17,7 @@ from cpulm.events import Listener, Progress
 from cpulm.execution.compilation import compile_key, decide_compile
 from cpulm.execution.precision import block_shape
 from cpulm.execution.runtime import Runtime, choose_runtime
+from cpulm.exit_codes import exit_in_words
 from cpulm.interrupts import StopRequest
 from cpulm.preset_files import preset_names
 from cpulm.settings import Settings
@@ -73,14 +74,19 @@ def benchmark_all(arguments: list[str], *, show: Listener) -> list[dict[str, Any
     with StopRequest() as stop:
         for done, name in enumerate(names):
             show(Progress(stage="measuring", done=done, total=len(names), unit="presets"))
-            command = [sys.executable, "-m", "cpulm", "benchmark", "--preset", name, "--quick", "--json"]
-            ran = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
+            command = cpulm_command("benchmark", f"--preset={name}", "--quick", "--json", *arguments)
+            ran = subprocess.run(
+                command, capture_output=True, encoding="utf-8", env=log_environment(), check=False
+            )
             if stop():
                 raise StoppedError("while measuring", "run the command again")
             if ran.returncode == ResourceError.exit_code:
                 continue
             if ran.returncode:
-                raise ResourceError(f"measuring {name} failed: {ran.stderr.strip()}", "see what it says")
+                why = last_error(ran.stderr) or last_line(ran.stderr) or exit_in_words(ran.returncode)
+                raise ResourceError(
+                    f"measuring {name} failed: {why}", f"try `cpulm benchmark --preset {name} --quick`"
+                )
             records.append(json.loads(ran.stdout))
             show(
                 Progress(

@@ -17,6 +17,8 @@ from cpulm.cli.generate import generate
 from cpulm.cli.resume import resume
 from cpulm.cli.runs import runs
 from cpulm.cli.stop import stop
+from cpulm.cli.summary import summary
+from cpulm.cli.supervise import supervise
 from cpulm.cli.sweep import sweep
 from cpulm.cli.sysinfo import sysinfo
 from cpulm.cli.tokenize import tokenize
@@ -44,6 +46,8 @@ app.command()(tokenize)
 app.command("at-boot")(at_boot)
 app.command()(benchmark)
 app.command()(sysinfo)
+app.command(hidden=True)(supervise)
+app.command(hidden=True)(summary)
 
 
 def _show_version(asked: bool) -> None:
@@ -63,13 +67,30 @@ def cpulm(
 
 def main() -> NoReturn:
     """Run the command line; errors a user can mend end as one message, one hint and an exit code."""
+    _open_missing_streams()
     try:
-        app()
+        app(prog_name="cpulm")
     except CpulmError as error:
         _end(error)
     except KeyboardInterrupt:
         _end(AbortedError("aborted"))
     sys.exit(0)
+
+
+def _open_missing_streams() -> None:
+    """Give this process its three standard streams: what is closed goes nowhere.
+
+    ``2>&-`` closes one, and pythonw.exe has none: Python's stream is None, and the next file that is opened
+    (a checkpoint, say) gets the free number, into which every library then writes its warnings.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            stream = open(os.devnull, mode, encoding="utf-8")  # noqa: PTH123, SIM115 - lives on as that
+            setattr(sys, name, stream)
+            setattr(sys, f"__{name}__", stream)
 
 
 def _end(error: CpulmError) -> NoReturn:

@@ -15,12 +15,13 @@ from typing import IO, Any
 import typer
 
 from cpulm import run_dir
+from cpulm.command import cpulm_command, log_environment
 from cpulm.errors import AbortedError, ResourceError, SettingsError
 from cpulm.run_dir import RunDir
 
+_Watcher = tuple[str, int, str]
 _LOOK_SECONDS = 0.2
 _DECIDED = ("--overnight", "--headless", "--json", "--resume")
-_SUPERVISOR = (sys.executable, "-m", "cpulm.overnight.supervisor")
 
 
 def begin(arguments: Sequence[str], out: Path | None, stem: str, *, json: bool) -> None:
@@ -40,7 +41,7 @@ def begin(arguments: Sequence[str], out: Path | None, stem: str, *, json: bool) 
     log = run.path.absolute().with_name(f"{run.name}.overnight.log")
     log.unlink(missing_ok=True)
     try:
-        _hand_over("train", run, log, for_child(arguments), json)
+        _hand_over(run, log, for_child(arguments), new=True, json=json)
     finally:
         with contextlib.suppress(OSError):
             if not any(run.path.iterdir()):
@@ -72,7 +73,7 @@ def go_on(path: Path, end: Mapping[str, Any], changes: Mapping[str, Any], *, jso
             f"{run.path} is trained overnight already, watched by process {night.pid}",
             f"see it with `cpulm watch {run.path}`, stop it with `cpulm stop {run.path}`",
         )
-    _hand_over("resume", run, supervisor_state.log_path(run), as_flags({**end, **changes}), json)
+    _hand_over(run, supervisor_state.log_path(run), as_flags({**end, **changes}), new=False, json=json)
 
 
 def for_child(arguments: Sequence[str]) -> list[str]:
@@ -100,9 +101,10 @@ def as_flags(settings: Mapping[str, Any]) -> list[str]:
     return flags
 
 
-def _hand_over(what: str, run: RunDir, log: Path, arguments: list[str], json: bool) -> None:
+def _hand_over(run: RunDir, log: Path, arguments: list[str], *, new: bool, json: bool) -> None:
     """Start the supervisor and show its log until the run has begun or has ended."""
-    since = time.time()
+    before = _watcher(run)
+    kind = ["--new"] if new else []
     try:
         at = log.stat().st_size if log.exists() else 0
         file = log.open("ab")
@@ -110,7 +112,8 @@ def _hand_over(what: str, run: RunDir, log: Path, arguments: list[str], json: bo
         raise ResourceError(f"cannot write {log}: {error.strerror}", "choose another --out") from error
     with file:
         supervisor = subprocess.Popen(
-            [*_SUPERVISOR, what, str(run.path), str(log), *arguments],
+            cpulm_command("supervise", *kind, f"--log={log}", "--", str(run.path), *arguments),
+            env=log_environment(),
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=file,
@@ -119,13 +122,13 @@ def _hand_over(what: str, run: RunDir, log: Path, arguments: list[str], json: bo
     with log.open("rb") as said:
         said.seek(at)
         try:
-            code = _follow(supervisor, run, said, since)
+            code = _follow(supervisor, run, said, before)
         except KeyboardInterrupt:
             _stop(supervisor)
             _show(said)
             raise AbortedError("stopped before the run had begun") from None
-    if code is not None and not _has_begun(run, since):
-        if what == "train":
+    if code is not None and _watcher(run) == before:
+        if new:
             log.unlink(missing_ok=True)
         raise typer.Exit(code)
     _say_where(run, json)
@@ -133,24 +136,29 @@ def _hand_over(what: str, run: RunDir, log: Path, arguments: list[str], json: bo
         raise typer.Exit(code)
 
 
-def _follow(supervisor: subprocess.Popen[bytes], run: RunDir, said: IO[bytes], since: float) -> int | None:
+def _follow(
+    supervisor: subprocess.Popen[bytes], run: RunDir, said: IO[bytes], before: _Watcher | None
+) -> int | None:
     """Show the log until the run has begun (None) or the supervisor has ended (its exit code)."""
     while True:
         code = supervisor.poll()
         _show(said)
         if code is not None:
             return code
-        if _has_begun(run, since):
+        if _watcher(run) != before:
             return None
         time.sleep(_LOOK_SECONDS)
 
 
-def _has_begun(run: RunDir, since: float) -> bool:
-    """Whether there is a record of this night: the supervisor writes it once the run has begun."""
+def _watcher(run: RunDir) -> _Watcher | None:
+    """The process that the record of the run's night names; another one than before once the run has begun.
+
+    A process and not a time: the clock may be set back at any moment.
+    """
     from cpulm.runs import supervisor_state
 
     night = supervisor_state.read(run)
-    return night is not None and night.since >= since
+    return None if night is None else night.watcher()
 
 
 def _show(said: IO[bytes]) -> None:

@@ -95,6 +95,7 @@ def _wait_for_end(run: RunDir) -> None:
     try:
         with waiting(f"{run.path}: asked to stop; it ends its step and saves") as show:
             while is_at_work(run):
+                _wake(run)
                 if not run.stop.exists():
                     # A process that was just starting has taken the request for an old one.
                     ask_to_stop(run)
@@ -104,6 +105,28 @@ def _wait_for_end(run: RunDir) -> None:
         raise AbortedError(
             f"not waiting any more; {run.path} is still asked to stop", "see how it stands: `cpulm runs`"
         ) from None
+
+
+def _wake(run: RunDir) -> None:
+    """Let a suspended run, or its supervisor, go on: it cannot save otherwise.
+
+    Raises:
+        SettingsError: if this user may not do that.
+    """
+    from cpulm.errors import SettingsError
+    from cpulm.runs.status import processes_of
+    from cpulm.system import process
+    from cpulm.ui.console import say
+
+    for pid in processes_of(run):
+        if not process.is_suspended(pid):
+            continue
+        if not process.wake(pid):
+            raise SettingsError(
+                f"process {pid}, which trains {run.path}, is suspended, and only its owner can continue it",
+                f"it saves and ends after `kill -CONT {pid}`",
+            )
+        say(f"process {pid} was suspended (Ctrl-Z or SIGSTOP): continued, so that it can save and end")
 
 
 def _say(now: RunStatus, *, asked: bool) -> None:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.sax.saxutils import escape
 
+from cpulm.command import cpulm_command
 from cpulm.errors import ResourceError, SettingsError
 from cpulm.run_dir import RunDir
 
@@ -55,10 +56,10 @@ def entry(run: RunDir, *, system: str = sys.platform, home: Path | None = None) 
         home: the user's own folder, or None for the real one.
     """
     home = home or Path.home()
-    command = [sys.executable, "-m", "cpulm.overnight.supervisor", "at-boot", str(run.path)]
+    command = cpulm_command("supervise", "--at-boot", "--", str(run.path), window=system != "win32")
     name = entry_name(run)
     if system == "win32":
-        return _task(name, [_without_window(sys.executable), *command[1:]], run)
+        return _task(name, command, run)
     if system == "darwin":
         return _agent(name, command, run, home)
     return _unit(name, command, run, home)
@@ -204,12 +205,6 @@ def _agent(name: str, command: Sequence[str], run: RunDir, home: Path) -> Entry:
 
 
 # Windows
-
-
-def _without_window(python: str) -> str:
-    """``pythonw.exe`` beside ``python.exe``: at login no black window opens."""
-    quiet = Path(python).with_name("pythonw.exe")
-    return str(quiet) if quiet.is_file() else python
 
 
 def _task(name: str, command: Sequence[str], run: RunDir) -> Entry:

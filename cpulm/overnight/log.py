@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 LIMIT_BYTES = 4 * 2**20
-_TAIL_BYTES = 16 * 2**10
 
 
 class Log:
@@ -27,17 +26,6 @@ class Log:
         """Add a line with the time; a full disk must not end the night."""
         with contextlib.suppress(OSError):
             self.file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} overnight: {text}\n".encode())
-
-    def last_error(self, since: int) -> str:
-        """The last line that begins with ``error:`` behind the byte ``since``, without that word."""
-        try:
-            with self.path.open("rb") as file:
-                file.seek(max(since, self.size() - _TAIL_BYTES))
-                lines = file.read().decode("utf-8", "replace").splitlines()
-        except OSError:
-            return ""
-        errors = [line.removeprefix("error:").strip() for line in lines if line.startswith("error:")]
-        return errors[-1] if errors else ""
 
     def size(self) -> int:
         """Bytes in the file."""

@@ -6,10 +6,10 @@ its limit, and nothing that goes wrong there is to change what became of the run
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 
+from cpulm.command import cpulm_command, last_error, last_line, log_environment
+from cpulm.exit_codes import exit_in_words
 from cpulm.run_dir import RunDir
 from cpulm.system.allocator import release_memory
 
@@ -22,7 +22,7 @@ def write_report(run: RunDir) -> str:
     if not run.latest.is_file():
         return ""  # a folder without one is free for the next run, and is to stay so
     release_memory()  # the run's: both processes may have to fit where it filled the memory alone
-    command = [sys.executable, "-m", "cpulm", "analyze", "--html", str(run.report), "--", str(run.path)]
+    command = cpulm_command("analyze", f"--html={run.report}", "--", str(run.path))
     try:
         done = subprocess.run(
             command,
@@ -30,7 +30,7 @@ def write_report(run: RunDir) -> str:
             capture_output=True,
             encoding="utf-8",
             errors="replace",
-            env={**os.environ, "PYTHONIOENCODING": "utf-8", "NO_COLOR": "1"},
+            env=log_environment(),
             timeout=_LONGEST_SECONDS,
             creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
             check=False,
@@ -38,9 +38,8 @@ def write_report(run: RunDir) -> str:
     except (OSError, subprocess.SubprocessError, KeyboardInterrupt) as error:
         return f"{run.report} was not written: {type(error).__name__} {error}".rstrip()
     if done.returncode:
-        said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        why = next((line for line in said if line.startswith("error: ")), said[-1] if said else "")
-        return f"{run.report} was not written: {why.removeprefix('error: ') or done.returncode}"
+        why = last_error(done.stderr) or last_line(done.stderr) or exit_in_words(done.returncode)
+        return f"{run.report} was not written: {why}"
     return ""
 
 

@@ -9,9 +9,7 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
-import sys
 import time
-from pathlib import Path
 from typing import Any
 
 from cpulm.atomic import write_text
@@ -169,7 +167,7 @@ def _beginning(part: Attempt, previous: Attempt | None) -> str:
         return f"started from step {step:,}" if step else "started"
     text = "started again" + (f" from step {step:,}" if step is not None else " from the beginning")
     if previous.pause_seconds is not None:
-        text += f", after {format_duration(part.began - (previous.ended or part.began))}"
+        text += f", after {format_duration(max(0.0, part.began - (previous.ended or part.began)))}"
     lost = (previous.step or 0) - (step or 0)
     return f"{text}; {lost:,} step{'s' * (lost != 1)} to train once more" if lost > 0 else text
 
@@ -217,14 +215,3 @@ def _quoted(path: str) -> str:
 
 def _clock(when: float) -> str:
     return time.strftime("%a %d %b %H:%M", time.localtime(float(when)))
-
-
-def main() -> int:
-    """Write the summary of the run that is named, and show it."""
-    text = write_summary(RunDir(Path(sys.argv[1])))
-    sys.stdout.buffer.write(text.encode(sys.stdout.encoding or "utf-8", "replace"))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

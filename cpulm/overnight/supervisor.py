@@ -1,18 +1,15 @@
-"""Brings a run home: starts it, starts it again after a crash, and knows when to leave it alone.
+"""Watches an overnight run: starts it, starts it again after a crash, and decides when to stop trying.
 
-A process of its own, ``python -m cpulm.overnight.supervisor``, that loads neither torch nor anything that
-draws, so that it costs next to nothing beside the training, and what takes the training down (memory,
-a bug in a library) does not take it along.
+It is a process of its own, ``cpulm supervise``. It loads neither torch nor anything that draws: it needs
+little memory beside the training, and what kills the training (memory, a bug in a library) leaves it alive.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -20,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from cpulm.command import cpulm_command, last_error, log_environment, read_tail
 from cpulm.errors import CpulmError
 from cpulm.exit_codes import exit_in_words
 from cpulm.overnight import summary as nights
@@ -53,8 +51,8 @@ NO_ROOM_RUNGS = 3
 SUMMARY_SECONDS = 600.0
 """How old the summary gets while all goes well: someone may look in the middle of the night."""
 
-# At login on Windows this is pythonw.exe, which has no standard streams to hand on.
-PROGRAM = (re.sub(r"(?i)pythonw\.exe$", "python.exe", sys.executable), "-m", "cpulm")
+_CLOCK_SLACK_SECONDS = 0.5
+"""A clock that is adjusted gently stays within this from one look to the next."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +110,7 @@ class Supervisor:
         night: the record to keep.
         first: what the first process is given: ``train ...`` or ``resume RUN ...``.
         begun: True where the night is gone on with.
-        program: what is started with these arguments.
+        program: what is started with these arguments; None for cpulm itself.
         pauses: see :data:`PAUSES`.
         tick_seconds: how often the request to stop and the process are looked at.
     """
@@ -125,18 +123,20 @@ class Supervisor:
         log: Log,
         *,
         begun: bool = False,
-        program: Sequence[str] = PROGRAM,
+        program: Sequence[str] | None = None,
         pauses: Sequence[float] = PAUSES,
         tick_seconds: float = 1.0,
     ) -> None:
         self._run, self._night, self._first, self._log = run, night, list(first), log
         self._begun = begun
-        self._program, self._pauses, self._tick = list(program), pauses, tick_seconds
+        self._program = cpulm_command() if program is None else list(program)
+        self._pauses, self._tick = pauses, tick_seconds
         self._wake = threading.Event()
         self._stop_asked = self._shut_down = False
         self._old_request = _changed_at(run.stop)
         self._child: subprocess.Popen[bytes] | None = None
         self._summary_due = 0.0
+        self._clock = time.time() - time.monotonic()
 
     def work(self) -> int:
         """See the run through the night.
@@ -170,7 +170,7 @@ class Supervisor:
             stdin=subprocess.DEVNULL,
             stdout=self._log.file,
             stderr=subprocess.STDOUT,
-            env=_environment(),
+            env=log_environment(),
             creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
         )
         self._night.parts.append(part)
@@ -191,11 +191,12 @@ class Supervisor:
         part.ended, part.code = time.time(), child.returncode
         last = supervisor_state.last_event(self._run.metrics, "step")
         part.step = last["step"] if last else part.from_step
-        part.said = self._log.last_error(said_from) if child.returncode else ""
+        part.said = last_error(read_tail(self._log.path, said_from)) if child.returncode else ""
         return child.returncode
 
     def _look(self) -> None:
         """What is to be seen to while a process works."""
+        self._follow_clock()
         if not self._begun:
             self._begun = self._has_begun()
             if self._begun:
@@ -212,6 +213,16 @@ class Supervisor:
         if self._stop_asked and self._begun and changed in (None, self._old_request) and self._child:
             # A process that was just starting has taken the request for an old one: it is said again.
             self._leave_request(request)
+
+    def _follow_clock(self) -> None:
+        """Keep the night's times comparable with those of the run's events if the clock is set back.
+
+        Later events stay later if it is set forward, which on some systems cannot be told from sleep.
+        """
+        clock = time.time() - time.monotonic()
+        if clock < self._clock - _CLOCK_SLACK_SECONDS:
+            self._night.set_back(self._clock - clock)
+        self._clock = clock
 
     def _leave_request(self, request: Path) -> None:
         try:
@@ -320,23 +331,17 @@ def progressed(part: Attempt, step: int | None) -> bool:
 
 def train_arguments(run: RunDir, arguments: Sequence[str]) -> list[str]:
     """Arguments of the process that begins a run."""
-    return ["train", *arguments, "--out", str(run.path), *_added(arguments)]
+    return ["train", *arguments, f"--out={run.path}", *_added(arguments)]
 
 
 def resume_arguments(night: SupervisorState) -> list[str]:
     """Arguments of a process that goes on with a run."""
-    return ["resume", night.run, *night.arguments, *_added(night.arguments)]
+    return ["resume", *night.arguments, *_added(night.arguments), "--", night.run]
 
 
 def _added(arguments: Sequence[str]) -> list[str]:
     nice = [] if {"--nice", "--no-nice"} & set(arguments) else ["--nice"]
     return ["--headless", *nice]
-
-
-def _environment() -> dict[str, str]:
-    """The log is plain text in UTF-8, and a crash inside a library leaves its Python traceback in it."""
-    environment = {name: value for name, value in os.environ.items() if name != "FORCE_COLOR"}
-    return {**environment, "NO_COLOR": "1", "PYTHONIOENCODING": "utf-8", "PYTHONFAULTHANDLER": "1"}
 
 
 def _changed_at(path: Path) -> int | None:
@@ -382,19 +387,14 @@ def _close(night: SupervisorState, run: RunDir) -> None:
     night.tries, part.pause_seconds = decision.tries, max(0.0, time.time() - part.ended)
 
 
-def main(arguments: Sequence[str]) -> int:
-    """``train RUN LOG ARGUMENTS``, ``resume RUN LOG ARGUMENTS`` or ``at-boot RUN``; its exit code."""
-    what, run = arguments[0], RunDir(Path(arguments[1]))
-    if what == "at-boot":
-        supervisor = at_boot(RunDir(run.path.resolve()))
-        return 0 if supervisor is None else supervisor.work()
-    log, rest = Log(Path(arguments[2])), list(arguments[3:])
-    night = supervisor_state.new_state(run, [] if what == "train" else rest)
+def supervise(run: RunDir, log: Path, arguments: Sequence[str], *, new: bool) -> Supervisor:
+    """The supervisor of a run that nobody supervises yet.
+
+    Args:
+        log: the file it writes until the run has begun; then it moves into the run's folder.
+        arguments: of ``cpulm train`` for a new run, otherwise of ``cpulm resume``.
+    """
+    night = supervisor_state.new_state(run, [] if new else list(arguments))
     night.claim()
-    first = train_arguments(run, rest) if what == "train" else resume_arguments(night)
-    return Supervisor(run, night, first, log).work()
-
-
-if __name__ == "__main__":
-    code = main(sys.argv[1:])
-    sys.exit(code if code >= 0 else 128 - code)
+    first = train_arguments(run, arguments) if new else resume_arguments(night)
+    return Supervisor(run, night, first, Log(log))

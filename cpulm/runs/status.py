@@ -19,6 +19,7 @@ from cpulm.events import is_sound
 from cpulm.run_dir import RunDir
 from cpulm.runs import supervisor_state
 from cpulm.runs.lock import Holder, holder
+from cpulm.system import process
 
 _BLOCK_BYTES = 2**18
 _HEAD_BYTES = 2**16
@@ -132,6 +133,13 @@ def _last_heard(run: RunDir) -> Record | None:
 def is_at_work(run: RunDir) -> bool:
     """Whether somebody trains the run, or is about to do so again."""
     return trainer_of(run) is not None or is_supervised(run)
+
+
+def processes_of(run: RunDir) -> list[int]:
+    """Numbers of the processes of this machine that train the run or supervise it."""
+    trains, night = trainer_of(run), supervisor_state.read(run)
+    pids = [trains.pid] if trains is not None and process.is_running(trains.pid, trains.started) else []
+    return [*pids, night.pid] if night is not None and night.is_watched() else pids
 
 
 def is_supervised(run: RunDir) -> bool:

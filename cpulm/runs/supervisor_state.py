@@ -78,6 +78,18 @@ class SupervisorState:
         self.host, self.pid = process.host(), os.getpid()
         self.pid_started = process.started(self.pid) or ""
 
+    def watcher(self) -> tuple[str, int, str]:
+        """What tells its supervisor's process apart from every other one."""
+        return self.host, self.pid, self.pid_started
+
+    def set_back(self, seconds: float) -> None:
+        """Move all times back: the clock was set back, and later events have times of the new clock."""
+        self.since -= seconds
+        for part in self.parts:
+            part.began -= seconds
+            if part.ended is not None:
+                part.ended -= seconds
+
     def is_watched(self) -> bool:
         """Whether its supervisor lives on this machine; another machine's cannot be asked: False."""
         return self.host == process.host() and process.is_running(self.pid, self.pid_started)

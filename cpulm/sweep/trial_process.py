@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
+from cpulm.command import cpulm_command, last_error, last_line, log_environment, read_tail
 from cpulm.errors import CpulmError, ResourceError
 from cpulm.runs.stop_file import ask_to_stop
-from cpulm.settings_resolver import ENV_PREFIX
 from cpulm.sweep.plan import Plan, SweepDir, Trial
-
-_LOG_TAIL_BYTES = 1 << 13
-_OF_A_TERMINAL = ("FORCE_COLOR", "COLUMNS", "LINES")
 
 
 class TrialProcess:
@@ -31,17 +26,17 @@ class TrialProcess:
         self.stop_asked = False
         self._run, self._log = folder.run(trial), folder.log(trial)
         config, out = folder.settings(trial).resolve(), self._run.path.resolve()
-        command = [sys.executable, "-m", "cpulm", "train", "--config", str(config), "--out", str(out)]
+        command = cpulm_command("train", f"--config={config}", f"--out={out}", "--resume", "--headless")
         try:
             with self._log.open("ab") as log:
                 self._said_from = log.tell()
                 self._process = subprocess.Popen(
-                    [*command, "--resume", "--headless"],
+                    command,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
                     cwd=plan.directory if Path(plan.directory).is_dir() else None,
-                    env=_environment(),
+                    env=log_environment(settings=False),  # they would override the trial's own
                     start_new_session=True,
                     creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
                 )
@@ -78,24 +73,6 @@ class TrialProcess:
         self._process.wait()
 
     def last_words(self) -> str:
-        """The error that it ended with, as it said it, without its hint."""
-        try:
-            with self._log.open("rb") as file:
-                end = file.seek(0, os.SEEK_END)
-                file.seek(max(self._said_from, end - _LOG_TAIL_BYTES))
-                lines = file.read().decode("utf-8", "replace").splitlines()
-        except OSError:
-            return ""
-        errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-        said = [line for line in lines if line.strip()]
-        return errors[-1] if errors else said[-1].strip() if said else ""
-
-
-def _environment() -> dict[str, str]:
-    """Without settings: they would lie over those of the trial. The log is plain text in UTF-8, unwrapped."""
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in _OF_A_TERMINAL and not (name.upper().startswith(ENV_PREFIX) and "__" in name)
-    }
-    return {**environment, "NO_COLOR": "1", "PYTHONIOENCODING": "utf-8", "PYTHONFAULTHANDLER": "1"}
+        """The error that it ended with, without its hint, or else the last line of its output."""
+        output = read_tail(self._log, self._said_from)
+        return last_error(output) or last_line(output)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 from pathlib import Path
 
@@ -33,17 +35,47 @@ def started(pid: int) -> str | None:
         return _UNKNOWN
 
 
+def is_suspended(pid: int) -> bool:
+    """Whether the process is stopped by SIGSTOP or Ctrl-Z; False if there is none or it cannot be asked."""
+    if Path("/proc/self/stat").exists():
+        fields = _fields_linux(pid)
+        return bool(fields) and fields[0] == b"T"
+    import psutil
+
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_STOPPED)
+    except (psutil.Error, OSError):
+        return False
+
+
+def wake(pid: int) -> bool:
+    """Let a suspended process run again; False if this user may not or the system has no such signal."""
+    go_on: int | None = getattr(signal, "SIGCONT", None)
+    if go_on is None:
+        return False
+    try:
+        os.kill(pid, go_on)
+    except OSError:
+        return False
+    return True
+
+
 def _started_linux(pid: int) -> str | None:
     """The boot and the clock tick in it: psutil's time of creation moves when the clock is set."""
-    try:
-        line = Path(f"/proc/{pid}/stat").read_bytes()
-    except OSError:
-        return None
-    # The name stands in brackets and may hold anything, brackets and blanks included.
-    fields = line[line.rfind(b")") + 1 :].split()
+    fields = _fields_linux(pid)
     if len(fields) < 20 or fields[0] in (b"Z", b"X"):
         return None
     return f"{boot()} {fields[19].decode()}"
+
+
+def _fields_linux(pid: int) -> list[bytes]:
+    """The fields of ``/proc/PID/stat`` from the state on; empty if there is no such process."""
+    try:
+        line = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return []
+    # The name stands in brackets and may hold anything, brackets and blanks included.
+    return line[line.rfind(b")") + 1 :].split()
 
 
 def boot() -> str:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from cpulm.cli.overnight import as_flags, for_child
+from cpulm.command import cpulm_command
 from cpulm.system import process
 
 QUICK = """
@@ -26,7 +27,7 @@ checkpoint: {every: 1}
 sample: {max_new_tokens: 5}
 runtime: {threads: 1, compile: "off"}
 """
-CPULM = [sys.executable, "-m", "cpulm"]
+CPULM = cpulm_command()
 posix = pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 
 
@@ -100,7 +101,7 @@ def test_a_request_to_stop_is_for_good(folder: Path) -> None:
     night = wait_for_end(folder)
     assert (night["state"], night["parts"][-1]["code"], len(night["parts"])) == ("stopped", 75, 1)
     assert "Stopped on purpose. Saved up to step" in (folder / "runs/run-1/summary.md").read_text("utf-8")
-    boot = [sys.executable, "-m", "cpulm.overnight.supervisor", "at-boot", "runs/run-1"]
+    boot = [*CPULM, "supervise", "--at-boot", "runs/run-1"]
     assert subprocess.run(boot, cwd=folder, timeout=60, check=False).returncode == 0
     assert len(night_of(folder)["parts"]) == 1
 
@@ -110,7 +111,7 @@ def test_a_run_is_gone_on_with_after_the_computer_was_shut_down(folder: Path) ->
     begin(folder, "train", "--config", "quick.yaml", "--steps", "2500")  # long enough to be in the middle
     os.kill(night_of(folder)["pid"], signal.SIGTERM)
     assert wait_for_end(folder)["state"] == "interrupted"
-    boot = [sys.executable, "-m", "cpulm.overnight.supervisor", "at-boot", str(folder / "runs/run-1")]
+    boot = [*CPULM, "supervise", "--at-boot", str(folder / "runs/run-1")]
     assert subprocess.run(boot, cwd="/", timeout=240, check=False).returncode == 0
     night = night_of(folder)
     assert (night["state"], len(night["parts"])) == ("finished", 2)
@@ -199,3 +200,47 @@ def test_what_a_resumed_run_is_given() -> None:
     wide = {**os.environ, "COLUMNS": "200"}
     page = subprocess.run([*CPULM, "resume", "--help"], capture_output=True, text=True, env=wide, check=True)
     assert [flag for flag in flags if flag.partition("=")[0] not in page.stdout] == []
+
+
+SET_BACK = """
+import os, sys, time
+if {"supervise", "--headless"} & set(sys.orig_argv):
+    real = time.time
+    time.time = lambda: real() - 86400
+"""
+
+
+def test_a_night_whose_clock_is_a_day_behind_the_command_that_began_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "site").mkdir()
+    (folder / "site" / "sitecustomize.py").write_text(SET_BACK)
+    places = [str(folder / "site"), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, places)))
+    begun = begin(folder, "train", "--config", "quick.yaml", "--steps", "20")
+    assert begun.returncode == 0, begun.stderr
+    night = wait_for_end(folder)
+    assert night["state"] == "finished"
+    assert night["since"] < time.time() - 80000
+    assert (folder / "runs/run-1/summary.md").is_file()
+
+
+def test_files_of_the_user_are_never_run_not_even_those_saved_in_the_night(folder: Path) -> None:
+    save_modules(folder, "random", "select")
+    assert begin(folder, "train", "--config", "quick.yaml", "--steps", "1500").returncode == 0
+    save_modules(folder, *(sys.stdlib_module_names - {"__main__"}), "torch", "rich", "typer", "cpulm")
+    os.kill(night_of(folder)["child_pid"], signal.SIGTERM if os.name == "nt" else signal.SIGKILL)
+    night = wait_for_end(folder)
+    assert (night["state"], len(night["parts"])) == ("finished", 2)
+    assert not (folder / "ran").exists()
+    assert (folder / "runs/run-1/report.html").is_file()
+    boot = [*CPULM, "supervise", "--at-boot", "runs/run-1"]
+    assert subprocess.run(boot, cwd=folder, timeout=60, check=False).returncode == 0
+    assert not (folder / "ran").exists()
+
+
+def save_modules(folder: Path, *names: str) -> None:
+    """Files of the user's that note it if they are run."""
+    for name in names:
+        program = f"open({str(folder / 'ran')!r}, 'a').write({name!r}); raise SystemExit('{name} ran')\n"
+        (folder / f"{name}.py").write_text(program)

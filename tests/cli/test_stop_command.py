@@ -103,6 +103,16 @@ def test_it_waits_until_the_run_has_saved_and_says_how_it_stands(tmp_path: Path,
     assert out == f"{name} stopped, with everything saved, at step 1,234\n"
 
 
+@pytest.mark.skipif(os.name == "nt", reason="SIGSTOP")
+def test_a_suspended_run_is_continued_so_that_it_can_save(tmp_path: Path, trainer: Trainer) -> None:
+    run = a_run(tmp_path / "one")
+    process = trainer(run)
+    process.send_signal(signal.SIGSTOP)
+    code, out, err = cpulm(tmp_path, "stop", "one")
+    assert (code, out) == (0, "one stopped, with everything saved, at step 1,234\n")
+    assert f"process {process.pid} was suspended (Ctrl-Z or SIGSTOP): continued" in err
+
+
 def test_without_waiting(tmp_path: Path, trainer: Trainer) -> None:
     run = a_run(tmp_path / "one")
     process = trainer(run)

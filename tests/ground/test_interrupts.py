@@ -91,3 +91,44 @@ def test_the_second_ctrl_c_ends_a_process_that_is_deep_in_c(tmp_path: Path) -> N
     done = subprocess.run([sys.executable, "-c", PRESSED_TWICE, str(left)], timeout=60, check=False)
     assert done.returncode == 130
     assert left.exists()
+
+
+IGNORED = """
+import os, signal, sys
+from cpulm.interrupts import StopRequest
+
+ignored = [signal.Signals[name] for name in sys.argv[1:]]
+with StopRequest() as stop:
+    for number in ignored:
+        os.kill(os.getpid(), number)
+    print(stop.why)
+    os.kill(os.getpid(), signal.SIGTERM)
+    print(stop.why)
+print([signal.getsignal(number) is signal.SIG_IGN for number in ignored])
+"""
+
+
+@POSIX
+@pytest.mark.parametrize("names", [["SIGHUP"], ["SIGINT"], ["SIGHUP", "SIGINT"]])
+def test_a_signal_that_whoever_started_us_ignores_stays_ignored(names: list[str]) -> None:
+    """``nohup`` ignores SIGHUP, and a shell without job control SIGINT for what it starts with ``&``."""
+    program = [sys.executable, "-c", IGNORED, *names]
+    shell = ["sh", "-c", f"trap '' {' '.join(name[3:] for name in names)}; exec \"$@\"", "sh", *program]
+    done = subprocess.run(shell, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.splitlines() == ["None", "SIGTERM", str([True] * len(names))]
+
+
+@POSIX
+def test_work_is_left_at_once_also_if_the_usual_signals_are_ignored() -> None:
+    program = (
+        "import subprocess, sys, threading\nfrom cpulm.interrupts import StopNow, StopRequest\n"
+        "with StopRequest() as stop:\n"
+        "    threading.Timer(0.2, stop.request, ('cpulm stop',)).start()\n"
+        "    try:\n"
+        "        with stop.at_once():\n"
+        "            subprocess.run([sys.executable, '-c', 'import time; time.sleep(50)'])\n"
+        "    except StopNow:\n"
+        "        print('left')\n"
+    )
+    shell = ["sh", "-c", "trap '' INT TERM; exec \"$@\"", "sh", sys.executable, "-c", program]
+    assert subprocess.run(shell, capture_output=True, text=True, timeout=40, check=True).stdout == "left\n"

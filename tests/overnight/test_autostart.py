@@ -7,19 +7,19 @@ import plistlib
 import shlex
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
+from cpulm.command import cpulm_command
 from cpulm.errors import SettingsError
 from cpulm.overnight import autostart
 from cpulm.overnight.autostart import Entry
 from cpulm.run_dir import RunDir
 
 PLACES = ["/home/me/runs/tiny-1", "/home/my self/100% $HOME/a \"b\" & <c> 'd' \\e/tiny-1"]
-COMMAND = ["-m", "cpulm.overnight.supervisor", "at-boot"]
+COMMAND = cpulm_command("supervise", "--at-boot", "--")
 
 
 def entry(place: str, system: str, home: Path) -> Entry:
@@ -35,7 +35,7 @@ def words_of_systemd(line: str) -> list[str]:
 def test_a_systemd_unit_starts_the_supervisor_of_that_run(place: str, tmp_path: Path) -> None:
     unit = entry(place, "linux", tmp_path)
     lines = dict(line.split("=", 1) for line in unit.text.splitlines() if "=" in line and line[0] != "#")
-    assert words_of_systemd(lines["ExecStart"]) == [sys.executable, *COMMAND, str(Path(place))]
+    assert words_of_systemd(lines["ExecStart"]) == [*COMMAND, str(Path(place))]
     assert lines["WantedBy"] == "default.target"
     assert lines["Restart"] == "on-abnormal"
     assert unit.path == tmp_path / ".config/systemd/user" / unit.name
@@ -58,7 +58,7 @@ def test_systemd_itself_finds_no_fault_with_the_unit(place: str, tmp_path: Path)
 def test_a_launchd_agent_starts_the_supervisor_of_that_run(place: str, tmp_path: Path) -> None:
     agent = entry(place, "darwin", tmp_path)
     record = plistlib.loads(agent.text.encode())
-    assert record["ProgramArguments"] == [sys.executable, *COMMAND, str(Path(place))]
+    assert record["ProgramArguments"] == [*COMMAND, str(Path(place))]
     assert record["RunAtLoad"] is True
     assert record["Label"] == agent.path.stem
     assert agent.path.parent == tmp_path / "Library" / "LaunchAgents"
@@ -69,9 +69,9 @@ def test_a_windows_task_starts_the_supervisor_of_that_run(place: str, tmp_path: 
     task = entry(place, "win32", tmp_path)
     names = {"t": "http://schemas.microsoft.com/windows/2004/02/mit/task"}
     root = ElementTree.fromstring(task.text.encode("utf-16"))
-    assert root.findtext(".//t:Exec/t:Command", namespaces=names) == sys.executable
+    assert root.findtext(".//t:Exec/t:Command", namespaces=names) == COMMAND[0]
     arguments = root.findtext(".//t:Exec/t:Arguments", namespaces=names)
-    assert arguments == subprocess.list2cmdline([*COMMAND, str(Path(place))])
+    assert arguments == subprocess.list2cmdline([*COMMAND[1:], str(Path(place))])
     assert root.findtext(".//t:ExecutionTimeLimit", namespaces=names) == "PT0S"
     assert root.find(".//t:LogonTrigger", namespaces=names) is not None
 

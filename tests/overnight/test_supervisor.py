@@ -39,7 +39,7 @@ if plan.get("takes_requests"):
     (run / "stop").unlink(missing_ok=True)
 with (run / "metrics.jsonl").open("a") as file:
     for event, step in plan.get("events", []):
-        file.write(json.dumps({"event": event, "time": time.time(), "step": step,
+        file.write(json.dumps({"event": event, "time": time.time() - plan.get("behind", 0), "step": step,
                                "reason": plan.get("reason")}) + "\\n")
 if "say" in plan:
     print(plan["say"], file=sys.stderr, flush=True)
@@ -141,6 +141,16 @@ def starts(home: Path) -> list[list[str]]:
     return [json.loads(line) for line in (home / "starts.jsonl").read_text().splitlines()]
 
 
+class SetBack:
+    """A clock that somebody sets back by ``seconds`` once the file ``when`` exists."""
+
+    def __init__(self, seconds: float, when: Path) -> None:
+        self._clock, self._seconds, self._when = time.time, seconds, when
+
+    def __call__(self) -> float:
+        return self._clock() - (self._seconds if self._when.exists() else 0.0)
+
+
 @pytest.mark.usefixtures("_signals")
 class TestNights:
     def test_a_run_that_crashes_is_brought_home(self, tmp_path: Path) -> None:
@@ -159,7 +169,7 @@ class TestNights:
             (0, 4, 5),
         ]
         run = str(tmp_path / "run")
-        again = ["resume", run, "--headless", "--nice"]
+        again = ["resume", "--headless", "--nice", "--", run]
         assert starts(tmp_path) == [["train", "first"], again, again]
         page = (tmp_path / "run/summary.md").read_text(encoding="utf-8")
         assert page.count("started again") == 2
@@ -261,6 +271,18 @@ class TestNights:
         assert night is not None
         assert (night.state, len(night.parts)) == ("finished", 2)
 
+    def test_a_clock_that_is_set_back_as_the_night_begins(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The events of the run are then older than its start as the supervisor noted it."""
+        monkeypatch.setattr(time, "time", SetBack(86400.0, when=tmp_path / "starts.jsonl"))
+        behind = {"behind": 86400.0, "events": [("step", 1), ("checkpoint", 4)]}
+        code, night = spend(tmp_path, [{**behind, "code": 1}, {**behind, "events": [("step", 5)]}])
+        assert night is not None
+        assert (code, night.state, len(night.parts)) == (0, "finished", 2)
+        assert all(part.ended is not None and part.began <= part.ended for part in night.parts)
+        assert "started again from step 4" in (tmp_path / "run/summary.md").read_text(encoding="utf-8")
+
     def test_an_old_request_means_nothing(self, tmp_path: Path) -> None:
         (tmp_path / "run").mkdir()
         (tmp_path / "run/stop").write_text("last night")
@@ -318,7 +340,7 @@ class TestAtBoot:
     @pytest.mark.parametrize("state", ["finished", "stopped", "failed", "given_up"])
     def test_a_night_that_is_over_stays_over(self, run: RunDir, state: str) -> None:
         self.leave(run, state)
-        assert supervisor.main(["at-boot", str(run.path)]) == 0
+        assert supervisor.at_boot(run) is None
         night = supervisor_state.read(run)
         assert night is not None
         assert night.state == state
@@ -342,7 +364,7 @@ class TestAtBoot:
     def test_a_request_to_stop_from_before_is_honoured(self, run: RunDir) -> None:
         self.leave(run, "training")
         run.stop.write_text("please")
-        assert supervisor.main(["at-boot", str(run.path)]) == 0
+        assert supervisor.at_boot(run) is None
         night = supervisor_state.read(run)
         assert night is not None
         assert night.state == "stopped"
@@ -360,26 +382,3 @@ class TestAtBoot:
         assert supervisor.at_boot(run) is None
         run.overnight.write_text('{"run": 1')
         assert supervisor.at_boot(run) is None
-
-
-def test_the_log_stays_small_and_goes_on_in_place(tmp_path: Path) -> None:
-    log = Log(tmp_path / "x.log", limit_bytes=1000)
-    for number in range(100):
-        log.say(f"line {number}")
-        log.make_room(alone=True)
-    kept = [path.read_text(encoding="utf-8") for path in (tmp_path / "x.log.1", tmp_path / "x.log")]
-    assert all(len(text) < 1100 for text in kept)
-    assert "\0" not in "".join(kept)
-    assert kept[1].splitlines()[-1].endswith("line 99")
-
-
-def test_the_parts_of_a_long_bad_night_are_forgotten_but_counted(tmp_path: Path) -> None:
-    run = RunDir(tmp_path)
-    night = supervisor_state.new_state(run, [])
-    night.parts = [supervisor_state.Attempt(began=float(number)) for number in range(1000)]
-    supervisor_state.write(run, night)
-    back = supervisor_state.read(run)
-    assert back is not None
-    assert (back.parts[0].began, back.parts[-1].began) == (0, 999)
-    assert len(back.parts) + back.before == 1000
-    assert run.overnight.stat().st_size < 100_000

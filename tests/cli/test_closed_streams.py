@@ -1,0 +1,84 @@
+"""Every command with standard streams that are closed, as ``2>&-`` does it: the work is done all the same."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from cpulm.command import cpulm_command
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="closed by a POSIX shell")
+
+QUICK = """
+model: {n_layer: 1, n_head: 2, n_embd: 16, block_size: 16}
+data: {tokenizer: byte, vocab_size: null, source: rhyme.txt}
+train: {micro_batch_size: 4, steps: 4, warmup_steps: 1}
+eval: {every: 4}
+sample: {max_new_tokens: 5}
+runtime: {threads: 1, compile: "off", precision: fp32}
+"""
+ALL = "<&- >&- 2>&-"
+RUN = "runs/run-1"
+
+
+def closed(folder: Path, arguments: str, streams: str = ALL) -> int:
+    """The exit code of a command with some streams closed; nothing it opens may get their numbers."""
+    command = ["sh", "-c", f'exec "$@" {streams}', "sh", *cpulm_command(*arguments.split())]
+    return subprocess.run(command, cwd=folder, timeout=120, check=False).returncode
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with text and a run that was trained without any stream."""
+    path = tmp_path_factory.mktemp("closed")
+    (path / "rhyme.txt").write_text("the cat sat on the mat; the rat saw the cat and ran.\n" * 60)
+    (path / "quick.yaml").write_text(QUICK)
+    assert closed(path, "train --config quick.yaml") == 0
+    return path
+
+
+def test_training_runs_and_its_files_hold_nothing_else(folder: Path) -> None:
+    run = folder / RUN
+    assert {"best.pt", "latest.pt", "report.html"} <= {path.name for path in run.iterdir()}
+    assert all(line.startswith(b'{"event":') for line in (run / "metrics.jsonl").read_bytes().splitlines())
+
+
+@pytest.mark.parametrize("streams", ["<&-", ">&-", "2>&-"])
+def test_training_with_one_stream_closed(folder: Path, tmp_path: Path, streams: str) -> None:
+    for name in ("rhyme.txt", "quick.yaml"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    assert closed(tmp_path, "train --config quick.yaml --json --set log.report=false", streams) == 0
+    assert (tmp_path / RUN / "best.pt").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        ("--help", 0),
+        ("train --help", 0),
+        ("sysinfo", 0),
+        ("runs", 0),
+        (f"analyze {RUN}", 0),
+        (f"watch {RUN}", 0),
+        (f"stop {RUN}", 0),
+        (f"summary {RUN}", 0),
+        (f"at-boot {RUN}", 0),
+        (f"generate --checkpoint {RUN} --max-new-tokens 4", 0),
+        (f"generate --checkpoint {RUN} --interactive", 0),
+        (f"evaluate --checkpoint {RUN} rhyme.txt", 0),
+        ("tokenize rhyme.txt --tokenizer byte --out tokens", 0),
+        (f"evaluate --checkpoint {RUN} missing.txt", 3),
+        ("train --stepz 3", 2),
+        (f"resume {RUN}", 2),
+    ],
+)
+def test_every_command_ends_as_it_would_otherwise(folder: Path, arguments: str, code: int) -> None:
+    assert closed(folder, arguments) == code
+
+
+def test_a_night_begins_without_streams(folder: Path) -> None:
+    assert closed(folder, "train --config quick.yaml --out night --no-nice --overnight") == 0
+    assert (folder / "night" / "overnight.json").is_file()
