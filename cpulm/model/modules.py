@@ -64,11 +64,24 @@ class RMSNorm(nn.Module):
         return fused.rms_norm(x, self.weight, self.eps)
 
 
+class LayerNorm(nn.LayerNorm):
+    """Torch's: its backward pass adds up the weight's gradient per thread, the kernels' per block of rows."""
+
+    kernels: Kernels | None = None
+
+    def forward(self, input: Tensor) -> Tensor:
+        """input [..., n_embd]."""
+        kernels = self.kernels
+        if kernels is not None and native_ops.fits(kernels, input, input.size(-1)):
+            return native_ops.layer_norm(kernels, input, self.weight, self.bias, self.eps)
+        return super().forward(input)
+
+
 def make_norm(settings: ModelSettings) -> nn.Module:
     """The norm of the residual stream, by the settings."""
     if settings.norm == "rmsnorm":
         return RMSNorm(settings.n_embd, settings.norm_eps)
-    return nn.LayerNorm(settings.n_embd, settings.norm_eps, bias=settings.bias)
+    return LayerNorm(settings.n_embd, settings.norm_eps, bias=settings.bias)
 
 
 class Dropout(nn.Dropout):

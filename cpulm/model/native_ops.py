@@ -30,6 +30,11 @@ def rms_norm(kernels: Kernels, x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return _apply(_NativeRMSNorm, kernels, x.contiguous(), weight, eps)
 
 
+def layer_norm(kernels: Kernels, x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+    """As ``F.layer_norm`` over the last dimension."""
+    return _apply(_NativeLayerNorm, kernels, x.contiguous(), weight, bias, eps)
+
+
 def swiglu(kernels: Kernels, gate_up: Tensor) -> Tensor:
     """As :func:`cpulm.model.fused.swiglu`."""
     return _apply(_NativeActivation, kernels.swiglu, kernels.swiglu_backward, gate_up.contiguous())
@@ -102,6 +107,23 @@ class _NativeRMSNorm(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, Tensor, None]:
         dx, weight_grad = ctx.kernels.rms_norm_backward(grad.contiguous(), *ctx.saved_tensors)
         return None, dx, weight_grad, None
+
+
+class _NativeLayerNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, kernels: Kernels, x: Tensor, weight: Tensor, bias: Tensor | None, eps: float
+    ) -> Tensor:
+        y, mean, rstd = kernels.layer_norm(x, weight, bias, eps)
+        ctx.kernels, ctx.has_bias = kernels, bias is not None
+        ctx.save_for_backward(x, weight, mean, rstd)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, Tensor, Tensor | None, None]:
+        dx, weight_grad, bias_grad = ctx.kernels.layer_norm_backward(grad.contiguous(), *ctx.saved_tensors)
+        return None, dx, weight_grad, bias_grad if ctx.has_bias else None, None
 
 
 class _NativeActivation(torch.autograd.Function):

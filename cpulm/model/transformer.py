@@ -26,7 +26,7 @@ from cpulm.model.cache import KVCache
 from cpulm.model.decoding import decoder_for
 from cpulm.model.documents import AttentionSpan, attention_span
 from cpulm.model.int8_linear import Quantizer
-from cpulm.model.modules import Dropout, Embedding, Linear, RMSNorm, make_norm
+from cpulm.model.modules import Dropout, Embedding, LayerNorm, Linear, RMSNorm, make_norm
 from cpulm.native.int8 import Int8Kernels
 from cpulm.native.kernels import AttentionShape, Kernels, QKTransform
 from cpulm.settings import ModelSettings
@@ -218,7 +218,7 @@ class Transformer(nn.Module):
         """Compute norms, attention and activation in the compiled kernels if they fit; None: in torch."""
         self.attention_kernels = kernels
         for module in self.modules():
-            if isinstance(module, (RMSNorm, Attention, MLP, Dropout)):
+            if isinstance(module, (RMSNorm, LayerNorm, Attention, MLP, Dropout)):
                 module.kernels = kernels
 
     def use_int8(self, quantizer: Quantizer | None) -> None:

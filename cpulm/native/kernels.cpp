@@ -6,9 +6,24 @@
 #include "decode.h"
 #include "thread_range.h"
 
+namespace {
+
+// Adds the rows of sums [count, width] in order.
+void add_blocks(const float *sums, long count, long width, float *out) {
+    for (long j = 0; j < width; j += LANES) {
+        Floats total = load(sums + j);
+        for (long b = 1; b < count; b++) total += load(sums + b * width + j);
+        store(out + j, total);
+    }
+}
+
+} // namespace
+
 extern "C" {
 
 int cpulm_lanes() { return LANES; }
+
+int cpulm_sum_blocks() { return SUM_BLOCKS; }
 
 // y[i] = 0 if the hash of i and the seed is below `below`, else x[i] * scale.
 void cpulm_dropout(const float *x, int64_t count, uint32_t seed, uint32_t below, float scale, float *y, int threads) {
@@ -40,30 +55,89 @@ void cpulm_rms_norm_forward(const float *x, const float *weight, float eps, int6
     }
 }
 
-// `scratch` [threads, width], weight_grad [width].
+// weight_grad [width]; `scratch` [SUM_BLOCKS, width].
 void cpulm_rms_norm_backward(const float *dy, const float *x, const float *weight, const float *rstd, int64_t rows,
                              int64_t width, float *dx, float *weight_grad, float *scratch, int threads) {
-    memset(scratch, 0, (long)threads * width * sizeof(float));
+    SumBlocks blocks(rows);
 #pragma omp parallel num_threads(threads)
     {
-        ThreadRange range(rows);
-        float *own = scratch + (long)omp_get_thread_num() * width;
-        for (long i = range.begin; i < range.end; i++) {
-            const float *g = dy + i * width, *v = x + i * width;
-            Floats along = {};
-            for (long j = 0; j < width; j += LANES) along += load(g + j) * load(v + j) * load(weight + j);
-            float r = rstd[i], back = horizontal_sum(along) * r * r / width;
-            for (long j = 0; j < width; j += LANES) {
-                Floats gradient = load(g + j), value = load(v + j);
-                store(own + j, load(own + j) + gradient * value * r);
-                store(dx + i * width + j, (gradient * load(weight + j) - value * back) * r);
+        ThreadRange range(blocks.count);
+        for (long b = range.begin; b < range.end; b++) {
+            float *sums = scratch + b * width;
+            memset(sums, 0, width * sizeof(float));
+            for (long i = blocks.begin(b); i < blocks.end(b); i++) {
+                const float *g = dy + i * width, *v = x + i * width;
+                Floats along = {};
+                for (long j = 0; j < width; j += LANES) along += load(g + j) * load(v + j) * load(weight + j);
+                float r = rstd[i], back = horizontal_sum(along) * r * r / width;
+                for (long j = 0; j < width; j += LANES) {
+                    Floats gradient = load(g + j), value = load(v + j);
+                    store(sums + j, load(sums + j) + gradient * value * r);
+                    store(dx + i * width + j, (gradient * load(weight + j) - value * back) * r);
+                }
             }
         }
     }
-    for (long j = 0; j < width; j++) {
-        weight_grad[j] = scratch[j];
-        for (int n = 1; n < threads; n++) weight_grad[j] += scratch[n * width + j];
+    add_blocks(scratch, blocks.count, width, weight_grad);
+}
+
+// mean and rstd [rows]; bias may be null.
+void cpulm_layer_norm_forward(const float *x, const float *weight, const float *bias, float eps, int64_t rows,
+                              int64_t width, float *y, float *mean, float *rstd, int threads) {
+#pragma omp parallel num_threads(threads)
+    {
+        ThreadRange range(rows);
+        for (long i = range.begin; i < range.end; i++) {
+            const float *v = x + i * width;
+            Floats total = {}, squares = {};
+            for (long j = 0; j < width; j += LANES) total += load(v + j);
+            float middle = horizontal_sum(total) / width;
+            for (long j = 0; j < width; j += LANES) squares += (load(v + j) - middle) * (load(v + j) - middle);
+            float r = 1.0f / sqrtf(horizontal_sum(squares) / width + eps);
+            for (long j = 0; j < width; j += LANES) {
+                Floats scaled = (load(v + j) - middle) * r * load(weight + j);
+                store(y + i * width + j, bias ? scaled + load(bias + j) : scaled);
+            }
+            mean[i] = middle;
+            rstd[i] = r;
+        }
     }
+}
+
+// weight_grad and bias_grad [width]; `scratch` [2, SUM_BLOCKS, width].
+void cpulm_layer_norm_backward(const float *dy, const float *x, const float *weight, const float *mean,
+                               const float *rstd, int64_t rows, int64_t width, float *dx, float *weight_grad,
+                               float *bias_grad, float *scratch, int threads) {
+    SumBlocks blocks(rows);
+    float *bias_scratch = scratch + SUM_BLOCKS * width;
+#pragma omp parallel num_threads(threads)
+    {
+        ThreadRange range(blocks.count);
+        for (long b = range.begin; b < range.end; b++) {
+            float *sums = scratch + b * width, *bias_sums = bias_scratch + b * width;
+            memset(sums, 0, width * sizeof(float));
+            memset(bias_sums, 0, width * sizeof(float));
+            for (long i = blocks.begin(b); i < blocks.end(b); i++) {
+                const float *g = dy + i * width, *v = x + i * width;
+                float middle = mean[i], r = rstd[i];
+                Floats total = {}, along = {};
+                for (long j = 0; j < width; j += LANES) {
+                    Floats scaled = load(g + j) * load(weight + j);
+                    total += scaled;
+                    along += scaled * (load(v + j) - middle);
+                }
+                float shift = horizontal_sum(total) / width, back = horizontal_sum(along) * r * r / width;
+                for (long j = 0; j < width; j += LANES) {
+                    Floats gradient = load(g + j), value = load(v + j) - middle;
+                    store(sums + j, load(sums + j) + gradient * value * r);
+                    store(bias_sums + j, load(bias_sums + j) + gradient);
+                    store(dx + i * width + j, (gradient * load(weight + j) - shift - value * back) * r);
+                }
+            }
+        }
+    }
+    add_blocks(scratch, blocks.count, width, weight_grad);
+    add_blocks(bias_scratch, blocks.count, width, bias_grad);
 }
 
 // Outputs of this many numbers have left the caches before they are read. At 3072 rows of 1536, storing past the caches
@@ -190,9 +264,12 @@ void cpulm_attention_backward(const float *dy, const float *qkv, const float *y,
 } // extern "C"
 
 SIGNATURE_OF(cpulm_lanes)
+SIGNATURE_OF(cpulm_sum_blocks)
 SIGNATURE_OF(cpulm_dropout)
 SIGNATURE_OF(cpulm_rms_norm_forward)
 SIGNATURE_OF(cpulm_rms_norm_backward)
+SIGNATURE_OF(cpulm_layer_norm_forward)
+SIGNATURE_OF(cpulm_layer_norm_backward)
 SIGNATURE_OF(cpulm_swiglu_forward)
 SIGNATURE_OF(cpulm_swiglu_backward)
 SIGNATURE_OF(cpulm_relu2_forward)

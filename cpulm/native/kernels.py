@@ -74,6 +74,7 @@ class Kernels:
         """Another name for other sources, another compiler or another CPU."""
         self.lanes = int(self._library.cpulm_lanes())
         """Float32 numbers in one vector; widths have to be multiples of it."""
+        self._sum_blocks = int(self._library.cpulm_sum_blocks())
         fast = bool(self._library.cpulm_fast_int8())
         self.int8 = Int8Kernels(self._library, self.lanes) if fast else None
         """Int8 products; None if the CPU has no instructions for them that the compiler knows."""
@@ -97,12 +98,47 @@ class Kernels:
     def rms_norm_backward(self, dy: Tensor, x: Tensor, weight: Tensor, rstd: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients of x [..., D] and weight [D]."""
         rows, width = self._rows(x)
-        dx, weight_grad, sums = torch.empty_like(x), torch.empty_like(weight), scratch(threads(), width)
+        dx, weight_grad, sums = (
+            torch.empty_like(x),
+            torch.empty_like(weight),
+            scratch(self._sum_blocks, width),
+        )
         self._library.cpulm_rms_norm_backward(
             ptr(dy, *x.shape), ptr(x, *x.shape), ptr(weight, width), ptr(rstd, rows), rows, width,
             ptr(dx, *x.shape), ptr(weight_grad, width), sums.data_ptr(), threads(),
         )  # fmt: skip
         return dx, weight_grad
+
+    def layer_norm(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """``(x - mean) / sqrt(variance + eps) * weight + bias``, the means, and the factors 1 / sqrt.
+
+        Args:
+            x: [..., D]; the means and factors are [rows].
+            bias: [D]; None: 0.
+        """
+        rows, width = self._rows(x)
+        y, mean, rstd = torch.empty_like(x), x.new_empty(rows), x.new_empty(rows)
+        self._library.cpulm_layer_norm_forward(
+            ptr(x, *x.shape), ptr(weight, width), ptr_or_null(bias, width), eps, rows, width,
+            ptr(y, *x.shape), ptr(mean, rows), ptr(rstd, rows), threads(),
+        )  # fmt: skip
+        return y, mean, rstd
+
+    def layer_norm_backward(
+        self, dy: Tensor, x: Tensor, weight: Tensor, mean: Tensor, rstd: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of x [..., D], weight [D] and bias [D]."""
+        rows, width = self._rows(x)
+        dx, weight_grad, bias_grad = torch.empty_like(x), torch.empty_like(weight), torch.empty_like(weight)
+        sums = scratch(2, self._sum_blocks, width)
+        self._library.cpulm_layer_norm_backward(
+            ptr(dy, *x.shape), ptr(x, *x.shape), ptr(weight, width), ptr(mean, rows), ptr(rstd, rows),
+            rows, width, ptr(dx, *x.shape), ptr(weight_grad, width), ptr(bias_grad, width), sums.data_ptr(),
+            threads(),
+        )  # fmt: skip
+        return dx, weight_grad, bias_grad
 
     def swiglu(self, gate_up: Tensor) -> Tensor:
         """``silu(gate) * up`` for gate and up side by side in [..., 2 F]; gives [..., F]."""

@@ -16,17 +16,17 @@ struct MuonUpdate {
 
 struct MuonWorkspace { // for one matrix [rows, cols] with rows <= cols, in memory that the caller allocates
     float *x, *gram, *square, *diagonal, *row_factor, *x_scale, *scale, *ones;
-    double *squares; // of each thread
+    double *squares; // of each LANES rows of a weight
     int8_t *by_row;
     uint8_t *packed, *transposed;
     long bytes = 0;
     // Without memory it only counts the bytes.
-    MuonWorkspace(long rows, long cols, int threads, char *memory) {
+    MuonWorkspace(long rows, long cols, char *memory) {
         auto take = [&](auto *&part, long numbers) {
             if (memory) part = (std::remove_reference_t<decltype(part)>)(memory + bytes);
             bytes += (numbers * (long)sizeof(*part) + 63) / 64 * 64; // whole cache lines
         };
-        take(squares, threads);
+        take(squares, cols / LANES); // the weight may be the transpose
         take(x, rows * cols);
         take(gram, rows * rows);
         take(square, rows * rows);
@@ -59,29 +59,25 @@ inline Floats nesterov_direction(const float *gradient, float *average, float mo
     return m - (m - g) * (1.0f - momentum);
 }
 
-// Writes the directions of rows begin..end of a matrix [.., cols] to x; to its transpose [cols, transposed_rows] if
-// that is not 0. Returns the sum of their squares.
-double write_directions(const float *gradient, float *average, long begin, long end, long cols, float momentum,
-                        float *x, long transposed_rows) {
-    double total = 0;
-    for (long i = begin; i < end; i += LANES) {
-        Floats squares = {};
-        for (long j = 0; j < cols; j += transposed_rows ? LANES : cols) {
-            alignas(64) float block[LANES * LANES];
-            for (long n = 0; n < LANES; n++) {
-                long from = (i + n) * cols + j, some = transposed_rows ? LANES : cols;
-                for (long k = 0; k < some; k += LANES) {
-                    Floats v = nesterov_direction(gradient + from + k, average + from + k, momentum);
-                    squares += v * v;
-                    store(transposed_rows ? block + n * LANES : x + from + k, v);
-                }
+// Writes the directions of LANES rows of a matrix [.., cols], from row i on, to x; to its transpose
+// [cols, transposed_rows] if that is not 0. Returns the sum of their squares.
+double write_directions(const float *gradient, float *average, long i, long cols, float momentum, float *x,
+                        long transposed_rows) {
+    Floats squares = {};
+    for (long j = 0; j < cols; j += transposed_rows ? LANES : cols) {
+        alignas(64) float block[LANES * LANES];
+        for (long n = 0; n < LANES; n++) {
+            long from = (i + n) * cols + j, some = transposed_rows ? LANES : cols;
+            for (long k = 0; k < some; k += LANES) {
+                Floats v = nesterov_direction(gradient + from + k, average + from + k, momentum);
+                squares += v * v;
+                store(transposed_rows ? block + n * LANES : x + from + k, v);
             }
-            if (transposed_rows)
-                transpose_block((const Word *)block, LANES, (Word *)(x + j * transposed_rows + i), transposed_rows, 0);
         }
-        total += horizontal_sum(squares);
+        if (transposed_rows)
+            transpose_block((const Word *)block, LANES, (Word *)(x + j * transposed_rows + i), transposed_rows, 0);
     }
-    return total;
+    return horizontal_sum(squares);
 }
 
 // Applies the update x, laid out as by write_directions, to rows begin..end of the weights.
@@ -169,17 +165,15 @@ void newton_schulz(long rows, long cols, float factor, const MuonUpdate &update,
 void update_matrix(float *weight, const float *gradient, float *average, long rows, long cols, const MuonUpdate &update,
                    int threads, MuonWorkspace &work) {
     long transposed_rows = rows > cols ? rows : 0; // so that x xT is [smaller side, smaller side]
-    for (int n = 0; n < threads; n++) work.squares[n] = 0;
 #pragma omp parallel num_threads(threads)
     {
         ThreadRange range(rows / LANES);
-        if (range.begin < range.end)
-            work.squares[omp_get_thread_num()] =
-                write_directions(gradient, average, range.begin * LANES, range.end * LANES, cols, update.momentum,
-                                 work.x, transposed_rows);
+        for (long n = range.begin; n < range.end; n++)
+            work.squares[n] = write_directions(gradient, average, n * LANES, cols, update.momentum, work.x,
+                                               transposed_rows);
     }
     double total = 0;
-    for (int n = 0; n < threads; n++) total += work.squares[n];
+    for (long n = 0; n < rows / LANES; n++) total += work.squares[n];
     float norm = sqrt(total);
     newton_schulz(transposed_rows ? cols : rows, transposed_rows ? rows : cols, 1.0f / (norm < 1e-7f ? 1e-7f : norm),
                   update, threads, work);
@@ -198,7 +192,7 @@ extern "C" {
 int64_t cpulm_muon_workspace(int64_t matrices, int64_t rows, int64_t cols, int threads) {
     MuonThreads split(matrices, threads);
     long small = rows < cols ? rows : cols, large = rows < cols ? cols : rows;
-    return split.across * MuonWorkspace(small, large, split.within, nullptr).bytes;
+    return split.across * MuonWorkspace(small, large, nullptr).bytes;
 }
 
 // One update of `count` weights, each of `blocks` stacked matrices [rows, cols]; rows and cols are multiples of LANES.
@@ -208,10 +202,10 @@ void cpulm_muon(float *const *weights, const float *const *gradients, float *con
     MuonUpdate update = {momentum, decay, step_size, iterations, a, b, c};
     MuonThreads split(count * blocks, threads);
     long small = rows < cols ? rows : cols, large = rows < cols ? cols : rows;
-    long bytes = MuonWorkspace(small, large, split.within, nullptr).bytes;
+    long bytes = MuonWorkspace(small, large, nullptr).bytes;
 #pragma omp parallel num_threads(split.across)
     {
-        MuonWorkspace work(small, large, split.within, (char *)memory + omp_get_thread_num() * bytes);
+        MuonWorkspace work(small, large, (char *)memory + omp_get_thread_num() * bytes);
 #pragma omp for schedule(dynamic)
         for (long n = 0; n < count * blocks; n++) {
             long first = n % blocks * rows * cols;

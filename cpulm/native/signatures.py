@@ -15,10 +15,13 @@ TYPES: dict[str, type] = {
 
 SIGNATURES = {
     "cpulm_lanes": "",
+    "cpulm_sum_blocks": "",
     "cpulm_fast_int8": "",
     "cpulm_dropout": "pquufpi",
     "cpulm_rms_norm_forward": "ppfqqppi",
     "cpulm_rms_norm_backward": "ppppqqpppi",
+    "cpulm_layer_norm_forward": "pppfqqpppi",
+    "cpulm_layer_norm_backward": "pppppqqppppi",
     "cpulm_swiglu_forward": "pqqpi",
     "cpulm_swiglu_backward": "ppqqpi",
     "cpulm_relu2_forward": "pqpi",
@@ -40,6 +43,7 @@ SIGNATURES = {
 
 RESULTS: dict[str, type] = {
     "cpulm_lanes": ctypes.c_int32,
+    "cpulm_sum_blocks": ctypes.c_int32,
     "cpulm_fast_int8": ctypes.c_int32,
     "cpulm_attention_workspace": ctypes.c_int64,
     "cpulm_decode_workspace": ctypes.c_int64,

@@ -49,6 +49,36 @@ def test_rms_norm(kernels: Kernels, shape: tuple[int, ...]) -> None:
     )
 
 
+@pytest.mark.parametrize("with_bias", [True, False])
+@pytest.mark.parametrize("shape", [(3, 5, 64), (1, 16), (1100, 32)])
+def test_layer_norm(kernels: Kernels, shape: tuple[int, ...], with_bias: bool) -> None:
+    x, weight = values(*shape), values(shape[-1], seed=1)
+    bias = values(shape[-1], seed=2) if with_bias else None
+    assert_same(
+        native_ops.layer_norm(kernels, x, weight, bias, EPS),
+        F.layer_norm(x, (shape[-1],), weight, bias, EPS),
+        [x, weight] if bias is None else [x, weight, bias],
+        tolerance=5e-5,
+    )
+
+
+@pytest.mark.parametrize("rows", [1, 15, 16, 17, 1000, 1024, 1025, 5000])
+def test_sums_over_rows_have_the_same_bits_for_any_number_of_threads(kernels: Kernels, rows: int) -> None:
+    x, weight, dy = values(rows, 48), values(48, seed=1), values(rows, 48, seed=2, grad=False)
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2, 3, 7):
+            torch.set_num_threads(threads)
+            rms = torch.autograd.grad(native_ops.rms_norm(kernels, x, weight, EPS), [x, weight], dy)
+            layer = native_ops.layer_norm(kernels, x, weight, weight, EPS)
+            found.append([*rms, *torch.autograd.grad(layer, [x, weight], dy)])
+    finally:
+        torch.set_num_threads(before)
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+
+
 def test_swiglu_over_the_whole_range_of_its_gate(kernels: Kernels) -> None:
     gate_up = (values(5, 3, 96, grad=False) * 30).requires_grad_()
     gate, up = gate_up.chunk(2, -1)

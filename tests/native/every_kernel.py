@@ -25,6 +25,10 @@ def elementwise(kernels: Kernels) -> None:
     x, weight = torch.randn(7, 96, requires_grad=True), torch.randn(96, requires_grad=True)
     for ours, plain in (
         (native_ops.rms_norm(kernels, x, weight, 1e-6), F.rms_norm(x, (96,), weight, 1e-6)),
+        (
+            native_ops.layer_norm(kernels, x, weight, weight, 1e-6),
+            F.layer_norm(x, (96,), weight, weight, 1e-6),
+        ),
         (native_ops.swiglu(kernels, x), fused.swiglu(x)),
         (native_ops.relu2(kernels, x), F.relu(x).square()),
     ):
