@@ -1,0 +1,148 @@
+"""As many threads as pay beside the other programs on the machine, changed while a run goes.
+
+The threads of a parallel region wait for the last one. On a processor that is shared, one of them is often
+without a core, and all others wait for it: two threads beside two busy programs can be slower than one. So
+while others are busy, numbers of threads are tried in turns on real updates, and the fastest is kept for a
+while. Results are the same for every number: see :mod:`cpulm.native` for how the kernels see to that.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from cpulm.system.cpu_use import OthersUse
+from cpulm.system.openmp import ShortSpin
+
+BUSY, CALM = 0.3, 0.15
+"""Processors used by others from which on they count, and below which they no longer do."""
+TRIAL_SECONDS, TRIAL_UPDATES, ROUNDS = 0.6, 3, 2
+"""Each number is tried for so long and so many updates, so many times in turns."""
+FIRST_HOLD_SECONDS, LONGEST_HOLD_SECONDS = 15.0, 120.0
+"""How long the fastest number is kept until the next trial: longer when the last trial confirmed it."""
+
+
+@dataclass
+class _Trial:
+    """Numbers of threads tried in turns; ``seconds`` and ``updates`` of each so far."""
+
+    turns: list[int]
+    seconds: dict[int, float] = field(default_factory=dict)
+    updates: dict[int, int] = field(default_factory=dict)
+    turn_seconds: float = 0.0
+    turn_updates: int = 0
+
+    def note(self, seconds: float) -> bool:
+        """Count one update of the number whose turn it is; True when its turn is over."""
+        number = self.turns[0]
+        self.seconds[number] = self.seconds.get(number, 0.0) + seconds
+        self.updates[number] = self.updates.get(number, 0) + 1
+        self.turn_seconds += seconds
+        self.turn_updates += 1
+        if self.turn_seconds < TRIAL_SECONDS or self.turn_updates < TRIAL_UPDATES:
+            return False
+        del self.turns[0]
+        self.turn_seconds, self.turn_updates = 0.0, 0
+        return True
+
+    def fastest(self) -> int:
+        return min(self.seconds, key=lambda number: self.seconds[number] / self.updates[number])
+
+
+class AdaptiveThreads:
+    """Decides after every update how many threads the next one gets. Used from the thread that trains.
+
+    Args:
+        most: the number while the machine is calm.
+        others: gives the processors that other programs use, or None when it is too early to say.
+        spin: is switched to short spinning while others are busy.
+        use: takes a number of threads over.
+        now: seconds of a clock that never goes back.
+    """
+
+    def __init__(
+        self,
+        most: int,
+        *,
+        others: Callable[[], float | None] | None = None,
+        spin: Callable[[bool], None] | None = None,
+        use: Callable[[int], None] = torch.set_num_threads,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.most = self.threads = most
+        self._others = OthersUse().read if others is None else others
+        self._spin = ShortSpin().switch if spin is None else spin
+        self._use, self._now = use, now
+        self._busy = False
+        self._trial: _Trial | None = None
+        self._kind = ""
+        self._hold_seconds = FIRST_HOLD_SECONDS
+        self._next_trial = 0.0
+
+    def update_done(self, seconds: float, kind: str = "update") -> None:
+        """Note that a piece of work took so long; the next one may get another number of threads.
+
+        Args:
+            seconds: of the piece. Pieces of one ``kind`` are alike, so that their times compare.
+        """
+        others = self._others()
+        if others is not None:
+            self._judge(others)
+        if not self._busy or self.most == 1:
+            return
+        if kind != self._kind:
+            self._kind, self._trial = kind, None
+        if self._trial is not None:
+            self._go_on(self._trial, seconds)
+        elif self._now() >= self._next_trial:
+            self._begin_trial()
+
+    def close(self) -> None:
+        """All threads again, and the library's own spinning."""
+        self._become_calm()
+
+    def _judge(self, others: float) -> None:
+        if not self._busy and others >= BUSY:
+            self._busy, self._hold_seconds, self._next_trial = True, FIRST_HOLD_SECONDS, 0.0
+            self._spin(True)
+        elif self._busy and others <= CALM:
+            self._become_calm()
+
+    def _become_calm(self) -> None:
+        self._busy, self._trial = False, None
+        self._take(self.most)
+        self._spin(False)
+
+    def _begin_trial(self) -> None:
+        self._trial = _Trial([number for _ in range(ROUNDS) for number in self._numbers()])
+        self._take(self._trial.turns[0])
+
+    def _numbers(self) -> list[int]:
+        """All, half as many, and so on down to one."""
+        numbers = [self.most]
+        while numbers[-1] > 1:
+            numbers.append(numbers[-1] // 2)
+        return numbers
+
+    def _go_on(self, trial: _Trial, seconds: float) -> None:
+        if not trial.note(seconds):
+            return
+        if trial.turns:
+            self._take(trial.turns[0])
+            return
+        fastest, before = trial.fastest(), self._last_fastest
+        longer = min(2 * self._hold_seconds, LONGEST_HOLD_SECONDS)
+        self._hold_seconds = longer if fastest == before else FIRST_HOLD_SECONDS
+        self._last_fastest, self._trial = fastest, None
+        self._next_trial = self._now() + self._hold_seconds
+        self._take(fastest)
+
+    _last_fastest: int | None = None
+
+    def _take(self, threads: int) -> None:
+        if threads != self.threads:
+            self.threads = threads
+            self._use(threads)

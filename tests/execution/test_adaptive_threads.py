@@ -1,0 +1,126 @@
+"""Threads that follow what other programs leave: on made-up times of updates, and on a clock of our own."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import pytest
+
+from cpulm.execution.adaptive_threads import FIRST_HOLD_SECONDS, LONGEST_HOLD_SECONDS, AdaptiveThreads
+
+
+class Day:
+    """A machine whose other programs and whose update times are set by the test."""
+
+    def __init__(self, most: int) -> None:
+        self.clock, self.others, self.switches = 0.0, 0.0, list[bool]()
+        self.used: list[int] = []
+        self.threads = AdaptiveThreads(
+            most,
+            others=lambda: self.others,
+            spin=self.switches.append,
+            use=self.used.append,
+            now=lambda: self.clock,
+        )
+
+    def train(
+        self, seconds: float, update_seconds: Callable[[int], float], kind: str = "update"
+    ) -> list[int]:
+        """Updates for so long; the number of threads of each."""
+        taken, end = [], self.clock + seconds
+        while self.clock < end:
+            taken.append(self.threads.threads)
+            one = update_seconds(self.threads.threads)
+            self.clock += one
+            self.threads.update_done(one, kind)
+        return taken
+
+
+def worse_with_more(threads: int) -> float:
+    return 0.1 * threads
+
+
+def better_with_more(threads: int) -> float:
+    return 0.4 / threads
+
+
+def test_a_calm_machine_gives_all_threads_always() -> None:
+    day = Day(4)
+    assert set(day.train(60, worse_with_more)) == {4}
+    assert day.switches == []
+    assert day.used == []
+
+
+@pytest.mark.parametrize(("seconds", "fastest"), [(worse_with_more, 1), (better_with_more, 4)])
+def test_beside_busy_programs_the_fastest_number_is_found_and_kept(
+    seconds: Callable[[int], float], fastest: int
+) -> None:
+    day = Day(4)
+    day.others = 2.0
+    taken = day.train(600, seconds)
+    assert set(taken) == {1, 2, 4}
+    at_work = [number for number in taken if number == fastest]
+    assert len(at_work) > 0.8 * len(taken)
+    assert taken[-1] == fastest
+    assert day.switches == [True]
+
+
+def test_a_confirmed_number_is_tried_more_seldom() -> None:
+    day = Day(2)
+    day.others = 1.0
+    trials, before = [], 1
+    for _ in range(3000):
+        number = day.train(0.05, worse_with_more)[-1]
+        if number == 2 and before == 1:
+            trials.append(day.clock)
+        before = number
+    between = [later - earlier for earlier, later in itertools.pairwise(trials)]
+    holds = [seconds for seconds in between if seconds > FIRST_HOLD_SECONDS / 2]
+    assert holds == sorted(holds)
+    assert holds[0] < 2 * FIRST_HOLD_SECONDS < LONGEST_HOLD_SECONDS < holds[-1]
+
+
+def test_when_the_others_end_all_threads_come_back_at_once() -> None:
+    day = Day(2)
+    day.others = 2.0
+    day.train(30, worse_with_more)
+    day.others = 0.0
+    assert set(day.train(30, worse_with_more)[1:]) == {2}
+    assert day.switches == [True, False]
+
+
+def test_between_calm_and_busy_nothing_changes() -> None:
+    day = Day(2)
+    day.others = 0.2
+    day.train(10, worse_with_more)
+    assert day.switches == []
+    day.others = 2.0
+    day.train(30, worse_with_more)
+    day.others = 0.2
+    day.train(30, worse_with_more)
+    assert day.switches == [True]
+
+
+def test_times_of_unlike_work_are_not_compared() -> None:
+    """A validation between two updates begins the trial again; it must not decide for the updates."""
+    day = Day(2)
+    day.others = 2.0
+    day.train(1, better_with_more)
+    day.train(0.5, worse_with_more, kind="validation")
+    assert day.train(60, better_with_more)[-1] == 2
+
+
+def test_one_thread_has_nothing_to_choose() -> None:
+    day = Day(1)
+    day.others = 2.0
+    assert set(day.train(60, worse_with_more)) == {1}
+
+
+def test_closing_gives_everything_back() -> None:
+    day = Day(2)
+    day.others = 2.0
+    day.train(30, worse_with_more)
+    day.threads.close()
+    assert day.threads.threads == 2
+    assert day.switches == [True, False]
