@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -29,6 +30,22 @@ def compiled(compiler: Compiler, folder: Path, flags: list[str]) -> Path:
         return library.compile_kernels(compiler.command, compiler.version, "this machine", folder)[0]
 
 
+@pytest.fixture(scope="module")
+def unoptimized(gcc_like: Compiler, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compiled(gcc_like, tmp_path_factory.mktemp("kernels"), ["-O0"])
+
+
+@pytest.fixture(scope="module")
+def sanitized(gcc_like: Compiler, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """A library, and the environment of its user: the sanitizer's own has to be loaded before Python."""
+    command = [*shlex.split(gcc_like.command), "-print-file-name=libasan.so"]
+    found = Path(subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip())
+    if platform.system() != "Linux" or not found.is_absolute():
+        pytest.skip("the compiler has no address sanitizer that can be loaded first")
+    path = compiled(gcc_like, tmp_path_factory.mktemp("kernels"), SANITIZERS)
+    return path, {"LD_PRELOAD": str(found.resolve()), "ASAN_OPTIONS": "detect_leaks=0"}
+
+
 def exercise(path: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     program = Path(__file__).parent / "every_kernel.py"
     command = [sys.executable, str(program), str(path)]
@@ -36,44 +53,31 @@ def exercise(path: Path, **environment: str) -> subprocess.CompletedProcess[str]
     return subprocess.run(command, env=whole, capture_output=True, text=True, check=False)
 
 
-def test_only_the_functions_that_python_calls_leave_a_unit(gcc_like: Compiler, tmp_path: Path) -> None:
+def test_only_the_functions_that_python_calls_leave_a_unit(unoptimized: Path) -> None:
     """Different things of one name in two units, or two headers, would be taken for one by the linker."""
     if shutil.which("nm") is None or platform.system() != "Linux":
         pytest.skip("nm lists the names here")
-    path = compiled(gcc_like, tmp_path, ["-O0"])
-    listed = subprocess.run(["nm", "-D", "--defined-only", path], capture_output=True, text=True, check=True)
-    names = {line.split()[-1] for line in listed.stdout.splitlines()}
-    expected = {*SIGNATURES, *(f"{name}_signature" for name in SIGNATURES), *NAME_LISTS}
-    assert names == expected
+    command = ["nm", "-D", "--defined-only", str(unoptimized)]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    names = {line.split()[-1] for line in listed.splitlines()}
+    assert names == {*SIGNATURES, *(f"{name}_signature" for name in SIGNATURES), *NAME_LISTS}
 
 
-def test_every_kernel_without_optimization(gcc_like: Compiler, tmp_path: Path) -> None:
-    done = exercise(compiled(gcc_like, tmp_path, ["-O0"]))
+def test_every_kernel_without_optimization(unoptimized: Path) -> None:
+    done = exercise(unoptimized)
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("all kernels\n")
 
 
-def runtime_of(compiler: Compiler) -> str:
-    """The address sanitizer's library, which has to be loaded before Python."""
-    command = [*compiler.command.split(), "-print-file-name=libasan.so"]
-    found = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-    if platform.system() != "Linux" or not Path(found).is_absolute():
-        pytest.skip("the compiler has no address sanitizer that can be loaded first")
-    return str(Path(found).resolve())
-
-
-def test_every_kernel_with_sanitizers(gcc_like: Compiler, tmp_path: Path) -> None:
-    runtime = runtime_of(gcc_like)
-    done = exercise(
-        compiled(gcc_like, tmp_path, SANITIZERS), LD_PRELOAD=runtime, ASAN_OPTIONS="detect_leaks=0"
-    )
+def test_every_kernel_with_sanitizers(sanitized: tuple[Path, dict[str, str]]) -> None:
+    path, environment = sanitized
+    done = exercise(path, **environment)
     assert done.returncode == 0, done.stderr[-5000:]
     assert done.stdout.endswith("all kernels\n")
 
 
-def test_the_sanitizer_would_see_a_read_beyond_the_end(gcc_like: Compiler, tmp_path: Path) -> None:
-    runtime = runtime_of(gcc_like)
-    path = compiled(gcc_like, tmp_path, SANITIZERS)
-    done = exercise(path, LD_PRELOAD=runtime, ASAN_OPTIONS="detect_leaks=0", BEYOND_THE_END="1")
+def test_the_sanitizer_would_see_a_read_beyond_the_end(sanitized: tuple[Path, dict[str, str]]) -> None:
+    path, environment = sanitized
+    done = exercise(path, **environment, BEYOND_THE_END="1")
     assert done.returncode != 0
     assert "heap-buffer-overflow" in done.stderr
