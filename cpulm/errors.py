@@ -1,21 +1,23 @@
-"""What a user can be told: one message, one hint, one exit code.
+"""Errors that a user can cause or solve: one message, one hint, one exit code.
 
-Raise one of these for anything a user can cause or mend. Anything else that escapes is a bug and
-keeps its traceback. The boundary that turns them into text and an exit code is ``cpulm.cli.main``.
+Anything else that escapes is a bug and keeps its traceback. ``cpulm.cli.main`` turns these errors into text
+and an exit code.
 """
 
 from __future__ import annotations
 
+from cpulm import exit_codes
+
 
 class CpulmError(Exception):
-    """A problem the user can act on.
+    """A problem that the user can act on.
 
     Args:
         message: what is wrong, naming the thing and the value.
         hint: what to do about it, in one sentence or command.
     """
 
-    exit_code = 1
+    exit_code = exit_codes.BUG
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -26,34 +28,34 @@ class CpulmError(Exception):
 class SettingsError(CpulmError):
     """A flag, a setting or a combination of them is wrong."""
 
-    exit_code = 2
+    exit_code = exit_codes.SETTINGS
 
 
 class DataError(CpulmError):
     """Text, token files or a checkpoint cannot be used."""
 
-    exit_code = 3
+    exit_code = exit_codes.DATA
 
 
 class DivergedError(CpulmError):
-    """Training left the finite numbers."""
+    """A loss or gradient is not finite, or the loss jumped up and stayed there."""
 
-    exit_code = 4
+    exit_code = exit_codes.DIVERGED
 
 
 class ResourceError(CpulmError):
-    """Disk or memory is not enough."""
+    """There is not enough disk space or memory."""
 
-    exit_code = 5
+    exit_code = exit_codes.RESOURCES
 
 
 class StoppedError(CpulmError):
-    """Stopped on purpose, with everything saved: the run can be resumed."""
+    """The run was stopped on purpose, with everything saved: it can be resumed."""
 
-    exit_code = 75
+    exit_code = exit_codes.STOPPED
 
 
 class AbortedError(CpulmError):
-    """Left at once on the user's second request."""
+    """The user interrupted a second time, and nothing more was saved."""
 
-    exit_code = 130
+    exit_code = exit_codes.ABORTED

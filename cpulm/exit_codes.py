@@ -1,19 +1,23 @@
-"""How a process ended, in words."""
+"""Exit codes: the numbers that cpulm ends with, and how any process ended, in words."""
 
 from __future__ import annotations
 
 import signal
 
-_CODES = {
-    0: "finished",
-    1: "crashed: a bug, see the log",
-    2: "a setting is wrong",
-    3: "the data or a checkpoint cannot be used",
-    4: "training diverged",
-    5: "no room on the disk or in memory",
-    75: "stopped, with everything saved",
-    130: "aborted",
+FINISHED, BUG, SETTINGS, DATA, DIVERGED, RESOURCES, STOPPED, ABORTED = 0, 1, 2, 3, 4, 5, 75, 130
+
+EXIT_CODES = {
+    FINISHED: "finished",
+    BUG: "crashed: a bug, see the log",
+    SETTINGS: "a flag or a setting is wrong",
+    DATA: "the data or a checkpoint cannot be used",
+    DIVERGED: "training diverged",
+    RESOURCES: "no room on the disk or in memory",
+    STOPPED: "stopped, with everything saved",
+    ABORTED: "aborted",
 }
+"""All exit codes of cpulm and their words; the table in docs/reliability.md is the same."""
+
 _WHY = {
     "SIGKILL": "often by the system, when memory runs out",
     "SIGSEGV": "a crash inside a library",
@@ -24,10 +28,14 @@ _WHY = {
 
 
 def exit_in_words(code: int | None) -> str:
-    """``killed by SIGKILL (often by the system, when memory runs out)``, ``exit code 5: no room …``."""
+    """``killed by SIGKILL (often by the system, when memory runs out)``, ``exit code 5: no room …``.
+
+    Args:
+        code: as Python has it, negative for a signal; None if the process vanished with its computer.
+    """
     if code is None:
         return "gone, with the computer or the process that watched it"
-    number = -code if code < 0 else code - 128 if 128 < code < 160 and code != 130 else 0
+    number = -code if code < 0 else code - 128 if 128 < code < 160 and code != ABORTED else 0
     if number:
         try:
             name = signal.Signals(number).name
@@ -37,4 +45,4 @@ def exit_in_words(code: int | None) -> str:
         return f"killed by {name}{why}"
     if code > 0xFFFF:  # the status of a crash on Windows
         return f"crashed with status 0x{code:08X}"
-    return f"{_CODES[code]} (exit code {code})" if code in _CODES else f"exit code {code}"
+    return f"{EXIT_CODES[code]} (exit code {code})" if code in EXIT_CODES else f"exit code {code}"

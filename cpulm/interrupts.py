@@ -1,4 +1,4 @@
-"""Stopping on purpose: the first request is noted, the second leaves at once."""
+"""Turns stop signals into a request that work in progress can check; the second Ctrl-C ends it at once."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
+from cpulm import exit_codes
 from cpulm.errors import AbortedError
 
 # SIGHUP comes when a terminal is closed, SIGBREAK is Ctrl-Break and closing the console on Windows; not every
@@ -25,25 +26,25 @@ GRACE_SECONDS = 1.0
 class StopNow(BaseException):
     """Raised by a request to stop in a section that may be left at any point.
 
-    No Exception, so that nothing that guards against failures takes it for one.
+    It is not an Exception, so that code that handles failures does not take it for one.
     """
 
 
 class StopRequest:
-    """While entered, turns stop signals into a flag that the work in hand looks at.
+    """While entered, turns stop signals into a flag that the work in progress checks.
 
-    Call the object to ask whether a stop was requested; ``why`` names the first request's origin. The
-    second Ctrl-C raises AbortedError where the main thread is; if the main thread does not come back to
-    Python within :data:`GRACE_SECONDS`, the process ends there and then, with exit code 130.
+    Call the object to ask whether a stop was requested; ``why`` names the origin of the first request. The
+    second Ctrl-C raises AbortedError in the main thread. If the main thread does not return to Python within
+    :data:`GRACE_SECONDS`, the process ends immediately with exit code 130.
 
     Args:
-        leave: called before the process ends there and then, to give the terminal back.
+        leave: called before the process ends immediately, to restore the terminal.
     """
 
     def __init__(self, leave: Callable[[], None] | None = None) -> None:
         self.why: str | None = None
         self._leave = leave
-        self._may_leave_at_once = False
+        self._interruptible = False
         self._previous: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
         self._wakeup: tuple[socket.socket, socket.socket, int] | None = None
 
@@ -51,35 +52,35 @@ class StopRequest:
         return self.why is not None
 
     def request(self, why: str) -> None:
-        """Ask for a stop, from any thread; ``why`` is what asked."""
+        """Request a stop, from any thread; ``why`` names who requested it."""
         if self.why is None:
             self.why = why
-            if self._may_leave_at_once:
+            if self._interruptible:
                 self._interrupt_main_thread()
 
     @contextmanager
-    def at_once(self) -> Iterator[None]:
-        """A section that a request to stop leaves at once, by StopNow, wherever it is.
+    def interruptible(self) -> Iterator[None]:
+        """A section that a request to stop ends at once with StopNow, at any point.
 
-        For work that cannot look at the flag and of which nothing is lost, such as compiling.
+        For work that cannot check the flag and loses nothing, such as compiling.
 
         Raises:
-            StopNow: at the request, or on entering where there was one already.
+            StopNow: at the request, or on entering if a stop was requested before.
         """
         if self():
             raise StopNow
-        self._may_leave_at_once = True
+        self._interruptible = True
         try:
             yield
         finally:
-            self._may_leave_at_once = False
+            self._interruptible = False
 
     def __enter__(self) -> StopRequest:
         for name in _SIGNALS:
             number = getattr(signal, name, None)
             # Whoever ignored a signal before us meant it: nohup ignores SIGHUP, a shell's `&` SIGINT.
             if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-                self._previous[number] = signal.signal(number, self._note)
+                self._previous[number] = signal.signal(number, self._on_signal)
         self._watch_signals()
         return self
 
@@ -94,16 +95,16 @@ class StopRequest:
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
         self._previous.clear()
 
-    def _note(self, number: int, _frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if self() and number == signal.SIGINT:
-            raise AbortedError("aborted; the last checkpoint is intact", "go on with `cpulm resume`")
+            raise AbortedError("aborted; what was not saved is lost")
         if self.why is None:
             self.why = signal.Signals(number).name
-        if self._may_leave_at_once:
+        if self._interruptible:
             raise StopNow
 
     def _watch_signals(self) -> None:
-        """Let a thread see each signal the moment it arrives.
+        """Let a thread see each signal as soon as it arrives.
 
         Python's own handlers run in the main thread only, between two bytecodes: in the middle of a
         backward pass that is seconds away. The C handler writes the signal's number to a socket at once.
@@ -130,10 +131,10 @@ class StopRequest:
                 return  # the main thread has left by itself
         if self._leave is not None:
             self._leave()
-        os._exit(130)
+        os._exit(exit_codes.ABORTED)
 
     def _interrupt_main_thread(self) -> None:
-        """Run :meth:`_note` in the main thread, even while that thread waits for a program or the disk."""
+        """Run :meth:`_on_signal` in the main thread, even while it waits for a program or the disk."""
         main = threading.main_thread().ident
         number = next((number for number in self._previous if number != signal.SIGINT), None)
         if number is None:  # all of them are ignored: the section ends by itself

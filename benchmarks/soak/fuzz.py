@@ -212,9 +212,9 @@ class World:
 
     def _night(self) -> st.SearchStrategy[bytes]:
         it = supervisor_state.new_state(self.case, ["--steps", "9"])
-        it.claim()
-        it.parts = [
-            supervisor_state.Attempt(began=1.0, ended=2.0, code=1, step=3, said="x"),
+        it.set_supervisor()
+        it.attempts = [
+            supervisor_state.Attempt(began=1.0, ended=2.0, code=1, step=3, error="x"),
             supervisor_state.Attempt(began=4.0),
         ]
         supervisor_state.write(self.case, it)
@@ -278,7 +278,7 @@ class World:
         try:
             found = supervisor_state.read(self.case)
             if found is not None:
-                found.goes_on()
+                found.is_active()
                 supervisor_state.write(self.case, found)
             night.summary(self.case)
             status.status_of(self.case)

@@ -10,7 +10,7 @@ from cpulm.analysis.report import Figures, Finding
 from cpulm.analysis.slowdown import slowdown
 from cpulm.events import CheckpointSaved, RunFinished
 from cpulm.runlog.record import RunLog
-from cpulm.runs.status import CRASHED, RunStatus
+from cpulm.runs.status import RunStatus
 
 _ORDER = ("warning", "note", "good")
 _MANY_EPOCHS = 4.0
@@ -39,7 +39,7 @@ def findings(
 def _end(record: RunLog, standing: RunStatus, figures: Figures) -> Iterator[Finding]:
     saved = [event.step for _, event in record.told if isinstance(event, CheckpointSaved)]
     last = float(saved[-1]) if saved else 0.0
-    if standing.state == CRASHED:
+    if standing.state == "crashed":
         lost = max(0.0, figures.steps - last)
         yield Finding(
             "crashed",

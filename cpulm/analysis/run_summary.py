@@ -9,15 +9,9 @@ from cpulm.analysis.report import Fact, Figures
 from cpulm.analysis.timeline import REASONS
 from cpulm.events import RunFinished, RunStarted
 from cpulm.runlog.record import RunLog
-from cpulm.runs.status import CRASHED, NEW, RESTARTING, RUNNING, RunStatus
+from cpulm.runs.run_states import RUN_STATES
+from cpulm.runs.status import RunStatus
 from cpulm.units import format_bytes, format_count, format_duration
-
-_STATES = {
-    RUNNING: "it goes on",
-    RESTARTING: "its supervisor is about to start it again",
-    CRASHED: "its process is gone without a last word",
-    NEW: "it has not taken a step",
-}
 
 
 def facts(standing: RunStatus, figures: Figures, record: RunLog) -> tuple[Fact, ...]:
@@ -48,16 +42,16 @@ def _facts(standing: RunStatus, figures: Figures, record: RunLog) -> Iterator[Fa
         yield Fact("throughput", f"{format_count(figures.tokens_per_second)} tok/s", _arithmetic(figures))
     if figures.peak_process_bytes:
         yield Fact("memory", format_bytes(figures.peak_process_bytes), "the most the process held")
-    if record.damaged_lines and standing.state not in (RUNNING, RESTARTING):
+    if record.damaged_lines and standing.state not in ("running", "restarting"):
         lines = f"{record.damaged_lines} line{'s' * (record.damaged_lines != 1)}"
         yield Fact("damage", f"{lines} of the record cannot be read", "passed over")
 
 
 def _why(standing: RunStatus, record: RunLog) -> str:
     finished = next((event for _, event in reversed(record.told) if isinstance(event, RunFinished)), None)
-    if standing.state in _STATES:
-        return _STATES[standing.state]
-    return "" if finished is None else REASONS.get(finished.reason, finished.reason)
+    if finished is None or standing.state in ("running", "restarting", "crashed", "new"):
+        return RUN_STATES[standing.state]
+    return REASONS.get(finished.reason, finished.reason)
 
 
 def _model(started: RunStarted) -> tuple[str, str]:

@@ -85,14 +85,14 @@ def _last_step_time(record: RunLog, step: int) -> float | None:
 
 def _of_night(record: RunLog, night: SupervisorState) -> Iterator[Happening]:
     """How the processes of a night ended that did not end it."""
-    for part in night.parts:
-        if part.ended is None or not part.code:
+    for attempt in night.attempts:
+        if attempt.ended is None or not attempt.code:
             continue
-        said = f": {part.said}" if part.said else ""
-        step = part.step or 0
-        at = int(np.searchsorted(record.steps["time"], part.ended, side="right"))
+        said = f": {attempt.error}" if attempt.error else ""
+        step = attempt.step or 0
+        at = int(np.searchsorted(record.steps["time"], attempt.ended, side="right"))
         seconds = float(record.steps["elapsed_seconds"][at - 1]) if at else 0.0
-        yield Happening(step, seconds, "lost", f"{exit_in_words(part.code)}{said}", part.ended)
+        yield Happening(step, seconds, "lost", f"{exit_in_words(attempt.code)}{said}", attempt.ended)
 
 
 def _happening(kind: str, text: str, event: Event, place: Place) -> Happening:

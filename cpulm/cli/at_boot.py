@@ -1,4 +1,4 @@
-"""``cpulm at-boot``: have an overnight run go on after a reboot."""
+"""``cpulm at-boot``: continues an overnight run after a reboot."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def at_boot(
     install: Annotated[bool, typer.Option("--install", help="Write the entry and enable it.")] = False,
     remove: Annotated[bool, typer.Option("--remove", help="Disable the entry and remove it.")] = False,
 ) -> None:
-    """Have an overnight run go on after a reboot.
+    """Continue an overnight run after a reboot.
 
-    Prints an entry for what starts programs on this system, of your own account: a systemd user unit,
-    a launchd agent or a task of the Task Scheduler. With `--install` it is put in its place. It does
-    nothing where the run is finished or was stopped on purpose.
+    Prints an entry, for your account only, for what starts programs on this system: a systemd user unit,
+    a launchd agent or a scheduled task. `--install` writes and enables it. The entry does nothing if
+    the run has finished or was stopped on purpose.
 
     Example: `cpulm at-boot runs/small-1 --install`
     """
@@ -41,8 +41,8 @@ def at_boot(
     from cpulm.ui.console import stderr, write_text
 
     if install and remove:
-        raise SettingsError("--install and --remove given", "keep one of them")
-    # A run whose folder is gone can still leave an entry to be removed.
+        raise SettingsError("--install and --remove cannot be combined", "leave out one of them")
+    # The entry of a run whose folder is gone can still be removed.
     path = (run if remove else run_dir.find(run).path).resolve()
     entry = boot.entry(RunDir(path))
     if remove:
@@ -51,7 +51,7 @@ def at_boot(
         return
     if not install:
         write_text(entry.text)
-        note = f"\nfor {entry.path}; --install puts it there. Once there, {entry.advice}."
+        note = f"\nThis belongs into {entry.path}; --install writes it. Then {entry.advice}."
         stderr().print(note, soft_wrap=True)
         return
     _require_night(RunDir(path), run)
@@ -61,7 +61,7 @@ def at_boot(
 
 
 def _require_night(run: RunDir, typed: Path) -> None:
-    """Raises SettingsError where the entry would find nothing to go on with."""
+    """Raises SettingsError if there is nothing that the entry could continue."""
     from cpulm.errors import SettingsError
     from cpulm.runs import supervisor_state
 
@@ -69,6 +69,6 @@ def _require_night(run: RunDir, typed: Path) -> None:
     if night is None or night.state in supervisor_state.ENDED:
         why = "is not trained overnight" if night is None else f"is {night.state.replace('_', ' ')}"
         raise SettingsError(
-            f"{typed} {why}, so there is nothing to go on with after a reboot",
-            f"begin with `cpulm resume {typed} --overnight`",
+            f"{typed} {why}, so there is nothing to continue after a reboot",
+            f"start it with `cpulm resume {typed} --overnight`",
         )

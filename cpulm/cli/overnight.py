@@ -1,4 +1,4 @@
-"""``--overnight``: hand a run to a process that outlives the terminal, once it has surely begun."""
+"""``--overnight``: starts a run in a process that outlives the terminal, and returns once it has begun."""
 
 from __future__ import annotations
 
@@ -20,35 +20,34 @@ from cpulm.errors import AbortedError, ResourceError, SettingsError
 from cpulm.run_dir import RunDir
 
 _Watcher = tuple[str, int, str]
-_LOOK_SECONDS = 0.2
-_DECIDED = ("--overnight", "--headless", "--json", "--resume")
+_POLL_SECONDS = 0.2
+_SUPERVISOR_DECIDES = ("--overnight", "--headless", "--json", "--resume")
 
 
-def begin(arguments: Sequence[str], out: Path | None, stem: str, *, json: bool) -> None:
+def train_overnight(arguments: Sequence[str], out: Path | None, stem: str, *, json: bool) -> None:
     """Train a new run overnight; returns once it has begun.
 
     Args:
-        arguments: what was typed behind ``cpulm train``.
+        arguments: those of ``cpulm train``.
         out: the run's folder, or None for the first free ``runs/<stem>-<n>``.
 
     Raises:
-        CpulmError: where the folder cannot be made.
-        typer.Exit: with the run's own exit code, where it ended before it had begun; its error has
-            been shown.
+        CpulmError: the folder cannot be made.
+        typer.Exit: the run ended before it had begun, with this exit code; its error has been shown.
     """
     run = run_dir.create(out, stem)
-    # ``cpulm train`` wants to find its folder empty: the log moves in once the run has begun.
+    # The folder must be empty for ``cpulm train``: the log moves into it once the run has begun.
     log = run.path.absolute().with_name(f"{run.name}.overnight.log")
     log.unlink(missing_ok=True)
     try:
-        _hand_over(run, log, for_child(arguments), new=True, json=json)
+        _start_supervisor(run, log, child_arguments(arguments), new=True, json=json)
     finally:
         with contextlib.suppress(OSError):
             if not any(run.path.iterdir()):
                 run.path.rmdir()  # it never began
 
 
-def go_on(path: Path, end: Mapping[str, Any], changes: Mapping[str, Any], *, json: bool) -> None:
+def resume_overnight(path: Path, end: Mapping[str, Any], changes: Mapping[str, Any], *, json: bool) -> None:
     """Resume the run at ``path`` overnight; returns once it has begun.
 
     Args:
@@ -56,35 +55,35 @@ def go_on(path: Path, end: Mapping[str, Any], changes: Mapping[str, Any], *, jso
         changes: other settings by their full names, such as ``runtime.nice``, None for those not given.
 
     Raises:
-        CpulmError: where that cannot be.
-        typer.Exit: as in :func:`begin`.
+        CpulmError: the run cannot be resumed.
+        typer.Exit: as in :func:`train_overnight`.
     """
     from cpulm.runs import supervisor_state
 
     run = run_dir.find(path)
     if path.is_file():
         raise SettingsError(
-            f"{path} is one checkpoint, and overnight a run goes on from its newest one",
+            f"{path} is a single checkpoint, and --overnight continues a run from its newest one",
             f"give the run's folder: `cpulm resume {run.path} --overnight`",
         )
     night = supervisor_state.read(run)
-    if night is not None and night.goes_on():
+    if night is not None and night.is_active():
         raise SettingsError(
-            f"{run.path} is trained overnight already, watched by process {night.pid}",
+            f"{run.path} is already trained overnight, supervised by process {night.pid}",
             f"see it with `cpulm watch {run.path}`, stop it with `cpulm stop {run.path}`",
         )
-    _hand_over(run, supervisor_state.log_path(run), as_flags({**end, **changes}), new=False, json=json)
+    _start_supervisor(run, supervisor_state.log_path(run), as_flags({**end, **changes}), new=False, json=json)
 
 
-def for_child(arguments: Sequence[str]) -> list[str]:
-    """What was typed behind ``cpulm train``, without what the supervisor decides."""
+def child_arguments(arguments: Sequence[str]) -> list[str]:
+    """The arguments of ``cpulm train`` without those that the supervisor decides."""
     kept: list[str] = []
     waiting = list(arguments)
     while waiting:
         argument = waiting.pop(0)
         if argument == "--out":
             del waiting[:1]
-        elif not argument.startswith("--out=") and argument not in _DECIDED:
+        elif not argument.startswith("--out=") and argument not in _SUPERVISOR_DECIDES:
             kept.append(argument)
     return kept
 
@@ -101,7 +100,7 @@ def as_flags(settings: Mapping[str, Any]) -> list[str]:
     return flags
 
 
-def _hand_over(run: RunDir, log: Path, arguments: list[str], *, new: bool, json: bool) -> None:
+def _start_supervisor(run: RunDir, log: Path, arguments: list[str], *, new: bool, json: bool) -> None:
     """Start the supervisor and show its log until the run has begun or has ended."""
     before = _watcher(run)
     kind = ["--new"] if new else []
@@ -126,12 +125,12 @@ def _hand_over(run: RunDir, log: Path, arguments: list[str], *, new: bool, json:
         except KeyboardInterrupt:
             _stop(supervisor)
             _show(said)
-            raise AbortedError("stopped before the run had begun") from None
+            raise AbortedError("aborted before the run had begun") from None
     if code is not None and _watcher(run) == before:
         if new:
             log.unlink(missing_ok=True)
         raise typer.Exit(code)
-    _say_where(run, json)
+    _report(run, json)
     if code:
         raise typer.Exit(code)
 
@@ -147,7 +146,7 @@ def _follow(
             return code
         if _watcher(run) != before:
             return None
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(_POLL_SECONDS)
 
 
 def _watcher(run: RunDir) -> _Watcher | None:
@@ -170,15 +169,15 @@ def _show(said: IO[bytes]) -> None:
 
 
 def _detached() -> dict[str, Any]:
-    """What makes a process outlive the terminal and its Ctrl-C."""
+    """Options of Popen that make a process outlive the terminal and its Ctrl-C."""
     if sys.platform == "win32":
-        # A hidden console of its own: without any, each of its children would open a window.
+        # It gets a hidden console: without one, each of its children would open a window.
         return {"creationflags": subprocess.CREATE_NO_WINDOW | subprocess.CREATE_NEW_PROCESS_GROUP}
     return {"start_new_session": True}
 
 
 def _stop(supervisor: subprocess.Popen[bytes]) -> None:
-    """End the supervisor and its run, of which nothing is lost yet."""
+    """End the supervisor and its run, which has not begun: nothing is lost."""
     if os.name == "nt":
         subprocess.run(
             ["taskkill", "/T", "/F", "/PID", str(supervisor.pid)], capture_output=True, check=False
@@ -189,28 +188,28 @@ def _stop(supervisor: subprocess.Popen[bytes]) -> None:
         supervisor.wait()
 
 
-def _say_where(run: RunDir, json: bool) -> None:
+def _report(run: RunDir, json: bool) -> None:
     from cpulm.runs import supervisor_state
     from cpulm.ui.console import print_json, stderr, write_text
 
     night = supervisor_state.read(run)
-    watched = night is not None and night.goes_on()
+    watched = night is not None and night.is_active()
     if json:
         pid = night.pid if night and watched else None
         print_json({"run": run.path, "state": night.state if night else None, "supervisor_pid": pid})
         return
     if watched:
         lines = [
-            f"\n{run.path} trains on in the background. This terminal may be closed.",
-            f"  look at it      cpulm watch {run.path}",
+            f"\n{run.path} continues in the background. This terminal may be closed.",
+            f"  watch it        cpulm watch {run.path}",
             f"  stop it         cpulm stop {run.path}",
-            f"  what it says    {supervisor_state.log_path(run)}",
+            f"  its log         {supervisor_state.log_path(run)}",
             f"  in the morning  {run.path / 'summary.md'}",
-            "After a crash it starts again by itself. A closed lid or an empty battery still stops it.",
-            f"To go on after a reboot as well: cpulm at-boot {run.path} --install",
+            "It is restarted after a crash. A closed lid or an empty battery still stops it.",
+            f"To continue it after a reboot too: cpulm at-boot {run.path} --install",
         ]
     else:
-        lines = [f"\n{run.path} has ended already: see {run.path / 'summary.md'}"]
+        lines = [f"\n{run.path} has already ended: see {run.path / 'summary.md'}"]
     for line in lines:
         stderr().print(line, soft_wrap=True)
     write_text(f"{run.path}\n")

@@ -33,7 +33,7 @@ def begin(settings: Settings, out: Path | None, *, headless: bool, json: bool, o
     if overnight:
         from cpulm.cli import overnight as background
 
-        background.begin(sys.argv[2:], out, settings.preset or "run", json=json)
+        background.train_overnight(sys.argv[2:], out, settings.preset or "run", json=json)
         return
     from cpulm.training import run
     from cpulm.ui.watch import choose_mode, watch
@@ -58,7 +58,7 @@ def go_on(
     if overnight:
         from cpulm.cli import overnight as background
 
-        background.go_on(path, horizon, changes, json=json)
+        background.resume_overnight(path, horizon, changes, json=json)
         return
     from cpulm.training import run
     from cpulm.ui.watch import choose_mode, watch

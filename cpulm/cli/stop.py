@@ -1,4 +1,4 @@
-"""``cpulm stop``: end a run that trains in another terminal, or overnight, with everything saved."""
+"""``cpulm stop``: stops a run that trains in another terminal, or overnight, with everything saved."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from cpulm.run_dir import RunDir
     from cpulm.runs.status import RunStatus
 
-_LOOK_SECONDS = 0.2
+_POLL_SECONDS = 0.2
 
 
 def stop(
@@ -27,17 +27,17 @@ def stop(
         bool, typer.Option("--all", help="Every run in runs/ that is being trained.")
     ] = False,
     no_wait: Annotated[
-        bool, typer.Option("--no-wait", help="Ask, and do not wait until it has ended.")
+        bool, typer.Option("--no-wait", help="Request it, and do not wait until the run has ended.")
     ] = False,
     json: Annotated[
-        bool, typer.Option("--json", help="Write where each run stands as one JSON array.")
+        bool, typer.Option("--json", help="Write the state of each run as one JSON array.")
     ] = False,
 ) -> None:
     """Stop a run from another terminal, with everything saved.
 
-    It ends its step, saves, and can be resumed: the same as Ctrl-C where it runs, from anywhere, also from
-    another computer that shares the disk. An overnight run stays stopped, also after a reboot. Leaving with
-    Ctrl-C while this waits takes nothing back.
+    The run ends its step, saves, and can be resumed, as after Ctrl-C in its own terminal. This also works
+    from another computer that shares the disk. An overnight run stays stopped, even after a reboot. Ctrl-C
+    while this command waits does not cancel the request.
 
     **Examples**
 
@@ -66,12 +66,12 @@ def _all_at_work() -> list[RunDir]:
 
 def _stop(runs: list[RunDir], *, no_wait: bool, json: bool) -> None:
     from cpulm.runs.status import is_at_work, status_of
-    from cpulm.runs.stop_file import ask_to_stop
+    from cpulm.runs.stop_file import request_stop
     from cpulm.ui.console import print_json, write_text
 
     asked = [run for run in runs if is_at_work(run)]
     for run in asked:
-        ask_to_stop(run)
+        request_stop(run)
     if not no_wait:
         for run in asked:
             _wait_for_end(run)
@@ -89,21 +89,21 @@ def _wait_for_end(run: RunDir) -> None:
 
     from cpulm.errors import AbortedError
     from cpulm.runs.status import is_at_work
-    from cpulm.runs.stop_file import ask_to_stop
+    from cpulm.runs.stop_file import request_stop
     from cpulm.ui.waiting import waiting
 
     try:
-        with waiting(f"{run.path}: asked to stop; it ends its step and saves") as show:
+        with waiting(f"{run.path}: requested to stop; it ends its step and saves") as show:
             while is_at_work(run):
                 _wake(run)
                 if not run.stop.exists():
-                    # A process that was just starting has taken the request for an old one.
-                    ask_to_stop(run)
+                    # A process that was just starting has removed the request as an old one.
+                    request_stop(run)
                 show()
-                time.sleep(_LOOK_SECONDS)
+                time.sleep(_POLL_SECONDS)
     except KeyboardInterrupt:
         raise AbortedError(
-            f"not waiting any more; {run.path} is still asked to stop", "see how it stands: `cpulm runs`"
+            f"no longer waiting; {run.path} is still requested to stop", "see its state with `cpulm runs`"
         ) from None
 
 
@@ -130,23 +130,19 @@ def _wake(run: RunDir) -> None:
 
 
 def _say(now: RunStatus, *, asked: bool) -> None:
-    """How the run stands on stdout, and what can be done on stderr."""
+    """Write the run's state to stdout, and what can be done to stderr."""
+    from cpulm.runs.run_states import RUN_STATES
     from cpulm.ui.console import say, write_text
     from cpulm.ui.terminal_text import harmless
 
-    where = "" if now.step is None else f" at step {now.step:,}"
+    where = "" if now.step is None else f" (step {now.step:,})"
     if now.step is not None and now.steps is not None:
-        where += f" of {now.steps:,}"
-    how = {
-        "running": "is asked to stop",
-        "restarting": "is asked to stop",
-        "stopped": "stopped, with everything saved,",
-        "finished": "has finished",
-        "new": "has not begun",
-    }.get(now.state, now.state)
+        where = f" (step {now.step:,} of {now.steps:,})"
+    run, how = harmless(now.run), RUN_STATES[now.state]
     if not asked:
-        how = f"is not being trained: {how.removeprefix('has ')}"
-    run = harmless(now.run)
-    write_text(f"{run} {how}{where}\n")
+        how = f"nobody trains it: {how}"
+    elif now.state in ("running", "restarting"):
+        how = "it is requested to stop"
+    write_text(f"{run}: {how}{where}\n")
     if now.state not in ("running", "restarting", "finished"):
-        say(f" hint: go on with `cpulm resume {run}`")
+        say(f" hint: continue it with `cpulm resume {run}`")

@@ -36,5 +36,5 @@ def supervise(
         there = RunDir(run)
         watching = supervisor.supervise(there, log or log_path(there), arguments or [], new=new)
     if watching is not None:
-        code = watching.work()
+        code = watching.run()
         raise typer.Exit(code if code >= 0 else 128 - code)

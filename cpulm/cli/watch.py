@@ -142,13 +142,13 @@ def _show_end(run: RunDir, mode: Mode) -> None:
 
 
 def _say_if_crashed(run: RunDir) -> None:
-    from cpulm.runs.status import CRASHED, NEW, status_of
+    from cpulm.runs.status import status_of
     from cpulm.ui.console import show_error
 
     now, hint = status_of(run), f"go on from the last checkpoint: `cpulm resume {run.path}`"
-    if now.state == NEW:
+    if now.state == "new":
         show_error(f"{run.path} has not begun, and nobody trains it", hint, label="new")
-    if now.state == CRASHED:
+    if now.state == "crashed":
         what = f"{run.path}: its process is gone without a last word"
         if now.step is not None and now.seen is not None:
             heard = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(now.seen))

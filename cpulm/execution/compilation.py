@@ -103,7 +103,7 @@ def ready_forward(
     random_state = random_states(runtime.device)
     show(Progress(stage="compiling", done=0, total=None, unit=""))
     try:
-        with stop.at_once():
+        with stop.interruptible():
             times = _compile(model, forward, loader, runtime)
     except Exception as error:  # torch wraps what compilers and linkers say in many classes
         torch._dynamo.reset()

@@ -1,8 +1,8 @@
-"""Going on after a reboot: an entry for systemd, launchd or the Task Scheduler, of the user's own.
+"""Entries for systemd, launchd or the Task Scheduler that continue an overnight run after a reboot.
 
-What an entry says is a pure function of the run and the system. It starts the supervisor, which ends at
-once where the night is over, was stopped on purpose, or is watched already: an entry that was forgotten
-does no harm.
+An entry belongs to the user, not to the system. Its text is a pure function of the run and the system. It
+starts the supervisor, which ends at once if the run has ended, was stopped on purpose, or has a supervisor:
+an entry that was forgotten does no harm.
 """
 
 from __future__ import annotations
@@ -20,23 +20,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.sax.saxutils import escape
 
+from cpulm import exit_codes
 from cpulm.command import cpulm_command
 from cpulm.errors import ResourceError, SettingsError
 from cpulm.run_dir import RunDir
 
 SAVING_SECONDS = 300
-"""How long the system is asked to wait at shutdown for a checkpoint to be written."""
+"""How long the system is asked to wait for a checkpoint at shutdown."""
 
 _NICE = 10
-_INSTEAD = "print the entry (leave out --install) and have it started by whatever starts programs here"
+_INSTEAD = "leave out --install to print the entry, and add it to whatever starts programs on this system"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What makes a run go on when the computer starts.
+    """Continues a run when the computer starts.
 
-    ``path`` is where ``text`` has to stand; ``enable`` and ``disable`` are the commands that follow it
-    and that undo it, ``{path}`` in them being that file. ``advice`` says when the entry takes effect.
+    ``text`` belongs into the file ``path``; ``enable`` are the commands to run after it was written, and
+    ``disable`` those to undo them. ``advice`` says when the entry takes effect.
     """
 
     name: str
@@ -53,7 +54,7 @@ def entry(run: RunDir, *, system: str = sys.platform, home: Path | None = None) 
     Args:
         run: with an absolute path.
         system: as in ``sys.platform``.
-        home: the user's own folder, or None for the real one.
+        home: the user's home folder; None for the real one.
     """
     home = home or Path.home()
     command = cpulm_command("supervise", "--at-boot", "--", str(run.path), window=system != "win32")
@@ -66,7 +67,7 @@ def entry(run: RunDir, *, system: str = sys.platform, home: Path | None = None) 
 
 
 def entry_name(run: RunDir) -> str:
-    """``cpulm-tiny-1-3fa2c1``: from the run's name, and apart from runs of that name elsewhere."""
+    """``cpulm-tiny-1-3fa2c1``: the run's name, and a digest of its path."""
     clean = re.sub(r"[^A-Za-z0-9-]+", "-", run.name).strip("-") or "run"
     return f"cpulm-{clean}-{hashlib.sha256(str(run.path).encode()).hexdigest()[:6]}"
 
@@ -75,8 +76,8 @@ def install(entry: Entry) -> None:
     """Write the entry and enable it.
 
     Raises:
-        SettingsError: where this system cannot have it, with nothing left behind.
-        ResourceError: where the file cannot be written.
+        SettingsError: this system cannot enable it; its file is removed again.
+        ResourceError: the file cannot be written.
     """
     try:
         entry.path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,7 +86,7 @@ def install(entry: Entry) -> None:
         entry.path.write_text(entry.text, encoding=encoding)
     except OSError as error:
         raise ResourceError(
-            f"cannot write {entry.path}: {error.strerror}", "see who owns that folder"
+            f"cannot write {entry.path}: {error.strerror}", "check who owns that folder"
         ) from error
     try:
         for command in entry.enable:
@@ -96,16 +97,16 @@ def install(entry: Entry) -> None:
 
 
 def remove(entry: Entry) -> bool:
-    """Disable the entry and remove its file; whether there was one.
+    """Disable the entry and remove its file; returns whether there was one.
 
     Raises:
-        SettingsError: where the system refuses to forget it; the file is gone all the same.
+        SettingsError: the system cannot disable it; the file is removed all the same.
     """
     if not entry.path.is_file():
         return False
     try:
         for command in entry.disable:
-            _run(command, "the entry's file is removed; give that command yourself, where it works")
+            _run(command, "the entry's file is removed; run that command yourself when it works")
     finally:
         entry.path.unlink(missing_ok=True)
     return True
@@ -124,7 +125,7 @@ def _run(command: Sequence[str], hint: str = _INSTEAD) -> None:
             stdin=subprocess.DEVNULL,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise SettingsError(f"`{shown}` cannot be run here: {error}", hint) from error
+        raise SettingsError(f"`{shown}` cannot be run: {error}", hint) from error
     if done.returncode:
         said = (done.stderr or done.stdout).strip().splitlines()
         raise SettingsError(f"`{shown}` failed: {said[0] if said else done.returncode}", hint)
@@ -137,16 +138,16 @@ def _unit(name: str, command: Sequence[str], run: RunDir, home: Path) -> Entry:
     config = Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config")
     lines = [
         "[Unit]",
-        f"Description=cpulm goes on with {_percent(str(run.path))}",
+        f"Description=cpulm continues {_percent(str(run.path))}",
         "",
         "[Service]",
         f"ExecStart={' '.join(_systemd_word(word) for word in command)}",
         f"Nice={_NICE}",
-        "# The supervisor is told to end; it lets the training save and waits for it.",
+        "# The supervisor is told to end; it waits until the training has saved.",
         "KillMode=mixed",
         f"TimeoutStopSec={SAVING_SECONDS}",
-        "SuccessExitStatus=75",
-        "# It starts the training again by itself; this is for the case that it is killed.",
+        f"SuccessExitStatus={exit_codes.STOPPED}",
+        "# The supervisor restarts the training; this restarts the supervisor if it is killed.",
         "Restart=on-abnormal",
         "RestartSec=60",
         "",
@@ -192,8 +193,7 @@ def _agent(name: str, command: Sequence[str], run: RunDir, home: Path) -> Entry:
         "StandardErrorPath": str(run.path / "overnight.log"),
     }
     path = home / "Library" / "LaunchAgents" / f"{label}.plist"
-    # The system reads the folder at each login by itself. Loading the entry now is not needed: the run
-    # is watched already.
+    # The system reads the folder at each login. The entry need not be loaded now: the run has a supervisor.
     return Entry(
         name=label,
         path=path,
@@ -213,7 +213,7 @@ def _task(name: str, command: Sequence[str], run: RunDir) -> Entry:
     account = escape(f"{domain}\\{user}" if domain else user)
     text = f"""<?xml version="1.0" encoding="UTF-16"?>
 <Task version="1.2" xmlns="http://schemas.microsoft.com/windows/2004/02/mit/task">
-  <RegistrationInfo><Description>cpulm goes on with {escape(str(run.path))}</Description></RegistrationInfo>
+  <RegistrationInfo><Description>cpulm continues {escape(str(run.path))}</Description></RegistrationInfo>
   <Triggers><LogonTrigger><UserId>{account}</UserId></LogonTrigger></Triggers>
   <Principals>
     <Principal id="Author"><UserId>{account}</UserId><LogonType>InteractiveToken</LogonType></Principal>

@@ -1,4 +1,4 @@
-"""The log of a night: what the supervisor says and what its processes write, in one file of bounded size."""
+"""The log of a night: the supervisor's own lines and its processes' output, in one file of bounded size."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ LIMIT_BYTES = 4 * 2**20
 
 
 class Log:
-    """A text file that is appended to, by this process and by the ones that inherit ``file``.
+    """A text file that this process appends to, and those that inherit ``file``.
 
-    Past ``limit_bytes`` its content becomes ``NAME.1`` and it begins anew, so that two files of about that
-    size are the most there is. It is emptied in place: the processes that write into it go on doing so.
+    Beyond ``limit_bytes`` its content is moved to ``NAME.1``, so that there are at most two files of about
+    that size. The file is emptied in place: other processes can keep writing into it.
     """
 
     def __init__(self, path: Path, limit_bytes: int = LIMIT_BYTES) -> None:
         self.path, self._limit = path, limit_bytes
         self.file = path.open("ab", buffering=0)
 
-    def say(self, text: str) -> None:
-        """Add a line with the time; a full disk must not end the night."""
+    def write_line(self, text: str) -> None:
+        """Append a line with the time; a full disk must not end the night."""
         with contextlib.suppress(OSError):
             self.file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} overnight: {text}\n".encode())
 
@@ -32,16 +32,16 @@ class Log:
         return os.fstat(self.file.fileno()).st_size
 
     def move_to(self, path: Path) -> None:
-        """Take another name in the same file system, where the system lets go of an open file's name.
+        """Rename the file within the same file system, if the system allows that for an open file.
 
-        Windows does not while a process writes: then the next call tries again.
+        Windows does not while a process writes: the next call tries again.
         """
         with contextlib.suppress(OSError):
             self.path.replace(path)
             self.path = path
 
-    def make_room(self, *, alone: bool) -> None:
-        """Begin anew where the limit is passed.
+    def rotate(self, *, alone: bool) -> None:
+        """Empty the file if it is beyond the limit.
 
         Args:
             alone: whether no other process has the file open; Windows lets a file be emptied only then.

@@ -1,7 +1,7 @@
-"""The page of a run, ``report.html`` in its folder, made whenever the run ends.
+"""Writes the page of a run, ``report.html`` in its folder, whenever the run ends.
 
-By a process of its own: what reads a long record and draws must not stand in the memory of a run that is at
-its limit, and nothing that goes wrong there is to change what became of the run.
+A separate process does it: reading a long log and drawing must not need the memory of a run that is at its
+limit, and an error there must not change how the run ended.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _LONGEST_SECONDS = 120.0
 
 
 def write_report(run: RunDir) -> str:
-    """Write the page of ``run`` anew, where it has a checkpoint; what was in the way in words, or nothing."""
+    """Write the page of ``run`` if it has a checkpoint; returns what prevented it, or an empty string."""
     if not run.latest.is_file():
-        return ""  # a folder without one is free for the next run, and is to stay so
-    release_memory()  # the run's: both processes may have to fit where it filled the memory alone
+        return ""  # the next run may use a folder without a checkpoint: leave it empty
+    release_memory()  # of the run, which may have filled the memory: now both processes must fit
     command = cpulm_command("analyze", f"--html={run.report}", "--", str(run.path))
     try:
         done = subprocess.run(
@@ -44,7 +44,7 @@ def write_report(run: RunDir) -> str:
 
 
 def is_outdated(run: RunDir) -> bool:
-    """Whether the record has gone on since the page was written, and the run's settings want one."""
+    """Whether the log is newer than the page, and the run's settings ask for a page."""
     from cpulm.runs.stored_settings import read_settings
 
     try:

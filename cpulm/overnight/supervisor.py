@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from cpulm import exit_codes
 from cpulm.command import cpulm_command, last_error, log_environment, read_tail
 from cpulm.errors import CpulmError
 from cpulm.exit_codes import exit_in_words
@@ -25,31 +26,23 @@ from cpulm.overnight.log import Log
 from cpulm.overnight.report_page import is_outdated, write_report
 from cpulm.run_dir import RunDir
 from cpulm.runs import supervisor_state
-from cpulm.runs.supervisor_state import (
-    ENDED,
-    FAILED,
-    FINISHED,
-    GIVEN_UP,
-    INTERRUPTED,
-    STOPPED,
-    TRAINING,
-    WAITING,
-    Attempt,
-    SupervisorState,
-)
+from cpulm.runs.supervisor_state import ENDED, Attempt, NightState, SupervisorState
 from cpulm.units import format_duration
 
 PAUSES = (5.0, 15.0, 45.0, 135.0, 405.0, 900.0)
 """Seconds before the next start, by the number of starts without progress; the last one repeats."""
 
 TRIES = 8
-"""Starts without a newer checkpoint after which nothing is tried any more."""
+"""Starts without a newer checkpoint after which the supervisor gives up."""
+
+_HOPELESS = (exit_codes.SETTINGS, exit_codes.DATA, exit_codes.DIVERGED)
+"""A further start would end in the same way."""
 
 NO_ROOM_RUNGS = 3
-"""Disk and memory come back when something else ends, not within seconds: longer pauses at once."""
+"""Disk and memory become available when something else ends, not within seconds: pauses start longer."""
 
 SUMMARY_SECONDS = 600.0
-"""How old the summary gets while all goes well: someone may look in the middle of the night."""
+"""The summary is rewritten this often while the run trains: someone may look in the middle of the night."""
 
 _CLOCK_SLACK_SECONDS = 0.5
 """A clock that is adjusted gently stays within this from one look to the next."""
@@ -57,9 +50,9 @@ _CLOCK_SLACK_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Decision:
-    """What follows the end of a process: another start after a pause, or a state that ends the night."""
+    """The reaction to the end of a process: another start after a pause, or a state that ends the night."""
 
-    state: str
+    state: NightState
     tries: int
     pause_seconds: float | None = None
 
@@ -69,50 +62,50 @@ def decide(
     *,
     progressed: bool,
     tries: int,
-    stop_asked: bool = False,
+    stop_requested: bool = False,
     shut_down: bool = False,
     pauses: Sequence[float] = PAUSES,
 ) -> Decision:
-    """What to do after a process has ended.
+    """Decide what to do after a process has ended.
 
     Args:
-        code: its exit code, negative for a signal, None where it vanished with the computer.
+        code: its exit code, negative for a signal; None if it vanished with the computer.
         progressed: whether the newest checkpoint is newer than at its start.
         tries: starts before it that brought no newer checkpoint.
-        stop_asked: whether the user wants the run stopped.
+        stop_requested: whether the user wants the run stopped.
         shut_down: whether the supervisor itself was asked to end, as when the computer shuts down.
     """
-    if code == 0:
-        return Decision(FINISHED, 0)
-    if stop_asked or code in (130, -signal.SIGINT):
-        return Decision(STOPPED, tries)
-    if code in (2, 3, 4):
-        return Decision(FAILED, tries)
+    if code == exit_codes.FINISHED:
+        return Decision("finished", 0)
+    if stop_requested or code in (exit_codes.ABORTED, -signal.SIGINT):
+        return Decision("stopped", tries)
+    if code in _HOPELESS:
+        return Decision("failed", tries)
     if shut_down:
-        return Decision(INTERRUPTED, tries)
-    if code == 75:
-        return Decision(STOPPED, tries)
+        return Decision("interrupted", tries)
+    if code == exit_codes.STOPPED:
+        return Decision("stopped", tries)
     tries = 0 if progressed else tries + 1
     if tries >= TRIES:
-        return Decision(GIVEN_UP, tries)
-    rung = tries + (NO_ROOM_RUNGS if code == 5 else 0)
-    return Decision(WAITING, tries, pauses[min(rung, len(pauses) - 1)])
+        return Decision("given_up", tries)
+    rung = tries + (NO_ROOM_RUNGS if code == exit_codes.RESOURCES else 0)
+    return Decision("waiting", tries, pauses[min(rung, len(pauses) - 1)])
 
 
 class Supervisor:
-    """The night of one run.
+    """Runs one run's processes until it has ended.
 
-    Until the run has begun (its first step or checkpoint stands in its record), nothing is written into
-    its folder, which ``cpulm train`` wants to find empty, and nothing is tried again: someone sits at
-    the terminal and wants to know what is wrong.
+    Until the run has begun (its log holds a first step or checkpoint), nothing is written into its folder,
+    which must be empty for ``cpulm train``, and nothing is started again: someone at the terminal wants to
+    see what is wrong.
 
     Args:
-        night: the record to keep.
-        first: what the first process is given: ``train ...`` or ``resume RUN ...``.
-        begun: True where the night is gone on with.
+        night: the state to keep in ``overnight.json``.
+        first: arguments of the first process: ``train ...`` or ``resume ... RUN``.
+        begun: True if an interrupted night is continued.
         program: what is started with these arguments; None for cpulm itself.
         pauses: see :data:`PAUSES`.
-        tick_seconds: how often the request to stop and the process are looked at.
+        tick_seconds: how often the stop file and the process are polled.
     """
 
     def __init__(
@@ -132,38 +125,38 @@ class Supervisor:
         self._program = cpulm_command() if program is None else list(program)
         self._pauses, self._tick = pauses, tick_seconds
         self._wake = threading.Event()
-        self._stop_asked = self._shut_down = False
-        self._old_request = _changed_at(run.stop)
+        self._stop_requested = self._shut_down = False
+        self._old_stop_time = _modified_at(run.stop)
         self._child: subprocess.Popen[bytes] | None = None
         self._summary_due = 0.0
         self._clock = time.time() - time.monotonic()
 
-    def work(self) -> int:
-        """See the run through the night.
+    def run(self) -> int:
+        """Start processes until the run has ended.
 
         Returns:
-            The exit code of its last process; 75 where the night was interrupted between two.
+            The exit code of the last process; 75 if the night was interrupted between two.
         """
-        self._listen()
+        self._handle_signals()
         arguments = self._first
         while True:
             code = self._train(arguments)
             if not self._begun:
-                self._say(f"ended before the run had begun: {exit_in_words(code)}")
+                self._log_line(f"ended before the run had begun: {exit_in_words(code)}")
                 return code
             decision = self._decide(code)
             pause = decision.pause_seconds
             if pause is None or not self._wait(pause):
-                self._conclude()
-                return code if pause is None else 75
+                self._end_night()
+                return code if pause is None else exit_codes.STOPPED
             arguments = resume_arguments(self._night)
 
     # One process
 
     def _train(self, arguments: Sequence[str]) -> int:
-        part = Attempt(began=time.time(), from_step=supervisor_state.checkpoint_step(self._run))
-        self._log.make_room(alone=True)
-        self._say(f"cpulm {shlex.join(arguments)}")
+        attempt = Attempt(began=time.time(), from_step=supervisor_state.checkpoint_step(self._run))
+        self._log.rotate(alone=True)
+        self._log_line(f"cpulm {shlex.join(arguments)}")
         said_from = self._log.size()
         self._child = child = subprocess.Popen(
             [*self._program, *arguments],
@@ -173,46 +166,46 @@ class Supervisor:
             env=log_environment(),
             creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
         )
-        self._night.parts.append(part)
-        self._night.state, self._night.child_pid = TRAINING, child.pid
+        self._night.attempts.append(attempt)
+        self._night.state, self._night.child_pid = "training", child.pid
         self._night.waiting_until = None
         if self._begun:
-            self._keep()
+            self._save()
         asked = False
         while child.poll() is None:
-            if not asked and (self._shut_down or (self._stop_asked and not self._begun)):
+            if not asked and (self._shut_down or (self._stop_requested and not self._begun)):
                 asked = True
                 child.terminate()
-            self._look()
+            self._poll()
             self._wake.wait(self._tick)
             self._wake.clear()
-        self._look()
+        self._poll()
         self._child = self._night.child_pid = None
-        part.ended, part.code = time.time(), child.returncode
+        attempt.ended, attempt.code = time.time(), child.returncode
         last = supervisor_state.last_event(self._run.metrics, "step")
-        part.step = last["step"] if last else part.from_step
-        part.said = last_error(read_tail(self._log.path, said_from)) if child.returncode else ""
+        attempt.step = last["step"] if last else attempt.from_step
+        attempt.error = last_error(read_tail(self._log.path, said_from)) if child.returncode else ""
         return child.returncode
 
-    def _look(self) -> None:
-        """What is to be seen to while a process works."""
+    def _poll(self) -> None:
+        """Check the stop file, the log and the clock while a process works."""
         self._follow_clock()
         if not self._begun:
             self._begun = self._has_begun()
             if self._begun:
-                self._keep()
+                self._save()
         if self._begun and self._log.path != supervisor_state.log_path(self._run):
             self._log.move_to(supervisor_state.log_path(self._run))
         if self._begun and time.monotonic() >= self._summary_due:
             self._summarize()
-        self._log.make_room(alone=False)
+        self._log.rotate(alone=False)
         request = self._run.stop
-        changed = _changed_at(request)
-        if changed not in (None, self._old_request):
-            self._stop_asked = True
-        if self._stop_asked and self._begun and changed in (None, self._old_request) and self._child:
-            # A process that was just starting has taken the request for an old one: it is said again.
-            self._leave_request(request)
+        changed = _modified_at(request)
+        if changed not in (None, self._old_stop_time):
+            self._stop_requested = True
+        if self._stop_requested and self._begun and changed in (None, self._old_stop_time) and self._child:
+            # A process that was just starting has removed the request as an old one: repeat it.
+            self._request_stop_again(request)
 
     def _follow_clock(self) -> None:
         """Keep the night's times comparable with those of the run's events if the clock is set back.
@@ -224,94 +217,96 @@ class Supervisor:
             self._night.set_back(self._clock - clock)
         self._clock = clock
 
-    def _leave_request(self, request: Path) -> None:
+    def _request_stop_again(self, request: Path) -> None:
         try:
-            request.write_text("asked for overnight\n", encoding="utf-8")
+            request.write_text("requested by the supervisor\n", encoding="utf-8")
         except OSError as error:
-            self._say(f"cannot write {request}: {error.strerror}")
+            self._log_line(f"cannot write {request}: {error.strerror}")
 
     def _has_begun(self) -> bool:
-        began = self._night.parts[-1].began
+        began = self._night.attempts[-1].began
         return supervisor_state.last_event(self._run.metrics, "step", "checkpoint", since=began) is not None
 
     # Between two processes
 
     def _decide(self, code: int) -> Decision:
-        night, part = self._night, self._night.parts[-1]
-        newer = progressed(part, supervisor_state.checkpoint_step(self._run))
+        night, attempt = self._night, self._night.attempts[-1]
+        newer = progressed(attempt, supervisor_state.checkpoint_step(self._run))
         if newer:
             night.arguments = []  # that checkpoint holds them
-        complete = supervisor_state.is_complete(self._run, part.began)
+        complete = supervisor_state.is_complete(self._run, attempt.began)
         decision = decide(
             0 if complete else code,
             progressed=newer,
             tries=night.tries,
-            stop_asked=self._stop_asked,
+            stop_requested=self._stop_requested,
             shut_down=self._shut_down,
             pauses=self._pauses,
         )
         night.state, night.tries = decision.state, decision.tries
-        part.pause_seconds = decision.pause_seconds
+        attempt.pause_seconds = decision.pause_seconds
         then = ""
         if decision.pause_seconds is not None:
             night.waiting_until = time.time() + decision.pause_seconds
             then = f"; again in {format_duration(decision.pause_seconds)}"
-        elif decision.state == GIVEN_UP:
-            then = f"; {decision.tries} starts brought no newer checkpoint, so this is the end"
-        self._say(f"{exit_in_words(code)}{then or ('; the run was complete' if complete and code else '')}")
-        self._keep()
-        self._draw()
+        elif decision.state == "given_up":
+            then = f"; {decision.tries} starts brought no newer checkpoint, so nothing is started again"
+        self._log_line(
+            f"{exit_in_words(code)}{then or ('; the run was complete' if complete and code else '')}"
+        )
+        self._save()
+        self._update_report()
         return decision
 
     def _wait(self, seconds: float) -> bool:
-        """Whether the pause went by without a request to stop."""
+        """Wait; whether the pause ended without a request to stop."""
         end = time.monotonic() + seconds
-        while not (self._stop_asked or self._shut_down):
+        while not (self._stop_requested or self._shut_down):
             left = end - time.monotonic()
             if left <= 0:
                 return True
             self._wake.wait(min(left, self._tick))
             self._wake.clear()
-            self._look()
+            self._poll()
         return False
 
-    def _conclude(self) -> None:
-        if self._night.state == WAITING:
-            self._night.state = STOPPED if self._stop_asked else INTERRUPTED
+    def _end_night(self) -> None:
+        if self._night.state == "waiting":
+            self._night.state = "stopped" if self._stop_requested else "interrupted"
         self._night.waiting_until = None
-        self._say(self._night.state.replace("_", " "))
-        self._keep()
+        self._log_line(self._night.state.replace("_", " "))
+        self._save()
 
-    def _keep(self) -> None:
-        """Write the record and the summary; a disk that takes nothing must not end the night."""
+    def _save(self) -> None:
+        """Write the state and the summary; a full disk must not end the night."""
         try:
             supervisor_state.write(self._run, self._night)
         except (OSError, CpulmError) as error:
-            self._say(f"{self._run.overnight} cannot be written: {error}")
+            self._log_line(f"{self._run.overnight} cannot be written: {error}")
         self._summarize()
 
     def _summarize(self) -> None:
         self._summary_due = time.monotonic() + SUMMARY_SECONDS
         try:
             nights.write_summary(self._run)
-        except Exception as error:  # nor must a bug in a page
-            self._say(f"the summary cannot be written: {type(error).__name__}: {error}")
+        except Exception as error:  # a bug in the summary must not end the night either
+            self._log_line(f"the summary cannot be written: {type(error).__name__}: {error}")
 
-    def _draw(self) -> None:
-        """The page anew where a process died without writing it."""
+    def _update_report(self) -> None:
+        """Write the report page if a process died without writing it."""
         if self._begun and not self._shut_down and is_outdated(self._run):
             problem = write_report(self._run)
             if problem:
-                self._say(problem)
+                self._log_line(problem)
 
-    def _say(self, text: str) -> None:
-        self._log.say(text)
+    def _log_line(self, text: str) -> None:
+        self._log.write_line(text)
 
     # Signals
 
-    def _listen(self) -> None:
+    def _handle_signals(self) -> None:
         def stop(_number: int, _frame: FrameType | None) -> None:
-            self._stop_asked = True
+            self._stop_requested = True
             self._wake.set()
 
         def shut_down(_number: int, _frame: FrameType | None) -> None:
@@ -324,18 +319,18 @@ class Supervisor:
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
-def progressed(part: Attempt, step: int | None) -> bool:
-    """Whether a process that began with ``part.from_step`` left a newer checkpoint, at ``step``."""
-    return step is not None and step > (0 if part.from_step is None else part.from_step)
+def progressed(attempt: Attempt, step: int | None) -> bool:
+    """Whether a process that began at ``attempt.from_step`` left a newer checkpoint, of ``step``."""
+    return step is not None and step > (0 if attempt.from_step is None else attempt.from_step)
 
 
 def train_arguments(run: RunDir, arguments: Sequence[str]) -> list[str]:
-    """Arguments of the process that begins a run."""
+    """Arguments of the process that starts a run."""
     return ["train", *arguments, f"--out={run.path}", *_added(arguments)]
 
 
 def resume_arguments(night: SupervisorState) -> list[str]:
-    """Arguments of a process that goes on with a run."""
+    """Arguments of a process that continues a run."""
     return ["resume", *night.arguments, *_added(night.arguments), "--", night.run]
 
 
@@ -344,7 +339,7 @@ def _added(arguments: Sequence[str]) -> list[str]:
     return ["--headless", *nice]
 
 
-def _changed_at(path: Path) -> int | None:
+def _modified_at(path: Path) -> int | None:
     try:
         return path.stat().st_mtime_ns
     except OSError:
@@ -352,39 +347,39 @@ def _changed_at(path: Path) -> int | None:
 
 
 def at_boot(run: RunDir) -> Supervisor | None:
-    """The supervisor that goes on with an interrupted night; None where there is nothing to go on with."""
+    """The supervisor that continues an interrupted night; None if there is nothing to continue."""
     night = supervisor_state.read(run)
     if night is None or night.is_watched() or night.state in ENDED:
         return None
     log = Log(supervisor_state.log_path(run))
-    if night.parts and night.parts[-1].ended is None:
-        _close(night, run)
+    if night.attempts and night.attempts[-1].ended is None:
+        _close_attempt(night, run)
     if run.stop.exists():
-        night.state = STOPPED
+        night.state = "stopped"
     if night.tries >= TRIES:
-        night.state = GIVEN_UP
-    night.claim()
+        night.state = "given_up"
+    night.set_supervisor()
     night.run = str(run.path)
     if Path(night.folder).is_dir():
-        os.chdir(night.folder)  # where paths in the run's settings begin
+        os.chdir(night.folder)  # relative paths in the run's settings start there
     supervisor = Supervisor(run, night, resume_arguments(night), log, begun=True)
     if night.state in ENDED:
-        supervisor._conclude()
+        supervisor._end_night()
         return None
     return supervisor
 
 
-def _close(night: SupervisorState, run: RunDir) -> None:
-    """End the part that was under way when the computer, or the supervisor, went away."""
-    part = night.parts[-1]
+def _close_attempt(night: SupervisorState, run: RunDir) -> None:
+    """End the attempt that was running when the computer, or the supervisor, was ended."""
+    attempt = night.attempts[-1]
     last = supervisor_state.last_event(run.metrics, "step")
-    part.ended = float(last["time"]) if last else part.began
-    part.step = last["step"] if last else part.from_step
-    further = progressed(part, supervisor_state.checkpoint_step(run))
+    attempt.ended = float(last["time"]) if last else attempt.began
+    attempt.step = last["step"] if last else attempt.from_step
+    further = progressed(attempt, supervisor_state.checkpoint_step(run))
     decision = decide(None, progressed=further, tries=night.tries)
-    if supervisor_state.is_complete(run, part.began):
-        night.state = FINISHED
-    night.tries, part.pause_seconds = decision.tries, max(0.0, time.time() - part.ended)
+    if supervisor_state.is_complete(run, attempt.began):
+        night.state = "finished"
+    night.tries, attempt.pause_seconds = decision.tries, max(0.0, time.time() - attempt.ended)
 
 
 def supervise(run: RunDir, log: Path, arguments: Sequence[str], *, new: bool) -> Supervisor:
@@ -395,6 +390,6 @@ def supervise(run: RunDir, log: Path, arguments: Sequence[str], *, new: bool) ->
         arguments: of ``cpulm train`` for a new run, otherwise of ``cpulm resume``.
     """
     night = supervisor_state.new_state(run, [] if new else list(arguments))
-    night.claim()
+    night.set_supervisor()
     first = train_arguments(run, arguments) if new else resume_arguments(night)
     return Supervisor(run, night, first, Log(log))

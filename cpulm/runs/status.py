@@ -19,6 +19,7 @@ from cpulm.events import is_sound
 from cpulm.run_dir import RunDir
 from cpulm.runs import supervisor_state
 from cpulm.runs.lock import Holder, holder
+from cpulm.runs.run_states import END_STATES, RunState
 from cpulm.system import process
 
 _BLOCK_BYTES = 2**18
@@ -29,15 +30,6 @@ _LAST_WORD_BYTES = 2**20
 _SILENT_SECONDS = 600.0
 """A run of another machine that has said nothing for so long is taken for dead: it samples every 2 s."""
 
-RUNNING, RESTARTING, CRASHED, NEW = "running", "restarting", "crashed", "new"
-_STATES = {
-    "horizon": "finished",
-    "target_loss": "finished",
-    "patience": "finished",
-    "no_room": "out of room",
-}
-"""The reasons of RunFinished in short; those not here are states by themselves."""
-
 Record = dict[str, Any]
 
 
@@ -45,14 +37,12 @@ Record = dict[str, Any]
 class RunStatus:
     """Where a run stands. Times are in seconds since the epoch, losses in nats per token.
 
-    ``state`` is ``running``, ``restarting`` (between two tries of a supervisor), ``finished``,
-    ``stopped``, ``diverged``, ``out of room``, ``failed``, ``crashed`` or ``new``; ``reason`` is that of
-    the run's last word, where it had one. ``pid`` and ``host`` are of the process that trains.
+    ``reason`` is why the run ended, if it has ended. ``pid`` and ``host`` are of the process that trains.
     """
 
     run: str
     name: str
-    state: str
+    state: RunState
     reason: str | None = None
     preset: str | None = None
     params_total: int | None = None
@@ -148,14 +138,14 @@ def is_supervised(run: RunDir) -> bool:
     return night is not None and night.is_watched() and night.state not in supervisor_state.ENDED
 
 
-def _state(finished: str | None, trains: Holder | None, *, begun: bool, restarting: bool) -> str:
+def _state(finished: str | None, trains: Holder | None, *, begun: bool, restarting: bool) -> RunState:
     if trains is not None:
-        return RUNNING
+        return "running"
     if restarting:
-        return RESTARTING
+        return "restarting"
     if finished is not None:
-        return _STATES.get(finished, finished)
-    return CRASHED if begun else NEW
+        return END_STATES.get(finished, "finished")
+    return "crashed" if begun else "new"
 
 
 def _facts(file: BinaryIO) -> Record:

@@ -1,7 +1,7 @@
-"""A request to stop that comes from another terminal: the file ``stop`` in the run's folder.
+"""A request to stop from another terminal: the file ``stop`` in the run's folder.
 
-A file and no signal, because a file reaches every system alike, also a process on another machine that
-shares the disk, and because the supervisor of a night reads it too and then starts nothing again.
+It is a file and not a signal because a file works the same on every system, reaches a process on another
+machine that shares the disk, and is read by the supervisor of a night, which then starts nothing again.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from contextlib import contextmanager
 from cpulm.errors import ResourceError, SettingsError
 from cpulm.run_dir import RunDir
 
-_LOOK_SECONDS = 1.0
+_POLL_SECONDS = 1.0
 
 
-def ask_to_stop(run: RunDir) -> None:
-    """Leave the request; it stands until the run is resumed.
+def request_stop(run: RunDir) -> None:
+    """Request the run to stop; the request holds until the run is resumed.
 
     Raises:
-        SettingsError: where the folder cannot be written.
-        ResourceError: where the disk is full.
+        SettingsError: the folder cannot be written.
+        ResourceError: the disk is full.
     """
     try:
         run.stop.write_text(time.strftime("cpulm stop, %Y-%m-%d %H:%M:%S\n"), encoding="utf-8")
@@ -32,22 +32,22 @@ def ask_to_stop(run: RunDir) -> None:
             raise ResourceError(f"no room to write {run.stop}", "free some disk space") from error
         raise SettingsError(
             f"cannot write {run.stop}: {error.strerror}",
-            "ask as the user whom the run belongs to, or press Ctrl-C where it runs",
+            "run this as the owner of the run, or press Ctrl-C in its terminal",
         ) from error
 
 
 @contextmanager
 def watch_for_stop(run: RunDir, request: Callable[[str], None]) -> Iterator[None]:
-    """Call ``request("cpulm stop")`` once, from a thread of its own, when somebody asks the run to stop.
+    """Call ``request("cpulm stop")`` once, from another thread, when the run is requested to stop.
 
-    The folder is looked at every second. A request that stands there already counts: whoever holds the
-    run's lock takes an old one away before.
+    The folder is polled every second. A request that is there already counts: the holder of the run's lock
+    removes an old one before.
     """
     over = threading.Event()
 
     def look() -> None:
-        while not _is_asked(run):
-            if over.wait(_LOOK_SECONDS):
+        while not _is_requested(run):
+            if over.wait(_POLL_SECONDS):
                 return
         request("cpulm stop")
 
@@ -60,9 +60,9 @@ def watch_for_stop(run: RunDir, request: Callable[[str], None]) -> Iterator[None
         thread.join()
 
 
-def _is_asked(run: RunDir) -> bool:
+def _is_requested(run: RunDir) -> bool:
     try:
         run.stop.stat()
-    except OSError:  # also where a shared disk is away for a moment
+    except OSError:  # a shared disk may also be away for a moment
         return False
     return True

@@ -1,4 +1,4 @@
-"""The settings that a run's folder holds."""
+"""Reads the settings in a run's folder."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from cpulm.settings_resolver import read_yaml
 
 
 def read_settings(run: RunDir) -> dict[str, Any]:
-    """All settings of the run, nested; nothing where they cannot be read.
+    """All settings of the run, nested; empty if they cannot be read.
 
-    They are taken as they are and not validated, for a run of another version may have others.
+    They are not validated: a run of another version may have other settings.
     """
     try:
         return read_yaml(run.settings)

@@ -1,7 +1,7 @@
-"""The record of a night: ``overnight.json`` in a run's folder, and what else is read to keep it.
+"""The state of a supervised run: ``overnight.json`` in its folder.
 
-The supervisor writes it, the summary and ``cpulm stop`` read it. This module is part of a process
-that lives all night beside the training: it loads neither torch nor anything that draws.
+The supervisor writes it; the summary and ``cpulm stop`` read it. This module is part of a process that runs
+all night beside the training: it loads neither torch nor anything that draws.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from cpulm.atomic import write_text
 from cpulm.events import COMPLETE, is_sound
@@ -21,23 +21,34 @@ from cpulm.run_dir import RunDir
 from cpulm.system import process
 from cpulm.typed_json import from_record
 
-TRAINING, WAITING, INTERRUPTED = "training", "waiting", "interrupted"
-FINISHED, STOPPED, FAILED, GIVEN_UP = "finished", "stopped", "failed", "given_up"
-ENDED = (FINISHED, STOPPED, FAILED, GIVEN_UP)
-"""States after which nothing starts again by itself, also not after a reboot."""
+NightState = Literal["training", "waiting", "interrupted", "finished", "stopped", "failed", "given_up"]
 
-_MOST_PARTS = 200
+NIGHT_STATES: dict[NightState, str] = {
+    "training": "The run is being trained.",
+    "waiting": "The supervisor waits before it starts the run again.",
+    "interrupted": "Interrupted: the computer, or the process that watched the run, was shut down.",
+    "finished": "Finished.",
+    "stopped": "Stopped on purpose.",
+    "failed": "Ended: starting it again would not help.",
+    "given_up": "Given up: several starts brought no newer checkpoint. See overnight.log.",
+}
+"""All states of a supervised run, each in a sentence."""
+
+ENDED: tuple[NightState, ...] = ("finished", "stopped", "failed", "given_up")
+"""States after which nothing starts the run again, not even a reboot."""
+
+_MOST_ATTEMPTS = 200
 _BLOCK_BYTES = 64 * 2**10
 
 
 @dataclass
 class Attempt:
-    """One process of the night, from its start to its end. Times are seconds since the epoch.
+    """One process of the night, from its start to its end. Times are in seconds since the epoch.
 
-    ``code`` is the exit code as Python has it, negative for a signal; None while the process lives and
-    where it vanished together with the supervisor. ``from_step`` is the newest checkpoint it began with
-    and ``step`` the last one in the record at its end: what lies between that and the next part's
-    ``from_step`` was trained twice. ``said`` is the error it ended with, ``pause_seconds`` followed it.
+    ``code`` is the exit code as Python has it, negative for a signal; None while the process runs, and if it
+    vanished together with the supervisor. ``from_step`` is the step of the newest checkpoint at its start,
+    ``step`` the last one in the log at its end: the steps between that and the next attempt's ``from_step``
+    were trained twice. ``error`` is the error it ended with, ``pause_seconds`` the pause after it.
     """
 
     began: float
@@ -45,7 +56,7 @@ class Attempt:
     ended: float | None = None
     code: int | None = None
     step: int | None = None
-    said: str = ""
+    error: str = ""
     pause_seconds: float | None = None
 
 
@@ -53,59 +64,59 @@ class Attempt:
 class SupervisorState:
     """What the supervisor of a run knows.
 
-    ``folder`` is the working directory and ``arguments`` what a restart is given until a checkpoint
-    holds it, such as a new horizon. ``pid_started`` tells the supervisor's process apart from later
-    ones with its number. ``tries`` counts the starts that brought no newer checkpoint. ``before`` is how
-    many parts were forgotten so that the file stays small.
+    ``folder`` is the working folder. ``arguments`` are given to each restart until a checkpoint holds them,
+    such as a new horizon. ``pid_started`` distinguishes the supervisor's process from later ones with the
+    same number. ``tries`` counts the starts that brought no newer checkpoint. ``attempts_dropped`` is how
+    many attempts were left out so that the file stays small.
     """
 
     run: str
     folder: str
     arguments: list[str]
     since: float
-    state: str = TRAINING
+    state: NightState = "training"
     host: str = ""
     pid: int = 0
     pid_started: str = ""
     child_pid: int | None = None
     tries: int = 0
     waiting_until: float | None = None
-    parts: list[Attempt] = field(default_factory=list)
-    before: int = 0
+    attempts: list[Attempt] = field(default_factory=list)
+    attempts_dropped: int = 0
 
-    def claim(self) -> None:
-        """Note that this process is the supervisor."""
+    def set_supervisor(self) -> None:
+        """Make this process the supervisor."""
         self.host, self.pid = process.host(), os.getpid()
         self.pid_started = process.started(self.pid) or ""
 
     def watcher(self) -> tuple[str, int, str]:
-        """What tells its supervisor's process apart from every other one."""
+        """Host, number and start of its supervisor's process: unique among all processes."""
         return self.host, self.pid, self.pid_started
 
     def set_back(self, seconds: float) -> None:
         """Move all times back: the clock was set back, and later events have times of the new clock."""
         self.since -= seconds
-        for part in self.parts:
-            part.began -= seconds
-            if part.ended is not None:
-                part.ended -= seconds
+        for attempt in self.attempts:
+            attempt.began -= seconds
+            if attempt.ended is not None:
+                attempt.ended -= seconds
 
     def is_watched(self) -> bool:
-        """Whether its supervisor lives on this machine; another machine's cannot be asked: False."""
+        """Whether its supervisor runs on this machine; False for another machine, which cannot be asked."""
         return self.host == process.host() and process.is_running(self.pid, self.pid_started)
 
-    def goes_on(self) -> bool:
-        """Whether it is watched and not over; a supervisor that has noted the end lives a moment longer."""
+    def is_active(self) -> bool:
+        """Whether it has a supervisor and has not ended; a supervisor runs a moment longer than its run."""
         return self.state not in ENDED and self.is_watched()
 
 
 def log_path(run: RunDir) -> Path:
-    """Where the supervisor and its processes write."""
+    """The log of the supervisor and its processes."""
     return run.path / "overnight.log"
 
 
 def read(run: RunDir) -> SupervisorState | None:
-    """The run's night; None where there was none or its record is damaged."""
+    """The state in the run's folder; None if there is none or the file is damaged."""
     try:
         return from_record(SupervisorState, json.loads(run.overnight.read_text(encoding="utf-8")))
     except (OSError, ValueError):
@@ -113,17 +124,17 @@ def read(run: RunDir) -> SupervisorState | None:
 
 
 def write(run: RunDir, night: SupervisorState) -> None:
-    """Write the record, whole or not at all.
+    """Write the state, whole or not at all.
 
     Raises:
-        ResourceError: where the disk is full.
-        OSError: where the folder is gone or cannot be written.
+        ResourceError: the disk is full.
+        OSError: the folder is gone or cannot be written.
     """
-    excess = len(night.parts) - _MOST_PARTS
+    excess = len(night.attempts) - _MOST_ATTEMPTS
     if excess > 0:
-        # The first part stays: it tells when and where the night began.
-        del night.parts[1 : 1 + excess]
-        night.before += excess
+        # The first attempt is kept: it tells when and from which step the night began.
+        del night.attempts[1 : 1 + excess]
+        night.attempts_dropped += excess
     write_text(run.overnight, json.dumps(dataclasses.asdict(night), indent=1) + "\n")
 
 
@@ -174,5 +185,5 @@ def _lines_from_the_end(path: Path) -> Iterator[bytes]:
 
 
 def new_state(run: RunDir, arguments: list[str]) -> SupervisorState:
-    """A night that begins now, in the current folder."""
+    """The state of a night that begins now, in the current folder."""
     return SupervisorState(run=str(run.path), folder=str(Path.cwd()), arguments=arguments, since=time.time())

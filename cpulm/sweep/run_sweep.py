@@ -20,7 +20,7 @@ from cpulm.interrupts import StopRequest
 from cpulm.run_dir import RunDir
 from cpulm.runs.lock import holder, locked
 from cpulm.runs.status import is_at_work
-from cpulm.runs.stop_file import ask_to_stop
+from cpulm.runs.stop_file import request_stop
 from cpulm.sweep.plan import Plan, SweepDir, Trial
 from cpulm.sweep.trial_process import TrialProcess
 from cpulm.sweep.trial_status import (
@@ -136,7 +136,7 @@ class Sweep:
         while self._running:
             for process in list(self._running):
                 if process.poll() is None:
-                    process.ask()
+                    process.request_stop()
                 else:
                     self._running.remove(process)
             time.sleep(LOOK_SECONDS)
@@ -155,7 +155,7 @@ class Sweep:
                 if stop():
                     raise self._stopped()
                 if not run.stop.exists():
-                    ask_to_stop(run)
+                    request_stop(run)
                 time.sleep(LOOK_SECONDS)
 
     def _bring_on(self, stop: Callable[[], bool]) -> None:
@@ -204,7 +204,7 @@ class Sweep:
                 self._running.remove(process)
                 self._ended(process, code)
             elif stop() or (not progress.has_ended() and progress.has_reached(self._target(trial))):
-                process.ask()
+                process.request_stop()
 
     def _ended(self, process: TrialProcess, code: int) -> None:
         trial = process.trial
@@ -212,11 +212,11 @@ class Sweep:
         if self._is_there(trial):
             return
         self._state[trial] = WAITING
-        if process.stop_asked:
+        if process.stop_requested:
             return
         self._state[trial] = FAILED
         words = "stopped by somebody else" if code == StoppedError.exit_code else exit_in_words(code)
-        said = process.last_words()
+        said = process.error_message()
         self._said[trial] = f"{words}: {said}" if said and code != StoppedError.exit_code else words
         self._say(f"{trial.name} is left out: {self._said[trial]}")
 

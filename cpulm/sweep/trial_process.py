@@ -1,4 +1,4 @@
-"""The process that trains a trial: started, asked to stop, ended."""
+"""Starts, stops and ends the process that trains a trial."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from pathlib import Path
 
 from cpulm.command import cpulm_command, last_error, last_line, log_environment, read_tail
 from cpulm.errors import CpulmError, ResourceError
-from cpulm.runs.stop_file import ask_to_stop
+from cpulm.runs.stop_file import request_stop
 from cpulm.sweep.plan import Plan, SweepDir, Trial
 
 
 class TrialProcess:
-    """``cpulm train`` in the trial's folder, from its last checkpoint where it has one.
+    """``cpulm train`` in the trial's folder, from its last checkpoint if it has one.
 
-    Out of reach of the terminal's Ctrl-C, which the sweep alone hears: it decides who stops, and when.
+    The terminal's Ctrl-C does not reach it: only the sweep gets it, and decides which trials stop, and when.
 
     Raises:
-        ResourceError: where the system has no room for its log, or no memory for one more process.
+        ResourceError: there is no room for its log, or no memory for one more process.
     """
 
     def __init__(self, folder: SweepDir, plan: Plan, trial: Trial) -> None:
         self.trial = trial
-        self.stop_asked = False
+        self.stop_requested = False
         self._run, self._log = folder.run(trial), folder.log(trial)
         config, out = folder.settings(trial).resolve(), self._run.path.resolve()
         command = cpulm_command("train", f"--config={config}", f"--out={out}", "--resume", "--headless")
@@ -43,36 +43,36 @@ class TrialProcess:
         except OSError as error:
             raise ResourceError(
                 f"cannot start {trial.name} with its log {self._log}: {error.strerror}",
-                f"mend it, then go on with `cpulm sweep --resume {folder.path}`",
+                f"solve that, then continue with `cpulm sweep --resume {folder.path}`",
             ) from error
 
     def poll(self) -> int | None:
-        """The exit code, negative for a signal; None while it lives."""
+        """The exit code, negative for a signal; None while it runs."""
         return self._process.poll()
 
-    def ask(self) -> None:
-        """Ask it to end its step and save; to be said again until it has ended.
+    def request_stop(self) -> None:
+        """Request it to end its step and save; to be repeated until it has ended.
 
-        A process that is just starting takes a request that it finds for an old one.
+        A process that is just starting removes a request that it finds as an old one.
         """
-        self.stop_asked = True
+        self.stop_requested = True
         if self._run.stop.exists():
             return
         if self._run.lock.exists():
             try:
-                ask_to_stop(self._run)
+                request_stop(self._run)
                 return
-            except CpulmError:  # a full disk: then as where there is no folder yet
+            except CpulmError:  # a full disk: then as if there is no folder yet
                 pass
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End it now; its last checkpoint stays."""
+        """Kill it; its last checkpoint stays."""
         self._process.kill()
         self._process.wait()
 
-    def last_words(self) -> str:
+    def error_message(self) -> str:
         """The error that it ended with, without its hint, or else the last line of its output."""
         output = read_tail(self._log, self._said_from)
         return last_error(output) or last_line(output)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from cpulm.cli.overnight import as_flags, for_child
+from cpulm.cli.overnight import as_flags, child_arguments
 from cpulm.command import cpulm_command
 from cpulm.system import process
 
@@ -99,11 +99,11 @@ def test_a_request_to_stop_is_for_good(folder: Path) -> None:
     begin(folder, "train", "--config", "quick.yaml", "--steps", "100000")
     (folder / "runs/run-1/stop").write_text("")
     night = wait_for_end(folder)
-    assert (night["state"], night["parts"][-1]["code"], len(night["parts"])) == ("stopped", 75, 1)
+    assert (night["state"], night["attempts"][-1]["code"], len(night["attempts"])) == ("stopped", 75, 1)
     assert "Stopped on purpose. Saved up to step" in (folder / "runs/run-1/summary.md").read_text("utf-8")
     boot = [*CPULM, "supervise", "--at-boot", "runs/run-1"]
     assert subprocess.run(boot, cwd=folder, timeout=60, check=False).returncode == 0
-    assert len(night_of(folder)["parts"]) == 1
+    assert len(night_of(folder)["attempts"]) == 1
 
 
 @posix
@@ -114,8 +114,8 @@ def test_a_run_is_gone_on_with_after_the_computer_was_shut_down(folder: Path) ->
     boot = [*CPULM, "supervise", "--at-boot", str(folder / "runs/run-1")]
     assert subprocess.run(boot, cwd="/", timeout=240, check=False).returncode == 0
     night = night_of(folder)
-    assert (night["state"], len(night["parts"])) == ("finished", 2)
-    assert night["parts"][0]["step"] == night["parts"][1]["from_step"]
+    assert (night["state"], len(night["attempts"])) == ("finished", 2)
+    assert night["attempts"][0]["step"] == night["attempts"][1]["from_step"]
 
 
 def test_resume_goes_on_overnight_with_a_new_horizon(folder: Path) -> None:
@@ -151,7 +151,7 @@ def test_a_run_that_is_trained_overnight_is_not_taken_on_twice(folder: Path) -> 
     begin(folder, "train", "--config", "quick.yaml", "--steps", "100000")
     again = begin(folder, "resume", "runs/run-1")
     assert again.returncode == 2
-    assert "is trained overnight already" in again.stderr
+    assert "is already trained overnight" in again.stderr
     assert night_of(folder)["state"] == "training"
 
 
@@ -175,7 +175,7 @@ def test_ctrl_c_before_the_run_has_begun_leaves_nothing(folder: Path) -> None:
     ],
 )
 def test_what_the_first_run_of_the_night_is_given(typed: list[str], given: list[str]) -> None:
-    assert for_child(typed) == given
+    assert child_arguments(typed) == given
 
 
 def test_what_a_resumed_run_is_given() -> None:
@@ -231,7 +231,7 @@ def test_files_of_the_user_are_never_run_not_even_those_saved_in_the_night(folde
     save_modules(folder, *(sys.stdlib_module_names - {"__main__"}), "torch", "rich", "typer", "cpulm")
     os.kill(night_of(folder)["child_pid"], signal.SIGTERM if os.name == "nt" else signal.SIGKILL)
     night = wait_for_end(folder)
-    assert (night["state"], len(night["parts"])) == ("finished", 2)
+    assert (night["state"], len(night["attempts"])) == ("finished", 2)
     assert not (folder / "ran").exists()
     assert (folder / "runs/run-1/report.html").is_file()
     boot = [*CPULM, "supervise", "--at-boot", "runs/run-1"]

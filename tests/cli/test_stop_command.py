@@ -98,9 +98,10 @@ def test_it_waits_until_the_run_has_saved_and_says_how_it_stands(tmp_path: Path,
     assert process.wait(5) == 0  # it had let go before the answer came
     name = Path("runs", "one")
     assert err == (
-        f"{name}: asked to stop; it ends its step and saves\n hint: go on with `cpulm resume {name}`\n"
+        f"{name}: requested to stop; it ends its step and saves\n"
+        f" hint: continue it with `cpulm resume {name}`\n"
     )
-    assert out == f"{name} stopped, with everything saved, at step 1,234\n"
+    assert out == f"{name}: it was stopped, with everything saved (step 1,234)\n"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGSTOP")
@@ -109,7 +110,7 @@ def test_a_suspended_run_is_continued_so_that_it_can_save(tmp_path: Path, traine
     process = trainer(run)
     process.send_signal(signal.SIGSTOP)
     code, out, err = cpulm(tmp_path, "stop", "one")
-    assert (code, out) == (0, "one stopped, with everything saved, at step 1,234\n")
+    assert (code, out) == (0, "one: it was stopped, with everything saved (step 1,234)\n")
     assert f"process {process.pid} was suspended (Ctrl-Z or SIGSTOP): continued" in err
 
 
@@ -117,7 +118,7 @@ def test_without_waiting(tmp_path: Path, trainer: Trainer) -> None:
     run = a_run(tmp_path / "one")
     process = trainer(run)
     code, out, err = cpulm(tmp_path, "stop", "one", "--no-wait")
-    assert (code, out, err) == (0, "one is asked to stop\n", "")
+    assert (code, out, err) == (0, "one: it is requested to stop\n", "")
     assert process.wait(5) == 0
 
 
@@ -128,7 +129,7 @@ def test_a_request_that_a_starting_run_took_for_an_old_one_is_said_again(
     trainer(run, late=2.0)
     code, out, _ = cpulm(tmp_path, "stop", "one")
     assert code == 0
-    assert out == "one stopped, with everything saved, at step 1,234\n"
+    assert out == "one: it was stopped, with everything saved (step 1,234)\n"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends SIGINT to one process")
@@ -139,11 +140,11 @@ def test_who_does_not_want_to_wait_leaves_and_takes_nothing_back(tmp_path: Path,
         [sys.executable, "-m", "cpulm", "stop", "one"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
     )
     assert process.stderr is not None
-    assert process.stderr.readline() == "one: asked to stop; it ends its step and saves\n"
+    assert process.stderr.readline() == "one: requested to stop; it ends its step and saves\n"
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err.startswith("stopped: not waiting any more; one is still asked to stop\n hint: ")
+    assert err.startswith("stopped: no longer waiting; one is still requested to stop\n hint: ")
     assert run.stop.is_file()
 
 
@@ -164,25 +165,29 @@ def test_all_that_are_at_work(tmp_path: Path, trainer: Trainer) -> None:
 
 def test_a_run_that_nobody_trains_is_told_as_it_stands(tmp_path: Path, trainer: Trainer) -> None:
     run = a_run(tmp_path / "one")
-    assert cpulm(tmp_path, "stop", "one")[:2] == (0, "one is not being trained: not begun\n")
+    assert cpulm(tmp_path, "stop", "one")[:2] == (0, "one: nobody trains it: it has not taken a step\n")
     killed = trainer(run)
     run.metrics.write_text('{"event":"run_started","time":1,"step":0,"steps":50}\n')
     killed.kill()
     killed.wait()
     answer = cpulm(tmp_path, "stop", "one")
-    hint = " hint: go on with `cpulm resume one`\n"
-    assert answer == (0, "one is not being trained: crashed at step 0 of 50\n", hint)
+    hint = " hint: continue it with `cpulm resume one`\n"
+    assert answer == (
+        0,
+        "one: nobody trains it: its process ended without a last event (step 0 of 50)\n",
+        hint,
+    )
     assert not run.stop.exists()
 
 
 def test_a_supervisor_between_two_tries_is_told_too(tmp_path: Path) -> None:
     run = a_run(tmp_path / "one")
     night = new_state(run, [])
-    night.state = supervisor_state.WAITING
-    night.claim()  # this process stands for the supervisor
+    night.state = "waiting"
+    night.set_supervisor()  # this process stands for the supervisor
     supervisor_state.write(run, night)
     code, out, _ = cpulm(tmp_path, "stop", "one", "--no-wait")
-    assert (code, out) == (0, "one is asked to stop\n")
+    assert (code, out) == (0, "one: it is requested to stop\n")
     assert run.stop.is_file()
 
 
@@ -224,7 +229,7 @@ def test_a_real_run_stops_with_everything_saved(tmp_path: Path) -> None:
     assert found.pid == process.pid
     code, out, _ = cpulm(tmp_path, "stop", "runs/run-1")
     assert code == 0
-    assert "stopped, with everything saved, at step" in out
+    assert "stopped, with everything saved (step" in out
     _, err = process.communicate(timeout=60)
     assert process.returncode == 75, err
     assert run.latest.is_file()

@@ -1,10 +1,16 @@
-"""The exit codes that scripts rely on."""
+"""The exit codes that scripts rely on: their numbers, their words, and the one table in the docs."""
 
 from __future__ import annotations
+
+import re
+from pathlib import Path
 
 import pytest
 
 from cpulm import errors
+from cpulm.exit_codes import EXIT_CODES, exit_in_words
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
@@ -21,5 +27,21 @@ from cpulm import errors
 )
 def test_exit_codes(error: type[errors.CpulmError], code: int) -> None:
     assert error.exit_code == code
+    assert exit_in_words(code) == f"{EXIT_CODES[code]} (exit code {code})"
     raised = error("what is wrong", "what to do")
     assert (str(raised), raised.message, raised.hint) == ("what is wrong", "what is wrong", "what to do")
+
+
+def test_the_docs_have_one_table_of_them() -> None:
+    pages = {page.name: page.read_text(encoding="utf-8") for page in (ROOT / "docs").glob("*.md")}
+    rows = {
+        name: re.findall(r"^\| (\d+) \| ([a-z].+) \|$", text, re.MULTILINE) for name, text in pages.items()
+    }
+    assert dict(rows["reliability.md"]) == {str(code): words for code, words in EXIT_CODES.items()}
+    assert [name for name, text in pages.items() if "| exit code |" in text] == ["reliability.md"]
+
+
+def test_the_script_beside_the_package_knows_the_same_number() -> None:
+    """It runs before the package is installed, so it cannot ask it."""
+    script = (ROOT / "scripts" / "train_cpu.py").read_text(encoding="utf-8")
+    assert f"STOPPED = {errors.StoppedError.exit_code}\n" in script

@@ -55,16 +55,16 @@ def test_work_that_cannot_look_is_left_at_once() -> None:
     with StopRequest() as stop:
         began = time.monotonic()
         threading.Timer(0.2, stop.request, ("cpulm stop",)).start()
-        with pytest.raises(StopNow), stop.at_once():
+        with pytest.raises(StopNow), stop.interruptible():
             subprocess.run([sys.executable, "-c", "import time; time.sleep(30)"], check=False)
         assert time.monotonic() - began < 10
-        with pytest.raises(StopNow), stop.at_once():
+        with pytest.raises(StopNow), stop.interruptible():
             pytest.fail("there was a request already")
 
 
 def test_outside_of_such_work_a_request_raises_nothing() -> None:
     with StopRequest() as stop:
-        with stop.at_once():
+        with stop.interruptible():
             pass
         signal.raise_signal(signal.SIGTERM)
         assert stop()
@@ -125,7 +125,7 @@ def test_work_is_left_at_once_also_if_the_usual_signals_are_ignored() -> None:
         "with StopRequest() as stop:\n"
         "    threading.Timer(0.2, stop.request, ('cpulm stop',)).start()\n"
         "    try:\n"
-        "        with stop.at_once():\n"
+        "        with stop.interruptible():\n"
         "            subprocess.run([sys.executable, '-c', 'import time; time.sleep(50)'])\n"
         "    except StopNow:\n"
         "        print('left')\n"

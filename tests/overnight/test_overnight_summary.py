@@ -27,7 +27,7 @@ from cpulm.overnight.summary import summary, write_summary
 from cpulm.overnight.summary_record import read_record
 from cpulm.run_dir import RunDir
 from cpulm.runs import supervisor_state
-from cpulm.runs.supervisor_state import Attempt
+from cpulm.runs.supervisor_state import Attempt, NightState
 
 EVENING = time.mktime((2026, 11, 21, 23, 0, 0, 0, 0, -1))
 
@@ -125,19 +125,21 @@ NIGHT: list[Event] = [
 PARTS = [
     Attempt(began=at(0), from_step=None, ended=at(10000), code=-9, step=450, pause_seconds=5.0),
     Attempt(
-        began=at(10005), from_step=440, ended=at(12000), code=5, step=460, said="no room", pause_seconds=135
+        began=at(10005), from_step=440, ended=at(12000), code=5, step=460, error="no room", pause_seconds=135
     ),
     Attempt(began=at(12135), from_step=440, ended=at(25200), code=0, step=1000),
 ]
 
 
-def make(folder: Path, events: list[Event], parts: list[Attempt] | None, state: str = "finished") -> RunDir:
+def make(
+    folder: Path, events: list[Event], parts: list[Attempt] | None, state: NightState = "finished"
+) -> RunDir:
     run = RunDir(folder / "runs" / "x-1")
     run.path.mkdir(parents=True)
     run.metrics.write_text("".join(to_json(event) + "\n" for event in events), encoding="utf-8")
     if parts is not None:
         night = supervisor_state.new_state(run, [])
-        night.since, night.state, night.parts = parts[0].began, state, parts
+        night.since, night.state, night.attempts = parts[0].began, state, parts
         supervisor_state.write(run, night)
     return run
 
@@ -149,7 +151,7 @@ def test_the_page_tells_how_long_how_far_how_good_and_what_happened(tmp_path: Pa
     assert (run.path / "summary.md").read_text(encoding="utf-8") == page
     assert "Finished: it reached its horizon." in page
     assert "7h 00m, from Sat 21 Nov 23:00 to Sun 22 Nov 06:00: 6h 00m trained" in page
-    assert "1h 00m went into getting ready, 2 restarts and pauses" in page
+    assert "1h 00m for preparation, 2 restarts and pauses" in page
     assert "step 1,000 of 1,000 (100%), 500 K tokens" in page
     assert "1.2500 (0.6250 bits per byte) at step 400, Sun 22 Nov 00:00" in page
     assert f"cpulm generate --checkpoint {run.best}" in page
@@ -161,9 +163,9 @@ def test_the_page_tells_how_long_how_far_how_good_and_what_happened(tmp_path: Pa
         "memory is 90% full (2 times, the last at Sun 22 Nov 00:23)",
         "the computer slept for 2h 00m",
         "killed by SIGKILL (often by the system, when memory runs out) at step 450",
-        "started again from step 440, after 5.0s; 10 steps to train once more",
+        "started again from step 440, after 5.0s; 10 steps to train again",
         "no room on the disk or in memory (exit code 5) at step 460: no room",
-        "started again from step 440, after 2m 15s; 20 steps to train once more",
+        "started again from step 440, after 2m 15s; 20 steps to train again",
         "finished (exit code 0) at step 1,000",
     ]
 
@@ -204,11 +206,11 @@ def test_damaged_lines_cost_what_stood_in_them(tmp_path: Path) -> None:
 
 def test_nothing_to_read_is_still_a_page(tmp_path: Path) -> None:
     run = RunDir(tmp_path / "nothing")
-    assert "not one step yet" in summary(run)
+    assert "no step yet" in summary(run)
     run.path.mkdir()
     run.overnight.write_text("[]")
     run.metrics.write_bytes(b"\xff\xfe")
-    assert "not one step yet" in summary(run)
+    assert "no step yet" in summary(run)
 
 
 def test_steps_that_were_rolled_back_do_not_count(tmp_path: Path) -> None:
@@ -236,14 +238,14 @@ def test_a_night_of_crashes_stays_on_one_page(tmp_path: Path) -> None:
     ]
     page = summary(make(tmp_path, NIGHT, parts, state="given_up"))
     assert len(page.splitlines()) < 60
-    assert "more lines; all of it is in overnight.log" in page
+    assert "more lines, see overnight.log" in page
     assert "499 restarts" in page
 
 
 def test_a_horizon_in_time_is_told_as_such(tmp_path: Path) -> None:
     events: list[Event] = [started(10, steps=None), step(1, 12, 1.0), step(70, 5000, 5000.0, progress=0.25)]
     page = summary(make(tmp_path, events, PARTS[:1], state="interrupted"))
-    assert "step 70, 25% of the time it was given, 35.0 K tokens" in page
+    assert "step 70, 25% of the given time, 35.0 K tokens" in page
     assert "cpulm resume" in page
 
 

@@ -18,7 +18,7 @@ from cpulm.overnight.log import Log
 from cpulm.overnight.supervisor import PAUSES, TRIES, Decision, Supervisor, decide
 from cpulm.run_dir import RunDir
 from cpulm.runs import supervisor_state
-from cpulm.runs.supervisor_state import SupervisorState
+from cpulm.runs.supervisor_state import NightState, SupervisorState
 from cpulm.system import process
 
 # What a process does is read from plan.json, one entry per start. Its signals are those of ``cpulm train``.
@@ -96,7 +96,7 @@ sys.exit(plan.get("code", 0))
 def test_what_follows_the_end_of_a_process(
     code: int | None, progressed: bool, tries: int, asked: bool, shut_down: bool, then: Decision
 ) -> None:
-    decision = decide(code, progressed=progressed, tries=tries, stop_asked=asked, shut_down=shut_down)
+    decision = decide(code, progressed=progressed, tries=tries, stop_requested=asked, shut_down=shut_down)
     assert decision == then
 
 
@@ -123,7 +123,7 @@ def spend(
     (home / "program.py").write_text(PROGRAM)
     run = RunDir(home / "run")
     night = supervisor_state.new_state(run, ["--steps", "9"] if first == "resume" else [])
-    night.claim()
+    night.set_supervisor()
     watching = Supervisor(
         run,
         night,
@@ -134,7 +134,7 @@ def spend(
         pauses=[0.05],
         tick_seconds=0.05,
     )
-    return watching.work(), supervisor_state.read(run)
+    return watching.run(), supervisor_state.read(run)
 
 
 def starts(home: Path) -> list[list[str]]:
@@ -163,7 +163,7 @@ class TestNights:
         assert code == 0
         assert night is not None
         assert (night.state, night.tries) == ("finished", 0)
-        assert [(part.code, part.from_step, part.step) for part in night.parts] == [
+        assert [(part.code, part.from_step, part.step) for part in night.attempts] == [
             (1, None, 5),
             (5, 4, 5),
             (0, 4, 5),
@@ -186,10 +186,10 @@ class TestNights:
         code, night = spend(tmp_path, plan)
         assert night is not None
         if number == signal.SIGTERM:
-            assert (code, night.state, len(night.parts)) == (75, "stopped", 1)
+            assert (code, night.state, len(night.attempts)) == (75, "stopped", 1)
         else:
             assert (code, night.state) == (0, "finished")
-            assert night.parts[0].code == -number
+            assert night.attempts[0].code == -number
 
     @pytest.mark.parametrize("code", [1, 2, 3, 4, 5, 75])
     def test_nothing_is_tried_again_before_the_run_has_begun(self, tmp_path: Path, code: int) -> None:
@@ -221,7 +221,7 @@ class TestNights:
         plan = [{"events": [("checkpoint", 0)], "code": 1}] * TRIES
         _, night = spend(tmp_path, plan)
         assert night is not None
-        assert (night.state, len(night.parts)) == ("given_up", TRIES)
+        assert (night.state, len(night.attempts)) == ("given_up", TRIES)
 
     def test_a_new_horizon_is_given_until_a_checkpoint_holds_it(self, tmp_path: Path) -> None:
         plan: list[dict[str, Any]] = [
@@ -263,13 +263,13 @@ class TestNights:
         ends = {"events": [("step", 9), ("checkpoint", 9), ("run_finished", 9)], "reason": "horizon"}
         _, night = spend(tmp_path, [{**ends, "code": 137}])
         assert night is not None
-        assert (night.state, len(night.parts)) == ("finished", 1)
+        assert (night.state, len(night.attempts)) == ("finished", 1)
 
     def test_a_run_that_says_that_it_was_stopped_and_crashes_is_not_complete(self, tmp_path: Path) -> None:
         ends = {"events": [("checkpoint", 9), ("run_finished", 9)], "reason": "stopped"}
         _, night = spend(tmp_path, [{**ends, "code": 1}, {}])
         assert night is not None
-        assert (night.state, len(night.parts)) == ("finished", 2)
+        assert (night.state, len(night.attempts)) == ("finished", 2)
 
     def test_a_clock_that_is_set_back_as_the_night_begins(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -279,8 +279,8 @@ class TestNights:
         behind = {"behind": 86400.0, "events": [("step", 1), ("checkpoint", 4)]}
         code, night = spend(tmp_path, [{**behind, "code": 1}, {**behind, "events": [("step", 5)]}])
         assert night is not None
-        assert (code, night.state, len(night.parts)) == (0, "finished", 2)
-        assert all(part.ended is not None and part.began <= part.ended for part in night.parts)
+        assert (code, night.state, len(night.attempts)) == (0, "finished", 2)
+        assert all(part.ended is not None and part.began <= part.ended for part in night.attempts)
         assert "started again from step 4" in (tmp_path / "run/summary.md").read_text(encoding="utf-8")
 
     def test_an_old_request_means_nothing(self, tmp_path: Path) -> None:
@@ -319,7 +319,7 @@ class TestAtBoot:
         run.metrics.write_text(json.dumps(line) + "\n")
         return run
 
-    def leave(self, run: RunDir, state: str, **fields: Any) -> None:
+    def leave(self, run: RunDir, state: NightState, **fields: Any) -> None:
         """A night's record by a supervisor that is gone."""
         night = supervisor_state.new_state(run, [])
         night.state, night.host = state, process.host()
@@ -330,15 +330,15 @@ class TestAtBoot:
 
     @pytest.mark.parametrize("state", ["training", "waiting", "interrupted"])
     def test_an_interrupted_night_is_gone_on_with(
-        self, run: RunDir, state: str, monkeypatch: pytest.MonkeyPatch
+        self, run: RunDir, state: NightState, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.chdir(Path.cwd())  # it goes to the folder where the run was started
-        self.leave(run, state, parts=[supervisor_state.Attempt(began=time.time() - 99, from_step=4)])
+        self.leave(run, state, attempts=[supervisor_state.Attempt(began=time.time() - 99, from_step=4)])
         assert supervisor.at_boot(run) is not None
         assert Path.cwd() == Path(supervisor_state.new_state(run, []).folder)
 
     @pytest.mark.parametrize("state", ["finished", "stopped", "failed", "given_up"])
-    def test_a_night_that_is_over_stays_over(self, run: RunDir, state: str) -> None:
+    def test_a_night_that_is_over_stays_over(self, run: RunDir, state: NightState) -> None:
         self.leave(run, state)
         assert supervisor.at_boot(run) is None
         night = supervisor_state.read(run)
@@ -347,12 +347,12 @@ class TestAtBoot:
 
     def test_a_run_that_is_watched_is_left_alone(self, run: RunDir) -> None:
         night = supervisor_state.new_state(run, [])
-        night.claim()
+        night.set_supervisor()
         supervisor_state.write(run, night)
         assert supervisor.at_boot(run) is None
 
     def test_a_run_that_was_complete_when_the_computer_went_down_is_finished(self, run: RunDir) -> None:
-        self.leave(run, "training", parts=[supervisor_state.Attempt(began=time.time() - 99)])
+        self.leave(run, "training", attempts=[supervisor_state.Attempt(began=time.time() - 99)])
         with run.metrics.open("a") as file:
             line = {"event": "run_finished", "time": time.time() - 50, "step": 7, "reason": "horizon"}
             file.write(json.dumps(line) + "\n")
@@ -372,7 +372,9 @@ class TestAtBoot:
     def test_a_computer_that_the_run_itself_brings_down_is_not_brought_down_for_ever(
         self, run: RunDir
     ) -> None:
-        self.leave(run, "training", tries=TRIES - 1, parts=[supervisor_state.Attempt(began=time.time() - 99)])
+        self.leave(
+            run, "training", tries=TRIES - 1, attempts=[supervisor_state.Attempt(began=time.time() - 99)]
+        )
         assert supervisor.at_boot(run) is None
         night = supervisor_state.read(run)
         assert night is not None

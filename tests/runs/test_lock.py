@@ -127,7 +127,7 @@ def test_of_two_that_start_together_one_gets_it(run: RunDir, left_over: bool) ->
                 each.say(path)
             answers = sorted(each.hear() for each in pair)
             assert answers[0] == "held"
-            assert answers[1].startswith(f"refused {path} is being trained already, by process ")
+            assert answers[1].startswith(f"refused {path} is already being trained by process ")
             for each in pair:
                 each.say("let go")
                 assert each.hear() == "done"
@@ -183,7 +183,7 @@ def test_a_lock_that_means_nobody_is_taken_over(run: RunDir, changes: dict[str, 
 def test_an_intact_line_of_this_process_is_respected(run: RunDir) -> None:
     """What the tests above change is what makes the difference."""
     stale_line(run)
-    with pytest.raises(SettingsError, match="is being trained already"), locked(run):
+    with pytest.raises(SettingsError, match="is already being trained"), locked(run):
         pass
 
 
@@ -231,7 +231,7 @@ def test_a_file_lock_without_a_name_is_waited_for_and_then_told(run: RunDir) -> 
         other.say(run.path)
         assert other.hear() == "held"
         run.lock.write_bytes(b"")
-        with pytest.raises(SettingsError, match="does not say which it is"), locked(run):
+        with pytest.raises(SettingsError, match="its number is unknown"), locked(run):
             pass
 
 

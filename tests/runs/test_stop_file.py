@@ -9,7 +9,7 @@ import pytest
 
 from cpulm.errors import SettingsError
 from cpulm.run_dir import RunDir
-from cpulm.runs.stop_file import ask_to_stop, watch_for_stop
+from cpulm.runs.stop_file import request_stop, watch_for_stop
 
 
 def wait_for(requests: list[str], seconds: float = 3.0) -> None:
@@ -24,7 +24,7 @@ def test_a_request_is_noticed_once_and_stands(tmp_path: Path) -> None:
     with watch_for_stop(run, requests.append):
         time.sleep(0.1)
         assert requests == []
-        ask_to_stop(run)
+        request_stop(run)
         wait_for(requests)
         time.sleep(1.2)
     assert requests == ["cpulm stop"]
@@ -33,7 +33,7 @@ def test_a_request_is_noticed_once_and_stands(tmp_path: Path) -> None:
 
 def test_a_request_from_before_the_watch_counts(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
-    ask_to_stop(run)
+    request_stop(run)
     requests: list[str] = []
     with watch_for_stop(run, requests.append):
         wait_for(requests)
@@ -47,11 +47,11 @@ def test_nobody_looks_after_the_end_and_nobody_waits_for_it(tmp_path: Path) -> N
     with watch_for_stop(run, requests.append):
         pass
     assert time.monotonic() - began < 0.5
-    ask_to_stop(run)
+    request_stop(run)
     time.sleep(1.2)
     assert requests == []
 
 
 def test_a_folder_that_takes_no_request(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"cannot write .*stop: No such file or directory"):
-        ask_to_stop(RunDir(tmp_path / "gone"))
+        request_stop(RunDir(tmp_path / "gone"))

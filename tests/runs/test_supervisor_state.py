@@ -11,10 +11,10 @@ from cpulm.runs import supervisor_state
 def test_the_parts_of_a_long_bad_night_are_forgotten_but_counted(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     night = supervisor_state.new_state(run, [])
-    night.parts = [supervisor_state.Attempt(began=float(number)) for number in range(1000)]
+    night.attempts = [supervisor_state.Attempt(began=float(number)) for number in range(1000)]
     supervisor_state.write(run, night)
     back = supervisor_state.read(run)
     assert back is not None
-    assert (back.parts[0].began, back.parts[-1].began) == (0, 999)
-    assert len(back.parts) + back.before == 1000
+    assert (back.attempts[0].began, back.attempts[-1].began) == (0, 999)
+    assert len(back.attempts) + back.attempts_dropped == 1000
     assert run.overnight.stat().st_size < 100_000

@@ -1,0 +1,33 @@
+"""The states of a run, and what each means in words."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+RunState = Literal[
+    "running", "restarting", "finished", "stopped", "diverged", "out of room", "failed", "crashed", "new"
+]
+
+RUN_STATES: dict[RunState, str] = {
+    "running": "it is being trained",
+    "restarting": "its supervisor is about to start it again",
+    "finished": "it has finished",
+    "stopped": "it was stopped, with everything saved",
+    "diverged": "training diverged",
+    "out of room": "there was no room for a checkpoint, or no memory",
+    "failed": "it ended with an error",
+    "crashed": "its process ended without a last event",
+    "new": "it has not taken a step",
+}
+"""All states, each with a sentence whose subject is the run."""
+
+END_STATES: dict[str, RunState] = {
+    "horizon": "finished",
+    "target_loss": "finished",
+    "patience": "finished",
+    "stopped": "stopped",
+    "diverged": "diverged",
+    "no_room": "out of room",
+    "failed": "failed",
+}
+"""The state of a run that has ended, by the reason of :class:`cpulm.events.RunFinished`."""
