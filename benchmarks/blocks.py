@@ -23,12 +23,12 @@ from typing import Any
 
 import torch
 
-from cpulm.execution.precision import fast_int8
 from cpulm.execution.runtime import choose_runtime
 from cpulm.model.transformer import Transformer
 from cpulm.optim.build_optimizers import build_optimizers
 from cpulm.settings import ModelSettings, RuntimeSettings, TrainSettings
 from cpulm.system.machine import read_machine
+from cpulm.system.precisions import has_fast_int8
 
 Step = Callable[[], Any]
 
@@ -149,7 +149,7 @@ def main() -> None:
         steps["the same, tanh gelu"] = our_step(SHAPES[name], **GPT2, mlp="gelu")
         steps["cpulm, Qwen3 block"] = our_step(SHAPES[name])
         steps["the same, kernels"] = our_step(SHAPES[name], kernels="auto")
-        if fast_int8(read_machine().instruction_sets):
+        if has_fast_int8(read_machine().instruction_sets):
             steps["the same, int8"] = our_step(SHAPES[name], kernels="auto", precision="int8")
             steps["the same, int8, Muon"] = our_step(
                 SHAPES[name], kernels="auto", precision="int8", optimizer="muon"

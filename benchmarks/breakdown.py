@@ -21,7 +21,6 @@ from rich.console import Console
 from torch.profiler import ProfilerActivity, profile
 
 from cpulm.data.prepare import prepare
-from cpulm.execution.precision import block_shape
 from cpulm.execution.runtime import Runtime, choose_runtime
 from cpulm.execution.step_timing import fp32_peak
 from cpulm.execution.stopwatch import best_seconds
@@ -107,7 +106,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     settings = resolve(preset=asked.preset, assignments=[f"runtime.precision={asked.precision}"])
-    runtime = choose_runtime(settings.runtime, read_machine(), block_shape(settings))
+    runtime = choose_runtime(settings.runtime, read_machine(), settings.model)
     if runtime.kernels is None:
         raise SystemExit("without the compiled kernels the profiler's names are others")
     tokens = prepare(

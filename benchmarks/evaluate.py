@@ -30,12 +30,12 @@ from cpulm.evaluation.memorization import find_memorized
 from cpulm.evaluation.scoring import TOKENS_PER_BATCH, score
 from cpulm.evaluation.text_windows import Protocol, batches, windows
 from cpulm.evaluation.validation_loss import evaluate
-from cpulm.execution.precision import fast_int8
 from cpulm.execution.runtime import Runtime, choose_runtime
 from cpulm.model.transformer import Transformer
 from cpulm.settings import Settings
 from cpulm.settings_resolver import resolve
 from cpulm.system.machine import read_machine
+from cpulm.system.precisions import has_fast_int8
 
 TOKENS = 1 << 16
 
@@ -96,7 +96,7 @@ def compare(settings: Settings, runtime: Runtime, rounds: int) -> None:
         "evaluate": lambda: evaluation(runtime),
         "evaluate, plain torch": lambda: evaluation(replace(runtime, kernels=None)),
     }
-    if fast_int8(read_machine().instruction_sets):
+    if has_fast_int8(read_machine().instruction_sets):
         ways["training, int8 forward"] = lambda: training(replace(runtime, precision="int8"))
     print(
         f"{settings.preset}, {runtime.threads} threads, {'; '.join(runtime.notes)}, {rounds} rounds in turns"

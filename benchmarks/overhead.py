@@ -29,7 +29,6 @@ from pathlib import Path
 
 from cpulm.data.prepare import prepare
 from cpulm.events import Event, Listener, StepDone
-from cpulm.execution.precision import block_shape
 from cpulm.execution.runtime import Runtime, choose_runtime
 from cpulm.interrupts import StopRequest
 from cpulm.optim.clip import clip_gradients
@@ -137,7 +136,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     settings = resolve(preset=options.preset)
-    runtime = choose_runtime(settings.runtime, read_machine(), block_shape(settings))
+    runtime = choose_runtime(settings.runtime, read_machine(), settings.model)
     tokens = prepare(settings.data, emit=lambda _: None, should_stop=lambda: False)
     ends: list[float] = []
     data_seconds: list[float] = []

@@ -32,6 +32,7 @@ class RunStarted(Event):
     ``steps`` is the horizon in optimizer updates; None where the horizon is ``max_time_seconds``.
     ``notes`` says in words what was chosen for this machine and why. ``peak_flops_per_second`` is what a
     matrix product in fp32 reached as the run began; None where an earlier version wrote the record.
+    ``precision_reason`` says why ``precision`` was chosen; empty where an earlier version wrote the record.
     """
 
     kind: ClassVar[str] = "run_started"
@@ -57,6 +58,7 @@ class RunStarted(Event):
     block_size: int
     notes: tuple[str, ...] = ()
     peak_flops_per_second: float | None = None
+    precision_reason: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

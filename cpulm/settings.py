@@ -274,12 +274,13 @@ class RuntimeSettings(Section):
     device: Device = "auto"
     """`auto` takes cuda, then mps, then cpu."""
     threads: int | None = Field(None, ge=1)
-    """Threads for the CPU's arithmetic; unset: the physical cores this process may use, or as many as are
-    measured to be faster where slow cores or logical ones could add something."""
+    """Threads for the CPU's arithmetic; unset: OMP_NUM_THREADS if it is set, else one for each physical core
+    that this process may use, without slow cores that would hold up the fast ones."""
     precision: Literal["auto", "fp32", "bf16", "int8"] = "auto"
-    """Of the matrix products. `auto` is bf16 or int8 where the device is fast at it by instruction set and by
-    measurement, else fp32. With int8 the products of the linear layers, of the head and of Muon run on rows
-    and columns rounded to 8 bits; weights, sums, attention and validation stay in fp32."""
+    """Of the matrix products. `auto` is int8 or bf16 if the device has instructions for it and the model is
+    wide enough to gain (`cpulm/system/precisions.py` has the table), else fp32. With int8 the products of the
+    linear layers, of the head and of Muon run on rows and columns rounded to 8 bits; weights, sums, attention
+    and validation stay in fp32."""
     kernels: Literal["auto", "off"] = "auto"
     """Kernels for norms, attention, activation and dropout, compiled once where there is a C++ compiler."""
     compile: Literal["auto", "on", "off"] = "auto"

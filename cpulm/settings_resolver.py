@@ -175,6 +175,7 @@ def _from_environment(environ: Mapping[str, str]) -> Layer:
     sections = _sections()
     layer: Layer = {}
     for name, text in environ.items():
+        _refuse_one_underscore(name)
         if not is_setting(name) or not text:
             continue
         key = name[len(ENV_PREFIX) :].lower().replace("__", ".", 1)
@@ -186,6 +187,16 @@ def _from_environment(environ: Mapping[str, str]) -> Layer:
         _check_key(key, f"the environment variable {name}")
         layer[key] = _parse_value(text, key)
     return layer
+
+
+def _refuse_one_underscore(name: str) -> None:
+    """Raises SettingsError for ``CPULM_TRAIN_LR``, which would set nothing."""
+    if not name.upper().startswith(ENV_PREFIX) or "__" in name:
+        return
+    key = name[len(ENV_PREFIX) :].lower().replace("_", ".", 1)
+    if key in known_keys():
+        right = ENV_PREFIX + key.upper().replace(".", "__", 1)
+        raise SettingsError(f"the environment variable {name} sets nothing", f"did you mean {right}?")
 
 
 def _from_assignments(assignments: Iterable[str]) -> Layer:

@@ -33,14 +33,21 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+PRECISION = os.environ.get("CPULM_RUNTIME__PRECISION", "fp32")
+"""What the toy runs of all tests train in, so that no test depends on the CPU. The caller's environment may
+set another one: ``CPULM_RUNTIME__PRECISION=int8 pytest`` shows what a CPU that trains in int8 would."""
+
+
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """``CPULM_TRAIN__LR`` and its like, a taste in colours, or a window's width decide nothing in a test."""
+    """``CPULM_TRAIN__LR`` and its like, OMP_NUM_THREADS, a taste in colours, or a window's width decide
+    nothing in a test, but for :data:`PRECISION`."""
     for name in os.environ:
         if name.startswith("CPULM_") and "__" in name:
             monkeypatch.delenv(name)
-    for name in ("CPULM_DEBUG", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES"):
+    for name in ("CPULM_DEBUG", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES", "OMP_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("CPULM_RUNTIME__PRECISION", PRECISION)
 
 
 @pytest.fixture(autouse=True)

@@ -41,6 +41,7 @@ _FROM_STARTED = (
     "version",
     "device_name",
     "precision",
+    "precision_reason",
     "compiled",
     "threads",
     "params_total",

@@ -93,6 +93,7 @@ class Figures:
     version: str | None = None
     device_name: str | None = None
     precision: str | None = None
+    precision_reason: str | None = None
     compiled: bool | None = None
     threads: int | None = None
     params_total: int | None = None

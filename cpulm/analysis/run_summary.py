@@ -27,6 +27,8 @@ def _facts(standing: RunStatus, figures: Figures, record: RunLog) -> Iterator[Fa
     if started is not None:
         yield Fact("model", *_model(started))
         yield Fact("machine", *_machine(started))
+        if started.precision_reason:
+            yield Fact("precision", started.precision, started.precision_reason)
     yield Fact("progress", *_progress(standing, figures))
     yield Fact("time", *_time(figures))
     if figures.best_loss is not None:

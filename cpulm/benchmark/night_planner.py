@@ -20,7 +20,6 @@ from cpulm.estimate import requirements
 from cpulm.estimate.memory import arithmetic
 from cpulm.estimate.scaling_law import Expectation, Law, Observation
 from cpulm.events import Event, Listener, Progress, StepDone, Validated
-from cpulm.execution.precision import block_shape
 from cpulm.execution.runtime import Runtime, choose_runtime
 from cpulm.execution.step_timing import measure_step
 from cpulm.interrupts import StopRequest
@@ -109,7 +108,7 @@ def plan_night(base: Settings, seconds: float, *, show: Listener) -> NightPlan:
             f"give {format_duration(SHORTEST_SECONDS)} or more, or look at `cpulm benchmark --all`",
         )
     machine = read_machine()
-    runtime = choose_runtime(base.runtime, machine, block_shape(base))
+    runtime = choose_runtime(base.runtime, machine, base.model)
     with StopRequest() as stop:
         tokens = prepare(base.data, emit=show, should_stop=stop, block_size=base.model.block_size)
         sizes = _measured_sizes(base, tokens, runtime, machine, seconds, show, stop)

@@ -136,7 +136,7 @@ def measure(
     settings: Settings,
     sizes: Sizes,
     runtime: Runtime,
-    decide: Callable[[float | None], Runtime],
+    decide: Callable[[int | None], Runtime],
     *,
     seconds: float,
     emit: Listener,
@@ -146,7 +146,7 @@ def measure(
 
     Args:
         runtime: as a run would choose it, eager.
-        decide: the runtime that a run of so many seconds would take, which may be a compiled one; then the
+        decide: the runtime that a run of so many updates would take, which may be a compiled one; then the
             compiled step is measured as well.
 
     Raises:
@@ -159,7 +159,7 @@ def measure(
     validation = _validation_seconds(model, loader, runtime, settings, sizes)
     steps = total_steps(settings.train, settings.tokens_per_step, sizes.train_tokens or 0) or None
     horizon = _horizon_seconds(settings, steps, timing.step_seconds, validation)
-    runtime = decide(horizon or settings.train.max_time)
+    runtime = decide(steps)
     compiled, compile_seconds = None, None
     if runtime.compiled:
         began = time.perf_counter()

@@ -14,8 +14,7 @@ from cpulm.estimate import requirements
 from cpulm.estimate.memory import expected_arithmetic
 from cpulm.estimate.preset_sizes import CHARACTERS
 from cpulm.events import Listener, Progress
-from cpulm.execution.compilation import compile_key, decide_compile
-from cpulm.execution.precision import block_shape
+from cpulm.execution.compilation import decide_compile
 from cpulm.execution.runtime import Runtime, choose_runtime
 from cpulm.exit_codes import exit_in_words
 from cpulm.interrupts import StopRequest
@@ -44,13 +43,13 @@ def benchmark_preset(
             block = settings.model.block_size
             tokens = prepare(settings.data, emit=show, should_stop=stop, block_size=block)
             sizes = Sizes(tokens.vocab_size, len(tokens.train), len(tokens.val))
-        expected = expected_arithmetic(settings.runtime, machine)
+        expected = expected_arithmetic(settings, machine)
         requirements.check_memory(settings, sizes.vocab_size, expected, machine.memory_available_bytes)
-        runtime = choose_runtime(settings.runtime, machine, block_shape(settings))
+        runtime = choose_runtime(settings.runtime, machine, settings.model)
 
-        def decide(planned_seconds: float | None) -> Runtime:
-            key = compile_key(settings, sizes.vocab_size, runtime, machine)
-            return decide_compile(runtime, settings.runtime.compile, machine, planned_seconds, key)
+        def decide(steps: int | None) -> Runtime:
+            planned = requirements.nominal_seconds(settings, sizes.vocab_size, steps, runtime.device.type)
+            return decide_compile(runtime, settings.runtime.compile, machine, planned)
 
         result = measure(settings, sizes, runtime, decide, seconds=seconds, emit=show, stop=stop)
         peak = measure_peak(runtime.device, show)

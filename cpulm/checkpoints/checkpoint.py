@@ -80,9 +80,9 @@ class Checkpoint:
     """What a checkpoint file holds.
 
     ``random_state`` maps a device type to the state of its default generator (uint8 tensors).
-    ``runtime`` are the choices that the bits of a resumed run depend on: device, precision, compiled,
-    kernels, threads. ``starts_documents`` says whether the end-of-text token begins documents in the training
-    data. ``data`` holds the token folder's path and digest.
+    ``runtime`` are the choices, versions and instruction sets that the bits of a resumed run depend on, see
+    :meth:`cpulm.execution.runtime.Runtime.facts`. ``starts_documents`` says whether the end-of-text token
+    begins documents in the training data. ``data`` holds the token folder's path and digest.
     """
 
     settings: Settings
@@ -183,13 +183,23 @@ def _checkpoint(record: dict[str, Any]) -> Checkpoint:
 
 @dataclass
 class _Facts:
-    """What stands under ``runtime``; a checkpoint made to generate from has none."""
+    """What stands under ``runtime``. A checkpoint made to generate from has none of it; what an earlier
+    version did not record is None."""
 
     device: str = ""
+    device_name: str | None = None
     threads: int = 1
     precision: Literal["fp32", "bf16", "int8"] = "fp32"
+    precision_reason: str = ""
     compiled: bool = False
     kernels: bool = False
+    cpulm: str | None = None
+    torch: str | None = None
+    cpu_capability: str | None = None
+    instruction_sets: str | None = None
+    kernels_compiler: str | None = None
+    kernels_key: str | None = None
+    math_variables: str | None = None
 
 
 @dataclass

@@ -19,8 +19,9 @@ from cpulm.model.counts import (
     count,
 )
 from cpulm.optim.batch_size import MUON_ELEMENTS_AT_ONCE
-from cpulm.settings import ModelSettings, RuntimeSettings, Settings
+from cpulm.settings import ModelSettings, Settings
 from cpulm.system.machine import Machine, choose
+from cpulm.system.precisions import cpu_precision
 
 if TYPE_CHECKING:
     from cpulm.execution.runtime import Runtime
@@ -64,16 +65,18 @@ def arithmetic(runtime: Runtime) -> Arithmetic:
     return Arithmetic(int8=runtime.precision == "int8", lanes=lanes)
 
 
-def expected_arithmetic(runtime: RuntimeSettings, machine: Machine) -> Arithmetic:
-    """What a run will most likely choose on ``machine``, by instruction set and without a measurement."""
+def expected_arithmetic(settings: Settings, machine: Machine) -> Arithmetic:
+    """What a run with ``settings`` will choose on ``machine``, unless compiling the kernels fails."""
+    runtime = settings.runtime
     device = choose(machine).device.value if runtime.device == "auto" else runtime.device
     if device != "cpu":
         return Arithmetic()
-    precision = choose(machine).precision.value if runtime.precision == "auto" else runtime.precision
-    kernels = runtime.kernels == "auto" and machine.compiler is not None and precision != "bf16"
-    return Arithmetic(
-        int8=precision == "int8", lanes=vector_lanes(machine.instruction_sets) if kernels else 0
-    )
+    kernels = runtime.kernels == "auto" and machine.compiles_kernels
+    precision: str = runtime.precision
+    if precision == "auto":
+        precision, _ = cpu_precision(machine.instruction_sets, kernels=kernels, model=settings.model)
+    lanes = vector_lanes(machine.instruction_sets) if kernels and precision != "bf16" else 0
+    return Arithmetic(int8=precision == "int8", lanes=lanes)
 
 
 def vector_lanes(instruction_sets: Collection[str]) -> int:

@@ -46,7 +46,7 @@ def describe_presets(machine: Machine) -> list[PresetDescription]:
             params_non_embedding=counts.non_embedding,
             tokens_per_step=settings.tokens_per_step,
             steps=settings.train.steps,
-            memory_bytes=memory_bytes(settings, vocab_size, expected_arithmetic(settings.runtime, machine)),
+            memory_bytes=memory_bytes(settings, vocab_size, expected_arithmetic(settings, machine)),
         )
         described.append((int(about["order"]), description))
     return [description for _, description in sorted(described, key=lambda pair: pair[0])]

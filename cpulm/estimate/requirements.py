@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cpulm.errors import ResourceError
 from cpulm.estimate.memory import Arithmetic, memory_bytes
-from cpulm.model.counts import count
+from cpulm.model.counts import count, flops_per_token
 from cpulm.settings import Settings, TrainSettings
 from cpulm.units import format_bytes
 
@@ -52,9 +52,29 @@ def total_steps(train: TrainSettings, tokens_per_step: int, train_tokens: int) -
 
 def seconds_needed(estimate_requirements: Requirements, train: TrainSettings) -> float | None:
     """How long the run will take: as asked, or by its measured step; None where neither is known."""
+    asked = _seconds_asked(train)
+    return asked if asked is not None else estimate_requirements.train_seconds
+
+
+def _seconds_asked(train: TrainSettings) -> float | None:
+    """A horizon in time, from now on; None for other horizons."""
     if train.until is not None:
         return max(0.0, datetime.fromisoformat(train.until).timestamp() - time.time())
-    return train.max_time if train.max_time is not None else estimate_requirements.train_seconds
+    return train.max_time
+
+
+_NOMINAL_FLOPS_PER_SECOND = {"cpu": 1e11, "mps": 1e12, "cuda": 1e13}
+"""The order of magnitude of what a device trains at."""
+
+
+def nominal_seconds(settings: Settings, vocab_size: int, steps: int | None, device: str) -> float | None:
+    """How long a run will take, by its settings alone, so that decisions by it do not depend on how busy the
+    machine is: as asked, or by the operations of so many updates at a nominal rate; None: unknown."""
+    asked = _seconds_asked(settings.train)
+    if asked is not None or steps is None:
+        return asked
+    flops = flops_per_token(settings.model, vocab_size) * settings.tokens_per_step
+    return steps * flops / _NOMINAL_FLOPS_PER_SECOND[device]
 
 
 def estimate_requirements(

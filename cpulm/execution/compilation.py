@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import math
 import os
-import time
 from collections.abc import Callable
 
 import torch
@@ -15,29 +12,28 @@ from cpulm.cache_dir import cache_folder
 from cpulm.data.loader import Loader
 from cpulm.errors import SettingsError
 from cpulm.events import Listener, Progress
-from cpulm.execution.compile_times import CompileTimes, CompileTrial
 from cpulm.execution.rng import random_states, restore_random_states
-from cpulm.execution.runtime import Runtime, measured_on
+from cpulm.execution.runtime import Runtime
 from cpulm.interrupts import StopRequest
 from cpulm.model.transformer import Transformer
-from cpulm.settings import Settings
 from cpulm.system.machine import Machine
 
 Forward = Callable[..., Tensor]
 
-FEWEST_ROUNDS, MEASURING_SECONDS = 3, 1.5
-"""Of passes both ways, in turns, whose fastest are compared."""
+COMPILE_PAYS_AFTER_SECONDS = 1200.0
+"""Without the compiled kernels a cold compilation took 22 to 48 s at 10.7 M parameters (2 cores, AVX-512,
+torch 2.13) and made a step a quarter faster, so a run has to be several times longer than that before the
+gain is sure."""
 
 
-def decide_compile(
-    runtime: Runtime, asked: str, machine: Machine, planned_seconds: float | None, key: str | None = None
-) -> Runtime:
+def decide_compile(runtime: Runtime, asked: str, machine: Machine, nominal_seconds: float | None) -> Runtime:
     """Decide whether the step is compiled.
 
     Args:
         asked: ``auto``, ``on`` or ``off``.
-        planned_seconds: how long the run will take uncompiled, as far as known.
-        key: of the step, see :func:`compile_key`; None where its times are neither used nor measured.
+        nominal_seconds: how long the run will take, see
+            :func:`cpulm.estimate.requirements.nominal_seconds`: a measured time would decide differently on
+            a busy machine. None: unknown.
 
     Raises:
         SettingsError: where ``on`` is asked and no C++ compiler is found.
@@ -57,8 +53,7 @@ def decide_compile(
     # By itself torch keeps what it compiled in the folder for temporary files, which a restart empties.
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))
     if asked == "on":
-        trial = None if key is None else CompileTrial(key, must_pay=False)
-        return runtime.noting("compiled: asked for", compiled=True, trial=trial)
+        return runtime.noting("compiled: asked for", compiled=True)
     if runtime.device.type == "mps":
         return runtime.noting("eager: torch.compile does not pay on mps")
     if runtime.precision == "int8":
@@ -66,20 +61,9 @@ def decide_compile(
     if runtime.precision == "fp32" and runtime.kernels is not None:
         # A step of `small`: 0.87 s with the kernels, 1.10 s compiled (2 cores with AVX-512, torch 2.13).
         return runtime.noting("eager: the kernels for this CPU are faster than torch.compile")
-    times = CompileTimes() if key is None else CompileTimes.remembered(key)
-    pays, why = times.decide(planned_seconds)
-    if not pays:
-        return runtime.noting(f"eager: {why}")
-    trial = None if key is None else CompileTrial(key, must_pay=True)
-    return runtime.noting(f"compiled: {why}", compiled=True, trial=trial)
-
-
-def compile_key(settings: Settings, vocab_size: int, runtime: Runtime, machine: Machine) -> str:
-    """Under what the times of compiling this step are remembered."""
-    model, rows = settings.model, settings.train.micro_batch_size
-    step = f"{model!r}, {vocab_size}, {rows}, {settings.train.document_mask}, {runtime.precision}"
-    digest = hashlib.blake2b(step.encode(), digest_size=8).hexdigest()
-    return f"{digest}; {runtime.device_name}; {measured_on(machine, runtime.kernels)}"
+    if nominal_seconds is None or nominal_seconds < COMPILE_PAYS_AFTER_SECONDS:
+        return runtime.noting("eager: the run is too short for compiling to pay")
+    return runtime.noting("compiled: the run is long enough for it to pay", compiled=True)
 
 
 def ready_forward(
@@ -87,9 +71,8 @@ def ready_forward(
 ) -> tuple[Forward, Runtime]:
     """What computes the training loss, compiled where ``runtime`` says so and it works.
 
-    A few forward and backward passes are run to compile them and, where ``runtime`` has a trial, to measure
-    what that gained; gradients and random state are left as they were. A compiler that fails (a folder name
-    it cannot read, a missing header) costs the speed, not the run.
+    One forward and one backward pass are run to compile them; gradients and random state are left as they
+    were. A compiler that fails (a folder name it cannot read, a missing header) costs the speed, not the run.
 
     Raises:
         StopNow: where a stop is asked for meanwhile: a compiler does not look at requests.
@@ -104,7 +87,7 @@ def ready_forward(
     show(Progress(stage="compiling", done=0, total=None, unit=""))
     try:
         with stop.interruptible():
-            times = _compile(model, forward, loader, runtime)
+            _compile(forward, loader, runtime)
     except Exception as error:  # torch wraps what compilers and linkers say in many classes
         torch._dynamo.reset()
         why = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
@@ -115,52 +98,13 @@ def ready_forward(
         model.zero_grad(set_to_none=True)
         restore_random_states(random_state)
         show(Progress(stage="compiling", done=1, total=1, unit="", finished=True))
-    if runtime.trial is None or times.ratio is None:
-        return forward, runtime
-    times.keep(runtime.trial.key)
-    if runtime.trial.must_pay and times.ratio >= 1:
-        said = f"eager after all: a compiled pass takes {times.ratio:.2f} of its time"
-        return model, runtime.noting(said, compiled=False)
     return forward, runtime
 
 
-def _compile(model: Transformer, forward: Forward, loader: Loader, runtime: Runtime) -> CompileTimes:
-    """Have ``forward`` compiled, and say what that took and gained; no ratio where there is no trial."""
+def _compile(forward: Forward, loader: Loader, runtime: Runtime) -> None:
+    """Have ``forward`` and its backward pass compiled."""
     x, y = (part.to(runtime.device) for part in loader.batch(0))
-
-    def seconds_of(function: Forward) -> float:
-        began = time.perf_counter()
-        with runtime.autocast():
-            loss = function(x, targets=y)
-        loss.backward()
-        float(loss.detach())  # waits for a device that works on its own
-        return time.perf_counter() - began
-
-    if runtime.trial is None:
-        seconds_of(forward)
-        return CompileTimes()
-    seconds_of(model)  # what it does at its first call is not the compiler's time
-    hits, misses = _cache_counts()
-    first = seconds_of(forward)
-    found, missed = (now - before for now, before in zip(_cache_counts(), (hits, misses), strict=True))
-    eager = compiled = math.inf
-    began, rounds = time.perf_counter(), 0
-    while rounds < FEWEST_ROUNDS or time.perf_counter() - began < MEASURING_SECONDS:
-        eager, compiled = min(eager, seconds_of(model)), min(compiled, seconds_of(forward))
-        rounds += 1
-    spent = max(first - compiled, 1e-3)
-    if found and not missed:
-        return CompileTimes(warm=spent, ratio=compiled / eager)
-    return CompileTimes(cold=spent, ratio=compiled / eager)
-
-
-def _cache_counts() -> tuple[int, int]:
-    """Compiled graphs that torch's cache had, and had not, in this process."""
-    from torch._dynamo.utils import counters
-
-    inductor = counters["inductor"]
-    whole = counters["aot_autograd"]
-    return (
-        inductor["fxgraph_cache_hit"] + whole["autograd_cache_hit"],
-        inductor["fxgraph_cache_miss"],
-    )
+    with runtime.autocast():
+        loss = forward(x, targets=y)
+    loss.backward()
+    float(loss.detach())  # waits for a device that works on its own

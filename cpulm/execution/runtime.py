@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,26 +13,39 @@ import torch
 from cpulm import __version__
 from cpulm.cache_dir import cache_folder
 from cpulm.errors import SettingsError
-from cpulm.execution.compile_times import CompileTrial
-from cpulm.execution.measurement_cache import remembered_precisions, remembered_threads
-from cpulm.execution.precision import BlockShape, choose_int8, fast_int8
-from cpulm.execution.stopwatch import best_seconds
-from cpulm.execution.threads import choose_threads, numbers_to_try
 from cpulm.model.int8_linear import TorchQuantizer
 from cpulm.model.transformer import Transformer
 from cpulm.native.int8 import Int8Kernels
 from cpulm.native.kernels import Kernels
 from cpulm.native.library import KernelsUnavailableError, compile_kernels
-from cpulm.settings import RuntimeSettings
+from cpulm.settings import ModelSettings, RuntimeSettings
 from cpulm.system.allocator import keep_freed_memory
-from cpulm.system.machine import BF16_SETS, Machine, choose
+from cpulm.system.machine import Machine, choose
+from cpulm.system.precisions import cpu_precision, has_fast_int8
+
+MATH_VARIABLES = (
+    "ONEDNN_MAX_CPU_ISA",
+    "DNNL_MAX_CPU_ISA",
+    "ONEDNN_DEFAULT_FPMATH_MODE",
+    "MKL_CBWR",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "MKL_DYNAMIC",
+    "OMP_DYNAMIC",
+    "OPENBLAS_CORETYPE",
+)
+"""Environment variables with which torch's libraries compute other bits."""
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """What was chosen. ``notes`` says it in words; ``precision`` is ``fp32``, ``bf16`` or ``int8``.
+    """What was chosen.
 
-    ``kernels`` are the compiled kernels, None where everything runs in torch.
+    Attributes:
+        precision: ``fp32``, ``bf16`` or ``int8``.
+        precision_reason: why, in words.
+        kernels: the compiled kernels; None: everything runs in torch.
+        libraries: what else the bits depend on, see :func:`library_facts`.
+        notes: the choices in words.
     """
 
     device: torch.device
@@ -38,8 +53,9 @@ class Runtime:
     threads: int
     precision: str
     compiled: bool = False
-    trial: CompileTrial | None = field(default=None, compare=False)
+    precision_reason: str = field(default="", compare=False)
     kernels: Kernels | None = field(default=None, compare=False)
+    libraries: Mapping[str, str] = field(default_factory=dict, compare=False)
     notes: tuple[str, ...] = field(default=(), compare=False)
 
     def autocast(self) -> AbstractContextManager[object]:
@@ -52,10 +68,13 @@ class Runtime:
         """What the bits of a resumed run depend on."""
         return {
             "device": self.device.type,
+            "device_name": self.device_name,
             "threads": self.threads,
             "precision": self.precision,
+            "precision_reason": self.precision_reason,
             "compiled": self.compiled,
             "kernels": self.kernels is not None,
+            **self.libraries,
         }
 
     @property
@@ -73,29 +92,65 @@ class Runtime:
         return replace(self, notes=(*self.notes, note), **changes)
 
 
-def choose_runtime(settings: RuntimeSettings, machine: Machine, block: BlockShape | None = None) -> Runtime:
-    """Take the device, set torch's threads, get the kernels, choose the precision; compilation comes later.
+def choose_runtime(
+    settings: RuntimeSettings,
+    machine: Machine,
+    model: ModelSettings | None = None,
+    requested: str = "requested",
+) -> Runtime:
+    """Choose the device, the threads, the kernels and the precision by rules; compilation comes later.
+
+    Sets torch's number of threads.
 
     Args:
-        block: of the model that will be trained: where given, ``precision: auto`` may be int8, and the
-            number of threads is measured where another one than the rules' may be faster.
+        model: the model that will be trained; None: nothing is trained, and ``precision: auto`` is fp32 on
+            a CPU.
+        requested: the reason that the notes give for what ``settings`` ask for.
 
     Raises:
-        SettingsError: where the asked device or number of threads is not to be had.
+        SettingsError: if the requested device, precision or number of threads is not available.
     """
     device, device_note = _device(settings.device)
-    threads, thread_note = _threads(settings.threads, machine)
+    threads, thread_note = _threads(settings.threads, machine, requested)
     torch.set_num_threads(threads)
     # Denormals cost a hundred times a normal product on x86 and carry nothing that training needs.
     torch.set_flush_denormal(True)
     keep_freed_memory()
     kernels, kernels_note = _kernels(settings.kernels, device, machine)
-    precision, precision_note = _precision(settings.precision, device, machine, block, kernels)
-    if settings.threads is None and device.type == "cpu" and block is not None:
-        threads, thread_note = _best_threads(machine, block, kernels, precision, thread_note)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else machine.cpu_model
-    notes = (device_note, thread_note, precision_note, *kernels_note)
-    return Runtime(device, name, threads, precision, kernels=kernels, notes=notes)
+    precision: str = settings.precision
+    reason = requested
+    _require_precision(precision, device, machine)
+    if precision == "auto":
+        precision, reason = _precision(device, machine, model, kernels=kernels is not None)
+    return Runtime(
+        device=device,
+        device_name=torch.cuda.get_device_name(device) if device.type == "cuda" else machine.cpu_model,
+        threads=threads,
+        precision=precision,
+        precision_reason=reason,
+        kernels=kernels,
+        libraries=library_facts(machine, kernels),
+        notes=(device_note, thread_note, f"{precision}: {reason}", *kernels_note),
+    )
+
+
+def library_facts(
+    machine: Machine, kernels: Kernels | None, environ: Mapping[str, str] = os.environ
+) -> dict[str, str]:
+    """Versions, instruction sets and environment variables that the bits of a run depend on.
+
+    ``cpu_capability`` is the level that torch's own kernels use, which ATEN_CPU_CAPABILITY may lower.
+    """
+    compiler = machine.compiler.version if kernels is not None and machine.compiler is not None else ""
+    return {
+        "cpulm": __version__,
+        "torch": str(torch.__version__),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "instruction_sets": " ".join(machine.instruction_sets),
+        "kernels_compiler": compiler,
+        "kernels_key": kernels.name if kernels is not None else "",
+        "math_variables": " ".join(f"{name}={environ[name]}" for name in MATH_VARIABLES if name in environ),
+    }
 
 
 def _device(asked: str) -> tuple[torch.device, str]:
@@ -109,7 +164,7 @@ def _device(asked: str) -> tuple[torch.device, str]:
     return torch.device(asked), f"{asked}: asked for"
 
 
-def _threads(asked: int | None, machine: Machine) -> tuple[int, str]:
+def _threads(asked: int | None, machine: Machine, requested: str) -> tuple[int, str]:
     if asked is None:
         choice = choose(machine).threads
         return choice.value, f"{_so_many_threads(choice.value)}: {choice.reason}"
@@ -118,25 +173,10 @@ def _threads(asked: int | None, machine: Machine) -> tuple[int, str]:
             f"runtime.threads = {asked}, and this process may use {machine.usable_logical} logical cores",
             f"give at most {machine.usable_logical}, or leave it unset",
         )
-    return asked, f"{_so_many_threads(asked)}: asked for"
-
-
-def _best_threads(
-    machine: Machine, block: BlockShape, kernels: Kernels | None, precision: str, note: str
-) -> tuple[int, str]:
-    """The number by a measurement, which torch is then set to; ``note`` is why the rules took theirs."""
-    numbers = numbers_to_try(machine)
-    if len(numbers) == 1 or precision == "bf16":
-        return numbers[0], note
-    quantizer = None
-    if precision == "int8":
-        quantizer = (kernels and kernels.int8) or TorchQuantizer()
-    measured = f"{precision}; {measured_on(machine, kernels)}"
-    chosen, said = choose_threads(numbers, block, quantizer, measured, remembered_threads())
-    torch.set_num_threads(chosen)
-    if chosen == numbers[0]:
-        return chosen, f"{note}; {said}"
-    return chosen, f"{_so_many_threads(chosen)}: {said}"
+    limit = machine.openmp.thread_limit
+    if limit is not None and limit < asked:
+        return limit, f"{_so_many_threads(limit)}: OMP_THREAD_LIMIT allows no more, {asked} were requested"
+    return asked, f"{_so_many_threads(asked)}: {requested}"
 
 
 def _so_many_threads(number: int) -> str:
@@ -163,62 +203,33 @@ def _kernels(asked: str, device: torch.device, machine: Machine) -> tuple[Kernel
 
 
 def _precision(
-    asked: str, device: torch.device, machine: Machine, block: BlockShape | None, kernels: Kernels | None
+    device: torch.device, machine: Machine, model: ModelSettings | None, *, kernels: bool
 ) -> tuple[str, str]:
-    if asked == "int8":
-        _require_int8(device, machine)
-    if asked != "auto":
-        if asked == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
-            raise SettingsError("runtime.precision = 'bf16' is not to be had on this GPU", "use fp32")
-        return asked, f"{asked}: asked for"
+    """What ``auto`` chooses, and the reason."""
     if device.type == "cuda":
         if torch.cuda.is_bf16_supported():
-            return "bf16", "bf16: the GPU has it"
-        return "fp32", "fp32: the GPU has no bf16"
+            return "bf16", "the GPU has it"
+        return "fp32", "the GPU has no bf16"
     if device.type == "mps":
-        return "fp32", "fp32: on mps"
-    said = "fp32: no int8 and no bf16 instructions on this CPU"
-    if block is not None and fast_int8(machine.instruction_sets):
-        quantizer = None if kernels is None else kernels.int8
-        measured = measured_on(machine, kernels)
-        chosen, said = choose_int8(block, quantizer, measured, remembered_precisions())
-        if chosen == "int8":
-            return chosen, said
-    if not any(name in machine.instruction_sets for name in BF16_SETS):
-        return "fp32", said
-    fp32, bf16 = _product_seconds(torch.float32), _product_seconds(torch.bfloat16)
-    ratio = f"a bf16 product took {bf16 / fp32:.2f} of the fp32 one's time"
-    return ("bf16", f"bf16: {ratio}") if bf16 < 0.8 * fp32 else ("fp32", f"fp32: {ratio}")
+        return "fp32", "the safe choice on mps"
+    if model is None:
+        return "fp32", "nothing is trained"
+    return cpu_precision(machine.instruction_sets, kernels=kernels, model=model)
 
 
-def measured_on(machine: Machine, kernels: Kernels | None) -> str:
-    """What a measurement holds for: another CPU, program or number of threads has one of its own."""
-    return "; ".join(
-        (
-            machine.cpu_model,
-            " ".join(machine.instruction_sets),
-            f"torch {torch.__version__}, cpulm {__version__}",
-            f"{torch.get_num_threads()} threads",
-            "torch alone" if kernels is None else kernels.name,
-        )
-    )
-
-
-def _require_int8(device: torch.device, machine: Machine) -> None:
+def _require_precision(asked: str, device: torch.device, machine: Machine) -> None:
+    if asked == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise SettingsError("runtime.precision = 'bf16' is not available on this GPU", "use fp32")
+    if asked != "int8":
+        return
     if device.type != "cpu":
         raise SettingsError(
             f"runtime.precision = 'int8' is for CPUs, and the device is {device.type}",
             "use bf16, or --device cpu",
         )
-    if not fast_int8(machine.instruction_sets):
+    if not has_fast_int8(machine.instruction_sets):
         raise SettingsError(
             "runtime.precision = 'int8' needs a CPU with int8 products (AVX512-VNNI, AVX-VNNI, AMX-INT8 or "
             "NEON-i8mm), and this one has none",
             "leave runtime.precision at auto",
         )
-
-
-def _product_seconds(dtype: torch.dtype, side: int = 1024, seconds: float = 0.2) -> float:
-    """The fastest of the matrix products that fit into ``seconds``."""
-    matrix = torch.randn(side, side, dtype=dtype)
-    return best_seconds(lambda: matrix @ matrix, torch.device("cpu"), seconds)

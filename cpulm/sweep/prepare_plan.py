@@ -191,7 +191,7 @@ def _check_memory(
 ) -> None:
     sizes = sorted(
         (
-            memory_bytes(one, tokens.vocab_size, expected_arithmetic(one.runtime, machine))
+            memory_bytes(one, tokens.vocab_size, expected_arithmetic(one, machine))
             for one, tokens in zip(settings, folders, strict=True)
         ),
         reverse=True,

@@ -6,20 +6,18 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from cpulm.system.cgroup import Limits, read_limits
 from cpulm.system.cpu import Cpu, architecture, worth_using
 from cpulm.system.host import Power, read_host
+from cpulm.system.precisions import cpu_precision
 from cpulm.system.software import Compiler, Gpu, Torch, find_compiler, read_gpus, read_torch
+from cpulm.system.thread_variables import ThreadVariables, read_thread_variables
 
 GIB = 1024**3
-INT8_SETS = ("AVX512-VNNI", "AVX-VNNI", "AMX-INT8", "NEON-i8mm")
-"""Instruction sets that multiply int8 several times as fast as fp32."""
-BF16_SETS = ("AMX-BF16", "AVX512-BF16", "NEON-bf16")
-"""Instruction sets that multiply bf16 faster than fp32."""
 _T = TypeVar("_T")
 
 
@@ -57,6 +55,12 @@ class Machine:
     compiler: Compiler | None
     compiler_problem: str
     gpus: tuple[Gpu, ...]
+    openmp: ThreadVariables = field(default_factory=ThreadVariables)
+
+    @property
+    def compiles_kernels(self) -> bool:
+        """Whether runs on the CPU will most likely have the compiled kernels."""
+        return self.compiler is not None and not self.system.startswith("Windows")
 
 
 @dataclass(frozen=True)
@@ -69,9 +73,9 @@ class Choice(Generic[_T]):
 
 @dataclass(frozen=True)
 class Choices:
-    """``precision`` bf16 or int8 is still to be confirmed by a measurement when a run starts; ``compile``
-    says whether runs that are long enough are compiled. ``preset`` suggests one for a first night.
-    ``notes`` are things that the user may want to mend first."""
+    """``precision`` is that of a model wide enough for it; ``compile`` says whether runs that are long
+    enough are compiled. ``preset`` suggests one for a first night. ``notes`` are things that the user may
+    want to fix first."""
 
     device: Choice[str]
     threads: Choice[int]
@@ -118,6 +122,7 @@ def read_machine() -> Machine:
         compiler=found_compiler,
         compiler_problem=compiler_problem,
         gpus=gpus(),
+        openmp=read_thread_variables(),
     )
 
 
@@ -160,7 +165,7 @@ def choose(machine: Machine) -> Choices:
     precision = _choose_precision(machine, device.value)
     return Choices(
         device=device,
-        threads=Choice(machine.usable_cores, _why_threads(machine)),
+        threads=_choose_threads(machine),
         precision=precision,
         compile=_choose_compile(machine, device.value, precision.value),
         preset=_choose_preset(machine, device.value),
@@ -179,6 +184,22 @@ def _choose_device(machine: Machine) -> Choice[str]:
     return Choice("cpu", "no GPU that torch can use")
 
 
+def _choose_threads(machine: Machine) -> Choice[int]:
+    """OMP_NUM_THREADS if it is set, as in torch, else one for each core worth using; OMP_THREAD_LIMIT caps
+    either."""
+    asked, limit = machine.openmp.num_threads, machine.openmp.thread_limit
+    if asked is None:
+        choice = Choice(machine.usable_cores, _why_threads(machine))
+    elif asked > machine.usable_logical:
+        most = machine.usable_logical
+        choice = Choice(most, f"OMP_NUM_THREADS is {asked}, and this process may use {most} logical cores")
+    else:
+        choice = Choice(asked, f"OMP_NUM_THREADS is {asked}")
+    if limit is not None and limit < choice.value:
+        return Choice(limit, f"OMP_THREAD_LIMIT is {limit}")
+    return choice
+
+
 def _why_threads(machine: Machine) -> str:
     cores = machine.usable_cores
     if machine.cpu_quota is not None and max(1, int(machine.cpu_quota)) == cores < machine.physical_cores:
@@ -194,18 +215,12 @@ def _choose_precision(machine: Machine, device: str) -> Choice[str]:
     if device == "cuda":
         capability = next((gpu.compute_capability for gpu in machine.gpus if gpu.backend == "cuda"), None)
         if capability is not None and float(capability) >= 8.0:
-            return Choice("bf16", "the GPU has bf16, to be confirmed at the start of a run")
+            return Choice("bf16", "the GPU has bf16")
         known = f"the GPU has {capability}" if capability else "the driver does not tell the GPU's"
         return Choice("fp32", f"bf16 needs compute capability 8.0; {known}")
     if device == "mps":
         return Choice("fp32", "the safe choice on mps")
-    fast = [name for name in INT8_SETS if name in machine.instruction_sets]
-    if fast:
-        return Choice("int8", f"{fast[0]} is there; a measurement on the model's own layers must agree")
-    fast = [name for name in BF16_SETS if name in machine.instruction_sets]
-    if fast:
-        return Choice("bf16", f"{fast[0]} is there; a measurement at the start of a run must agree")
-    return Choice("fp32", "no int8 and no bf16 instructions, so both would be slower")
+    return Choice(*cpu_precision(machine.instruction_sets, kernels=machine.compiles_kernels))
 
 
 def _choose_compile(machine: Machine, device: str, precision: str) -> Choice[bool]:
@@ -215,7 +230,7 @@ def _choose_compile(machine: Machine, device: str, precision: str) -> Choice[boo
         return Choice(False, "torch.compile has nothing to gain from int8 products")
     if machine.compiler is None and device == "cpu":
         return Choice(False, f"it needs a C++ compiler; {machine.compiler_problem}")
-    if precision == "fp32" and device == "cpu" and not machine.system.startswith("Windows"):
+    if precision == "fp32" and device == "cpu" and machine.compiles_kernels:
         return Choice(False, "kernels compiled for this CPU are faster than torch.compile")
     with_what = machine.compiler.version if machine.compiler else "the GPU's own compiler"
     return Choice(True, f"runs long enough to gain, with {with_what}")

@@ -21,8 +21,7 @@ from cpulm.estimate import requirements
 from cpulm.estimate.memory import arithmetic, expected_arithmetic
 from cpulm.estimate.requirements import Requirements
 from cpulm.events import Event, Listener, Notice, Progress
-from cpulm.execution.compilation import compile_key, decide_compile
-from cpulm.execution.precision import block_shape, fast_int8
+from cpulm.execution.compilation import decide_compile
 from cpulm.execution.runtime import Runtime, choose_runtime
 from cpulm.execution.step_timing import fp32_peak, measure_step
 from cpulm.generation.generate import encode_prompt
@@ -41,6 +40,7 @@ from cpulm.training.resume_horizon import (
     say_missing_documents,
     say_needs,
 )
+from cpulm.training.resume_runtime import resumed_runtime, say_differences
 from cpulm.training.session import considerate, run_session
 
 
@@ -154,6 +154,7 @@ def resume(
                 for line in damaged:
                     emit(Notice(level="warning", message=f"{line}; using {source.name} instead"))
                 say_extension(checkpoint, settings, ready.plan, emit)
+                say_differences(checkpoint, ready.runtime, emit)
                 say_how(emit)
                 return _train(ready, run, emit, stop, began, checkpoint)
 
@@ -212,9 +213,9 @@ def prepare_run(settings: Settings, *, show: Listener, should_stop: Callable[[],
     block = settings.model.block_size
     tokens = prepare(settings.data, emit=show, should_stop=should_stop, block_size=block)
     encode_prompt(tokens.tokenizer, settings.sample.prompt, starts_documents=True)
-    expected = expected_arithmetic(settings.runtime, machine)
+    expected = expected_arithmetic(settings, machine)
     requirements.check_memory(settings, tokens.vocab_size, expected, machine.memory_available_bytes)
-    runtime = choose_runtime(settings.runtime, machine, block_shape(settings))
+    runtime = choose_runtime(settings.runtime, machine, settings.model)
     plan = requirements.estimate_requirements(
         settings, tokens.vocab_size, len(tokens.train), arithmetic(runtime)
     )
@@ -224,9 +225,8 @@ def prepare_run(settings: Settings, *, show: Listener, should_stop: Callable[[],
         peak_flops_per_second=fp32_peak(runtime.device),
     )
     release_memory()
-    planned = requirements.seconds_needed(plan, settings.train)
-    key = compile_key(settings, tokens.vocab_size, runtime, machine)
-    runtime = decide_compile(runtime, settings.runtime.compile, machine, planned, key)
+    planned = requirements.nominal_seconds(settings, tokens.vocab_size, plan.steps, runtime.device.type)
+    runtime = decide_compile(runtime, settings.runtime.compile, machine, planned)
     parts = build_parts(settings, tokens, runtime)
     return PreparedRun(settings, machine, runtime, tokens, plan, parts)
 
@@ -238,7 +238,7 @@ def _ready_again(
     _require_horizon(settings)
     checkpoints.require_fit(checkpoint)
     machine = read_machine()
-    runtime = _same_runtime(checkpoint, machine)
+    runtime = resumed_runtime(checkpoint, machine)
     way = arithmetic(runtime)
     requirements.check_memory(settings, checkpoint.vocab_size, way, machine.memory_available_bytes)
     tokens = same_tokens(checkpoint, show, should_stop)
@@ -270,26 +270,6 @@ def _measured(settings: Settings, tokens: TokenFolder, runtime: Runtime, show: L
         return measure_step(parts.model, parts.optimizers, parts.loader, runtime, settings)
     finally:
         show(Progress(stage="measuring a step", done=3, total=3, unit="steps", finished=True))
-
-
-def _same_runtime(checkpoint: Checkpoint, machine: Machine) -> Runtime:
-    """The choices the checkpoint was made under, as far as this machine has them."""
-    facts = checkpoint.runtime
-    asked = checkpoint.settings.runtime
-    threads = facts["threads"] if 1 <= facts["threads"] <= machine.usable_logical else None
-    kernels = "auto" if facts.get("kernels") else "off"
-    precision = facts["precision"]
-    if precision == "int8" and not fast_int8(machine.instruction_sets):
-        precision = "fp32"  # another machine: the note below says so
-    same = changed(asked, threads=threads, precision=precision, kernels=kernels)
-    runtime = choose_runtime(same, machine)
-    runtime = decide_compile(runtime, "on" if facts["compiled"] else "off", machine, None)
-    differing = [name for name, value in runtime.facts().items() if facts.get(name) != value]
-    if differing:
-        runtime = runtime.noting(
-            f"{', '.join(differing)} differ from the run's first part: the weights will not be bit-identical"
-        )
-    return runtime
 
 
 def tee(first: Listener, second: Listener) -> Listener:

@@ -140,6 +140,7 @@ def _started(trainer: Trainer, plan: Requirements) -> RunStarted:
         device=runtime.device.type,
         device_name=runtime.device_name,
         precision=runtime.precision,
+        precision_reason=runtime.precision_reason,
         compiled=runtime.compiled,
         threads=runtime.threads,
         params_total=plan.params_total,

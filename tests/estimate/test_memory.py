@@ -6,18 +6,19 @@ import functools
 import subprocess
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from cpus import CPUS
 
 from cpulm.data.loader import Loader
 from cpulm.errors import ResourceError
 from cpulm.estimate import memory
 from cpulm.estimate.memory import Arithmetic, expected_arithmetic, memory_bytes, training_bytes, vector_lanes
 from cpulm.estimate.requirements import check_memory
-from cpulm.execution.precision import fast_int8
 from cpulm.execution.runtime import choose_runtime
 from cpulm.model.transformer import Transformer
 from cpulm.native.kernels import Kernels
@@ -149,12 +150,20 @@ def test_this_machines_vectors_are_told_by_its_instruction_sets() -> None:
     assert vector_lanes(read_machine().instruction_sets) == compiled.lanes
 
 
-def test_what_a_run_will_choose_is_expected_by_instruction_set() -> None:
-    machine, settings = read_machine(), settings_of().runtime
-    assert expected_arithmetic(settings, machine).int8 is fast_int8(machine.instruction_sets)
-    asked = settings.model_copy(update={"precision": "fp32", "kernels": "off"})
+@pytest.mark.parametrize("sets", CPUS.values(), ids=CPUS)
+@pytest.mark.parametrize("width", [16, 512])
+def test_what_is_expected_of_a_run_is_what_it_chooses(sets: tuple[str, ...], width: int) -> None:
+    machine = replace(read_machine(), instruction_sets=sets)
+    settings = settings_of(n_embd=width)
+    chosen = choose_runtime(settings.runtime, machine, settings.model).precision
+    assert expected_arithmetic(settings, machine).int8 is (chosen == "int8")
+
+
+def test_what_is_requested_is_expected() -> None:
+    machine = read_machine()
+    asked = resolve(assignments=["runtime.precision=fp32", "runtime.kernels=off"])
     assert expected_arithmetic(asked, machine) == Arithmetic()
-    elsewhere = settings.model_copy(update={"device": "cuda"})
+    elsewhere = resolve(assignments=["runtime.device=cuda"])
     assert expected_arithmetic(elsewhere, machine) == Arithmetic()
 
 

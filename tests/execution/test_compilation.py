@@ -1,18 +1,14 @@
-"""Runs whose step is compiled by torch, and what that took and gained."""
+"""Runs whose step is compiled by torch."""
 
 from __future__ import annotations
 
-import json
-import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from small_runs import of, settings_for, train
 
 from cpulm.events import RunStarted, StepDone
-from cpulm.execution import compile_times
 from cpulm.system.machine import read_machine
 
 
@@ -43,32 +39,6 @@ def test_compiled_and_eager_steps_agree(text: Path, tmp_path: Path) -> None:
     assert not of(RunStarted, eager)[0].compiled
     losses = [[event.loss for event in of(StepDone, events)] for events in (eager, compiled)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
-    measured = json.loads((tmp_path / "cache" / "compile-times.json").read_text("utf-8"))
-    assert {name.partition(";")[0] for name in measured} == {"cold", "ratio"}
-
-
-class _Slower:
-    """A compiled step that takes longer than an eager one."""
-
-    def __init__(self, model: torch.nn.Module) -> None:
-        self._model = model
-
-    def __call__(self, *arguments: Any, **named: Any) -> Any:
-        time.sleep(0.2)
-        return self._model(*arguments, **named)
-
-
-@needs_compiler
-def test_a_compiled_step_that_is_no_faster_is_left_where_nobody_asked_for_it(
-    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch, "compile", _Slower)
-    monkeypatch.setattr(compile_times, "COMPILE_PAYS_AFTER_SECONDS", 0.0)
-    plain = ["model.n_layer=1", "runtime.kernels=off", "runtime.precision=fp32", "train.steps=1"]
-    for asked, compiled in (("auto", False), ("on", True)):
-        events, _ = train(settings_for(text, *plain, f"runtime.compile={asked}"), tmp_path / asked)
-        assert of(RunStarted, events)[0].compiled == compiled
-        assert compiled or "eager after all: a compiled pass takes" in of(RunStarted, events)[0].notes[-1]
 
 
 @needs_compiler

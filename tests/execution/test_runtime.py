@@ -1,4 +1,4 @@
-"""When the step is compiled by torch."""
+"""When the step is compiled by torch, how many threads there are, and what is recorded of the arithmetic."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from cpulm.errors import SettingsError
-from cpulm.execution.compilation import compile_key, decide_compile
-from cpulm.execution.compile_times import COMPILE_PAYS_AFTER_SECONDS, CompileTimes
-from cpulm.execution.runtime import Runtime
+from cpulm.execution.compilation import COMPILE_PAYS_AFTER_SECONDS, decide_compile
+from cpulm.execution.runtime import Runtime, choose_runtime, library_facts
 from cpulm.native.kernels import Kernels
-from cpulm.settings_resolver import resolve
+from cpulm.settings import RuntimeSettings
 from cpulm.system.machine import read_machine
 from cpulm.system.software import Compiler
+from cpulm.system.thread_variables import ThreadVariables
 
 LONG = COMPILE_PAYS_AFTER_SECONDS + 1
 MACHINE = replace(read_machine(), compiler=Compiler("g++", "g++ 12"), compiler_problem="")
@@ -60,46 +60,38 @@ def test_without_a_compiler_it_is_eager_or_an_error() -> None:
         decide_compile(RUNTIME, "on", without, LONG)
 
 
-@pytest.fixture
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CPULM_CACHE", str(tmp_path / "cache"))
+@pytest.mark.parametrize(("name", "is_named"), [("OMP_DYNAMIC", True), ("LANG", False)])
+def test_what_bits_depend_on_is_recorded(name: str, is_named: bool) -> None:
+    facts = library_facts(MACHINE, None, {name: "true"})
+    assert facts["torch"] == torch.__version__
+    assert facts["cpu_capability"] == torch.backends.cpu.get_cpu_capability()
+    assert facts["kernels_key"] == facts["kernels_compiler"] == ""
+    assert (name in facts["math_variables"]) == is_named
 
 
-@pytest.mark.usefixtures("own_cache")
+def test_kernels_are_recorded_with_their_compiler(kernels: Kernels) -> None:
+    facts = library_facts(MACHINE, kernels, {})
+    assert (facts["kernels_key"], facts["kernels_compiler"]) == (kernels.name, "g++ 12")
+
+
 @pytest.mark.parametrize(
-    ("times", "seconds", "compiled"),
+    ("limit", "wanted", "asked", "threads", "words"),
     [
-        (CompileTimes(cold=40.0, ratio=0.8), 390.0, False),  # 78 s of 390 are less than twice 40
-        (CompileTimes(cold=40.0, ratio=0.8), 410.0, True),
-        (CompileTimes(cold=40.0, warm=4.0, ratio=0.8), 50.0, True),  # the cache has it by now
-        (CompileTimes(cold=40.0, warm=4.0, ratio=0.8), 30.0, False),
-        (CompileTimes(cold=4.0, ratio=1.1), 1e6, False),
-        (CompileTimes(cold=4.0), LONG, True),  # no ratio: as if nothing were known
-        (CompileTimes(ratio=0.5), LONG - 2, False),
+        (None, 1, None, 1, "OMP_NUM_THREADS is 1"),
+        (None, 1, 2, 2, "requested"),
+        (1, None, 2, 1, "OMP_THREAD_LIMIT allows no more"),
+        (1, 2, None, 1, "OMP_THREAD_LIMIT is 1"),
     ],
 )
-def test_times_measured_earlier_decide(times: CompileTimes, seconds: float, compiled: bool) -> None:
-    times.keep("this step")
-    assert decide_compile(RUNTIME, "auto", MACHINE, seconds, "this step").compiled == compiled
-    other = decide_compile(RUNTIME, "auto", MACHINE, seconds, "another step")
-    assert other.compiled == (seconds >= COMPILE_PAYS_AFTER_SECONDS)
-
-
-@pytest.mark.usefixtures("own_cache")
-def test_what_only_one_measurement_knows_stays_beside_another() -> None:
-    CompileTimes(cold=40.0, ratio=0.9).keep("this step")
-    CompileTimes(warm=4.0, ratio=0.8).keep("this step")
-    assert CompileTimes.remembered("this step") == CompileTimes(40.0, 4.0, 0.8)
-    assert CompileTimes.remembered("another") == CompileTimes()
-
-
-def test_another_shape_batch_or_precision_is_another_step() -> None:
-    settings = [
-        resolve(preset="tiny", assignments=changes)
-        for changes in ([], ["model.n_layer=5"], ["train.micro_batch_size=8"], ["train.document_mask=true"])
-    ]
-    keys = [compile_key(one, 512, RUNTIME, MACHINE) for one in settings]
-    keys += [compile_key(settings[0], 513, RUNTIME, MACHINE)]
-    keys += [compile_key(settings[0], 512, replace(RUNTIME, precision="bf16"), MACHINE)]
-    assert len(set(keys)) == len(keys)
-    assert compile_key(settings[0], 512, RUNTIME, MACHINE) == keys[0]
+def test_threads_are_those_that_openmp_gives(
+    limit: int | None, wanted: int | None, asked: int | None, threads: int, words: str
+) -> None:
+    before = torch.get_num_threads()
+    machine = replace(MACHINE, usable_logical=2, usable_cores=2, openmp=ThreadVariables(wanted, limit))
+    settings = RuntimeSettings(device="cpu", threads=asked, kernels="off")
+    try:
+        chosen = choose_runtime(settings, machine)
+        assert (chosen.threads, torch.get_num_threads()) == (threads, threads)
+        assert words in chosen.notes[1]
+    finally:
+        torch.set_num_threads(before)

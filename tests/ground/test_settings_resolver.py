@@ -151,12 +151,21 @@ def test_lower_case_is_the_same_variable() -> None:
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("CPULM_TRIAN__LR", "did you mean train?"), ("CPULM_TRAIN__LRR", "did you mean train.lr?")],
+    [
+        ("CPULM_TRIAN__LR", "did you mean train?"),
+        ("CPULM_TRAIN__LRR", "did you mean train.lr?"),
+        ("CPULM_TRAIN_LR", "did you mean CPULM_TRAIN__LR?"),
+        ("cpulm_data_val_fraction", "did you mean CPULM_DATA__VAL_FRACTION?"),
+    ],
 )
 def test_a_misspelt_variable_is_named(name: str, hint: str) -> None:
     with pytest.raises(SettingsError, match=name) as raised:
         resolve(environ={name: "1"})
     assert raised.value.hint == hint
+
+
+def test_other_variables_of_that_prefix_are_no_settings() -> None:
+    assert resolve(environ={"CPULM_CACHE": "/tmp", "CPULM_DEBUG": "1", "CPULM_MODEL_ZOO": "x"}) == Settings()
 
 
 # --set -----------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -38,7 +39,8 @@ SMALL = [
 
 
 def settings_for(text: Path, *more: str) -> Settings:
-    return resolve(assignments=[*SMALL, f"data.source={text}", *more])
+    """In the precision of the suite, which stands in the environment (``tests/conftest.py``)."""
+    return resolve(environ=os.environ, assignments=[*SMALL, f"data.source={text}", *more])
 
 
 @contextmanager

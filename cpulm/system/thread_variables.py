@@ -1,0 +1,27 @@
+"""The environment variables by which users set the number of OpenMP threads, which torch obeys too."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ThreadVariables:
+    """``num_threads`` is OMP_NUM_THREADS, and ``thread_limit`` OMP_THREAD_LIMIT; None if unset or not a
+    positive number, which OpenMP ignores too."""
+
+    num_threads: int | None = None
+    thread_limit: int | None = None
+
+
+def read_thread_variables(environ: Mapping[str, str] = os.environ) -> ThreadVariables:
+    """What ``environ`` sets. The first number of a list such as ``4,2`` is that of the outermost level."""
+    first = environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    return ThreadVariables(_positive(first), _positive(environ.get("OMP_THREAD_LIMIT", "")))
+
+
+def _positive(text: str) -> int | None:
+    text = text.strip()
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 and int(text) > 0 else None

@@ -1,0 +1,87 @@
+"""How a resumed run is computed: as it began, as far as this machine allows, and what differs is named."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from cpulm.checkpoints.checkpoint import Checkpoint
+from cpulm.events import Listener, Notice
+from cpulm.execution.compilation import decide_compile
+from cpulm.execution.runtime import Runtime, choose_runtime
+from cpulm.settings import changed
+from cpulm.system.machine import Machine
+from cpulm.system.precisions import has_fast_int8
+
+KEPT = "kept from the start of the run"
+
+NAMES = {
+    "device": "device",
+    "device_name": "processor",
+    "threads": "threads",
+    "precision": "precision",
+    "compiled": "compiled by torch",
+    "kernels": "compiled kernels",
+    "cpulm": "cpulm",
+    "torch": "torch",
+    "cpu_capability": "instruction set that torch uses",
+    "instruction_sets": "instruction sets",
+    "kernels_compiler": "compiler of the kernels",
+    "kernels_key": "build of the kernels",
+    "math_variables": "environment",
+}
+"""The recorded facts that the bits of a run depend on, as they are named to users."""
+
+
+def resumed_runtime(checkpoint: Checkpoint, machine: Machine) -> Runtime:
+    """The choices that the checkpoint was made under, if this machine has them."""
+    facts = checkpoint.runtime
+    threads = facts["threads"] if 1 <= facts["threads"] <= machine.usable_logical else None
+    kernels = "auto" if facts.get("kernels") else "off"
+    precision, reason = facts["precision"], facts.get("precision_reason", "")
+    lost = precision == "int8" and not has_fast_int8(machine.instruction_sets)
+    if lost:
+        precision, reason = "fp32", "the run began in int8, which is slow on this CPU"
+    asked = changed(checkpoint.settings.runtime, threads=threads, precision=precision, kernels=kernels)
+    runtime = choose_runtime(asked, machine, requested=KEPT)
+    runtime = decide_compile(runtime, "on" if facts["compiled"] else "off", machine, None)
+    if reason:
+        said = reason if lost else f"{precision} was chosen when the run began: {reason}"
+        runtime = runtime.noting(said, precision_reason=reason)
+    wanted = machine.openmp.num_threads
+    if wanted is not None and threads is not None and wanted != threads:
+        runtime = runtime.noting(f"OMP_NUM_THREADS is {wanted}: not used, a resumed run keeps its threads")
+    return runtime
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Each fact that differs, as ``torch 2.12.0 -> 2.13.0``.
+
+    What was not recorded cannot differ, and the kernels compute the same bits with every number of threads.
+    """
+    differing = []
+    in_kernels = all(facts.get("kernels") and facts.get("precision") != "bf16" for facts in (before, now))
+    for key, name in NAMES.items():
+        if key == "threads" and in_kernels:
+            continue
+        was, is_now = before.get(key), now.get(key)
+        if was is not None and was != is_now:
+            differing.append(f"{name} {_shown(was)} -> {_shown(is_now)}")
+    return differing
+
+
+def say_differences(checkpoint: Checkpoint, runtime: Runtime, emit: Listener) -> None:
+    """Warn if the weights cannot be those of a run that was never stopped."""
+    differing = differences(checkpoint.runtime, runtime.facts())
+    if differing:
+        message = (
+            "the weights will not be bit-identical to those of a run that was never stopped, because this "
+            f"differs since the run was saved: {'; '.join(differing)}"
+        )
+        emit(Notice(level="warning", message=message))
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value) or "none"
