@@ -46,7 +46,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     the sibling is gone.
 
     Raises:
-        ResourceError: where the disk is full, a quota is used up or the file is too large for the disk.
+        ResourceError: if the disk is full, a quota is used up or the file is too large for the disk.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:

@@ -1,4 +1,4 @@
-"""Where the preset files are. Needs nothing but Python, so an installation can be asked for them at once."""
+"""Finds the preset files; needs only the standard library, so it also works before cpulm is installed."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ class Stage:
 
     Args:
         name: what is being done, for people.
-        total: how much there is to do, None where unknown.
+        total: how much there is to do, None if unknown.
         unit: of ``total``.
         emit: receives Progress events; the last one is marked as finished where no error ends the stage.
         should_stop: asked at the first step and then about ten times a second.
@@ -50,7 +50,7 @@ class Stage:
         """Note that ``amount`` more is done.
 
         Raises:
-            StoppedError: where a stop was asked for.
+            StoppedError: if a stop was requested.
         """
         self.done += amount
         now = time.monotonic()

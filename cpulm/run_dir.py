@@ -92,7 +92,7 @@ def _written(path: Path) -> int:
 
 
 def check_free(out: Path) -> None:
-    """Raises SettingsError where ``out`` is something already, other than a folder without work in it."""
+    """Raises SettingsError if ``out`` is something already, other than a folder without work in it."""
     if out.exists() and not out.is_dir():
         raise SettingsError(f"{out} is a file", "choose another --out: the run is to be a folder")
     if out.exists() and not _holds_no_work(out):
@@ -110,7 +110,7 @@ def create(out: Path | None, stem: str) -> RunDir:
         stem: what the run is named after, its preset.
 
     Raises:
-        SettingsError: where ``out`` holds something already, which is left as it is, or where no
+        SettingsError: if ``out`` holds something already, which is left as it is, or where no
             folder can be made there.
     """
     try:
@@ -157,7 +157,7 @@ def find(path: Path) -> RunDir:
     """The run that ``path`` names: its folder, or any file directly in it.
 
     Raises:
-        DataError: where there is no such run.
+        DataError: if there is no such run.
     """
     folder = path if path.is_dir() else path.parent
     run = RunDir(folder)

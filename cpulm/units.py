@@ -21,7 +21,7 @@ def parse_duration(text: str | float) -> float:
     """Seconds in ``"90"``, ``"90s"``, ``"10min"``, ``"1h30m"`` or ``"1.5h"``.
 
     Raises:
-        ValueError: where the text is no positive duration.
+        ValueError: if the text is no positive duration.
     """
     if isinstance(text, (int, float)) and not isinstance(text, bool):
         total = float(text) if abs(text) < LONGEST else math.inf

@@ -108,7 +108,7 @@ def compare(reports: Sequence[Report]) -> RunComparison:
 
 
 def places(report: Report, curve: Curve, by: By) -> Floats | None:
-    """Where the curve's values stand along steps, tokens, seconds or FLOPs; None where that is not known."""
+    """Where the curve's values stand along steps, tokens, seconds or FLOPs; None if that is not known."""
     if by == "steps":
         return curve.steps.astype(float)
     if by == "time":

@@ -8,7 +8,7 @@ from cpulm.analysis.report import Curve, Floats, Integers
 
 
 def curve(steps: Floats, tokens: Floats, seconds: Floats, values: Floats, points: int) -> Curve | None:
-    """At most ``points`` of the values, with the places where they were taken; None where none is finite.
+    """At most ``points`` of the values, with the places where they were taken; None if none is finite.
 
     All four arrays are float64, 1-D, of one length. The values fall into ranges of equal length, of each of
     which the lowest and the highest one stay, and in them the first and the last of all.

@@ -82,7 +82,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Figures:
-    """The numbers of the summary; None where the record does not tell them.
+    """The numbers of the summary; None if the record does not tell them.
 
     Losses are in nats per token, times in seconds, ``began`` and ``seen`` since the epoch. ``seconds`` is the
     run's own time, ``wall_seconds`` that from its first to its last event. ``flops_per_second`` is while it
@@ -133,7 +133,7 @@ class Report:
     has of ``loss``, ``val_loss``, ``val_bits_per_byte``, ``lr``, ``grad_norm``, ``tok_per_s``,
     ``cpu_percent``, ``process_cpu_percent``, ``cpu_mhz``, ``rss_bytes``, ``memory_used_bytes`` and
     ``temperature_c``. ``layers`` goes from a measure (``weight_norm``, ``grad_norm``, ``update_ratio``) to a
-    part of the model to its curve; empty where none was recorded. ``time_parts`` are seconds of ``training``,
+    part of the model to its curve; empty if none was recorded. ``time_parts`` are seconds of ``training``,
     ``data``, ``validation``, ``checkpoints`` and the ``rest``.
     """
 

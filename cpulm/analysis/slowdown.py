@@ -34,7 +34,7 @@ class Stretch:
 
 
 def slowdown(record: RunLog) -> Finding | None:
-    """What slowed the run for a tenth of its steps or more; None where nothing did."""
+    """What slowed the run for a tenth of its steps or more; None if nothing did."""
     stretch = _slow_stretch(record)
     if stretch is None:
         return None

@@ -78,7 +78,7 @@ def _start(event: RunStarted, place: Place, last_step_time: float | None) -> Hap
 
 
 def _last_step_time(record: RunLog, step: int) -> float | None:
-    """When the step was done; None where that is not known."""
+    """When the step was done; None if that is not known."""
     at = int(np.searchsorted(record.steps["step"], step, side="right")) - 1
     return float(record.steps["time"][at]) if at >= 0 else None
 

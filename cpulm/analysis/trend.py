@@ -39,7 +39,7 @@ def gain(tokens: Floats, losses: Floats, now: float, more: float, unique_tokens:
         unique_tokens: how many different tokens there are.
 
     Returns:
-        None where the losses are too few.
+        None if the losses are too few.
     """
     if len(losses) < FEWEST_POINTS or now <= 0 or unique_tokens <= 0:
         return None

@@ -1,1 +1,1 @@
-"""From text to batches: readers, tokenizers, token files, the loader, the built-in corpus."""
+"""Text to batches: readers, tokenizers, token files, the batch loader and the built-in corpus."""

@@ -1,6 +1,6 @@
-"""Much text to ids, by the fastest way that each kind of tokenizer allows.
+"""Encodes large texts with the fastest exact method for each kind of tokenizer.
 
-The ids are those that :meth:`cpulm.data.tokenizer.Tokenizer.encode` gives for the same text.
+The ids equal those of :meth:`cpulm.data.tokenizer.Tokenizer.encode` for the same text.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from cpulm.data.tokenizer import UNKNOWN, Tokenizer, byte_letters
 from cpulm.errors import DataError
 
 END = "\udcff"
-"""Ends a document within a text to encode: half a surrogate pair, which no valid text holds."""
+"""Marks the end of a document within a text to encode: half a surrogate pair, which no valid text holds."""
 
 Encode = Callable[[str], Ids]
-"""Ids, uint32 [n], of a text with ``END`` after each document that ends. Safe in several threads."""
+"""Encodes a text, with ``END`` after each document that ends, to ids, uint32 [n]. Safe in several threads."""
 
 _TABLE_PIECES = 1 << 18
-# White space as Unicode and the tokenizers library have it; str.split() would take U+001C-001F too.
+# White space as Unicode and the tokenizers library define it; str.split() would take U+001C-001F too.
 _WORD = re.compile("[^\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+")
 
 
 def bulk_encoder(tokenizer: Tokenizer) -> Encode:
-    """The fastest exact encoder for ``tokenizer``.
+    """Return the fastest exact encoder for ``tokenizer``.
 
-    The ids of a text that is handed over in parts are those of the whole where the cuts are at borders
-    of :func:`safe_border`.
+    A text may be encoded in parts: the ids are those of the whole text if it is cut at the borders that
+    :func:`safe_border` returns.
     """
     if tokenizer.kind == "byte":
         return _byte_encoder(tokenizer)
@@ -41,12 +41,12 @@ def bulk_encoder(tokenizer: Tokenizer) -> Encode:
     if tokenizer.kind == "word":
         return _word_encoder(tokenizer)
     if splits_like_gpt2(tokenizer.parts):
-        return _piece_encoder(tokenizer)
-    return _any_encoder(tokenizer)
+        return _gpt2_bpe_encoder(tokenizer)
+    return _library_encoder(tokenizer)
 
 
 def splits_like_gpt2(parts: dict[str, Any]) -> bool:
-    """Whether a ``tokenizer.json`` is byte-level BPE with GPT-2's splitting and nothing around it."""
+    """Whether a ``tokenizer.json`` is byte-level BPE with GPT-2's splitting and no further processing."""
     model, splitter = parts["model"], parts.get("pre_tokenizer") or {}
     plain = not any(model.get(key) for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"))
     return (
@@ -60,13 +60,13 @@ def splits_like_gpt2(parts: dict[str, Any]) -> bool:
     )
 
 
-def _piece_encoder(tokenizer: Tokenizer) -> Encode:
+def _gpt2_bpe_encoder(tokenizer: Tokenizer) -> Encode:
     local = threading.local()
     known: dict[bytes, bytes] = {}
     capacity = max(1 << 15, _TABLE_PIECES * 4 // max(4, os.cpu_count() or 1))
 
     def encode(text: str) -> Ids:
-        # One table per thread: reading needs no lock, and each soon knows the common pieces.
+        # One table per thread: reads need no lock, and each table soon holds the common pieces.
         if not hasattr(local, "encoder"):
             local.encoder = PieceEncoder(tokenizer.inner, tokenizer.eot_id, capacity, known)
         encoder: PieceEncoder = local.encoder
@@ -101,8 +101,8 @@ def _char_encoder(tokenizer: Tokenizer) -> Encode:
         if len(strange):
             character = text[int(strange[0])]
             raise DataError(
-                f"the character vocabulary has no {character!r} (U+{ord(character):04X}), which the text has",
-                "make the vocabulary from this text: data.tokenizer=char, or use byte",
+                f"the character vocabulary has no {character!r} (U+{ord(character):04X}), but the text does",
+                "build the vocabulary from this text with data.tokenizer=char, or use byte",
             )
         return ids
 
@@ -122,7 +122,7 @@ def _word_encoder(tokenizer: Tokenizer) -> Encode:
     return encode
 
 
-def _any_encoder(tokenizer: Tokenizer) -> Encode:
+def _library_encoder(tokenizer: Tokenizer) -> Encode:
     def encode(text: str) -> Ids:
         batch = tokenizer.inner.encode_batch_fast(text.split(END), add_special_tokens=False)
         return _with_ends([encoding.ids for encoding in batch], tokenizer.eot_id)
@@ -131,7 +131,7 @@ def _any_encoder(tokenizer: Tokenizer) -> Encode:
 
 
 def _with_ends(parts: list[list[int]], eot_id: int) -> Ids:
-    """The parts one behind the other, the end-of-text id between each two."""
+    """Concatenate the parts, with the end-of-text id between them."""
     flat: list[int] = []
     for number, part in enumerate(parts):
         if number:
@@ -140,20 +140,20 @@ def _with_ends(parts: list[list[int]], eot_id: int) -> Ids:
     return np.array(flat, dtype=np.uint32)
 
 
-# Between two words almost no tokenizer has a token that spans; between any character and white space
-# GPT-2's has none.
+# Almost no tokenizer has a token that spans two words; GPT-2's has none that spans any character and
+# the white space after it.
 _BETWEEN_WORDS = re.compile(r"[^\W\d_](?= [^\W\d_])")
 _BEFORE_BLANK = re.compile(r"[^\s](?=[ \t\n\r])")
-_LOOKED_AT = 4096
+_SEARCHED_CHARACTERS = 4096
 
 
 def safe_border(text: str) -> int:
-    """Where to cut ``text`` near its end so that its two parts encode as the whole does.
+    """Return the place near the end of ``text`` at which its two parts encode as the whole does.
 
-    Between two words if there is such a place, else before white space, else (a text without any) at
-    its end.
+    The place is between two words if there is one, else before white space, else (in a text without white
+    space) the end.
     """
-    for begin in (max(0, len(text) - _LOOKED_AT), 0):
+    for begin in (max(0, len(text) - _SEARCHED_CHARACTERS), 0):
         for pattern in (_BETWEEN_WORDS, _BEFORE_BLANK):
             border = max((match.end() for match in pattern.finditer(text, begin)), default=0)
             if border:

@@ -1,4 +1,4 @@
-"""How a user sets what an error names; both commands that read text raise the same errors."""
+"""Hints that show how to change a setting; ``train`` and ``tokenize`` raise the same errors."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Batches from a split of tokens: shuffled for training, in order for validation.
 
-``Loader.batch(i)`` is a pure function of the seed and ``i``: there is no state to save, to restore or
+``Loader.batch(i)`` is a pure function of the seed and ``i``, so there is no state to save, to restore or
 to share between processes.
 """
 
@@ -19,11 +19,11 @@ from cpulm.data.tokenfile import require_block
 Tokens: TypeAlias = npt.NDArray[Any]
 Words: TypeAlias = npt.NDArray[np.uint64]
 IGNORED = -100
-"""Target of padding, which cross entropy leaves out."""
+"""The target of padding, which cross entropy ignores."""
 
 _ROUNDS = 4
 _ROWS_AT_ONCE = 1024
-"""Rows whose places are worked out together: a call to numpy costs the same for one as for hundreds."""
+"""Rows whose starts are computed together: a numpy call costs the same for one row as for hundreds."""
 _MASK = (1 << 64) - 1
 _MULTIPLIER = np.uint64(0xBF58476D1CE4E5B9)
 _FOLD, _UPPER = np.uint64(29), np.uint64(33)
@@ -32,9 +32,9 @@ _FOLD, _UPPER = np.uint64(29), np.uint64(33)
 class Loader:
     """Training batches, sampled without replacement.
 
-    An epoch takes every window of ``block_size`` tokens once, in an order of its own; the windows lie
-    side by side from an offset of its own, so that over the epochs the model sees each token at every
-    position. Rows go on across the end of an epoch: every batch is full.
+    An epoch takes every window of ``block_size`` tokens once, in its own order. The windows are adjacent
+    and begin at an offset that differs between epochs, so over the epochs the model sees each token at
+    every position. Rows continue across the end of an epoch: every batch is full.
 
     Args:
         tokens: one split, 1-D, uint16 or uint32, usually a memory map.
@@ -43,7 +43,7 @@ class Loader:
         seed: decides offsets and orders.
 
     Raises:
-        SettingsError: where the split does not hold one block and the token after it.
+        SettingsError: if the split does not hold one block and the token after it.
     """
 
     def __init__(self, tokens: Tokens, block_size: int, batch_size: int, seed: int) -> None:
@@ -51,25 +51,25 @@ class Loader:
         self.block_size = block_size
         self.batch_size = batch_size
         self.seed = seed
-        # A plain array over the same memory: np.memmap makes a new memmap of every gather.
+        # A plain array over the same memory: np.memmap turns every gather into a new memmap.
         self._tokens = np.asarray(tokens)
         self.windows = max(1, len(tokens) // block_size - 1)
         self._offsets = min(block_size, len(tokens) - self.windows * block_size)
         self._span = np.arange(block_size + 1)
-        # Only to save work: the last rows worked out, and which they are.
+        # A cache: the rows computed last, and which rows they are.
         self._known = (-1, np.zeros(0, dtype=np.int64))
 
     @property
     def batches_per_epoch(self) -> float:
-        """Batches that take every window once."""
+        """Batches needed to take every window once."""
         return self.windows / self.batch_size
 
     def epoch(self, i: int) -> float:
-        """How many epochs lie before batch ``i``."""
+        """How many epochs are complete before batch ``i``."""
         return i / self.batches_per_epoch
 
     def batch(self, i: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Batch ``i``: inputs and targets, int64 [B, T]; the targets are the inputs' next tokens."""
+        """Return batch ``i``: inputs and targets, int64 [B, T]; a target is the token after its input."""
         taken = self._tokens[self.starts(i)[:, None] + self._span].astype(np.int64)
         # Copied by numpy: the same two copies by torch take three times as long.
         inputs, targets = taken[:, :-1].copy(), taken[:, 1:].copy()
@@ -87,7 +87,7 @@ class Loader:
         return starts[at : at + self.batch_size]
 
     def _starts_of(self, i: int, count: int) -> npt.NDArray[np.int64]:
-        """The same for ``count`` batches from batch ``i`` on, one behind the other."""
+        """The starts of ``count`` batches from batch ``i`` on, concatenated."""
         rows = np.arange(i * self.batch_size, (i + count) * self.batch_size)
         epochs = rows // self.windows
         parts = [
@@ -97,30 +97,30 @@ class Loader:
         return np.concatenate(parts)
 
     def _starts_in(self, epoch: int, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        key = _scramble(_scramble(self.seed) ^ epoch)
+        key = _splitmix64(_splitmix64(self.seed) ^ epoch)
         return permuted(positions, self.windows, key) * self.block_size + key % self._offsets
 
 
 def permuted(positions: npt.NDArray[np.int64], n: int, key: int) -> npt.NDArray[np.int64]:
-    """Where a permutation of ``range(n)``, chosen by ``key``, takes each of ``positions``.
+    """Map each of ``positions`` by a permutation of ``range(n)`` that ``key`` chooses.
 
     A Feistel network over a grid of about sqrt(n) x sqrt(n) cells that holds just over n cells; a
-    position that lands outside goes round again (Black and Rogaway, "Ciphers with Arbitrary Finite
-    Domains", 2002). No table, so that any n costs the same.
+    position that lands outside is permuted again (Black and Rogaway, "Ciphers with Arbitrary Finite
+    Domains", 2002). There is no table, so the cost per position does not depend on n.
     """
     side = max(1, math.isqrt(n))
     width, height = np.uint64(side), np.uint64(-(-n // side))
-    keys = tuple(np.uint64(_scramble(key + number)) for number in range(_ROUNDS))
-    cells = _shuffled(positions.astype(np.uint64), width, height, keys)
+    keys = tuple(np.uint64(_splitmix64(key + number)) for number in range(_ROUNDS))
+    cells = _feistel_pass(positions.astype(np.uint64), width, height, keys)
     while (outside := cells >= n).any():
-        cells[outside] = _shuffled(cells[outside], width, height, keys)
+        cells[outside] = _feistel_pass(cells[outside], width, height, keys)
     return cells.astype(np.int64)
 
 
 def val_batches(
     tokens: Tokens, block_size: int, batch_size: int, limit: int | None = None
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Non-overlapping windows over a whole split: every token but the first is a target exactly once.
+    """Yield non-overlapping windows over a whole split: every token but the first is a target exactly once.
 
     Args:
         tokens: the split, 1-D.
@@ -129,11 +129,11 @@ def val_batches(
         limit: at most this many batches, spread evenly over the split; None: all of them.
 
     Returns:
-        Pairs of inputs and targets, int64 [B, T]; what the last rows lack is padded with token 0 and
+        Pairs of inputs and targets, int64 [B, T]; incomplete last rows are padded with token 0 and
         target -100.
 
     Raises:
-        SettingsError: where the split does not hold one block and the token after it.
+        SettingsError: if the split does not hold one block and the token after it.
     """
     require_block("val", len(tokens), block_size)
     flat = np.asarray(tokens)
@@ -143,7 +143,7 @@ def val_batches(
 
 
 def val_batch_count(tokens: Tokens, block_size: int, batch_size: int, limit: int | None = None) -> int:
-    """How many batches :func:`val_batches` gives."""
+    """How many batches :func:`val_batches` yields."""
     total = math.ceil((len(tokens) - 1) / (block_size * batch_size))
     return total if limit is None else min(limit, total)
 
@@ -159,27 +159,27 @@ def _val_batch(tokens: Tokens, k: int, block_size: int, batch_size: int) -> tupl
     return torch.from_numpy(inputs.reshape(shape)), torch.from_numpy(targets.reshape(shape))
 
 
-def _shuffled(cells: Words, width: np.uint64, height: np.uint64, keys: tuple[np.uint64, ...]) -> Words:
-    """One pass of the network over cells of a ``width`` x ``height`` grid: a bijection.
+def _feistel_pass(cells: Words, width: np.uint64, height: np.uint64, keys: tuple[np.uint64, ...]) -> Words:
+    """Apply the network once to cells of a ``width`` x ``height`` grid: a bijection.
 
     All in uint64, where products wrap.
     """
     left, right = cells // height, cells % height
     for first, second in zip(keys[::2], keys[1::2], strict=True):
-        left = (left + _mixed(right + first)) % width
-        right = (right + _mixed(left + second)) % height
+        left = (left + _hash31(right + first)) % width
+        right = (right + _hash31(left + second)) % height
     return left * height + right
 
 
-def _mixed(values: Words) -> Words:
-    """31 well-mixed bits of each value: multiply, fold, multiply."""
+def _hash31(values: Words) -> Words:
+    """Hash each value to 31 bits: multiply, fold, multiply."""
     products = values * _MULTIPLIER
     bits: Words = (products ^ (products >> _FOLD)) * _MULTIPLIER >> _UPPER
     return bits
 
 
-def _scramble(value: int) -> int:
-    """SplitMix64's finaliser (Steele, Lea, Flood 2014), on a Python integer: 64 bits from 64."""
+def _splitmix64(value: int) -> int:
+    """SplitMix64's finalizer (Steele, Lea, Flood 2014) on a Python integer: 64 bits to 64 bits."""
     value = (value + 0x9E3779B97F4A7C15) & _MASK
     value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
     value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK

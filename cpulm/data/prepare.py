@@ -1,4 +1,4 @@
-"""From the data settings to a token folder: opened, found in the cache, or made."""
+"""Turns the data settings into a token folder: opened, found in the cache, or built."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from pathlib import Path
 
 from cpulm.cache_dir import cache_folder
@@ -27,10 +28,10 @@ from cpulm.progress import Stage
 from cpulm.settings import DataSettings
 
 JOB_CHARACTERS = 1 << 18
-"""Text that one thread encodes in one go: well under a second even for the slowest tokenizers."""
+"""Text that one thread encodes at a time: well under a second even for the slowest tokenizers."""
 
 _POLL_SECONDS = 0.1
-_CHECKED_IN_SILENCE = 1 << 28
+_CHECKED_WITHOUT_PROGRESS_BYTES = 1 << 28
 _FILES_LISTED = 1000
 _ABANDONED_SECONDS = 86_400
 
@@ -43,27 +44,26 @@ def prepare(
     block_size: int | None = None,
     out: Path | None = None,
 ) -> TokenFolder:
-    """The tokens that ``data`` asks for.
+    """Return the tokens that ``data`` describes.
 
     Args:
-        data: sources, split and tokenizer. One prepared token folder as the source is opened as it is.
+        data: sources, split and tokenizer. If the source is one prepared token folder, it is opened as it is.
         emit: receives Progress and Notice events, always on the calling thread.
-        should_stop: asked about ten times a second.
-        block_size: refuse tokens of which either split is smaller than one such block.
-        out: the folder to write; where None a folder in the user's cache, found there again the next
-            time.
+        should_stop: called about ten times a second.
+        block_size: refuse tokens if either split is smaller than one such block.
+        out: the folder to write; if None, a folder in the user's cache, which the next call finds again.
 
     Raises:
-        DataError: where a source cannot be used.
-        SettingsError: where settings and data do not fit each other.
-        ResourceError: where the disk is full.
-        StoppedError: where ``should_stop`` said so; nothing is left behind.
+        DataError: if a source cannot be used.
+        SettingsError: if settings and data do not fit each other.
+        ResourceError: if the disk is full.
+        StoppedError: if ``should_stop`` returned True; nothing is left behind.
     """
-    folder = _prepared(data, out)
+    folder = _open_prepared(data, out)
     if folder is not None:
         check(folder, emit, should_stop)
     else:
-        folder = _made(data, out, emit, should_stop)
+        folder = _find_or_build(data, out, emit, should_stop)
     if block_size is not None:
         require_block("train", len(folder.train), block_size)
         require_block("val", len(folder.val), block_size)
@@ -71,21 +71,21 @@ def prepare(
 
 
 def check(folder: TokenFolder, emit: Listener, should_stop: Callable[[], bool]) -> None:
-    """Read all of a token folder and compare it with its digests: about a second per gigabyte.
+    """Read a whole token folder and compare it with its digests: about a second per gigabyte.
 
     Raises:
         DataError: naming the file that is damaged.
-        StoppedError: where ``should_stop`` said so.
+        StoppedError: if ``should_stop`` returned True.
     """
-    if folder.size_bytes < _CHECKED_IN_SILENCE:
+    if folder.size_bytes < _CHECKED_WITHOUT_PROGRESS_BYTES:
         folder.verify()
         return
     with Stage("checking the tokens", folder.size_bytes, "bytes", emit, should_stop) as stage:
         folder.verify(stage.advance)
 
 
-def _prepared(data: DataSettings, out: Path | None) -> TokenFolder | None:
-    """The token folder that the source is, or None where it is text."""
+def _open_prepared(data: DataSettings, out: Path | None) -> TokenFolder | None:
+    """The token folder if the source is one, or None if it is text."""
     folders = [
         source for source in (*data.source, *data.val_source) if is_token_folder(Path(source).expanduser())
     ]
@@ -97,7 +97,7 @@ def _prepared(data: DataSettings, out: Path | None) -> TokenFolder | None:
             "give it alone, or give the texts that it was made from",
         )
     if out is not None:
-        raise SettingsError(f"{folders[0]} holds tokens already", "give the text that it was made from")
+        raise SettingsError(f"{folders[0]} already holds tokens", "give the text that it was made from")
     folder = TokenFolder.open(Path(folders[0]).expanduser())
     wanted = data.vocab_size
     if trains_vocabulary(folder.tokenizer.kind) and wanted is not None and wanted != folder.vocab_size:
@@ -108,11 +108,11 @@ def _prepared(data: DataSettings, out: Path | None) -> TokenFolder | None:
     return folder
 
 
-def _made(
+def _find_or_build(
     data: DataSettings, out: Path | None, emit: Listener, should_stop: Callable[[], bool]
 ) -> TokenFolder:
     if out is not None:
-        _refuse_taken(out)
+        _refuse_existing(out)
     files, val_files = find_files(data.source), find_files(data.val_source)
     target = out
     if target is None:
@@ -123,34 +123,35 @@ def _made(
                 check(known, emit, should_stop)
                 return known
             except DataError as error:
-                emit(Notice(level="warning", message=f"{error.message}: making it again"))
+                emit(Notice(level="warning", message=f"{error.message}: building it again"))
                 shutil.rmtree(target)
-        _sweep(target.parent)
-    corpus = _scanned(data, files, val_files, emit, should_stop)
+        _delete_abandoned(target.parent)
+    corpus = _scan_sources(data, files, val_files, emit, should_stop)
     tokenizer = make_tokenizer(data, corpus, emit, should_stop)
     with writing_folder(target, tokenizer, keep_existing=out is None) as folder:
         with Stage("tokenizing", corpus.source_bytes, "bytes", emit, should_stop) as stage:
             _encode(corpus, folder, stage)
-        folder.finish(_facts(data, corpus))
+        folder.finish(_provenance(data, corpus))
     return TokenFolder.open(target)
 
 
-def _refuse_taken(out: Path) -> None:
+def _refuse_existing(out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise SettingsError(f"{out} exists and is not empty", "choose another --out")
     if out.name in ("", ".."):
-        raise SettingsError(f"{out} is no name for a new folder", "give one, such as --out tokens")
+        raise SettingsError(f"{out} cannot be the name of a new folder", "give one, such as --out tokens")
 
 
-def _sweep(folder: Path) -> None:
-    """Delete what processes that were killed left in the cache: unfinished folders a day old."""
+def _delete_abandoned(folder: Path) -> None:
+    """Delete unfinished folders, a day old, that killed processes left in the cache."""
     for unfinished in folder.glob(".*.tmp"):
-        newest = max((path.stat().st_mtime for path in (unfinished, *unfinished.iterdir())), default=0.0)
-        if time.time() - newest > _ABANDONED_SECONDS:
-            shutil.rmtree(unfinished, ignore_errors=True)
+        with suppress(FileNotFoundError):  # another process has just renamed it
+            newest = max(path.stat().st_mtime for path in (unfinished, *unfinished.iterdir()))
+            if time.time() - newest > _ABANDONED_SECONDS:
+                shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _scanned(
+def _scan_sources(
     data: DataSettings,
     files: Sequence[SourceFile],
     val_files: Sequence[SourceFile],
@@ -181,7 +182,7 @@ def _encode(corpus: Corpus, folder: FolderWriter, stage: Stage) -> None:
     threads = _usable_cores()
     encode = bulk_encoder(folder.tokenizer)
     with ThreadPoolExecutor(threads, thread_name_prefix="cpulm-encode") as pool:
-        jobs = _Jobs(pool, encode, folder, stage, limit=2 * threads)
+        jobs = _EncodeJobs(pool, encode, folder, stage, limit=2 * threads)
         try:
             for part in corpus.parts():
                 folder.splits[part.split].note(part.document, part.text)
@@ -192,8 +193,8 @@ def _encode(corpus: Corpus, folder: FolderWriter, stage: Stage) -> None:
             raise
 
 
-class _Jobs:
-    """Text gathered into jobs of even size, encoded in a pool, written in the order it came."""
+class _EncodeJobs:
+    """Gathers text into jobs of even size, encodes them in a pool and writes them in order."""
 
     def __init__(
         self, pool: ThreadPoolExecutor, encode: Encode, folder: FolderWriter, stage: Stage, limit: int
@@ -209,7 +210,7 @@ class _Jobs:
         self._running: deque[tuple[Split, Future[Ids], int]] = deque()
 
     def add(self, split: Split, text: str, source_bytes: int) -> None:
-        """Take text in; what fills a job is sent off up to a border where it may be cut."""
+        """Add text; send off what fills a job, cut at a safe border."""
         self._texts[split].append(text)
         self._sizes[split] += len(text)
         self._source_bytes += source_bytes
@@ -221,7 +222,7 @@ class _Jobs:
             self._sizes[split] = len(gathered) - border
 
     def finish(self) -> None:
-        """Encode and write what is left."""
+        """Encode and write the rest."""
         for split, texts in self._texts.items():
             self._send(split, "".join(texts))
         while self._running:
@@ -247,8 +248,8 @@ def _usable_cores() -> int:
     return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
 
 
-def _facts(data: DataSettings, corpus: Corpus) -> dict[str, object]:
-    """What ``meta.json`` says of where the tokens come from."""
+def _provenance(data: DataSettings, corpus: Corpus) -> dict[str, object]:
+    """Where the tokens come from, for ``meta.json``."""
     files = [{"name": file.name, "bytes": file.size} for file in (*corpus.files, *corpus.val_files)]
     return {
         "source": list(data.source),
@@ -262,7 +263,7 @@ def _facts(data: DataSettings, corpus: Corpus) -> dict[str, object]:
 
 
 def _cache_key(data: DataSettings, files: Sequence[SourceFile], val_files: Sequence[SourceFile]) -> str:
-    """Changes with anything that would change the tokens."""
+    """A key that changes with everything that would change the tokens."""
     tokenizer = data.tokenizer
     if tokenizer not in KINDS:
         try:

@@ -1,9 +1,8 @@
-"""Fast byte-level BPE over much text: each distinct piece of text is encoded once, then looked up.
+"""Fast byte-level BPE for large texts: each distinct piece of text is encoded once, then looked up.
 
-The text is cut, with vector operations on its bytes, at borders that no token can span under GPT-2's
-splitting expression; so the ids are those of the ``tokenizers`` library on the uncut text. The same
-few thousand pieces make up most of any text: their ids are kept in a hash table that is read with
-vector operations as well.
+Vector operations on the bytes cut the text at borders that no token can span under GPT-2's splitting
+expression, so the ids are those of the ``tokenizers`` library on the uncut text. The same few thousand
+pieces make up most of any text: their ids are kept in a hash table, which vector operations read as well.
 """
 
 from __future__ import annotations
@@ -20,15 +19,15 @@ Ints: TypeAlias = npt.NDArray[np.int64]
 Words: TypeAlias = npt.NDArray[np.uint64]
 
 END_MARK = 0xFF
-"""Ends a document; a byte that no UTF-8 text has."""
+"""Marks the end of a document: a byte that no UTF-8 text holds."""
 
-# Classes of bytes. OTHER is every byte whose Unicode class needs its neighbours, and the controls.
+# Classes of bytes. OTHER is every byte whose Unicode class depends on its neighbours, and the controls.
 _LETTER, _DIGIT, _SIGN, _QUOTE, _SPACE, _BREAK, _OTHER, _END = range(8)
 _VISIBLE = (_LETTER, _DIGIT, _SIGN, _QUOTE)
 _NEVER, _ALWAYS, _AFTER_OTHER, _BEFORE_WORD = range(4)
 
 _SHARED_BYTES = 64
-"""Longer pieces hardly ever come twice, and would fill the memory."""
+"""Longer pieces hardly ever repeat, and would fill the memory."""
 _KEY_BYTES = 15
 """Pieces up to this long fit, with their length, into the table's 16-byte keys."""
 _MULTIPLIERS = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)
@@ -64,10 +63,10 @@ def _rule(left: int, right: int) -> int:
     if _END in (left, right):
         return _ALWAYS
     if right in blank and left not in blank:
-        # A run of blanks begins: nothing before it looks at them.
+        # A run of blanks begins: no token before it depends on them.
         return _AFTER_OTHER if left == _OTHER else _ALWAYS
     if right == _SPACE:
-        # Within a run of blanks only the last one, a space, goes with the word behind it.
+        # Of a run of blanks only the last one, if it is a space, belongs to the word after it.
         return _BEFORE_WORD
     if left not in _VISIBLE or right not in _VISIBLE:
         return _NEVER
@@ -83,7 +82,7 @@ _RULES = _pair_rules()
 
 
 def piece_starts(data: bytes) -> Ints:
-    """Where the pieces of UTF-8 ``data`` begin; the first is 0, and no token spans two pieces."""
+    """Return where the pieces of UTF-8 ``data`` begin; the first is 0, and no token spans two pieces."""
     classes = np.frombuffer(data.translate(_CLASSES), dtype=np.uint8)
     pairs: Bytes = classes[:-1] << np.uint8(3) | classes[1:]
     rules = np.frombuffer(pairs.tobytes().translate(_RULES), dtype=np.uint8)
@@ -102,7 +101,7 @@ def piece_starts(data: bytes) -> Ints:
 def _surely_visible(data: Bytes, at: Ints) -> npt.NDArray[np.bool_]:
     """Whether the characters that end at ``at`` cannot be white space beyond ASCII.
 
-    All of that is in U+0080-00BF and in the three-byte characters with lead bytes E1, E2 and E3.
+    All such white space is in U+0080-00BF and in the three-byte characters with lead bytes E1, E2 and E3.
     """
     second = data[np.maximum(at - 1, 0)]
     third = data[np.maximum(at - 2, 0)]
@@ -111,14 +110,14 @@ def _surely_visible(data: Bytes, at: Ints) -> npt.NDArray[np.bool_]:
 
 
 class PieceEncoder:
-    """Ids of text through a table of the pieces seen so far.
+    """Encodes text through a table of the pieces seen so far.
 
-    Not for several threads at once: give each its own, and all the same ``known``.
+    Not thread-safe: give each thread its own encoder, and all of them the same ``known``.
 
     Args:
         inner: a byte-level BPE tokenizer that splits as GPT-2 does.
         eot_id: the id that stands for ``END_MARK``.
-        capacity: distinct pieces to remember; beyond it, the table begins anew.
+        capacity: distinct pieces to remember; beyond it, the table starts empty again.
         known: pieces that any thread has encoded, with their ids as uint32; shared, so that each is
             encoded once and not once per thread.
     """
@@ -134,7 +133,7 @@ class PieceEncoder:
         self._forget()
 
     def encode(self, data: bytes) -> Ids:
-        """Ids of ``data``: UTF-8, with ``END_MARK`` after each document that ends. Returns uint32 [n]."""
+        """Encode UTF-8 ``data``, with ``END_MARK`` after each document that ends, to ids, uint32 [n]."""
         if not data:
             return np.zeros(0, dtype=np.uint32)
         if self._table.size > self._capacity or self._long_bytes > 16 * self._capacity:
@@ -150,7 +149,7 @@ class PieceEncoder:
         self._learn({bytes([END_MARK]): np.uint32(self._eot_id).tobytes()})
 
     def _entries(self, data: bytes, starts: Ints, lengths: Ints) -> Ints:
-        """The entry of every piece; pieces not seen before are encoded and entered first."""
+        """Return the entry of every piece; unseen pieces are encoded and added first."""
         keys = _keys(data, starts, lengths)
         entries = self._table.look_up(*keys)
         unknown = np.flatnonzero(entries < 0)
@@ -158,7 +157,7 @@ class PieceEncoder:
         texts = [data[start : start + length] for start, length in where]
         fresh = set(texts) - self._long.keys()
         if fresh:
-            # Asked once per text: other threads may enter it, or clear everything, at any moment.
+            # Looked up once per text: other threads may add it, or clear everything, at any moment.
             told = {text: run for text in fresh if (run := self._known.get(text)) is not None}
             self._learn(told | self._encoded([text for text in fresh if text not in told]))
         entries[unknown] = [self._long.get(text, -1) for text in texts]
@@ -167,7 +166,7 @@ class PieceEncoder:
         return entries
 
     def _encoded(self, texts: list[bytes]) -> dict[bytes, bytes]:
-        """The ids of each text, from the library, noted for all threads."""
+        """Encode each text with the library and record its ids for all threads."""
         encodings = self._inner.encode_batch_fast([text.decode() for text in texts], add_special_tokens=False)
         runs = {
             text: np.array(encoding.ids, dtype=np.uint32).tobytes()
@@ -179,7 +178,7 @@ class PieceEncoder:
         return runs
 
     def _learn(self, runs: dict[bytes, bytes]) -> None:
-        """Enter pieces that the table lacks."""
+        """Add pieces that the table lacks."""
         lengths = np.array([len(text) for text in runs], dtype=np.int64)
         first = self._table.size
         self._table.add(*_keys(b"".join(runs), np.cumsum(lengths) - lengths, lengths), list(runs.values()))
@@ -191,7 +190,7 @@ class PieceEncoder:
 class _Table:
     """A hash table from 16-byte keys to runs of ids, with linear probing, at most half full.
 
-    A key whose high half is 0 is no key: such entries are found by their number alone.
+    A high half of 0 is not a key: such entries are found by their number only.
     """
 
     def __init__(self) -> None:
@@ -205,7 +204,7 @@ class _Table:
         self._stored = 0
 
     def look_up(self, low: Words, high: Words) -> Ints:
-        """The entry of each key, -1 where there is none."""
+        """Return the entry of each key, -1 for a missing key."""
         slots = _hashed(low, high)
         found = np.full(len(low), -1, dtype=np.int64)
         pending = np.arange(len(low))
@@ -218,15 +217,15 @@ class _Table:
         return found
 
     def add(self, low: Words, high: Words, runs: list[bytes]) -> None:
-        """Enter keys that are not there yet, each with its ids as the bytes of uint32."""
+        """Add keys that the table lacks, each with its ids as the bytes of uint32."""
         counts = np.array([len(run) for run in runs], dtype=np.int64) // 4
         new = slice(self.size, self.size + len(runs))
         stored = slice(self._stored, self._stored + int(counts.sum()))
-        self._low = _roomy(self._low, new.stop)
-        self._high = _roomy(self._high, new.stop)
-        self._offsets = _roomy(self._offsets, new.stop)
-        self._counts = _roomy(self._counts, new.stop)
-        self._store = _roomy(self._store, stored.stop)
+        self._low = _with_capacity(self._low, new.stop)
+        self._high = _with_capacity(self._high, new.stop)
+        self._offsets = _with_capacity(self._offsets, new.stop)
+        self._counts = _with_capacity(self._counts, new.stop)
+        self._store = _with_capacity(self._store, stored.stop)
         self._low[new], self._high[new], self._counts[new] = low, high, counts
         self._offsets[new] = np.cumsum(counts) - counts + stored.start
         self._store[stored] = np.frombuffer(b"".join(runs), dtype=np.uint32)
@@ -238,10 +237,10 @@ class _Table:
         self._place(entered[self._high[entered] > 0])
 
     def ids_of(self, entries: Ints) -> Ids:
-        """The runs of ids of ``entries``, one behind the other."""
+        """Return the runs of ids of ``entries``, concatenated."""
         counts = self._counts[entries]
         ends = np.cumsum(counts)
-        # Position in the store = where the run begins + how far this id is from the run's first.
+        # Position in the store = where the run begins + the distance of this id from the run's first.
         where = np.repeat(self._offsets[entries] - ends + counts, counts)
         where += np.arange(len(where))
         return self._store[where]
@@ -251,14 +250,14 @@ class _Table:
         while len(entries):
             at = slots & (len(self._slots) - 1)
             free = self._slots[at] < 0
-            # Where several want one slot, the last gets it and the others probe on.
+            # If several want one slot, the last gets it and the others probe further.
             self._slots[at[free]] = entries[free]
             homeless = self._slots[at] != entries
             entries, slots = entries[homeless], slots[homeless] + 1
 
 
 def _keys(data: bytes, starts: Ints, lengths: Ints) -> tuple[Words, Words]:
-    """Each piece's bytes 0-7, and its bytes 8-14 with its length on top; high is 0 for longer pieces."""
+    """Each piece's bytes 0-7, and its bytes 8-14 with the length as top byte; high is 0 for longer pieces."""
     # A view of the 8 bytes at every position, so that one gather reads a whole word.
     words = np.ndarray((len(data) + 9,), dtype="<u8", buffer=data + _PADDING, strides=(1,))
     low = words[starts] & _FIRST[np.minimum(lengths, 8)]
@@ -275,8 +274,8 @@ def _hashed(low: Words, high: Words) -> Ints:
     return slots
 
 
-def _roomy(array: npt.NDArray[_T], size: int) -> npt.NDArray[_T]:
-    """``array`` itself, or a copy with room for ``size`` and as much again."""
+def _with_capacity(array: npt.NDArray[_T], size: int) -> npt.NDArray[_T]:
+    """Return ``array`` itself if it holds ``size``, else a copy with twice that capacity."""
     if size <= len(array):
         return array
     grown = np.zeros(2 * size, dtype=array.dtype)

@@ -1,4 +1,4 @@
-"""Files to documents, in constant memory: each suffix has a generator that yields pieces of text.
+"""Reads files as documents, in constant memory: each suffix has a generator that yields chunks of text.
 
 A new format is one generator and one entry in ``READERS``.
 """
@@ -26,7 +26,7 @@ _BOM = "\N{ZERO WIDTH NO-BREAK SPACE}"
 class DocumentChunk(NamedTuple):
     """A part of a document.
 
-    ``name`` is the document's; ``ends`` marks its last piece; ``source_bytes`` were read for it.
+    ``name`` is the document's; ``ends`` marks its last chunk; ``source_bytes`` were read for the chunk.
     """
 
     name: str
@@ -38,14 +38,14 @@ class DocumentChunk(NamedTuple):
 Reader = Callable[[SourceFile, str, Errors], Iterator[DocumentChunk]]
 
 
-def read_pieces(file: SourceFile, field: str, errors: Errors) -> Iterator[DocumentChunk]:
-    """The documents of ``file``, each as one or more pieces, in order. Empty documents are left out.
+def read_chunks(file: SourceFile, field: str, errors: Errors) -> Iterator[DocumentChunk]:
+    """Yield the documents of ``file`` in order, each as one or more chunks. Empty documents are left out.
 
     Args:
         file: the file to read; its suffix chooses the format.
         field: the field of a JSONL line that holds its text.
-        errors: ``replace`` puts U+FFFD in the place of bytes that are no UTF-8. The built-in text is
-            always read so.
+        errors: ``replace`` puts U+FFFD in the place of bytes that are not UTF-8. The built-in text is
+            always read that way.
 
     Raises:
         DataError: naming the file and the byte offset or line that cannot be used.
@@ -53,20 +53,20 @@ def read_pieces(file: SourceFile, field: str, errors: Errors) -> Iterator[Docume
     try:
         yield from READERS.get(file.path.suffix.lower(), _read_text)(file, field, _errors_for(file, errors))
     except OSError as error:
-        raise DataError(f"cannot read {file.path}: {error.strerror}", "check the file's rights") from error
+        raise DataError(f"cannot read {file.path}: {error.strerror}", "check its permissions") from error
 
 
 def is_binary(file: SourceFile) -> bool:
-    """Whether the file's beginning holds a zero byte, which no text in UTF-8 has.
+    """Whether the first 8 KiB of the file hold a zero byte, which UTF-8 text does not contain.
 
     Raises:
-        DataError: where the file cannot be opened.
+        DataError: if the file cannot be opened.
     """
     try:
         with file.path.open("rb") as handle:
             return b"\0" in handle.read(_SNIFFED_BYTES)
     except OSError as error:
-        raise DataError(f"cannot read {file.path}: {error.strerror}", "check the file's rights") from error
+        raise DataError(f"cannot read {file.path}: {error.strerror}", "check its permissions") from error
 
 
 def _errors_for(file: SourceFile, errors: Errors) -> Errors:
@@ -74,7 +74,7 @@ def _errors_for(file: SourceFile, errors: Errors) -> Errors:
 
 
 def _read_text(file: SourceFile, _field: str, errors: Errors) -> Iterator[DocumentChunk]:
-    """The whole file as one document; a byte order mark at its beginning is dropped."""
+    """Read the whole file as one document; a byte order mark at its beginning is dropped."""
     held: tuple[str, int] | None = None
     rest, offset = b"", 0
     with file.path.open("rb") as handle:
@@ -85,7 +85,7 @@ def _read_text(file: SourceFile, _field: str, errors: Errors) -> Iterator[Docume
             if held is None:
                 text = text.removeprefix(_BOM)
             elif held[0]:
-                # Held back by one, because the last piece must say that it is the last.
+                # One chunk is held back, because the last chunk must be marked as the last.
                 yield DocumentChunk(file.name, held[0], not (text or chunk), held[1])
             if not chunk:
                 if text:
@@ -96,19 +96,19 @@ def _read_text(file: SourceFile, _field: str, errors: Errors) -> Iterator[Docume
 
 
 def _decoded(file: SourceFile, data: bytes, offset: int, errors: Errors, *, final: bool) -> tuple[str, int]:
-    """The text in ``data``, which begins at ``offset`` of the file, and how many bytes it took."""
+    """Decode ``data``, which begins at ``offset`` of the file; return the text and how many bytes it took."""
     try:
         return codecs.utf_8_decode(data, errors, final)
     except UnicodeDecodeError as error:
         at = offset + error.start
         raise DataError(
             f"{file.path} is not valid UTF-8: byte 0x{data[error.start]:02x} at offset {at:,}",
-            f"convert it to UTF-8, or put U+FFFD there: {option('errors', 'replace')}",
+            f"convert it to UTF-8, or replace such bytes by U+FFFD: {option('errors', 'replace')}",
         ) from error
 
 
 def _read_jsonl(file: SourceFile, field: str, errors: Errors) -> Iterator[DocumentChunk]:
-    """One document per line that is not blank: the string in ``field`` of the line's object."""
+    """Yield one document per line that is not blank: the string in ``field`` of the line's object."""
     offset = 0
     with file.path.open("rb") as handle:
         for number, line in enumerate(handle, start=1):
@@ -121,7 +121,7 @@ def _read_jsonl(file: SourceFile, field: str, errors: Errors) -> Iterator[Docume
 
 
 def _json_name(value: object) -> str:
-    """What JSON calls ``value``; its reader need not know Python's names."""
+    """The JSON name of the type of ``value``, for readers who do not know Python's names."""
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     if isinstance(value, dict):
@@ -134,10 +134,10 @@ def _document_in(file: SourceFile, number: int, line: str, field: str, errors: E
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise DataError(
-            f"{file.path}, line {number} is not JSON: {error}", "give one object a line"
+            f"{file.path}, line {number} is not JSON: {error}", "write one JSON object per line"
         ) from error
     if not isinstance(record, dict) or field not in record:
-        there = f"has {', '.join(map(repr, record))}" if isinstance(record, dict) else "is no object"
+        there = f"has {', '.join(map(repr, record))}" if isinstance(record, dict) else "is not an object"
         raise DataError(
             f"{file.path}, line {number} has no field {field!r}: it {there}"[:300],
             f"name the field that holds the text: {option('field', 'NAME')}",
@@ -146,14 +146,14 @@ def _document_in(file: SourceFile, number: int, line: str, field: str, errors: E
     if not isinstance(text, str):
         raise DataError(
             f"{file.path}, line {number}: the field {field!r} is {_json_name(text)}, not text",
-            f"take such lines out, or name the field that holds the text: {option('field', 'NAME')}",
+            f"remove such lines, or name the field that holds the text: {option('field', 'NAME')}",
         )
     if _HALF_PAIR.search(text) is None:
         return text
     if errors == "strict":
         raise DataError(
-            f"{file.path}, line {number}: {field!r} holds half a surrogate pair, which no UTF-8 has",
-            f"mend the line, or put U+FFFD there: {option('errors', 'replace')}",
+            f"{file.path}, line {number}: {field!r} holds half a surrogate pair, which is not valid Unicode",
+            f"fix the line, or replace it by U+FFFD: {option('errors', 'replace')}",
         )
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 

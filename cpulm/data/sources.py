@@ -1,4 +1,4 @@
-"""From what a user names to files: paths, folders, globs and ``builtin:python``."""
+"""Resolves what a user names to files: paths, folders, globs and ``builtin:python``."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class SourceFile:
     """One file to read.
 
     Attributes:
-        path: where it is.
-        name: what it is called in splits and messages: its path below the folder or glob that named
-            it, with forward slashes; the file's own name where it was named itself.
+        path: where the file is.
+        name: its name in splits and messages: the path below the folder or glob that named it, with
+            forward slashes; the file's own name if the user named the file itself.
         size: in bytes.
-        mtime_ns: when it last changed.
-        named: the user named this very file, so that leaving it out would be a surprise.
+        mtime_ns: when it was last modified.
+        named: the user named this very file, so leaving it out would be a surprise.
         builtin: it belongs to ``builtin:python``.
     """
 
@@ -38,17 +38,17 @@ class SourceFile:
 
 
 def find_files(sources: Sequence[str]) -> list[SourceFile]:
-    """The files behind ``sources``, each once, in the order given and by name within one source.
+    """Return the files that ``sources`` name, each once, in the order given and by name within one source.
 
-    Hidden files and folders inside a folder are left out, links to folders are not followed.
+    Hidden files and folders inside a folder are left out; links to folders are not followed.
 
     Raises:
-        DataError: where a source names nothing.
+        DataError: if a source names nothing.
     """
     found: dict[Path, SourceFile] = {}
     names: set[str] = set()
     for source in sources:
-        for file in _behind(source):
+        for file in _resolve_source(source):
             place = file.path.resolve()
             if place not in found:
                 # Names decide the split, so two files must not share one.
@@ -57,26 +57,26 @@ def find_files(sources: Sequence[str]) -> list[SourceFile]:
     return list(found.values())
 
 
-def _behind(source: str) -> list[SourceFile]:
+def _resolve_source(source: str) -> list[SourceFile]:
     if source == BUILTIN_PYTHON:
         return builtin_python()
     if source.startswith("builtin:"):
-        raise DataError(f"there is no built-in text {source!r}", f"there is {BUILTIN_PYTHON}")
+        raise DataError(f"there is no built-in text {source!r}", f"the built-in text is {BUILTIN_PYTHON}")
     path = Path(source).expanduser()
     if path.is_dir():
-        return _below(path, source)
+        return _files_below(path, source)
     if path.exists():
         return [_source_file(path, path.name, named=True)]
     if glob.has_magic(source):
-        return _matching(str(path), source)
+        return _files_matching(str(path), source)
     raise DataError(f"{source} does not exist", "give a file, a folder, a glob or builtin:python")
 
 
 def builtin_python() -> list[SourceFile]:
-    """The Python standard library's sources on this machine, without its tests, in order of name.
+    """Return the source files of this machine's Python standard library, without its tests, sorted by name.
 
     Raises:
-        DataError: where this Python comes without its sources.
+        DataError: if this Python comes without its sources.
     """
     root = Path(sysconfig.get_path("stdlib"))
     files = [
@@ -89,15 +89,15 @@ def builtin_python() -> list[SourceFile]:
     return sorted(files, key=lambda file: file.name)
 
 
-def _below(folder: Path, source: str) -> list[SourceFile]:
+def _files_below(folder: Path, source: str) -> list[SourceFile]:
     files = [_source_file(path, path.relative_to(folder).as_posix()) for path in _walk(folder, frozenset())]
     if not files:
         raise DataError(f"the folder {source} has no files", "give a folder with text files")
     return sorted(files, key=lambda file: file.name)
 
 
-def _matching(pattern: str, source: str) -> list[SourceFile]:
-    fixed = Path(*_before_magic(Path(pattern).parts))
+def _files_matching(pattern: str, source: str) -> list[SourceFile]:
+    fixed = Path(*_literal_prefix(Path(pattern).parts))
     paths = (Path(match) for match in glob.iglob(pattern, recursive=True))  # noqa: PTH207 - takes absolute patterns
     files = [_source_file(path, path.relative_to(fixed).as_posix()) for path in paths if path.is_file()]
     if not files:
@@ -105,7 +105,7 @@ def _matching(pattern: str, source: str) -> list[SourceFile]:
     return sorted(files, key=lambda file: file.name)
 
 
-def _before_magic(parts: Sequence[str]) -> Iterator[str]:
+def _literal_prefix(parts: Sequence[str]) -> Iterator[str]:
     for part in parts:
         if glob.has_magic(part):
             return
@@ -125,5 +125,7 @@ def _source_file(path: Path, name: str, *, named: bool = False, builtin: bool = 
     try:
         stat = path.stat()
     except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}", "check the path and its rights") from error
+        raise DataError(
+            f"cannot read {path}: {error.strerror}", "check the path and its permissions"
+        ) from error
     return SourceFile(path, name, stat.st_size, stat.st_mtime_ns, named, builtin)

@@ -1,8 +1,8 @@
-"""Which part of the text is for training and which for validation.
+"""Decides which part of the text is for training and which for validation.
 
-Fewer than 50 documents: the last part of each is validation. From 50 on: whole documents, chosen by a
-hash of their names, so that a document's split never depends on the others. A validation text of its
-own makes everything else training text.
+With fewer than 50 documents the last part of each is validation. From 50 on, whole documents are chosen by
+a hash of their names, so a document's split never depends on the others. If there is a separate validation
+text, everything else is training text.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from cpulm.data.readers import DocumentChunk, Errors, is_binary, read_pieces
+from cpulm.data.readers import DocumentChunk, Errors, is_binary, read_chunks
 from cpulm.data.sources import SourceFile
 from cpulm.errors import DataError
 from cpulm.progress import Stage
@@ -21,7 +21,7 @@ Split = Literal["train", "val"]
 
 FEW_DOCUMENTS = 50
 MINIMUM_CHARACTERS = 64
-"""Less text than this teaches nothing; it is taken for a mistake."""
+"""Less text than this is treated as a mistake: there is nothing to learn from it."""
 
 
 class SplitText(NamedTuple):
@@ -36,15 +36,15 @@ class SplitText(NamedTuple):
 
 @dataclass(frozen=True)
 class Corpus:
-    """The text of a run, scanned once: what there is and how it is split.
+    """The text of a run, scanned once: its files and how it is split.
 
     Attributes:
         files: readable files of the source.
-        val_files: readable files of the validation text, empty where the source is split.
-        lengths: characters of each document where there are few, by number; else empty.
-        threshold: documents of the source whose hash is at most this are validation, where there are
-            many; negative: none.
-        characters: every character that occurs, where asked for.
+        val_files: readable files of the validation text, empty if the source is split.
+        lengths: characters of each document, by number, if there are few documents; else empty.
+        threshold: if there are many documents, those of the source whose hash is at most this are
+            validation; negative: none.
+        characters: every character that occurs, if requested.
     """
 
     files: tuple[SourceFile, ...]
@@ -62,7 +62,7 @@ class Corpus:
         return sum(file.size for file in (*self.files, *self.val_files))
 
     def parts(self) -> Iterator[SplitText]:
-        """All text, in order, each part with its split."""
+        """Yield all text, in order, each part with its split."""
         held_out = bool(self.val_files)
         number = -1
         for number, piece, begins_at in _numbered(self.files, self.field, self.errors):
@@ -77,7 +77,7 @@ class Corpus:
             yield SplitText("val", number + 1 + val_number, piece.text, piece.ends, piece.source_bytes)
 
     def _cut(self, number: int, piece: DocumentChunk, begins_at: int) -> Iterator[SplitText]:
-        """The piece, cut where its document's validation part begins."""
+        """Cut the chunk where its document's validation part begins."""
         border = int(self.lengths[number] * (1 - self.val_fraction))
         inside = min(max(border - begins_at, 0), len(piece.text))
         train, val = piece.text[:inside], piece.text[inside:]
@@ -98,10 +98,10 @@ class _Scan:
 
 
 def readable(files: Sequence[SourceFile]) -> tuple[list[SourceFile], list[str]]:
-    """The files that hold text, and the names of the binary ones, which folders and globs may hold.
+    """Return the files that hold text, and the names of the binary ones.
 
     Raises:
-        DataError: where a binary file was named itself, or no other file is there.
+        DataError: if the user named a binary file itself, or all files are binary.
     """
     text_files: list[SourceFile] = []
     skipped: list[str] = []
@@ -136,19 +136,19 @@ def scan(
 
     Args:
         files: of the source, as :func:`readable` gives them.
-        val_files: of the validation text, empty where the source is to be split.
+        val_files: of the validation text, empty if the source is to be split.
         collect_characters: whether to note every character that occurs.
-        stage: told of the bytes read.
+        stage: counts the bytes read.
 
     Raises:
-        DataError: where a file cannot be used, or there is too little text.
+        DataError: if a file cannot be used, or there is too little text.
     """
     main, val = _Scan(), _Scan()
     for files_here, seen in ((files, main), (val_files, val)):
         _scan_files(files_here, seen, field, errors, collect_characters, stage)
         if seen.characters < MINIMUM_CHARACTERS and files_here:
             raise DataError(
-                f"{_named(files_here)} has {seen.characters} characters of text: too little to learn from",
+                f"{_describe(files_here)} has {seen.characters} characters of text: too little to learn from",
                 "give more text",
             )
     few = main.documents < FEW_DOCUMENTS and not val_files
@@ -169,7 +169,7 @@ def scan(
 
 
 def name_hash(name: str) -> float:
-    """A number in [0, 1) that depends on the name alone."""
+    """Map a name to a number in [0, 1) that depends on nothing else."""
     digest = hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=7).digest()
     return int.from_bytes(digest, "big") / (1 << 56)
 
@@ -193,15 +193,15 @@ def _scan_files(
 def _numbered(
     files: Sequence[SourceFile], field: str, errors: Errors
 ) -> Iterator[tuple[int, DocumentChunk, int]]:
-    """Each piece with the number of its document and the characters of it that came before."""
+    """Yield each chunk with its document's number and the document's characters before it."""
     number, begins_at = 0, 0
     for file in files:
-        for piece in read_pieces(file, field, errors):
+        for piece in read_chunks(file, field, errors):
             yield number, piece, begins_at
             begins_at += len(piece.text)
             if piece.ends:
                 number, begins_at = number + 1, 0
 
 
-def _named(files: Sequence[SourceFile]) -> str:
+def _describe(files: Sequence[SourceFile]) -> str:
     return str(files[0].path) if len(files) == 1 else f"the text in {len(files)} files"

@@ -1,7 +1,7 @@
 """A folder of tokens: ``train.bin``, ``val.bin``, ``tokenizer.json`` and ``meta.json``.
 
-The two ``.bin`` files are little-endian unsigned integers without a header, 16 bits wide where the
-vocabulary allows, else 32. They are read through memory maps, so that their size does not matter.
+The two ``.bin`` files are little-endian unsigned integers without a header, 16 bits wide if the
+vocabulary allows, else 32. They are read through memory maps, so their size does not matter.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SPLITS = ("train", "val")
 
 TokenArray: TypeAlias = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
 _TOKENS_AT_ONCE = 1 << 22
-_REDO = "make the folder again with `cpulm tokenize`"
+_REBUILD_HINT = "build the folder again with `cpulm tokenize`"
 
 
 class TokenFolder:
@@ -33,7 +33,7 @@ class TokenFolder:
 
     Attributes:
         path: the folder.
-        meta: what ``meta.json`` says.
+        meta: the content of ``meta.json``.
         tokenizer: the tokenizer that made the tokens.
         train: the training tokens, a memory map, uint16 or uint32.
         val: the validation tokens, likewise.
@@ -43,15 +43,15 @@ class TokenFolder:
         self.path = path
         self.meta = meta
         self.tokenizer = tokenizer
-        self.train = _mapped(path, meta, "train")
-        self.val = _mapped(path, meta, "val")
+        self.train = _open_memmap(path, meta, "train")
+        self.val = _open_memmap(path, meta, "val")
 
     @classmethod
     def open(cls, path: Path | str) -> TokenFolder:
-        """Open a token folder; lengths and dtype are checked, digests only by :meth:`verify`.
+        """Open a token folder; check lengths and dtype, but not digests (:meth:`verify` does).
 
         Raises:
-            DataError: where a file is absent, cut short, or does not fit the others.
+            DataError: if a file is absent, cut short, or does not fit the others.
         """
         folder = Path(path)
         meta = read_meta(folder)
@@ -59,7 +59,7 @@ class TokenFolder:
         if tokenizer.vocab_size != meta["vocab_size"] or tokenizer.eot_id != meta["eot_id"]:
             raise DataError(
                 f"{folder}: {TOKENIZER} has {tokenizer.vocab_size} tokens, {META} says {meta['vocab_size']}",
-                _REDO,
+                _REBUILD_HINT,
             )
         return cls(folder, meta, tokenizer)
 
@@ -70,18 +70,18 @@ class TokenFolder:
 
     @property
     def bytes_per_token(self) -> float:
-        """UTF-8 bytes of the validation text per validation token, end-of-text tokens counted."""
+        """UTF-8 bytes of the validation text per validation token, end-of-text tokens included."""
         return float(self.meta["val"]["bytes_per_token"])
 
     @property
     def train_documents(self) -> int:
-        """Documents of which the training split holds at least a part."""
+        """Documents that are at least partly in the training split."""
         return int(self.meta["train"]["documents"])
 
     def separates_documents(self) -> bool:
-        """Whether the training split has an end-of-text token before another token; reads up to the first.
+        """Whether an end-of-text token stands before another token in the training split.
 
-        The parts for training of fewer than 50 documents whose ends are held out have none.
+        Reads up to the first one. There is none if the ends of fewer than 50 documents are held out.
         """
         inside, eot_id = self.train[:-1], self.tokenizer.eot_id
         parts = (inside[at : at + _TOKENS_AT_ONCE] for at in range(0, len(inside), _TOKENS_AT_ONCE))
@@ -89,7 +89,7 @@ class TokenFolder:
 
     @cached_property
     def digest(self) -> str:
-        """Names the tokens and the tokenizer: equal digests, equal training data."""
+        """The digest of the tokens and the tokenizer: equal digests mean equal training data."""
         parts = [self.meta["train"]["blake2b"], self.meta["val"]["blake2b"], self.meta["tokenizer_blake2b"]]
         return hashlib.blake2b("".join(parts).encode(), digest_size=16).hexdigest()
 
@@ -102,7 +102,7 @@ class TokenFolder:
         """Read every byte and compare the digests.
 
         Args:
-            advance: is told the bytes of each part read; what it raises ends the reading.
+            advance: called with the bytes of each part read; an exception that it raises ends the reading.
 
         Raises:
             DataError: naming the file whose content has changed.
@@ -114,16 +114,18 @@ class TokenFolder:
                     hasher.update(chunk)
                     advance(len(chunk))
             if hasher.hexdigest() != digest:
-                raise DataError(f"{self.path / name} is damaged: its digest differs from {META}", _REDO)
+                raise DataError(
+                    f"{self.path / name} is damaged: its digest differs from {META}", _REBUILD_HINT
+                )
 
     def _digests(self) -> dict[str, str]:
-        """What each file's content should hash to, by name."""
+        """The expected digest of each file, by name."""
         digests = {f"{split}.bin": str(self.meta[split]["blake2b"]) for split in SPLITS}
         return {**digests, TOKENIZER: str(self.meta["tokenizer_blake2b"])}
 
 
 def is_token_folder(path: Path) -> bool:
-    """Whether ``path`` looks like a folder that ``cpulm tokenize`` wrote, whole or damaged."""
+    """Whether ``path`` looks like a folder that ``cpulm tokenize`` wrote, intact or damaged."""
     return any((path / f"{split}.bin").is_file() for split in SPLITS) and any(
         (path / name).is_file() for name in (META, TOKENIZER)
     )
@@ -138,7 +140,7 @@ def require_block(split: str, n_tokens: int, block_size: int) -> None:
     """Refuse a split that does not hold one block and the token after it.
 
     Raises:
-        SettingsError: naming the block size, the tokens there and the largest block that fits.
+        SettingsError: naming the block size, the tokens in the split and the largest block that fits.
     """
     if n_tokens > block_size:
         return
@@ -153,38 +155,40 @@ def require_block(split: str, n_tokens: int, block_size: int) -> None:
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
-    """The checked content of ``meta.json``.
+    """Read and check ``meta.json``.
 
     Raises:
-        DataError: where it is absent, unreadable, of a newer version or incomplete.
+        DataError: if it is absent, unreadable, of a newer version or incomplete.
     """
     path = folder / META
     try:
-        # A source's name may hold bytes that are no UTF-8; they are written as they are.
+        # A source's name may hold bytes that are not UTF-8; they are kept as they are.
         meta = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
     except FileNotFoundError as error:
-        raise DataError(f"{folder} is no token folder: it has no {META}", _REDO) from error
+        raise DataError(f"{folder} is not a token folder: it has no {META}", _REBUILD_HINT) from error
     except (OSError, ValueError) as error:
-        raise DataError(f"cannot read {path}: {error}", _REDO) from error
+        raise DataError(f"cannot read {path}: {error}", _REBUILD_HINT) from error
     version = meta.get("format_version") if isinstance(meta, dict) else None
     if version != FORMAT_VERSION:
-        raise DataError(f"{path} has format version {version!r}, this cpulm reads {FORMAT_VERSION}", _REDO)
+        raise DataError(
+            f"{path} has format version {version!r}, this cpulm reads {FORMAT_VERSION}", _REBUILD_HINT
+        )
     if not _complete(meta):
-        raise DataError(f"{path} is incomplete", _REDO)
-    # Folders made before there was this digest are as good as they ever were.
+        raise DataError(f"{path} is incomplete", _REBUILD_HINT)
+    # Folders written by versions without this digest remain valid.
     if meta.get("blake2b", digest_of(meta)) != digest_of(meta):
-        raise DataError(f"{path} is damaged: its digest does not fit its contents", _REDO)
+        raise DataError(f"{path} is damaged: its digest does not fit its contents", _REBUILD_HINT)
     return dict(meta)
 
 
 def digest_of(meta: dict[str, Any]) -> str:
-    """What ``meta.json`` says of its own content, without that entry: one figure changed is noticed."""
+    """The digest of ``meta.json`` without its own entry, so that one changed figure is noticed."""
     content = json.dumps({key: value for key, value in meta.items() if key != "blake2b"}, sort_keys=True)
     return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
 
 
 def _complete(meta: dict[str, Any]) -> bool:
-    """Whether everything that this module reads from ``meta.json`` is there, in the right type."""
+    """Whether ``meta.json`` has every entry that this module reads, with the right type."""
     wanted = {"vocab_size": int, "eot_id": int, "dtype": str, "tokenizer_blake2b": str}
     per_split = {"documents": int, "bytes": int, "tokens": int, "bytes_per_token": float, "blake2b": str}
     parts = [(meta, wanted), *((meta.get(split), per_split) for split in SPLITS)]
@@ -195,16 +199,17 @@ def _complete(meta: dict[str, Any]) -> bool:
     return typed and meta["dtype"] == dtype_for(meta["vocab_size"]).name
 
 
-def _mapped(folder: Path, meta: dict[str, Any], split: str) -> np.memmap[Any, Any]:
+def _open_memmap(folder: Path, meta: dict[str, Any], split: str) -> np.memmap[Any, Any]:
     path = folder / f"{split}.bin"
     dtype, tokens = dtype_for(meta["vocab_size"]), meta[split]["tokens"]
     try:
         size = path.stat().st_size
     except OSError as error:
-        raise DataError(f"{path} is absent", _REDO) from error
+        raise DataError(f"{path} is missing", _REBUILD_HINT) from error
     if size != tokens * dtype.itemsize or not tokens:
         state = "cut short" if size < tokens * dtype.itemsize else "not the file that was written"
         raise DataError(
-            f"{path} is {state}: it has {size:,} bytes, {META} says {tokens * dtype.itemsize:,}", _REDO
+            f"{path} is {state}: it has {size:,} bytes, {META} says {tokens * dtype.itemsize:,}",
+            _REBUILD_HINT,
         )
     return np.memmap(path, dtype=dtype, mode="r")

@@ -1,9 +1,9 @@
-"""Text to ids and back: one class over every kind of tokenizer, each kept as one ``tokenizer.json``.
+"""Text to ids and back: one class for every kind of tokenizer, each stored as one ``tokenizer.json``.
 
-The kinds that cpulm builds are ``bpe`` (byte-level, trained), ``byte``, ``char`` and ``word``; a
-``tokenizer.json`` made elsewhere works as well. The end-of-text token of the built kinds is the last
-id. Text is never searched for special tokens: a document that spells out ``<|endoftext|>`` is encoded
-as those thirteen characters.
+cpulm builds the kinds ``bpe`` (byte-level, trained), ``byte``, ``char`` and ``word``; a ``tokenizer.json``
+made elsewhere works as well. The end-of-text token of the built kinds is the last id. Text is never
+searched for special tokens: a document that contains ``<|endoftext|>`` is encoded as those thirteen
+characters.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 class Tokenizer:
-    """A tokenizer and what cpulm needs to know of it.
+    """A tokenizer with the properties that cpulm needs.
 
     Attributes:
-        kind: ``bpe``, ``byte``, ``char`` or ``word``, read off the tokenizer's parts; ``other`` where
-            it is none of these.
+        kind: ``bpe``, ``byte``, ``char`` or ``word``, derived from the tokenizer's parts; ``other`` if it
+            is none of these.
         eot_id: id of the token that ends a document.
         vocab_size: the largest id plus one, the end-of-text token included.
     """
@@ -52,14 +52,14 @@ class Tokenizer:
 
     @classmethod
     def from_json(cls, text: str) -> Tokenizer:
-        """The tokenizer that :meth:`to_json` or the ``tokenizers`` library wrote.
+        """Load the text of a ``tokenizer.json`` that :meth:`to_json` or the ``tokenizers`` library wrote.
 
-        A text without one of the usual end-of-text tokens among its added tokens (``<|endoftext|>``,
-        ``<|end_of_text|>``, ``</s>``, ``<eos>``, ``<|eos|>``, ``[EOS]``, ``<|im_end|>``, ``[SEP]``,
-        the first of these that is there) receives ``<|endoftext|>`` as a new last id.
+        The first of these added tokens ends a text: ``<|endoftext|>``, ``<|end_of_text|>``, ``</s>``,
+        ``<eos>``, ``<|eos|>``, ``[EOS]``, ``<|im_end|>``, ``[SEP]``. If there is none, ``<|endoftext|>``
+        is added as a new last id.
 
         Raises:
-            DataError: where the text is no tokenizer.
+            DataError: if the text is not a tokenizer.
         """
         try:
             inner = JsonTokenizer.from_str(text)
@@ -71,10 +71,10 @@ class Tokenizer:
 
     @classmethod
     def from_file(cls, path: Path | str) -> Tokenizer:
-        """The tokenizer in a ``tokenizer.json``.
+        """Load a ``tokenizer.json``.
 
         Raises:
-            DataError: where the file is absent or holds no tokenizer.
+            DataError: if the file is missing or is not a tokenizer.
         """
         try:
             return cls.from_json(Path(path).read_text(encoding="utf-8"))
@@ -87,21 +87,21 @@ class Tokenizer:
             raise DataError(f"{path}: {error.message}", error.hint) from error
 
     def to_json(self) -> str:
-        """The whole tokenizer as the text of a ``tokenizer.json``."""
+        """Return the whole tokenizer as the text of a ``tokenizer.json``."""
         text: str = self.inner.to_str()
         return text
 
     def encode(self, text: str) -> list[int]:
-        """Ids of ``text``, without any special token.
+        """Encode ``text`` to ids, without any special token.
 
         Raises:
-            DataError: where a ``char`` vocabulary lacks a character, or the text is no Unicode text.
+            DataError: if a ``char`` vocabulary lacks a character, or the text is not valid Unicode.
         """
         try:
             text.encode()
         except UnicodeEncodeError as error:
             raise DataError(
-                f"the text holds half a surrogate pair at character {error.start}, which no UTF-8 has",
+                f"the text holds half a surrogate pair at character {error.start}: it is not valid Unicode",
                 "give text that is valid Unicode",
             ) from error
         if self.kind == "char":
@@ -110,9 +110,9 @@ class Tokenizer:
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ``ids``; special tokens, the end of text among them, give none.
+        """Decode ``ids`` to text; special tokens, including the end of text, give none.
 
-        Ids whose bytes are no UTF-8 give U+FFFD.
+        Bytes that are not UTF-8 give U+FFFD.
         """
         text: str = self.inner.decode(list(ids), skip_special_tokens=True)
         return text
@@ -138,16 +138,16 @@ class Tokenizer:
         if missing:
             raise DataError(
                 f"the character vocabulary has no {missing[0]!r} (U+{ord(missing[0]):04X})",
-                "leave that character out, or train with data.tokenizer=byte, which knows every text",
+                "leave that character out, or train with data.tokenizer=byte, which can encode every text",
             )
 
 
 class TextStream:
-    """Text from tokens as they come, with correct characters across token borders.
+    """Decodes tokens as they arrive, with correct characters across token borders.
 
-    What :meth:`push` and :meth:`flush` return, put together, equals ``decode`` of all ids. A character
-    whose bytes are still incomplete is held back. Decoders that rewrite text already shown (those of
-    WordPiece with clean-up) are the exception.
+    The concatenation of all that :meth:`push` and :meth:`flush` return equals ``decode`` of all ids. A
+    character whose bytes are still incomplete is held back. The exception are decoders that rewrite text
+    already shown (those of WordPiece with clean-up).
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -156,7 +156,7 @@ class TextStream:
         self._held: list[int] = []
 
     def push(self, token_id: int) -> str:
-        """The text that ``token_id`` completes, empty while nothing is complete."""
+        """Return the text that ``token_id`` completes; empty while a character is incomplete."""
         if token_id in self._tokenizer.special_ids:
             return ""
         self._held.append(token_id)
@@ -166,11 +166,11 @@ class TextStream:
         return "" if not text or text.endswith(_REPLACEMENT) else self._settle(text)
 
     def flush(self) -> str:
-        """What is still held back; incomplete bytes give U+FFFD."""
+        """Return what is still held back; incomplete bytes give U+FFFD."""
         return self._settle(self._text_of_held()) if self._held else ""
 
     def _text_of_held(self) -> str:
-        """Decoded behind the tokens before, because some decoders join tokens with spaces."""
+        """Decode together with the tokens before, because some decoders join tokens with spaces."""
         before = self._tokenizer.decode(self._context)
         return self._tokenizer.decode(self._context + self._held)[len(before) :]
 
@@ -180,15 +180,15 @@ class TextStream:
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """A byte-level BPE tokenizer with GPT-2's splitting expression, trained on ``texts``.
+    """Train a byte-level BPE tokenizer with GPT-2's splitting expression on ``texts``.
 
     Raises:
-        SettingsError: where ``vocab_size`` is under 257, or more than the texts can fill.
+        SettingsError: if ``vocab_size`` is under 257, or more than the texts can fill.
     """
     if vocab_size < BYTE_LEVEL_MINIMUM:
         raise SettingsError(
             f"data.vocab_size = {vocab_size}: bpe needs 256 bytes and an end-of-text token",
-            f"give at least that: {option('vocab_size', BYTE_LEVEL_MINIMUM)}; or take the tokenizer byte",
+            f"use at least {option('vocab_size', BYTE_LEVEL_MINIMUM)}; or use the byte tokenizer",
         )
     inner = JsonTokenizer(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -200,38 +200,38 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         show_progress=False,
     )
     inner.train_from_iterator(texts, trainer)
-    return _built(inner, vocab_size, "bpe")
+    return _with_end_of_text(inner, vocab_size, "bpe")
 
 
 def byte_tokenizer() -> Tokenizer:
-    """Every byte is a token, its id the byte's value; id 256 ends a text."""
+    """Build the byte tokenizer: a byte's id is its value; id 256 ends a text."""
     vocab = {letter: value for value, letter in enumerate(byte_letters())}
     inner = JsonTokenizer(models.BPE(vocab=vocab, merges=[]))
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     inner.decoder = decoders.ByteLevel()
-    return _built(inner, None, "byte")
+    return _with_end_of_text(inner, None, "byte")
 
 
 def char_tokenizer(characters: Iterable[str]) -> Tokenizer:
-    """Every character of ``characters``, in sorted order, is a token."""
+    """Build a tokenizer with every character of ``characters``, in sorted order, as a token."""
     vocab = {character: number for number, character in enumerate(sorted(set(characters)))}
     inner = JsonTokenizer(models.BPE(vocab=vocab, merges=[]))
     inner.decoder = decoders.Fuse()
-    return _built(inner, None, "char")
+    return _with_end_of_text(inner, None, "char")
 
 
 def train_word(texts: Iterable[str], vocab_size: int | None) -> Tokenizer:
-    """The most frequent words between white space; id 0 is ``<unk>``, for all other words.
+    """Build a vocabulary of the most frequent words between white space; id 0, ``<unk>``, is all others.
 
     White space is not kept: decoding puts one space between words.
 
     Raises:
-        SettingsError: where ``vocab_size`` is under 3, or more than the texts can fill.
+        SettingsError: if ``vocab_size`` is under 3, or more than the texts can fill.
     """
     if vocab_size is not None and vocab_size < 3:
         raise SettingsError(
             f"data.vocab_size = {vocab_size}: word needs <unk>, an end-of-text token and a word",
-            f"give at least that: {option('vocab_size', 3)}",
+            f"use at least {option('vocab_size', 3)}",
         )
     counts: Counter[str] = Counter()
     for text in texts:
@@ -243,11 +243,11 @@ def train_word(texts: Iterable[str], vocab_size: int | None) -> Tokenizer:
     vocab = {UNKNOWN: 0, **{word: number for number, word in enumerate(kept, start=1)}}
     inner = JsonTokenizer(models.WordLevel(vocab=vocab, unk_token=UNKNOWN))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return _built(inner, vocab_size, "word")
+    return _with_end_of_text(inner, vocab_size, "word")
 
 
 def kind_of(parts: dict[str, Any]) -> str:
-    """The kind of a ``tokenizer.json``, by its model, its merges and its splitting."""
+    """Derive the kind of a ``tokenizer.json`` from its model, its merges and its splitting."""
     model, splitter = parts["model"], parts.get("pre_tokenizer") or {}
     if model["type"] == "WordLevel" and splitter.get("type") == "WhitespaceSplit":
         return "word"
@@ -263,24 +263,24 @@ def kind_of(parts: dict[str, Any]) -> str:
 
 
 def byte_letters() -> list[str]:
-    """The printable character that stands for each byte in byte-level vocabularies.
+    """The printable character that represents each byte in byte-level vocabularies.
 
-    As in GPT-2's ``bytes_to_unicode``: printable Latin-1 stands for itself, the other bytes take the
-    characters from U+0100 on.
+    As in GPT-2's ``bytes_to_unicode``: printable Latin-1 characters represent themselves; the other bytes
+    are represented by the characters from U+0100 on.
     """
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     spare: Iterator[int] = iter(range(0x100, 0x200))
     return [chr(byte) if byte in printable else chr(next(spare)) for byte in range(256)]
 
 
-def _built(inner: JsonTokenizer, vocab_size: int | None, kind: str) -> Tokenizer:
+def _with_end_of_text(inner: JsonTokenizer, vocab_size: int | None, kind: str) -> Tokenizer:
     """Append the end-of-text token; refuse a vocabulary that the text did not fill."""
     inner.add_special_tokens([AddedToken(END_OF_TEXT, special=True, normalized=False)])
     size = inner.get_vocab_size()
     if vocab_size is not None and size < vocab_size:
         raise SettingsError(
             f"data.vocab_size = {vocab_size}, but the text fills a {kind} vocabulary of {size} only",
-            f"give no more than that: {option('vocab_size', size)}; or more text",
+            f"use at most {option('vocab_size', size)}; or give more text",
         )
     return Tokenizer(inner)
 

@@ -1,4 +1,4 @@
-"""The tokenizer that the settings ask for, made from the text where it must be."""
+"""Makes the tokenizer that the settings name, trained on the text if necessary."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from cpulm.progress import Stage
 from cpulm.settings import DataSettings
 
 SAMPLE_BYTES = 32 << 20
-"""A trained vocabulary sees at most this much text, spread evenly over the training split."""
+"""A vocabulary is trained on at most this much text, spread evenly over the training split."""
 
 _POLL_SECONDS = 0.1
 
 
 def trains_vocabulary(tokenizer: str) -> bool:
-    """Whether ``data.vocab_size`` counts for this ``data.tokenizer``."""
+    """Whether ``data.vocab_size`` has an effect with this ``data.tokenizer``."""
     return tokenizer in ("bpe", "word")
 
 
 def make_tokenizer(
     data: DataSettings, corpus: Corpus, emit: Listener, should_stop: Callable[[], bool]
 ) -> Tokenizer:
-    """The tokenizer of ``data.tokenizer``: read from a file, built, or trained on a sample.
+    """Make the tokenizer of ``data.tokenizer``: read from a file, built, or trained on a sample.
 
     Raises:
-        SettingsError: where the vocabulary size does not fit the kind or the text.
-        DataError: where a named ``tokenizer.json`` cannot be used.
-        StoppedError: where ``should_stop`` said so.
+        SettingsError: if the vocabulary size does not fit the kind or the text.
+        DataError: if a named ``tokenizer.json`` cannot be used.
+        StoppedError: if ``should_stop`` returned True.
     """
     if data.tokenizer not in KINDS:
         return Tokenizer.from_file(Path(data.tokenizer).expanduser())
@@ -58,14 +58,14 @@ def _in_background(
     emit: Listener,
     should_stop: Callable[[], bool],
 ) -> Tokenizer:
-    """Run ``train`` on the sample in a thread: the library cannot be interrupted, but it can be left."""
+    """Run ``train`` on the sample in a thread: the library cannot be interrupted, but it can be abandoned."""
     sample = _Sample(corpus)
     outcome: list[Tokenizer | BaseException] = []
 
     def work() -> None:
         try:
             outcome.append(train(sample.texts()))
-        except BaseException as error:  # handed on to the thread that waits
+        except BaseException as error:  # raised again in the thread that waits
             outcome.append(error)
 
     thread = threading.Thread(target=work, name="cpulm-vocabulary", daemon=True)
@@ -107,7 +107,7 @@ class _Sample:
         self._stopped = True
 
     def texts(self) -> Iterator[str]:
-        """The sample, cut between words."""
+        """Yield the sample, cut between words."""
         total = self._corpus.source_bytes
         seen = 0
         held = ""

@@ -1,4 +1,4 @@
-"""Token folders on the disk: written whole or not at all, in constant memory."""
+"""Writes token folders to disk, whole or not at all, in constant memory."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from cpulm.errors import DataError, ResourceError
 
 
 class SplitWriter:
-    """One ``.bin`` file and what ``meta.json`` will say of it."""
+    """Writes one ``.bin`` file and collects its part of ``meta.json``."""
 
     def __init__(self, path: Path, dtype: np.dtype[Any]) -> None:
         self.documents = 0
@@ -36,7 +36,7 @@ class SplitWriter:
         self._document = -1
 
     def note(self, document: int, text: str) -> None:
-        """Count ``text``, which belongs to the document of that number."""
+        """Count ``text``, which belongs to document number ``document``."""
         self.documents += document != self._document
         self._document = document
         self.text_bytes += len(text.encode())
@@ -49,7 +49,7 @@ class SplitWriter:
         self.tokens += len(ids)
 
     def finish(self) -> dict[str, Any]:
-        """Put everything on the disk; the split's part of ``meta.json``."""
+        """Flush everything to disk; return the split's part of ``meta.json``."""
         flush_to_disk(self._file)
         self._file.close()
         return {
@@ -65,7 +65,7 @@ class SplitWriter:
 
 
 class FolderWriter:
-    """A token folder in the making: a hidden sibling of ``target`` until :meth:`finish`."""
+    """A token folder being written: a hidden sibling of ``target`` until :meth:`finish`."""
 
     def __init__(self, folder: Path, tokenizer: Tokenizer) -> None:
         self.folder = folder
@@ -74,10 +74,10 @@ class FolderWriter:
         self.splits = {split: SplitWriter(folder / f"{split}.bin", dtype) for split in SPLITS}
 
     def finish(self, facts: dict[str, Any]) -> None:
-        """Write ``tokenizer.json`` and ``meta.json``, the latter with ``facts``.
+        """Write ``tokenizer.json`` and ``meta.json``, the latter including ``facts``.
 
         Raises:
-            DataError: where a split is left with fewer than two tokens.
+            DataError: if a split has fewer than two tokens.
         """
         splits = {split: writer.finish() for split, writer in self.splits.items()}
         for split, part in splits.items():
@@ -112,16 +112,16 @@ class FolderWriter:
 
 @contextmanager
 def writing_folder(target: Path, tokenizer: Tokenizer, *, keep_existing: bool) -> Iterator[FolderWriter]:
-    """A token folder that takes the name ``target`` when the block ends without an error.
+    """Yield a writer whose folder is renamed to ``target`` when the block ends without an error.
 
     Args:
         target: absent, or an empty folder, when the block ends.
-        tokenizer: made the tokens.
-        keep_existing: where another process has finished ``target`` meanwhile, leave that one.
+        tokenizer: the tokenizer that made the tokens.
+        keep_existing: if another process has finished ``target`` meanwhile, keep that one.
 
     Raises:
-        ResourceError: where the disk is full, or the folder cannot be written.
-        DataError: where ``target`` is not empty and is not to be kept.
+        ResourceError: if the disk is full, or the folder cannot be written.
+        DataError: if ``target`` is not empty and ``keep_existing`` is False.
     """
     temporary = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     missing = [folder for folder in target.parents if not folder.exists()]
@@ -138,27 +138,27 @@ def writing_folder(target: Path, tokenizer: Tokenizer, *, keep_existing: bool) -
             writer.close()
         shutil.rmtree(temporary, ignore_errors=True)
         for folder in missing:
-            with suppress(OSError):  # not empty: the target is there, or another's work
+            with suppress(OSError):  # not empty: it holds the target, or another process's work
                 folder.rmdir()
 
 
 def _rename(temporary: Path, target: Path, *, keep_existing: bool) -> None:
     if target.is_dir() and not any(target.iterdir()):
-        target.rmdir()  # Windows renames onto nothing that exists, be it empty
+        target.rmdir()  # Windows does not rename onto an existing folder, even an empty one
     try:
         temporary.rename(target)
     except OSError as error:
         if not target.exists():
             raise
         if not keep_existing:
-            raise DataError(f"{target} is not empty any more", "choose another folder") from error
+            raise DataError(f"{target} is no longer empty", "choose another folder") from error
         return
     flush_folder(target.parent)
 
 
 @contextmanager
 def _disk_errors(target: Path) -> Iterator[None]:
-    """Turn a full or forbidden disk into an error for people."""
+    """Turn errors of the disk into errors with a message and a hint."""
     try:
         yield
     except OSError as error:

@@ -53,7 +53,7 @@ class EvaluationRequest:
 class CheckpointScore:
     """A checkpoint and what it came to.
 
-    ``text_name`` is None where no text was scored. ``behind`` are the bits per byte by which it is worse than
+    ``text_name`` is None if no text was scored. ``behind`` are the bits per byte by which it is worse than
     the best checkpoint beside it; None for that one, where they do not compare, or where it is alone.
     """
 
@@ -74,7 +74,7 @@ class CheckpointScore:
 class EvaluationComparison:
     """Checkpoints side by side, best first where they compare.
 
-    ``same_text`` is False where each was judged on a validation text of its own, ``same_tokenizer`` where
+    ``same_text`` is False if each was judged on a validation text of its own, ``same_tokenizer`` where
     losses per token do not compare: bits per byte do.
     """
 
@@ -120,7 +120,7 @@ def protocol_for(
     """The protocol of a request for a model.
 
     Raises:
-        SettingsError: where the stride is none that the model's context allows.
+        SettingsError: if the stride is none that the model's context allows.
     """
     block = model.block_size
     stride = block if request.stride is None else request.stride
@@ -198,7 +198,7 @@ def _data(
     """The tokens that the checkpoint was trained on, where the request needs them.
 
     Raises:
-        DataError: where a text is to be scored, none was given, and they are gone.
+        DataError: if a text is to be scored, none was given, and they are gone.
     """
     needs_text = request.with_text and not request.sources
     if not needs_text and request.samples is None:

@@ -62,7 +62,7 @@ class Memorized:
     Attributes:
         ngrams: n-grams in the texts, by their length.
         found: how many of them stand in the training data.
-        longest: the longest passage; None where none has as many tokens as the shortest n-gram.
+        longest: the longest passage; None if none has as many tokens as the shortest n-gram.
     """
 
     ngrams: dict[int, int]
@@ -90,7 +90,7 @@ def find_memorized(
         train: 1-D, usually a memory map; the end-of-text token stands behind each document.
 
     Raises:
-        StoppedError: where ``should_stop`` said so.
+        StoppedError: if ``should_stop`` said so.
     """
     overlap = max((len(text) for texts in groups for text in texts), default=0)
     most = max((sum(map(len, texts)) for texts in groups), default=0)

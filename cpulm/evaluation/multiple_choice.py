@@ -148,8 +148,8 @@ def answer_questions(
     does not fit into the model's context loses its beginning.
 
     Raises:
-        DataError: where a choice does not fit into the context, or the tokenizer does not know a character.
-        StoppedError: where ``should_stop`` said so.
+        DataError: if a choice does not fit into the context, or the tokenizer does not know a character.
+        StoppedError: if ``should_stop`` said so.
     """
     candidates = [
         _candidate(tokenizer, question, choice, model.settings.block_size, starts_documents)

@@ -22,7 +22,7 @@ class Variety:
     Attributes:
         distinct: distinct n-grams over all n-grams, by n (https://arxiv.org/abs/1510.03055).
         repetition: the share of a text's 4-grams that stood in it before, the mean over the texts
-            (seq-rep-4 of https://arxiv.org/abs/1908.04319); None where no text is so long.
+            (seq-rep-4 of https://arxiv.org/abs/1908.04319); None if no text is so long.
     """
 
     distinct: dict[int, float]

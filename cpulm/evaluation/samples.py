@@ -37,7 +37,7 @@ class SampleScore:
 
     Attributes:
         tokens: of all samples, as the tokenizer encodes their texts.
-        memorized: None where the training data is not at hand, as are the two about the validation text.
+        memorized: None if the training data is not at hand, as are the two about the validation text.
     """
 
     samples: int
@@ -62,12 +62,12 @@ def judge_samples(
     """Write samples and look at them.
 
     Args:
-        data: the tokens that the model was trained on; None where they are not at hand.
+        data: the tokens that the model was trained on; None if they are not at hand.
 
     Raises:
-        DataError: where the tokenizer does not know the prompt.
-        SettingsError: where a number of the request is out of its range.
-        StoppedError: where ``should_stop`` said so.
+        DataError: if the tokenizer does not know the prompt.
+        SettingsError: if a number of the request is out of its range.
+        StoppedError: if ``should_stop`` said so.
     """
     texts = _written(model, tokenizer, request, starts_documents, emit, should_stop)
     # As the training text was encoded: a model may spell a word in other tokens than the tokenizer does.

@@ -23,7 +23,7 @@ MOST_UNITS = 1 << 16
 
 @dataclass(frozen=True)
 class Figure:
-    """A mean with its standard error; None where there are too few units to tell."""
+    """A mean with its standard error; None if there are too few units to tell."""
 
     value: float
     standard_error: float | None = None

@@ -44,7 +44,7 @@ class TextScore:
         unit: what the standard errors are over: ``documents`` or ``blocks``, ``units`` of them, a block of
             about ``block_tokens``.
         seconds: for reading, encoding and scoring.
-        unknown: the share of tokens for words that the vocabulary lacks; None where it knows every text.
+        unknown: the share of tokens for words that the vocabulary lacks; None if it knows every text.
     """
 
     loss: Figure
@@ -132,9 +132,9 @@ def score_text(
         max_tokens: read no more than so many from the text's beginning.
 
     Raises:
-        DataError: where the text has no token to predict or cannot be read, or the model's outputs are not
+        DataError: if the text has no token to predict or cannot be read, or the model's outputs are not
             finite.
-        StoppedError: where ``should_stop`` said so.
+        StoppedError: if ``should_stop`` said so.
     """
     began = time.perf_counter()
     lengths = bytes_of_tokens(tokenizer)
@@ -206,7 +206,7 @@ def _figures(
 def difference(one: TextScore, other: TextScore) -> Figure | None:
     """By how many bits per byte ``one`` is worse than ``other``, on the same text.
 
-    The two are compared unit by unit: what is hard for both does not blur their difference. None where their
+    The two are compared unit by unit: what is hard for both does not blur their difference. None if their
     units are not the same pieces of text.
     """
     same_blocks = one.scored == other.scored and np.array_equal(
@@ -225,7 +225,7 @@ def _error_of_bits_per_byte(
 ) -> float | None:
     """Over units of ``nats`` and ``text_bytes`` [k]; the bytes are taken as shares of ``total_bytes``.
 
-    None where the scored tokens stand for no bytes, as where the end of a text is all there is to predict.
+    None if the scored tokens stand for no bytes, as where the end of a text is all there is to predict.
     """
     own = float(text_bytes.sum())
     if own == 0:

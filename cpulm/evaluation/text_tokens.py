@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from cpulm.data.encoder import END, bulk_encoder, safe_border
 from cpulm.data.prepare import JOB_CHARACTERS
-from cpulm.data.readers import Errors, read_pieces
+from cpulm.data.readers import Errors, read_chunks
 from cpulm.data.sources import SourceFile, find_files
 from cpulm.data.split import readable
 from cpulm.data.tokenfile import TokenFolder, is_token_folder
@@ -54,7 +54,7 @@ def text_of(
     """The text behind ``sources``: whatever ``cpulm tokenize`` reads, or one token folder.
 
     Raises:
-        DataError: where a source cannot be used, or a token folder has another tokenizer.
+        DataError: if a source cannot be used, or a token folder has another tokenizer.
     """
     folders = [source for source in sources if is_token_folder(Path(source).expanduser())]
     if folders:
@@ -114,7 +114,7 @@ def bytes_of_tokens(tokenizer: Tokenizer) -> npt.NDArray[np.float64]:
 
 
 def unknown_id(tokenizer: Tokenizer) -> int | None:
-    """The id that stands for every text the vocabulary lacks; None where it lacks none."""
+    """The id that stands for every text the vocabulary lacks; None if it lacks none."""
     name = tokenizer.parts["model"].get("unk_token")
     return None if name is None else tokenizer.inner.token_to_id(name)
 
@@ -143,7 +143,7 @@ def _encoded(
         return Chunk(ids, len(text.replace(END, "").encode()), read)
 
     for file in files:
-        for piece in read_pieces(file, field, errors):
+        for piece in read_chunks(file, field, errors):
             held.append(piece.text + END if piece.ends else piece.text)
             length += len(held[-1])
             read += piece.source_bytes

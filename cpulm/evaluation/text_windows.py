@@ -29,7 +29,7 @@ class Protocol:
     but for the first ones of a text, which have what there is.
 
     Attributes:
-        apart: each document begins anew; else all of them are one stream, as in training.
+        apart: each document begins again; else all of them are one stream, as in training.
         first_token: the token put before each document where they are apart, so that the model's first
             guess is counted too; None for none.
     """

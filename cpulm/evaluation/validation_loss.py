@@ -51,7 +51,7 @@ def evaluate(
         autocast: makes the context in which the model runs.
 
     Returns:
-        None where ``should_stop`` cut it short.
+        None if ``should_stop`` cut it short.
     """
     began = said = time.perf_counter()
     total_loss, total_tokens = 0.0, 0

@@ -34,7 +34,7 @@ class Generation:
     million), and at temperature 0 two logits are not equal to the last bits.
 
     The context is at most ``block_size`` tokens. Where a token no longer fits, the model reads the last
-    half of the context anew and goes on behind it: positions start from 0 again, as in training, for
+    half of the context again and goes on behind it: positions start from 0 again, as in training, for
     learned positions and rope alike. A prompt longer than ``block_size`` begins in the same way with its
     last ``block_size // 2`` tokens.
 
@@ -48,7 +48,7 @@ class Generation:
         eot_id: the token that ends a text, where there is one.
 
     Raises:
-        SettingsError: where a number is out of its range.
+        SettingsError: if a number is out of its range.
     """
 
     def __init__(
@@ -95,10 +95,10 @@ class Generation:
 
     @torch.inference_mode()
     def __next__(self) -> list[int | None]:
-        """One new token of every text; None where the text has ended.
+        """One new token of every text; None if the text has ended.
 
         Raises:
-            DataError: where the model's outputs are not finite.
+            DataError: if the model's outputs are not finite.
         """
         if self.made_tokens == self.max_new_tokens or not any(self._running):
             raise StopIteration
@@ -143,7 +143,7 @@ class Completion:
         stop: strings before which the text ends.
 
     Raises:
-        SettingsError: where a stop string is empty.
+        SettingsError: if a stop string is empty.
     """
 
     def __init__(
@@ -224,7 +224,7 @@ def encode_prompt(tokenizer: Tokenizer, prompt: str, *, starts_documents: bool) 
             no tokens is that token then, else a line end where the tokenizer knows it.
 
     Raises:
-        DataError: where the tokenizer does not know a character or a word of the prompt.
+        DataError: if the tokenizer does not know a character or a word of the prompt.
     """
     ids = tokenizer.encode(prompt)
     if tokenizer.kind == "word":
@@ -267,7 +267,7 @@ def sample_text(
         What follows the prompt, cut short where ``should_stop`` said so.
 
     Raises:
-        DataError: where the tokenizer does not know a character of the prompt.
+        DataError: if the tokenizer does not know a character of the prompt.
     """
     prompt_ids = encode_prompt(tokenizer, prompt, starts_documents=starts_documents)
     sampling = Sampling(temperature=temperature, top_k=top_k)

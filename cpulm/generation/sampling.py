@@ -28,7 +28,7 @@ class Sampling:
     ``temperature`` 0 takes the likeliest token and makes the rest, but ``repetition_penalty``, moot.
 
     Raises:
-        SettingsError: where a value is outside its range.
+        SettingsError: if a value is outside its range.
     """
 
     temperature: float = 1.0
@@ -157,7 +157,7 @@ def sample(logits: Tensor, options: Sampling, draws: Sequence[float], seen: Tens
         Token ids, int64 [B].
 
     Raises:
-        DataError: where the logits are not finite.
+        DataError: if the logits are not finite.
     """
     logits = logits.float()
     if options.temperature == 0:

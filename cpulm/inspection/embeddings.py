@@ -65,7 +65,7 @@ def token_of(word: str, tokenizer: Tokenizer, texts: TokenTexts) -> int:
     """The one token that ``word`` is, by itself or behind a blank.
 
     Raises:
-        SettingsError: where the vocabulary has no such token.
+        SettingsError: if the vocabulary has no such token.
     """
     for text in (word, f" {word}"):
         ids = tokenizer.encode(text)

@@ -37,7 +37,7 @@ class Shown:
         text: a text, or None for the validation set of the run.
         name: of that text, for people.
         prompt: what attention and the next token are looked at behind; None: the start of the passage.
-        words: single tokens whose neighbours among the embeddings are asked for; none: frequent words.
+        words: single tokens whose neighbours among the embeddings are requested; none: frequent words.
     """
 
     text: str | None = None
@@ -48,7 +48,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class _Loaded:
-    """A model and what it is looked into with; ``data`` is None where a text stands in for it."""
+    """A model and what it is looked into with; ``data`` is None if a text stands in for it."""
 
     path: Path
     model: Transformer
@@ -62,7 +62,7 @@ class _Loaded:
 
 @dataclass(frozen=True)
 class _Asked:
-    """Prompt and words as tokens; None and empty where the user leaves them to us."""
+    """Prompt and words as tokens; None and empty if the user leaves them to us."""
 
     prompt: list[int] | None
     words: list[int]
@@ -87,9 +87,9 @@ def look_into(
         warn: told of damaged checkpoints that were passed over.
 
     Raises:
-        DataError: where there is no model, no text to show it, or too little of it.
-        SettingsError: where a word is no single token.
-        StoppedError: where ``should_stop`` said so.
+        DataError: if there is no model, no text to show it, or too little of it.
+        SettingsError: if a word is no single token.
+        StoppedError: if ``should_stop`` said so.
     """
     shown = shown or Shown()
     loaded = _load(path, shown, warn)

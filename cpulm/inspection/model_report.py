@@ -35,7 +35,7 @@ class PositionLoss:
         first: the first position of the group; position 0 has one token of context.
         last: the last one.
         loss: nats per token.
-        standard_error: of the loss, over the windows; NaN where there was only one window.
+        standard_error: of the loss, over the windows; NaN if there was only one window.
     """
 
     first: Ints
@@ -51,7 +51,7 @@ class KindLoss:
     Attributes:
         share: the part of all tokens that are of this kind.
         loss_share: the part of the whole loss that falls on them.
-        standard_error: of the loss, over the tokens; NaN where there was only one.
+        standard_error: of the loss, over the tokens; NaN if there was only one.
         examples: the kind's most frequent tokens.
     """
 
@@ -77,7 +77,7 @@ class Passage:
     """A stretch of the text, token by token. All sequences have one entry per token.
 
     Attributes:
-        surprise: ``-log p`` of each token given those before it; NaN where nothing stood before it.
+        surprise: ``-log p`` of each token given those before it; NaN if nothing stood before it.
         entropy: of the model's prediction at that place: the surprise that it expected; NaN likewise.
         rank: of the token among all, 1 for the one that the model held likeliest; 0 where nothing stood
             before it.
@@ -228,7 +228,7 @@ class VocabularyUse:
         basis: how that was told: ``training data``, by counting it; ``embedding norm``, tokens whose row
             still has the norm that it was drawn with; ``unknown``, where neither can tell.
         note: the basis in words.
-        unused: how many; None where unknown.
+        unused: how many; None if unknown.
         rare: tokens that the training data has, but at most ten times; None without the data.
         examples: the unused ones, the first of them.
     """

@@ -42,7 +42,7 @@ def data_of(checkpoint: Checkpoint) -> TokenFolder:
     """The token folder that the model was trained on.
 
     Raises:
-        DataError: where it is gone or holds something else by now.
+        DataError: if it is gone or holds something else by now.
     """
     where = checkpoint.data.get("path")
     if not where:
@@ -70,7 +70,7 @@ def given_text(text: str, name: str, tokenizer: Tokenizer, *, starts_documents: 
     """``text`` as tokens, behind an end-of-text token where one began documents in training.
 
     Raises:
-        DataError: where it is too short for a prediction, or the tokenizer lacks a character of it.
+        DataError: if it is too short for a prediction, or the tokenizer lacks a character of it.
     """
     ids = tokenizer.encode(text)
     lead = [tokenizer.eot_id] if starts_documents else []

@@ -37,7 +37,7 @@ class _Traits(NamedTuple):
 
 
 class TokenTexts:
-    """The texts and kinds of a tokenizer's tokens, worked out once for each token that is asked for."""
+    """The texts and kinds of a tokenizer's tokens, worked out once for each token that is requested."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -55,7 +55,7 @@ class TokenTexts:
         """The kind of each token of a text, as its index in :data:`KINDS`.
 
         Args:
-            tokens: [n] ids, one behind the other.
+            tokens: [n] ids, concatenated.
         """
         ids, where = np.unique(tokens, return_inverse=True)
         traits = [self._traits(int(token)) for token in ids]

@@ -56,7 +56,7 @@ def axes_of(assignments: Sequence[str]) -> tuple[list[str], list[Axis]]:
     Commas within brackets or quotes do not divide: ``data.source=[a,b],[c]`` has two values.
 
     Raises:
-        SettingsError: where a range is none, or a setting is given twice.
+        SettingsError: if a range is none, or a setting is given twice.
     """
     fixed, axes = [], []
     seen: set[str] = set()
@@ -117,7 +117,7 @@ def grid(axes: Sequence[Axis]) -> list[Combination]:
     """Every combination, the last axis changing fastest.
 
     Raises:
-        SettingsError: where an axis is a range.
+        SettingsError: if an axis is a range.
     """
     for axis in axes:
         if axis.is_range:

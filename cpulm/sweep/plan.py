@@ -33,7 +33,7 @@ class Trial:
 
     Attributes:
         name: of its folder.
-        steps: its horizon in updates; None where that is a time.
+        steps: its horizon in updates; None if that is a time.
         rungs: the updates at which it is compared with the others.
     """
 
@@ -108,8 +108,8 @@ def write_plan(folder: SweepDir, plan: Plan, settings: Sequence[Settings]) -> No
     """Write all of a new sweep, the plan itself last.
 
     Raises:
-        SettingsError: where the folder cannot be written.
-        ResourceError: where the disk is full.
+        SettingsError: if the folder cannot be written.
+        ResourceError: if the disk is full.
     """
     try:
         (folder.path / "trials").mkdir(parents=True, exist_ok=True)
@@ -126,7 +126,7 @@ def read_plan(folder: SweepDir) -> Plan:
     """The plan in a sweep's folder.
 
     Raises:
-        DataError: where there is none, or it cannot be read.
+        DataError: if there is none, or it cannot be read.
     """
     if not folder.plan.is_file():
         why = f"it has no {PLAN}" if folder.path.is_dir() else "there is no such folder"
@@ -147,7 +147,7 @@ def read_settings(folder: SweepDir, trial: Trial) -> Settings:
     """All settings of a trial.
 
     Raises:
-        SettingsError: where they cannot be read.
+        SettingsError: if they cannot be read.
     """
     return resolve(config=folder.settings(trial))
 

@@ -27,7 +27,7 @@ _SAME_TOKENS = 0.01
 
 @dataclass(frozen=True)
 class Wish:
-    """What is asked for: settings as ``cpulm train`` takes them, with several values in the assignments.
+    """What is requested: settings as ``cpulm train`` takes them, with several values in the assignments.
 
     ``flags`` are settings by their dotted keys, None for those not given. ``random`` is how many combinations
     to draw by ``random_seed``; None for the whole grid.
@@ -50,8 +50,8 @@ def make_plan(
     """The plan, and the settings of each trial; the data is prepared on the way.
 
     Raises:
-        SettingsError: where a setting is unknown, or a combination does not fit.
-        CpulmError: where the data cannot be used, or the memory is not enough.
+        SettingsError: if a setting is unknown, or a combination does not fit.
+        CpulmError: if the data cannot be used, or the memory is not enough.
     """
     fixed, axes = axes_of(wish.assignments)
     _check(wish, fixed, axes)
@@ -112,7 +112,7 @@ def _resolved(
     """The combinations and their settings; in random draws those that do not fit together are left out.
 
     Raises:
-        SettingsError: where a combination of a grid does not fit, or there are fewer than asked for.
+        SettingsError: if a combination of a grid does not fit, or there are fewer than requested.
     """
     if wish.random is None:
         combinations = grid(axes)
@@ -154,7 +154,7 @@ def _one(wish: Wish, fixed: Sequence[str], axes: Sequence[Axis], values: Combina
 
 
 def _with_threads(settings: Sequence[Settings], wish: Wish, machine: Machine) -> list[Settings]:
-    """The cores divided among the runs that train at a time, where no threads were asked for."""
+    """The cores divided among the runs that train at a time, if no number of threads was requested."""
     cores = choose(machine).threads.value
     if not 1 <= wish.parallel <= cores:
         raise SettingsError(
@@ -228,10 +228,10 @@ def settle(out: Path | None, stem: str, plan: Plan, settings: Sequence[Settings]
     """The folder of the sweep, and whether it was there: the same sweep is gone on with.
 
     Args:
-        out: the folder asked for; None for one under ``sweeps/``.
+        out: the folder requested; None for one under ``sweeps/``.
 
     Raises:
-        SettingsError: where ``out`` holds something else.
+        SettingsError: if ``out`` holds something else.
     """
     if out is not None:
         folder = SweepDir(out)
@@ -259,7 +259,7 @@ def resumed(path: Path) -> tuple[SweepDir, Plan]:
     """A sweep to go on with.
 
     Raises:
-        DataError: where there is none at ``path``.
+        DataError: if there is none at ``path``.
     """
     folder = SweepDir(path.parent if path.name == PLAN else path)
     return folder, read_plan(folder)

@@ -88,8 +88,8 @@ class Sweep:
         Raises:
             StoppedError: on a request to stop, once every run is saved.
             AbortedError: on the second one; the runs' last checkpoints stay.
-            SettingsError: where another process is at work on this sweep.
-            CpulmError: where no trial came to a figure, as the first one failed.
+            SettingsError: if another process is at work on this sweep.
+            CpulmError: if no trial came to a figure, as the first one failed.
         """
         self._refuse_company()
         with StopRequest() as stop, locked(RunDir(self._folder.path)):

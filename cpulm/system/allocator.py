@@ -1,4 +1,4 @@
-"""Memory between its uses: kept from one step to the next, given back once a model is no longer needed."""
+"""Freed memory: kept from one step to the next, returned to the system after a model is no longer needed."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _NEVER = (1 << 31) - 1
 
 
 def keep_freed_memory() -> bool:
-    """Have freed blocks kept for the next step, and say whether that could be arranged.
+    """Make the allocator keep freed blocks for the next step; return whether that was possible.
 
-    By itself glibc returns large ones to the system, whose pages are cleared and mapped anew when they are
-    asked for again: up to 36,000 pages in a step of ``medium``, 3 to 8 % of its time (2 cores, AVX-512,
-    torch 2.13). Other systems' allocators are left alone.
+    By default glibc returns large blocks to the system, which clears and maps their pages again at the next
+    request: up to 36,000 pages in a step of ``medium``, 3 to 8 % of its time (2 cores, AVX-512, torch 2.13).
+    Other systems' allocators are left alone.
     """
     if sys.platform != "linux":
         return False
@@ -29,10 +29,10 @@ def keep_freed_memory() -> bool:
 
 
 def release_memory() -> None:
-    """Collect what only holds itself, and have glibc give back whatever is free.
+    """Collect reference cycles and make glibc return free memory to the system.
 
-    After a model that was only measured that was 490 MiB of the preset llm-trainer-small: what its run takes
-    next comes in other sizes and another order, and finds only part of its room there.
+    After a model that was only measured this returned 490 MiB (preset llm-trainer-small): the run's next
+    allocations have other sizes and another order, and fit only partly into the freed blocks.
     """
     gc.collect()
     if sys.platform == "linux":
@@ -42,7 +42,7 @@ def release_memory() -> None:
 
 
 def release_frames(error: BaseException | None) -> None:
-    """Let go of what was on the way to ``error`` and to what caused it, such as a model; its lines stay."""
+    """Release the local variables, such as a model, of the frames of ``error`` and of its causes."""
     while error is not None:
         clear_frames(error.__traceback__)
         error = error.__cause__ or error.__context__

@@ -1,4 +1,4 @@
-"""What a container or a systemd unit allows: processor time and memory, by cgroup version 1 and 2.
+"""The limits of a container or systemd unit: processor time and memory, by cgroup version 1 and 2.
 
 Sources: the kernel's Documentation/admin-guide/cgroup-v1 and cgroup-v2.rst; proc(5) for mountinfo.
 """
@@ -14,9 +14,11 @@ _NO_LIMIT = 1 << 60
 
 @dataclass(frozen=True)
 class Limits:
-    """``cpus`` is processor time in logical processors, ``memory_bytes`` the limit and
-    ``memory_used_bytes`` what is charged against it without the file cache that can be dropped; None
-    where there is no limit."""
+    """``cpus`` is the limit of processor time in logical processors, ``memory_bytes`` that of memory.
+
+    ``memory_used_bytes`` is the memory charged against it, without the file cache that can be dropped. None
+    means no limit.
+    """
 
     cpus: float | None = None
     memory_bytes: int | None = None
@@ -32,7 +34,7 @@ class _Hierarchy:
     unified: bool
 
     def levels(self) -> list[Path]:
-        """The process's group and those above it: each limits all below."""
+        """The process's group and its ancestors: each limits all groups below it."""
         found = [self.group]
         while found[-1] != self.mount and self.mount in found[-1].parents:
             found.append(found[-1].parent)
@@ -40,7 +42,7 @@ class _Hierarchy:
 
 
 def read_limits(root: Path = Path("/"), process: str = "self") -> Limits:
-    """The tightest limits on the process, over its groups and all groups above them.
+    """Return the tightest limits on the process, over its groups and all their ancestors.
 
     Args:
         root: the folder that holds ``proc`` and the mounts that it names.
@@ -60,7 +62,7 @@ def read_limits(root: Path = Path("/"), process: str = "self") -> Limits:
 
 
 def _hierarchies(root: Path, process: str, controller: str) -> list[_Hierarchy]:
-    """The hierarchies that may limit ``controller``: that of version 2, and version 1's own."""
+    """The hierarchies that may limit ``controller``: version 2's, and version 1's for this controller."""
     groups = _groups(_text(root / "proc" / process / "cgroup"))
     found = []
     for line in _text(root / "proc" / process / "mountinfo").splitlines():
@@ -92,8 +94,10 @@ def _groups(text: str) -> dict[str, str]:
 
 
 def _below(path: str, mounted: str) -> str:
-    """``path`` relative to the group that is mounted; ``.`` where it lies outside, as it does in a
-    container that sees its own group only."""
+    """Return ``path`` relative to the mounted group.
+
+    ``.`` if it lies outside, as in a container that sees only its own group.
+    """
     group = PurePosixPath(path)
     if ".." in group.parts or not group.is_relative_to(mounted):
         return "."
@@ -101,7 +105,7 @@ def _below(path: str, mounted: str) -> str:
 
 
 def _quota(level: Path, unified: bool) -> list[float]:
-    """The group's processor time per period, in processors; empty where it is not limited."""
+    """The group's processor time per period, in processors; empty if it is not limited."""
     if unified:
         quota, _, period = _text(level / "cpu.max").strip().partition(" ")
     else:
@@ -113,8 +117,10 @@ def _quota(level: Path, unified: bool) -> list[float]:
 
 
 def _memory(level: Path, unified: bool) -> list[tuple[int, int | None]]:
-    """The group's memory limits with what is used of them; ``memory.high`` slows a process down so
-    much that it counts as a limit."""
+    """Return the group's memory limits with the memory used of each.
+
+    ``memory.high`` slows a process down so much that it counts as a limit.
+    """
     limits = ("memory.max", "memory.high") if unified else ("memory.limit_in_bytes",)
     found = [_number(level / name) for name in limits]
     tightest = min((limit for limit in found if limit is not None and limit < _NO_LIMIT), default=None)
@@ -136,7 +142,7 @@ def _number(path: Path) -> int | None:
 
 
 def _unescape(text: str) -> str:
-    """mountinfo writes blanks and the like as three octal digits."""
+    """Decode the blanks that mountinfo writes as three octal digits."""
     return text.replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")
 
 

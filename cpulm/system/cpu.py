@@ -1,4 +1,4 @@
-"""The processor: the record of it, and the reader for each system."""
+"""The processor's description, shared by the readers for each system."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ INSTRUCTION_SETS = {
     "sve": "SVE",
     "sve2": "SVE2",
 }
-"""The instruction sets that decide how fast training is: Linux's name for each, and the usual name."""
+"""The instruction sets that decide how fast training is: Linux's name and the usual name of each."""
 
 SLOW_CORE_SPEED = 0.4
-"""What an efficiency core is taken to do of a performance core's matrix products: its vector units are
-about half as wide and its clock is lower."""
+"""The assumed speed of an efficiency core's matrix products relative to a performance core: its vector
+units are about half as wide and its clock is lower."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Cpu:
     """One machine's processors.
 
     ``usable_logical`` and ``usable_physical`` are those that the process may be scheduled on;
-    ``usable_performance`` is how many of the latter are fast ones, None where all are alike or it
-    cannot be told. ``caches`` maps ``L1d``, ``L2`` and ``L3`` to the bytes that one core sees.
+    ``usable_performance`` is how many of the latter are performance cores, None if all are alike or it is
+    unknown. ``caches`` maps ``L1d``, ``L2`` and ``L3`` to the bytes available to one core.
     """
 
     model: str
@@ -55,11 +55,11 @@ class Cpu:
 
 
 def worth_using(physical: int, performance: int | None) -> int:
-    """How many of the usable cores to give a thread each.
+    """Return how many of the usable cores should get a thread each.
 
-    A parallel loop is cut into equal parts and waits for the slowest, so slow cores help only where
-    all cores at :data:`SLOW_CORE_SPEED` do more than the fast ones alone: all of 2 fast and 8 slow,
-    but only the fast ones of 6 fast and 8 slow.
+    A parallel loop is cut into equal parts and waits for the slowest, so efficiency cores help only if
+    all cores at :data:`SLOW_CORE_SPEED` do more than the performance cores alone: all of 2 fast and 8
+    slow cores, but only the fast ones of 6 fast and 8 slow.
     """
     if performance is None or not 0 < performance < physical:
         return physical
@@ -67,12 +67,12 @@ def worth_using(physical: int, performance: int | None) -> int:
 
 
 def name_instruction_sets(flags: set[str]) -> tuple[str, ...]:
-    """The usual names of those of Linux's ``flags`` that matter, in a fixed order."""
+    """The usual names of the relevant ones of Linux's ``flags``, in a fixed order."""
     return tuple(dict.fromkeys(name for flag, name in INSTRUCTION_SETS.items() if flag in flags))
 
 
 def clean_model(name: str) -> str:
-    """The model's name without trademarks, doubled blanks and the frequency that stands elsewhere."""
+    """Remove trademarks, doubled blanks and the frequency from a model's name."""
     name = re.sub(r"\((?:R|TM|tm|r)\)", "", name)
     name = re.sub(r"\s*@\s*[\d.]+\s*GHz", "", name)
     name = re.sub(r"\s+\d+-Core Processor\b|\b(?:CPU|Processor)\b", "", name)
@@ -82,7 +82,7 @@ def clean_model(name: str) -> str:
 def architecture() -> str:
     """The processor's architecture as the system names it: ``x86_64``, ``arm64``, ``amd64``."""
     if sys.platform == "win32":
-        # PROCESSOR_ARCHITECTURE is that of the interpreter; the other is set where it is emulated
+        # PROCESSOR_ARCHITECTURE is the interpreter's; the other one is set if it is emulated
         name = os.environ.get("PROCESSOR_ARCHITEW6432") or os.environ.get("PROCESSOR_ARCHITECTURE")
         return (name or UNKNOWN).lower()
     return os.uname().machine

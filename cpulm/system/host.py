@@ -20,7 +20,7 @@ class Power:
 
 @dataclass(frozen=True)
 class Host:
-    """The system's name, and the whole machine's memory and swap in bytes, whatever a container allows."""
+    """The system's name, and the whole machine's memory and swap in bytes, ignoring a container's limits."""
 
     system: str
     memory_total_bytes: int
@@ -31,7 +31,7 @@ class Host:
 
 
 def read_host() -> Host:
-    """Ask the system by psutil, which knows how on each."""
+    """Read the system's name, memory, swap and power with psutil."""
     import psutil
 
     memory = psutil.virtual_memory()
@@ -44,7 +44,7 @@ def read_host() -> Host:
 
 
 def system_name(os_release: Path = Path("/etc/os-release")) -> str:
-    """The operating system as people call it, with the kernel's release on Linux."""
+    """The operating system's common name, with the kernel's release on Linux."""
     if sys.platform == "win32":
         build = sys.getwindowsversion().build
         return f"Windows {11 if build >= 22000 else 10} (build {build})"
@@ -58,7 +58,7 @@ def system_name(os_release: Path = Path("/etc/os-release")) -> str:
 
 
 def pretty_name(os_release: Path) -> str:
-    """The distribution's name in a file such as ``/etc/os-release``; empty where there is none."""
+    """The distribution's name in a file such as ``/etc/os-release``; empty if there is none."""
     try:
         lines = os_release.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -68,7 +68,7 @@ def pretty_name(os_release: Path) -> str:
 
 
 def read_power() -> Power:
-    """Where the machine's power comes from now; a machine without a battery is on mains."""
+    """Read the current power source; a machine without a battery is on mains."""
     return linux_power() if sys.platform == "linux" else _power_by_psutil()
 
 
@@ -86,10 +86,10 @@ def _power_by_psutil() -> Power:
 
 
 def linux_power(supplies: Path = Path("/sys/class/power_supply")) -> Power:
-    """As the kernel's power supplies tell it: of several batteries the mean charge.
+    """Read the power source from the kernel's power supplies; with several batteries, the mean charge.
 
-    psutil takes any battery for the machine's, also that of a wireless mouse, and so a desktop for a
-    machine that runs on battery. A supply of scope ``Device`` feeds something else than the machine.
+    psutil takes any battery for the machine's, even that of a wireless mouse, and so takes a desktop for
+    a machine on battery. A supply of scope ``Device`` powers something other than the machine.
     """
     try:
         found = list(supplies.iterdir())
@@ -107,13 +107,13 @@ def linux_power(supplies: Path = Path("/sys/class/power_supply")) -> Power:
         return Power("mains", percent)
     if "Discharging" in states:
         return Power("battery", percent)
-    if states & {"Charging", "Full", "Not charging"}:  # by USB, which says nothing of which way it flows
+    if states & {"Charging", "Full", "Not charging"}:  # by USB, whose entry does not tell the direction
         return Power("mains", percent)
     return Power("battery" if online else UNKNOWN, percent)
 
 
 def _line(file: Path) -> str:
-    """The one line of a kernel's file; empty where it cannot be read, as drivers refuse it at times."""
+    """Read a kernel file of one line; empty if it cannot be read, which some drivers refuse at times."""
     try:
         return file.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:

@@ -1,8 +1,8 @@
-"""Keeping the machine awake while a run goes.
+"""Keeps the machine awake during a run.
 
-wakepy asks the desktop on Linux, ``caffeinate`` on macOS and Windows itself. On a Linux without such a
-desktop systemd's login manager is asked, by ``systemd-inhibit`` around a child that ends when we do. All
-of these let go by themselves when this process ends, however it ends.
+wakepy requests it from the desktop on Linux, from ``caffeinate`` on macOS and from Windows itself. On a
+Linux without such a desktop, ``systemd-inhibit`` requests it from systemd's login manager, around a child
+that ends when this process does. All of these release the machine when this process ends, however it ends.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 _PATIENCE_SECONDS = 0.5
-"""How long the start of a run waits for the answer at most."""
+"""The longest time that the start of a run waits for the answer."""
 _ANSWER_SECONDS = 3.0
-"""How long ``systemd-inhibit`` has to say that it holds."""
+"""The longest time that ``systemd-inhibit`` may take to take its lock."""
 _LET_GO_SECONDS = 3.0
-"""How long the end of a run waits for the system to take note."""
+"""The longest time that the end of a run waits for the release."""
 
 _STILL_POSSIBLE = {
     "linux": "closing the lid, an empty battery or a user's own command still put it to sleep",
@@ -32,7 +32,7 @@ _STILL_POSSIBLE = {
 
 
 class Awake:
-    """The request to stay awake, and what came of it."""
+    """The request to stay awake, and its result."""
 
     def __init__(self) -> None:
         self._asked_at = time.monotonic()
@@ -43,13 +43,13 @@ class Awake:
 
     @property
     def held(self) -> bool:
-        """Whether the machine will not fall asleep by itself; waits as :attr:`note` does."""
+        """Whether the machine is kept awake; waits as :attr:`note` does."""
         self._wait()
         return self._held
 
     @property
     def note(self) -> str:
-        """What was achieved, in words; waits for the answer until half a second after the request."""
+        """The result in words; waits for the answer until half a second after the request."""
         self._wait()
         return self._note
 
@@ -57,8 +57,8 @@ class Awake:
         self._answered.wait(max(0.0, self._asked_at + _PATIENCE_SECONDS - time.monotonic()))
 
     def _hold(self) -> None:
-        """Ask, answer, hold until released: in one thread, as wakepy wants it."""
-        with suppress(Exception), ExitStack() as stack:  # no trouble with sleep is worth a night's work
+        """Request, report and hold until released: all in one thread, as wakepy requires."""
+        with suppress(Exception), ExitStack() as stack:  # a failure here must not end a run
             try:
                 self._note, self._held = _ask(stack), True
             except Exception as error:
@@ -70,9 +70,9 @@ class Awake:
 
 @contextmanager
 def keep_awake() -> Iterator[Awake]:
-    """Ask the system not to fall asleep by itself until the context ends.
+    """Request that the system does not fall asleep by itself until the context ends.
 
-    Never raises for its own reasons, and never holds a run up: a thread does the asking.
+    It never raises an error of its own and never delays a run: a thread makes the request.
     """
     awake = Awake()
     thread = threading.Thread(target=awake._hold, name="cpulm-awake", daemon=True)
@@ -85,16 +85,16 @@ def keep_awake() -> Iterator[Awake]:
 
 
 class _RefusalError(Exception):
-    """Why the machine cannot be kept awake, in words."""
+    """The reason, in words, why the machine cannot be kept awake."""
 
 
 def _ask(stack: ExitStack) -> str:
-    """Hold the machine awake as long as ``stack`` is open; what was achieved, in words."""
+    """Keep the machine awake while ``stack`` is open; return the result in words."""
     linux = sys.platform == "linux"
     if linux and _inside_windows():
         raise _RefusalError("this is WSL, and only Windows itself decides when it sleeps")
     if linux and _without_sleep():
-        return "this system has no sleep of its own; a computer that it runs inside of must stay awake"
+        return "this system cannot sleep; if it is a virtual machine, its host must stay awake"
     try:
         through = _through_wakepy(stack)
     except Exception:
@@ -112,14 +112,14 @@ def _through_wakepy(stack: ExitStack) -> str:
     if mode.active and mode.method is not None:
         return mode.method.name
     reasons = [method.failure_reason for method in mode.result.list_methods()]
-    raise _RefusalError(reasons[0] if reasons else "this system is not known")
+    raise _RefusalError(reasons[0] if reasons else "this system is unknown")
 
 
 def _through_systemd(stack: ExitStack) -> str:
     """Hold an inhibitor lock of systemd's login manager.
 
-    Without a session at the machine itself, over ssh for one, only the lock against sleep from idleness
-    is given; a desktop that sends the machine to sleep does not heed it.
+    Without a session at the machine itself, for example over ssh, only the lock against sleep from
+    idleness is granted; a desktop that sends the machine to sleep ignores it.
     """
     program = shutil.which("systemd-inhibit")
     if program is None:
@@ -131,7 +131,7 @@ def _through_systemd(stack: ExitStack) -> str:
         problem = error
     try:
         stack.enter_context(_inhibitor(program, "idle"))
-        return "systemd-inhibit, which may hold off sleep from idleness alone"
+        return "systemd-inhibit, which prevents only sleep from idleness"
     except _RefusalError:
         where = _in_a_container()
         raise _RefusalError(f"no desktop answered, and systemd-inhibit says '{problem}'{where}") from None
@@ -139,13 +139,13 @@ def _through_systemd(stack: ExitStack) -> str:
 
 @contextmanager
 def _inhibitor(program: str, what: str) -> Iterator[None]:
-    """Run ``systemd-inhibit`` around ``cat``, which ends when its input does: when this process ends."""
+    """Run ``systemd-inhibit`` around ``cat``, which ends when its input does, so when this process ends."""
     process = subprocess.Popen(
         [program, f"--what={what}", "--mode=block", "--who=cpulm", "--why=training a model", "cat"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        start_new_session=True,  # Ctrl-C is for us alone, and nobody is asked for a password
+        start_new_session=True,  # Ctrl-C must not reach it, and it must not prompt for a password
     )
     assert process.stdin is not None
     assert process.stdout is not None
@@ -189,7 +189,7 @@ def _inside_windows(version: Path = Path("/proc/version")) -> bool:
 
 
 def _without_sleep(states: Path = Path("/sys/power/state")) -> bool:
-    """Whether this Linux kernel has no state to fall asleep into, as many virtual machines have none."""
+    """Whether this Linux kernel has no sleep state, as in many virtual machines."""
     return states.exists() and not _read(states).strip()
 
 

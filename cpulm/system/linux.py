@@ -1,4 +1,4 @@
-"""Processors as Linux describes them in /proc/cpuinfo and /sys/devices/system/cpu.
+"""Reads processors from Linux's /proc/cpuinfo and /sys/devices/system/cpu.
 
 Sources: the kernel's Documentation/ABI/testing/sysfs-devices-system-cpu, and
 Documentation/arch/arm64/elf_hwcaps.rst for the names of ARM's features.
@@ -31,9 +31,9 @@ _ARM_PARTS = {
 
 
 def parse_cpuinfo(text: str) -> dict[str, str]:
-    """The keys of the first processor in ``/proc/cpuinfo``, and those of the machine after the last.
+    """Parse ``/proc/cpuinfo``: the keys of the first processor, and those of the machine after the last.
 
-    x86 writes a block per processor, ARM as well, with the board's ``Hardware`` and ``Model`` behind.
+    x86 and ARM write a block per processor; ARM adds the board's ``Hardware`` and ``Model`` at the end.
     """
     values: dict[str, str] = {}
     for line in text.splitlines():
@@ -44,7 +44,7 @@ def parse_cpuinfo(text: str) -> dict[str, str]:
 
 
 def cpu_model(cpuinfo: dict[str, str]) -> str:
-    """The name people know the processor by; ARM's comes from its implementer and part numbers."""
+    """The processor's common name; ARM's is derived from its implementer and part numbers."""
     if "model name" in cpuinfo:
         return clean_model(cpuinfo["model name"])
     if "CPU part" in cpuinfo:
@@ -55,10 +55,10 @@ def cpu_model(cpuinfo: dict[str, str]) -> str:
 
 
 def instruction_sets(cpuinfo: dict[str, str]) -> tuple[str, ...]:
-    """The instruction sets that matter, of x86's ``flags`` or ARM's ``Features``.
+    """The relevant instruction sets of x86's ``flags`` or ARM's ``Features``.
 
-    A Linux guest on Apple silicon may announce bf16 instructions that fault when they are run, so
-    there they do not count.
+    A Linux guest on Apple silicon may announce bf16 instructions that fault when executed, so they are
+    not counted there.
     """
     flags = set(cpuinfo.get("flags", cpuinfo.get("Features", "")).split())
     if cpuinfo.get("CPU implementer") == _APPLE:
@@ -67,10 +67,10 @@ def instruction_sets(cpuinfo: dict[str, str]) -> tuple[str, ...]:
 
 
 def parse_cpu_list(text: str) -> set[int]:
-    """The processors in the kernel's list format, ``0-3,8,10-11``.
+    """Parse the kernel's list of processors, ``0-3,8,10-11``.
 
     Raises:
-        ValueError: where the text is no such list.
+        ValueError: if the text is not such a list.
     """
     cpus: set[int] = set()
     for part in text.strip().split(","):
@@ -81,11 +81,11 @@ def parse_cpu_list(text: str) -> set[int]:
 
 
 def read_linux(root: Path = Path("/"), affinity: set[int] | None = None) -> Cpu:
-    """The processors that ``root``'s /proc and /sys describe.
+    """Read the processors from ``root``'s /proc and /sys.
 
     Args:
         root: the folder that holds ``proc`` and ``sys``.
-        affinity: the logical processors that the process may run on; the real ones where None.
+        affinity: the logical processors that the process may run on; if None, the actual ones.
     """
     usable = affinity if affinity is not None else _affinity()
     devices = root / "sys/devices"
@@ -128,7 +128,7 @@ def _cores(devices: Path, online: set[int], cpuinfo: dict[str, str]) -> list[fro
 
 
 def _cores_by_count(online: set[int], cpuinfo: dict[str, str]) -> list[frozenset[int]]:
-    """Cores where the kernel lists none: ``siblings`` threads on ``cpu cores``, neighbours together."""
+    """The cores if the kernel lists none: ``siblings`` threads on ``cpu cores``, neighbours together."""
     try:
         threads = max(1, int(cpuinfo["siblings"]) // int(cpuinfo["cpu cores"]))
     except (KeyError, ValueError, ZeroDivisionError):
@@ -138,7 +138,7 @@ def _cores_by_count(online: set[int], cpuinfo: dict[str, str]) -> list[frozenset
 
 
 def _performance_cpus(devices: Path, online: set[int]) -> set[int]:
-    """The fast processors of a machine with two kinds; empty where all are alike or it is not told.
+    """The fast processors of a machine with two kinds; empty if all are alike or it is unknown.
 
     Intel's hybrid processors list them under ``cpu_core``; ARM gives every processor a capacity, of
     which the fast ones have at least half of the largest.
@@ -168,7 +168,7 @@ def _caches(folder: Path) -> dict[str, int]:
 
 
 def _max_mhz(cpufreq: Path, cpuinfo: dict[str, str]) -> float | None:
-    """The highest clock that the driver offers, else the one in ``/proc/cpuinfo``."""
+    """The highest clock that the driver reports, else the one in ``/proc/cpuinfo``."""
     khz = _text(cpufreq / "cpuinfo_max_freq").strip()
     if khz.isdigit():
         return int(khz) / 1000

@@ -1,4 +1,4 @@
-"""This machine, as far as training cares, and what cpulm chooses on it. Nothing here imports torch."""
+"""The machine's properties that matter to training, and the choices cpulm makes from them, without torch."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Machine:
-    """What was found. Sizes are in bytes, frequency in MHz; None means none, or not to be found out.
+    """The machine's properties. Sizes are in bytes, frequency in MHz; None means none or unknown.
 
     ``usable_logical`` counts the logical processors that affinity lets the process run on, and
     ``cpu_quota`` is the container's processor time in processors. ``usable_cores`` is the number of
-    physical cores that it pays to use within both: on a machine with two kinds of cores often the
-    fast ones only. ``memory_total_bytes`` and ``memory_available_bytes`` keep to the container's limit.
+    physical cores worth using within both: on a machine with two kinds of cores often only the
+    fast ones. ``memory_total_bytes`` and ``memory_available_bytes`` respect the container's limit.
     """
 
     cpu_model: str
@@ -65,7 +65,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Choice(Generic[_T]):
-    """What is chosen, and the reason in words."""
+    """A chosen value and the reason in words."""
 
     value: _T
     reason: str
@@ -86,7 +86,7 @@ class Choices:
 
 
 def read_machine() -> Machine:
-    """Look at the machine, in about a tenth of a second; other programs are asked side by side."""
+    """Read the machine's properties in about 0.1 s; other programs are queried in parallel."""
     compiler = _in_background(find_compiler)
     gpus = _in_background(lambda: read_gpus(architecture()))
     torch = read_torch()
@@ -127,7 +127,7 @@ def read_machine() -> Machine:
 
 
 def read_cpu() -> Cpu:
-    """The processors of this machine."""
+    """Read the processors of this machine."""
     if sys.platform == "darwin":
         from cpulm.system.macos import read_sysctl
 
@@ -142,17 +142,17 @@ def read_cpu() -> Cpu:
 
 
 def usable_cores(cpu: Cpu, quota: float | None) -> int:
-    """The physical cores to give a thread each: those allowed and worth it, within the quota, at least 1.
+    """Return how many physical cores get a thread each: those worth using within the quota, at least 1.
 
-    A part of a processor in the quota is left unused: threads wait for each other by spinning, and a
-    team larger than the quota spends it on that.
+    A fraction of a processor in the quota is left unused: threads wait for each other by spinning, and
+    more threads than the quota allows would spend it on that.
     """
     cores = worth_using(cpu.usable_physical, cpu.usable_performance)
     return max(1, cores if quota is None else min(cores, int(quota)))
 
 
 def within_limits(total: int, available: int, limits: Limits) -> tuple[int, int]:
-    """Total and available memory in bytes, the machine's or the container's, whichever is less."""
+    """Return total and available memory in bytes, the machine's or the container's, whichever is less."""
     if limits.memory_bytes is None or limits.memory_bytes >= total:
         return total, available
     left = max(0, limits.memory_bytes - (limits.memory_used_bytes or 0))
@@ -160,7 +160,7 @@ def within_limits(total: int, available: int, limits: Limits) -> tuple[int, int]
 
 
 def choose(machine: Machine) -> Choices:
-    """What cpulm does on ``machine`` where no setting says otherwise."""
+    """Return cpulm's defaults on ``machine``."""
     device = _choose_device(machine)
     precision = _choose_precision(machine, device.value)
     return Choices(
@@ -179,7 +179,7 @@ def _choose_device(machine: Machine) -> Choice[str]:
         if gpu is None:
             continue
         if backend == "cuda" and machine.torch is not None and machine.torch.accelerator is None:
-            return Choice("cpu", f"{gpu.name} is there, but this torch is built for the CPU only")
+            return Choice("cpu", f"{gpu.name} is present, but this torch is built for the CPU only")
         return Choice(backend, gpu.name)
     return Choice("cpu", "no GPU that torch can use")
 
@@ -205,7 +205,7 @@ def _why_threads(machine: Machine) -> str:
     if machine.cpu_quota is not None and max(1, int(machine.cpu_quota)) == cores < machine.physical_cores:
         return f"the container's quota is {machine.cpu_quota:g} processors"
     if machine.performance_cores == cores:
-        return "one per performance core; the slow ones would hold them up"
+        return "one per performance core; efficiency cores would slow them down"
     if cores < machine.physical_cores:
         return f"one per physical core that this process may use, of {machine.physical_cores}"
     return "one per physical core"
@@ -225,9 +225,9 @@ def _choose_precision(machine: Machine, device: str) -> Choice[str]:
 
 def _choose_compile(machine: Machine, device: str, precision: str) -> Choice[bool]:
     if device == "mps":
-        return Choice(False, "torch.compile does not pay on mps")
+        return Choice(False, "torch.compile is not worth it on MPS")
     if precision == "int8":
-        return Choice(False, "torch.compile has nothing to gain from int8 products")
+        return Choice(False, "torch.compile does not speed up int8 products")
     if machine.compiler is None and device == "cpu":
         return Choice(False, f"it needs a C++ compiler; {machine.compiler_problem}")
     if precision == "fp32" and device == "cpu" and machine.compiles_kernels:
@@ -237,20 +237,20 @@ def _choose_compile(machine: Machine, device: str, precision: str) -> Choice[boo
 
 
 _PRESETS = (("large", 4, 8), ("medium", 2, 4), ("small", 1, 2))
-"""Preset, cores and GiB of available memory that it takes to end within a night of 8 hours: the presets
-are made for 8 h, 3 h and 30 min on 4 cores, so 32, 12 and 2 core-hours."""
+"""Preset, cores and GiB of available memory needed to finish within a night of 8 hours: the presets take
+8 h, 3 h and 30 min on 4 cores, so 32, 12 and 2 core-hours."""
 
 
 def _choose_preset(machine: Machine, device: str) -> Choice[str]:
     available = machine.memory_available_bytes / GIB
     if device != "cpu":
-        return Choice("large", "a GPU ends it well within a night")
+        return Choice("large", "a GPU finishes it well within a night")
     cores_word = "core" if machine.usable_cores == 1 else "cores"
     have = f"{machine.usable_cores} {cores_word}, {available:.1f} GiB available"
     for preset, cores, gib in _PRESETS:
         if machine.usable_cores >= cores and available >= gib:
-            return Choice(preset, f"ends within a night: {have}")
-    return Choice("tiny", f"for a machine as small as this one: {have}")
+            return Choice(preset, f"finishes within a night: {have}")
+    return Choice("tiny", f"suits a machine of this size: {have}")
 
 
 def _notes(machine: Machine) -> tuple[str, ...]:
@@ -265,7 +265,7 @@ def _notes(machine: Machine) -> tuple[str, ...]:
 
 
 def _in_background(work: Callable[[], _T]) -> Callable[[], _T]:
-    """Start ``work`` in a thread; calling the answer waits for its result, or raises its error."""
+    """Start ``work`` in a thread; calling the returned function waits for the result or raises the error."""
     from concurrent.futures import ThreadPoolExecutor
 
     executor = ThreadPoolExecutor(1)

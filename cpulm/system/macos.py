@@ -1,4 +1,4 @@
-"""Processors as macOS describes them by sysctl.
+"""Reads processors from macOS's sysctl.
 
 Source: Apple's page "Determining Instruction Set Characteristics" for the names under hw.optional.
 """
@@ -21,7 +21,7 @@ _OPTIONAL = {
 
 
 def read_sysctl(text: str) -> Cpu:
-    """The processors in the output of ``sysctl hw machdep.cpu``, one ``name: value`` a line.
+    """Parse the processors in the output of ``sysctl hw machdep.cpu``, one ``name: value`` per line.
 
     macOS has neither affinity nor containers, so all cores are usable.
     """
@@ -32,7 +32,7 @@ def read_sysctl(text: str) -> Cpu:
             values[key.strip()] = value.strip()
     logical = _number(values, "hw.logicalcpu") or _number(values, "hw.ncpu") or logical_count()
     physical = _number(values, "hw.physicalcpu") or logical
-    # level 0 is the fastest kind of core; machines with one kind name no levels, or only one
+    # level 0 is the fastest kind of core; machines with one kind report no levels, or only one
     levels = _number(values, "hw.nperflevels")
     performance = _number(values, "hw.perflevel0.physicalcpu") if levels > 1 else 0
     apple = values.get("hw.optional.arm64") == "1"

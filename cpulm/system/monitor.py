@@ -1,6 +1,6 @@
-"""The machine's state while a run goes: a thread that samples it beside the training.
+"""Samples the machine's state during a run, in a thread of its own.
 
-Nothing here runs per step; the samples go to the listener as events, from the monitor's own thread.
+Nothing here runs per step; the monitor's thread emits the samples as events.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from cpulm.system.cgroup import read_limits
 from cpulm.system.machine import within_limits
 
 _FIRST_SAMPLE_SECONDS = 0.25
-"""CPU per cents are differences, so the first sample needs a moment to differ over."""
+"""CPU percentages are differences, so the first sample comes after a short time."""
 _SLOW_READINGS_SECONDS = 10.0
-"""Between readings that cost milliseconds and change slowly: child processes, clock and temperature."""
+"""Time between readings that cost milliseconds and change slowly: child processes, clock and temperature."""
 _CPU_SENSORS = ("coretemp", "k10temp", "zenpower", "cpu_thermal", "cpu-thermal", "soc_thermal", "acpitz")
 
 _T = TypeVar("_T")
@@ -31,7 +31,7 @@ class Monitor:
     """Emit :class:`~cpulm.events.MachineSampled` every ``interval_seconds`` while the context is open.
 
     Args:
-        emit: receives the events, in the monitor's thread.
+        emit: receives the events in the monitor's thread.
         interval_seconds: between two samples; the first comes sooner.
     """
 
@@ -60,7 +60,7 @@ class Monitor:
 
 
 class Sampler:
-    """Takes samples; keeps what differences and slow readings need in between."""
+    """Takes samples; keeps the state that differences and slow readings need."""
 
     def __init__(self) -> None:
         self._process = psutil.Process()
@@ -74,7 +74,7 @@ class Sampler:
         self._process_percent()
 
     def sample(self) -> MachineSampled:
-        """The machine's state now; CPU per cents are over the time since the sample before."""
+        """The current state of the machine; CPU percentages are over the time since the previous sample."""
         if time.monotonic() - self._slow_at >= _SLOW_READINGS_SECONDS:
             self._read_slow()
         used, total = memory()
@@ -92,7 +92,7 @@ class Sampler:
         return [self._process, *self._children]
 
     def _process_percent(self) -> float:
-        """Of the whole machine, this process with its children."""
+        """CPU use of this process and its children, in percent of the whole machine."""
         total = sum(reading(process.cpu_percent, 0.0) for process in self._family())
         return total / self._processors
 
@@ -100,7 +100,7 @@ class Sampler:
         self._slow_at = time.monotonic()
         known = set(self._children)
         found = _descendants(self._process)
-        # a child that is known keeps its object, which remembers where its CPU time stood
+        # a known child keeps its object, which stores its last CPU time
         self._children = [child for child in self._children if child in found]
         self._children += [child for child in found if child not in known]
         self._mhz = reading(_mhz, None)
@@ -108,7 +108,7 @@ class Sampler:
 
 
 def memory() -> tuple[int, int]:
-    """Used and total bytes, of the container where it has a limit below the machine's memory."""
+    """Used and total bytes: the container's if its limit is below the machine's memory."""
     whole = reading(psutil.virtual_memory, None)
     if whole is None:
         return 0, 0
@@ -117,7 +117,7 @@ def memory() -> tuple[int, int]:
 
 
 def peak_bytes() -> int:
-    """The most memory that this process has held so far; 0 where the system does not tell."""
+    """Peak memory of this process in bytes; 0 if the system does not report it."""
     if sys.platform == "win32":
         return int(psutil.Process().memory_info().peak_wset)
     import resource
@@ -127,7 +127,7 @@ def peak_bytes() -> int:
 
 
 def reading(read: Callable[[], _T], otherwise: _T) -> _T:
-    """What ``read`` returns; ``otherwise`` where this system does not tell, or the process is gone."""
+    """Return ``read()``, or ``otherwise`` if this system cannot tell or the process has ended."""
     try:
         return read()
     except (psutil.Error, OSError, AttributeError, NotImplementedError, RuntimeError, ValueError):
@@ -150,7 +150,7 @@ def _mhz() -> float | None:
 
 
 def _temperature() -> float | None:
-    """The hottest reading, in degrees Celsius, of the first CPU sensor that is known."""
+    """The hottest reading, in degrees Celsius, of the first known CPU sensor."""
     sensors = psutil.sensors_temperatures()  # AttributeError except on Linux and FreeBSD
     for name in _CPU_SENSORS:
         if sensors.get(name):

@@ -1,4 +1,4 @@
-"""Mains or battery: asking, warning, and waiting for the mains."""
+"""Mains or battery power: queries, a warning, and waiting for mains power."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from cpulm.system.run_clock import RunClock
 from cpulm.units import format_duration
 
 _POLL_SECONDS = 0.5
-"""Between two looks, while waiting, at whether the run is to stop."""
+"""Time between two checks for a stop request while waiting."""
 
 
 def on_battery() -> bool | None:
-    """Whether the machine runs on battery now; None where it does not tell."""
+    """Whether the machine runs on battery now; None if unknown."""
     return {"mains": False, "battery": True}.get(read_power().source)
 
 
 def battery_warning() -> str | None:
-    """What to tell a user whose run begins on battery; None on mains, or where it is not known."""
+    """The warning for a run that begins on battery; None on mains or if the source is unknown."""
     power = read_power()
     if power.source != "battery":
         return None
     left = "" if power.battery_percent is None else f" ({power.battery_percent:.0f}% left)"
     return (
         f"running on battery{left}: it will be empty long before a night's work is done, and many"
-        " machines are slower or go to sleep on it; plug in, or use --pause-on-battery"
+        " machines slow down or sleep on battery; plug in, or use --pause-on-battery"
     )
 
 
 class BatteryWatch:
-    """Says whether a run that is to pause on battery should pause now.
+    """Tells whether a run with ``--pause-on-battery`` should pause now.
 
     Args:
-        read: asks the system where its power comes from; where it does not know, that is the mains.
-        every_seconds: how long an answer is good for.
-        monotonic: a clock for that.
+        read: reads the power source; an unknown source counts as mains.
+        every_seconds: how long a reading is used.
+        monotonic: the clock for that.
     """
 
     def __init__(
@@ -61,9 +61,9 @@ class BatteryWatch:
     def wait_for_mains(
         self, should_stop: Callable[[], bool], tell: Callable[[str], None], clock: RunClock
     ) -> None:
-        """Return at once on mains; else when the mains are back, or ``should_stop()``.
+        """Return immediately on mains; else when mains power is back or ``should_stop()`` is True.
 
-        The time is no run time: ``clock`` stands still. ``tell`` hears of the beginning and of the end.
+        ``clock`` stands still meanwhile. ``tell`` is called at the beginning and at the end.
         """
         if not self.paused() or should_stop():
             return
@@ -74,4 +74,4 @@ class BatteryWatch:
             while self.paused() and not should_stop():
                 time.sleep(_POLL_SECONDS)
         if not self.paused():
-            tell(f"plugged in again: training goes on after {format_duration(self._monotonic() - began)}")
+            tell(f"plugged in again: training continues after {format_duration(self._monotonic() - began)}")

@@ -1,4 +1,4 @@
-"""Staying out of the way: a low priority, so that what a person does meanwhile goes first."""
+"""Lowers the priority of this process, so that other programs come first."""
 
 from __future__ import annotations
 
@@ -8,38 +8,38 @@ from contextlib import suppress
 from pathlib import Path
 
 NICE = 10
-"""Of 19; a process of priority 0 beside it gets nine times its processor time, on Linux."""
+"""Of 19; on Linux a competing process of priority 0 gets nine times its processor time."""
 _BELOW_NORMAL_PRIORITY_CLASS = 0x4000
 
 
 def lower_priority() -> str:
     """Give this process, its threads and the processes it starts from now on a low priority.
 
-    It never raises the priority of one that is lower already, and never fails a run.
+    A priority that is already lower is never raised, and a failure never ends a run.
 
     Returns:
-        What was achieved, in words.
+        The result in words.
     """
     try:
         if sys.platform == "win32":
             return _lower_on_windows()
         return _lower_on_posix()
     except (OSError, AttributeError) as error:
-        return f"the priority could not be lowered: {error}"
+        return f"cannot lower the priority: {error}"
 
 
 def _lower_on_posix() -> str:
     before = os.getpriority(os.PRIO_PROCESS, 0)
     if before < NICE:
-        # Linux keeps a priority per thread, and gives new ones that of the thread that starts them
+        # Linux keeps a priority per thread; a new thread inherits that of its creator
         for thread in _threads():
             with suppress(ProcessLookupError):  # it has just ended
                 os.setpriority(os.PRIO_PROCESS, thread, NICE)
-    return f"low priority (nice {max(before, NICE)}): other programs go first"
+    return f"low priority (nice {max(before, NICE)}): other programs come first"
 
 
 def _threads() -> list[int]:
-    """The system's numbers of this process's threads; 0, the whole process, where they are not told."""
+    """The ids of this process's threads; 0, the whole process, if they are unknown."""
     try:
         return [int(entry.name) for entry in Path("/proc/self/task").iterdir()]
     except OSError:
@@ -56,4 +56,4 @@ if sys.platform == "win32":
         kernel.SetPriorityClass.argtypes = (ctypes.c_void_p, ctypes.c_uint32)
         if not kernel.SetPriorityClass(kernel.GetCurrentProcess(), _BELOW_NORMAL_PRIORITY_CLASS):
             raise ctypes.WinError(ctypes.get_last_error())
-        return "low priority (below normal): other programs go first"
+        return "low priority (below normal): other programs come first"

@@ -1,4 +1,4 @@
-"""Processes told apart for certain: a number alone is given again to another one, also after a reboot."""
+"""Identifies processes reliably: a process id alone is reused, also after a reboot."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ _UNKNOWN = "unknown"
 
 
 def is_running(pid: int, token: str) -> bool:
-    """Whether the process that was told apart by ``token`` still runs; True where it may not be asked."""
+    """Whether the process identified by ``pid`` and ``token`` still runs; True if access is denied."""
     return started(pid) in (token, _UNKNOWN)
 
 
 def started(pid: int) -> str | None:
-    """When the process ``pid`` began, as a token that no other process with that number ever had.
+    """Return a token for the start of process ``pid`` that no other process with that id ever had.
 
-    None where there is no such process, or only its remains that nobody has collected yet.
+    None if there is no such process, or only its zombie.
     """
     if Path("/proc/self/stat").exists():
         return _started_linux(pid)
@@ -61,7 +61,7 @@ def wake(pid: int) -> bool:
 
 
 def _started_linux(pid: int) -> str | None:
-    """The boot and the clock tick in it: psutil's time of creation moves when the clock is set."""
+    """The boot id and the clock tick since then: psutil's time of creation moves when the clock is set."""
     fields = _fields_linux(pid)
     if len(fields) < 20 or fields[0] in (b"Z", b"X"):
         return None
@@ -74,12 +74,12 @@ def _fields_linux(pid: int) -> list[bytes]:
         line = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
         return []
-    # The name stands in brackets and may hold anything, brackets and blanks included.
+    # The name is in brackets and may contain anything, including brackets and blanks.
     return line[line.rfind(b")") + 1 :].split()
 
 
 def boot() -> str:
-    """What names this start of the machine; empty where the system does not tell.
+    """The id of this boot of the machine; empty if unknown.
 
     Containers on a machine share it.
     """
@@ -90,7 +90,7 @@ def boot() -> str:
 
 
 def process_table() -> str:
-    """What names the table that this process's number stands in: each container has its own."""
+    """The id of the namespace of this process's id: each container has its own."""
     try:
         return f"{boot()} {Path('/proc/self/ns/pid').readlink()}"
     except OSError:
@@ -98,5 +98,5 @@ def process_table() -> str:
 
 
 def host() -> str:
-    """The machine's name in its network."""
+    """The machine's host name."""
     return socket.gethostname()

@@ -1,10 +1,10 @@
 """A run's own time: without the machine's sleep, without stops by Ctrl-Z, without pauses.
 
-No clock of any system leaves out all three. Python's ``time.perf_counter`` stands still while the
-machine sleeps on Linux (CLOCK_MONOTONIC) and on macOS (mach_absolute_time), goes on while it sleeps on
-Windows (QueryPerformanceCounter), and goes on everywhere while a process is stopped. So a thread looks
-at the clocks twice a second, and a long time in which nobody could look is a gap: see :class:`Ledger`.
-The wall clock, which people, servers and summer time set, is only asked when a gap began.
+No clock of any system leaves out all three. While the machine sleeps, Python's ``time.perf_counter`` stands
+still on Linux (CLOCK_MONOTONIC) and macOS (mach_absolute_time) but continues on Windows
+(QueryPerformanceCounter); while a process is stopped, it continues everywhere. So a thread reads the clocks
+twice a second, and a long time without a reading is a gap: see :class:`Ledger`. The wall clock, which
+people, servers and summer time set, is used only for the time when a gap began.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from dataclasses import dataclass
 from types import TracebackType
 
 LOOK_EVERY_SECONDS = 0.5
-"""Between two looks of the thread. This much of a gap counts as run time, for it may have been."""
+"""Time between two readings. This much of a gap counts as run time, because it may have been."""
 SHORTEST_GAP_SECONDS = 15.0
-"""A machine that swaps, or a call that keeps Python's lock, holds a look up for seconds; sleep is longer."""
+"""Swapping, or a call that holds the GIL, delays a reading for seconds; sleep is longer."""
 _IDLE_CPU_SHARE = 0.02
-"""Of one processor: a process that used less than this did not run."""
+"""Share of one processor: a process that used less did not run."""
 
 
 @dataclass(frozen=True)
 class ClockReading:
     """All clocks at one moment, in seconds.
 
-    ``monotonic`` may or may not stand still while the machine sleeps, ``boot`` never does; where a
-    system has no such clock both are the same. ``cpu`` is what all threads of this process have used.
+    ``monotonic`` may or may not stand still while the machine sleeps, ``boot`` never does; on a system
+    without such a clock both are the same. ``cpu`` is the processor time of all threads of this process.
     """
 
     monotonic: float
@@ -50,11 +50,11 @@ class Gap:
 class Ledger:
     """Adds up run time from readings; no clock, no thread.
 
-    Two things are no run time. What ``boot`` has gone further than ``monotonic``, the machine slept. And
-    an advance of ``monotonic`` far beyond the time between two looks is one in which the process did not
-    run, if it used hardly any processor time meanwhile. Hardly any is what it can have used since the
-    last look at the pace it has shown, or two per cent of one processor: a stopped process uses none,
-    while one that was held up by swapping or by a long call goes on using it.
+    Two things are not run time. The amount by which ``boot`` has advanced more than ``monotonic`` is sleep.
+    And an advance of ``monotonic`` far beyond the interval between two readings is time in which the process
+    did not run, if it used hardly any processor time: at most what it would have used since the last reading
+    at its own pace, or two percent of one processor. A stopped process uses none, while one that was delayed
+    by swapping or by a long call still uses it.
     """
 
     def __init__(self, first: ClockReading) -> None:
@@ -63,19 +63,19 @@ class Ledger:
         self._last = first
         self._pace_since = first
         self._pace = 1.0
-        """The most processors that were busy at once between two looks of the thread."""
+        """The most processors that were busy at once between two readings."""
 
     def add(self, reading: ClockReading, *, counts: bool = True, regular: bool = True) -> Gap | None:
-        """Count the time since the reading before.
+        """Count the time since the previous reading.
 
         Args:
             reading: the clocks now.
             counts: False while the run pauses on purpose.
-            regular: whether a look was due within ``LOOK_EVERY_SECONDS``; where nobody looks, a long
-                time without a look says nothing.
+            regular: whether a reading was due within ``LOOK_EVERY_SECONDS``; without regular readings a
+                long time between two of them says nothing.
 
         Returns:
-            The gap, where the time since the reading before held one.
+            The gap, if the time since the previous reading held one.
         """
         last, self._last = self._last, reading
         advance = max(0.0, reading.monotonic - last.monotonic)
@@ -94,22 +94,22 @@ class Ledger:
     def _measure_pace(self, reading: ClockReading) -> None:
         since = self._pace_since
         seconds = reading.monotonic - since.monotonic
-        if seconds >= LOOK_EVERY_SECONDS / 2:  # over less, a clock in steps of 16 ms tells no pace
+        if seconds >= LOOK_EVERY_SECONDS / 2:  # over less, a clock with steps of 16 ms is too coarse
             self._pace = max(self._pace, (reading.cpu - since.cpu) / seconds)
             self._pace_since = reading
 
 
 def read_clocks() -> ClockReading:
-    """The clocks of this machine now."""
+    """Read all clocks of this machine."""
     monotonic = time.perf_counter()
     return ClockReading(monotonic, _boot_clock(monotonic), time.process_time(), time.time())
 
 
 def _boot_clock(otherwise: float) -> float:
-    """A clock that goes on while the machine sleeps; ``otherwise`` where there is none of its own."""
+    """A clock that continues while the machine sleeps; ``otherwise`` if there is no such clock."""
     if sys.platform == "linux":
         now = time.clock_gettime(time.CLOCK_BOOTTIME)
-    elif sys.platform == "darwin":  # where this one, unlike on Linux, goes on in sleep
+    elif sys.platform == "darwin":  # this clock, unlike on Linux, continues in sleep
         now = time.clock_gettime(time.CLOCK_MONOTONIC_RAW)
     else:
         now = otherwise
@@ -117,14 +117,14 @@ def _boot_clock(otherwise: float) -> float:
 
 
 class RunClock:
-    """The time that a run has really had. Any thread may ask; open it as a context while the run goes.
+    """The run time of a run. Any thread may read it; open it as a context while the run is under way.
 
-    Outside the context nobody looks regularly: the machine's sleep is left out where the system tells of
+    Outside the context there are no regular readings: the machine's sleep is left out if the system reports
     it, stops are not.
 
     Args:
-        start_seconds: what a resumed run had before.
-        on_gap: is told the length of every gap, once, from the clock's own thread.
+        start_seconds: the run time before this resumption.
+        on_gap: called with the length of every gap, once, from the clock's own thread.
         read: the clocks.
     """
 
@@ -136,7 +136,7 @@ class RunClock:
     ) -> None:
         self.start_seconds = start_seconds
         self.gaps: list[tuple[float, float]] = []
-        """(wall clock when it began, seconds) of every time in which the process did not run."""
+        """(wall clock at its beginning, seconds) of every gap."""
         self._on_gap = on_gap
         self._read = read
         self._lock = threading.Lock()
@@ -147,7 +147,7 @@ class RunClock:
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> RunClock:
-        self.now()  # what went by until here was nobody's to look at
+        self.now()  # the time until here had no regular readings
         self._stop.clear()
         self._thread = threading.Thread(target=self._run, name="cpulm-clock", daemon=True)
         self._thread.start()
@@ -163,17 +163,17 @@ class RunClock:
             thread.join(timeout=5.0)
 
     def now(self) -> float:
-        """Seconds of run time since this clock was made: for intervals. It never goes back."""
+        """Seconds of run time since this clock was created, for intervals. It never decreases."""
         with self._lock:
             return self._look()
 
     def elapsed(self) -> float:
-        """Seconds of run time in all, those before a resumption included."""
+        """Total seconds of run time, including those before a resumption."""
         return self.start_seconds + self.now()
 
     @contextmanager
     def pause(self) -> Iterator[None]:
-        """Time within does not count."""
+        """Leave the time within the context out."""
         self._shift_pauses(+1)
         try:
             yield
@@ -186,7 +186,7 @@ class RunClock:
             self._pauses += by
 
     def _look(self) -> float:
-        """Bring the ledger up to date; the lock is held."""
+        """Update the ledger; the caller holds the lock."""
         gap = self._ledger.add(self._read(), counts=self._pauses == 0, regular=self._thread is not None)
         if gap is not None:
             self.gaps.append((gap.wall_began, gap.seconds))

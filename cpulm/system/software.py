@@ -1,4 +1,4 @@
-"""Torch, the C++ compiler and the GPUs, found without importing torch."""
+"""Finds torch, the C++ compiler and the GPUs without importing torch."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from pathlib import Path
 from cpulm.system.cpu import UNKNOWN
 
 PROBE_SECONDS = 3.0
-"""How long another program may take to answer before it is taken for absent."""
+"""How long another program may take to answer before it counts as missing."""
 
 
 @dataclass(frozen=True)
 class Torch:
-    """An installed torch. ``accelerator`` is what it was built for, ``CUDA 12.8`` or ``ROCm 6.4``, None
-    for the CPU alone; ``maths`` names the libraries of its matrix products."""
+    """An installed torch. ``accelerator`` is the one it was built for, ``CUDA 12.8`` or ``ROCm 6.4``, None
+    for the CPU only; ``maths`` names its matrix product libraries."""
 
     version: str
     accelerator: str | None
@@ -30,7 +30,7 @@ class Torch:
 
 @dataclass(frozen=True)
 class Compiler:
-    """A C++ compiler that answered: its version, and its command with options, quoted for a shell."""
+    """A working C++ compiler: its command with options, quoted for a shell, and its version."""
 
     command: str
     version: str
@@ -38,7 +38,7 @@ class Compiler:
 
 @dataclass(frozen=True)
 class Gpu:
-    """``backend`` is ``cuda`` or ``mps``; ``memory_bytes`` is None where it is shared with the machine."""
+    """``backend`` is ``cuda`` or ``mps``; ``memory_bytes`` is None if it is shared with the machine."""
 
     name: str
     backend: str
@@ -47,10 +47,10 @@ class Gpu:
 
 
 def read_torch(folder: Path | None = None) -> Torch | None:
-    """What stands in torch's own files; None where torch is not installed.
+    """Read torch's version from its files; None if torch is not installed.
 
     Args:
-        folder: the package's folder; where None, the one that ``import torch`` would take.
+        folder: the package's folder; if None, the one that ``import torch`` would use.
     """
     folder = folder or _torch_folder()
     if folder is None:
@@ -63,7 +63,7 @@ def read_torch(folder: Path | None = None) -> Torch | None:
 
 
 def maths_library(folder: Path) -> str:
-    """The libraries that torch's build configuration, or else its shared libraries, name."""
+    """The libraries named by torch's build configuration, or else by its shared libraries."""
     config = _text(folder / "include/ATen/Config.h")
     enabled = set(re.findall(r"#define AT_(\w+)_ENABLED\(\) 1", config))
     names = ["MKL"] if "MKL" in enabled else []
@@ -81,10 +81,10 @@ def maths_library(folder: Path) -> str:
 
 
 def find_compiler(environ: Mapping[str, str] = os.environ) -> tuple[Compiler | None, str]:
-    """The C++ compiler that torch.compile can use; where there is none, why not.
+    """Find the C++ compiler that torch.compile can use; if there is none, return the reason.
 
-    ``CXX`` alone counts where it is set, because torch.compile then asks no other. A compiler counts
-    only if it runs and finds the headers that compiled steps include.
+    If ``CXX`` is set, only it counts, because torch.compile then tries no other. A compiler counts only if
+    it runs and finds the headers that compiled steps include.
     """
     asked = environ.get("CXX")
     problem = f"CXX={asked} is not found" if asked else "none is found"
@@ -115,7 +115,7 @@ def _words(name: str, environ: Mapping[str, str]) -> list[str]:
 
 
 def parse_macros(text: str) -> str:
-    """The compiler's name and version from the macros that it predefines (``-E -dM``)."""
+    """Parse the compiler's name and version from its predefined macros (``-E -dM``)."""
     match = re.search(r'^#define __VERSION__ "(.*)"$', text, re.MULTILINE)
     version = match.group(1) if match else UNKNOWN
     return version if not version[:1].isdigit() else f"GCC {version}"
@@ -124,9 +124,9 @@ def parse_macros(text: str) -> str:
 def read_gpus(
     architecture: str, environ: Mapping[str, str] = os.environ, platform: str = sys.platform
 ) -> tuple[Gpu, ...]:
-    """NVIDIA GPUs by ``nvidia-smi``; on Apple silicon the one it has.
+    """Find NVIDIA GPUs by ``nvidia-smi``, and the GPU of Apple silicon.
 
-    An empty ``CUDA_VISIBLE_DEVICES``, or -1 in it, hides the NVIDIA GPUs from torch, so here as well.
+    An empty ``CUDA_VISIBLE_DEVICES``, or -1 in it, hides the NVIDIA GPUs from torch, so also here.
     """
     if platform == "darwin":
         return (Gpu("Apple GPU", "mps", None),) if architecture == "arm64" else ()
@@ -143,7 +143,7 @@ def read_gpus(
 
 
 def parse_nvidia_smi(text: str) -> tuple[Gpu, ...]:
-    """The GPUs in lines of ``name, memory in MiB, compute capability``."""
+    """Parse the GPUs in lines of ``name, memory in MiB, compute capability``."""
     gpus = []
     for line in text.splitlines():
         name, *rest = (part.strip() for part in line.split(","))
@@ -168,7 +168,7 @@ def _is_apple_stub(command: str) -> bool:
 
 
 def _ask_compiler(command: list[str], environ: Mapping[str, str]) -> tuple[str, str]:
-    """Version and problem of a compiler that takes GCC's options: it has to find C's and OpenMP's headers."""
+    """Version and problem of a compiler with GCC's options: it must find the headers of C and OpenMP."""
     prefixes = [environ.get("OMP_PREFIX", ""), environ.get("CONDA_PREFIX", "")]
     if sys.platform == "darwin":
         prefixes += ["/opt/homebrew/opt/libomp", "/usr/local/opt/libomp"]
@@ -185,7 +185,7 @@ def _ask_compiler(command: list[str], environ: Mapping[str, str]) -> tuple[str, 
 
 
 def _ask_msvc(command: str) -> tuple[str, str]:
-    """Version and problem of Microsoft's compiler, which writes its banner when called with nothing."""
+    """Version and problem of Microsoft's compiler, which writes its banner when called without arguments."""
     answer = _ask([command])
     first = next(iter((answer.stderr + answer.stdout).strip().splitlines()), "") if answer else ""
     match = re.search(r"\d+\.\d+\.\d+", first)
@@ -193,12 +193,12 @@ def _ask_msvc(command: str) -> tuple[str, str]:
 
 
 def _missing_python_header() -> str:
-    """The problem where Python came without its C headers: compiled steps are Python extensions."""
+    """The problem if Python came without its C headers: compiled steps are Python extensions."""
     import sysconfig
 
     try:
         found = (Path(sysconfig.get_path("include")) / "Python.h").is_file()
-    except OSError:  # a folder that may not be looked into
+    except OSError:  # a folder without permission
         found = False
     return "" if found else "Python.h is missing (on Debian: the package python3-dev)"
 
@@ -218,7 +218,7 @@ def _python_string(source: str, name: str) -> str | None:
 
 
 def _ask(command: Sequence[str], text: str = "") -> subprocess.CompletedProcess[str] | None:
-    """What another program answers to ``text``; None where it cannot be run or takes too long."""
+    """Run another program with ``text`` as input; None if it cannot be run or takes too long."""
     try:
         return subprocess.run(
             command,

@@ -1,4 +1,4 @@
-"""Processors as Windows describes them, by the calls and the registry that the standard library reaches.
+"""Reads processors from Windows, by the calls and the registry that the standard library reaches.
 
 Sources: the Windows SDK's winnt.h for PF_* numbers and SYSTEM_LOGICAL_PROCESSOR_INFORMATION_EX.
 """
@@ -29,7 +29,7 @@ class Topology:
 
 
 def parse_topology(buffer: bytes) -> Topology:
-    """The records that GetLogicalProcessorInformationEx fills in on 64-bit Windows."""
+    """Parse the records of GetLogicalProcessorInformationEx on 64-bit Windows."""
     cores: list[tuple[int, int, int]] = []
     caches: dict[str, int] = {}
     at = 0
@@ -51,9 +51,9 @@ def parse_topology(buffer: bytes) -> Topology:
 
 
 def usable_cores(topology: Topology, affinity: int) -> tuple[int, int | None]:
-    """Usable physical cores, and how many of them are of the fastest kind where there are several.
+    """Return the usable physical cores, and how many are of the fastest kind if there are several kinds.
 
-    ``affinity`` is the mask of the process within processor group 0, to which it applies; 0 is none.
+    ``affinity`` is the process's mask within processor group 0, to which it applies; 0 means none.
     """
     usable = [core for core in topology.cores if core[0] != 0 or not affinity or core[1] & affinity]
     classes = {efficiency for _, _, efficiency in topology.cores}
@@ -65,7 +65,7 @@ def usable_cores(topology: Topology, affinity: int) -> tuple[int, int | None]:
 if sys.platform == "win32":
 
     def _registry() -> tuple[str, float | None]:
-        """Model and MHz that the firmware gave for processor 0."""
+        """Model and MHz of processor 0 as given by the firmware."""
         import winreg
 
         try:
@@ -77,7 +77,7 @@ if sys.platform == "win32":
             return UNKNOWN, None
 
     def _ask_kernel(machine: str) -> tuple[Topology, int, set[str]]:
-        """Topology, affinity mask and Linux's names of the features, from kernel32."""
+        """Read topology, affinity mask and Linux's names of the features from kernel32."""
         import ctypes
         from ctypes import wintypes
 
@@ -97,7 +97,7 @@ if sys.platform == "win32":
         return parse_topology(buffer.raw if filled else b""), process.value, features
 
     def read_windows() -> Cpu:
-        """The processors of this Windows machine."""
+        """Read the processors of this Windows machine."""
         model, mhz = _registry()
         topology, affinity, features = _ask_kernel(architecture())
         logical = logical_count()

@@ -40,7 +40,7 @@ def comparison_screen(
     """The whole comparison.
 
     Args:
-        series: for each row its curve over steps, tokens, seconds or FLOPs; None where it has none.
+        series: for each row its curve over steps, tokens, seconds or FLOPs; None if it has none.
         by: which of these it is.
     """
     parts: list[RenderableType] = [_table(comparison, width)]

@@ -28,7 +28,7 @@ _LONGEST_GAP_SECONDS = 60.0
 class Tail:
     """Reads what was added to a record since the last time; holds the file open only while it reads.
 
-    So a run on Windows can replace it. After a replacement or a truncation reading begins anew.
+    So a run on Windows can replace it. After a replacement or a truncation reading begins again.
     """
 
     def __init__(self, path: Path) -> None:

@@ -18,7 +18,7 @@ _BETWEEN = 3
 
 @dataclass(frozen=True)
 class RunRow:
-    """What the table shows of a run; None where it is not known."""
+    """What the table shows of a run; None if it is not known."""
 
     run: str
     state: str

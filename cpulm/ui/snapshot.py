@@ -50,7 +50,7 @@ class StageProgress(NamedTuple):
 
     @property
     def fraction(self) -> float | None:
-        """The part that is done, 0 to 1; None where the total is unknown."""
+        """The part that is done, 0 to 1; None if the total is unknown."""
         if not self.last.total or self.last.total <= 0:
             return None
         return min(1.0, max(0.0, self.last.done / self.last.total))

@@ -1,4 +1,4 @@
-"""A sweep under way: a table that is drawn anew on a terminal, plain lines elsewhere."""
+"""A sweep under way: a table that is drawn again on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ _QUEUED_EVENTS = 1000
 
 
 def require_tensorboard() -> None:
-    """Raises SettingsError where the package ``tensorboard`` is not installed."""
+    """Raises SettingsError if the package ``tensorboard`` is not installed."""
     try:
         import tensorboard.summary.writer.event_file_writer  # noqa: F401
     except ImportError as error:
@@ -52,7 +52,7 @@ def tensorboard_listener(folder: Path, settings: str = "") -> Iterator[Listener]
         settings: the run's, as text, which stands beside its samples.
 
     Raises:
-        SettingsError: where the package ``tensorboard`` is not installed.
+        SettingsError: if the package ``tensorboard`` is not installed.
     """
     require_tensorboard()
     from tensorboard.summary.writer.event_file_writer import EventFileWriter

@@ -22,7 +22,7 @@ _SHARE_OF_A_WATCHER = 0.005
 
 
 def choose_mode(json: bool, headless: bool) -> Mode:
-    """JSON lines if asked for; plain lines if asked for or if stderr is no capable terminal; else live."""
+    """JSON lines if requested; plain lines if requested or if stderr is no capable terminal; else live."""
     if json:
         return "json"
     if headless or not sys.stderr.isatty() or os.environ.get("TERM", "").lower() in ("dumb", "unknown"):
@@ -56,7 +56,7 @@ class View(Protocol):
     """What shows a run that another process trains."""
 
     def join(self, snapshot: Snapshot) -> None:
-        """Begin, or begin anew, with the run as it stands."""
+        """Begin, or begin again, with the run as it stands."""
 
     def __call__(self, event: Event) -> None:
         """Show what is new."""

@@ -230,7 +230,7 @@ def test_a_token_folder_mixes_with_nothing(tmp_path: Path) -> None:
         made(folder, path)
     with pytest.raises(SettingsError, match="prepared token folder"):
         made(folder, val_source=[str(path)])
-    with pytest.raises(SettingsError, match="holds tokens already"):
+    with pytest.raises(SettingsError, match="already holds tokens"):
         made(folder, out=tmp_path / "more")
 
 
@@ -316,7 +316,7 @@ def test_an_out_folder_that_is_not_empty_is_refused_unharmed(tmp_path: Path) -> 
 def test_the_current_folder_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    with pytest.raises(SettingsError, match="no name for a new folder"):
+    with pytest.raises(SettingsError, match="cannot be the name of a new folder"):
         made(story(tmp_path), out=Path())
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cpulm.data.readers import DocumentChunk, Errors, is_binary, read_pieces
+from cpulm.data.readers import DocumentChunk, Errors, is_binary, read_chunks
 from cpulm.data.sources import find_files
 from cpulm.errors import DataError
 
@@ -25,7 +25,7 @@ def documents(path: Path, field: str = "text", errors: Errors = "strict") -> lis
 
 
 def pieces(path: Path, field: str = "text", errors: Errors = "strict") -> list[DocumentChunk]:
-    return list(read_pieces(find_files([str(path)])[0], field, errors))
+    return list(read_chunks(find_files([str(path)])[0], field, errors))
 
 
 def write(path: Path, content: str | bytes = "text") -> Path:
@@ -129,7 +129,7 @@ def test_a_jsonl_line_is_a_document(tmp_path: Path) -> None:
     ("line", "message"),
     [
         ('{"body": "x"}', r"line 2 has no field 'text': it has 'body'"),
-        ('["text"]', "line 2 has no field 'text': it is no object"),
+        ('["text"]', "line 2 has no field 'text': it is not an object"),
         ('{"text": 5}', "line 2: the field 'text' is a number, not text"),
         ('{"text": null}', "line 2: the field 'text' is null, not text"),
         ('{"text": ["a"]}', "line 2: the field 'text' is an array, not text"),
@@ -160,4 +160,4 @@ def test_a_file_that_vanished_is_one_error(tmp_path: Path) -> None:
     file = find_files([str(path)])[0]
     path.unlink()
     with pytest.raises(DataError, match="cannot read"):
-        list(read_pieces(file, "text", "strict"))
+        list(read_chunks(file, "text", "strict"))

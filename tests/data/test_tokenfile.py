@@ -73,7 +73,7 @@ OTHER_TOKENIZER = char_tokenizer("abc").to_json().encode()
     [
         (damage("train.bin", lambda content: content[:-1]), "train.bin is cut short: it has 25 bytes"),
         (damage("val.bin", lambda content: content + b"xx"), "val.bin is not the file that was written"),
-        (damage("val.bin", lambda _: None), "val.bin is absent"),
+        (damage("val.bin", lambda _: None), "val.bin is missing"),
         (damage("meta.json", lambda _: None), "it has no meta.json"),
         (damage("meta.json", lambda content: content[:50]), "cannot read"),
         (damage("meta.json", lambda _: b"[]"), "format version None"),
@@ -143,7 +143,7 @@ def test_what_another_has_written_meanwhile_is_kept(tmp_path: Path) -> None:
         return TokenFolder.open(target).train[:]
 
     assert len(write_late(keep_existing=True)) == 13
-    with pytest.raises(DataError, match="not empty any more"):
+    with pytest.raises(DataError, match="no longer empty"):
         write_late(keep_existing=False)
     assert len(TokenFolder.open(target).train) == 13
     assert list(tmp_path.iterdir()) == [target]

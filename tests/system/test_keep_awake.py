@@ -83,7 +83,7 @@ def test_without_the_right_to_forbid_sleep_idleness_at_least_is_held_off(inhibit
     inhibitor(f'case "$1" in *sleep*) echo "Failed to inhibit: Access denied" >&2; exit 1;; esac; {HOLDS}')
     with keep_awake() as kept:
         assert kept.held
-        assert "systemd-inhibit, which may hold off sleep from idleness alone; " in kept.note
+        assert "systemd-inhibit, which prevents only sleep from idleness; " in kept.note
 
 
 @needs_linux

@@ -89,7 +89,7 @@ def test_memory_within_the_containers_limit(limits: Limits, total: int, availabl
     [
         ({}, "cpu", "no GPU that torch can use"),
         ({"gpus": (H200,), "torch": CUDA_TORCH}, "cuda", "NVIDIA H200"),
-        ({"gpus": (H200,)}, "cpu", "NVIDIA H200 is there, but this torch is built for the CPU only"),
+        ({"gpus": (H200,)}, "cpu", "NVIDIA H200 is present, but this torch is built for the CPU only"),
         ({"gpus": (Gpu("Apple GPU", "mps", None),)}, "mps", "Apple GPU"),
     ],
 )

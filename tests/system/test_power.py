@@ -128,7 +128,7 @@ def test_on_battery_it_waits_for_the_mains_and_says_so_once_each() -> None:
     waited = time.monotonic() - began
     assert machine.readings == 3
     assert told[0] == "on battery (42% left): training pauses until the machine is plugged in"
-    assert told[1].startswith("plugged in again: training goes on after ")
+    assert told[1].startswith("plugged in again: training continues after ")
     assert len(told) == 2
     assert waited >= 0.4
     assert clock.now() < 0.3  # the time waited is no run time

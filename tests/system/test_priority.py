@@ -30,7 +30,7 @@ def test_the_process_and_its_children_go_last() -> None:
     )
     expected = str(max(10, BEFORE))
     assert (own, child) == (expected, expected)
-    assert note == f"low priority (nice {expected}): other programs go first"
+    assert note == f"low priority (nice {expected}): other programs come first"
 
 
 def test_twice_is_no_lower_than_once() -> None:

@@ -29,7 +29,7 @@ class Chart:
 
     Attributes:
         curves: the report's curves in it, each with what a reader calls it.
-        unit: behind the values; empty where they have none.
+        unit: behind the values; empty if they have none.
         number: how the axis writes its numbers, in the format of d3; by default as they are.
         smoothed: draw a smoothed line over the single values.
         from_zero: the axis begins there.

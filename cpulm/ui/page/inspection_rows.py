@@ -79,7 +79,7 @@ def next_token(look: Look) -> Rows:
 
 
 def units(look: Look) -> Rows:
-    """MLP units that are never active, or always the same; none where all do something."""
+    """MLP units that are never active, or always the same; none if all do something."""
     rows = [
         {"layer": layer["layer"], "state": state, "units": idle, "share": number(idle / layer["units"])}
         for layer in look["units"]

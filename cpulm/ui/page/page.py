@@ -46,8 +46,8 @@ def write_page(
         comparison: of several runs.
 
     Raises:
-        SettingsError: where the library that draws is not installed, or ``path`` cannot be written.
-        ResourceError: where the disk is full.
+        SettingsError: if the library that draws is not installed, or ``path`` cannot be written.
+        ResourceError: if the disk is full.
     """
     text = page(reports, look=look, comparison=comparison)
     try:
@@ -102,7 +102,7 @@ def require_vega() -> Any:
     """The package ``vl_convert``, which holds Vega, Vega-Lite and what draws them to a file.
 
     Raises:
-        SettingsError: where it is not installed: it has no wheels for some machines.
+        SettingsError: if it is not installed: it has no wheels for some machines.
     """
     try:
         import vl_convert

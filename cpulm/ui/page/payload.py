@@ -206,7 +206,7 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 
 def number(value: float) -> float | None:
-    """Five significant digits, which is more than a screen has pixels; None where it is not finite."""
+    """Five significant digits, which is more than a screen has pixels; None if it is not finite."""
     if not math.isfinite(value):
         return None
     short = float(f"{value:.{_DIGITS}g}")

@@ -29,8 +29,8 @@ def write_pictures(
         the files, in the page's order.
 
     Raises:
-        SettingsError: where the library that draws is not installed, or the folder cannot be written.
-        ResourceError: where the disk is full.
+        SettingsError: if the library that draws is not installed, or the folder cannot be written.
+        ResourceError: if the disk is full.
     """
     vega = require_vega()
     written = []
