@@ -12,7 +12,7 @@ from cpulm.cli.runs import complete_folder
 if TYPE_CHECKING:
     from cpulm.analysis.compare import By, RunComparison
     from cpulm.analysis.report import Report
-    from cpulm.inspection.model_report import ModelLook
+    from cpulm.inspection.model_report import ModelReport
     from cpulm.ui.analysis_curves import Series
 
 MODEL = "The model looked into"
@@ -153,7 +153,7 @@ def read_all(paths: list[Path]) -> list[Report]:
 
 
 def _write(
-    reports: list[Report], html: Path | None, png: Path | None, found: ModelLook | None, *, quiet: bool
+    reports: list[Report], html: Path | None, png: Path | None, found: ModelReport | None, *, quiet: bool
 ) -> None:
     """Write the page and the pictures; unless ``quiet`` their paths go to stdout, one a line."""
     from cpulm.analysis.compare import compare
@@ -173,7 +173,7 @@ def _write(
         write_text("".join(f"{path}\n" for path in written))
 
 
-def _show_run(report: Report | None, found: ModelLook | None, *, json: bool) -> None:
+def _show_run(report: Report | None, found: ModelReport | None, *, json: bool) -> None:
     """The report, the model looked into, or one behind the other; in JSON the latter is ``model``."""
     from cpulm.ui.analysis import drawing_width, glyphs_here, report_screen
     from cpulm.ui.console import print_json, stdout
@@ -189,11 +189,11 @@ def _show_run(report: Report | None, found: ModelLook | None, *, json: bool) -> 
     if report is not None:
         console.print(report_screen(report, width, glyphs))
     if found is not None:
-        from cpulm.ui.inspection import look_screen
+        from cpulm.ui.inspection import inspection_screen
 
         if report is not None:
             console.print()
-        console.print(look_screen(found, width, glyphs))
+        console.print(inspection_screen(found, width, glyphs))
 
 
 def _show_comparison(reports: list[Report], by: By, *, json: bool) -> None:

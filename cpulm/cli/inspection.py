@@ -12,7 +12,7 @@ from cpulm.errors import DataError, SettingsError
 
 if TYPE_CHECKING:
     from cpulm.analysis.report import Report
-    from cpulm.inspection.model_report import ModelLook
+    from cpulm.inspection.model_report import ModelReport
 
 MOST_TEXT_BYTES = 4 << 20
 """Of a longer text the beginning is taken: a look reads no more than some ten thousand tokens anyway."""
@@ -38,7 +38,7 @@ def require_one(runs: Sequence[Path], reports: Sequence[Report], *, pages: bool)
 
 def look(
     path: Path, text: Path | None, prompt: str | None, words: Sequence[str] | None, *, quiet: bool
-) -> ModelLook:
+) -> ModelReport:
     """Look into the model of a run or a checkpoint, and say on stderr how far that is.
 
     Args:
@@ -51,7 +51,7 @@ def look(
     content = None if text is None else _read(text)
 
     from cpulm.execution.runtime import choose_runtime
-    from cpulm.inspection.inspect_model import Shown, look_into
+    from cpulm.inspection.inspect_model import InspectionRequest, inspect_model
     from cpulm.settings import RuntimeSettings
     from cpulm.system.machine import read_machine
     from cpulm.ui.console import show_warning
@@ -59,9 +59,9 @@ def look(
 
     # For torch's threads and denormals; the model is looked into on the CPU, in fp32.
     choose_runtime(RuntimeSettings(device="cpu", precision="fp32"), read_machine())
-    shown = Shown(content, "stdin" if str(text) == "-" else str(text), prompt, tuple(words or ()))
+    shown = InspectionRequest(content, "stdin" if str(text) == "-" else str(text), prompt, tuple(words or ()))
     with watch(choose_mode(json=False, headless=quiet)) as emit:
-        return look_into(path, shown, emit=emit, warn=show_warning)
+        return inspect_model(path, shown, emit=emit, warn=show_warning)
 
 
 def _read(path: Path) -> str:

@@ -1,1 +1,1 @@
-"""How good a trained model is: loss on text, samples, memorization, multiple choice."""
+"""Evaluates a trained model: loss on text, samples, memorization, multiple choice."""

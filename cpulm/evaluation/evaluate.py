@@ -1,4 +1,4 @@
-"""An evaluation from start to end: checkpoints loaded one after another, judged alike, put side by side."""
+"""Evaluates checkpoints one after another in the same way and compares them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from cpulm.data.tokenfile import TokenFolder
 from cpulm.data.tokenizer import Tokenizer
 from cpulm.errors import DataError, SettingsError
 from cpulm.evaluation.multiple_choice import ChoiceScore, Question, answer_questions
-from cpulm.evaluation.samples import SampleRequest, SampleScore, judge_samples
+from cpulm.evaluation.samples import SampleRequest, SampleScore, score_samples
 from cpulm.evaluation.standard_error import Figure
 from cpulm.evaluation.text_score import TextScore, difference, score_text
-from cpulm.evaluation.text_tokens import Text, text_of, validation_text
+from cpulm.evaluation.text_tokens import Text, open_text, validation_text
 from cpulm.evaluation.text_windows import Protocol
 from cpulm.events import Listener, Notice
 from cpulm.execution.runtime import Runtime, choose_runtime
@@ -29,13 +29,13 @@ from cpulm.system.machine import read_machine
 
 @dataclass(frozen=True)
 class EvaluationRequest:
-    """What is to be judged, and how.
+    """What to evaluate, and how.
 
     Attributes:
         sources: the text; empty for the validation split of each checkpoint's own run.
-        with_text: whether a text is to be scored at all.
-        stride: as in :class:`Protocol`; None for the block size: windows side by side.
-        max_tokens: of the text, from its beginning; None for all.
+        with_text: whether to score a text at all.
+        stride: as in :class:`Protocol`; None for the block size, that is adjacent windows.
+        max_tokens: tokens to score from the beginning of the text; None for all.
     """
 
     sources: tuple[str, ...] = ()
@@ -51,10 +51,10 @@ class EvaluationRequest:
 
 @dataclass(frozen=True)
 class CheckpointScore:
-    """A checkpoint and what it came to.
+    """A checkpoint and its scores.
 
-    ``text_name`` is None if no text was scored. ``behind`` are the bits per byte by which it is worse than
-    the best checkpoint beside it; None for that one, where they do not compare, or where it is alone.
+    ``text_name`` is None if no text was scored. ``behind`` is by how many bits per byte it is worse than the
+    best checkpoint; None for the best, for a single one, or if they are not comparable.
     """
 
     checkpoint: Path
@@ -72,10 +72,10 @@ class CheckpointScore:
 
 @dataclass(frozen=True)
 class EvaluationComparison:
-    """Checkpoints side by side, best first where they compare.
+    """Checkpoints compared, best first if they are comparable.
 
-    ``same_text`` is False if each was judged on a validation text of its own, ``same_tokenizer`` where
-    losses per token do not compare: bits per byte do.
+    ``same_text`` is False if each was scored on its own validation text, ``same_tokenizer`` if losses per
+    token are not comparable (bits per byte are).
     """
 
     scores: tuple[CheckpointScore, ...]
@@ -84,7 +84,7 @@ class EvaluationComparison:
 
 
 @dataclass(frozen=True)
-class _Judged:
+class _Evaluated:
     score: CheckpointScore
     text_identity: object
     tokenizer_json: str
@@ -93,20 +93,20 @@ class _Judged:
 def evaluate_checkpoints(
     checkpoints: Sequence[Path], request: EvaluationRequest, settings: RuntimeSettings, *, show: Listener
 ) -> EvaluationComparison:
-    """Judge each checkpoint alike; only one model is in memory at a time.
+    """Evaluate each checkpoint in the same way; only one model is in memory at a time.
 
-    The model is computed as training computes it, in the compiled kernels where there are any.
+    The model runs as in training, with the compiled kernels if they are available.
 
     Raises:
-        CpulmError: for everything the user can mend, before anything is computed where it can be known.
+        CpulmError: for everything the user can fix, before any computation if it can be known then.
         StoppedError: on a request to stop.
     """
     runtime = choose_runtime(settings, read_machine())
     with StopRequest() as stop:
-        if len(checkpoints) > 1:  # the last one's mistake is said before the first one's hour
+        if len(checkpoints) > 1:  # an error in the last one is reported before an hour is spent on the first
             for path in checkpoints:
                 _check(path, request)
-        judged = [_judge(path, request, runtime, show, stop) for path in checkpoints]
+        judged = [_evaluate_one(path, request, runtime, show, stop) for path in checkpoints]
     same_text = len({one.text_identity for one in judged}) == 1
     scores = [one.score for one in judged]
     if request.with_text and same_text:
@@ -117,17 +117,17 @@ def evaluate_checkpoints(
 def protocol_for(
     model: ModelSettings, request: EvaluationRequest, first_token: int | None, checkpoint: Path
 ) -> Protocol:
-    """The protocol of a request for a model.
+    """Return the protocol of a request for a model.
 
     Raises:
-        SettingsError: if the stride is none that the model's context allows.
+        SettingsError: if the stride does not fit the model's context.
     """
     block = model.block_size
     stride = block if request.stride is None else request.stride
     if not 1 <= stride <= block:
         raise SettingsError(
             f"--stride {stride} does not fit: {checkpoint} reads windows of {block} tokens",
-            f"give 1 to {block}: a smaller stride gives each token more context and takes longer",
+            f"use 1 to {block}: a smaller stride gives each token more context and takes longer",
         )
     return Protocol(block, stride, request.apart, first_token if request.apart else None)
 
@@ -138,9 +138,9 @@ def _check(path: Path, request: EvaluationRequest) -> None:
     protocol_for(model.settings, request, tokenizer.eot_id, path)
 
 
-def _judge(
+def _evaluate_one(
     path: Path, request: EvaluationRequest, runtime: Runtime, show: Listener, stop: Callable[[], bool]
-) -> _Judged:
+) -> _Evaluated:
     def warn(message: str) -> None:
         show(Notice(level="warning", message=message))
 
@@ -183,48 +183,48 @@ def _judge(
         )
         if request.questions
         else None,
-        samples=judge_samples(
+        samples=score_samples(
             model, tokenizer, request.samples, data, starts_documents=starts, emit=show, should_stop=stop
         )
         if request.samples is not None
         else None,
     )
-    return _Judged(judged, identity, checkpoint.tokenizer_json)
+    return _Evaluated(judged, identity, checkpoint.tokenizer_json)
 
 
 def _data(
     path: Path, checkpoint: Checkpoint, request: EvaluationRequest, show: Listener, stop: Callable[[], bool]
 ) -> TokenFolder | None:
-    """The tokens that the checkpoint was trained on, where the request needs them.
+    """Open the tokens that the checkpoint was trained on, if the request needs them.
 
     Raises:
-        DataError: if a text is to be scored, none was given, and they are gone.
+        DataError: if a text is to be scored, none was given, and the tokens no longer exist.
     """
     needs_text = request.with_text and not request.sources
     if not needs_text and request.samples is None:
         return None
     try:
         if not checkpoint.data.get("digest"):
-            raise DataError(f"{path} does not say what it was trained on")
+            raise DataError(f"{path} does not record what it was trained on")
         return same_tokens(checkpoint, show, stop)
     except (DataError, SettingsError) as error:
         if needs_text:
             raise DataError(
-                f"the validation text of {path} is not at hand: {error.message}",
+                f"the validation text of {path} is not available: {error.message}",
                 f"give a text: cpulm evaluate --checkpoint {path} TEXT",
             ) from error
-        show(Notice(level="warning", message=f"{error.message}; what is known by heart cannot be told"))
+        show(Notice(level="warning", message=f"{error.message}; memorization cannot be checked"))
         return None
 
 
 def _text(
     path: Path, tokenizer: Tokenizer, request: EvaluationRequest, data: TokenFolder | None, show: Listener
 ) -> tuple[Text | None, object]:
-    """The text to be scored, and what is equal where two texts are the same."""
+    """The text to be scored, and an identity that is equal if two texts are the same."""
     if not request.with_text:
         return None, None
     if request.sources:
-        text = text_of(request.sources, tokenizer, field=request.field, errors=request.errors, emit=show)
+        text = open_text(request.sources, tokenizer, field=request.field, errors=request.errors, emit=show)
         return text, None
     assert data is not None
     meta = data.meta
@@ -234,7 +234,7 @@ def _text(
 
 
 def _ranked(scores: list[CheckpointScore]) -> list[CheckpointScore]:
-    """Best first by bits per byte, each with how far it is behind the best."""
+    """Sort by bits per byte, best first, each with its distance from the best."""
 
     def bits(score: CheckpointScore) -> float:
         assert score.text is not None

@@ -1,10 +1,10 @@
-"""What of some texts stands word for word in the training tokens, and where.
+"""Finds which parts of texts occur word for word in the training tokens.
 
-One pass over the token file. Windows of the file are hashed by differences of running sums modulo 2^64 (Karp
-and Rabin, 1987), so that a window of any length costs two look-ups; a small table leaves the few that may be
-in the texts; and what is said to be found has been compared token by token. No occurrence is missed: equal
-windows have equal hashes. (Two different n-grams of the texts with one hash would be taken for one: with ten
-thousand of them, once in 10^11 searches.) The memory does not depend on the file's size.
+One pass over the token file. Windows of the file are hashed by differences of prefix sums modulo 2^64 (Karp
+and Rabin, 1987), so a window of any length costs two look-ups; a small table leaves the few that may occur in
+the texts; and each reported match was compared token by token. No occurrence is missed: equal windows have
+equal hashes. (Two different n-grams of the texts with the same hash would count as one: with ten thousand
+n-grams, once in 10^11 searches.) The memory does not depend on the file's size.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ Ints: TypeAlias = npt.NDArray[np.int64]
 Hashes: TypeAlias = npt.NDArray[np.uint64]
 
 LENGTHS = (8, 16, 32, 64)
-"""The n-grams, in tokens, of which the share is told; the first one is the shortest that is looked for."""
+"""The lengths of n-grams, in tokens, whose shares are reported; the first is the shortest match."""
 
 _AROUND_TOKENS = 24
 _CHUNK_TOKENS = 1 << 17
 _TABLE_BITS = 18
-_BASE = 0x9E3779B97F4A7C15  # odd, so that it can be divided by modulo 2^64
+_BASE = 0x9E3779B97F4A7C15  # odd, so it has an inverse modulo 2^64
 
 
 @dataclass(frozen=True)
 class MemorizedPassage:
-    """The longest piece of the texts that stands in the training data.
+    """The longest passage of the texts that occurs in the training data.
 
     Attributes:
-        tokens: its length; ``text`` is what it says.
-        sample: the number of the text it is in, and ``start`` where, in tokens.
-        document: the number of the training document, from 0 on, and ``offset`` where in it, in tokens.
-        before: the training text before it, ``after`` that behind it.
+        tokens: its length; ``text`` is its text.
+        sample: the number of the text that contains it; ``start`` is its position there, in tokens.
+        document: the number of the training document, from 0; ``offset`` is its position there, in tokens.
+        before: the training text before it; ``after`` is the text after it.
     """
 
     tokens: int
@@ -57,12 +57,12 @@ class MemorizedPassage:
 
 @dataclass(frozen=True)
 class Memorized:
-    """What of some texts stands in the training data.
+    """How much of some texts occurs in the training data.
 
     Attributes:
         ngrams: n-grams in the texts, by their length.
-        found: how many of them stand in the training data.
-        longest: the longest passage; None if none has as many tokens as the shortest n-gram.
+        found: how many of them occur in the training data.
+        longest: the longest passage; None if none is as long as the shortest n-gram.
     """
 
     ngrams: dict[int, int]
@@ -71,7 +71,7 @@ class Memorized:
 
     @property
     def shares(self) -> dict[int, float]:
-        """The part of the n-grams that stands in the training data, for the lengths that occur."""
+        """The fraction of n-grams that occur in the training data, for each length."""
         return {n: self.found[n] / count for n, count in self.ngrams.items() if count}
 
 
@@ -83,23 +83,23 @@ def find_memorized(
     emit: Listener,
     should_stop: Callable[[], bool],
 ) -> list[Memorized]:
-    """Look for each group of texts, given as tokens, in the training tokens.
+    """Search the training tokens for each group of texts, given as tokens.
 
     Args:
         groups: groups of texts as the tokenizer encodes them, without the end-of-text token.
-        train: 1-D, usually a memory map; the end-of-text token stands behind each document.
+        train: 1-D, usually a memory map; the end-of-text token follows each document.
 
     Raises:
-        StoppedError: if ``should_stop`` said so.
+        StoppedError: if ``should_stop`` returned True.
     """
     overlap = max((len(text) for texts in groups for text in texts), default=0)
     most = max((sum(map(len, texts)) for texts in groups), default=0)
     hasher = _Hasher(tokenizer.vocab_size, max(most, _CHUNK_TOKENS + overlap))
-    wanted = [_Wanted(texts, hasher) for texts in groups]
+    wanted = [_TextGroup(texts, hasher) for texts in groups]
     flat = np.asarray(train)
     with Stage("searching the training tokens", len(flat), "tokens", emit, should_stop) as stage:
         for begin in range(0, len(flat), _CHUNK_TOKENS):
-            window = _Hashed(flat[begin : begin + _CHUNK_TOKENS + overlap], hasher)
+            window = _HashedTokens(flat[begin : begin + _CHUNK_TOKENS + overlap], hasher)
             positions = min(_CHUNK_TOKENS, len(flat) - begin)
             for group in wanted:
                 group.look_in(window, positions, begin)
@@ -127,8 +127,8 @@ def _powers(base: int, count: int) -> Hashes:
     return powers
 
 
-class _Hashed:
-    """A stretch of tokens of which windows of any length can be hashed."""
+class _HashedTokens:
+    """A span of tokens whose windows of any length can be hashed."""
 
     def __init__(self, tokens: Ids, hasher: _Hasher) -> None:
         self.tokens, self._inverses = tokens, hasher.inverses
@@ -136,22 +136,21 @@ class _Hashed:
         np.cumsum(hasher.words[tokens] * hasher.powers[: len(tokens)], out=self._sums[1:])
 
     def all(self, length: int, count: int) -> Hashes:
-        """Hashes of the windows that begin at the first ``count`` places, as far as they are whole."""
+        """Hashes of the complete windows among those that begin at the first ``count`` places."""
         count = max(0, min(count, len(self.tokens) - length + 1))
         hashes: Hashes = self._sums[length : length + count] - self._sums[:count]
         hashes *= self._inverses[:count]
         return hashes
 
     def at(self, places: Ints, length: int) -> Hashes:
-        """Hashes of the windows at ``places``, all of which are whole."""
+        """Hashes of the windows at ``places``, all of which are complete."""
         hashes: Hashes = (self._sums[places + length] - self._sums[places]) * self._inverses[places]
         return hashes
 
 
 @dataclass(frozen=True)
 class _Ngrams:
-    """The n-grams of a group of texts: their hashes, distinct and ascending; where the first of each begins;
-    how many there are of each."""
+    """The n-grams of a group of texts: their distinct hashes, ascending, with first place and count."""
 
     hashes: Hashes
     places: Ints
@@ -159,13 +158,13 @@ class _Ngrams:
 
     @cached_property
     def table(self) -> npt.NDArray[np.bool_]:
-        """Whether any hash has these upper bits."""
+        """Whether any hash has these upper bits, indexed by them."""
         table = np.zeros(1 << _TABLE_BITS, dtype=np.bool_)
         table[_upper_bits(self.hashes)] = True
         return table
 
     def look_up(self, hashes: Hashes) -> Ints:
-        """The number of each hash; -1 where it is not there."""
+        """The number of each hash; -1 if it is missing."""
         if not len(self.hashes):
             return np.full(len(hashes), -1)
         numbers = np.minimum(np.searchsorted(self.hashes, hashes), len(self.hashes) - 1)
@@ -173,20 +172,20 @@ class _Ngrams:
 
 
 def _upper_bits(hashes: Hashes) -> Hashes:
-    # The lower bits of such a hash depend on the lower bits of the tokens' words alone.
+    # The lower bits of such a hash depend only on the lower bits of the tokens' words.
     upper: Hashes = hashes >> np.uint64(64 - _TABLE_BITS)
     return upper
 
 
-class _Wanted:
-    """A group of texts, and what of it was found so far."""
+class _TextGroup:
+    """A group of texts, and what was found of it so far."""
 
     def __init__(self, texts: Sequence[Sequence[int]], hasher: _Hasher) -> None:
         lengths = np.array([len(text) for text in texts], dtype=np.int64)
         self._tokens = np.array([token for text in texts for token in text], dtype=np.int64)
         self._ends = np.cumsum(lengths)
         self._room = np.repeat(self._ends, lengths) - np.arange(len(self._tokens))
-        self._hashed = _Hashed(self._tokens, hasher)
+        self._hashed = _HashedTokens(self._tokens, hasher)
         self._levels = {n: self._ngrams(n) for n in LENGTHS}
         self._found = {n: np.zeros(len(level.hashes), dtype=np.bool_) for n, level in self._levels.items()}
         self._longest, self._where = LENGTHS[0] - 1, (0, 0)
@@ -199,8 +198,8 @@ class _Wanted:
         )
         return _Ngrams(hashes, places[first], counts)
 
-    def look_in(self, window: _Hashed, positions: int, begin: int) -> None:
-        """Look for the n-grams at the first ``positions`` places of ``window``, which begins at ``begin``."""
+    def look_in(self, window: _HashedTokens, positions: int, begin: int) -> None:
+        """Search for the n-grams at the first ``positions`` places of ``window``, beginning at ``begin``."""
         for n in LENGTHS:
             level = self._levels[n]
             if n == LENGTHS[0]:
@@ -218,8 +217,8 @@ class _Wanted:
             self._note(n, window, places, numbers)
         self._extend(window, candidates, begin)
 
-    def _note(self, n: int, window: _Hashed, places: Ints, numbers: Ints) -> None:
-        """Mark the n-grams that stand at ``places``, each once it was compared token by token."""
+    def _note(self, n: int, window: _HashedTokens, places: Ints, numbers: Ints) -> None:
+        """Mark the n-grams at ``places`` after comparing each token by token."""
         level, found = self._levels[n], self._found[n]
         open_ = ~found[numbers]
         places, numbers = places[open_], numbers[open_]
@@ -227,14 +226,14 @@ class _Wanted:
             fresh, first = np.unique(numbers, return_index=True)
             same = self._equal(window, places[first], level.places[fresh], n)
             found[fresh[same]] = True
-            # Where a hash has met another window by chance, its next place is looked at.
+            # If another window has the same hash by chance, the next place is checked.
             left = np.ones(len(numbers), dtype=np.bool_)
             left[first] = False
             left &= ~found[numbers]
             places, numbers = places[left], numbers[left]
 
-    def _extend(self, window: _Hashed, candidates: Ints, begin: int) -> None:
-        """Lengthen the longest passage, token by token, as long as one of the candidates does."""
+    def _extend(self, window: _HashedTokens, candidates: Ints, begin: int) -> None:
+        """Lengthen the longest passage, token by token, while one of the candidates matches."""
         while True:
             n = self._longest + 1
             candidates = candidates[candidates + n <= len(window.tokens)]
@@ -248,8 +247,8 @@ class _Wanted:
             self._where = int(starts[same[0]]), begin + int(candidates[same[0]])
             self._next = self._ngrams(n + 1)
 
-    def _equal(self, window: _Hashed, places: Ints, starts: Ints, n: int) -> npt.NDArray[np.bool_]:
-        """Whether the ``n`` tokens at ``places`` of the file are those at ``starts`` of the texts."""
+    def _equal(self, window: _HashedTokens, places: Ints, starts: Ints, n: int) -> npt.NDArray[np.bool_]:
+        """Whether the ``n`` tokens at ``places`` of the file equal those at ``starts`` of the texts."""
         equal = np.ones(len(places), dtype=np.bool_)
         for shift in range(n):
             equal &= window.tokens[places + shift] == self._tokens[starts + shift]
@@ -282,7 +281,7 @@ class _Wanted:
 
 
 def _document_at(train: Ids, place: int, eot_id: int) -> tuple[int, int]:
-    """The number of the document that the token at ``place`` is in, and where that document begins."""
+    """The number of the document that contains the token at ``place``, and where that document begins."""
     document, first = 0, 0
     for begin in range(0, place, _CHUNK_TOKENS):
         ends = np.flatnonzero(train[begin : min(place, begin + _CHUNK_TOKENS)] == eot_id)

@@ -1,4 +1,4 @@
-"""Questions with given answers: the model chooses the one that it finds likeliest."""
+"""Multiple-choice questions: the model chooses the answer with the highest likelihood."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from cpulm.generation.generate import encode_prompt
 from cpulm.model.transformer import Transformer
 from cpulm.progress import Stage
 
-_FORM = 'one object a line, such as {"question": "2 + 2 =", "choices": ["3", "4"], "answer": 1}'
+_FORM = 'one JSON object per line, such as {"question": "2 + 2 =", "choices": ["3", "4"], "answer": 1}'
 
 
 @dataclass(frozen=True)
 class Question:
-    """``answer`` is the number of the right choice, from 0 on; ``line`` is where it stands in its file."""
+    """``answer`` is the number of the right choice, from 0; ``line`` is its line in the file."""
 
     question: str
     choices: tuple[str, ...]
@@ -38,7 +38,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Answered:
-    """What a model chose.
+    """The model's choice for one question.
 
     Attributes:
         likelihoods: of each choice, in nats, the sum over its tokens.
@@ -56,7 +56,7 @@ class Answered:
 
 @dataclass(frozen=True)
 class ChoiceScore:
-    """``chance`` is the accuracy of guessing."""
+    """The accuracy over all questions; ``chance`` is that of guessing."""
 
     accuracy: Figure
     accuracy_per_byte: Figure
@@ -67,16 +67,16 @@ class ChoiceScore:
 
 @dataclass(frozen=True)
 class _Candidate:
-    """The tokens of a question with one choice, of which those from ``first`` on are the choice's."""
+    """The tokens of a question with one choice; those from ``first`` on are the choice's."""
 
     tokens: list[int]
     first: int
 
 
 def read_questions(path: Path) -> list[Question]:
-    """The questions of a JSONL file, one object a line.
+    """Read the questions of a JSONL file, one JSON object per line.
 
-    ``answer`` is the number of the right choice from 0 on, its letter from A on, or its words.
+    ``answer`` is the number of the right choice from 0, its letter from A, or its words.
 
     Raises:
         DataError: naming the file and the line that cannot be used.
@@ -89,37 +89,37 @@ def read_questions(path: Path) -> list[Question]:
         raise DataError(f"{path} is not valid UTF-8 at offset {error.start:,}", "save it as UTF-8") from error
     questions = [_question(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
     if not questions:
-        raise DataError(f"{path} has no questions", f"give {_FORM}")
+        raise DataError(f"{path} has no questions", f"write {_FORM}")
     return questions
 
 
 def _question(path: Path, number: int, line: str) -> Question:
     def wrong(what: str) -> DataError:
-        return DataError(f"{path}, line {number}: {what}", f"give {_FORM}")
+        return DataError(f"{path}, line {number}: {what}", f"write {_FORM}")
 
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise wrong(f"this is not JSON: {error}") from error
     if not isinstance(record, dict) or not {"question", "choices", "answer"} <= record.keys():
-        raise wrong("question, choices and answer belong in it")
+        raise wrong("it needs question, choices and answer")
     question, choices = record["question"], record["choices"]
     if not isinstance(question, str):
-        raise wrong("the question is no text")
+        raise wrong("the question is not a text")
     if (
         not isinstance(choices, list)
         or len(choices) < 2
         or not all(isinstance(c, str) and c for c in choices)
     ):
-        raise wrong("choices must be two or more texts")
+        raise wrong("choices must be a list of two or more texts")
     answer = _answer(record["answer"], choices)
     if answer is None:
-        raise wrong(f"the answer {record['answer']!r} is none of the {len(choices)} choices")
+        raise wrong(f"the answer {record['answer']!r} is not one of the {len(choices)} choices")
     return Question(question, tuple(choices), answer, number)
 
 
 def _answer(given: Any, choices: list[str]) -> int | None:
-    """The number of the right choice: given from 0 on, as a letter from A on, or by its words."""
+    """Return the number of the right choice, given from 0, as a letter from A, or by its words."""
     if isinstance(given, bool):
         return None
     if isinstance(given, int):
@@ -142,14 +142,14 @@ def answer_questions(
     emit: Listener,
     should_stop: Callable[[], bool],
 ) -> ChoiceScore:
-    """Choose for every question the likeliest continuation, as it is and per byte of the choice.
+    """Choose the likeliest continuation of every question, in total and per byte of the choice.
 
-    A choice follows its question after a space, unless one of the two has white space there. A question that
+    A space joins question and choice unless one of them has white space there. A question that
     does not fit into the model's context loses its beginning.
 
     Raises:
-        DataError: if a choice does not fit into the context, or the tokenizer does not know a character.
-        StoppedError: if ``should_stop`` said so.
+        DataError: if a choice does not fit into the context, or the tokenizer lacks a character.
+        StoppedError: if ``should_stop`` returned True.
     """
     candidates = [
         _candidate(tokenizer, question, choice, model.settings.block_size, starts_documents)
@@ -185,18 +185,18 @@ def _candidate(
     joined = not head or head[-1].isspace() or choice[0].isspace()
     text = head + choice if joined else f"{head} {choice}"
     tokens = tokenizer.encode(text)
-    # Encoded in one go, because no reader of the text would cut it there: the choice's tokens are all
-    # that reach beyond the question.
+    # Encoded together, because a reader of the text would not cut it there: the choice's tokens are all
+    # those that extend beyond the question.
     offsets = tokenizer.inner.encode(text, add_special_tokens=False).offsets
     first = next((k for k, (_, end) in enumerate(offsets) if end > len(head)), len(tokens))
-    if first == 0:  # nothing before the choice: what begins a text
+    if first == 0:  # nothing before the choice: it begins with the token that starts a text
         start = encode_prompt(tokenizer, "", starts_documents=starts_documents)
         tokens, first = [*start, *tokens], len(start)
     if len(tokens) - first > block_size or first == len(tokens):
         raise DataError(
             f"line {question.line}: the choice {choice!r:.60} has {len(tokens) - first} tokens, and the "
-            f"model's context {block_size}",
-            "give shorter choices, or a model with a longer context",
+            f"model's context is {block_size}",
+            "use shorter choices, or a model with a longer context",
         )
     cut = max(0, len(tokens) - block_size - 1)
     return _Candidate(tokens[cut:], first - cut)

@@ -1,6 +1,6 @@
-"""How varied texts are: the share of their n-grams that are distinct, and how much each repeats itself.
+"""How varied texts are: the share of distinct n-grams, and how much each text repeats itself.
 
-Over words and signs, not over a model's tokens, so that models with different vocabularies compare.
+Computed over words and signs, not over tokens, so models with different vocabularies are comparable.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ _WORD_OR_SIGN = re.compile(r"\w+|[^\w\s]")
 
 @dataclass(frozen=True)
 class Variety:
-    """Of some texts together.
+    """The variety of some texts together.
 
     Attributes:
         distinct: distinct n-grams over all n-grams, by n (https://arxiv.org/abs/1510.03055).
-        repetition: the share of a text's 4-grams that stood in it before, the mean over the texts
-            (seq-rep-4 of https://arxiv.org/abs/1908.04319); None if no text is so long.
+        repetition: the share of a text's 4-grams that occurred in it before, the mean over the texts
+            (seq-rep-4 of https://arxiv.org/abs/1908.04319); None if every text is too short.
     """
 
     distinct: dict[int, float]
@@ -30,7 +30,7 @@ class Variety:
 
 
 def variety(texts: Sequence[str]) -> Variety:
-    """The variety of ``texts``; n-grams do not cross from one text to the next."""
+    """Return the variety of ``texts``; n-grams do not cross from one text to the next."""
     words = [_WORD_OR_SIGN.findall(text) for text in texts]
     distinct = {}
     for n in LENGTHS:

@@ -1,4 +1,4 @@
-"""A model's own texts judged: how varied they are, and how much of them it knows by heart."""
+"""Evaluates a model's samples: how varied they are and how much of them is memorized."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _AT_ONCE = 16
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """How the samples are made; the fields are those of ``cpulm generate``."""
+    """How to generate the samples; the fields are those of ``cpulm generate``."""
 
     count: int
     prompt: str
@@ -33,11 +33,11 @@ class SampleRequest:
 
 @dataclass(frozen=True)
 class SampleScore:
-    """Samples, and beside them as much validation text: what text that was not trained on comes to.
+    """The score of samples, and of as much validation text, which was not trained on, for comparison.
 
     Attributes:
         tokens: of all samples, as the tokenizer encodes their texts.
-        memorized: None if the training data is not at hand, as are the two about the validation text.
+        memorized: None without the training data, as are the two figures of the validation text.
     """
 
     samples: int
@@ -49,7 +49,7 @@ class SampleScore:
     texts: tuple[str, ...]
 
 
-def judge_samples(
+def score_samples(
     model: Transformer,
     tokenizer: Tokenizer,
     request: SampleRequest,
@@ -59,18 +59,18 @@ def judge_samples(
     emit: Listener,
     should_stop: Callable[[], bool],
 ) -> SampleScore:
-    """Write samples and look at them.
+    """Generate samples and score them.
 
     Args:
-        data: the tokens that the model was trained on; None if they are not at hand.
+        data: the tokens that the model was trained on; None if they are not available.
 
     Raises:
-        DataError: if the tokenizer does not know the prompt.
+        DataError: if the tokenizer lacks a character of the prompt.
         SettingsError: if a number of the request is out of its range.
-        StoppedError: if ``should_stop`` said so.
+        StoppedError: if ``should_stop`` returned True.
     """
-    texts = _written(model, tokenizer, request, starts_documents, emit, should_stop)
-    # As the training text was encoded: a model may spell a word in other tokens than the tokenizer does.
+    texts = _generate_samples(model, tokenizer, request, starts_documents, emit, should_stop)
+    # Encoded as the training text was: a model may spell a word with other tokens than the tokenizer.
     ids = [tokenizer.encode(text) for text in texts]
     if data is None:
         return SampleScore(len(texts), sum(map(len, ids)), variety(texts), None, None, None, tuple(texts))
@@ -88,7 +88,7 @@ def judge_samples(
     )
 
 
-def _written(
+def _generate_samples(
     model: Transformer,
     tokenizer: Tokenizer,
     request: SampleRequest,
@@ -99,7 +99,7 @@ def _written(
     prompt = encode_prompt(tokenizer, request.prompt, starts_documents=starts_documents)
     texts: list[str] = []
     with Stage(
-        "writing samples", request.count * request.max_new_tokens, "tokens", emit, should_stop
+        "generating samples", request.count * request.max_new_tokens, "tokens", emit, should_stop
     ) as stage:
         for first in range(0, request.count, _AT_ONCE):
             rows = min(_AT_ONCE, request.count - first)
@@ -122,7 +122,7 @@ def _written(
 
 
 def _validation_passages(data: TokenFolder, lengths: Sequence[int]) -> list[str]:
-    """Pieces of the validation text of these lengths in tokens, spread evenly over it."""
+    """Cut passages of these lengths in tokens from the validation text, spread evenly over it."""
     passages = []
     for number, length in enumerate(lengths):
         room = max(0, len(data.val) - length)

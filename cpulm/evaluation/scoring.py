@@ -1,4 +1,4 @@
-"""What a model makes of each token: how surprised it was, and whether it had guessed it."""
+"""Scores each token: its loss, and whether it was the likeliest token."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ Floats: TypeAlias = npt.NDArray[np.float64]
 Bools: TypeAlias = npt.NDArray[np.bool_]
 
 TOKENS_PER_BATCH = 4096
-"""Rows that a forward pass takes at once."""
+"""Rows of one forward pass."""
 
 
 @torch.inference_mode()
 def score(model: Transformer, inputs: Tensor, targets: Tensor, runtime: Runtime) -> tuple[Floats, Bools]:
-    """The loss of every target and whether it was the likeliest token.
+    """Return the loss of every target and whether it was the likeliest token.
 
     The head and the loss are computed for the targets that count, a few rows at a time: the logits of a
     whole batch are never held.

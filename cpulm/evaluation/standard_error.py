@@ -1,8 +1,8 @@
-"""Sums over units of text in bounded memory, and how far a mean over them can be trusted.
+"""Sums over units of text in bounded memory, and the standard error of a mean over them.
 
-The tokens of a document are no independent draws: a standard error over single tokens would be far too
-small. So the sums are kept by document, or, where there are few documents, by blocks of text, and the
-error is that of a ratio of two sums over units (Cochran, Sampling Techniques, 1977, chapter 6).
+The tokens of a document are not independent draws: a standard error over single tokens would be far too
+small. So the sums are kept by document, or, if there are few documents, by blocks of text, and the error is
+that of a ratio of two sums over units (Cochran, Sampling Techniques, 1977, chapter 6).
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ Floats: TypeAlias = npt.NDArray[np.float64]
 Ints: TypeAlias = npt.NDArray[np.int64]
 
 MOST_UNITS = 1 << 16
-"""Beyond it neighbouring units become one: the memory stays bounded, and the sums exact."""
+"""Beyond it neighbouring units are merged: memory stays bounded and sums stay exact."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A mean with its standard error; None if there are too few units to tell."""
+    """A mean with its standard error; None if there are too few units."""
 
     value: float
     standard_error: float | None = None
 
 
 class Units:
-    """``columns`` sums for each unit of a text; units are numbered from 0 on.
+    """``columns`` sums for each unit of a text; units are numbered from 0.
 
     Attributes:
         together: how many neighbouring units one row holds.
@@ -58,7 +58,7 @@ class Units:
             self._sums[first:size, column] += np.bincount(rows - first, values[:, column], size - first)
 
     def sums(self, at_most: int = MOST_UNITS) -> Floats:
-        """The units' sums [k, columns], those without any left out; neighbours together to ``at_most``."""
+        """The units' sums [k, columns] without empty units; neighbours are merged down to ``at_most``."""
         sums = self._sums
         while np.count_nonzero(sums.any(axis=1)) > at_most:
             sums = _paired(sums)
@@ -73,7 +73,7 @@ def _paired(sums: Floats) -> Floats:
 
 
 def ratio(numerator: Floats, denominator: Floats) -> Figure:
-    """The ratio of two sums over units [k], with its standard error by linearization."""
+    """Return the ratio of two sums over units [k], with its standard error by linearization."""
     total, k = float(denominator.sum()), len(denominator)
     value = float(numerator.sum()) / total
     if k < 2:

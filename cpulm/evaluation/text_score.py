@@ -1,4 +1,4 @@
-"""A model's figures on a text, each with its standard error."""
+"""Scores a model on a text; each figure has its standard error."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ from cpulm.model.transformer import Transformer
 from cpulm.progress import Stage
 
 FEWEST_DOCUMENTS = 30
-"""From so many on the standard errors are over documents; below, over blocks of text."""
+"""With at least this many documents the standard errors are over documents, else over blocks of text."""
 
 MOST_BLOCKS = 64
-"""Neighbouring blocks are taken together until there are at most so many: long ones hardly depend on each
-other, and over thirty are enough to tell an error from."""
+"""Neighbouring blocks are merged until there are at most this many: long ones hardly depend on each other,
+and over thirty are enough to estimate an error."""
 
 _NATS, _TARGETS, _HITS, _BYTES = range(4)
 
 
 @dataclass(frozen=True)
 class TextScore:
-    """A model on a text.
+    """A model's score on a text.
 
     ``loss`` is in nats per token; ``accuracy`` is the share of tokens that were the likeliest one.
 
     Attributes:
-        tokens: of the text; ``scored`` of them count, all but the first of each stream.
-        unit: what the standard errors are over: ``documents`` or ``blocks``, ``units`` of them, a block of
-            about ``block_tokens``.
+        tokens: of the text; ``scored`` of them count: all but the first of each stream.
+        unit: what the standard errors are over: ``documents`` or ``blocks``, ``units`` of them; a block has
+            about ``block_tokens`` tokens.
         seconds: for reading, encoding and scoring.
-        unknown: the share of tokens for words that the vocabulary lacks; None if it knows every text.
+        unknown: the share of tokens for words that the vocabulary lacks; None if it can encode every text.
     """
 
     loss: Figure
@@ -77,7 +77,7 @@ class TextScore:
 
 
 class _Reading:
-    """The chunks of a text as they pass, and what there was of it."""
+    """Passes on the chunks of a text and counts them."""
 
     def __init__(self, text: Text, limit: int | None, tokenizer: Tokenizer) -> None:
         self.tokens, self.text_bytes, self.documents, self.unknown, self.read = 0, 0.0, 0, 0, 0.0
@@ -99,16 +99,16 @@ class _Reading:
         self.documents += not self._ended
 
     def stage(self, name: str, emit: Listener, should_stop: Callable[[], bool]) -> Stage:
-        """For the progress that :meth:`done` tells."""
+        """The stage for the progress that :meth:`done` returns."""
         total, unit = self._text.total, self._text.unit
         if self._limit is not None:
             total, unit = self._limit if unit == "bytes" else min(self._limit, total), "tokens"
         return Stage(name, total, unit, emit, should_stop)
 
     def done(self, scored: int) -> float:
-        """How far it is with so many tokens scored, in the unit of its stage.
+        """The progress with this many tokens scored, in the unit of its stage.
 
-        A chunk is read at once and scored in many batches, so what was read of it counts by what is scored.
+        A chunk is read at once and scored in many batches, so its bytes count in proportion to those.
         """
         return scored if self._limit is not None else self.read * scored / self.tokens
 
@@ -128,13 +128,13 @@ def score_text(
     """Read ``text`` once and score it.
 
     Args:
-        name: of the model, for the progress shown.
-        max_tokens: read no more than so many from the text's beginning.
+        name: of the model, for the progress display.
+        max_tokens: read at most this many from the beginning of the text.
 
     Raises:
         DataError: if the text has no token to predict or cannot be read, or the model's outputs are not
             finite.
-        StoppedError: if ``should_stop`` said so.
+        StoppedError: if ``should_stop`` returned True.
     """
     began = time.perf_counter()
     lengths = bytes_of_tokens(tokenizer)
@@ -154,8 +154,8 @@ def score_text(
         )
     if not math.isfinite(float(sums[:, _NATS].sum())):
         raise DataError(
-            f"{name} gives numbers that are not finite: its training has diverged",
-            "judge an earlier checkpoint of the run",
+            f"{name} computes values that are not finite: its training diverged",
+            "evaluate an earlier checkpoint of the run",
         )
     unit, block_tokens = "documents", None
     if len(sums) < FEWEST_DOCUMENTS:
@@ -179,7 +179,7 @@ def _figures(
     nats, targets, hits, text_bytes = sums.T
     loss = ratio(nats, targets)
     scored = round(float(targets.sum()))
-    # The figures that the run's own validations have as well come from where those come from.
+    # The figures that a run's validations also have are computed by the same code.
     whole = Evaluation(loss.value, scored, seconds)
     bytes_per_token = reading.text_bytes / reading.tokens
     bits_error = _error_of_bits_per_byte(nats, text_bytes, bytes_per_token * scored)
@@ -204,10 +204,10 @@ def _figures(
 
 
 def difference(one: TextScore, other: TextScore) -> Figure | None:
-    """By how many bits per byte ``one`` is worse than ``other``, on the same text.
+    """Return by how many bits per byte ``one`` is worse than ``other`` on the same text.
 
-    The two are compared unit by unit: what is hard for both does not blur their difference. None if their
-    units are not the same pieces of text.
+    The two are compared unit by unit, so text that is hard for both does not blur their difference. None if
+    their units are not the same passages of text.
     """
     same_blocks = one.scored == other.scored and np.array_equal(
         one.sums[:, _TARGETS], other.sums[:, _TARGETS]
@@ -223,9 +223,9 @@ def difference(one: TextScore, other: TextScore) -> Figure | None:
 def _error_of_bits_per_byte(
     nats: npt.NDArray[np.float64], text_bytes: npt.NDArray[np.float64], total_bytes: float
 ) -> float | None:
-    """Over units of ``nats`` and ``text_bytes`` [k]; the bytes are taken as shares of ``total_bytes``.
+    """The standard error over units of ``nats`` and ``text_bytes`` [k]; bytes are scaled to ``total_bytes``.
 
-    None if the scored tokens stand for no bytes, as where the end of a text is all there is to predict.
+    None if the scored tokens represent no bytes, such as if only the end of a text is predicted.
     """
     own = float(text_bytes.sum())
     if own == 0:

@@ -1,4 +1,4 @@
-"""The text to be judged on, as chunks of tokens in constant memory."""
+"""Reads the text to score as chunks of tokens, in constant memory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _CHUNK_TOKENS = 1 << 18
 
 @dataclass(frozen=True)
 class Chunk:
-    """Tokens, the bytes of text that they stand for, and what reading them took of the text's ``total``."""
+    """Tokens, their bytes of text, and how much of the text's ``total`` was read for them."""
 
     ids: npt.NDArray[Any]
     text_bytes: float
@@ -34,11 +34,11 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Text:
-    """A text that can be read again and again.
+    """A text that can be read repeatedly.
 
     Attributes:
-        name: for people.
-        chunks: the tokens, the end-of-text token behind each document.
+        name: its name in messages.
+        chunks: the tokens, with the end-of-text token after each document.
         total: how much there is to read, in ``unit``.
     """
 
@@ -48,10 +48,10 @@ class Text:
     unit: Literal["bytes", "tokens"]
 
 
-def text_of(
+def open_text(
     sources: Sequence[str], tokenizer: Tokenizer, *, field: str, errors: Errors, emit: Listener
 ) -> Text:
-    """The text behind ``sources``: whatever ``cpulm tokenize`` reads, or one token folder.
+    """Open the text of ``sources``: whatever ``cpulm tokenize`` reads, or one token folder.
 
     Raises:
         DataError: if a source cannot be used, or a token folder has another tokenizer.
@@ -70,7 +70,7 @@ def text_of(
 
 
 def validation_text(tokens: TokenFolder, name: str) -> Text:
-    """The validation split of a token folder."""
+    """Open the validation split of a token folder."""
 
     def chunks() -> Iterator[Chunk]:
         for begin in range(0, len(tokens.val), _CHUNK_TOKENS):
@@ -81,7 +81,7 @@ def validation_text(tokens: TokenFolder, name: str) -> Text:
 
 
 def first_tokens(chunks: Iterator[Chunk], limit: int | None) -> Iterator[Chunk]:
-    """The chunks up to ``limit`` tokens, the last one cut."""
+    """Yield the chunks up to ``limit`` tokens; the last one is cut."""
     left = limit
     for chunk in chunks:
         if left is None or len(chunk.ids) <= left:
@@ -96,14 +96,14 @@ def first_tokens(chunks: Iterator[Chunk], limit: int | None) -> Iterator[Chunk]:
 
 
 def bytes_of_tokens(tokenizer: Tokenizer) -> npt.NDArray[np.float64]:
-    """Bytes of text that each token stands for, [vocab_size]; ones where a token alone does not tell.
+    """Bytes of text per token, [vocab_size]; ones if a token alone does not determine them.
 
-    Only the proportions are used: they say how the bytes of a text spread over its parts.
+    Only the proportions are used: they distribute the bytes of a text over its parts.
     """
     if tokenizer.kind == "char":
         lengths = {number: len(piece.encode()) for piece, number in tokenizer.inner.get_vocab().items()}
     elif (tokenizer.parts.get("decoder") or {}).get("type") == "ByteLevel":
-        # In byte-level vocabularies every character stands for one byte.
+        # In byte-level vocabularies every character represents one byte.
         lengths = {number: len(piece) for piece, number in tokenizer.inner.get_vocab().items()}
     else:
         return np.ones(tokenizer.vocab_size)
@@ -114,18 +114,21 @@ def bytes_of_tokens(tokenizer: Tokenizer) -> npt.NDArray[np.float64]:
 
 
 def unknown_id(tokenizer: Tokenizer) -> int | None:
-    """The id that stands for every text the vocabulary lacks; None if it lacks none."""
+    """The id for all text that the vocabulary lacks; None if it lacks none."""
     name = tokenizer.parts["model"].get("unk_token")
     return None if name is None else tokenizer.inner.token_to_id(name)
 
 
 def _from_folder(source: str, count: int, tokenizer: Tokenizer) -> Text:
     if count > 1:
-        raise DataError(f"{source} is a token folder, and comes alone", "give it alone, or give texts")
+        raise DataError(
+            f"{source} is a token folder, which cannot be combined with other sources",
+            "give it alone, or give texts",
+        )
     tokens = TokenFolder.open(Path(source).expanduser())
     if tokens.tokenizer.to_json() != tokenizer.to_json():
         raise DataError(
-            f"the tokens in {source} were made by another tokenizer than the checkpoint's",
+            f"the tokens in {source} were made with a different tokenizer than the checkpoint's",
             "give the text that they were made from",
         )
     return validation_text(tokens, f"the validation split of {source}")
@@ -160,7 +163,8 @@ def _ids_of(encode: Callable[[str], npt.NDArray[np.uint32]], text: str) -> npt.N
     try:
         return encode(text)
     except DataError as error:
-        # The encoder's own hint is for those who choose a tokenizer; here it is given.
+        # The encoder's own hint is for users who choose a tokenizer; here it is fixed.
         raise DataError(
-            error.message, "take it out of the text, or judge a model whose tokenizer knows every text"
+            error.message,
+            "remove it from the text, or evaluate a model whose tokenizer can encode every text",
         ) from error

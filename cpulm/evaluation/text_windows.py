@@ -1,4 +1,4 @@
-"""Text of any length as windows that fit into the model; every token is scored exactly once."""
+"""Cuts text of any length into windows that fit the model; every token is scored exactly once."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ Ids: TypeAlias = npt.NDArray[Any]
 Ints: TypeAlias = npt.NDArray[np.int64]
 
 _POOL_BATCHES = 8
-"""Windows are sorted by length within so many batches, so that little of a batch is padding."""
+"""Windows are sorted by length within this many batches, so that little of a batch is padding."""
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """What a model sees of the text before each token that it is scored on.
+    """How much of the text a model sees before each scored token.
 
-    A window begins every ``stride`` tokens and holds up to ``block_size``; of each only what no window
-    before has scored counts. So a token is scored with at least ``block_size - stride`` tokens before it,
-    but for the first ones of a text, which have what there is.
+    A window begins every ``stride`` tokens and holds up to ``block_size``; only its tokens that no earlier
+    window has scored count. So a token is scored with at least ``block_size - stride`` tokens before it,
+    except for the first ones of a text, which have all there are.
 
     Attributes:
-        apart: each document begins again; else all of them are one stream, as in training.
-        first_token: the token put before each document where they are apart, so that the model's first
-            guess is counted too; None for none.
+        apart: each document starts with an empty context; else all documents are one stream, as in training.
+        first_token: the token put before each document if they are apart, so that the model's first
+            prediction counts too; None for none.
     """
 
     block_size: int
@@ -42,13 +42,13 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Window:
-    """A piece of text as the model sees it.
+    """A window of text as the model sees it.
 
     Attributes:
         tokens: int64 [n + 1], n at most the block size: the inputs and the last one's target.
         first: the first input whose target is scored.
         documents: int64 [n - first], the number of the document of each scored target.
-        place: how many targets were scored before, in all windows.
+        place: how many targets earlier windows scored.
     """
 
     tokens: Ints
@@ -59,11 +59,11 @@ class Window:
 
 @dataclass(frozen=True)
 class Batch:
-    """Windows put together.
+    """A batch of windows.
 
     Attributes:
         inputs: int64 [B, T].
-        targets: int64 [B, T]; -100 for what is not scored.
+        targets: int64 [B, T]; -100 for those not scored.
         documents: int64 [N], of the scored targets in row-major order.
         places: int64 [N], their numbers among all scored targets of the text.
     """
@@ -75,7 +75,7 @@ class Batch:
 
 
 def windows(chunks: Iterable[Ids], eot_id: int, protocol: Protocol) -> Iterator[Window]:
-    """Cut a text, given as chunks of any lengths with ``eot_id`` behind each document."""
+    """Cut a text, given as chunks of any length with ``eot_id`` after each document."""
     cutter = _Cutter(protocol)
     beginning = np.array([] if protocol.first_token is None else [protocol.first_token], dtype=np.int64)
     document, begun = 0, False
@@ -84,7 +84,7 @@ def windows(chunks: Iterable[Ids], eot_id: int, protocol: Protocol) -> Iterator[
         if not protocol.apart:
             ends = ids == eot_id
             passed = np.cumsum(ends)
-            # The end-of-text token belongs to the document that it ends.
+            # The end-of-text token belongs to the document it ends.
             yield from cutter.push(ids, document + passed - ends)
             document += int(passed[-1]) if len(passed) else 0
             continue
@@ -101,7 +101,7 @@ def windows(chunks: Iterable[Ids], eot_id: int, protocol: Protocol) -> Iterator[
 
 
 class _Cutter:
-    """Windows over one stream of tokens that comes in parts; after :meth:`finish` over the next one."""
+    """Cuts windows from one stream of tokens that comes in parts; after :meth:`finish` from the next one."""
 
     def __init__(self, protocol: Protocol) -> None:
         self._block, self._stride = protocol.block_size, protocol.stride
@@ -110,10 +110,10 @@ class _Cutter:
 
     def _begin(self) -> None:
         self._tokens = self._documents = np.zeros(0, dtype=np.int64)
-        self._scored = 1  # nothing is before the first token, so that it is no target
+        self._scored = 1  # nothing precedes the first token, so it is not a target
 
     def push(self, tokens: Ints, documents: Ints) -> Iterator[Window]:
-        """Take the next tokens; give the windows that are full."""
+        """Add the next tokens; yield the windows that are full."""
         self._tokens = np.concatenate([self._tokens, tokens])
         self._documents = np.concatenate([self._documents, documents])
         begin = 0
@@ -124,7 +124,7 @@ class _Cutter:
         self._scored -= begin
 
     def finish(self) -> Iterator[Window]:
-        """The stream is over: give what no window has scored yet."""
+        """End the stream; yield the tokens that no window has scored yet."""
         if self._scored < len(self._tokens):
             yield self._window(0, len(self._tokens))
         self._begin()
@@ -142,7 +142,7 @@ class _Cutter:
 
 
 def batches(found: Iterable[Window], tokens_per_batch: int) -> Iterator[Batch]:
-    """Windows of similar length side by side, about ``tokens_per_batch`` in one batch."""
+    """Batch windows of similar length, about ``tokens_per_batch`` tokens per batch."""
     pool: list[Window] = []
     pooled = 0
     for window in found:

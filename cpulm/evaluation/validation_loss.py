@@ -19,7 +19,7 @@ _LONGEST_SILENCE_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Evaluation:
-    """``loss`` in nats per token over ``tokens`` predicted tokens, in ``seconds``."""
+    """``loss`` in nats per token over ``tokens`` predicted tokens, computed in ``seconds``."""
 
     loss: float
     tokens: int
@@ -30,7 +30,7 @@ class Evaluation:
         return math.exp(self.loss) if self.loss < 700 else math.inf
 
     def bits_per_byte(self, bytes_per_token: float) -> float:
-        """Bits per UTF-8 byte of text: it compares across tokenizers."""
+        """Bits per UTF-8 byte of text, which is comparable across tokenizers."""
         return self.loss / math.log(2) / bytes_per_token
 
 
@@ -44,14 +44,14 @@ def evaluate(
     emit: Listener,
     should_stop: Callable[[], bool],
 ) -> Evaluation | None:
-    """Mean cross-entropy over ``batches`` of (x, y), int64 [B, T]; targets of -100 do not count.
+    """Return the mean cross-entropy over ``batches`` of (x, y), int64 [B, T]; targets of -100 do not count.
 
     Args:
-        total: number of batches, for the progress shown.
+        total: number of batches, for the progress display.
         autocast: makes the context in which the model runs.
 
     Returns:
-        None if ``should_stop`` cut it short.
+        None if ``should_stop`` returned True.
     """
     began = said = time.perf_counter()
     total_loss, total_tokens = 0.0, 0

@@ -1,1 +1,1 @@
-"""Text from a model: sampling and the loop over tokens."""
+"""Text generation: sampling and the loop over tokens."""

@@ -1,7 +1,7 @@
-"""Text from a model: token by token, several texts at once, from a prompt or from nothing.
+"""Generates text token by token, several texts at once, from a prompt or from nothing.
 
-``Generation`` makes tokens, ``Completion`` turns the tokens of one text into characters and watches for
-its end, ``stream_text`` runs the two together.
+``Generation`` produces tokens, ``Completion`` turns the tokens of one text into characters and detects its
+end, ``stream_text`` connects the two.
 """
 
 from __future__ import annotations
@@ -19,33 +19,33 @@ from cpulm.model.cache import KVCache
 from cpulm.model.transformer import Transformer
 
 LENGTH, END_OF_TEXT, STOP, INTERRUPTED = "length", "end_of_text", "stop", "interrupted"
-"""Why a text ended: enough tokens, the end-of-text token, a stop string, the user."""
+"""Why a text ended: maximum number of tokens, end-of-text token, stop string, the user."""
 
 _JOINING_TOKENS = 16
-"""As much of the prompt as can matter to how the text joins it: more bytes than a character has."""
+"""Tokens of the prompt that can affect how the text joins it: more than the bytes of a character."""
 
 
 class Generation:
-    """The tokens of ``num_samples`` texts that begin with the same prompt: one per text and step.
+    """Yields the tokens of ``num_samples`` texts that continue the same prompt: one per text and step.
 
-    Each text draws from a random stream of its own, made from ``seed`` and its number. So text k is the
-    same however many others there are, as long as the rounding of a batched matrix product, which
-    depends on the batch, does not move a draw over the border between two tokens (about one token in a
-    million), and at temperature 0 two logits are not equal to the last bits.
+    Each text has its own random stream, seeded by ``seed`` and the text's number. So text k does not depend
+    on how many others there are, unless the rounding of a batched matrix product, which depends on the
+    batch, moves a draw across the border between two tokens (about one token in a million), or at
+    temperature 0 two logits differ only in their last bits.
 
-    The context is at most ``block_size`` tokens. Where a token no longer fits, the model reads the last
-    half of the context again and goes on behind it: positions start from 0 again, as in training, for
-    learned positions and rope alike. A prompt longer than ``block_size`` begins in the same way with its
-    last ``block_size // 2`` tokens.
+    The context is at most ``block_size`` tokens. If a token no longer fits, the model reads the last half of
+    the context again and continues after it: positions start from 0 again, as in training, with learned
+    positions and with rope. A prompt longer than ``block_size`` likewise starts with its last
+    ``block_size // 2`` tokens.
 
     Args:
-        model: in eval mode, or dropout is applied.
+        model: in eval mode; otherwise dropout is applied.
         prompt_ids: at least one token.
-        max_new_tokens: the most tokens of each text.
+        max_new_tokens: the maximum number of tokens of each text.
         sampling: how tokens are chosen. A repetition penalty counts the whole prompt and text.
-        seed: from 0 up.
-        num_samples: texts made together.
-        eot_id: the token that ends a text, where there is one.
+        seed: 0 or more.
+        num_samples: texts generated together.
+        eot_id: the token that ends a text; None if there is none.
 
     Raises:
         SettingsError: if a number is out of its range.
@@ -66,7 +66,7 @@ class Generation:
         _require_at_least("num_samples", num_samples, 1)
         _require_at_least("seed", seed, 0)
         if not prompt_ids:
-            raise ValueError("a prompt of no tokens")
+            raise ValueError("an empty prompt")
         self.max_new_tokens = max_new_tokens
         self.made_tokens = 0
         self._model, self._sampling, self._eot_id = model, sampling or Sampling(), eot_id
@@ -76,7 +76,7 @@ class Generation:
         settings, weight = model.settings, model.wte.weight
         room = min(settings.block_size, len(prompt_ids) + max_new_tokens)
         self._cache = KVCache(settings, num_samples, room, weight.dtype, weight.device)
-        # The tokens in the cache, and behind them those it has not seen yet
+        # The tokens in the cache, followed by those not in it yet
         self._context = torch.zeros(num_samples, room, dtype=torch.int64, device=weight.device)
         start = list(prompt_ids) if len(prompt_ids) <= room else list(prompt_ids[-(room // 2) :])
         self._context[:, : len(start)] = torch.tensor(start)
@@ -87,7 +87,7 @@ class Generation:
             self._seen[:, list(prompt_ids)] = True
 
     def end(self, row: int) -> None:
-        """No more tokens of the text ``row``."""
+        """Generate no more tokens of text ``row``."""
         self._running[row] = False
 
     def __iter__(self) -> Iterator[list[int | None]]:
@@ -95,7 +95,7 @@ class Generation:
 
     @torch.inference_mode()
     def __next__(self) -> list[int | None]:
-        """One new token of every text; None if the text has ended.
+        """Return one new token of every text; None if the text has ended.
 
         Raises:
             DataError: if the model's outputs are not finite.
@@ -104,7 +104,7 @@ class Generation:
             raise StopIteration
         unread = self._context[:, self._cache.length : self._filled]
         logits = self._model(unread, cache=self._cache, last_only=True)[:, -1].cpu()
-        # Texts that have ended stay in the batch: rows are cheap, and the others keep their place.
+        # Finished texts stay in the batch: rows are cheap, and the others keep their index.
         ids = sample(logits, self._sampling, [stream.random() for stream in self._streams], self._seen)
         self._append(ids)
         self.made_tokens += 1
@@ -117,7 +117,7 @@ class Generation:
         return tokens
 
     def _append(self, ids: Tensor) -> None:
-        """Put one token [B] per text behind the context; where it is full, keep its last half."""
+        """Append one token [B] per text to the context; if it is full, keep only its last half first."""
         room = self._context.size(1)
         if self._filled == room:
             kept = room // 2 - 1
@@ -134,12 +134,12 @@ class Completion:
     """One text as it grows.
 
     ``text`` is what may be shown: whole characters, and nothing that is or may become a stop string.
-    ``tokens`` are all tokens made for it, those of the stop string and the end-of-text token included.
+    ``tokens`` are all its tokens, including those of the stop string and the end-of-text token.
     ``stop_reason`` is None until the text has ended.
 
     Args:
         tokenizer: turns tokens into characters.
-        prompt_ids: what the text follows; some tokenizers put a space between.
+        prompt_ids: the tokens before the text; some tokenizers put a space between.
         stop: strings before which the text ends.
 
     Raises:
@@ -161,14 +161,14 @@ class Completion:
             self._stream.push(token)
 
     def push(self, token: int) -> str:
-        """Take the next token; return the piece of text that can be shown now."""
+        """Add the next token; return the text that can be shown now."""
         self.tokens.append(token)
         if token == self._eot_id:
             return self.finish(END_OF_TEXT)
         return self._show(self._stream.push(token), is_last=False)
 
     def finish(self, reason: str) -> str:
-        """End the text; return what was held back until now."""
+        """End the text; return the text held back until now."""
         self.stop_reason = reason
         return self._show(self._stream.flush(), is_last=True)
 
@@ -184,7 +184,7 @@ class Completion:
         return shown
 
     def _length_of_possible_stop(self, text: str) -> int:
-        """How much of the end of ``text`` may be the beginning of a stop string."""
+        """How many characters at the end of ``text`` may be the beginning of a stop string."""
         return max(
             (
                 length
@@ -200,7 +200,7 @@ def stream_text(generation: Generation, completions: Sequence[Completion]) -> It
     """Run ``generation`` into one completion per text.
 
     Yields:
-        The text's number and its next piece, as soon as it can be shown.
+        The text's number and its next characters, as soon as they can be shown.
     """
     for tokens in generation:
         for row, token in enumerate(tokens):
@@ -217,14 +217,14 @@ def stream_text(generation: Generation, completions: Sequence[Completion]) -> It
 
 
 def encode_prompt(tokenizer: Tokenizer, prompt: str, *, starts_documents: bool) -> list[int]:
-    """The tokens that a text begins with, at least one.
+    """Encode a prompt to at least one token.
 
     Args:
-        starts_documents: whether the end-of-text token began documents in the training data. A prompt of
-            no tokens is that token then, else a line end where the tokenizer knows it.
+        starts_documents: whether the end-of-text token began documents in the training data. An empty prompt
+            is then that token, else a line end if the tokenizer has one.
 
     Raises:
-        DataError: if the tokenizer does not know a character or a word of the prompt.
+        DataError: if the tokenizer lacks a character or a word of the prompt.
     """
     ids = tokenizer.encode(prompt)
     if tokenizer.kind == "word":
@@ -243,7 +243,7 @@ def _require_known_words(tokenizer: Tokenizer, prompt: str) -> None:
         words = ", ".join(repr(word) for word in dict.fromkeys(unknown))
         raise DataError(
             f"the word vocabulary has no {words}",
-            "leave it out, or train with data.tokenizer=bpe, which knows every text",
+            "leave it out, or train with data.tokenizer=bpe, which can encode every text",
         )
 
 
@@ -259,15 +259,15 @@ def sample_text(
     starts_documents: bool,
     should_stop: Callable[[], bool],
 ) -> str:
-    """One text from a model in training, which is left in the mode it was in.
+    """Generate one text from a model in training; the model's mode is restored.
 
-    The global random state is neither read nor moved.
+    The global random state is neither read nor changed.
 
     Returns:
-        What follows the prompt, cut short where ``should_stop`` said so.
+        The text after the prompt, cut short if ``should_stop`` returned True.
 
     Raises:
-        DataError: if the tokenizer does not know a character of the prompt.
+        DataError: if the tokenizer lacks a character of the prompt.
     """
     prompt_ids = encode_prompt(tokenizer, prompt, starts_documents=starts_documents)
     sampling = Sampling(temperature=temperature, top_k=top_k)
@@ -295,4 +295,4 @@ def sample_text(
 
 def _require_at_least(name: str, value: int, least: int) -> None:
     if value < least:
-        raise SettingsError(f"{name} = {value} is less than {least}", f"give {least} or more")
+        raise SettingsError(f"{name} = {value} is less than {least}", f"use {least} or more")

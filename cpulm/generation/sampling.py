@@ -1,9 +1,8 @@
-"""From logits to the next token.
+"""Chooses the next token from logits.
 
 The functions are pure and take logits [B, V], one row per text. They are applied in the order of
-transformers: repetition penalty, temperature, top-k, top-p, min-p, then one draw from what is left.
-Everything here runs on the CPU: a row of logits is small, and a seed then gives the same text on
-every device.
+transformers: repetition penalty, temperature, top-k, top-p, min-p, then one draw from the remaining tokens.
+All of it runs on the CPU: a row of logits is small, and a seed then gives the same text on every device.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _LEAST_TEMPERATURE = 1e-30
 class Sampling:
     """How the next token is chosen; the defaults are the model's own probabilities.
 
-    ``temperature`` 0 takes the likeliest token and makes the rest, but ``repetition_penalty``, moot.
+    At ``temperature`` 0 the likeliest token is taken, and only ``repetition_penalty`` has an effect.
 
     Raises:
         SettingsError: if a value is outside its range.
@@ -40,35 +39,34 @@ class Sampling:
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < math.inf:
             raise SettingsError(
-                f"temperature = {self.temperature:g} is not a number from 0 up",
-                "0 takes the likeliest token, 1 the model's own probabilities; 0.8 is usual",
+                f"temperature = {self.temperature:g} must be 0 or more",
+                "0 always takes the likeliest token, 1 keeps the model's probabilities; 0.8 is usual",
             )
         if self.top_k is not None and self.top_k < 1:
-            raise SettingsError(f"top_k = {self.top_k} leaves no token", "give 1 or more, or leave it out")
+            raise SettingsError(f"top_k = {self.top_k} leaves no token", "use 1 or more, or leave it out")
         if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise SettingsError(f"top_p = {self.top_p:g} is not above 0 and at most 1", "0.9 is usual")
+            raise SettingsError(f"top_p = {self.top_p:g} must be above 0 and at most 1", "0.9 is usual")
         if self.min_p is not None and not 0 <= self.min_p <= 1:
-            raise SettingsError(f"min_p = {self.min_p:g} is not between 0 and 1", "0.05 is usual")
+            raise SettingsError(f"min_p = {self.min_p:g} must be between 0 and 1", "0.05 is usual")
         if not 0 < self.repetition_penalty < math.inf:
             raise SettingsError(
-                f"repetition_penalty = {self.repetition_penalty:g} is not a number above 0",
+                f"repetition_penalty = {self.repetition_penalty:g} must be above 0",
                 "1 changes nothing; 1.1 is usual",
             )
 
 
 def penalize_repetition(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
-    """Make the tokens in ``seen`` (bool [B, V]) less likely: positive logits are divided by ``penalty``,
-    negative ones multiplied.
+    """Divide positive logits of the tokens in ``seen`` (bool [B, V]) by ``penalty``, multiply negative ones.
 
-    Source: Keskar et al. 2019, CTRL (arXiv:1909.05858), section 4.1, in the form that transformers gave
-    it for negative logits.
+    Source: Keskar et al. 2019, CTRL (arXiv:1909.05858), section 4.1, in the form that transformers uses
+    for negative logits.
     """
     penalized = torch.where(logits > 0, logits / penalty, logits * penalty)
     return torch.where(seen, penalized, logits)
 
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
-    """-inf for all but the ``k`` largest logits of a row; what ties with the last of them stays.
+    """Set all but the ``k`` largest logits of a row, and those equal to the last of them, to -inf.
 
     Source: Fan et al. 2018 (arXiv:1805.04833).
     """
@@ -79,7 +77,7 @@ def keep_top_k(logits: Tensor, k: int) -> Tensor:
 
 
 def keep_top_p(logits: Tensor, p: float) -> Tensor:
-    """-inf outside the nucleus: the fewest likeliest tokens whose probabilities sum to ``p`` or more.
+    """Set logits outside the nucleus (the fewest likeliest tokens with a total of at least ``p``) to -inf.
 
     Source: Holtzman et al. 2020 (arXiv:1904.09751).
     """
@@ -98,7 +96,7 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
 
 
 def _keep_nucleus(logits: Tensor, probabilities: Tensor, ids: Tensor, p: float) -> Tensor:
-    """Keep those of ``ids``, likeliest first, before which less than ``p`` lies. All [B, n], n <= V."""
+    """Keep those ``ids``, sorted likeliest first, that less than ``p`` precedes. All [B, n], n <= V."""
     before = probabilities.cumsum(-1) - probabilities
     kept = torch.full_like(logits, -math.inf)
     values = logits.gather(-1, ids).masked_fill_(before >= p, -math.inf)
@@ -106,7 +104,7 @@ def _keep_nucleus(logits: Tensor, probabilities: Tensor, ids: Tensor, p: float) 
 
 
 def keep_min_p(logits: Tensor, p: float) -> Tensor:
-    """-inf for tokens less likely than ``p`` times the likeliest one.
+    """Set logits of tokens less likely than ``p`` times the likeliest one to -inf.
 
     Source: Nguyen et al. 2024 (arXiv:2407.01082).
     """
@@ -117,22 +115,22 @@ def keep_min_p(logits: Tensor, p: float) -> Tensor:
 
 
 def shape(logits: Tensor, options: Sampling, seen: Tensor | None = None) -> Tensor:
-    """All of ``options`` in their order, for a temperature above 0.
+    """Apply all ``options`` in their order, for a temperature above 0.
 
     Args:
         logits: [B, V].
         options: what to apply.
-        seen: bool [B, V], the tokens that each text holds; needed where a repetition penalty is set.
+        seen: bool [B, V], the tokens of each text; needed if a repetition penalty is set.
 
     Returns:
-        Logits [B, V], -inf where a token must not come.
+        Logits [B, V], -inf for excluded tokens.
     """
     if options.repetition_penalty != 1:
         assert seen is not None
         logits = penalize_repetition(logits, seen, options.repetition_penalty)
     if options.temperature != 1:
-        # Shifted first, so that a tiny temperature cannot overflow; below the least one all are greedy, and
-        # a denormal would be flushed to zero.
+        # Shifted first, so a tiny temperature cannot overflow; below the smallest temperature all are
+        # greedy, and a denormal would be flushed to zero.
         logits = (logits - logits.amax(-1, keepdim=True)) / max(options.temperature, _LEAST_TEMPERATURE)
     if options.top_k is not None:
         logits = keep_top_k(logits, options.top_k)
@@ -150,7 +148,7 @@ def sample(logits: Tensor, options: Sampling, draws: Sequence[float], seen: Tens
         logits: [B, V], float, on the CPU.
         options: how to choose.
         draws: B uniform random numbers from [0, 1), one per row: the same draw takes the same token,
-            whatever else is in the batch. Not used at temperature 0.
+            independent of the other rows. Not used at temperature 0.
         seen: as for :func:`shape`.
 
     Returns:
@@ -168,7 +166,7 @@ def sample(logits: Tensor, options: Sampling, draws: Sequence[float], seen: Tens
         _require_finite(top.values)
         return top.indices
     probabilities = shape(logits, options, seen).softmax(-1, dtype=torch.float64)
-    # The inverse of the cumulative distribution; a token of probability 0 has no room in it.
+    # The inverse of the cumulative distribution; a token of probability 0 has no interval in it.
     heights = probabilities.cumsum(-1)
     total = heights[:, -1:]
     _require_finite(total)
@@ -179,6 +177,6 @@ def sample(logits: Tensor, options: Sampling, draws: Sequence[float], seen: Tens
 def _require_finite(values: Tensor) -> None:
     if not all(map(math.isfinite, values.flatten().tolist())):
         raise DataError(
-            "the model's outputs are not finite numbers, so no token can be chosen",
-            "its training diverged: use an earlier checkpoint of the run",
+            "the model's outputs are not finite",
+            "the training diverged: use an earlier checkpoint of the run",
         )

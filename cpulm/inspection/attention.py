@@ -1,4 +1,4 @@
-"""Where each attention head looks from each token of a prompt."""
+"""Attention maps: the weight that each head gives each earlier token of a prompt."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from cpulm.settings import ModelSettings
 
 MOST_TOKENS = 64
 MOST_NUMBERS = 200_000
-"""Numbers in all maps together: about a megabyte of JSON."""
+"""Maximum number of weights in all maps: about a megabyte of JSON."""
 
 
-def room(settings: ModelSettings) -> int:
-    """The most tokens whose maps of all heads are few enough."""
+def max_tokens_shown(settings: ModelSettings) -> int:
+    """The maximum number of tokens for which the maps of all heads fit into :data:`MOST_NUMBERS`."""
     heads = settings.n_layer * settings.n_head
     tokens = min(MOST_TOKENS, settings.block_size)
     while tokens > 2 and heads * tokens * (tokens + 1) // 2 > MOST_NUMBERS:
@@ -33,13 +33,13 @@ def room(settings: ModelSettings) -> int:
 
 @torch.inference_mode()
 def attention(model: Transformer, tokens: Sequence[int], texts: TokenTexts) -> AttentionMap:
-    """The attention of every head over ``tokens``, of which the last ones are taken, as many as have room."""
-    seen = list(tokens[-room(model.settings) :])
-    with _Watch() as watch:
+    """The attention of every head over ``tokens``, or over as many of the last ones as fit."""
+    seen = list(tokens[-max_tokens_shown(model.settings) :])
+    with _AttentionRecorder() as watch:
         model.hidden(torch.tensor([seen], device=model.wte.weight.device))
     weights = np.stack([attention_weights(*one)[0].cpu().numpy() for one in watch.seen])
     heads = [
-        _in_figures(layer, head, weights[layer, head])
+        _head_statistics(layer, head, weights[layer, head])
         for layer in range(weights.shape[0])
         for head in range(weights.shape[1])
     ]
@@ -47,15 +47,15 @@ def attention(model: Transformer, tokens: Sequence[int], texts: TokenTexts) -> A
 
 
 def attention_weights(q: Tensor, k: Tensor, mask: Tensor | None = None) -> Tensor:
-    """The weights that causal attention gives the values.
+    """Return the weights that causal attention gives the values.
 
     Args:
-        q: [B, H, T, D], ready to be multiplied: normed and rotated where the model does so.
-        k: [B, K, T, D]; each of the K heads serves H / K query heads that lie side by side.
-        mask: added to the scores [B, H, T, T], where the model was trained with one.
+        q: [B, H, T, D], ready for the product: after norm and rotation, if the model has them.
+        k: [B, K, T, D]; each of the K heads serves H / K query heads that are adjacent.
+        mask: added to the scores [B, H, T, T], if the model was trained with one.
 
     Returns:
-        [B, H, T, T] float32; each row sums to one, what lies behind the row's token is zero.
+        [B, H, T, T] float32; each row sums to one; entries after the row's token are zero.
     """
     q, k = q.float(), k.float().repeat_interleave(q.size(1) // k.size(1), dim=1)
     scores = q @ k.mT / q.size(-1) ** 0.5
@@ -66,10 +66,10 @@ def attention_weights(q: Tensor, k: Tensor, mask: Tensor | None = None) -> Tenso
     return weights
 
 
-class _Watch(TorchFunctionMode):
-    """While entered, notes the queries, keys and mask of every attention as the model hands them to torch.
+class _AttentionRecorder(TorchFunctionMode):
+    """While entered, records the queries, keys and mask of every attention as the model passes them to torch.
 
-    So whatever is done to them on the way there (norms, rotation, groups) need not be known here.
+    So this module need not know what happens to them before (norms, rotation, groups).
     """
 
     def __init__(self) -> None:
@@ -88,8 +88,8 @@ class _Watch(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _in_figures(layer: int, head: int, weights: npt.NDArray[np.float32]) -> Head:
-    """One head's map [T, T] in figures; the first token, which has no choice, counts in none of them."""
+def _head_statistics(layer: int, head: int, weights: npt.NDArray[np.float32]) -> Head:
+    """Figures of one head's map [T, T]; the first token, which has no choice, does not count."""
     count = len(weights)
     rows = weights[1:].astype(np.float64) if count > 1 else weights.astype(np.float64)
     at = np.arange(count - len(rows), count)

@@ -1,4 +1,4 @@
-"""The embeddings: which tokens lie near which, and a map of them in a plane."""
+"""Embeddings: nearest neighbours of tokens, and a map of the tokens in a plane."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _SHORTEST_WORD = 3
 def neighbours(
     embedding: Tensor, chosen: Sequence[int], candidates: Ints, texts: TokenTexts
 ) -> tuple[Neighbours, ...]:
-    """For each chosen token those whose embeddings have the largest cosine with its own.
+    """For each chosen token, find the tokens whose embeddings have the largest cosine with its embedding.
 
     Args:
         embedding: [V, n_embd].
         chosen: ids.
-        candidates: ids among which neighbours are looked for.
+        candidates: ids among which neighbours are searched.
     """
     rows = torch.from_numpy(candidates).to(embedding.device)
     directions = torch.nn.functional.normalize(embedding[rows].float(), dim=-1)
@@ -45,10 +45,10 @@ def neighbours(
 
 
 def chosen_tokens(by_frequency: Ints, texts: TokenTexts) -> list[int]:
-    """Tokens worth asking for neighbours: the most frequent words.
+    """Choose tokens whose neighbours are worth showing: the most frequent words.
 
-    Words behind a blank come first, because without one a token may be the end of a word, then others of
-    letters, then whatever is frequent.
+    Words after a blank come first, because a token without one may be the end of a word, then other tokens
+    of letters, then any frequent tokens.
     """
     frequent = by_frequency[:MOST_ON_MAP].tolist()
     return sorted(frequent, key=lambda token: _rank(texts.text(token)))[:_CHOSEN]
@@ -62,7 +62,7 @@ def _rank(text: str) -> int:
 
 
 def token_of(word: str, tokenizer: Tokenizer, texts: TokenTexts) -> int:
-    """The one token that ``word`` is, by itself or behind a blank.
+    """Return the single token for ``word``, by itself or after a blank.
 
     Raises:
         SettingsError: if the vocabulary has no such token.
@@ -72,12 +72,12 @@ def token_of(word: str, tokenizer: Tokenizer, texts: TokenTexts) -> int:
         if len(ids) == 1 and texts.text(ids[0]).strip() == word.strip():
             return ids[0]
     parts = ", ".join(repr(part) for part in texts.texts(tokenizer.encode(word)))
-    raise SettingsError(f"{word!r} is no single token; its tokens are: {parts}", "choose one of them")
+    raise SettingsError(f"{word!r} is not a single token; its tokens are: {parts}", "choose one of them")
 
 
 @torch.inference_mode()
 def embedding_map(embedding: Tensor, by_frequency: Ints, texts: TokenTexts) -> EmbeddingMap:
-    """The most frequent tokens in the plane of their two principal components.
+    """Map the most frequent tokens onto the plane of their two principal components.
 
     Args:
         embedding: [V, n_embd].
@@ -99,7 +99,7 @@ def embedding_map(embedding: Tensor, by_frequency: Ints, texts: TokenTexts) -> E
 
 
 def _along(rows: Tensor, directions: Tensor, number: int) -> Floats:
-    """Coordinates [N] along one component, its sign such that the farthest point is positive."""
+    """Coordinates [N] along one component; the sign makes the farthest point positive."""
     if -number > directions.size(1):
         return np.zeros(len(rows))
     values: Floats = (rows @ directions[:, number]).numpy().astype(np.float64)

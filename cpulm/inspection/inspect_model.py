@@ -1,4 +1,4 @@
-"""Look into a trained model: all that is found in it on one text."""
+"""Inspects a trained model on one text."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from cpulm.events import Listener
 from cpulm.generation.generate import encode_prompt
 from cpulm.inspection import attention, embeddings, loss_breakdown, text_pass, unused_tokens, weights
 from cpulm.inspection import passage as passages
-from cpulm.inspection.model_report import Ints, ModelLook
-from cpulm.inspection.shown_text import ShownText, data_of, given_text, validation_text
+from cpulm.inspection.model_report import Ints, ModelReport
+from cpulm.inspection.shown_text import ShownText, given_text, training_data_of, validation_text
 from cpulm.inspection.text_pass import TextStatistics
 from cpulm.inspection.tokens import TokenTexts
 from cpulm.model.transformer import Transformer
 from cpulm.progress import Stage
 
 _PROMPT_TOKENS = 32
-"""Of the passage, where no prompt is given."""
+"""Tokens of the passage used as a prompt if none is given."""
 
 
 @dataclass(frozen=True)
-class Shown:
-    """What a model is to be looked into with.
+class InspectionRequest:
+    """What to inspect a model with.
 
     Attributes:
         text: a text, or None for the validation set of the run.
-        name: of that text, for people.
-        prompt: what attention and the next token are looked at behind; None: the start of the passage.
-        words: single tokens whose neighbours among the embeddings are requested; none: frequent words.
+        name: the text's name in messages.
+        prompt: the prompt for attention and the next token; None: the start of the passage.
+        words: single tokens whose nearest embeddings are requested; empty: frequent words.
     """
 
     text: str | None = None
@@ -48,7 +48,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class _Loaded:
-    """A model and what it is looked into with; ``data`` is None if a text stands in for it."""
+    """A model and the text to inspect it on; ``data`` is None if a given text replaces it."""
 
     path: Path
     model: Transformer
@@ -61,41 +61,41 @@ class _Loaded:
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """Prompt and words as tokens; None and empty if the user leaves them to us."""
+class _EncodedRequest:
+    """Prompt and words as tokens; None and empty if the user gave none."""
 
     prompt: list[int] | None
     words: list[int]
 
 
-def look_into(
+def inspect_model(
     path: Path,
-    shown: Shown | None = None,
+    shown: InspectionRequest | None = None,
     *,
     emit: Listener = lambda _: None,
     should_stop: Callable[[], bool] = lambda: False,
     warn: Callable[[str], None] = lambda _: None,
-) -> ModelLook:
-    """Look into the model of a checkpoint, or into the best one of a run's folder.
+) -> ModelReport:
+    """Inspect the model of a checkpoint, or the best one in a run's folder.
 
     At most :data:`cpulm.inspection.text_pass.MOST_TOKENS` tokens of the text are read, spread evenly over it,
-    and fewer by a model that costs more; the training data is counted whole. Everything is on the CPU.
+    and fewer for a larger model; all training data is counted. Everything runs on the CPU.
 
     Args:
-        emit: hears how far it is.
-        should_stop: asked about ten times a second.
-        warn: told of damaged checkpoints that were passed over.
+        emit: receives Progress events.
+        should_stop: called about ten times a second.
+        warn: called with a message for each damaged checkpoint that was skipped.
 
     Raises:
         DataError: if there is no model, no text to show it, or too little of it.
-        SettingsError: if a word is no single token.
-        StoppedError: if ``should_stop`` said so.
+        SettingsError: if a word is not a single token.
+        StoppedError: if ``should_stop`` returned True.
     """
-    shown = shown or Shown()
+    shown = shown or InspectionRequest()
     loaded = _load(path, shown, warn)
-    asked = _asked(shown, loaded)
+    asked = _encode_request(shown, loaded)
     block, tokens = loaded.model.settings.block_size, loaded.text.tokens
-    starts = text_pass.windows_of(len(tokens), block, text_pass.most_windows(loaded.model))
+    starts = text_pass.window_starts(len(tokens), block, text_pass.max_windows(loaded.model))
     with Stage("reading the text", len(starts), "windows", emit, should_stop) as stage:
         stage.advance()
         read = text_pass.read(loaded.model, tokens, starts, stage.advance)
@@ -103,45 +103,47 @@ def look_into(
     if loaded.data is not None:
         train = loaded.data.train
         with Stage("counting the training data", len(train), "tokens", emit, should_stop) as stage:
-            counts = unused_tokens.counts_of(train, loaded.model.vocab_size, stage.advance)
-    with Stage("looking into the weights", None, "", emit, should_stop) as stage:
+            counts = unused_tokens.count_tokens(train, loaded.model.vocab_size, stage.advance)
+    with Stage("inspecting the weights", None, "", emit, should_stop) as stage:
         stage.advance()
-        return _found(loaded, asked, read, counts)
+        return _build_report(loaded, asked, read, counts)
 
 
-def _load(path: Path, shown: Shown, warn: Callable[[str], None]) -> _Loaded:
+def _load(path: Path, shown: InspectionRequest, warn: Callable[[str], None]) -> _Loaded:
     model, tokenizer, checkpoint = load_model(path, warn=warn)
     starts_documents = checkpoint.starts_documents
     data: TokenFolder | None = None
     if shown.text is None:
-        data = data_of(checkpoint)
+        data = training_data_of(checkpoint)
         text = validation_text(data)
     else:
         text = given_text(shown.text, shown.name, tokenizer, starts_documents=starts_documents)
-        with suppress(DataError):  # a text stands in for it, all but its counts
-            data = data_of(checkpoint)
+        with suppress(DataError):  # a given text replaces it, except for its counts
+            data = training_data_of(checkpoint)
     return _Loaded(
         path, model, tokenizer, TokenTexts(tokenizer), starts_documents, checkpoint.step, data, text
     )
 
 
-def _asked(shown: Shown, loaded: _Loaded) -> _Asked:
+def _encode_request(shown: InspectionRequest, loaded: _Loaded) -> _EncodedRequest:
     words = [embeddings.token_of(word, loaded.tokenizer, loaded.texts) for word in shown.words]
     if shown.prompt is None:
-        return _Asked(None, words)
+        return _EncodedRequest(None, words)
     prompt = encode_prompt(loaded.tokenizer, shown.prompt, starts_documents=loaded.starts_documents)
-    return _Asked(prompt, words)
+    return _EncodedRequest(prompt, words)
 
 
-def _found(loaded: _Loaded, asked: _Asked, read: TextStatistics, counts: Ints | None) -> ModelLook:
-    """All of it, put together from what was read and counted."""
+def _build_report(
+    loaded: _Loaded, asked: _EncodedRequest, read: TextStatistics, counts: Ints | None
+) -> ModelReport:
+    """Assemble the report from the statistics and counts."""
     model, texts, text = loaded.model, loaded.texts, loaded.text
     frequent = _by_frequency(read, counts, model.vocab_size)
     passage_ids = _passage_of(read, text, model.settings.block_size)
     is_context = text.has_lead or not text.is_given
     prompt = asked.prompt or passage_ids[int(is_context) :][:_PROMPT_TOKENS]
     words = asked.words or embeddings.chosen_tokens(frequent, texts)
-    return ModelLook(
+    return ModelReport(
         checkpoint=str(loaded.path),
         step=loaded.step,
         text=text.name,
@@ -163,7 +165,7 @@ def _found(loaded: _Loaded, asked: _Asked, read: TextStatistics, counts: Ints | 
 
 
 def _by_frequency(read: TextStatistics, counts: Ints | None, vocab_size: int) -> Ints:
-    """Tokens, the most frequent first: those of the training data, else all, by the text that was read."""
+    """Tokens, most frequent first: by the training data, or else by the text that was read."""
     if counts is not None:
         order: Ints = np.argsort(-counts, kind="stable")
         return order[counts[order] > 0]
@@ -172,7 +174,7 @@ def _by_frequency(read: TextStatistics, counts: Ints | None, vocab_size: int) ->
 
 
 def _passage_of(read: TextStatistics, text: ShownText, block_size: int) -> list[int]:
-    """The start of a given text, or the window of the validation set whose loss is nearest to the mean."""
+    """The start of a given text, or the validation window whose loss is nearest to the mean."""
     length = min(block_size, passages.MOST_TOKENS)
     start = 0
     if not text.is_given:

@@ -1,4 +1,4 @@
-"""The loss taken apart: by how much stood before a token, and by what kind of token it is."""
+"""Breaks the loss down by the amount of context before a token and by the kind of token."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _EXAMPLES = 8
 
 
 def by_position(reading: TextStatistics) -> PositionLoss:
-    """The loss by the place in the window; places where no window has a token are left out."""
+    """The loss by position in the window; positions without any token are left out."""
     length = int((reading.targets >= 0).sum(1).max())
     width = -(-length // MOST_POSITIONS)
     first = np.arange(0, length, width, dtype=np.int64)
     last = np.minimum(first + width, length) - 1
     with warnings.catch_warnings():
-        # A window that ends early has nothing to say of what lies behind its end.
+        # A window that ends early has no loss after its end.
         warnings.simplefilter("ignore", RuntimeWarning)
         per_window = np.stack(
             [
@@ -38,12 +38,12 @@ def by_position(reading: TextStatistics) -> PositionLoss:
 
 
 def by_kind(reading: TextStatistics, texts: TokenTexts) -> tuple[KindLoss, ...]:
-    """The loss by the kind of the predicted token, the kind with the largest part of the loss first."""
+    """The loss by the kind of the predicted token, sorted by the kinds' part of the loss, largest first."""
     there = reading.targets >= 0
     targets, surprise = reading.targets[there], reading.surprise[there].astype(np.float64)
     in_text = reading.windows >= 0
     kind_of = np.full(reading.windows.shape, -1)
-    # With the context token of each window, by which the first target's kind is told.
+    # With the context token of each window, which determines the first target's kind.
     kind_of[in_text] = texts.kinds(reading.windows[in_text])
     kinds = kind_of[:, 1:][there]
     total = float(surprise.sum())

@@ -1,8 +1,8 @@
-"""What a look into a trained model found: plain numbers and texts, for a page, a terminal or JSON.
+"""The result of inspecting a trained model: plain numbers and texts, for a page, a terminal or JSON.
 
 Nothing here needs torch. Losses and surprises are in nats per token, probabilities lie between 0 and 1. The
-text of a token is what it stands for, blanks and line ends included; bytes that are no whole character are
-spelled ``<0xE2>``, and special tokens by their names.
+text of a token includes its blanks and line ends; bytes that are not a whole character are spelled
+``<0xE2>``, and special tokens by their names.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ Floats: TypeAlias = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 Ints: TypeAlias = npt.NDArray[np.int64]
 
 DIGITS = 4
-"""Significant digits of a number in JSON: more than a picture shows, and half the bytes of all of them."""
+"""Significant digits of a number in JSON: more than a chart shows, in half the bytes of full precision."""
 
 MOST_POSITIONS = 256
-"""Points of the loss by position; in longer contexts neighbouring positions are taken together."""
+"""Points of the loss by position; in longer contexts neighbouring positions are merged."""
 
 
 @dataclass(frozen=True)
 class PositionLoss:
-    """The loss by the number of tokens that the model had before it: what the context is worth.
+    """The loss by the number of tokens of context: how much context helps.
 
     All arrays have one entry per group of neighbouring positions, at most :data:`MOST_POSITIONS`.
 
     Attributes:
-        first: the first position of the group; position 0 has one token of context.
-        last: the last one.
+        first: the first position of each group; position 0 has one token of context.
+        last: the last position of each group.
         loss: nats per token.
         standard_error: of the loss, over the windows; NaN if there was only one window.
     """
@@ -49,8 +49,8 @@ class KindLoss:
     """The loss over the tokens of one kind, such as ``word start`` or ``digits``.
 
     Attributes:
-        share: the part of all tokens that are of this kind.
-        loss_share: the part of the whole loss that falls on them.
+        share: the fraction of all tokens that are of this kind.
+        loss_share: their fraction of the whole loss.
         standard_error: of the loss, over the tokens; NaN if there was only one.
         examples: the kind's most frequent tokens.
     """
@@ -77,11 +77,11 @@ class Passage:
     """A stretch of the text, token by token. All sequences have one entry per token.
 
     Attributes:
-        surprise: ``-log p`` of each token given those before it; NaN if nothing stood before it.
-        entropy: of the model's prediction at that place: the surprise that it expected; NaN likewise.
-        rank: of the token among all, 1 for the one that the model held likeliest; 0 where nothing stood
-            before it.
-        alternatives: what the model held likeliest there, likeliest first; empty likewise.
+        surprise: ``-log p`` of each token given those before it; NaN for a token without context.
+        entropy: of the model's prediction for each token, which is the surprise it expected; NaN likewise.
+        rank: of the token among all; 1 if the model ranked it most likely; 0 for a token without
+            context.
+        alternatives: the tokens that the model ranked most likely, likeliest first; empty likewise.
     """
 
     tokens: tuple[str, ...]
@@ -94,7 +94,7 @@ class Passage:
 
 @dataclass(frozen=True)
 class NextToken:
-    """What the model expects behind a prompt.
+    """What the model predicts after a prompt.
 
     Attributes:
         entropy: of the distribution over the whole vocabulary.
@@ -108,14 +108,14 @@ class NextToken:
 
 @dataclass(frozen=True)
 class Head:
-    """One attention head in figures, means over the prompt's tokens.
+    """Figures of one attention head, means over the prompt's tokens.
 
     Attributes:
-        entropy: of where it looks, in nats; 0 where it looks at one token only.
-        distance: tokens back to where it looks.
-        to_self: attention to the token itself.
-        to_previous: attention to the token before.
-        to_first: attention to the first token, of the tokens from the third on.
+        entropy: of the attention weights, in nats; 0 if all weight is on one token.
+        distance: mean distance to the attended tokens, in tokens.
+        to_self: weight on the token itself.
+        to_previous: weight on the previous token.
+        to_first: weight on the first token, from the third token on.
     """
 
     layer: int
@@ -129,13 +129,13 @@ class Head:
 
 @dataclass(frozen=True)
 class AttentionMap:
-    """Where each head looks from each token of the prompt.
+    """The weights that each head gives from each token of the prompt.
 
     Attributes:
         tokens: the prompt's tokens, T of them.
-        weights: [n_layer, n_head, T, T], float32: row t holds how much token t takes from each token up to
-            itself; its entries sum to one, those behind t are zero.
-        heads: every head in figures, layer by layer.
+        weights: [n_layer, n_head, T, T], float32: row t holds the weight of each token up to t for token t;
+            its entries sum to one, those after t are zero.
+        heads: figures of every head, layer by layer.
     """
 
     tokens: tuple[str, ...]
@@ -145,7 +145,7 @@ class AttentionMap:
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A token near another one; ``cosine`` of the angle between their embeddings."""
+    """A token near another one; ``cosine`` is that of the angle between their embeddings."""
 
     token: str
     cosine: float
@@ -153,7 +153,7 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class Neighbours:
-    """The tokens whose embeddings point most nearly where that of ``token`` does, nearest first."""
+    """The tokens whose embeddings have the largest cosine with that of ``token``, nearest first."""
 
     token: str
     nearest: tuple[Neighbour, ...]
@@ -167,7 +167,7 @@ class EmbeddingMap:
         tokens: N of them, the most frequent first.
         kinds: of each.
         x: [N], as ``y``.
-        explained: the part of their whole variance that lies along x, and along y.
+        explained: the fraction of their total variance along x and along y.
     """
 
     tokens: tuple[str, ...]
@@ -179,13 +179,13 @@ class EmbeddingMap:
 
 @dataclass(frozen=True)
 class Matrix:
-    """One matrix of weights; fused projections are taken apart (``blocks.0.attn.q``, ``blocks.0.mlp.gate``).
+    """One matrix of weights; fused projections are split (``blocks.0.attn.q``, ``blocks.0.mlp.gate``).
 
     Attributes:
         norm: Frobenius.
         rms: the root mean square of its entries.
-        spectral_norm: the largest singular value: the most by which it can stretch a vector.
-        stable_rank: ``norm² / spectral_norm²``: about how many directions it really uses, of at most the
+        spectral_norm: the largest singular value: the maximum factor by which it stretches a vector.
+        stable_rank: ``norm² / spectral_norm²``: about how many directions it really uses, at most the
             shorter side.
     """
 
@@ -202,14 +202,14 @@ class Matrix:
 class LayerUnits:
     """The hidden units of one layer's MLP on the text.
 
-    Sizes are held against the root mean square of all activations of the layer.
+    Sizes are relative to the root mean square (RMS) of all activations of the layer.
 
     Attributes:
-        never_active: units whose largest activation, in either direction, stays under a hundredth of it.
-        constant: other units whose standard deviation stays under a hundredth of it.
-        active_share: mean over the units of the share of tokens on which the activation is over a tenth of
-            it.
-        examples: numbers of units that are never active or constant, the first ones.
+        never_active: units whose largest absolute activation stays under 0.01 RMS.
+        constant: other units whose standard deviation stays under 0.01 RMS.
+        active_share: fraction of tokens on which the activation is over 0.1 RMS, mean over the
+            units.
+        examples: the first numbers of units that are never active or constant.
     """
 
     layer: int
@@ -222,15 +222,15 @@ class LayerUnits:
 
 @dataclass(frozen=True)
 class VocabularyUse:
-    """Which tokens the model never met.
+    """Which tokens the model never saw.
 
     Attributes:
-        basis: how that was told: ``training data``, by counting it; ``embedding norm``, tokens whose row
-            still has the norm that it was drawn with; ``unknown``, where neither can tell.
+        basis: how they were found: ``training data``, by counting it; ``embedding norm``, tokens whose row
+            still has the norm of its initialization; ``unknown`` if neither is possible.
         note: the basis in words.
         unused: how many; None if unknown.
-        rare: tokens that the training data has, but at most ten times; None without the data.
-        examples: the unused ones, the first of them.
+        rare: tokens that occur at least once but at most ten times in the training data; None without it.
+        examples: the first unused tokens.
     """
 
     vocab_size: int
@@ -242,15 +242,15 @@ class VocabularyUse:
 
 
 @dataclass(frozen=True)
-class ModelLook:
-    """Everything that was found in one model on one text.
+class ModelReport:
+    """The full report on one model on one text.
 
     Attributes:
-        checkpoint: what was looked into, as it was given: a checkpoint, or a run's folder.
+        checkpoint: the inspected path, as it was given: a checkpoint, or a run's folder.
         step: the update at which it was saved.
-        text: what the model was shown: a file's name, or ``the validation set``.
-        tokens: how many of its tokens were predicted, of the ``text_tokens`` that could be.
-        loss: over these tokens, in windows side by side, as a validation measures it.
+        text: the text's name: a file's name, or ``the validation set``.
+        tokens: how many tokens were predicted, of ``text_tokens`` possible ones.
+        loss: over these tokens, in adjacent windows, as a validation measures it.
     """
 
     checkpoint: str
@@ -272,9 +272,9 @@ class ModelLook:
     vocabulary: VocabularyUse
 
     def to_json(self) -> dict[str, Any]:
-        """All of it as lists, dicts, texts and numbers; numbers that are not finite become None.
+        """Return all of it as lists, dicts, texts and numbers; numbers that are not finite become None.
 
-        The rows of an attention map end with the token that looks: what lies behind it is zero.
+        A row of an attention map ends with the attending token: the entries after it are zero.
         """
         record: dict[str, Any] = _plain(self)
         record["attention"]["weights"] = [

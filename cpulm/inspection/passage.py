@@ -1,4 +1,4 @@
-"""A passage and what the model thought of it at every token; what it expects behind a prompt."""
+"""The model's predictions at every token of a passage, and after a prompt."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _ALTERNATIVES_OF_ONE = 20
 
 @torch.inference_mode()
 def passage(model: Transformer, tokens: Sequence[int], texts: TokenTexts, *, shown_from: int) -> Passage:
-    """What the model thought at every one of ``tokens``.
+    """Return the model's prediction at every one of ``tokens``.
 
     Args:
         tokens: at least two, at most ``block_size + 1``; the first one is not predicted.
-        shown_from: 1 where the first token is context only, 0 where it is a part of the passage.
+        shown_from: 1 if the first token is context only, 0 if it is part of the passage.
     """
     rows, wanted = _hidden(model, tokens[:-1]), torch.tensor(tokens[1:], device=model.wte.weight.device)
     at_once = max(1, LOGITS_IN_CHUNK // model.vocab_size)
@@ -52,7 +52,7 @@ def passage(model: Transformer, tokens: Sequence[int], texts: TokenTexts, *, sho
 
 @torch.inference_mode()
 def next_token(model: Transformer, prompt_ids: Sequence[int], prompt: str, texts: TokenTexts) -> NextToken:
-    """What the model expects behind ``prompt_ids``, of which it sees the last ``block_size``."""
+    """Return the prediction after ``prompt_ids``, of which the model sees the last ``block_size``."""
     seen = prompt_ids[-model.settings.block_size :]
     log_probs = _log_probs(model, _hidden(model, seen)[-1:])
     return NextToken(
@@ -69,12 +69,12 @@ def _hidden(model: Transformer, tokens: Sequence[int]) -> Tensor:
 
 
 def _log_probs(model: Transformer, hidden: Tensor) -> Tensor:
-    """Logarithms of the probabilities [n, V] behind ``hidden`` [n, n_embd], float32."""
+    """Log probabilities [n, V] of the token after each of ``hidden`` [n, n_embd], float32."""
     return F.linear(hidden, model.head_weight).float().log_softmax(-1)
 
 
 def _entropy(log_probs: Tensor) -> Tensor:
-    """Of each row of [n, V], in nats."""
+    """Entropy of each row of [n, V], in nats."""
     return -(log_probs.exp() * log_probs).sum(-1)
 
 

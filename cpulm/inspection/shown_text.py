@@ -1,4 +1,4 @@
-"""The text that a model is shown: what the user gives, or the validation set of its run."""
+"""The text that a model is inspected on: the user's, or the validation set of its run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cpulm.data.tokenizer import Tokenizer
 from cpulm.errors import DataError
 
 VALIDATION = "the validation set"
-_GIVE_A_TEXT = "give it a text to look at: --text FILE"
+_GIVE_A_TEXT = "give a text: --text FILE"
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,12 @@ class ShownText:
     """A text as tokens.
 
     Attributes:
-        name: for people.
+        name: its name in messages.
         tokens: 1-D; at least two.
         bytes_per_token: UTF-8 bytes of the text per token.
         is_given: whether the user gave it.
-        has_lead: whether the first token is an end-of-text token put before the text, as documents had one
-            before them in training.
+        has_lead: whether the first token is an end-of-text token put before the text, as before
+            documents in training.
     """
 
     name: str
@@ -38,36 +38,38 @@ class ShownText:
     has_lead: bool
 
 
-def data_of(checkpoint: Checkpoint) -> TokenFolder:
-    """The token folder that the model was trained on.
+def training_data_of(checkpoint: Checkpoint) -> TokenFolder:
+    """Open the token folder that the model was trained on.
 
     Raises:
-        DataError: if it is gone or holds something else by now.
+        DataError: if it no longer exists or has changed.
     """
     where = checkpoint.data.get("path")
     if not where:
         raise DataError("the checkpoint does not say what it was trained on", _GIVE_A_TEXT)
     path = Path(where)
     if not path.is_dir():
-        raise DataError(f"the checkpoint's data is not here: {path} does not exist", _GIVE_A_TEXT)
+        raise DataError(f"the checkpoint's training data {path} does not exist", _GIVE_A_TEXT)
     try:
         folder = TokenFolder.open(path)
     except DataError as error:
-        raise DataError(f"the checkpoint's data cannot be read: {error.message}", _GIVE_A_TEXT) from error
+        raise DataError(
+            f"cannot read the checkpoint's training data: {error.message}", _GIVE_A_TEXT
+        ) from error
     if folder.digest != checkpoint.data.get("digest"):
         raise DataError(f"the data at {path} is not what the checkpoint was trained on", _GIVE_A_TEXT)
     return folder
 
 
 def validation_text(folder: TokenFolder) -> ShownText:
-    """The validation split of ``folder``."""
+    """Return the validation split of ``folder``."""
     if len(folder.val) < 2:
-        raise DataError("the validation set has a single token", _GIVE_A_TEXT)
+        raise DataError("the validation set has only one token", _GIVE_A_TEXT)
     return ShownText(VALIDATION, folder.val, folder.bytes_per_token, is_given=False, has_lead=False)
 
 
 def given_text(text: str, name: str, tokenizer: Tokenizer, *, starts_documents: bool) -> ShownText:
-    """``text`` as tokens, behind an end-of-text token where one began documents in training.
+    """Encode ``text``, after an end-of-text token if one began documents in training.
 
     Raises:
         DataError: if it is too short for a prediction, or the tokenizer lacks a character of it.
@@ -76,9 +78,7 @@ def given_text(text: str, name: str, tokenizer: Tokenizer, *, starts_documents: 
     lead = [tokenizer.eot_id] if starts_documents else []
     if not ids or len(ids) + len(lead) < 2:
         count = f"{len(ids)} token{'' if len(ids) == 1 else 's'}"
-        raise DataError(
-            f"{name} is too short to look at: it has {count}", "give a text of at least two tokens"
-        )
+        raise DataError(f"{name} is too short: it has {count}", "give a text of at least two tokens")
     tokens = np.array([*lead, *ids], dtype=np.int64)
     bytes_per_token = len(text.encode()) / len(ids)
     return ShownText(name, tokens, bytes_per_token, is_given=True, has_lead=bool(lead))

@@ -1,4 +1,4 @@
-"""A model reads a text, window by window: the surprise of each token, and what its hidden units did."""
+"""Runs a model over a text, window by window: the surprise of each token and the activity of hidden units."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from cpulm.model.counts import LOGITS_IN_CHUNK, flops_per_token
 from cpulm.model.transformer import Transformer
 
 MOST_TOKENS = 1 << 16
-"""The standard error of a mean over so many is a 256th of the tokens' own spread."""
+"""The standard error of a mean over so many is 1/256 of the tokens' standard deviation."""
 MOST_FLOPS = 1e12
-"""Arithmetic that the reading may cost: some seconds on a few cores."""
+"""The arithmetic that the pass may cost: some seconds on a few cores."""
 LEAST_WINDOWS = 4
 _TOKENS_AT_ONCE = 4096
 
 _SMALL = 0.01
-"""Part of a layer's root mean square under which an activation does nothing."""
+"""Fraction of a layer's root mean square below which an activation has no effect."""
 _ACTIVE = 0.1
-"""Part of a token's root mean square from which on a unit counts as active."""
+"""Fraction of a token's root mean square above which a unit counts as active."""
 _EXAMPLES = 20
 
 
 @dataclass(frozen=True)
 class TextStatistics:
-    """What the model made of the windows.
+    """The model's results on the windows.
 
     Attributes:
-        starts: [N] where in the text each window begins; its first token is context only.
-        windows: [N, T + 1] their tokens, -1 behind the end of the text.
-        surprise: [N, T] ``-log p`` of each in nats, NaN behind the end of the text.
-        units: what the hidden units of each layer's MLP did.
+        starts: [N] where each window begins in the text; its first token is context only.
+        windows: [N, T + 1] their tokens, -1 after the end of the text.
+        surprise: [N, T] ``-log p`` of each in nats, NaN after the end of the text.
+        units: the activity of the hidden units of each layer's MLP.
     """
 
     starts: npt.NDArray[np.int64]
@@ -48,7 +48,7 @@ class TextStatistics:
 
     @property
     def targets(self) -> npt.NDArray[np.int64]:
-        """[N, T] the tokens that were predicted."""
+        """[N, T] the predicted tokens."""
         return self.windows[:, 1:]
 
     @property
@@ -57,19 +57,19 @@ class TextStatistics:
 
     @property
     def tokens(self) -> int:
-        """Predicted tokens."""
+        """The number of predicted tokens."""
         return int((self.targets >= 0).sum())
 
 
-def windows_of(text_tokens: int, block_size: int, most: int) -> npt.NDArray[np.int64]:
-    """Where windows that lie side by side begin, int64 [N]: all, or ``most`` of them spread evenly."""
+def window_starts(text_tokens: int, block_size: int, most: int) -> npt.NDArray[np.int64]:
+    """Starts of adjacent windows, int64 [N]: all of them, or ``most`` spread evenly."""
     total = max(1, -(-(text_tokens - 1) // block_size))
     taken = min(total, most)
     return np.arange(taken, dtype=np.int64) * total // taken * block_size
 
 
-def most_windows(model: Transformer) -> int:
-    """How many windows a look takes: fewer of a model that costs more."""
+def max_windows(model: Transformer) -> int:
+    """How many windows to read: fewer for a larger model."""
     block = model.settings.block_size
     forward = flops_per_token(model.settings, model.vocab_size) / 3
     return max(LEAST_WINDOWS, int(min(MOST_TOKENS, MOST_FLOPS / forward)) // block)
@@ -86,19 +86,19 @@ def read(
 
     Args:
         tokens: the text, 1-D, usually a memory map; at least two.
-        advance: told of the windows that were read.
+        advance: called with the number of windows read.
     """
     block = model.settings.block_size
     windows = np.full((len(starts), block + 1), -1, dtype=np.int64)
     surprise = np.full((len(starts), block), np.nan, dtype=np.float32)
     device = model.wte.weight.device
     at_once = max(1, _TOKENS_AT_ONCE // block)
-    with UnitsWatch(model) as watch:
+    with UnitRecorder(model) as watch:
         for first in range(0, len(starts), at_once):
             rows = [
                 np.asarray(tokens[at : at + block + 1], dtype=np.int64) for at in starts[first:][:at_once]
             ]
-            # Only the window at the end of the text can be shorter: it is read by itself.
+            # Only the window at the end of the text can be shorter: it is read separately.
             for length in dict.fromkeys(map(len, rows)):
                 alike = [number for number, row in enumerate(rows) if len(row) == length]
                 batch = torch.from_numpy(np.stack([rows[number] for number in alike])).to(device)
@@ -122,15 +122,15 @@ def surprises(model: Transformer, windows: Tensor) -> Tensor:
     return torch.cat(losses).view(windows.size(0), -1)
 
 
-class UnitsWatch:
-    """While entered, follows every hidden unit of the MLPs: what their ``down`` is applied to."""
+class UnitRecorder:
+    """While entered, records every hidden unit of the MLPs: the input of ``down``."""
 
     def __init__(self, model: Transformer) -> None:
         self._downs: list[nn.Module] = [block.get_submodule("mlp.down") for block in model.blocks]
         self._layers: list[_Activations | None] = [None] * len(self._downs)
         self._handles: list[Any] = []
 
-    def __enter__(self) -> UnitsWatch:
+    def __enter__(self) -> UnitRecorder:
         for layer, down in enumerate(self._downs):
             self._handles.append(down.register_forward_pre_hook(self._hook(layer)))
         return self
@@ -140,7 +140,7 @@ class UnitsWatch:
             handle.remove()
 
     def found(self) -> tuple[LayerUnits, ...]:
-        """What each layer's units did so far."""
+        """The activity of each layer's units so far."""
         return tuple(layer.summary(number) for number, layer in enumerate(self._layers) if layer is not None)
 
     def _hook(self, layer: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
@@ -155,7 +155,7 @@ class UnitsWatch:
 
 
 class _Activations:
-    """Running figures of the units of one layer; each is [units], in float64 but for the largest."""
+    """Running statistics of the units of one layer, each [units]; all but the largest are float64."""
 
     def __init__(self, like: Tensor) -> None:
         self.tokens = 0

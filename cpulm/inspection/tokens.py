@@ -1,4 +1,4 @@
-"""What each token stands for, and what kind of token it is."""
+"""The text and the kind of each token."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ BYTES, SPECIAL = "lone bytes", "special"
 KINDS = (WORD_START, INSIDE_WORD, DIGITS, PUNCTUATION, WHITESPACE, NEWLINE, MIXED, BYTES, SPECIAL)
 """Every token is of exactly one of these kinds.
 
-``word start`` and ``inside a word`` begin with a letter, blanks left out; which of the two it is depends on
-the token before. ``digits`` and ``punctuation`` hold nothing else; ``mixed`` begins with one of them and
-holds others too. ``lone bytes`` are bytes that are no whole character by themselves.
+``word start`` and ``inside a word`` begin with a letter, ignoring blanks; which of the two it is depends on
+the token before. ``digits`` and ``punctuation`` contain nothing else; ``mixed`` begins with one of them and
+also contains others. ``lone bytes`` are bytes that are not a whole character.
 """
 
 _FIRST_BYTE = 0xDC00
-"""Python's place for a byte that is no UTF-8 (``surrogateescape``)."""
+"""Where Python puts a byte that is not UTF-8 (``surrogateescape``)."""
 
 
 class _Traits(NamedTuple):
     text: str
     kind: str | None
-    """None: a word's start or its inside, by what stands before."""
+    """None: a word's start or inside, depending on the token before."""
     ends_word: bool
-    """Whether a letter behind it would be inside a word."""
+    """Whether a letter after it would be inside a word."""
 
 
 class TokenTexts:
-    """The texts and kinds of a tokenizer's tokens, worked out once for each token that is requested."""
+    """The texts and kinds of a tokenizer's tokens, computed once for each requested token."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._known: dict[int, _Traits] = {}
 
     def text(self, token: int) -> str:
-        """What ``token`` stands for: its own characters, ``<0xE2>`` for bytes that are none, a special
-        token's name; empty for an id that the tokenizer does not know."""
+        """The text of ``token``: its characters, ``<0xE2>`` for bytes that are not a character, a special
+        token's name; empty for an id that the tokenizer does not have."""
         return self._traits(token).text
 
     def texts(self, tokens: Sequence[int] | Ints) -> tuple[str, ...]:
@@ -80,7 +80,7 @@ class TokenTexts:
         if token in tokenizer.special_ids or not piece:
             return _Traits(piece, SPECIAL, ends_word=False)
         text = self._text_of(token, piece)
-        # Words of a vocabulary of words stand apart: no blank in the token says so.
+        # Tokens of a word vocabulary are separate words, though no blank in the token says so.
         joins = tokenizer.kind != "word"
         ends_word = joins and _is_word(text[-1:])
         kind = _kind_of(text)
@@ -89,7 +89,7 @@ class TokenTexts:
         return _Traits(spelled(text), kind, ends_word)
 
     def _text_of(self, token: int, piece: str) -> str:
-        """The text behind a word; bytes that are no character as surrogates."""
+        """The text after a word; bytes that are not a character as surrogates."""
         if piece in self._bytes_of_pieces:
             return chr(_FIRST_BYTE + self._bytes_of_pieces[piece])
         if self._is_byte_level:
@@ -99,7 +99,7 @@ class TokenTexts:
             return piece
         if self._tokenizer.kind != "other":
             return piece
-        # Decoders that join with blanks or take marks away show what they do between two tokens only.
+        # Decoders that add blanks or remove marks do so only between two tokens.
         before = self._tokenizer.decode([self._anchor])
         together = self._tokenizer.decode([self._anchor, token])
         return together[len(before) :] or piece
@@ -116,7 +116,7 @@ class TokenTexts:
 
     @cached_property
     def _bytes_of_pieces(self) -> dict[str, int]:
-        """``<0xE2>`` and the like, where the tokenizer falls back to bytes; those of ASCII are characters."""
+        """``<0xE2>`` and the like, if the tokenizer falls back to bytes; ASCII bytes are characters."""
         if not self._tokenizer.parts["model"].get("byte_fallback"):
             return {}
         return {f"<0x{value:02X}>": value for value in range(128, 256)}
@@ -129,7 +129,7 @@ class TokenTexts:
 
 
 def spelled(text: str) -> str:
-    """``text`` with its bytes that are no UTF-8 written out: ``<0xE2>``."""
+    """Write bytes of ``text`` that are not UTF-8 as ``<0xE2>``."""
     return "".join(
         f"<0x{ord(char) - _FIRST_BYTE:02X}>" if 0xDC80 <= ord(char) <= 0xDCFF else char for char in text
     )
@@ -149,5 +149,5 @@ def _kind_of(text: str) -> str:
 
 
 def _is_word(char: str) -> bool:
-    """Whether a character (or none) is of those that words are made of."""
+    """Whether a character (or an empty string) is part of a word."""
     return bool(char) and (char == "_" or unicodedata.category(char)[0] in "LMN")

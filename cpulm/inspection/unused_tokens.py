@@ -1,4 +1,4 @@
-"""Which tokens a model never met."""
+"""Finds the tokens that a model never saw."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from cpulm.inspection.tokens import TokenTexts
 from cpulm.model.transformer import INIT_STD, Transformer
 
 RARE = 10
-"""Tokens that stand at most so often in the training data have hardly been learned."""
+"""Tokens that occur at most this often in the training data have hardly been learned."""
 _EXAMPLES = 60
 _CHUNK = 1 << 22
 _DEVIATIONS = 4.0
 
 
-def counts_of(tokens: npt.NDArray[Any], vocab_size: int, advance: Callable[[int], None]) -> Ints:
-    """How often each token stands in ``tokens``, int64 [vocab_size], in bounded memory.
+def count_tokens(tokens: npt.NDArray[Any], vocab_size: int, advance: Callable[[int], None]) -> Ints:
+    """Count each token in ``tokens``, int64 [vocab_size], in bounded memory.
 
     Args:
         tokens: 1-D, usually a memory map.
-        advance: told of the tokens that were counted.
+        advance: called with the number of tokens counted.
     """
     counts = np.zeros(vocab_size, dtype=np.int64)
     flat = np.asarray(tokens)
@@ -37,12 +37,12 @@ def counts_of(tokens: npt.NDArray[Any], vocab_size: int, advance: Callable[[int]
 
 
 def vocabulary_use(model: Transformer, counts: Ints | None, texts: TokenTexts) -> VocabularyUse:
-    """Which tokens the model never met: by ``counts`` of its training data, else by its embedding."""
+    """Find tokens the model never saw: by ``counts`` of its training data, or else by its embedding."""
     if counts is not None:
         return VocabularyUse(
             vocab_size=model.vocab_size,
             basis="training data",
-            note="tokens that the training data does not have",
+            note="tokens that do not occur in the training data",
             unused=int((counts == 0).sum()),
             rare=int(((counts > 0) & (counts <= RARE)).sum()),
             examples=texts.texts(np.flatnonzero(counts == 0)[:_EXAMPLES]),
@@ -51,18 +51,18 @@ def vocabulary_use(model: Transformer, counts: Ints | None, texts: TokenTexts) -
         return VocabularyUse(
             vocab_size=model.vocab_size,
             basis="unknown",
-            note="the training data is not here, and with the embedding as the output matrix the rows of "
-            "unused tokens are trained too",
+            note="the training data is not available, and the embedding is also the output matrix, so the "
+            "rows of unused tokens are trained too",
             unused=None,
             rare=None,
             examples=(),
         )
-    still = _still_as_drawn(model)
+    still = _rows_with_initial_norm(model)
     return VocabularyUse(
         vocab_size=model.vocab_size,
         basis="embedding norm",
-        note="the training data is not here: these are the tokens whose embedding still has about the norm "
-        "that it was drawn with",
+        note="the training data is not available: the embeddings of these tokens still have about the "
+        "norm of their initialization",
         unused=int(still.sum()),
         rare=None,
         examples=texts.texts(np.flatnonzero(still)[:_EXAMPLES]),
@@ -70,10 +70,10 @@ def vocabulary_use(model: Transformer, counts: Ints | None, texts: TokenTexts) -
 
 
 @torch.inference_mode()
-def _still_as_drawn(model: Transformer) -> npt.NDArray[np.bool_]:
-    """Which rows of the embedding have a norm that fits normal numbers of the initial deviation.
+def _rows_with_initial_norm(model: Transformer) -> npt.NDArray[np.bool_]:
+    """Which rows of the embedding have a norm that fits normal numbers of the initial standard deviation.
 
-    The norm of n of them is ``std sqrt(n)``, give or take ``std / sqrt(2)``.
+    The norm of n such numbers is ``std sqrt(n)``, plus or minus ``std / sqrt(2)``.
     """
     norms = torch.linalg.vector_norm(model.wte.weight.float(), dim=-1).cpu().numpy()
     expected = INIT_STD * model.settings.n_embd**0.5

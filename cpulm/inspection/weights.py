@@ -1,4 +1,4 @@
-"""The matrices of a model in figures."""
+"""Statistics of a model's weight matrices."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from cpulm.model.transformer import Transformer
 
 @torch.inference_mode()
 def matrices(model: Transformer) -> tuple[Matrix, ...]:
-    """Every matrix of ``model`` in figures, in the order of the model."""
-    return tuple(_in_figures(name, matrix.float()) for name, matrix in taken_apart(model))
+    """Return the statistics of every matrix of ``model``, in the model's order."""
+    return tuple(_matrix_statistics(name, matrix.float()) for name, matrix in split_matrices(model))
 
 
-def taken_apart(model: Transformer) -> Iterator[tuple[str, Tensor]]:
-    """Every matrix with its name, the fused ones as the matrices that they are made of."""
+def split_matrices(model: Transformer) -> Iterator[tuple[str, Tensor]]:
+    """Yield every matrix with its name; fused ones are split into their parts."""
     settings = model.settings
     width, narrow = settings.n_head * settings.head_width, settings.kv_heads * settings.head_width
     for full_name, parameter in model.named_parameters():
@@ -35,11 +35,11 @@ def taken_apart(model: Transformer) -> Iterator[tuple[str, Tensor]]:
             yield name, parameter
 
 
-def _in_figures(name: str, matrix: Tensor) -> Matrix:
+def _matrix_statistics(name: str, matrix: Tensor) -> Matrix:
     rows, columns = matrix.shape
     norm = float(torch.linalg.vector_norm(matrix))
-    # The eigenvalues of the smaller product are the squares of the singular values, for a fraction of the
-    # time of the singular values themselves where one side is a vocabulary.
+    # The eigenvalues of the smaller product are the squares of the singular values, at a fraction of the time
+    # of the singular values themselves if one side is a vocabulary.
     small = matrix.mT @ matrix if rows > columns else matrix @ matrix.mT
     largest = max(0.0, float(torch.linalg.eigvalsh(small)[-1]))
     return Matrix(

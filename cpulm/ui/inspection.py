@@ -18,7 +18,7 @@ from cpulm.ui.tables import key_values, rows
 from cpulm.ui.terminal_text import figure, harmless
 
 if TYPE_CHECKING:
-    from cpulm.inspection.model_report import Alternative, Head, ModelLook, Passage, PositionLoss
+    from cpulm.inspection.model_report import Alternative, Head, ModelReport, Passage, PositionLoss
 
 _CHART_HEIGHT = 12
 _BAR = 24
@@ -36,7 +36,7 @@ LEVELS: tuple[tuple[float, Style], ...] = (
 """Styles of a surprise below so many nats; the highest two can be told apart without colour."""
 
 
-def look_screen(look: ModelLook, width: int, glyphs: Glyphs = UNICODE) -> RenderableType:
+def inspection_screen(look: ModelReport, width: int, glyphs: Glyphs = UNICODE) -> RenderableType:
     """What was found in a model, ``width`` cells wide where it draws."""
     spaced: list[RenderableType] = []
     for part in _parts(look, width, glyphs):
@@ -44,7 +44,7 @@ def look_screen(look: ModelLook, width: int, glyphs: Glyphs = UNICODE) -> Render
     return Group(*spaced[:-1])
 
 
-def _parts(look: ModelLook, width: int, glyphs: Glyphs) -> Iterator[RenderableType]:
+def _parts(look: ModelReport, width: int, glyphs: Glyphs) -> Iterator[RenderableType]:
     yield _summary(look)
     yield _by_position(look.by_position, width, glyphs)
     yield _by_kind(look)
@@ -56,7 +56,7 @@ def _parts(look: ModelLook, width: int, glyphs: Glyphs) -> Iterator[RenderableTy
     yield _unused(look)
 
 
-def _summary(look: ModelLook) -> RenderableType:
+def _summary(look: ModelReport) -> RenderableType:
     part = "" if look.tokens == look.text_tokens else f" of {look.text_tokens:,}, spread evenly over it"
     return key_values(
         "The model looked into",
@@ -80,7 +80,7 @@ def _by_position(positions: PositionLoss, width: int, glyphs: Glyphs) -> Rendera
     return Drawing([*box("loss by position", drawn, width, _CHART_HEIGHT, glyphs, note), []])
 
 
-def _by_kind(look: ModelLook) -> RenderableType:
+def _by_kind(look: ModelReport) -> RenderableType:
     records = [
         (
             each.kind,
@@ -145,7 +145,7 @@ def _alternative(each: Alternative) -> str:
     return f"{shown(each.token)} {each.probability:.0%}"
 
 
-def _next_token(look: ModelLook, glyphs: Glyphs) -> RenderableType:
+def _next_token(look: ModelReport, glyphs: Glyphs) -> RenderableType:
     prompt = shown(look.next_token.prompt)
     # The end of the prompt matters most.
     if len(prompt) > 2 * _TOKEN_CELLS:
@@ -163,7 +163,7 @@ def _next_token(look: ModelLook, glyphs: Glyphs) -> RenderableType:
     return Drawing([*lines, []])
 
 
-def _neighbours(look: ModelLook, width: int) -> RenderableType:
+def _neighbours(look: ModelReport, width: int) -> RenderableType:
     """A line for each token, with as many neighbours as it has room for, at least one."""
     room = width - max((cell_len(shown(each.token)) for each in look.neighbours), default=0) - 4
     pairs = []
@@ -196,7 +196,7 @@ def _attention(heads: tuple[Head, ...]) -> RenderableType:
     )
 
 
-def _unused(look: ModelLook) -> RenderableType:
+def _unused(look: ModelReport) -> RenderableType:
     units = sum(layer.units for layer in look.units)
     dead = sum(layer.never_active for layer in look.units)
     constant = sum(layer.constant for layer in look.units)

@@ -14,7 +14,7 @@ import torch
 from cpulm.data.tokenizer import Tokenizer, byte_tokenizer, train_word
 from cpulm.errors import DataError
 from cpulm.evaluation.text_score import TextScore, difference, score_text
-from cpulm.evaluation.text_tokens import text_of
+from cpulm.evaluation.text_tokens import open_text
 from cpulm.evaluation.text_windows import Protocol
 from cpulm.events import Event, Listener, Progress, Validated
 from cpulm.execution.runtime import Runtime
@@ -41,7 +41,7 @@ def figures(
     most: int | None = None,
     emit: Listener = lambda _: None,
 ) -> TextScore:
-    text = text_of([str(source)], tokenizer, field="text", errors="strict", emit=lambda _: None)
+    text = open_text([str(source)], tokenizer, field="text", errors="strict", emit=lambda _: None)
     return score_text(
         model,
         tokenizer,
@@ -189,7 +189,7 @@ def test_a_model_whose_outputs_are_not_finite_is_refused(story: Path) -> None:
     tokenizer = byte_tokenizer()
     model = a_model(tokenizer.vocab_size)
     model.wte.weight[tokenizer.eot_id] = math.nan
-    with pytest.raises(DataError, match="model gives numbers that are not finite"):
+    with pytest.raises(DataError, match="model computes values that are not finite"):
         figures(model, tokenizer, story, Protocol(BLOCK, BLOCK))
 
 
@@ -214,7 +214,7 @@ def test_a_document_of_any_length_is_read_in_pieces(tmp_path: Path) -> None:
     with (tmp_path / "long.txt").open("w") as file:
         for number in range(90_000):
             file.write(f"line {number}\n")
-    text = text_of(
+    text = open_text(
         [str(tmp_path / "long.txt")], tokenizer, field="text", errors="strict", emit=lambda _: None
     )
     sizes = [len(chunk.ids) for chunk in text.chunks()]

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from small_models import BLOCK, SHAPES, a_model
 
 from cpulm.data.tokenizer import byte_tokenizer
-from cpulm.inspection.attention import MOST_NUMBERS, attention, attention_weights, room
+from cpulm.inspection.attention import MOST_NUMBERS, attention, attention_weights, max_tokens_shown
 from cpulm.inspection.tokens import TokenTexts
 from cpulm.settings import ModelSettings
 
@@ -92,5 +92,5 @@ def test_heads_in_figures_are_those_of_their_maps() -> None:
 @pytest.mark.parametrize(("layers", "heads", "expected"), [(4, 4, 64), (12, 12, 52), (48, 25, 17)])
 def test_many_heads_leave_room_for_fewer_tokens(layers: int, heads: int, expected: int) -> None:
     settings = ModelSettings(n_layer=layers, n_head=heads, n_embd=heads * 4, block_size=256)
-    assert room(settings) == expected
+    assert max_tokens_shown(settings) == expected
     assert layers * heads * expected * (expected + 1) // 2 <= MOST_NUMBERS

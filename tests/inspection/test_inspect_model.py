@@ -17,8 +17,8 @@ from small_runs import of, settings_for, train
 from cpulm.checkpoints import checkpoint as checkpoints
 from cpulm.errors import DataError, SettingsError, StoppedError
 from cpulm.events import Event, Progress
-from cpulm.inspection.inspect_model import Shown, look_into
-from cpulm.inspection.model_report import ModelLook
+from cpulm.inspection.inspect_model import InspectionRequest, inspect_model
+from cpulm.inspection.model_report import ModelReport
 
 TEXT = "".join(f"{n} times {n} is {n * n}.\n" for n in range(400))
 
@@ -35,8 +35,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def look(run: Path) -> ModelLook:
-    return look_into(run)
+def look(run: Path) -> ModelReport:
+    return inspect_model(run)
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def alone(run: Path, tmp_path: Path) -> Path:
     return tmp_path / "model.pt"
 
 
-def test_a_look_at_the_validation_set_has_the_loss_of_the_last_validation(run: Path, look: ModelLook) -> None:
+def test_the_loss_on_the_validation_set_is_that_of_the_last_validation(run: Path, look: ModelReport) -> None:
     best = checkpoints.load(run / "best.pt")
     assert look.text == "the validation set"
     assert look.tokens == look.text_tokens
@@ -57,7 +57,7 @@ def test_a_look_at_the_validation_set_has_the_loss_of_the_last_validation(run: P
     assert look.step == best.step
 
 
-def test_its_parts_fit_each_other(look: ModelLook) -> None:
+def test_its_parts_fit_each_other(look: ModelReport) -> None:
     assert sum(kind.tokens for kind in look.by_kind) == look.tokens
     assert (look.by_position.first[0], look.by_position.last[-1]) == (0, 15)
     assert "".join(look.passage.tokens) in TEXT
@@ -71,7 +71,7 @@ def test_its_parts_fit_each_other(look: ModelLook) -> None:
     assert {each.token for each in look.neighbours} <= set(TEXT)
 
 
-def test_all_of_it_is_json(look: ModelLook) -> None:
+def test_all_of_it_is_json(look: ModelReport) -> None:
     record = json.loads(json.dumps(look.to_json(), allow_nan=False))
     assert set(record) == set(look.__dict__)
     assert [len(row) for row in record["attention"]["weights"][0][0]] == list(range(1, 17))
@@ -81,12 +81,12 @@ def test_all_of_it_is_json(look: ModelLook) -> None:
     assert record["by_kind"][0]["examples"]
 
 
-def test_looking_twice_finds_the_same(run: Path, look: ModelLook) -> None:
-    assert look_into(run).to_json() == look.to_json()
+def test_looking_twice_finds_the_same(run: Path, look: ModelReport) -> None:
+    assert inspect_model(run).to_json() == look.to_json()
 
 
 def test_a_given_text_is_read_from_its_start(alone: Path) -> None:
-    found = look_into(alone, Shown("7 times 7 is 49.\n", "my.txt"))
+    found = inspect_model(alone, InspectionRequest("7 times 7 is 49.\n", "my.txt"))
     assert (found.text, found.tokens, found.text_tokens) == ("my.txt", 16, 16)
     assert "".join(found.passage.tokens) == "7 times 7 is 49.\n"
     # Nothing stood before the first token of a text that was one long document.
@@ -98,52 +98,52 @@ def test_a_given_text_is_read_from_its_start(alone: Path) -> None:
 def test_where_documents_began_with_a_token_a_given_text_does_too(alone: Path, tmp_path: Path) -> None:
     checkpoint = replace(checkpoints.load(alone), starts_documents=True)
     checkpoints.save(checkpoint, tmp_path / "documents.pt")
-    found = look_into(tmp_path / "documents.pt", Shown("7 times 7", "my.txt"))
+    found = inspect_model(tmp_path / "documents.pt", InspectionRequest("7 times 7", "my.txt"))
     assert found.tokens == 9
     assert "".join(found.passage.tokens) == "7 times 7"
     assert np.isfinite(found.passage.surprise).all()
 
 
 def test_bits_per_byte_of_a_given_text_are_over_its_own_bytes(alone: Path) -> None:
-    found = look_into(alone, Shown("日本語です", "my.txt"))
+    found = inspect_model(alone, InspectionRequest("日本語です", "my.txt"))
     assert found.bits_per_byte == pytest.approx(found.loss / np.log(2))
 
 
 def test_the_data_of_the_run_is_counted_though_a_text_is_given(run: Path) -> None:
-    assert look_into(run, Shown("7 times 7", "my.txt")).vocabulary.basis == "training data"
+    assert inspect_model(run, InspectionRequest("7 times 7", "my.txt")).vocabulary.basis == "training data"
 
 
 def test_prompt_and_words_are_those_that_are_asked_for(run: Path) -> None:
-    found = look_into(run, Shown(prompt="12 times", words=["t", "9"]))
+    found = inspect_model(run, InspectionRequest(prompt="12 times", words=["t", "9"]))
     assert found.next_token.prompt == "12 times"
     assert found.attention.tokens == tuple("12 times")
     assert [each.token for each in found.neighbours] == ["t", "9"]
 
 
 def test_a_prompt_of_nothing_is_the_start_of_a_text(run: Path) -> None:
-    found = look_into(run, Shown(prompt=""))
+    found = inspect_model(run, InspectionRequest(prompt=""))
     assert found.attention.tokens == ("\n",)
 
 
 def test_it_says_how_far_it_is_and_can_be_stopped(run: Path) -> None:
     seen: list[Event] = []
-    look_into(run, emit=seen.append)
+    inspect_model(run, emit=seen.append)
     stages = [event.stage for event in of(Progress, seen) if event.finished]
-    assert stages == ["reading the text", "counting the training data", "looking into the weights"]
+    assert stages == ["reading the text", "counting the training data", "inspecting the weights"]
     with pytest.raises(StoppedError):
-        look_into(run, should_stop=lambda: True)
+        inspect_model(run, should_stop=lambda: True)
 
 
 def refused(error: type[Exception], message: str, *arguments: Any) -> None:
     with pytest.raises(error, match=message) as raised:
-        look_into(*arguments)
+        inspect_model(*arguments)
     assert getattr(raised.value, "hint", "")
 
 
 def test_a_checkpoint_without_its_data_names_the_option(alone: Path) -> None:
-    refused(DataError, "data is not here: .*gone does not exist", alone)
+    refused(DataError, "checkpoint's training data .*gone does not exist", alone)
     with pytest.raises(DataError) as raised:
-        look_into(alone)
+        inspect_model(alone)
     assert "--text FILE" in raised.value.hint
 
 
@@ -156,15 +156,15 @@ def test_data_that_has_changed_or_is_damaged_is_not_taken_for_the_runs_own(run: 
     (tmp_path / "tokens" / "val.bin").write_bytes(b"")
     damaged = replace(checkpoint, data={**checkpoint.data, "path": str(tmp_path / "tokens")})
     checkpoints.save(damaged, tmp_path / "damaged.pt")
-    refused(DataError, "data cannot be read: .*val.bin", tmp_path / "damaged.pt")
+    refused(DataError, "cannot read the checkpoint's training data: .*val.bin", tmp_path / "damaged.pt")
     checkpoints.save(replace(checkpoint, data={"path": "", "digest": ""}), tmp_path / "bare.pt")
     refused(DataError, "does not say what it was trained on", tmp_path / "bare.pt")
 
 
 @pytest.mark.parametrize(("text", "tokens"), [("", "0 tokens"), ("x", "1 token$")])
 def test_a_text_too_short_for_a_prediction_is_refused(alone: Path, text: str, tokens: str) -> None:
-    refused(DataError, f"my.txt is too short to look at: it has {tokens}", alone, Shown(text, "my.txt"))
+    refused(DataError, f"my.txt is too short: it has {tokens}", alone, InspectionRequest(text, "my.txt"))
 
 
 def test_a_word_of_several_tokens_is_refused_before_anything_is_read(run: Path) -> None:
-    refused(SettingsError, "'times' is no single token", run, Shown(words=["times"]))
+    refused(SettingsError, "'times' is not a single token", run, InspectionRequest(words=["times"]))

@@ -18,7 +18,7 @@ from cpulm.evaluation.validation_loss import evaluate
 from cpulm.inspection import text_pass
 from cpulm.inspection.loss_breakdown import by_kind, by_position
 from cpulm.inspection.model_report import MOST_POSITIONS
-from cpulm.inspection.text_pass import TextStatistics, read, windows_of
+from cpulm.inspection.text_pass import TextStatistics, read, window_starts
 from cpulm.inspection.tokens import KINDS, TokenTexts
 from cpulm.model.transformer import Transformer
 
@@ -26,7 +26,7 @@ TOKENS = np.random.default_rng(0).integers(0, 40, 75).astype(np.uint16)
 
 
 def everything(model: Transformer, tokens: Any = TOKENS) -> TextStatistics:
-    return read(model, tokens, windows_of(len(tokens), model.settings.block_size, 100), lambda _: None)
+    return read(model, tokens, window_starts(len(tokens), model.settings.block_size, 100), lambda _: None)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def everything(model: Transformer, tokens: Any = TOKENS) -> TextStatistics:
     ],
 )
 def test_windows_lie_side_by_side_or_are_spread_evenly(tokens: int, most: int, starts: list[int]) -> None:
-    assert windows_of(tokens, 16, most).tolist() == starts
+    assert window_starts(tokens, 16, most).tolist() == starts
 
 
 @pytest.mark.parametrize("kind", SHAPES)
@@ -81,7 +81,7 @@ def test_a_few_rows_of_logits_at_once_give_the_same(monkeypatch: pytest.MonkeyPa
 
 def test_progress_counts_every_window() -> None:
     told: list[int] = []
-    read(a_model(), TOKENS, windows_of(len(TOKENS), BLOCK, 100), told.append)
+    read(a_model(), TOKENS, window_starts(len(TOKENS), BLOCK, 100), told.append)
     assert sum(told) == 5
 
 

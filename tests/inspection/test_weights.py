@@ -11,7 +11,7 @@ from cpulm.data.tokenizer import byte_tokenizer, train_bpe
 from cpulm.errors import SettingsError
 from cpulm.inspection.embeddings import MOST_ON_MAP, chosen_tokens, embedding_map, neighbours, token_of
 from cpulm.inspection.tokens import TokenTexts
-from cpulm.inspection.unused_tokens import counts_of, vocabulary_use
+from cpulm.inspection.unused_tokens import count_tokens, vocabulary_use
 from cpulm.inspection.weights import matrices
 from cpulm.model.transformer import Transformer
 
@@ -57,7 +57,7 @@ def test_a_word_is_the_token_that_it_is_by_itself_or_behind_a_blank() -> None:
 
 
 def test_a_word_of_several_tokens_is_refused_with_its_tokens() -> None:
-    with pytest.raises(SettingsError, match="'dog' is no single token; its tokens are: 'd', 'o', 'g'"):
+    with pytest.raises(SettingsError, match="'dog' is not a single token; its tokens are: 'd', 'o', 'g'"):
         token_of("dog", BYTES, TEXTS)
 
 
@@ -118,7 +118,7 @@ def test_a_matrix_of_zeros_has_no_rank() -> None:
 def test_tokens_are_counted_chunk_by_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cpulm.inspection.unused_tokens._CHUNK", 3)
     told: list[int] = []
-    counts = counts_of(np.array([1, 1, 0, 4, 1, 4, 1], dtype=np.uint16), 6, told.append)
+    counts = count_tokens(np.array([1, 1, 0, 4, 1, 4, 1], dtype=np.uint16), 6, told.append)
     assert counts.tolist() == [1, 4, 0, 0, 2, 0]
     assert sum(told) == 7
 
@@ -144,4 +144,4 @@ def test_without_the_data_they_are_those_whose_embedding_has_its_first_norm() ->
 def test_with_tied_embeddings_and_no_data_it_is_unknown() -> None:
     found = vocabulary_use(a_model(257, tie_embeddings=True), None, TEXTS)
     assert (found.basis, found.unused, found.examples) == ("unknown", None, ())
-    assert "training data is not here" in found.note
+    assert "training data is not available" in found.note

@@ -13,7 +13,7 @@ from small_runs import settings_for, train
 from cpulm.analysis.build_report import read_report
 from cpulm.analysis.compare import RunComparison, compare
 from cpulm.analysis.report import Report
-from cpulm.inspection.inspect_model import look_into
+from cpulm.inspection.inspect_model import inspect_model
 from cpulm.ui.page.page import write_page
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def report(runs: list[Path]) -> Report:
 
 @pytest.fixture(scope="session")
 def look(runs: list[Path]) -> dict[str, Any]:
-    return look_into(runs[0] / "best.pt").to_json()
+    return inspect_model(runs[0] / "best.pt").to_json()
 
 
 @pytest.fixture(scope="session")
