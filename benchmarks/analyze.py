@@ -1,4 +1,4 @@
-"""Time and memory of ``cpulm analyze`` on the record of a very long run.
+"""Time and memory of ``cpulm analyze`` on the log of a very long run.
 
     python benchmarks/analyze.py --lines 1000000
 
@@ -39,7 +39,7 @@ _PARTS = tuple(f"blocks.{block}.{part}" for block in range(6) for part in ("qkv"
 
 
 def started(steps: int) -> RunStarted:
-    """The first event of the record."""
+    """The first event of the log."""
     return RunStarted(
         time=_START,
         run="runs/night",
@@ -66,7 +66,7 @@ def started(steps: int) -> RunStarted:
 
 
 def step_done(step: int, loss: float, noise: float, steps: int) -> StepDone:
-    """One step of a run without trouble."""
+    """One normal step of a run."""
     return StepDone(
         time=_START + step * _STEP_SECONDS,
         step=step,
@@ -83,7 +83,7 @@ def step_done(step: int, loss: float, noise: float, steps: int) -> StepDone:
 
 
 def beside(step: int, loss: float) -> list[Event]:
-    """What comes after a step now and then."""
+    """The events that sometimes follow a step."""
     now, events = _START + step * _STEP_SECONDS, list[Event]()
     if step % _MACHINE_EVERY == 0:
         events.append(
@@ -147,7 +147,7 @@ def validation(step: int, now: float, loss: float) -> list[Event]:
 
 
 def write_run(folder: Path, lines: int) -> None:
-    """A run's folder with a record of ``lines`` lines."""
+    """A run's folder with a log of ``lines`` lines."""
     steps, noise = lines, np.random.default_rng(0).standard_normal(lines + 1)
     folder.mkdir(parents=True)
     (folder / "settings.yaml").write_text("preset: tiny\n", encoding="utf-8")
@@ -163,7 +163,7 @@ def write_run(folder: Path, lines: int) -> None:
 
 
 def measure(arguments: list[str]) -> tuple[float, float, int]:
-    """Seconds, MiB of resident memory at the most, and bytes on stdout, of one ``cpulm analyze``."""
+    """Seconds, peak resident MiB and bytes on stdout of one ``cpulm analyze``."""
     with tempfile.TemporaryFile() as out:
         began = time.perf_counter()
         process = subprocess.Popen([sys.executable, "-m", "cpulm", "analyze", *arguments], stdout=out)
@@ -175,13 +175,13 @@ def measure(arguments: list[str]) -> tuple[float, float, int]:
 
 
 def main() -> None:
-    """Make the record, measure, print."""
+    """Write the log, measure, print."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--lines", type=int, default=1_000_000)
     parser.add_argument("--tries", type=int, default=3)
-    parser.add_argument("--run", type=Path, help="keep the record here, and use it where it is there already")
+    parser.add_argument("--run", type=Path, help="keep the log here, and reuse an existing one")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         run = chosen.run or Path(scratch) / "night"

@@ -1,4 +1,4 @@
-"""Time of one training step of our two blocks, beside nanoGPT's where a clone of it is given.
+"""Time of one training step of cpulm's two blocks, and of nanoGPT if a clone is given.
 
 All variants run in one process and in turns, so that whatever else the machine does falls on all alike:
 
@@ -110,7 +110,7 @@ def training_step(
 
 
 def in_turns(steps: dict[str, Step], rounds: int, inner: int) -> dict[str, list[float]]:
-    """Seconds per step of every variant, one figure per round of ``inner`` steps each."""
+    """Seconds per step of every variant, one value per round of ``inner`` steps."""
     for step in steps.values():
         step()
     seconds: dict[str, list[float]] = {name: [] for name in steps}

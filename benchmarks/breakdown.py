@@ -1,4 +1,4 @@
-"""Where the time of an update goes by kind of work, and what its matrix products would take alone.
+"""The time of an update by kind of work, and the time of its matrix products alone.
 
     python benchmarks/breakdown.py [--preset medium] [--precision int8] [--steps 6] [--json]
 
@@ -42,9 +42,9 @@ KINDS = {
     "norms": ("_NativeRMSNorm", "_NativeRMSNormBackward"),
     "optimizer": ("Optimizer.step#Muon.step", "Optimizer.step#AdamW.step"),
 }
-"""Names of the profiler's events; with the compiled kernels none of them lies inside another."""
+"""Names of the profiler's events; with the compiled kernels none of them is nested in another."""
 LARGE = (4096, 512, 2816)
-"""Rows, inputs and outputs of the product whose rate is taken for int8."""
+"""Rows, inputs and outputs of the product whose rate is used for int8."""
 
 
 def update(parts: Parts, settings: Settings, index: int) -> None:
@@ -69,7 +69,7 @@ def product_rate(runtime: Runtime) -> float:
 
 
 def operations(settings: Settings, vocab_size: int) -> dict[str, float]:
-    """Of the products in one update: six for each weight and token; attention's are always in fp32."""
+    """Operations of the products in one update: six for each weight and token; attention's are in fp32."""
     model, tokens = settings.model, settings.tokens_per_step
     heads = 6.0 * model.n_layer * model.n_head * model.head_width * model.block_size
     return {
@@ -80,7 +80,7 @@ def operations(settings: Settings, vocab_size: int) -> dict[str, float]:
 
 
 def measured(parts: Parts, settings: Settings, steps: int) -> tuple[float, dict[str, float]]:
-    """Median seconds of an update, and the part of each kind in them."""
+    """Median seconds of an update, and each kind's share."""
     took = []
     for index in range(steps + 2):
         began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What `cpulm evaluate` costs: its throughput beside a training forward pass, and the search for passages.
+"""The cost of `cpulm evaluate`: its throughput, that of a training forward pass, and the search for passages.
 
     python benchmarks/evaluate.py [--preset tiny] [--rounds 5] [--search-tokens 100000000]
 
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def compare(settings: Settings, runtime: Runtime, rounds: int) -> None:
-    """Tokens per second of each way, in turns."""
+    """Tokens per second of each variant, in turns."""
     vocab_size, block = settings.data.vocab_size or 256, settings.model.block_size
     model = Transformer(settings.model, vocab_size)
     model.init_weights(0)
@@ -111,7 +111,7 @@ def compare(settings: Settings, runtime: Runtime, rounds: int) -> None:
 
 
 def in_turns(ways: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
-    """Tokens per second of each way in each round, after one round that warms up."""
+    """Tokens per second of each variant in each round, after a warm-up round."""
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for number, (name, work) in itertools.product(range(rounds + 1), ways.items()):
         began = time.perf_counter()
@@ -122,7 +122,7 @@ def in_turns(ways: dict[str, Callable[[], None]], rounds: int) -> dict[str, list
 
 
 def search(total: int) -> None:
-    """Seconds and memory to look for texts in ``total`` tokens of a byte vocabulary."""
+    """Seconds and memory to search for texts in ``total`` tokens of a byte vocabulary."""
     tokenizer = byte_tokenizer()
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""Tokens per second of generation, beside nanoGPT's, in one process and in turns.
+"""Tokens per second of generation, compared with nanoGPT's, in turns in one process.
 
 Both write one text after a line end with fresh weights, at temperature 0.8 among the 40 likeliest
 tokens, in the shape of nanoGPT's "baby GPT": 6 layers, 6 heads, 384 wide, 256 tokens of context, a
@@ -80,7 +80,7 @@ def main() -> None:
 
 
 def show_limit(name: str, read_bytes: int, rate: float) -> None:
-    """Print the share of the limit by bandwidth that ``rate``, in tokens a second, is."""
+    """Print ``rate``, in tokens per second, as a share of the bandwidth's limit."""
     for what, size in (("weights read again and again", read_bytes), ("a GiB", 1 << 30)):
         bandwidth = read_bandwidth(size)
         limit = bandwidth / read_bytes
@@ -117,7 +117,7 @@ def read_bandwidth(size: int) -> float:
 
 
 def nanogpt_writer(folder: Path) -> Callable[[int], None]:
-    """nanoGPT's model with fresh weights, writing as many tokens as asked for."""
+    """nanoGPT's model with fresh weights, writing the requested number of tokens."""
     spec = importlib.util.spec_from_file_location("nanogpt_model", folder / "model.py")
     if spec is None or spec.loader is None or not (folder / "model.py").is_file():
         sys.exit(f"{folder} holds no model.py of nanoGPT")
@@ -136,7 +136,7 @@ def nanogpt_writer(folder: Path) -> Callable[[int], None]:
 
 
 def cpulm_writer(settings: ModelSettings, runtime: Runtime) -> Callable[[int], None]:
-    """Our model with fresh weights, writing as many tokens as asked for."""
+    """Our model with fresh weights, writing the requested number of tokens."""
     model = Transformer(settings, VOCAB_SIZE)
     model.init_weights(0)
     runtime.equip(model)

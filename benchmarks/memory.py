@@ -1,4 +1,4 @@
-"""Peak memory of real training steps beside the estimate of ``cpulm.estimate.memory``.
+"""Peak memory of real training steps, compared with the estimate of ``cpulm.estimate.memory``.
 
     python benchmarks/memory.py             # presets and other shapes, each computed in three ways
     python benchmarks/memory.py --live      # bytes in use by torch's own count, beside the counted ones
@@ -55,7 +55,7 @@ def peak_bytes() -> int:
 
 
 def described(name: str, way: str) -> tuple[Settings, int]:
-    """The settings of a preset or another shape, computed in that way, and its vocabulary's size."""
+    """The settings of a preset or another shape, computed that way, and its vocabulary's size."""
     precision, kernels = WAYS[way]
     if name in OTHERS:
         model, vocab_size, batch = OTHERS[name]
@@ -73,7 +73,7 @@ def described(name: str, way: str) -> tuple[Settings, int]:
 
 
 def measure(name: str, way: str, live: bool, imports: bool) -> None:
-    """Train three steps and print the most bytes resident, or in use; or those resident before all that."""
+    """Train three steps and print the peak of bytes resident or in use, or those resident before."""
     if imports:
         print(peak_bytes())
         return
@@ -113,7 +113,7 @@ def train_three(settings: Settings, vocab_size: int) -> None:
 
 
 def show_parts(name: str) -> None:
-    """Print what the peak of a shape in int8 consists of."""
+    """Print the parts of a shape's peak in int8."""
 
     def run(*flags: str) -> int:
         command = [sys.executable, __file__, "--measure", name, "int8", *flags]
@@ -150,7 +150,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--live", action="store_true", help="bytes in use instead of resident ones")
     parser.add_argument("--imports", action="store_true", help="with --measure: before anything is trained")
-    parser.add_argument("--parts", metavar="NAME", help="what the peak of one shape in int8 is made of")
+    parser.add_argument("--parts", metavar="NAME", help="the parts of one shape's peak in int8")
     parser.add_argument("--measure", nargs=2, metavar=("NAME", "WAY"), help="one line, in this process")
     parser.add_argument("names", nargs="*", default=[*OTHERS, *PRESETS], metavar="NAME")
     arguments = parser.parse_args()

@@ -1,4 +1,4 @@
-"""What a training step costs beside forward, backward and optimizer: loader, events, dashboard, monitor.
+"""The overhead of a training step: loader, events, dashboard, monitor.
 
     python benchmarks/overhead.py [--preset tiny] [--steps 40] [--rounds 6]
 
@@ -46,7 +46,7 @@ from cpulm.ui.console import show_warning
 
 @contextlib.contextmanager
 def dashboard() -> Iterator[Listener]:
-    """The live dashboard on a pseudo-terminal whose output is read and thrown away."""
+    """The live dashboard on a pseudo-terminal whose output is read and discarded."""
     master, slave = pty.openpty()
     saved = os.dup(2)
     os.dup2(slave, 2)
@@ -70,7 +70,7 @@ def dashboard() -> Iterator[Listener]:
 
 
 class Collections:
-    """Python's garbage collections inside of a ``with``: how many of everything, and the seconds of all."""
+    """Python's garbage collections during a ``with``: the number of full ones, and the seconds of all."""
 
     full, seconds = 0, 0.0
 
@@ -184,7 +184,7 @@ def show_result(
     layer_stats: float,
     collections: Collections,
 ) -> None:
-    """Print what was measured; ``rounds`` are seconds of a whole and of a bare step."""
+    """Print the results; ``rounds`` are seconds of a complete and of a bare step."""
     ratios = [full / plain for full, plain in rounds]
     full = statistics.median(full for full, _ in rounds)
     every = settings.log.layer_stats_every

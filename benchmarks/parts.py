@@ -1,4 +1,4 @@
-"""The parts of a training step beside what they replace, in turns in one process.
+"""The parts of a training step compared with what they replace, in turns in one process.
 
     python benchmarks/parts.py [--only muon,attention] [--rounds 15] [--threads 2] [--json]
 
@@ -67,7 +67,7 @@ def int8_of(kernels: Kernels) -> Int8Kernels:
 
 
 def layer(every: Kernels, tokens: int, inputs: int, outputs: int) -> tuple[Work, float]:
-    """The product of a linear layer both ways, what rounding its input takes, and its operations."""
+    """The product of a linear layer in both precisions, the rounding of its input, and its operations."""
     kernels = int8_of(every)
     x, weight = torch.randn(tokens, inputs), torch.randn(outputs, inputs)
 
@@ -190,11 +190,11 @@ PARTS: dict[str, tuple[Callable[..., tuple[Work, float]], Sequence[tuple[int, ..
     "dropout": (dropout, [(4096, 384)]),
     "embedding": (embedding, [(32_000, 256, 1024)]),
 }
-"""How each is made, and the shapes it is made in."""
+"""How to build each part, and its shapes."""
 
 
 def measured(ways: Work, rounds: int) -> dict[str, dict[str, float]]:
-    """Fastest and median milliseconds of each way, one after the other in every round; the first warms up."""
+    """Fastest and median milliseconds of each variant, in turns in every round; the first is a warm-up."""
     took: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(rounds + 1):
         for name, work in ways.items():
@@ -209,7 +209,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", help="names of parts, between commas")
+    parser.add_argument("--only", help="names of parts, separated by commas")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--json", action="store_true")

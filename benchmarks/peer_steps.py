@@ -1,4 +1,4 @@
-"""Training steps of other programs, each from a clone of it: what ``benchmarks/peers.py`` starts.
+"""Training steps of other programs, from clones, started by ``benchmarks/peers.py``.
 
     python benchmarks/peer_steps.py llm-trainer CLONE train.bin VOCAB_SIZE STEPS FOLDER
     python benchmarks/peer_steps.py nanochat CLONE train.bin VOCAB_SIZE STEPS [eager]
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     import torch
 
 WIDTH, LAYERS, HEAD_WIDTH, BLOCK_SIZE, ROWS = 256, 4, 64, 256, 8
-"""Of nanochat: depth 4 at its aspect ratio of 64, with the width of a head that its runcpu.sh has."""
+"""nanochat's depth 4 at its aspect ratio of 64, with the head width of its runcpu.sh."""
 
 
 class Rows:
-    """A token file in rows, each made when it is asked for, as a packed data set of Hugging Face's is."""
+    """A token file in rows, each built on access, like a packed Hugging Face data set."""
 
     def __init__(self, file: Path, block_size: int) -> None:
         tokens = np.memmap(file, dtype=np.uint16, mode="r")
@@ -48,7 +48,7 @@ class Rows:
 
 
 def stand_in(name: str, **attributes: object) -> None:
-    """An empty module where a package is not installed that is imported and then not used."""
+    """An empty module in place of a package that is imported but not used."""
     if importlib.util.find_spec(name) is None:
         module = types.ModuleType(name)
         module.__spec__ = importlib.machinery.ModuleSpec(name, None)
@@ -57,12 +57,12 @@ def stand_in(name: str, **attributes: object) -> None:
 
 
 def known(cls: type, settings: dict[str, Any]) -> dict[str, Any]:
-    """Those of ``settings`` that its class of settings has; its files give some that it has not."""
+    """The ``settings`` that its settings class has; its files contain others too."""
     return {name: value for name, value in settings.items() if name in cls.__dataclass_fields__}  # type: ignore[attr-defined]
 
 
 def llm_trainer(clone: Path, file: Path, vocab_size: int, steps: int, folder: Path) -> list[float]:
-    """Its ``Trainer.train()`` by its configs/cpu_small_model.yaml, for so many updates."""
+    """Its ``Trainer.train()`` with its configs/cpu_small_model.yaml, for a number of updates."""
     import yaml
 
     sys.path.insert(0, str(clone / "src"))
@@ -74,7 +74,7 @@ def llm_trainer(clone: Path, file: Path, vocab_size: int, steps: int, folder: Pa
         **known(config.ModelConfig, given["model"] | {"vocab_size": vocab_size})
     )
     training = given["training"] | {"device": "cpu", "max_steps": steps, "checkpoint_dir": str(folder)}
-    # Its data set, but for how it gets at its rows: no token stands for padding, for there is none.
+    # Its data set except for the access to rows: there is no padding, so no padding token.
     dataset = data.LanguageModelingDataset.__new__(data.LanguageModelingDataset)
     dataset.dataset = Rows(file, model_config.max_seq_len)
     dataset.tokenizer = types.SimpleNamespace(pad_token_id=-1)
@@ -91,7 +91,7 @@ def llm_trainer(clone: Path, file: Path, vocab_size: int, steps: int, folder: Pa
 
 
 def noting_ends(owner: object, method: str) -> list[float]:
-    """When each call of that method ended, filled as it is called."""
+    """The times at which calls of that method ended."""
     ends: list[float] = []
     called: Callable[[], object] = getattr(owner, method)
 
@@ -128,14 +128,14 @@ def random_rows(tokens: npt.NDArray[np.uint16], generator: np.random.Generator) 
 
 
 def collector_at_rest() -> None:
-    """After the first update, as its base_train.py does for its speed."""
+    """Disable garbage collection after the first update, as its base_train.py does."""
     gc.collect()
     gc.freeze()
     gc.disable()
 
 
 def nanochat(clone: Path, file: Path, vocab_size: int, steps: int, eager: bool) -> list[float]:
-    """Its model and its optimizer, stepped as its scripts/base_train.py does, for so many updates."""
+    """Its model and its optimizer, stepped as its scripts/base_train.py does, for a number of updates."""
     if eager:
         os.environ["TORCHDYNAMO_DISABLE"] = "1"  # before torch: its optimizer's functions are compiled too
     sys.path.insert(0, str(clone))

@@ -1,4 +1,4 @@
-"""nanochat trained on a text for so many minutes and judged on another; ``wikitext.py`` calls it.
+"""Trains nanochat on a text for some minutes and scores it on another; called by ``wikitext.py``.
 
     PYTHONPATH=. python benchmarks/peer_text.py CLONE FOLDER VOCAB_SIZE MINUTES LR_SCALE
 
@@ -83,12 +83,12 @@ def step(model: Any, built: torch.nn.Module, optimizer: Any, batch: tuple[torch.
 
 @torch.no_grad()
 def nats(model: torch.nn.Module, tokens: Tokens, rows: int = 8) -> float:
-    """Of all tokens but the first, in windows side by side."""
+    """The loss of all tokens but the first, in adjacent windows."""
     return math.fsum(float(model(x, y)) * y.numel() for x, y in windows(tokens, BLOCK_SIZE, rows))
 
 
 def median_update(model: Any, built: Any, tokens: Tokens) -> float:
-    """Seconds of one, of some that are trained and then forgotten."""
+    """Seconds per update, from some updates that are then discarded."""
     optimizer, _ = optimizer_of(built, 1.0)
     generator = np.random.default_rng(1)
     took = []

@@ -1,4 +1,4 @@
-"""Throughput and peak memory of training beside other programs, each from a clone of it given by its path.
+"""Throughput and peak memory of training, compared with other programs from clones.
 
     python benchmarks/peers.py --llm-trainer ../llm-trainer [--rounds 2] [--steps 12] [--json]
     python benchmarks/peers.py --nanochat ../nanochat
@@ -53,7 +53,7 @@ _EVERY_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class Finished:
-    """A program that ended well: its stdout, its most bytes resident, and those of its first process."""
+    """A successful program: its stdout, its peak resident bytes, and those of its first process."""
 
     output: str
     peak_bytes: int
@@ -62,7 +62,7 @@ class Finished:
 
 @dataclass
 class Measured:
-    """Of one program: seconds of its steps, a list per round, and the peaks of each round."""
+    """One program's seconds per step, a list per round, and the peaks of each round."""
 
     precision: str = "fp32"
     rounds: list[list[float]] = field(default_factory=list)
@@ -79,7 +79,7 @@ class Measured:
 
 
 def run_watched(command: list[str], environment: dict[str, str]) -> Finished:
-    """Run to the end, looking at the memory of the processes that it starts.
+    """Run to the end and monitor the memory of its processes.
 
     Raises:
         SystemExit: where it fails, with the end of what it wrote.
@@ -101,7 +101,7 @@ def run_watched(command: list[str], environment: dict[str, str]) -> Finished:
 
 
 def _high_water(process: psutil.Process) -> int:
-    """The most the process had resident so far; where the system does not tell, what it has now."""
+    """The process's peak resident bytes; the current ones if the system does not report a peak."""
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{process.pid}/status").read_text("utf-8").splitlines():
             if line.startswith("VmHWM:"):
@@ -110,7 +110,7 @@ def _high_water(process: psutil.Process) -> int:
 
 
 def _private(process: psutil.Process) -> int:
-    """Bytes that only this process holds: a forked worker shares most of its pages with its parent."""
+    """Bytes held by this process only: a forked worker shares most pages with its parent."""
     with contextlib.suppress(psutil.Error):
         return int(process.memory_full_info().uss)
     return 0
@@ -167,7 +167,7 @@ def in_turns(which: str, clone: Path, arguments: argparse.Namespace, folder: Pat
             else:
                 how = name.rpartition(", ")[2]
                 precision, ends, done = theirs(which, clone, tokens, steps, folder, how)
-            # Asked for so many steps, llm-trainer takes one more in each epoch that is left.
+            # llm-trainer takes one more step than requested in each remaining epoch.
             seconds = [later - sooner for sooner, later in itertools.pairwise(ends[:steps])]
             measured.precision = precision
             measured.rounds.append(seconds[max(0, arguments.warmup - 1) :])
@@ -181,7 +181,7 @@ def in_turns(which: str, clone: Path, arguments: argparse.Namespace, folder: Pat
 
 
 def result_of(which: str, found: dict[str, Measured], gflops_peak: float) -> dict[str, Any]:
-    """Figures of every program, and ours over each of the others'."""
+    """Figures of every program, and the ratio of cpulm's to each."""
     settings = resolve(preset=PRESETS[which])
     assert settings.data.vocab_size is not None
     flops = flops_per_token(settings.model, settings.data.vocab_size)
@@ -210,7 +210,7 @@ def result_of(which: str, found: dict[str, Measured], gflops_peak: float) -> dic
 
 
 def ratio(peer: str, measured: Measured, found: dict[str, Measured]) -> dict[str, float]:
-    """How many times as fast, of all steps and of the rounds at least and at most, and the part of memory."""
+    """The speed ratio over all steps, its minimum and maximum over rounds, and the memory ratio."""
     pairs = zip(measured.rounds, found[peer].rounds, strict=True)
     by_round = [statistics.median(other) / statistics.median(own) for own, other in pairs]
     return {
@@ -222,7 +222,7 @@ def ratio(peer: str, measured: Measured, found: dict[str, Measured]) -> dict[str
 
 
 def show(result: dict[str, Any]) -> None:
-    """A table of the programs, then what ours is of the others'."""
+    """A table of the programs, then cpulm's ratios to the others."""
     print(f"\n{result['preset']}: {result['tokens_per_step']} tokens a step, ", end="")
     print(f"an fp32 matrix product here: {result['fp32_matmul_gflops']:.0f} GFLOP/s")
     print(
@@ -248,8 +248,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--llm-trainer", type=Path, help="a clone of it")
-    parser.add_argument("--nanochat", type=Path, help="a clone of it")
+    parser.add_argument("--llm-trainer", type=Path, help="a clone of llm-trainer")
+    parser.add_argument("--nanochat", type=Path, help="a clone of nanochat")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--steps", type=int, default=12, help="measured in a round, after the warm-up")
     parser.add_argument("--warmup", type=int, default=3, help="steps before those")

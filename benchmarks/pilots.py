@@ -1,4 +1,4 @@
-"""Which settings of a preset learn best: short runs of each, compared by their validation loss.
+"""Finds the best settings of a preset by short runs, compared by validation loss.
 
     python benchmarks/pilots.py --preset small --fraction 0.125 \
         --try train.lr=0.006,0.012,0.024 --try train.muon_lr=0.01,0.02 [--seeds 1,2] [--jobs 1] [--json]
@@ -27,7 +27,7 @@ from cpulm.ui.tables import rows
 
 
 def pilot(preset: str, fraction: float, assignments: list[str], threads: int, folder: Path) -> dict[str, Any]:
-    """Train one combination; its last validation and the settings tried."""
+    """Train one combination; return its last validation and its settings."""
     whole = resolve(preset=preset, assignments=())
     settings = resolve(preset=preset, assignments=assignments)
     assert whole.train.steps is not None
@@ -68,8 +68,8 @@ def main() -> None:
     parser.add_argument("--try", dest="tries", action="append", default=[], metavar="KEY=V1,V2")
     parser.add_argument("--set", dest="fixed", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--seeds", default="1337")
-    parser.add_argument("--jobs", type=int, default=1, help="pilots side by side")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of each pilot")
+    parser.add_argument("--jobs", type=int, default=1, help="concurrent pilots")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="threads of each pilot")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     chosen = combinations(arguments.tries, arguments.fixed, arguments.seeds.split(","))

@@ -1,4 +1,4 @@
-"""How far `cpulm benchmark --time` is from the run that it recommends.
+"""Compares the prediction of `cpulm benchmark --time` with the recommended run.
 
     python benchmarks/prediction.py --data builtin:python [--time 10m] [--preset small] [--json]
 
@@ -39,7 +39,7 @@ def cpulm(*arguments: str) -> tuple[float, str]:
 
 
 def held_against(expected: dict[str, Any], events: list[dict[str, Any]]) -> dict[str, Any]:
-    """The last validation beside what was expected of it.
+    """Compare the last validation with its prediction.
 
     Args:
         expected: the best candidate of ``cpulm benchmark --time --json``.

@@ -1,4 +1,4 @@
-"""How long ``cpulm --help`` and ``cpulm sysinfo`` take, beside the help of an empty typer program.
+"""Start times of ``cpulm --help`` and ``cpulm sysinfo``, compared with an empty typer program.
 
 The programs run in turns, so that a busy machine slows all of them alike. Run from the project's root:
 
@@ -38,7 +38,7 @@ def f(name: str = "x") -> None:
 app()
 '''
 LIMIT = 2.5
-"""Starts of the empty program that the two commands may take."""
+"""Multiples of the empty program's start that the two commands may take."""
 
 
 FIRST_STEP_LIMIT = 6.0
@@ -61,7 +61,7 @@ def seconds(command: list[str]) -> float:
 
 
 def measure(commands: dict[str, list[str]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every command in every round; a first round that warms the disk's cache is not kept."""
+    """Seconds of every command in every round; a first round, which warms the disk cache, is discarded."""
     taken: dict[str, list[float]] = {name: [] for name in commands}
     for number in range(rounds + 1):
         for name, command in commands.items():
@@ -126,7 +126,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, help="runs of each program (default 15, first steps 5)")
-    parser.add_argument("--first-step", action="store_true", help="how long until a model has learned once")
+    parser.add_argument(
+        "--first-step", action="store_true", help="the time until the end of the first update"
+    )
     options = parser.parse_args()
     if options.first_step:
         measure_first_steps(options.rounds or 5)

@@ -40,7 +40,7 @@ def timed(command: list[str], folder: Path, environment: dict[str, str]) -> tupl
 
 
 def ours(preset: str, data: Path, options: list[str], folder: Path) -> dict[str, Any]:
-    """One run of ours: seconds, loss, tokens judged, steps."""
+    """One run of cpulm: seconds, loss, scored tokens, steps."""
     out = folder / "run"
     command = [sys.executable, "-m", "cpulm", "train", "--preset", preset, "--data", str(data), "--headless"]
     seconds, _ = timed(

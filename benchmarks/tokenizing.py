@@ -25,7 +25,7 @@ STAGES = ("reading", "sampling text for the vocabulary", "learning the vocabular
 
 
 def main() -> None:
-    """Measure each kind of tokenizer in a process of its own, or be that process."""
+    """Measure each kind of tokenizer in its own process, or run as that process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--mb", type=float, default=100.0, help="size of the input; 0: the text once")
     parser.add_argument("--text", type=Path, nargs="*", help="text to repeat (default: builtin:python)")
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def write_input(path: Path, megabytes: float, texts: list[Path] | None) -> None:
-    """Write the texts one behind the other, again and again up to the size asked for."""
+    """Write the texts repeatedly up to the requested size."""
     if texts is None:
         from cpulm.data.sources import builtin_python
 
@@ -76,7 +76,7 @@ def write_input(path: Path, megabytes: float, texts: list[Path] | None) -> None:
 
 
 def measure(source: str, kind: str, vocab_size: int) -> dict[str, Any]:
-    """Tokenize ``source`` here and now: seconds per stage, processor seconds of the last, peak memory."""
+    """Tokenize ``source`` in this process: seconds per stage, processor seconds of the last, peak memory."""
     from cpulm.data.prepare import prepare
     from cpulm.events import Event, Progress
     from cpulm.settings import DataSettings
@@ -106,7 +106,7 @@ def measure(source: str, kind: str, vocab_size: int) -> dict[str, Any]:
 
 
 def peak_bytes() -> int:
-    """The largest resident set of this process so far."""
+    """The peak resident set of this process."""
     import psutil
 
     memory = psutil.Process().memory_info()

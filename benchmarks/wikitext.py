@@ -1,4 +1,4 @@
-"""What so many minutes make of WikiText-2's validation text, in bits per byte over its whole test text.
+"""Bits per byte on WikiText-2's test text after some minutes of training on its validation text.
 
     python benchmarks/wikitext.py --data-train wikitext2-valid.txt --data-test wikitext2-test.txt --minutes 10
         [--nanogpt ../nanoGPT] [--nanochat ../nanochat] [--peer-minutes 30] [--json] [OPTIONS of cpulm train]
@@ -54,14 +54,14 @@ SETTINGS = (
     "train.weight_decay=0.5",
     "eval.every=100",
 )
-"""What differs from the preset."""
+"""The differences from the preset."""
 
 RECIPE = (
     "--device=cpu", "--compile=False", "--eval_iters=20", "--log_interval=1", "--block_size=64",
     "--batch_size=12", "--n_layer=4", "--n_head=4", "--n_embd=128", "--dropout=0.0", "--dataset=wikitext2",
 )  # fmt: skip
 BLOCK_SIZE, EVAL_EVERY, PROBED = 64, 250, 500
-"""The recipe's context, how often its configuration evaluates, and the updates its time is taken from."""
+"""The recipe's context, its evaluation interval, and the updates used for timing."""
 
 Batches = Iterator[tuple[torch.Tensor, torch.Tensor]]
 
@@ -120,7 +120,7 @@ def ours(train: Path, test: Path, minutes: float, options: list[str], folder: Pa
 
 
 def vocabulary_of(text: str) -> dict[str, int]:
-    """Its characters in order, numbered, as nanoGPT's prepare.py does it."""
+    """Number the text's characters in order, as nanoGPT's prepare.py does."""
     return {character: number for number, character in enumerate(sorted(set(text)))}
 
 
@@ -131,7 +131,7 @@ def encoded(text: str, numbers: dict[str, int]) -> Text:
 
 
 def prepare(text: str, clone: Path, folder: Path) -> dict[str, int]:
-    """Where train.py is run: its configuration linked, the text in ``data/wikitext2`` as it reads it."""
+    """The folder in which train.py runs: with its configuration, and the text in ``data/wikitext2``."""
     data = folder / "data" / "wikitext2"
     data.mkdir(parents=True)
     for name in ("configurator.py", "config"):
@@ -147,14 +147,14 @@ def prepare(text: str, clone: Path, folder: Path) -> dict[str, int]:
 
 
 def train_nanogpt(clone: Path, folder: Path, updates: int) -> tuple[float, str]:
-    """Seconds of the whole process of so many updates, and its log; the checkpoint is ``out/ckpt.pt``."""
+    """Seconds of a whole process of some updates, and its log; the checkpoint is ``out/ckpt.pt``."""
     command = [sys.executable, str(clone / "train.py"), "config/train_shakespeare_char.py", *RECIPE]
     command += [f"--max_iters={updates}", f"--lr_decay_iters={updates}", "--out_dir=out"]
     return run(command, folder)
 
 
 def updates_in(seconds: float, probe_seconds: float, probe_log: str) -> int:
-    """Updates that end within ``seconds``, in whole turns from one evaluation to the next.
+    """Updates that fit into ``seconds``, in whole evaluation intervals.
 
     The probe's updates are free of evaluations by their median; what its whole process took beyond them is
     the start, and its evaluations, of which it had one more than turns.
@@ -167,7 +167,7 @@ def updates_in(seconds: float, probe_seconds: float, probe_log: str) -> int:
 
 
 def load_nanogpt(clone: Path, checkpoint: Path) -> tuple[torch.nn.Module, int]:
-    """Its model of a checkpoint, and the update it was made at."""
+    """Load its model of a checkpoint, and the update of the checkpoint."""
     spec = importlib.util.spec_from_file_location("nanogpt_model", clone / "model.py")
     assert spec is not None
     assert spec.loader is not None
@@ -181,7 +181,7 @@ def load_nanogpt(clone: Path, checkpoint: Path) -> tuple[torch.nn.Module, int]:
 
 
 def windows(tokens: npt.NDArray[np.uint16], block_size: int, rows: int) -> Batches:
-    """Inputs and targets of all tokens but the first, ``rows`` windows side by side at a time."""
+    """Inputs and targets of all tokens but the first, ``rows`` adjacent windows at a time."""
     ids = torch.from_numpy(tokens.astype(np.int64))
     inputs, targets = ids[:-1], ids[1:]
     whole = len(targets) // block_size * block_size
@@ -196,7 +196,7 @@ def windows(tokens: npt.NDArray[np.uint16], block_size: int, rows: int) -> Batch
 
 @torch.no_grad()
 def bits_per_byte(model: torch.nn.Module, text: Text, block_size: int, rows: int = 64) -> float:
-    """Of the whole text but its first character, ``model(idx, targets)`` giving logits and the mean loss."""
+    """The loss of the text but its first character; ``model(idx, targets)`` gives logits and mean loss."""
     nats = math.fsum(float(model(x, y)[1]) * y.numel() for x, y in windows(text.ids, block_size, rows))
     return nats / math.log(2) / text.bytes
 
@@ -222,7 +222,7 @@ def nanogpt(clone: Path, train: Path, test: Path, minutes: float, folder: Path) 
 
 
 def tokenize(train: Path, test: Path, folder: Path) -> int:
-    """Write train.bin, val.bin and test.bin with the vocabulary of SETTINGS; its size."""
+    """Write train.bin, val.bin and test.bin with the vocabulary of SETTINGS; return its size."""
     kind, size, held_out = (setting.partition("=")[2] for setting in SETTINGS[:3])
     command = [sys.executable, "-m", "cpulm", "tokenize", str(train), "--out", str(folder)]
     command += ["--tokenizer", kind, "--vocab-size", size, "--val-fraction", held_out]
@@ -265,8 +265,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--data-train", type=Path, required=True, help="the text to learn from")
-    parser.add_argument("--data-test", type=Path, required=True, help="the text to be judged on")
-    parser.add_argument("--minutes", type=float, default=10, help="of ours; 0 leaves it out")
+    parser.add_argument("--data-test", type=Path, required=True, help="the text to be scored")
+    parser.add_argument("--minutes", type=float, default=10, help="minutes of cpulm; 0 skips it")
     parser.add_argument("--nanogpt", type=Path, help="a clone of nanoGPT")
     parser.add_argument("--nanochat", type=Path, help="a clone of nanochat")
     parser.add_argument("--peer-minutes", type=float, default=30)

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Writes files whole or not at all."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from cpulm.errors import ResourceError
 
 
 def flush_to_disk(file: IO[bytes]) -> None:
-    """Return once the operating system has put the file's bytes on the disk."""
+    """Return once the operating system has written the file's bytes to disk."""
     file.flush()
     os.fsync(file.fileno())
 
 
 def flush_folder(folder: Path) -> None:
-    """Make a rename in ``folder`` durable; Windows has no such call and needs none.
+    """Make a rename in ``folder`` durable; Windows neither has nor needs such a call.
 
-    Some network and user-space file systems refuse to flush a folder; the rename has happened all
-    the same, so that is no error.
+    Some network and user-space file systems refuse to flush a folder; the rename has happened anyway, so
+    this is not an error.
     """
     if os.name == "nt":
         return
@@ -40,10 +40,10 @@ def flush_folder(folder: Path) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A binary file that takes the name ``path`` when the block ends without an error.
+    """Yield a binary file that is renamed to ``path`` when the block ends without an error.
 
-    Until then it is a hidden temporary sibling; what stood at ``path`` stays whole. After an error
-    the sibling is gone.
+    Until then it is a hidden temporary sibling, and the file at ``path`` stays intact. After an error the
+    sibling is removed.
 
     Raises:
         ResourceError: if the disk is full, a quota is used up or the file is too large for the disk.
@@ -58,7 +58,8 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise ResourceError(
-                f"no room to write {path}: {error.strerror}", "free some disk space, or choose another folder"
+                f"no space to write {path}: {error.strerror}",
+                "free some disk space, or choose another folder",
             ) from error
         raise
     finally:
@@ -66,7 +67,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
 
 def _rename(temporary: Path, path: Path) -> None:
-    """Windows refuses while a virus scanner or a reader holds ``path``: it lets go within moments."""
+    """Rename, with retries on Windows, which refuses while a virus scanner or a reader holds ``path``."""
     for _ in range(20 if os.name == "nt" else 0):
         try:
             temporary.replace(path)

@@ -1,4 +1,4 @@
-"""A long piece of work that says how far it is and can be stopped."""
+"""A long task that reports progress and can be stopped."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class Stage:
     """While entered, :meth:`advance` reports progress about four times a second.
 
     Args:
-        name: what is being done, for people.
-        total: how much there is to do, None if unknown.
+        name: the task's name in the progress display.
+        total: the amount of work, None if unknown.
         unit: of ``total``.
-        emit: receives Progress events; the last one is marked as finished where no error ends the stage.
-        should_stop: asked at the first step and then about ten times a second.
+        emit: receives Progress events; the last one is marked as finished if no error ends the stage.
+        should_stop: called at the first step and then about ten times a second.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Stage:
             self._report(finished=True)
 
     def advance(self, amount: float = 0.0) -> None:
-        """Note that ``amount`` more is done.
+        """Add ``amount`` to the completed work.
 
         Raises:
             StoppedError: if a stop was requested.

@@ -1,4 +1,4 @@
-"""Every path inside a run's folder, and how such a folder comes to be."""
+"""All paths inside a run's folder, and the creation of such a folder."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _NUMBERED = re.compile(r"step-(\d{8,})\.pt")
 
 @dataclass(frozen=True)
 class RunDir:
-    """The folder of one run; knows its files by name and nothing of what is in them."""
+    """The folder of one run; knows the names of its files, not their contents."""
 
     path: Path
 
     @property
     def name(self) -> str:
-        """The folder's own name, also where ``path`` is ``.``."""
+        """The folder's own name, also if ``path`` is ``.``."""
         return self.path.name or self.path.resolve().name
 
     @property
@@ -49,22 +49,22 @@ class RunDir:
 
     @property
     def lock(self) -> Path:
-        """Who trains here; empty while nobody does."""
+        """The lock of the process that trains here; empty while none does."""
         return self.path / "lock"
 
     @property
     def stop(self) -> Path:
-        """Stands here once somebody has asked the run to stop."""
+        """Exists once somebody has requested the run to stop."""
         return self.path / "stop"
 
     @property
     def overnight(self) -> Path:
-        """What the supervisor of a night knows of itself, JSON."""
+        """The state of the night's supervisor, JSON."""
         return self.path / "overnight.json"
 
     @property
     def report(self) -> Path:
-        """The page on which the run is seen in a browser."""
+        """The run's report page for a browser."""
         return self.path / "report.html"
 
     def numbered(self, step: int) -> Path:
@@ -78,7 +78,7 @@ class RunDir:
         return sorted(step for step in steps if self.numbered(step).is_file())
 
     def checkpoints(self) -> list[Path]:
-        """Checkpoints that exist, ``latest.pt`` first, then those written last."""
+        """Checkpoints that exist, ``latest.pt`` first, then the most recent ones."""
         others = [path for path in (*map(self.numbered, self.numbered_steps()), self.best) if path.is_file()]
         others.sort(key=_written, reverse=True)
         return [self.latest, *others] if self.latest.is_file() else others
@@ -87,43 +87,43 @@ class RunDir:
 def _written(path: Path) -> int:
     try:
         return path.stat().st_mtime_ns
-    except OSError:  # gone since
+    except OSError:  # deleted meanwhile
         return 0
 
 
 def check_free(out: Path) -> None:
-    """Raises SettingsError if ``out`` is something already, other than a folder without work in it."""
+    """Raise SettingsError if ``out`` exists and is not a folder without work in it."""
     if out.exists() and not out.is_dir():
-        raise SettingsError(f"{out} is a file", "choose another --out: the run is to be a folder")
+        raise SettingsError(f"{out} is a file", "choose another --out: a run is a folder")
     if out.exists() and not _holds_no_work(out):
         raise SettingsError(
             f"{out} exists and is not empty",
-            "choose another --out, or go on with that run: --resume",
+            "choose another --out, or continue that run: --resume",
         )
 
 
 def create(out: Path | None, stem: str) -> RunDir:
-    """Make the folder of a new run.
+    """Create the folder of a new run.
 
     Args:
         out: the folder the user named, or None for the first free ``runs/<stem>-<n>``.
-        stem: what the run is named after, its preset.
+        stem: the beginning of the run's name: its preset.
 
     Raises:
-        SettingsError: if ``out`` holds something already, which is left as it is, or where no
-            folder can be made there.
+        SettingsError: if ``out`` already holds something, which is left unchanged, or if the folder cannot be
+            created.
     """
     try:
         return RunDir(_first_free(stem) if out is None else _empty(out))
     except OSError as error:
         raise SettingsError(
-            f"cannot make the run's folder {error.filename}: {error.strerror}",
+            f"cannot create the run's folder {error.filename}: {error.strerror}",
             "choose another place: --out DIR",
         ) from error
 
 
 def _first_free(stem: str) -> Path:
-    """``mkdir`` is the lock: of two runs that start at once each gets a number of its own."""
+    """``mkdir`` is the lock: two runs that start at the same time get different numbers."""
     clean = re.sub(r"[^\w.-]+", "-", stem).strip("-.") or "run"
     runs = Path("runs")
     runs.mkdir(exist_ok=True)
@@ -144,7 +144,7 @@ def _empty(out: Path) -> Path:
 
 
 def _holds_no_work(out: Path) -> bool:
-    """Whether a folder is empty, or holds what a run left that was killed before its first checkpoint."""
+    """Whether a folder is empty, or holds only files of a run killed before its first checkpoint."""
     run = RunDir(out)
     names = {path.name for path in out.iterdir() if not path.name.endswith(".tmp")}
     traces = {path.name for path in (run.lock, run.settings, run.stop, run.metrics)}
@@ -154,7 +154,7 @@ def _holds_no_work(out: Path) -> bool:
 
 
 def find(path: Path) -> RunDir:
-    """The run that ``path`` names: its folder, or any file directly in it.
+    """Return the run that ``path`` names: its folder, or any file directly in it.
 
     Raises:
         DataError: if there is no such run.
@@ -164,5 +164,5 @@ def find(path: Path) -> RunDir:
     if not path.exists():
         raise DataError(f"{path} does not exist", "give a run's folder, such as runs/tiny-1")
     if not run.checkpoints() and not run.settings.is_file():
-        raise DataError(f"{path} is no run of cpulm", "a run's folder holds settings.yaml and latest.pt")
+        raise DataError(f"{path} is not a cpulm run", "a run's folder holds settings.yaml and latest.pt")
     return run

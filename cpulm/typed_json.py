@@ -1,7 +1,7 @@
-"""Plain values from a file as the dataclass they should be: every type and size looked at first.
+"""Builds dataclasses from the plain values of a JSON file and checks every type and size first.
 
-A file may come from another version, another program, or half a disk. What reads it further may then rely
-on its numbers being numbers.
+A file may come from another version, another program or half a disk. Code that reads it further can then
+rely on its numbers being numbers.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _LAST_MOMENT = 32_503_680_000.0
 """The year 3000, where the clocks of some systems end."""
 _MOMENTS = {"time", "since", "began", "ended", "waiting_until"}
 _ANY_FLOAT = {"loss", "grad_norm", "perplexity", "bits_per_byte", "best_loss", "best_bits_per_byte"}
-"""Fields that may be no finite number: a run in trouble has such losses."""
+"""Fields that may be not finite: a diverging run has such losses."""
 
 
 def from_record(cls: Callable[..., _T], record: Any) -> _T:
-    """An instance of the dataclass ``cls`` from the values of JSON; keys it does not know are ignored.
+    """Build the dataclass ``cls`` from JSON values; unknown keys are ignored.
 
     Raises:
-        ValueError: naming the first field that is absent or cannot be what it should.
+        ValueError: naming the first field that is missing or has an invalid value.
     """
     if not isinstance(record, Mapping):
         raise ValueError("not a record")
@@ -46,7 +46,7 @@ def from_record(cls: Callable[..., _T], record: Any) -> _T:
 
 
 def is_sound(cls: type, record: Mapping[str, Any]) -> bool:
-    """Whether what is there of the fields of ``cls`` can be what it should; fields may be absent."""
+    """Whether the present fields of ``cls`` have valid values; fields may be missing."""
     try:
         for name, check, _ in _fields(cls):
             if name in record:
@@ -58,7 +58,7 @@ def is_sound(cls: type, record: Mapping[str, Any]) -> bool:
 
 @lru_cache(maxsize=64)
 def _fields(cls: Hashable) -> list[tuple[str, _Check, bool]]:
-    """Name, check and whether it must be there, of each field."""
+    """Name, check and whether it is required, of each field."""
     hints = typing.get_type_hints(cls)
     fields = []
     for spec in dataclasses.fields(typing.cast(Any, cls)):
@@ -68,7 +68,7 @@ def _fields(cls: Hashable) -> list[tuple[str, _Check, bool]]:
 
 
 def _check_of(kind: Any, name: str) -> _Check:
-    """What turns a value into one of type ``kind``, or raises."""
+    """Return a function that converts a value to type ``kind`` or raises."""
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         (inner,) = [part for part in parts if part is not type(None)]

@@ -1,4 +1,4 @@
-"""Quantities as people write and read them: durations, sizes, counts."""
+"""Parses and formats durations, sizes and counts."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ _SECONDS = {
     **dict.fromkeys(("d", "day", "days"), 86400),
 }
 LONGEST = 1e12
-"""Seconds, over 30,000 years: what is not below is no duration."""
+"""Seconds, over 30,000 years: durations must be shorter."""
 
 _DURATION_PART = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)")
 
 
 def parse_duration(text: str | float) -> float:
-    """Seconds in ``"90"``, ``"90s"``, ``"10min"``, ``"1h30m"`` or ``"1.5h"``.
+    """Parse the seconds in ``"90"``, ``"90s"``, ``"10min"``, ``"1h30m"`` or ``"1.5h"``.
 
     Raises:
-        ValueError: if the text is no positive duration.
+        ValueError: if the text is not a positive duration.
     """
     if isinstance(text, (int, float)) and not isinstance(text, bool):
         total = float(text) if abs(text) < LONGEST else math.inf

@@ -80,7 +80,7 @@ def _default(value: Any) -> str:
 
 
 def _values(schema: dict[str, Any]) -> str:
-    """What a setting takes, from its JSON schema."""
+    """The values a setting accepts, from its JSON schema."""
     kind = schema.get("anyOf", [schema])[0]
     if "enum" in kind:
         return ", ".join(f"`{choice}`" for choice in kind["enum"])

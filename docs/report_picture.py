@@ -33,7 +33,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as driver:
         report = Path(folder) / "report.html"
         write_page(report, [read_report(asked.run)])
-        # The page is our own, and containers have no user namespaces for the browser's sandbox.
+        # The page is trusted, and containers lack the user namespaces that the browser's sandbox needs.
         browser = driver.chromium.launch(executable_path=program, args=["--no-sandbox"])
         page = browser.new_page(
             viewport={"width": asked.width, "height": asked.height},

@@ -1,1 +1,1 @@
-"""Long trials of the promise that no work is lost; ``python -m benchmarks.soak --help`` lists them."""
+"""Long tests of the promise that no work is lost; ``python -m benchmarks.soak --help`` lists them."""

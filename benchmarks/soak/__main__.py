@@ -1,4 +1,4 @@
-"""Long trials of the promise that no work is lost, each with what it counts.
+"""Long tests of the promise that no work is lost, each with its counts.
 
     python -m benchmarks.soak kills      # kill -9 at random moments, resumed each time
     python -m benchmarks.soak damage     # bytes flipped and files cut short
@@ -85,7 +85,7 @@ def main() -> None:
     for name in ("times", "cost"):
         trials.add_parser(name)
     trials.choices["kills"].add_argument(
-        "--by-command", type=int, default=20, help="so many more through the command line"
+        "--by-command", type=int, default=20, help="additional kills through the command line"
     )
     for name in ("kills", "damage", "disk", "fuzz"):
         trials.choices[name].add_argument("--seed", type=int, default=1)

@@ -1,4 +1,4 @@
-"""What a checkpoint costs: the median of five saves of a preset's whole state, flushed to the disk."""
+"""The cost of a checkpoint: the median of five saves of a preset's whole state, flushed to the disk."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SAVES = 5
 
 
 def cost(presets: tuple[str, ...] = PRESETS, place: Path | None = None) -> dict[str, Any]:
-    """Seconds of a save and its part of a run at the default interval, for each preset.
+    """Seconds of a save and its share of a run at the default interval, for each preset.
 
     Args:
         place: where to save; None for the folder of temporary files.
@@ -66,7 +66,7 @@ def _row(preset: str, place: Path | None) -> dict[str, Any]:
 
 
 def told(result: dict[str, Any]) -> list[str]:
-    """The result in lines for people."""
+    """The result as lines of text."""
     lines = [f"{'preset':<8} {'parameters':>11} {'file':>10} {'seconds':>8} {'range':>15} {'of a run':>9}"]
     for row in result["presets"]:
         low, high = row["seconds_range"]

@@ -1,4 +1,4 @@
-"""Flip bytes in the files of a run and of its tokens, or cut them short: is it noticed, and said clearly?
+"""Damages or truncates files of a run and of its tokens, and checks that this is detected and reported.
 
 A case damages one file in one place and does with it what cpulm does. Either the damage is noticed, with an
 error a user can read, or it was harmless: what is read is what was written, so the weights come out the same.
@@ -26,13 +26,13 @@ from cpulm.run_dir import RunDir
 from cpulm.settings_resolver import resolve
 
 RESUMED = 20
-"""So many of the damaged checkpoints are also resumed from, to the end."""
+"""Number of damaged checkpoints that are also resumed from, to the end."""
 
 Read = Callable[[Path], Any]
 
 
 def damage(count: int, seed: int = 1, resumed: int = RESUMED) -> dict[str, Any]:
-    """``count`` cases over all files, and ``resumed`` more that are resumed; how they came out."""
+    """Run ``count`` cases over all files, and ``resumed`` more that are resumed; return the results."""
     torch.set_num_threads(1)
     rng = random.Random(seed)
     with tempfile.TemporaryDirectory() as name:
@@ -72,7 +72,7 @@ def damage(count: int, seed: int = 1, resumed: int = RESUMED) -> dict[str, Any]:
 
 
 def _damaged(content: bytes, rng: random.Random) -> tuple[bytes, str]:
-    """One bit or one byte changed, or, in one case of four, the end cut off; and which it was."""
+    """Change one bit or byte, or, in one case of four, cut off the end; say which."""
     at = rng.randrange(len(content))
     if rng.random() < 0.25:
         return content[:at], f"cut at {at}"
@@ -91,7 +91,7 @@ def _outcome(path: Path, read: Read, expected: Any) -> str:
 
 
 def _tokens(path: Path) -> Any:
-    """What training takes from a token folder, its digests compared, as before every run."""
+    """Read a token folder and compare its digests, as before every run."""
     folder = TokenFolder.open(path.parent)
     folder.verify()
     facts = (folder.digest, folder.vocab_size, folder.bytes_per_token, folder.train_documents)
@@ -99,7 +99,7 @@ def _tokens(path: Path) -> Any:
 
 
 def _resumes(calm: RunDir, out: Path, rng: random.Random) -> bool:
-    """Whether a run whose newest checkpoint is damaged goes on from the one before, to the same end."""
+    """Whether a run whose newest checkpoint is damaged continues from the previous one, to the same end."""
     shutil.copytree(calm.path, out)
     run = RunDir(out)
     try:
@@ -116,7 +116,7 @@ def _resumes(calm: RunDir, out: Path, rng: random.Random) -> bool:
 
 
 def is_good(result: dict[str, Any]) -> bool:
-    """No crash, every damaged checkpoint gone past, and nothing but settings read as other values.
+    """No crash, every damaged checkpoint skipped, and only settings read as other values.
 
     The settings in ``settings.yaml`` are for people: a run goes on with those in its checkpoint.
     """
@@ -127,7 +127,7 @@ def is_good(result: dict[str, Any]) -> bool:
 
 
 def told(result: dict[str, Any]) -> list[str]:
-    """The result in lines for people."""
+    """The result as lines of text."""
     lines = [f"{result['cases']:,} cases"]
     for name, outcomes in result["files"].items():
         known = {name: number for name, number in outcomes.items() if not name.startswith("crash")}

@@ -1,4 +1,4 @@
-"""Fill the disk under a run at random moments; also make its folder read-only, and delete it.
+"""Fills the disk of a run at random moments, makes its folder read-only, and deletes it.
 
 The run writes to a file system of its own of a few megabytes in memory (tmpfs), which takes root, or on
 Linux a name space where you are: ``unshare -Urm python -m benchmarks.soak disk``. A file fills it up to a
@@ -29,12 +29,12 @@ from cpulm.training import checkpointer
 
 SIZE_BYTES = 4 * 2**20
 LAST_TRIES_SECONDS = 1.0
-"""Instead of a minute: at the end of a run it waits for room, which a full disk here never gets by itself."""
+"""Instead of a minute: the wait for disk space at the end of a run, which never comes here."""
 
 
 @dataclass
 class Tally:
-    """What became of the cases. The last four fields are faults, and should be zero or empty."""
+    """The results. The last four fields are faults, and should be zero or empty."""
 
     cases: int = 0
     warned: int = 0
@@ -54,7 +54,7 @@ class Tally:
 
 
 def disk(count: int, seed: int = 1) -> dict[str, Any]:
-    """``count`` times a full disk, and a tenth as often a folder read-only or gone; the tallies."""
+    """Fill the disk ``count`` times, and a tenth as often make the folder read-only or delete it."""
     torch.set_num_threads(1)
     rng = random.Random(seed)
     before, checkpointer.LAST_TRIES_SECONDS = checkpointer.LAST_TRIES_SECONDS, LAST_TRIES_SECONDS
@@ -76,7 +76,7 @@ def disk(count: int, seed: int = 1) -> dict[str, Any]:
 
 
 class _Trial:
-    """Runs on the small disk, each held against the same undisturbed one."""
+    """Runs on the small disk, each compared with the same undisturbed one."""
 
     def __init__(self, folder: Path, place: Path, rng: random.Random) -> None:
         self._settings = small.settings_for(small.write_text(folder), "checkpoint.every_steps=3")
@@ -97,13 +97,13 @@ class _Trial:
         return tally
 
     def full(self, tally: Tally) -> None:
-        """The disk fills up, to any degree, after any step; half of the time there is room again later."""
+        """Fill the disk, to any degree, after any step; half of the time free it later."""
         checkpoint = self._calm.latest.stat().st_size
         free = self._rng.choice([0, self._rng.randrange(2 * checkpoint)])
         self._disturb(tally, lambda: self._fill(free), lambda: self._ballast.unlink(missing_ok=True))
 
     def read_only(self, tally: Tally) -> None:
-        """The folder is read-only all at once, as where a disk reports errors: a mount over itself."""
+        """Make the folder read-only suddenly, as a disk with errors does: by a bind mount."""
         place = str(self._run.path)
 
         def begin() -> None:
@@ -113,7 +113,7 @@ class _Trial:
         self._disturb(tally, begin, lambda: _call("umount", "--lazy", place))
 
     def deleted(self, tally: Tally) -> None:
-        """The folder is gone, with all that is in it."""
+        """Delete the folder."""
         self._disturb(tally, lambda: shutil.rmtree(self._run.path), lambda: None, keeps_files=False)
 
     def _disturb(
@@ -149,7 +149,7 @@ class _Trial:
         self._finish(tally, whole_record=keeps_files)
 
     def _finish(self, tally: Tally, *, whole_record: bool) -> None:
-        """Resume the run where it has not reached its end, and compare."""
+        """Resume the run if it has not reached its end, and compare."""
         try:
             if (small.newest_step(self._run) or 0) < 24:
                 small.resume(self._run.path)
@@ -169,7 +169,7 @@ class _Trial:
 
 @contextmanager
 def _small_disk(place: Path) -> Iterator[Path]:
-    """A tmpfs of :data:`SIZE_BYTES` at ``place``; SystemExit where that is not allowed."""
+    """A tmpfs of :data:`SIZE_BYTES` at ``place``; SystemExit if that is not allowed."""
     place.mkdir()
     try:
         _call("mount", "-t", "tmpfs", "-o", f"size={SIZE_BYTES}", "tmpfs", str(place))
@@ -189,7 +189,7 @@ def _call(*command: str) -> None:
 
 
 def told(result: dict[str, Any]) -> list[str]:
-    """The result in lines for people."""
+    """The result as lines of text."""
     lines = []
     for kind, tally in result.items():
         lines.append(f"{kind}: {tally['cases']} cases, of which")

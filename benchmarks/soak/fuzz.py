@@ -1,4 +1,4 @@
-"""Every file that cpulm reads, with anything in it: never an error that a user cannot read.
+"""Reads files with arbitrary contents: cpulm must never end with a traceback.
 
 Each target takes what hypothesis makes up, bytes or a real record with parts of it changed, gives it to the
 code that reads such a file, and lets nothing through but cpulm's own errors. The tests run some of each.
@@ -58,7 +58,7 @@ _VALUES: st.SearchStrategy[Any] = st.recursive(
 
 @dataclass(frozen=True)
 class Target:
-    """What is made up, what reads it, and what part of all cases it gets."""
+    """A generator of inputs, their reader, and the share of all cases."""
 
     cases: st.SearchStrategy[Any]
     read: Callable[[Any], object]
@@ -76,23 +76,23 @@ train:
 
 
 class Enough(BaseException):
-    """Ends a run that has begun, which is all that was asked of it."""
+    """Ends a run once it has begun."""
 
 
 class Sample:
-    """A real record or the real bytes of a file; hypothesis is not to print it."""
+    """A real log or the real bytes of a file, which hypothesis should not print."""
 
     def __init__(self, content: Any) -> None:
         self.content = content
 
 
 def changed(record: Any) -> st.SearchStrategy[Any]:
-    """A copy of a nest of dicts and lists with one to three of its parts replaced, removed or added."""
+    """A copy of nested dicts and lists with one to three parts replaced, removed or added."""
     return _changed(Sample(record))
 
 
 def spoiled(content: bytes) -> st.SearchStrategy[bytes]:
-    """Real content with some bytes replaced, removed or put in; or any bytes at all."""
+    """Real content with some bytes replaced, removed or inserted, or arbitrary bytes."""
     return _spoiled(Sample(content))
 
 
@@ -158,7 +158,7 @@ class World:
         torch.set_flush_denormal(False)  # as the run has it; hypothesis wants to know its numbers
 
     def targets(self) -> dict[str, Target]:
-        """All of them by name."""
+        """All targets by name."""
         record = torch.load(self.run.latest, weights_only=True)
         lines = self.run.metrics.read_bytes().splitlines(keepends=True)
         values = yaml.safe_load(self.run.settings.read_bytes())
@@ -190,7 +190,7 @@ class World:
             "checkpoint, resumed": Target(changed(record), self.resumed, 0.005),
         }
 
-    # What is made up
+    # Inputs
 
     @staticmethod
     def _changed_line(line: bytes) -> st.SearchStrategy[bytes]:
@@ -222,7 +222,7 @@ class World:
         self.case.overnight.unlink()
         return as_json(changed(json.loads(content))) | spoiled(content)
 
-    # What reads it
+    # Readers
 
     def settings(self, content: bytes) -> None:
         path = self.folder / "my.yaml"
@@ -265,7 +265,7 @@ class World:
             path.write_bytes(whole)
 
     def lock(self, content: bytes) -> None:
-        # A line that names another file's number means nobody: let some of them mean this one.
+        # A line with another file's id refers to no file: let some refer to this one.
         self.case.lock.write_bytes(content)
         lock.holder(self.case)
         status.status_of(self.case)
@@ -304,7 +304,7 @@ class World:
         self.case.metrics.unlink()
 
     def _written(self, record: Any) -> Path:
-        """The record under a seal that fits."""
+        """The record with a valid digest."""
         with self.case.latest.open("w+b") as file:
             torch.save(record, file)
             checkpoints._seal(file)
@@ -331,7 +331,7 @@ class World:
 
 
 def fuzz(count: int, random_seed: int = 1) -> dict[str, Any]:
-    """About ``count`` cases over all targets, drawn from a seed; the first fault of each."""
+    """Run about ``count`` cases over all targets, drawn from a seed; return the first fault of each."""
     rows = []
     with tempfile.TemporaryDirectory() as name:
         for target_name, target in World(Path(name)).targets().items():
@@ -343,7 +343,7 @@ def fuzz(count: int, random_seed: int = 1) -> dict[str, Any]:
 
 
 def attack(target: Target, count: int, random_seed: int = 1) -> tuple[int, str]:
-    """Give a target so many cases; how many it took, and what it failed on first, or nothing."""
+    """Run a number of cases on a target; return the count and the first failure, if any."""
     done, failed = 0, ""
 
     @seed(random_seed)
@@ -375,7 +375,7 @@ def attack(target: Target, count: int, random_seed: int = 1) -> tuple[int, str]:
 
 
 def told(result: dict[str, Any]) -> list[str]:
-    """The result in lines for people."""
+    """The result as lines of text."""
     lines = [f"{result['cases']:,} cases"]
     for row in result["targets"]:
         lines.append(f"  {row['target']:<24} {row['cases']:>7,} {row['seconds']:>7.1f} s")

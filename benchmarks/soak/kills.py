@@ -1,4 +1,4 @@
-"""Kill -9 at random moments, resume, and compare with the run that nobody disturbed.
+"""Kills (-9) runs at random moments, resumes them, and compares with an undisturbed run.
 
 A kill is aimed at a moment drawn evenly from the life of a process, its start and its end included. A run
 is killed up to five times, then left to finish; then the next one begins. Most processes are forked from
@@ -35,7 +35,7 @@ KILLS_A_RUN = 5
 
 @dataclass
 class Tally:
-    """What became of the kills. The last five fields are faults, and should be zero or empty."""
+    """The results. The last five fields are faults, and should be zero or empty."""
 
     kills: int = 0
     runs: int = 0
@@ -67,19 +67,19 @@ class Process:
         self._said = said
 
     def ends_within(self, seconds: float) -> int | None:
-        """Its exit code, once it has ended; None where it lives still after ``seconds``."""
+        """Its exit code once it has ended; None if it still runs after ``seconds``."""
         until = time.monotonic() + seconds
         while (code := self._wait(False)) is None and time.monotonic() < until:
             time.sleep(0.001)
         return code
 
     def kill(self) -> None:
-        """End it as the system does where memory runs out."""
+        """Kill it as the system does when memory runs out."""
         os.kill(self.pid, signal.SIGKILL)
         self._wait(True)
 
     def last_words(self) -> str:
-        """The end of what it said on stderr."""
+        """The end of its stderr."""
         return self._said.read_text(errors="replace")[-500:]
 
 
@@ -88,13 +88,13 @@ Begin = Callable[[RunDir, bool], Process]
 
 
 def kills(count: int, by_command: int, seed: int = 1) -> dict[str, Any]:
-    """Kill ``count`` forked processes and ``by_command`` started ones; the tallies of both."""
+    """Kill ``count`` forked processes and ``by_command`` started ones; return the results of both."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ["CPULM_CACHE"] = str(folder / "cache")
         text = small.write_text(folder)
-        # From here on the tokens are in the cache, and all that a run imports is there before a fork.
+        # From here on the tokens are cached, and all imports of a run are done before a fork.
         small.train(small.settings_for(text), folder / "first")
         result: dict[str, Any] = {}
         for kind, wanted, begin in (("forked", count, _fork(text)), ("by command", by_command, _start(text))):
@@ -130,7 +130,7 @@ def _life(process: Process) -> float:
 
 
 def _kill_some(run: RunDir, begin: Begin, wanted: int, life: float, rng: random.Random, tally: Tally) -> None:
-    """Kill the run's process so many times, or until one is done before it is killed."""
+    """Kill the run's process repeatedly, or until one finishes before it is killed."""
     left = life
     for _ in range(wanted):
         resumed = bool(run.checkpoints())
@@ -150,7 +150,7 @@ def _kill_some(run: RunDir, begin: Begin, wanted: int, life: float, rng: random.
 
 
 def _look(run: RunDir, was_getting_ready: bool, tally: Tally) -> None:
-    """What the kill hit, and whether all that was told to be saved is there."""
+    """What the kill interrupted, and whether everything reported as saved exists."""
     record = _record(run)
     if not run.path.is_dir():
         tally.before_the_folder += 1
@@ -173,7 +173,7 @@ def _look(run: RunDir, was_getting_ready: bool, tally: Tally) -> None:
 
 
 def _is_well(code: int | None, process: Process) -> bool:
-    """Done; or killed behind its last checkpoint, so that there is nothing left to do."""
+    """Finished, or killed after its last checkpoint with nothing left to do."""
     return code == 0 or (code == 2 and "has reached its horizon" in process.last_words())
 
 
@@ -182,7 +182,7 @@ def _record(run: RunDir) -> bytes:
 
 
 def _finish(run: RunDir, begin: Begin, course: dict[str, Any], calm: RunDir, tally: Tally) -> None:
-    """Let the run reach its end, and compare it with the undisturbed one."""
+    """Finish the run and compare it with the undisturbed one."""
     process = begin(run, bool(run.checkpoints()))
     code = process.ends_within(120)
     if not _is_well(code, process):
@@ -241,7 +241,7 @@ def _start(text: Path) -> Begin:
 
 
 def told(result: dict[str, Any]) -> list[str]:
-    """The result in lines for people."""
+    """The result as lines of text."""
     lines = []
     for kind, tally in result.items():
         lines.append(

@@ -1,4 +1,4 @@
-"""A hundred thousand steps in one process: does it hold more at the end than at the beginning?
+"""Trains a hundred thousand steps in one process and checks that memory does not grow.
 
 A day of training in small: 24 hours at the default checkpoint interval are 144 checkpoints, and so has
 this run; it validates and writes a sample every 250 steps, as by default, keeps its record, and draws the
@@ -29,7 +29,7 @@ MARKS = (0.05, 0.25, 0.5, 0.75, 1.0)
 
 
 def night(steps: int) -> dict[str, Any]:
-    """Train ``steps`` steps; memory, record and screen at each of :data:`MARKS`."""
+    """Train ``steps`` steps; return memory, log and screen at each of :data:`MARKS`."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ["CPULM_CACHE"] = str(folder / "cache")
@@ -66,7 +66,7 @@ def night(steps: int) -> dict[str, Any]:
 
 
 class _Watch:
-    """Passes events on to the dashboard, and notes where things stand at the marks."""
+    """Passes events on to the dashboard and measures at the marks."""
 
     def __init__(self, run: RunDir, steps: int, drawn: list[int], show: Listener) -> None:
         self.table: list[dict[str, Any]] = []
@@ -117,7 +117,7 @@ def _dashboard(drawn: list[int]) -> Iterator[Listener]:
 
 
 def told(result: dict[str, Any]) -> list[str]:
-    """The result in lines for people."""
+    """The result as lines of text."""
     lines = [f"{result['steps']:,} steps in {result['seconds']:,.0f} s"]
     lines.append(f"{'step':>8} {'memory':>10} {'record':>10} {'to the screen':>14} {'files':>6}")
     lines += [

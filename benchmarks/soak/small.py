@@ -1,4 +1,4 @@
-"""The small run that the soaks torment, and what is asked of it afterwards."""
+"""The small run of the soak tests, and the checks on it."""
 
 from __future__ import annotations
 
@@ -58,12 +58,12 @@ def settings_for(text: Path, *more: str) -> Settings:
 
 
 def train(settings: Settings, out: Path, show: Listener = lambda _: None) -> runs.RunOutcome:
-    """Train in this process, with its record, as ``cpulm train`` does."""
+    """Train in this process, with a log, as ``cpulm train`` does."""
     return runs.train(settings, out, show=show, record=record)
 
 
 def resume(out: Path, show: Listener = lambda _: None) -> runs.RunOutcome:
-    """Go on in this process, as ``cpulm resume`` does."""
+    """Resume in this process, as ``cpulm resume`` does."""
     return runs.resume(out, {}, {}, show=show, record=record)
 
 
@@ -75,7 +75,7 @@ def record(begins: runs.RecordStart) -> Iterator[Listener]:
 
 
 def course(checkpoint: Path) -> dict[str, Any]:
-    """All in a checkpoint that decides how its run goes on: weights, optimizer, random state, place."""
+    """The parts of a checkpoint that determine the rest of its run: weights, optimizer, random state, position."""
     record = checkpoints.load(checkpoint)
     return {
         "model": record.model_state,
@@ -86,7 +86,7 @@ def course(checkpoint: Path) -> dict[str, Any]:
 
 
 def equal(one: Any, other: Any) -> bool:
-    """Whether two nests of dicts and lists are the same, tensors bit for bit."""
+    """Whether two nested structures are equal, tensors bit for bit."""
     if isinstance(one, torch.Tensor):
         return isinstance(other, torch.Tensor) and torch.equal(one, other)
     if isinstance(one, dict):
@@ -97,13 +97,13 @@ def equal(one: Any, other: Any) -> bool:
 
 
 def recorded_steps(run: RunDir) -> list[int]:
-    """The steps in the run's record, in its order; a damaged line is an error."""
+    """The steps in the run's log, in order; a damaged line is an error."""
     events = [json.loads(line) for line in run.metrics.read_text(encoding="utf-8").splitlines()]
     return [event["step"] for event in events if event["event"] == "step"]
 
 
 def unreadable(run: RunDir) -> list[str]:
-    """The checkpoints that stand under their own name and are not whole."""
+    """The checkpoints with a final name that are not intact."""
     damaged = []
     for path in run.checkpoints():
         try:
@@ -114,13 +114,13 @@ def unreadable(run: RunDir) -> list[str]:
 
 
 def newest_step(run: RunDir) -> int | None:
-    """The step that ``cpulm resume`` would go on from; None where there is nothing to go on from."""
+    """The step from which ``cpulm resume`` would continue; None if there is none."""
     steps = [checkpoints.load(path).step for path in run.checkpoints()[:1]]
     return steps[0] if steps else None
 
 
 def at_steps(what: dict[int, Callable[[], None]], seen: list[Event]) -> Listener:
-    """A listener that keeps the events and does something once after each of some steps."""
+    """A listener that keeps the events and calls a function once after each of some steps."""
     left = dict(what)
 
     def show(event: Event) -> None:

@@ -1,4 +1,4 @@
-"""Does a run end when it was told to? The whole command on the clock, validation and saving included.
+"""Checks that a run ends on time: the whole command, including validation and saving.
 
 Each budget is given once as ``--max-time`` and once, as a moment of the wall clock, as ``--until``. What
 counts is the whole process: from the moment it is started to the moment it is gone. Of that, loading the
@@ -35,7 +35,7 @@ _MODEL = (
 
 
 def times(budgets: tuple[int, ...] = BUDGETS) -> dict[str, Any]:
-    """Seconds asked for and taken, for each budget."""
+    """Seconds requested and taken, for each budget."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ["CPULM_CACHE"] = str(folder / "cache")
@@ -48,7 +48,7 @@ def times(budgets: tuple[int, ...] = BUDGETS) -> dict[str, Any]:
 
 
 def _row(out: Path, budget: int, flag: str, settings: list[str]) -> dict[str, Any]:
-    # The clock on the wall is told to the second, so the budget begins at a full one.
+    # Wall-clock times have a resolution of one second, so the budget begins at a full one.
     time.sleep(1 - time.time() % 1)
     began = time.time()
     moment = datetime.fromtimestamp(round(began) + budget).strftime("%Y-%m-%d %H:%M:%S")
@@ -73,7 +73,7 @@ def _row(out: Path, budget: int, flag: str, settings: list[str]) -> dict[str, An
 
 
 def told(result: dict[str, Any]) -> list[str]:
-    """The result in lines for people."""
+    """The result as lines of text."""
     head = ("asked", "last word", "taken", "off", "steps", "validations")
     lines = ["{:<12} {:>7} {:>9} {:>9} {:>8} {:>7} {:>12}".format("", *head)]
     lines += [

@@ -12,17 +12,17 @@ from cpulm.analysis.compare import RunComparison
 from cpulm.analysis.report import Report
 
 _DIGITS = 7
-"""As many as the record has."""
+"""As many as in the log."""
 
 
 def report_as_json(report: Report) -> dict[str, Any]:
-    """Everything in the report; curves as objects of lists."""
+    """Return the whole report; curves are objects of lists."""
     plain: dict[str, Any] = _plain(report)
     return plain
 
 
 def comparison_as_json(comparison: RunComparison) -> dict[str, Any]:
-    """The comparison, best run first, with each run's whole report."""
+    """Return the comparison, best run first, with each run's whole report."""
     plain: dict[str, Any] = _plain(comparison)
     return plain
 

@@ -1,4 +1,4 @@
-"""A run's settings as they are stored, and what of them differs from its preset."""
+"""Which of a run's stored settings differ from its preset."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cpulm.settings_resolver import resolve
 
 
 def changes_from_preset(settings: dict[str, Any]) -> tuple[SettingChange, ...]:
-    """What is not as in the settings' preset; without one that is known here, as by default."""
+    """Return the settings that differ from the preset, or from the defaults if the preset is unknown here."""
     if not settings:
         return ()
     name = settings.get("preset")
@@ -24,7 +24,7 @@ def changes_from_preset(settings: dict[str, Any]) -> tuple[SettingChange, ...]:
 
 
 def flat(settings: dict[str, Any]) -> dict[str, Any]:
-    """The nested settings by dotted key."""
+    """Return the nested settings by dotted key."""
     found: dict[str, Any] = {}
     for section, inside in settings.items():
         if isinstance(inside, dict):

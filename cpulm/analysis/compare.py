@@ -1,4 +1,4 @@
-"""Runs side by side: what differs between them, and what it did."""
+"""Compares runs: which settings differ between them, and the effect of each."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _NO_EFFECT = (
     "runtime.allow_sleep",
     "runtime.pause_on_battery",
 )
-"""Settings, by how they begin, that leave the weights alone: they differ, and what they did is nothing."""
+"""Prefixes of settings that do not affect the weights, so they have no effect to report."""
 _SAME_RATIO = 1e-4
-"""Bits per byte over nats per token is fixed by a tokenizer and a text; figures are kept to 7 digits."""
+"""Bits per byte over nats per token is fixed by a tokenizer and a text; figures are stored with 7 digits."""
 
 
 @dataclass(frozen=True)
 class ComparedRun:
-    """One run among others. ``values`` are its settings by the keys that differ.
+    """One of the compared runs. ``values`` are its settings for the keys that differ.
 
-    ``behind`` is by how many bits per byte it is behind the best.
+    ``behind`` is by how many bits per byte it is worse than the best.
     """
 
     name: str
@@ -54,7 +54,7 @@ class ComparedRun:
 
 @dataclass(frozen=True)
 class Effect:
-    """What runs with one value of a setting came to: the mean and the best of their bits per byte."""
+    """The mean and best bits per byte of the runs with one value of a setting."""
 
     key: str
     value: Any
@@ -67,10 +67,10 @@ class Effect:
 class RunComparison:
     """Runs, best first by bits per byte, those without a validation last.
 
-    ``reports`` stand in the order of ``rows``. ``keys`` are the settings that differ. ``effects`` is what
-    each of their values came to, where a value is shared by runs or the only difference. ``notes`` say what
-    the comparison can and cannot tell. ``measure`` is what curves are compared by: ``loss``, or
-    ``bits_per_byte`` where the losses of different tokenizers are different things.
+    ``reports`` are in the order of ``rows``. ``keys`` are the settings that differ. ``effects`` has figures
+    for each of their values, if runs share the value or it is the only difference. ``notes`` say what the
+    comparison can and cannot show. ``measure`` is the measure of the compared curves: ``loss``, or
+    ``bits_per_byte`` if the tokenizers differ.
     """
 
     rows: tuple[ComparedRun, ...]
@@ -81,12 +81,12 @@ class RunComparison:
     measure: Literal["loss", "bits_per_byte"]
 
     def curve(self, report: Report) -> Curve | None:
-        """The validation curve that is compared."""
+        """Return the validation curve that is compared."""
         return report.curves.get("val_loss" if self.measure == "loss" else "val_bits_per_byte")
 
 
 def compare(reports: Sequence[Report]) -> RunComparison:
-    """Put runs side by side."""
+    """Compare runs."""
     ordered = sorted(reports, key=lambda report: (_score(report), report.name))
     settings = [flat(report.settings) for report in ordered]
     names = _names(ordered)
@@ -108,7 +108,7 @@ def compare(reports: Sequence[Report]) -> RunComparison:
 
 
 def places(report: Report, curve: Curve, by: By) -> Floats | None:
-    """Where the curve's values stand along steps, tokens, seconds or FLOPs; None if that is not known."""
+    """The curve's x values in steps, tokens, seconds or FLOPs; None if unknown."""
     if by == "steps":
         return curve.steps.astype(float)
     if by == "time":
@@ -126,7 +126,7 @@ def _score(report: Report) -> float:
 
 
 def _names(reports: Sequence[Report]) -> list[str]:
-    """Folder names; whole paths where two runs have the same."""
+    """Folder names; whole paths if two runs have the same."""
     names = [report.name for report in reports]
     return [name if names.count(name) == 1 else str(r.path) for name, r in zip(names, reports, strict=True)]
 
@@ -159,7 +159,7 @@ def _row(report: Report, name: str, values: dict[str, Any], best: float) -> Comp
 
 
 def _effects(rows: Sequence[ComparedRun], keys: Sequence[str]) -> Iterable[Effect]:
-    """For each setting its values, best mean first; without those that no two runs share among several."""
+    """For each setting its values, best mean first; values that no two of several runs share are left out."""
     keys = [key for key in keys if not key.startswith(_NO_EFFECT)]
     for key in keys:
         groups: dict[str, list[ComparedRun]] = {}
@@ -180,7 +180,7 @@ def _effects(rows: Sequence[ComparedRun], keys: Sequence[str]) -> Iterable[Effec
 def _same_tokenizer(reports: Sequence[Report]) -> bool:
     """Whether all runs count the same tokens of the same text.
 
-    Bits per byte are nats per token over ln 2 and the bytes of a token: where that is the same, so are they.
+    Bits per byte are nats per token over ln 2 and the bytes of a token: if that ratio is equal, so are these.
     """
     ratios = [
         report.figures.best_bits_per_byte / report.figures.best_loss
@@ -194,29 +194,29 @@ def _same_tokenizer(reports: Sequence[Report]) -> bool:
 def _notes(reports: Sequence[Report], settings: Sequence[dict[str, Any]], same: bool) -> Iterable[str]:
     if not same:
         yield (
-            "The runs have different tokenizers, so a token is not the same thing in all of them and losses "
-            "per token cannot be compared. They are compared by bits per byte."
+            "The runs have different tokenizers, so losses per token are not comparable. The runs are "
+            "compared by bits per byte."
         )
     texts = {repr([one.get(key) for key in _TEXT_KEYS]) for one in settings if one}
     if len(texts) > 1:
         yield (
-            "The runs were validated on different texts. How hard a text is counts as much as how good a "
-            "model is; `cpulm evaluate` measures several checkpoints on one text."
+            "The runs were validated on different texts, some of which may be harder than others; "
+            "`cpulm evaluate` scores several checkpoints on one text."
         )
     if len({report.figures.tokens for report in reports}) > 1:
-        yield "The runs were trained on different numbers of tokens: look at the curves, too."
+        yield "The runs were trained on different numbers of tokens: compare the curves, too."
     precisions = {report.figures.precision for report in reports if report.figures.precision}
     if len(precisions) > 1:
         named = "; ".join(
             f"{precision}: {', '.join(one.name for one in reports if one.figures.precision == precision)}"
             for precision in sorted(precisions)
         )
-        yield f"The runs were computed in different precisions, which differ a little in loss: {named}."
+        yield f"The runs used different precisions, which differ slightly in loss: {named}."
     if len({report.figures.device_name for report in reports if report.figures.device_name}) > 1:
-        yield "The runs were trained on different machines: their times cannot be compared."
+        yield "The runs were trained on different machines: their times are not comparable."
     missing = [report.name for report in reports if not math.isfinite(_score(report))]
     if missing:
-        yield f"Without a validation yet: {', '.join(missing)}."
+        yield f"Not validated yet: {', '.join(missing)}."
     going = [report.name for report in reports if report.state in ("running", "restarting")]
     if going:
         yield f"Still training: {', '.join(going)}."

@@ -1,4 +1,4 @@
-"""Curves of a thousand points from a million, with every peak and every trough that was there."""
+"""Downsamples a curve from a million points to a thousand and keeps all peaks and troughs."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from cpulm.analysis.report import Curve, Floats, Integers
 
 
 def curve(steps: Floats, tokens: Floats, seconds: Floats, values: Floats, points: int) -> Curve | None:
-    """At most ``points`` of the values, with the places where they were taken; None if none is finite.
+    """Return at most ``points`` of the values with their x values; None if no value is finite.
 
-    All four arrays are float64, 1-D, of one length. The values fall into ranges of equal length, of each of
-    which the lowest and the highest one stay, and in them the first and the last of all.
+    All four arrays are float64, 1-D, of one length. The values fall into ranges of equal length; the minimum
+    and maximum of each range are kept, and the first and last of all values.
     """
     known = np.flatnonzero(np.isfinite(values) & np.isfinite(steps) & np.isfinite(seconds))
     if not len(known):
@@ -26,13 +26,13 @@ def curve(steps: Floats, tokens: Floats, seconds: Floats, values: Floats, points
 
 
 def _extremes(values: Floats, points: int) -> Integers:
-    """Where the values stand that are kept, ascending."""
+    """Return the indices of the values to keep, ascending."""
     count = len(values)
     if count <= points:
         return np.arange(count)
     ranges = max(1, (points - 2) // 2)
     length = -(-count // ranges)
-    # Filled up to whole ranges with the last value, which is then found at its first place.
+    # Padded to whole ranges with the last value; argmin and argmax return its first index.
     padded = np.concatenate([values, np.full(-count % length, values[-1])]).reshape(-1, length)
     begins = np.arange(len(padded)) * length
     places = [[0, count - 1], begins + padded.argmin(axis=1), begins + padded.argmax(axis=1)]

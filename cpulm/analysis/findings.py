@@ -1,4 +1,4 @@
-"""What to make of a run: conclusions in plain words, each with the figures behind it."""
+"""Findings about a run: conclusions in plain words, each with its figures."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from cpulm.runs.status import RunStatus
 
 _ORDER = ("warning", "note", "good")
 _MANY_EPOCHS = 4.0
-"""Up to here repeated text is worth nearly as much as new text (Muennighoff et al., 2023)."""
+"""Up to this many epochs, repeated text is worth nearly as much as new text (Muennighoff et al., 2023)."""
 _DATA_PART, _VALIDATION_PART, _CHECKPOINT_PART, _UNDONE_PART = 0.05, 0.15, 0.03, 0.05
 _LEAST_SECONDS = 60.0
-"""Where the time of a shorter run went is nobody's trouble."""
+"""How a shorter run spent its time does not matter."""
 
 
 def findings(
@@ -27,7 +27,7 @@ def findings(
     figures: Figures,
     time_parts: dict[str, float],
 ) -> tuple[Finding, ...]:
-    """All findings, warnings first, then notes, then what is good."""
+    """Return all findings: warnings, then notes, then good ones."""
     found = [*_end(record, standing, figures), *learning_findings(record, settings, figures)]
     slow = slowdown(record)
     if slow is not None:
@@ -44,8 +44,8 @@ def _end(record: RunLog, standing: RunStatus, figures: Figures) -> Iterator[Find
         yield Finding(
             "crashed",
             "warning",
-            f"The run's process is gone without a last word at step {figures.steps:,}. The last checkpoint "
-            f"is of step {last:,.0f}: `cpulm resume` goes on from there.",
+            f"The run's process ended without a final event at step {figures.steps:,}. The last checkpoint "
+            f"is of step {last:,.0f}: `cpulm resume` continues from there.",
             {"step": float(figures.steps), "checkpoint_step": last, "lost_steps": lost},
         )
     elif standing.state == "diverged":
@@ -69,19 +69,19 @@ def _repetition(figures: Figures) -> Iterator[Finding]:
         yield Finding(
             "repeated_data",
             "note",
-            f"{text}: beyond {_MANY_EPOCHS:.0f} times it teaches less and less. More text would do more than "
-            "more time.",
+            f"{text}: beyond {_MANY_EPOCHS:.0f} times it teaches less and less. More text would help "
+            "more than more time.",
             numbers,
         )
     elif figures.epochs > 1:
-        yield Finding("data_seen", "good", f"{text}: so few times it is nearly as good as new.", numbers)
+        yield Finding("data_seen", "good", f"{text}: so few repeats are nearly as good as new text.", numbers)
     else:
         part = f"{figures.epochs:.0%}" if figures.epochs >= 0.01 else f"{figures.epochs:.2%}"
         yield Finding("data_seen", "good", f"{part} of the training text was seen, each part once.", numbers)
 
 
 def _time(parts: dict[str, float], figures: Figures) -> Iterator[Finding]:
-    """Where time goes that could be spent on training."""
+    """Report time that could be spent on training."""
     whole = sum(parts.values())
     if whole < _LEAST_SECONDS or figures.steps < 1:
         return
@@ -91,10 +91,10 @@ def _time(parts: dict[str, float], figures: Figures) -> Iterator[Finding]:
             "validation",
             _VALIDATION_PART,
             "Validation",
-            "A larger eval.every, or eval.batches, makes it less.",
+            "A larger eval.every, or eval.batches, reduces it.",
         ),
-        ("checkpoints", _CHECKPOINT_PART, "Saving checkpoints", "A longer --checkpoint-every makes it less."),
-        ("undone", _UNDONE_PART, "Training that was gone back from", "Checkpoints more often make it less."),
+        ("checkpoints", _CHECKPOINT_PART, "Saving checkpoints", "A longer --checkpoint-every reduces it."),
+        ("undone", _UNDONE_PART, "Training undone by rollbacks", "More frequent checkpoints reduce it."),
     ):
         seconds = parts.get(part, 0.0)
         if seconds > limit * whole:

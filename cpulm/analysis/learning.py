@@ -1,4 +1,4 @@
-"""What the losses say of the learning: still improving, overfitting, the learning rate, the batch."""
+"""Findings from the losses: progress, overfitting, learning rate, batch size."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ from cpulm.units import format_duration
 
 _HOUR = 3600.0
 _FURTHEST = 3.0
-"""Times the tokens so far: a curve tells nothing of what lies much beyond it."""
+"""Multiple of the tokens so far up to which a curve is extrapolated."""
 _WORTH_A_WORD = 0.005
-"""Of the loss: an hour that brings less brings little."""
+"""Fraction of the loss: an hour that gains less counts as little."""
 _WIDE_NATS = 0.05
-"""A range of a gain from which on its third digit says nothing."""
+"""Width of a gain's range above which its third digit is meaningless."""
 _LEAST_RISE_NATS = 0.01
 _NEAR_STEPS = 50
-"""Steps over which the training loss is averaged to compare it at two places."""
+"""Steps over which the training loss is averaged to compare two places."""
 _FULL_LR = 0.9
-"""Of the peak: what is above counts as the full learning rate."""
+"""Fraction of the peak above which the learning rate counts as full."""
 _LATE = 0.25
-"""Of the tokens: what lies before is left out of the fit."""
+"""Fraction of the tokens before which losses are left out of the fit."""
 _LOSS_BINS = 16
 _BLOCK_STEPS, _LOOK_BACK_BLOCKS = 5, 20
-"""A spike is told by the mean of some steps, against the blocks before: one odd batch is no spike."""
+"""A spike is detected by block means, so that one odd batch is not a spike."""
 _SPIKE_NATS, _SPIKE_DEVIATIONS = 0.3, 6.0
 _MANY_SPIKES = 3
 _SMALL_BATCH_NOISE = 0.15
-"""Of the loss, from one step to the next. The preset tiny learned well at 0.09."""
+"""Fraction of the loss, from one step to the next. The preset tiny learned well at 0.09."""
 _GROWN_GRADIENTS = 3.0
 _STUCK_FALL_NATS, _STUCK_PART = 0.1, 0.1
-"""A fall in the decay that counts, and the part of it that a run should have fallen before."""
+"""The smallest fall during the decay that counts, and the fraction of it expected before the decay."""
 _FEWEST_STEPS = 100
 
 
 def learning_findings(record: RunLog, settings: dict[str, Any], figures: Figures) -> Iterator[Finding]:
-    """All that can be said; of a run that is too short nothing."""
+    """Yield all findings; none for a run that is too short."""
     worse = _worse_since(record, figures)
     if worse is not None:
         yield worse
@@ -62,13 +62,13 @@ def _validations(record: RunLog) -> tuple[Floats, Floats]:
 
 
 def _worse_since(record: RunLog, figures: Figures) -> Finding | None:
-    """A validation loss that has left its lowest point for good: two later ones or more, beyond the noise."""
+    """Detect a validation loss that has risen from its minimum, by two later ones or more."""
     steps, losses = _validations(record)
     if len(losses) < FEWEST_POINTS:
         return None
     best = int(losses.argmin())
     after = losses[best + 1 :]
-    # Second differences of a smooth curve are its noise; the factor makes their median a deviation.
+    # Second differences of a smooth curve are its noise; the factor turns their median into a deviation.
     noise = 1.4826 * float(np.median(np.abs(np.diff(losses, 2)))) / 6**0.5
     rise = float(after[-2:].min() - losses[best]) if len(after) >= 2 else 0.0
     if rise <= max(_LEAST_RISE_NATS, 3 * noise):
@@ -91,7 +91,7 @@ def _worse_since(record: RunLog, figures: Figures) -> Finding | None:
         return Finding(
             "overfitting",
             "warning",
-            f"Overfitting: {text} went on falling, from {then:.3f} to {now:.3f}. The text was seen "
+            f"Overfitting: {text} kept falling, from {then:.3f} to {now:.3f}. The text was seen "
             f"{figures.epochs:.1f} times. best.pt is the model to use; more text, a smaller model, "
             "model.dropout or train.weight_decay would help.",
             figures_,
@@ -99,8 +99,8 @@ def _worse_since(record: RunLog, figures: Figures) -> Finding | None:
     return Finding(
         "worsening",
         "warning",
-        f"It got worse: {text} did not fall either ({then:.3f} then, {now:.3f} now). That is no overfitting: "
-        "look at the learning rate. best.pt is the model to use.",
+        f"It got worse: {text} did not fall either ({then:.3f} then, {now:.3f} now). This is not "
+        "overfitting: check the learning rate. best.pt is the model to use.",
         figures_,
     )
 
@@ -113,7 +113,7 @@ def _train_loss_at(record: RunLog, step: float) -> float:
 
 
 def _improving(record: RunLog, settings: dict[str, Any], figures: Figures) -> Iterator[Finding]:
-    """By how much another hour would lower the loss; after a short run, less than an hour."""
+    """Estimate by how much another hour (less after a short run) would lower the loss."""
     if not figures.train_tokens or not figures.seconds or figures.best_loss is None:
         return
     seconds = min(_HOUR, _FURTHEST * figures.seconds)
@@ -129,10 +129,10 @@ def _improving(record: RunLog, settings: dict[str, Any], figures: Figures) -> It
 def _with_the_decay(
     record: RunLog, figures: Figures, found: Gain, more: float, source: str
 ) -> tuple[Gain, str]:
-    """The gain with an upper end that counts what the decay of the learning rate brought as progress, too.
+    """Return the gain with an upper bound that also counts what the learning rate's decay gained as progress.
 
-    A longer run has a longer decay, which brings more: the preset tiny at twice its steps gained 0.35 nats,
-    of which a law through its losses at the full rate told 0.23, and one through all of them 0.41.
+    A longer run has a longer decay, which gains more: the preset tiny at twice its steps gained 0.35 nats,
+    where a power law through its losses at the full rate predicted 0.23, and one through all of them 0.41.
     """
     assert figures.train_tokens is not None
     steps, losses = _validations(record)
@@ -144,11 +144,11 @@ def _with_the_decay(
     every = gain(tokens[late], losses[late], figures.tokens, more, figures.train_tokens)
     if every is None or every.high <= found.high:
         return found, source
-    return replace(found, high=every.high), f"{source}; the upper end counts the decay too"
+    return replace(found, high=every.high), f"{source}; the upper bound counts the decay too"
 
 
 def _decays_yet(record: RunLog, settings: dict[str, Any], figures: Figures) -> bool:
-    """Whether the run stands at its full learning rate, of which its schedule has a decay to come."""
+    """Whether the run is at its full learning rate and its schedule still has a decay to come."""
     full = _at_full_lr(record)
     is_over = figures.horizon_steps is not None and figures.steps >= figures.horizon_steps
     schedule = (settings.get("train") or {}).get("schedule")
@@ -160,15 +160,15 @@ def _improvement(found: Gain, figures: Figures, seconds: float, source: str, at_
     to = figures.best_loss - found.nats
     times = 1 + seconds / figures.seconds
     longer = "hour" if seconds == _HOUR else format_duration(seconds)
-    # No more digits than the range leaves sure.
+    # No more digits than the range justifies.
     digits = 2 if found.high - found.low >= _WIDE_NATS else 3
     text = (
-        f"another {longer} ({times:.1f} times as long in all) would lower the validation loss by about "
+        f"another {longer} ({times:.1f} times as long in total) would lower the validation loss by about "
         f"{found.nats:.{digits}f} nats ({found.low:.{digits}f} to {found.high:.{digits}f}), to "
         f"{to:.{digits}f}, by a power law through {source}"
     )
     if not at_the_end:
-        text += "; the decay of the learning rate, still to come, lowers it further"
+        text += "; the decay of the learning rate, which is still to come, will lower it further"
     numbers = {
         "gain_nats": found.nats,
         "gain_low": found.low,
@@ -182,17 +182,17 @@ def _improvement(found: Gain, figures: Figures, seconds: float, source: str, at_
 
 
 def _losses_to_fit(record: RunLog, figures: Figures) -> tuple[Floats, Floats, str]:
-    """Tokens and losses at one learning rate: validations if there are enough, else training losses.
+    """Return tokens and losses at one learning rate: validations if there are enough, else training losses.
 
-    While the learning rate decays the loss falls for that reason too, and a law through it would promise too
-    much. The training loss is as good as long as the text is fresh; else validations of all times must do.
+    While the learning rate decays the loss falls for that reason too, and a power law through it would be
+    too optimistic. The training loss serves as well while the text is new; else all validations are used.
     """
     steps, losses = _validations(record)
     full = _at_full_lr(record)
     at = np.clip(np.searchsorted(record.steps["step"], steps), 0, max(0, len(full) - 1))
     tokens = record.steps["tokens"][at] if len(full) else np.zeros(0)
     chosen = full[at] if len(full) else np.zeros(0, dtype=bool)
-    # The first losses are of a model that knows nothing yet and follow no power law.
+    # The first losses, of a model that knows nothing yet, do not follow a power law.
     late = chosen & (tokens >= _LATE * tokens[chosen].max(initial=0.0))
     if late.sum() >= FEWEST_POINTS:
         return tokens[late], losses[late], "the validations at full learning rate"
@@ -206,7 +206,7 @@ def _losses_to_fit(record: RunLog, figures: Figures) -> tuple[Floats, Floats, st
 
 
 def _binned(tokens: Floats, losses: Floats) -> tuple[Floats, Floats]:
-    """Means over stretches that each make the tokens grow by the same factor, without the steep beginning."""
+    """Means over ranges in which the tokens grow by the same factor, without the steep beginning."""
     edges = np.geomspace(max(tokens[0], _LATE * tokens[-1]), tokens[-1] * (1 + 1e-9), _LOSS_BINS + 1)
     which = np.digitize(tokens, edges) - 1
     inside = [(which == part) & np.isfinite(losses) for part in range(_LOSS_BINS)]
@@ -244,7 +244,7 @@ def _learning_rate(record: RunLog) -> Iterator[Finding]:
             )
         if back:
             times = f"{len(back)} time{'s' * (len(back) > 1)}"
-            seen.append(f"the run had to go back to a checkpoint {times}, first from step {back[0].step:,}")
+            seen.append(f"the run was rolled back to a checkpoint {times}, first from step {back[0].step:,}")
         yield Finding(
             "learning_rate_too_high",
             "warning",
@@ -258,14 +258,14 @@ def _learning_rate(record: RunLog) -> Iterator[Finding]:
         yield Finding(
             "spikes",
             "note",
-            f"The loss spiked at step {where}, by up to {highest:.2f} nats, and came back by itself.",
+            f"The loss spiked at step {where}, by up to {highest:.2f} nats, and recovered by itself.",
             numbers,
         )
     yield from _stuck_or_growing(record)
 
 
 def _stuck_or_growing(record: RunLog) -> Iterator[Finding]:
-    """Signs without spikes: no progress until the decay, or gradients that grow."""
+    """Detect signs without spikes: no progress until the decay, or growing gradients."""
     full = np.flatnonzero(_at_full_lr(record))
     if len(full) < _FEWEST_STEPS:
         return
@@ -277,7 +277,7 @@ def _stuck_or_growing(record: RunLog) -> Iterator[Finding]:
         yield Finding(
             "learning_rate_too_high",
             "warning",
-            f"At the full learning rate next to nothing was learned: training loss {before:.3f} early "
+            f"At the full learning rate almost nothing was learned: training loss {before:.3f} early "
             f"and {after:.3f} late. It fell to {end:.3f} only as the rate decayed. Try half of train.lr and "
             "train.muon_lr.",
             {"loss_early": before, "loss_late": after, "loss_end": end},
@@ -288,13 +288,13 @@ def _stuck_or_growing(record: RunLog) -> Iterator[Finding]:
             "gradients_grow",
             "warning",
             f"The gradient norm grew from {small:.2g} to {large:.2g} at the same learning rate: it is near "
-            "what this run can bear. Try half of train.lr and train.muon_lr.",
+            "this run's limit. Try half of train.lr and train.muon_lr.",
             {"grad_norm_early": small, "grad_norm_late": large},
         )
 
 
 def _spikes(record: RunLog) -> tuple[list[int], float]:
-    """The steps where spikes of the loss begin, and the nats of the highest one."""
+    """Return the steps at which spikes of the loss begin, and the height of the highest in nats."""
     losses = record.steps["loss"]
     blocks = len(losses) // _BLOCK_STEPS
     if blocks <= _LOOK_BACK_BLOCKS:
@@ -318,13 +318,13 @@ def _spikes(record: RunLog) -> tuple[list[int], float]:
 
 
 def _batch(record: RunLog, settings: dict[str, Any], figures: Figures) -> Iterator[Finding]:
-    """A loss that jumps from step to step by much of itself."""
+    """Detect a loss that jumps by a large fraction from step to step."""
     losses = record.steps["loss"]
     late = losses[-max(_FEWEST_STEPS, len(losses) // 4) :]
     late = late[np.isfinite(late)]
     if len(losses) < _FEWEST_STEPS or len(late) < 2 or not figures.tokens_per_step:
         return
-    # Of neighbours, so that the trend is left out; robust, so that spikes are.
+    # Differences of neighbours ignore the trend; the robust estimate ignores spikes.
     noise = 1.4826 * float(np.median(np.abs(np.diff(late)))) / 2**0.5
     share = noise / max(float(np.median(late)), 1e-9)
     if share <= _SMALL_BATCH_NOISE:

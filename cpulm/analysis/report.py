@@ -1,4 +1,4 @@
-"""All there is to say of one run, from its record alone: what the terminal and the page show."""
+"""The report on one run, from its log alone: what the terminal and the page show."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Integers = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """Values of one measure, in order, thinned so that no peak and no trough is lost. All finite.
+    """Values of one measure, in order, downsampled so that all peaks and troughs are kept. All finite.
 
-    The four arrays, 1-D, have one length. ``steps`` and ``tokens`` are those finished when the value was
-    taken, ``seconds`` the run's own time then, interruptions left out.
+    The four arrays, 1-D, have the same length. ``steps`` and ``tokens`` are those completed at the value,
+    ``seconds`` the run time then, without interruptions.
     """
 
     steps: Integers
@@ -38,7 +38,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class SettingChange:
-    """A setting (dotted key) that is not as the run's preset has it, or as by default where it had none."""
+    """A setting (dotted key) that differs from the run's preset, or from the default without a preset."""
 
     key: str
     preset: Any
@@ -47,7 +47,7 @@ class SettingChange:
 
 @dataclass(frozen=True)
 class Sample:
-    """What the model wrote at a step; ``text`` begins with the prompt."""
+    """A sample at a step; ``text`` begins with the prompt."""
 
     step: int
     tokens: int
@@ -57,10 +57,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class Happening:
-    """Something worth telling. ``seconds`` is the run's own time, ``time`` that of the wall clock (epoch).
+    """One entry of the timeline. ``seconds`` is run time, ``time`` is wall-clock time since the epoch.
 
     ``kind`` is ``started``, ``restarted``, ``ended``, ``rolled_back``, ``warning``, ``notice``, ``best`` or
-    ``lost`` (a process that went without a last word).
+    ``lost`` (a process that ended without a final event).
     """
 
     step: int
@@ -72,7 +72,7 @@ class Happening:
 
 @dataclass(frozen=True)
 class Finding:
-    """A conclusion in plain words, with the figures behind it."""
+    """A conclusion in plain words, with its figures."""
 
     kind: str
     weight: Literal["good", "note", "warning"]
@@ -82,11 +82,11 @@ class Finding:
 
 @dataclass(frozen=True)
 class Figures:
-    """The numbers of the summary; None if the record does not tell them.
+    """The numbers of the summary; None if the log does not contain them.
 
-    Losses are in nats per token, times in seconds, ``began`` and ``seen`` since the epoch. ``seconds`` is the
-    run's own time, ``wall_seconds`` that from its first to its last event. ``flops_per_second`` is while it
-    trains, ``peak_flops_per_second`` what a matrix product in fp32 reached as the run began.
+    Losses are in nats per token, times in seconds, ``began`` and ``seen`` since the epoch. ``seconds`` is run
+    time, ``wall_seconds`` the time from the first to the last event. ``flops_per_second`` is the rate while
+    training, ``peak_flops_per_second`` what a matrix product in fp32 reached at the start of the run.
     """
 
     preset: str | None = None
@@ -127,14 +127,14 @@ class Figures:
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """One run as it stands.
+    """The report on one run.
 
-    ``state`` is one of ``cpulm runs``. ``settings`` are all of them, nested. ``curves`` holds what the record
-    has of ``loss``, ``val_loss``, ``val_bits_per_byte``, ``lr``, ``grad_norm``, ``tok_per_s``,
-    ``cpu_percent``, ``process_cpu_percent``, ``cpu_mhz``, ``rss_bytes``, ``memory_used_bytes`` and
-    ``temperature_c``. ``layers`` goes from a measure (``weight_norm``, ``grad_norm``, ``update_ratio``) to a
-    part of the model to its curve; empty if none was recorded. ``time_parts`` are seconds of ``training``,
-    ``data``, ``validation``, ``checkpoints`` and the ``rest``.
+    ``state`` is one of ``cpulm runs``. ``settings`` are all of them, nested. ``curves`` has those of the
+    following that the log holds: ``loss``, ``val_loss``, ``val_bits_per_byte``, ``lr``, ``grad_norm``,
+    ``tok_per_s``, ``cpu_percent``, ``process_cpu_percent``, ``cpu_mhz``, ``rss_bytes``,
+    ``memory_used_bytes`` and ``temperature_c``. ``layers`` maps a measure (``weight_norm``, ``grad_norm``,
+    ``update_ratio``) and a part of the model to a curve; empty if none was recorded. ``time_parts`` are
+    seconds of ``training``, ``data``, ``validation``, ``checkpoints`` and the ``rest``.
     """
 
     path: Path

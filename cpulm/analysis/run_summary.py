@@ -15,7 +15,7 @@ from cpulm.units import format_bytes, format_count, format_duration
 
 
 def facts(standing: RunStatus, figures: Figures, record: RunLog) -> tuple[Fact, ...]:
-    """One line for each thing that is known."""
+    """Return one line for each known fact."""
     return tuple(_facts(standing, figures, record))
 
 
@@ -39,14 +39,14 @@ def _facts(standing: RunStatus, figures: Figures, record: RunLog) -> Iterator[Fa
             f"{figures.best_step:,}",
         )
     elif figures.last_loss is not None:
-        yield Fact("training loss", f"{figures.last_loss:.4f}", "there was no validation yet")
+        yield Fact("training loss", f"{figures.last_loss:.4f}", "not validated yet")
     if figures.tokens_per_second is not None:
         yield Fact("throughput", f"{format_count(figures.tokens_per_second)} tok/s", _arithmetic(figures))
     if figures.peak_process_bytes:
         yield Fact("memory", format_bytes(figures.peak_process_bytes), "the most the process held")
     if record.damaged_lines and standing.state not in ("running", "restarting"):
         lines = f"{record.damaged_lines} line{'s' * (record.damaged_lines != 1)}"
-        yield Fact("damage", f"{lines} of the record cannot be read", "passed over")
+        yield Fact("damage", f"{lines} of the record cannot be read", "skipped")
 
 
 def _why(standing: RunStatus, record: RunLog) -> str:
@@ -71,10 +71,10 @@ def _machine(started: RunStarted) -> tuple[str, str]:
 
 
 def _arithmetic(figures: Figures) -> str:
-    """The throughput in floating point operations, and its share of what the machine reached at most."""
+    """The throughput in floating point operations, and its share of the machine's peak."""
     if figures.flops_per_second is None:
         return ""
-    done = f"{figures.flops_per_second / 1e9:.1f} GFLOP/s while it trains"
+    done = f"{figures.flops_per_second / 1e9:.1f} GFLOP/s while training"
     peak = figures.peak_flops_per_second
     if not peak:
         return done

@@ -1,4 +1,4 @@
-"""When a machine was slower than it can be, and what the record says of the reason."""
+"""Finds when a machine was slower than usual, and the reason as far as the log shows it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from cpulm.runlog.record import Booleans, RunLog
 _WINDOWS = 60
 _FEWEST_WINDOWS, _FEWEST_STEPS = 6, 8
 _SLOW = 1.25
-"""Times the usual duration of a step."""
+"""Multiple of the usual duration of a step."""
 _USUAL_QUANTILE = 0.2
-"""Of the windows' durations: a machine that is slow most of the time was fast for some."""
+"""Quantile of the windows' durations: a machine that is slow most of the time was fast for some of it."""
 _LEAST_PART, _LEAST_SECONDS = 0.1, 30.0
 _OTHERS_PERCENT = 8.0
 _CLOCK_LOSS = 0.08
@@ -24,7 +24,7 @@ _HOT_C = 85.0
 
 @dataclass(frozen=True)
 class Stretch:
-    """The longest time in which steps were slow: the wall clock, and a step's duration there and usually."""
+    """The longest period of slow steps: wall-clock times, and a step's duration in it and usually."""
 
     began: float
     ended: float
@@ -34,14 +34,14 @@ class Stretch:
 
 
 def slowdown(record: RunLog) -> Finding | None:
-    """What slowed the run for a tenth of its steps or more; None if nothing did."""
+    """Return what slowed the run for a tenth of its steps or more; None if nothing did."""
     stretch = _slow_stretch(record)
     if stretch is None:
         return None
     times = stretch.step_seconds / stretch.usual_seconds
     begin = time.strftime("%H:%M", time.localtime(stretch.began))
     end = time.strftime("%H:%M", time.localtime(stretch.ended))
-    when = f"from {begin} on" if stretch.to_the_end else f"from {begin} to {end}"
+    when = f"from {begin}" if stretch.to_the_end else f"from {begin} to {end}"
     kind, why, figures = _reason(record, stretch)
     figures.update(
         since=stretch.began,
@@ -61,7 +61,7 @@ def _slow_stretch(record: RunLog) -> Stretch | None:
     if windows < _FEWEST_WINDOWS:
         return None
     length = len(seconds) // windows
-    # What is left over is taken from the beginning, where compilation and cold caches are.
+    # The remainder is dropped at the beginning, the time of compilation and cold caches.
     skipped = len(seconds) - windows * length
     medians = np.median(np.nan_to_num(seconds[skipped:]).reshape(windows, length), axis=1)
     usual = float(np.quantile(medians, _USUAL_QUANTILE))
@@ -81,7 +81,7 @@ def _slow_stretch(record: RunLog) -> Stretch | None:
 
 
 def _longest(flags: Booleans) -> tuple[int, int]:
-    """Begin and end of the longest row of true ones."""
+    """Begin and end of the longest run of true values."""
     padded = np.concatenate([[False], flags, [False]]).astype(np.int8)
     begins, ends = np.flatnonzero(np.diff(padded) == 1), np.flatnonzero(np.diff(padded) == -1)
     if not len(begins):
@@ -91,7 +91,7 @@ def _longest(flags: Booleans) -> tuple[int, int]:
 
 
 def _reason(record: RunLog, stretch: Stretch) -> tuple[str, str, dict[str, float]]:
-    """Kind, words and figures of what else the machine showed in the stretch and outside of it."""
+    """Kind, words and figures of the machine's state in the period and outside of it."""
     machine = record.machine
     inside = (machine["time"] >= stretch.began) & (machine["time"] <= stretch.ended)
     others = machine["cpu_percent"] - machine["process_cpu_percent"]
@@ -108,7 +108,7 @@ def _reason(record: RunLog, stretch: Stretch) -> tuple[str, str, dict[str, float
     }
     figures = {name: value for name, value in figures.items() if np.isfinite(value)}
     if theirs - theirs_usually > _OTHERS_PERCENT:
-        why = f"; other programs took {theirs:.0f}% of the processor, else {max(0.0, theirs_usually):.0f}%"
+        why = f"; other programs took {theirs:.0f}% of the processor, usually {max(0.0, theirs_usually):.0f}%"
         return "other_programs", why, figures
     slower_clock = clock < (1 - _CLOCK_LOSS) * clock_usually
     if slower_clock or hottest >= _HOT_C:
@@ -119,7 +119,7 @@ def _reason(record: RunLog, stretch: Stretch) -> tuple[str, str, dict[str, float
         return "throttled", f"{clock_words}{heat_words}", figures
     return (
         "slowed",
-        "; the record does not say why (heat, a limit on power, or a busy host would do that)",
+        "; the log does not show why (heat, a power limit or a busy host are possible)",
         figures,
     )
 

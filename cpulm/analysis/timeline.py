@@ -1,4 +1,4 @@
-"""What happened to a run, in order: its starts and ends, troubles and warnings."""
+"""The timeline of a run: its starts and ends, problems and warnings."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from cpulm.runs.supervisor_state import SupervisorState
 from cpulm.units import format_duration
 
 _SLACK_SECONDS = 1.0
-"""So long after the start the usual words about the machine are said; they are no happenings."""
+"""Notices this soon after the start describe the machine and are not part of the timeline."""
 _LONGEST_SILENCE_SECONDS = 120.0
-"""From the last step to a new beginning; a longer time is worth a word."""
+"""A longer time between the last step and a restart is mentioned."""
 
 REASONS = {
     "horizon": "reached its horizon",
     "target_loss": "reached its target loss",
-    "patience": "ended: the validation loss had stopped falling",
+    "patience": "ended: no improvement of the validation loss",
     "stopped": "stopped on purpose",
     "diverged": "ended: training diverged",
-    "no_room": "ended: no room for a checkpoint, or no memory",
+    "no_room": "ended: out of disk space or memory",
     "failed": "ended by an error",
 }
 
 
 def happenings(record: RunLog, night: SupervisorState | None) -> tuple[Happening, ...]:
-    """All that is worth telling, by time; the same words many times over are one that counts them."""
+    """Return the timeline; repeated entries are merged into one with a count."""
     told = list(_told(record))
     if night is not None:
         told += _of_night(record, night)
@@ -48,7 +48,7 @@ def _told(record: RunLog) -> Iterator[Happening]:
             yield _start(event, place, _last_step_time(record, event.step))
             started_at = event.time
         elif isinstance(event, RolledBack):
-            text = f"went back from step {event.step:,} to step {event.to_step:,}: {event.reason}"
+            text = f"rolled back from step {event.step:,} to step {event.to_step:,}: {event.reason}"
             yield _happening("rolled_back", text, event, place)
         elif isinstance(event, Notice):
             warning = event.level == "warning"
@@ -62,7 +62,7 @@ def _told(record: RunLog) -> Iterator[Happening]:
 
 
 def _best(record: RunLog) -> Validated | None:
-    """The validation with the lowest loss."""
+    """Return the validation with the lowest loss."""
     validations = [event for _, event in record.told if isinstance(event, Validated)]
     return min((v for v in validations if np.isfinite(v.loss)), key=lambda v: v.loss, default=None)
 
@@ -71,14 +71,14 @@ def _start(event: RunStarted, place: Place, last_step_time: float | None) -> Hap
     place = Place(event.step, event.step * event.tokens_per_step, place.seconds)
     if not event.step:
         return _happening("started", "started", event, place)
-    text = f"went on from step {event.step:,}"
+    text = f"resumed at step {event.step:,}"
     if last_step_time is not None and event.time - last_step_time > _LONGEST_SILENCE_SECONDS:
         text += f", after {format_duration(event.time - last_step_time)}"
     return _happening("restarted", text, event, place)
 
 
 def _last_step_time(record: RunLog, step: int) -> float | None:
-    """When the step was done; None if that is not known."""
+    """When the step was completed; None if unknown."""
     at = int(np.searchsorted(record.steps["step"], step, side="right")) - 1
     return float(record.steps["time"][at]) if at >= 0 else None
 
@@ -100,7 +100,7 @@ def _happening(kind: str, text: str, event: Event, place: Place) -> Happening:
 
 
 def _merged(told: list[Happening]) -> list[Happening]:
-    """The same words of one kind as one happening, at its first place, that says how often."""
+    """Merge equal entries of one kind into one, at the first place, with a count."""
     groups: dict[tuple[str, str], list[Happening]] = {}
     for one in told:
         groups.setdefault((one.kind, one.text), []).append(one)

@@ -1,4 +1,4 @@
-"""What more training would bring: a power law through a run's losses, and how sure it is."""
+"""Predicts the gain of more training: power laws through a run's losses, with their uncertainty."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _DRAWS = 20_000
 _BETA = (0.2, 0.7)
 """Exponents of the loss over tokens: a range around the 0.28 of Hoffmann et al., as in the scaling law."""
 _LEAST_NOISE_NATS = 0.01
-"""Losses closer to a law than this still do not make it true."""
+"""The noise assumed at least, even if the losses fit a power law more closely."""
 FEWEST_POINTS = 4
 
 
 @dataclass(frozen=True)
 class Gain:
-    """By how many nats the loss would fall; eight of ten laws that fit lie between ``low`` and ``high``."""
+    """By how many nats the loss would fall; 80% of the fitting laws are between ``low`` and ``high``."""
 
     nats: float
     low: float
@@ -27,14 +27,14 @@ class Gain:
 
 
 def gain(tokens: Floats, losses: Floats, now: float, more: float, unique_tokens: float) -> Gain | None:
-    """What ``more`` tokens on top of ``now`` would bring, were the run that much longer from its start.
+    """Predict the gain of ``more`` tokens after ``now`` for a run that is that much longer from its start.
 
-    The law is ``L = E + A / D^beta``. Losses at one learning rate tell A and beta; how deep the decay at a
-    run's end goes is in E and leaves the difference alone. Three numbers are not determined by a few losses:
-    many laws are drawn, each weighed by how well it fits.
+    The law is ``L = E + A / D^beta``. Losses at one learning rate determine A and beta; the depth of the
+    decay at a run's end is part of E and does not affect the difference. A few losses do not determine
+    three numbers: many laws are drawn, each weighted by how well it fits.
 
     Args:
-        tokens: D, tokens trained before each loss, float64 [n]; those seen again count less.
+        tokens: D, tokens trained before each loss, float64 [n]; repeated ones count less.
         losses: in nats, float64 [n].
         unique_tokens: how many different tokens there are.
 
@@ -51,7 +51,7 @@ def gain(tokens: Floats, losses: Floats, now: float, more: float, unique_tokens:
     rest = losses[None, :] - floor
     a = np.maximum(np.sum(terms * rest, axis=1) / np.sum(terms**2, axis=1), 0.0)
     misfit = np.sqrt(np.mean((rest - a[:, None] * terms) ** 2, axis=1))
-    # What the best of the laws leaves over is the noise of the losses, with two numbers fitted by it.
+    # The residual of the best law is the noise of the losses; it fits two numbers.
     freedom = len(losses) / max(1, len(losses) - 2)
     noise = max(_LEAST_NOISE_NATS, float(misfit.min()) * freedom**0.5)
     weight = np.exp(-0.5 * len(losses) * (misfit**2 - misfit.min() ** 2) / noise**2)

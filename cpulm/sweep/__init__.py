@@ -1,1 +1,1 @@
-"""Many runs that differ in a few settings: chosen, trained side by side, thinned out, compared."""
+"""Sweeps: many runs that differ in a few settings, trained as processes, halved and compared."""

@@ -1,4 +1,4 @@
-"""Which values of which settings are tried: a grid over lists of values, or random draws from them."""
+"""Chooses the values to try: a grid over lists of values, or random draws."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _RANGE = re.compile(r"\s*([-+]?[\d._]+(?:[eE][-+]?\d+)?)\s*\.\.\s*([-+]?[\d._]+(
 _TRIES = 100
 
 Combination = tuple[str, ...]
-"""One value for each axis, as text."""
+"""One value per axis, as text."""
 
 
 @dataclass(frozen=True)
 class Axis:
-    """A setting and what is tried of it: ``values`` as text, or a range from ``low`` to ``high``."""
+    """A setting and its values to try: ``values`` as text, or a range from ``low`` to ``high``."""
 
     key: str
     values: tuple[str, ...] = ()
@@ -33,7 +33,7 @@ class Axis:
         return self.low is not None
 
     def draw(self, source: random.Random) -> str:
-        """A value by chance; from a range of positive numbers all orders of magnitude are as likely."""
+        """Draw a value; from a range of positive numbers uniformly on a log scale."""
         if self.low is None or self.high is None:
             return source.choice(self.values)
         if self.low > 0:
@@ -43,7 +43,7 @@ class Axis:
         return str(round(value)) if self.whole else f"{value:.3g}"
 
     def ends(self) -> Iterator[str]:
-        """Texts that must be fit for the setting, so that everything between is."""
+        """Texts that must be valid for the setting, so that everything between them is."""
         if self.low is None or self.high is None:
             yield from self.values
         else:
@@ -51,12 +51,12 @@ class Axis:
 
 
 def axes_of(assignments: Sequence[str]) -> tuple[list[str], list[Axis]]:
-    """The assignments of one value, and the axes of those with several: ``lr=1e-3,2e-3``, ``lr=1e-4..1e-2``.
+    """Split assignments into those of one value and axes of several: ``lr=1e-3,2e-3``, ``lr=1e-4..1e-2``.
 
-    Commas within brackets or quotes do not divide: ``data.source=[a,b],[c]`` has two values.
+    Commas within brackets or quotes do not separate values: ``data.source=[a,b],[c]`` has two values.
 
     Raises:
-        SettingsError: if a range is none, or a setting is given twice.
+        SettingsError: if a range is invalid, or a setting is given twice.
     """
     fixed, axes = [], []
     seen: set[str] = set()
@@ -73,7 +73,7 @@ def axes_of(assignments: Sequence[str]) -> tuple[list[str], list[Axis]]:
         elif len(values) > 1 and equals:
             if not all(values):
                 raise SettingsError(
-                    f"--set {assignment}: a value is empty", "write A,B without a comma behind"
+                    f"--set {assignment}: a value is empty", "write A,B without a comma at the end"
                 )
             axes.append(Axis(key, tuple(dict.fromkeys(values))))
         else:
@@ -82,7 +82,7 @@ def axes_of(assignments: Sequence[str]) -> tuple[list[str], list[Axis]]:
 
 
 def split_values(text: str) -> list[str]:
-    """The parts between commas that stand in no brackets and no quotes."""
+    """Split at commas outside brackets and quotes."""
     parts, depth, quote = [""], 0, ""
     for char in text:
         if quote:
@@ -105,16 +105,16 @@ def _range(key: str, low: str, high: str) -> Axis:
         first, last = float(low), float(high)
     except ValueError:
         raise SettingsError(
-            f"--set {key}={low}..{high} is no range", f"such as --set {key}=1e-4..1e-2"
+            f"--set {key}={low}..{high} is not a range", f"such as --set {key}=1e-4..1e-2"
         ) from None
     if not first < last:
-        raise SettingsError(f"--set {key}={low}..{high}: the range is empty", "give the lower end first")
+        raise SettingsError(f"--set {key}={low}..{high}: the range is empty", "put the lower end first")
     whole = re.fullmatch(r"[-+]?\d+", low) is not None and re.fullmatch(r"[-+]?\d+", high) is not None
     return Axis(key, low=first, high=last, whole=whole)
 
 
 def grid(axes: Sequence[Axis]) -> list[Combination]:
-    """Every combination, the last axis changing fastest.
+    """Return every combination; the last axis changes fastest.
 
     Raises:
         SettingsError: if an axis is a range.
@@ -122,14 +122,14 @@ def grid(axes: Sequence[Axis]) -> list[Combination]:
     for axis in axes:
         if axis.is_range:
             raise SettingsError(
-                f"--set {axis.key}={axis.low:g}..{axis.high:g} is a range, of which a grid has no values",
-                "say how many to draw: --random 8",
+                f"--set {axis.key}={axis.low:g}..{axis.high:g} is a range, which a grid cannot enumerate",
+                "draw values from it: --random 8",
             )
     return list(itertools.product(*(axis.values for axis in axes)))
 
 
 def drawn(axes: Sequence[Axis], seed: int) -> Iterator[Combination]:
-    """Different combinations by chance, always the same for a seed; ends where no new one comes any more."""
+    """Yield distinct random combinations, determined by the seed, until no new one is found."""
     source = random.Random(seed)
     seen: set[Combination] = set()
     tries = 0

@@ -1,4 +1,4 @@
-"""Successive halving: all begin, and at each rung the better half goes on (https://arxiv.org/abs/1502.07943)."""
+"""Successive halving: at each rung only the better half continues (https://arxiv.org/abs/1502.07943)."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import math
 from dataclasses import dataclass
 
 MOST_RUNGS = 3
-"""The first rung is at an eighth at the earliest: before, the warm-up decides and not the setting."""
+"""The first rung is at one eighth or later: before that, the warm-up decides and not the setting."""
 
 
 @dataclass(frozen=True)
 class Rung:
-    """After the ``fraction`` of the whole training, ``keep`` trials go on."""
+    """After this ``fraction`` of the training, ``keep`` trials continue."""
 
     fraction: float
     keep: int
 
 
 def rungs(trials: int) -> tuple[Rung, ...]:
-    """Where ``trials`` are looked at, and how many go on: to a half, a quarter, an eighth of the training."""
+    """Return the rungs for ``trials``: at an eighth, a quarter and a half of the training, half continue."""
     levels = min(MOST_RUNGS, int(math.log2(trials))) if trials else 0
     found = []
     for level in range(levels, 0, -1):
@@ -28,9 +28,9 @@ def rungs(trials: int) -> tuple[Rung, ...]:
 
 
 def rung_steps(steps: int, eval_every: int, looks: tuple[Rung, ...]) -> tuple[int, tuple[int, ...]]:
-    """Updates between validations, at most about ``eval_every``, and the updates of the rungs.
+    """Return the updates between validations, at most about ``eval_every``, and the updates of the rungs.
 
-    Every rung is at a validation, so that the trials are compared after exactly as many updates each.
+    Every rung is at a validation, so all trials are compared after the same number of updates.
     """
     if not looks:
         return eval_every, ()

@@ -1,7 +1,7 @@
 """The plan of a sweep, and its folder.
 
-``sweep.yaml`` is written last and whole: a folder that has it holds all settings of all trials under
-``trials/``. Each trial is a run's folder beside it. What has happened stands in the runs' own records.
+``sweep.yaml`` is written last: a folder that has it holds all settings of all trials under ``trials/``. Each
+trial is a run's folder beside it. The state of the sweep is in the logs of its runs.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Trial:
     """One run of a sweep.
 
     Attributes:
-        name: of its folder.
-        steps: its horizon in updates; None if that is a time.
+        name: the name of its folder.
+        steps: its horizon in updates; None if it is a time.
         rungs: the updates at which it is compared with the others.
     """
 
@@ -44,13 +44,13 @@ class Trial:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be tried and how.
+    """What to try, and how.
 
     Attributes:
-        directory: where relative paths in the settings begin.
+        directory: the folder that relative paths in the settings refer to.
         keys: the settings that differ.
-        parallel: runs at a time.
-        keep: how many trials go on after each rung; empty without halving.
+        parallel: number of concurrent runs.
+        keep: how many trials continue after each rung; empty without halving.
     """
 
     directory: str
@@ -79,19 +79,19 @@ class SweepDir:
         return self.path / "trials" / f"{trial.name}.yaml"
 
     def log(self, trial: Trial) -> Path:
-        """What the trial's processes said."""
+        """The output of the trial's processes."""
         return self.path / "trials" / f"{trial.name}.log"
 
 
 def trial_names(keys: Sequence[str], combinations: Sequence[Sequence[str]]) -> list[str]:
-    """``lr=0.002-n_layer=4`` for each combination: different names of folders, good on every system."""
+    """``lr=0.002-n_layer=4`` for each combination: distinct folder names, valid on every system."""
     names: list[str] = []
     taken: set[str] = set()
     for values in combinations:
         words = "-".join(f"{key.rpartition('.')[2]}={value}" for key, value in zip(keys, values, strict=True))
         clean = re.sub(r"[^\w.=+-]+", "_", words)[:_LONGEST_NAME].rstrip(". ")
         name, number = clean, 1
-        while name.lower() in taken:  # some disks do not tell capitals apart
+        while name.lower() in taken:  # some file systems ignore case
             number += 1
             name = f"{clean}-{number}"
         taken.add(name.lower())
@@ -100,12 +100,12 @@ def trial_names(keys: Sequence[str], combinations: Sequence[Sequence[str]]) -> l
 
 
 def keep_of(looks: Sequence[Rung]) -> tuple[int, ...]:
-    """How many go on after each rung."""
+    """How many trials continue after each rung."""
     return tuple(look.keep for look in looks)
 
 
 def write_plan(folder: SweepDir, plan: Plan, settings: Sequence[Settings]) -> None:
-    """Write all of a new sweep, the plan itself last.
+    """Write all files of a new sweep, the plan itself last.
 
     Raises:
         SettingsError: if the folder cannot be written.
@@ -123,28 +123,30 @@ def write_plan(folder: SweepDir, plan: Plan, settings: Sequence[Settings]) -> No
 
 
 def read_plan(folder: SweepDir) -> Plan:
-    """The plan in a sweep's folder.
+    """Read the plan in a sweep's folder.
 
     Raises:
         DataError: if there is none, or it cannot be read.
     """
     if not folder.plan.is_file():
         why = f"it has no {PLAN}" if folder.path.is_dir() else "there is no such folder"
-        raise DataError(f"{folder.path} is no sweep: {why}", "give a sweep's folder, such as sweeps/tiny-1")
+        raise DataError(
+            f"{folder.path} is not a sweep: {why}", "give a sweep's folder, such as sweeps/tiny-1"
+        )
     try:
         record = read_yaml(folder.plan)
         if record.get("format_version") != _FORMAT_VERSION:
             raise ValueError(f"format version {record.get('format_version')!r}")
         plan = from_record(Plan, record)
     except (SettingsError, ValueError) as error:
-        raise DataError(f"{folder.plan} cannot be read: {error}", "begin another sweep") from error
+        raise DataError(f"{folder.plan} cannot be read: {error}", "start another sweep") from error
     if not plan.trials:
-        raise DataError(f"{folder.plan} has no trials", "begin another sweep")
+        raise DataError(f"{folder.plan} has no trials", "start another sweep")
     return plan
 
 
 def read_settings(folder: SweepDir, trial: Trial) -> Settings:
-    """All settings of a trial.
+    """Read all settings of a trial.
 
     Raises:
         SettingsError: if they cannot be read.

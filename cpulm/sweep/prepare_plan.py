@@ -1,4 +1,4 @@
-"""From a request to the plan of a sweep: everything that can be wrong is found before anything is trained."""
+"""Turns a request into the plan of a sweep; all errors are found before any training."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SAME_TOKENS = 0.01
 
 @dataclass(frozen=True)
 class Wish:
-    """What is requested: settings as ``cpulm train`` takes them, with several values in the assignments.
+    """The request: settings as ``cpulm train`` takes them, with several values in the assignments.
 
     ``flags`` are settings by their dotted keys, None for those not given. ``random`` is how many combinations
     to draw by ``random_seed``; None for the whole grid.
@@ -47,7 +47,7 @@ class Wish:
 def make_plan(
     wish: Wish, machine: Machine, *, show: Listener, should_stop: Callable[[], bool]
 ) -> tuple[Plan, list[Settings]]:
-    """The plan, and the settings of each trial; the data is prepared on the way.
+    """Make the plan and the settings of each trial, and prepare the data.
 
     Raises:
         SettingsError: if a setting is unknown, or a combination does not fit.
@@ -76,22 +76,22 @@ def make_plan(
 
 
 def _check(wish: Wish, fixed: Sequence[str], axes: Sequence[Axis]) -> None:
-    """Refuse what no combination can mend, before there are any."""
+    """Refuse errors that no combination can avoid, before there are any combinations."""
     if not axes:
         raise SettingsError(
-            "there is nothing to try: no --set has several values", "such as --set train.lr=1e-3,2e-3,4e-3"
+            "nothing to try: no --set has several values", "such as --set train.lr=1e-3,2e-3,4e-3"
         )
     for axis in axes:
         if wish.flags.get(axis.key) is not None:
             raise SettingsError(
-                f"{axis.key} is given twice: by an option of its own and by --set {axis.key}=…",
+                f"{axis.key} is given twice: by its own option and by --set {axis.key}=…",
                 "keep one of them",
             )
         for text in axis.ends():
             try:
                 _settings(wish, [*fixed, f"{axis.key}={text}"])
             except SettingsError as error:
-                # What names a section is about several settings at once: with the other axes it may fit.
+                # An error that names a section concerns several settings: with the other axes they may fit.
                 if error.message.partition(":")[0] not in Settings.model_fields:
                     raise
 
@@ -109,7 +109,7 @@ def _settings(wish: Wish, assignments: Sequence[str]) -> Settings:
 def _resolved(
     wish: Wish, fixed: Sequence[str], axes: Sequence[Axis]
 ) -> tuple[list[Combination], list[Settings]]:
-    """The combinations and their settings; in random draws those that do not fit together are left out.
+    """Return the combinations and their settings; random draws that are invalid are left out.
 
     Raises:
         SettingsError: if a combination of a grid does not fit, or there are fewer than requested.
@@ -129,7 +129,7 @@ def _resolved(
     if len(found) < wish.random:
         raise SettingsError(
             f"--random {wish.random}: there are only {len(found)} different combinations{problem}",
-            "ask for fewer, or give more values",
+            "request fewer, or give more values",
         )
     return list(found), list(found.values())
 
@@ -147,19 +147,19 @@ def _one(wish: Wish, fixed: Sequence[str], axes: Sequence[Axis], values: Combina
         )
     if settings.train.until is not None:
         raise SettingsError(
-            "train.until is one moment for all runs, and those that begin later would get less time",
-            "give each of them the same: --max-time 1h, or --tokens N",
+            "train.until is one moment for all runs, so those that start later would get less time",
+            "give each of them the same time: --max-time 1h, or --tokens N",
         )
     return settings
 
 
 def _with_threads(settings: Sequence[Settings], wish: Wish, machine: Machine) -> list[Settings]:
-    """The cores divided among the runs that train at a time, if no number of threads was requested."""
+    """Divide the cores among the concurrent runs, unless the number of threads was set."""
     cores = choose(machine).threads.value
     if not 1 <= wish.parallel <= cores:
         raise SettingsError(
-            f"--parallel {wish.parallel}: this process may use {cores} physical cores",
-            f"give 1 to {cores}",
+            f"--parallel {wish.parallel}: this process may use only {cores} physical cores",
+            f"use 1 to {cores}",
         )
     if wish.parallel == 1:
         return list(settings)
@@ -172,7 +172,7 @@ def _with_threads(settings: Sequence[Settings], wish: Wish, machine: Machine) ->
 def _prepared(
     settings: Sequence[Settings], show: Listener, should_stop: Callable[[], bool]
 ) -> list[TokenFolder]:
-    """The tokens of each trial, made once for all that share them; the trials find them in the cache."""
+    """Prepare the tokens of each trial, once for all that share them; the trials find them in the cache."""
     made: dict[str, TokenFolder] = {}
     found = []
     for one in settings:
@@ -198,15 +198,15 @@ def _check_memory(
     )
     needed, available = sum(sizes[:parallel]), machine.memory_available_bytes
     if needed > available:
-        runs = "the largest run needs" if parallel == 1 else f"the {parallel} largest runs at a time need"
+        runs = "the largest run needs" if parallel == 1 else f"the {parallel} largest runs together need"
         raise ResourceError(
             f"{runs} about {format_bytes(needed)} of memory, and {format_bytes(available)} are available",
-            "give a lower --parallel, or a smaller train.micro_batch_size",
+            "use a lower --parallel, or a smaller train.micro_batch_size",
         )
 
 
 def _check_equal_tokens(steps: Sequence[int | None], settings: Sequence[Settings]) -> None:
-    """Halving compares after equal shares of the training: they must be equal numbers of tokens."""
+    """Halving compares trials after equal fractions of training, which must be equal numbers of tokens."""
     totals = [
         None if total is None else total * one.tokens_per_step
         for total, one in zip(steps, settings, strict=True)
@@ -214,21 +214,22 @@ def _check_equal_tokens(steps: Sequence[int | None], settings: Sequence[Settings
     known = [total for total in totals if total is not None]
     if len(known) < len(totals):
         raise SettingsError(
-            "--halving compares the runs on equal tokens, and their horizon is a time",
+            "--halving compares the runs after equal numbers of tokens, but their horizon is a time",
             "give --tokens, --steps or --epochs",
         )
     if max(known) - min(known) > _SAME_TOKENS * max(known):
         raise SettingsError(
-            f"--halving compares the runs on equal tokens, and theirs are {min(known):,} to {max(known):,}",
+            f"--halving compares the runs after equal numbers of tokens; these train on {min(known):,} to "
+            f"{max(known):,}",
             "give the horizon in tokens: --tokens N",
         )
 
 
 def settle(out: Path | None, stem: str, plan: Plan, settings: Sequence[Settings]) -> tuple[SweepDir, bool]:
-    """The folder of the sweep, and whether it was there: the same sweep is gone on with.
+    """Return the folder of the sweep, and whether it existed: an identical sweep is continued.
 
     Args:
-        out: the folder requested; None for one under ``sweeps/``.
+        out: the requested folder; None for a new one under ``sweeps/``.
 
     Raises:
         SettingsError: if ``out`` holds something else.
@@ -240,7 +241,7 @@ def settle(out: Path | None, stem: str, plan: Plan, settings: Sequence[Settings]
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             what = "another sweep" if folder.plan.is_file() else "something else"
             raise SettingsError(
-                f"{out} holds {what}", "choose another --out, or go on with that sweep: --resume"
+                f"{out} holds {what}", "choose another --out, or continue that sweep: --resume"
             )
         write_plan(folder, plan, settings)
         return folder, False
@@ -256,10 +257,10 @@ def settle(out: Path | None, stem: str, plan: Plan, settings: Sequence[Settings]
 
 
 def resumed(path: Path) -> tuple[SweepDir, Plan]:
-    """A sweep to go on with.
+    """Open a sweep to continue.
 
     Raises:
-        DataError: if there is none at ``path``.
+        DataError: if there is no sweep at ``path``.
     """
     folder = SweepDir(path.parent if path.name == PLAN else path)
     return folder, read_plan(folder)

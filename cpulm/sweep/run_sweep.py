@@ -1,4 +1,4 @@
-"""A sweep under way: which trial trains next, who goes on at a rung, and how it ends."""
+"""Runs a sweep: which trial trains next, which continue at a rung, and how it ends."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ _ERRORS: dict[int, type[CpulmError]] = {
 
 @dataclass(frozen=True)
 class Board:
-    """A sweep at a moment.
+    """The state of a sweep.
 
-    ``seconds_left`` is what the trials will still take at the pace so far, None until that can be told.
-    ``rung`` is the one that is worked towards, ``rungs`` how many there are before the end.
+    ``seconds_left`` is the estimated remaining time at the speed so far, None until known. ``rung`` is the
+    current one, ``rungs`` how many there are before the end.
     """
 
     folder: SweepDir
@@ -58,11 +58,11 @@ class Board:
 
 
 class Sweep:
-    """A sweep from its plan to its end; what was done before is not done again.
+    """Runs a sweep from its plan to its end; finished work is not repeated.
 
     Args:
-        show: hears how it stands, about twice a second.
-        say: hears what happens, a line at a time.
+        show: called with the state, about twice a second.
+        say: called with each message.
     """
 
     def __init__(
@@ -80,16 +80,16 @@ class Sweep:
         self._level = 0
 
     def work(self) -> tuple[TrialStanding, ...]:
-        """Train until the plan is done.
+        """Train until the plan is complete.
 
         Returns:
-            The trials, best first: those that went furthest, and among them by bits per byte.
+            The trials, best first: those that trained furthest, and among them by bits per byte.
 
         Raises:
             StoppedError: on a request to stop, once every run is saved.
-            AbortedError: on the second one; the runs' last checkpoints stay.
-            SettingsError: if another process is at work on this sweep.
-            CpulmError: if no trial came to a figure, as the first one failed.
+            AbortedError: on a second request; the runs' last checkpoints are kept.
+            SettingsError: if another process is running this sweep.
+            CpulmError: if no trial was validated; the error of the first failed trial.
         """
         self._refuse_company()
         with StopRequest() as stop, locked(RunDir(self._folder.path)):
@@ -105,12 +105,12 @@ class Sweep:
         return ranked
 
     def ranked(self) -> tuple[TrialStanding, ...]:
-        """The trials, best first."""
+        """Return the trials, best first."""
         found = (self._standing(trial) for trial in self._plan.trials)
         return tuple(sorted(found, key=_rank))
 
     def _go_through(self, stop: Callable[[], bool]) -> None:
-        """From rung to rung. Whatever ends it, such as a full disk, its runs are stopped as on purpose."""
+        """Go from rung to rung. If an error ends the sweep, such as a full disk, its runs save and stop."""
         try:
             self._end_leftovers(stop)
             for level, keep in enumerate((*self._plan.keep, None)):
@@ -127,12 +127,12 @@ class Sweep:
         other = holder(RunDir(self._folder.path))
         if other is not None and other.alive:
             raise SettingsError(
-                f"process {other.pid} on {other.host} is at work on {self._folder.path} already",
-                "wait until it has ended, or press Ctrl-C where it runs",
+                f"process {other.pid} on {other.host} is already running {self._folder.path}",
+                "wait until it ends, or press Ctrl-C in its terminal",
             )
 
     def _save_running(self) -> None:
-        """Ask the runs to stop, and wait until they have saved."""
+        """Request the runs to stop, and wait until they have saved."""
         while self._running:
             for process in list(self._running):
                 if process.poll() is None:
@@ -142,15 +142,15 @@ class Sweep:
             time.sleep(LOOK_SECONDS)
 
     def _target(self, trial: Trial) -> int | None:
-        """The step that the trial is brought to now; None: its end."""
+        """The step up to which the trial trains now; None: its end."""
         return trial.rungs[self._level] if self._level < len(self._plan.keep) else None
 
     def _end_leftovers(self, stop: Callable[[], bool]) -> None:
-        """Processes that a killed sweep left behind save and end before theirs begin."""
+        """Stop processes left by a killed sweep, which save and end before new ones start."""
         for trial in self._plan.trials:
             run = self._folder.run(trial)
             if is_at_work(run):
-                self._say(f"{trial.name} is still being trained by an earlier sweep; it is asked to stop")
+                self._say(f"{trial.name} is still being trained by an earlier sweep: requesting it to stop")
             while is_at_work(run):
                 if stop():
                     raise self._stopped()
@@ -159,7 +159,7 @@ class Sweep:
                 time.sleep(LOOK_SECONDS)
 
     def _bring_on(self, stop: Callable[[], bool]) -> None:
-        """Train the trials that are left up to the rung, or to their end."""
+        """Train the remaining trials up to the rung, or to their end."""
         for trial in self._alive:
             self._progress[trial].follow()
         waiting = [trial for trial in self._alive if not self._is_there(trial)]
@@ -167,7 +167,9 @@ class Sweep:
         while waiting or self._running:
             if stop() and self._running and not told:
                 told = True
-                self._say("asked to stop: each run ends its step and saves; Ctrl-C again leaves at once")
+                self._say(
+                    "stopping: each run finishes its step and saves; press Ctrl-C again to exit immediately"
+                )
             while waiting and len(self._running) < self._plan.parallel and not stop():
                 self._start(waiting.pop(0))
             self._look(stop)
@@ -194,7 +196,7 @@ class Sweep:
         self._running.append(TrialProcess(self._folder, self._plan, trial))
 
     def _look(self, stop: Callable[[], bool]) -> None:
-        """See what the processes have come to; stop those that are where they should be."""
+        """Check the processes; stop those that have reached their target."""
         for process in list(self._running):
             trial = process.trial
             code = process.poll()
@@ -218,10 +220,10 @@ class Sweep:
         words = "stopped by somebody else" if code == StoppedError.exit_code else exit_in_words(code)
         said = process.error_message()
         self._said[trial] = f"{words}: {said}" if said and code != StoppedError.exit_code else words
-        self._say(f"{trial.name} is left out: {self._said[trial]}")
+        self._say(f"{trial.name} is dropped: {self._said[trial]}")
 
     def _choose(self, level: int, keep: int) -> None:
-        """The better ones go on; the others keep their checkpoints."""
+        """Let the better trials continue; the others keep their checkpoints."""
         fit = [trial for trial in self._alive if self._state[trial] not in (FAILED, LOST)]
         fit.sort(key=lambda trial: self._progress[trial].best_until(trial.rungs[level]))
         kept = fit[:keep]
@@ -233,7 +235,9 @@ class Sweep:
         self._alive = [trial for trial in self._plan.trials if trial in kept]
         if kept:
             names = ", ".join(trial.name for trial in kept)
-            self._say(f"rung {level + 1} of {len(self._plan.keep)}: {len(kept)} of {len(fit)} go on: {names}")
+            self._say(
+                f"rung {level + 1} of {len(self._plan.keep)}: {len(kept)} of {len(fit)} continue: {names}"
+            )
 
     def board(self) -> Board:
         return Board(
@@ -250,7 +254,7 @@ class Sweep:
         )
 
     def _seconds_left(self) -> float | None:
-        """By the seconds of a step so far, the runs side by side; validations are in the run's own time."""
+        """Estimate from the seconds per step so far, with concurrent runs; run time includes validations."""
         paces = [
             progress.elapsed_seconds / progress.step for progress in self._progress.values() if progress.step
         ]
@@ -273,14 +277,16 @@ class Sweep:
 
     def _stopped(self) -> StoppedError:
         folder = self._folder.path
-        return StoppedError(f"everything is saved in {folder}", f"go on with `cpulm sweep --resume {folder}`")
+        return StoppedError(
+            f"everything is saved in {folder}", f"continue with `cpulm sweep --resume {folder}`"
+        )
 
     def _failure(self) -> CpulmError:
-        """The error of a sweep of which nothing came, by the exit code of its first trial that failed."""
+        """The error of a sweep without any result, by the exit code of its first failed trial."""
         trial = next((one for one in self._plan.trials if one in self._codes), self._plan.trials[0])
         kind = _ERRORS.get(self._codes.get(trial, 1), CpulmError)
         said = self._said.get(trial) or self._state[trial]
-        return kind(f"no trial came to a figure; {trial.name}: {said}", f"see {self._folder.log(trial)}")
+        return kind(f"no trial was validated; {trial.name}: {said}", f"see {self._folder.log(trial)}")
 
 
 def _rank(one: TrialStanding) -> tuple[int, float, str]:

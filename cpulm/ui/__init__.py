@@ -1,1 +1,1 @@
-"""What a person sees: the live dashboard, plain lines, JSON lines, tables."""
+"""All output: the live dashboard, plain lines, JSON lines, tables, the page."""

@@ -1,4 +1,4 @@
-"""One run's report in the terminal: summary, settings, curves, time, what happened, samples, findings."""
+"""One run's report in the terminal: summary, settings, curves, time, timeline, samples, findings."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ _WEIGHTS = {"warning": Palette.warning, "note": Palette.mark, "good": Palette.go
 
 
 def drawing_width(console: Console) -> int:
-    """Cells for pictures: the window, within limits; a pipe has no width of its own."""
+    """The width of charts in cells: the window's, within limits; a pipe has no width."""
     return max(_NARROWEST, min(_WIDEST, console.width)) if console.is_terminal else 100
 
 
 def glyphs_here() -> Glyphs:
-    """The signs that stdout can show."""
+    """The glyphs that stdout can show."""
     return UNICODE if is_utf8(sys.stdout) else ASCII
 
 
 def report_screen(report: Report, width: int, glyphs: Glyphs = UNICODE) -> RenderableType:
-    """The whole report, ``width`` cells wide where it draws."""
+    """The whole report; charts are ``width`` cells wide."""
     parts = [part for part in _parts(report, width, glyphs) if part is not None]
     spaced: list[RenderableType] = []
     for part in parts:
@@ -66,14 +66,14 @@ def _parts(report: Report, width: int, glyphs: Glyphs) -> Iterator[RenderableTyp
 
 def _changes(report: Report) -> RenderableType | None:
     if not report.changes:
-        return Text("All settings are as in the preset.", style="dim") if report.settings else None
+        return Text("All settings are the preset's.", style="dim") if report.settings else None
     against = report.settings.get("preset") or "default"
     records = [(one.key, value_text(one.preset), value_text(one.value)) for one in report.changes]
     return rows("Settings that differ", ["setting", str(against), "this run"], records)
 
 
 def value_text(value: Any) -> str:
-    """A setting's value as it is written after ``--set``."""
+    """A setting's value as written after ``--set``."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -107,7 +107,7 @@ def _happenings(told: tuple[Happening, ...]) -> RenderableType | None:
     table = _list_table(3)
     for number, one in enumerate(shown):
         if left_out > 0 and number == _MOST_HAPPENINGS // 2:
-            table.add_row("", "", Text(f"... {left_out} more: --json tells all", style="dim"))
+            table.add_row("", "", Text(f"... {left_out} more: --json shows all", style="dim"))
         style = "orange3" if one.kind in ("warning", "rolled_back", "lost") else ""
         when = time.strftime(clock, time.localtime(one.time))
         table.add_row(f"  {when}", f"step {one.step:,}", Text(harmless(one.text), style=style))
@@ -115,7 +115,7 @@ def _happenings(told: tuple[Happening, ...]) -> RenderableType | None:
 
 
 def _list_table(columns: int) -> Table:
-    """Columns without lines between them; the last one takes the room and goes on below itself."""
+    """Columns without lines between them; the last one takes the remaining width and wraps."""
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
     for _ in range(columns - 1):
         table.add_column(style="dim", no_wrap=True)
@@ -131,18 +131,18 @@ def _samples(samples: tuple[Sample, ...], width: int, glyphs: Glyphs) -> Rendera
     for sample in chosen:
         lines.append([text(f"  step {sample.step:,}", Palette.label)])
         words = _BLANK_LINES.sub("\n\n", harmless(sample.text, keep_lines=True)).strip("\n")
-        for line in fold(words, width - 6, _SAMPLE_LINES) if words.strip() else ["(nothing but blanks)"]:
+        for line in fold(words, width - 6, _SAMPLE_LINES) if words.strip() else ["(only blanks)"]:
             lines.append([text(f"  {glyphs.vertical} ", Palette.faint), text(line)])
     return _drawn(lines)
 
 
 def _drawn(lines: Sequence[Line]) -> RenderableType:
-    """The lines, each with its end; a drawing alone has none after the last."""
+    """The lines, each with a line end; a drawing by itself has none after the last."""
     return Drawing([*lines, []])
 
 
 def _chosen(samples: tuple[Sample, ...]) -> list[Sample]:
-    """The first, the last and some between, at about equal distances."""
+    """The first, the last and some between them, about evenly spaced."""
     if len(samples) <= _MOST_SAMPLES:
         return list(samples)
     last = len(samples) - 1
@@ -150,7 +150,7 @@ def _chosen(samples: tuple[Sample, ...]) -> list[Sample]:
 
 
 def findings_list(findings: Iterable[Finding]) -> RenderableType | None:
-    """The conclusions, each behind its weight."""
+    """The findings, each after its weight."""
     table = _list_table(2)
     for finding in findings:
         weight = Text(f"  {finding.weight}", style=_WEIGHTS[finding.weight])

@@ -1,4 +1,4 @@
-"""Runs side by side in the terminal: what differs and what it did, and their curves over each other."""
+"""Runs compared in the terminal: what differs, the effect of it, and their curves in one chart."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _BETWEEN = 2
 _MEASURES = {"loss": "validation loss", "bits_per_byte": "validation bits per byte"}
 _ALONG = {"steps": "step", "tokens": "trained tokens", "time": "time", "flops": "FLOPs"}
 _TIME_UNITS = ((180.0, 1.0, "s"), (3 * 3600.0, 60.0, "m"), (float("inf"), 3600.0, "h"))
-"""Up to so many seconds, the axis counts in units of so many seconds, with this sign."""
+"""(limit of the axis, seconds per unit, sign of the unit), all limits in seconds."""
 
 
 def comparison_screen(
@@ -41,7 +41,7 @@ def comparison_screen(
 
     Args:
         series: for each row its curve over steps, tokens, seconds or FLOPs; None if it has none.
-        by: which of these it is.
+        by: which of these the x axis is.
     """
     parts: list[RenderableType] = [_table(comparison, width)]
     if comparison.keys:
@@ -66,7 +66,7 @@ def _picture(
 
 
 def _axis(by: By, furthest: float) -> tuple[float, Callable[[float], str]]:
-    """The factor from the curves' unit to the axis's, and how places on the axis are written."""
+    """The factor from the curves' unit to the axis's, and the format of its labels."""
     if by != "time":
         return 1.0, _short
     _, unit, sign = next(one for one in _TIME_UNITS if furthest < one[0])
@@ -82,7 +82,7 @@ def _short(count: float) -> str:
 
 
 def _table(comparison: RunComparison, width: int) -> RenderableType:
-    """The runs, best first, with as many columns as there is room for."""
+    """The runs, best first, with as many columns as fit."""
     columns: dict[str, list[str]] = {
         "": [letter_of(number) for number in range(len(comparison.rows))],
         "run": [row.name for row in comparison.rows],
@@ -97,7 +97,7 @@ def _table(comparison: RunComparison, width: int) -> RenderableType:
         "state": [row.state for row in comparison.rows],
     }
     if comparison.measure == "bits_per_byte":
-        # Losses of different tokenizers side by side would be compared.
+        # Losses of different tokenizers are not comparable, so they are not shown together.
         del columns["loss"]
     for name in ("tok/s", "state", "parameters", "tokens", "steps"):
         if _natural_width(columns) > width:
@@ -106,7 +106,7 @@ def _table(comparison: RunComparison, width: int) -> RenderableType:
 
 
 def _settings(comparison: RunComparison) -> RenderableType:
-    """One line per setting that differs, one column per run; where these are many, one line per run."""
+    """One line per setting that differs, one column per run; with many runs, one line per run."""
     if len(comparison.rows) <= 4:
         heads = ["setting", *[f"{letter_of(n)} {row.name}" for n, row in enumerate(comparison.rows)]]
         records = [
@@ -135,7 +135,7 @@ def _effects(comparison: RunComparison) -> RenderableType:
         ]
         for effect in comparison.effects
     ]
-    return rows("What it did", ["setting", "value", "runs", "mean bits/byte", "behind"], records)
+    return rows("Effect of each setting", ["setting", "value", "runs", "mean bits/byte", "behind"], records)
 
 
 def _natural_width(columns: dict[str, list[str]]) -> int:

@@ -1,4 +1,4 @@
-"""A report's curves in the terminal: one run's measures, or several runs' losses over each other."""
+"""A report's curves in the terminal: one run's measures, or several runs' losses in one chart."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _BUCKETS = 512
 _MAIN_HEIGHT, _SMALL_HEIGHT = 15, 9
 _SMALL_WIDTH = 38
 _SMALL = (("grad_norm", "gradient norm"), ("tok_per_s", "tokens per second"), ("lr", "learning rate"))
-"""Measures in the order in which they get room."""
+"""Measures, the most important first; as many as fit are shown."""
 _EARLY = 0.08
-"""The part of the way whose losses may leave the picture above: they would squash the rest."""
+"""The first fraction of the run whose losses may leave the chart at the top: they would squash the rest."""
 _STYLES = tuple(
     Style(color=color)
     for color in ("steel_blue1", "light_goldenrod2", "dark_sea_green3", "indian_red1", "plum2", "grey66")
@@ -34,7 +34,7 @@ _STYLES = tuple(
 
 
 def buckets(curve: Curve) -> list[Bucket]:
-    """The curve's values in groups of neighbours; the median stands for the mean, for peaks were kept."""
+    """Group neighbouring values of a curve; the median replaces the mean, because peaks were kept."""
     parts = np.array_split(np.arange(len(curve.values)), min(_BUCKETS, len(curve.values)))
     found = []
     for part in parts:
@@ -46,7 +46,7 @@ def buckets(curve: Curve) -> list[Bucket]:
 
 
 def run_curves(report: Report, width: int, glyphs: Glyphs) -> list[Line]:
-    """The loss in a large picture, as many other measures beside each other as there is room for."""
+    """The loss in a large chart, and as many other measures side by side as fit."""
     lines: list[Line] = []
     losses, validations = (report.curves.get(name) for name in ("loss", "val_loss"))
     if losses is not None:
@@ -75,7 +75,7 @@ def _point(step: int, value: float) -> Bucket:
 
 @dataclass(frozen=True)
 class Series:
-    """One run's curve among others: ``number`` is the run's place, from 0, and decides letter and colour."""
+    """One run's curve among others: ``number`` is the run's rank, from 0, and sets letter and colour."""
 
     number: int
     x: Floats
@@ -83,7 +83,7 @@ class Series:
 
     @property
     def letter(self) -> str:
-        """What names it in the picture."""
+        """Its letter in the chart."""
         return letter_of(self.number)
 
     @property
@@ -93,7 +93,7 @@ class Series:
 
 
 def letter_of(number: int) -> str:
-    """``a`` for the first run; those behind the alphabet have none, and no curve."""
+    """``a`` for the first run; runs beyond ``z`` have no letter and no curve."""
     return string.ascii_lowercase[number] if number < len(string.ascii_lowercase) else ""
 
 
@@ -106,7 +106,7 @@ def overlay(
     *,
     colour: bool,
 ) -> list[Line]:
-    """Curves over each other, the first one on top: exactly ``height`` lines of ``width`` cells.
+    """Curves in one chart, the first one on top: exactly ``height`` lines of ``width`` cells.
 
     Without colour, or without braille, each is drawn by its letter.
     """
@@ -147,7 +147,7 @@ def _frame(series: Sequence[Series]) -> Frame | None:
 
 
 def _heights(one: Series, view: Frame, columns: int) -> list[tuple[int, float]]:
-    """(column, height 0 to 1) of the curve, joined by straight lines, above the picture left out."""
+    """(column, height 0 to 1) of the curve, joined by straight lines; values above the chart are left out."""
     spread = (view.last - view.first) or 1.0
     at = (one.x - view.first) / spread * (columns - 1)
     begin, end = int(np.ceil(at[0] - 1e-9)), int(np.floor(at[-1] + 1e-9))
@@ -179,7 +179,7 @@ def _letters(plot: list[list[Cell]], one: Series, view: Frame) -> None:
 
 
 def _mark_end(plot: list[list[Cell]], one: Series, view: Frame) -> None:
-    """Its letter at the curve's end; beside that where another letter stands there."""
+    """Put its letter at the curve's end, or beside it if another letter is there."""
     points = _heights(one, view, len(plot[0]))
     if not points:
         return

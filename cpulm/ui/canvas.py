@@ -1,7 +1,7 @@
 """Lines of styled text with exact widths: boxes, bars, columns, and the palette of the dashboard.
 
-The dashboard is drawn from these and not from rich's tables and layouts, because a frame must cost
-little: it is drawn while the model trains on the same cores.
+The dashboard is drawn from these and not with rich's tables and layouts, because a frame must be cheap:
+it is drawn while the model trains on the same cores.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Line = list[Segment]
 
 
 class Palette:
-    """Calm colours that read on dark and on light grounds; terminals with fewer take the nearest."""
+    """Calm colours for dark and light backgrounds; terminals with fewer colours use the nearest."""
 
     plain = Style()
     label = Style(color="grey58")
@@ -39,7 +39,7 @@ class Palette:
 
 
 class Glyphs(NamedTuple):
-    """The signs that boxes, bars and curves are made of."""
+    """The characters that boxes, bars and curves are made of."""
 
     left_top: str
     right_top: str
@@ -75,7 +75,7 @@ def text(content: str, style: Style = Palette.plain) -> Segment:
 
 
 def line_cells(line: Line) -> int:
-    """Cells that the line takes."""
+    """Width of the line in cells."""
     return sum(cell_len(segment.text) for segment in line)
 
 
@@ -95,7 +95,7 @@ def exactly(line: Line, width: int) -> Line:
 
 
 def apart(left: Line, right: Line, width: int) -> Line:
-    """``left`` and ``right`` at the two ends of a line; ``left`` gives way where both do not fit."""
+    """``left`` and ``right`` at the two ends of a line; ``left`` is cut if both do not fit."""
     room = max(0, width - line_cells(right))
     return exactly([*exactly(left, room), *right], width)
 
@@ -109,7 +109,7 @@ def block(lines: Sequence[Line], width: int, height: int) -> list[Line]:
 def box(
     title: str, lines: Sequence[Line], width: int, height: int, glyphs: Glyphs, note: str = ""
 ) -> list[Line]:
-    """``lines`` in a frame of ``width`` by ``height`` cells, a title above left, a note above right."""
+    """``lines`` in a frame of ``width`` by ``height`` cells, title at the top left, note at the top right."""
     note = f" {note} " if note and cell_len(title) + cell_len(note) + 8 <= width else ""
     fill = max(0, width - 5 - cell_len(title) - cell_len(note))
     top = [
@@ -155,7 +155,7 @@ class Drawing:
         return self._segments(options.encoding)
 
     def _segments(self, encoding: str) -> Iterable[Segment]:
-        """The stream would write more than one character for what it cannot encode, and break the frames."""
+        """Replace what the stream cannot encode by one character each, so that frames stay intact."""
         for number, line in enumerate(self.lines):
             if number:
                 yield Segment.line()

@@ -1,4 +1,4 @@
-"""A loss curve drawn with braille dots, two by four to a cell, or with ASCII signs."""
+"""A loss curve drawn with braille dots, two by four to a cell, or with ASCII characters."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from cpulm.ui.canvas import Glyphs, Line, Palette, exactly, text
 from cpulm.ui.curve import Bucket
 
 Cell = tuple[str, Style]
-"""One character of the picture."""
+"""One character of the chart."""
 
 _EARLY = 0.08
-"""The part of the steps whose losses may leave the picture above: they would squash the rest."""
+"""The first fraction of the steps whose losses may leave the chart at the top: they would squash the rest."""
 _FEW = 24
 """Up to this many points the whole range is shown."""
 _SMOOTHED_PARTS = 60
-"""The line is the mean over one such part of the picture to either side."""
+"""The line is the mean over 1/60 of the chart's width to either side."""
 BRAILLE = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 """The bits of a braille character by row and column of its dots."""
 _TICKS = (1.0, 2.0, 2.5, 5.0, 10.0)
@@ -29,7 +29,7 @@ _TICKS = (1.0, 2.0, 2.5, 5.0, 10.0)
 
 @dataclass(frozen=True)
 class Frame:
-    """What the picture shows: steps from ``first`` to ``last``, values from ``low`` to ``high``."""
+    """What the chart shows: steps from ``first`` to ``last``, values from ``low`` to ``high``."""
 
     first: float
     last: float
@@ -42,12 +42,12 @@ class Frame:
         return min(1.0, max(0.0, (step - self.first) / max(1, self.last - self.first)))
 
     def up(self, value: float) -> float:
-        """Where ``value`` lies, 0 to 1 from below; what is outside lies on the edge."""
+        """Where ``value`` lies, 0 to 1 from the bottom; values outside lie on the edge."""
         return min(1.0, max(0.0, (value - self.low) / (self.high - self.low)))
 
 
 def frame(losses: Sequence[Bucket], validations: Sequence[Bucket]) -> Frame:
-    """The part of the plane worth showing: all steps, and the values after the first steep fall.
+    """Choose the visible range: all steps, and the values after the first steep fall.
 
     Single peaks above 98% of the values touch the upper edge and do not squash the rest.
     """
@@ -61,14 +61,14 @@ def frame(losses: Sequence[Bucket], validations: Sequence[Bucket]) -> Frame:
     bottom = min(bucket.low for bucket in everything)
     top = max(top, bottom + max(1e-3, 1e-3 * abs(bottom)))
     tick = nice((top - bottom) / 4)
-    # Round limits move seldom, so the picture stands still from frame to frame.
+    # Round limits change rarely, so the chart stands still from frame to frame.
     low = math.floor(2 * bottom / tick) * tick / 2
     high = math.ceil(2 * top / tick) * tick / 2
     return Frame(first, last, low, high, early)
 
 
 def nice(rough: float) -> float:
-    """The next greater of 1, 2, 2.5, 5 times a power of ten."""
+    """Round up to 1, 2, 2.5 or 5 times a power of ten."""
     power = 10.0 ** math.floor(math.log10(rough))
     return next(nice * power for nice in _TICKS if nice * power >= rough * (1 - 1e-9))
 
@@ -100,9 +100,9 @@ def chart(
 
 
 def _say_where_it_began(plot: list[list[Cell]], words: str) -> None:
-    """Name the first loss where the curve comes in from above the picture, if there is room."""
+    """Write the first loss where the curve enters from above the chart, if there is room."""
     top = "".join(char for char, _ in plot[0])
-    # At the left edge, or else behind the place where the curve comes in.
+    # At the left edge, or else after the place where the curve enters.
     at = 0 if top.startswith(" " * (len(words) + 1)) else top.find(" " * (len(words) + 2), 1) + 1
     if at or top[: len(words) + 1].isspace():
         plot[0][at : at + len(words)] = [(char, Palette.label) for char in words]
@@ -128,7 +128,7 @@ def x_axis(
     glyphs: Glyphs,
     label_of: Callable[[float], str] = lambda step: step_label(int(step)),
 ) -> list[Line]:
-    """The axis, and under it round places at the left, between, and the last one at the right."""
+    """The axis, and below it labels at round values and the last step at the right."""
     axis = [glyphs.horizontal] * columns
     under = [" "] * columns
     newest = label_of(view.last)
@@ -175,7 +175,7 @@ def _columns(losses: Sequence[Bucket], view: Frame, width: int) -> dict[int, _Co
     twice_first, top, early = 2 * view.first, view.high, view.early
     for first, last, low, high, total, count in losses:
         if low > top and first < early:
-            continue  # the first steep fall comes in from above; a later peak stays, at the upper edge
+            continue  # the first steep fall enters from above; a later peak stays at the upper edge
         at = max(0, min(width - 1, int((first + last - twice_first) * scale)))
         column = columns.get(at)
         if column is None:
@@ -258,7 +258,7 @@ def _ascii(losses: Sequence[Bucket], view: Frame, width: int, rows: int) -> list
 
 
 def merged(cells: Sequence[Cell]) -> Line:
-    """Neighbours of one style as one segment: fewer of them draw faster."""
+    """Merge neighbours of one style into one segment: fewer segments are drawn faster."""
     return [Segment("".join(char for char, _ in run), run[0][1]) for run in _runs(cells)]
 
 

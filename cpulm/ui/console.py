@@ -1,7 +1,7 @@
 """The one owner of output: data on stdout, progress, warnings and errors on stderr.
 
 Colour follows NO_COLOR, FORCE_COLOR and TERM=dumb. Text from users and models is never read as
-markup. Where the console's encoding has no sign for a character, it is replaced, never a crash.
+markup. A character that the console's encoding lacks is replaced; it never causes a crash.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from rich.text import Text
 from cpulm.ui.terminal_text import harmless
 
 _NOBODY_READS = (errno.EPIPE, errno.EIO, errno.EINVAL)
-"""A pipe whose reader left, a terminal that was closed, and how Windows reports either."""
+"""A pipe without a reader, a closed terminal, and Windows's error for both."""
 _PIPE_WIDTH = 10_000
-"""Columns where nobody looks: lines of a log or a pipe are never wrapped."""
+"""Width of a log or a pipe: its lines are never wrapped."""
 
 
 def stdout() -> Console:
@@ -41,8 +41,7 @@ def stderr() -> Console:
 def say(content: RenderableType) -> None:
     """Write ``content`` on stderr, one line unless it has several.
 
-    A terminal that was closed, or a log on a full disk, is no reason to end a run: what cannot be written
-    is dropped.
+    A closed terminal, or a log on a full disk, must not end a run: what cannot be written is dropped.
     """
     try:
         stderr().print(content, soft_wrap=True)
@@ -67,7 +66,7 @@ def print_json(value: Any) -> None:
 
 
 def write_json_line(text: str) -> bool:
-    """Write a JSON text and a line end on stdout; False once nobody reads any more.
+    """Write a JSON text and a line end on stdout; False once there is no reader.
 
     What the console cannot encode is escaped, so the text stays JSON and means the same.
     """
@@ -79,9 +78,9 @@ def write_json_line(text: str) -> bool:
 
 
 def write_text(text: str) -> bool:
-    """Write ``text`` as it is on stdout, at once; False once nobody reads any more.
+    """Write ``text`` as it is on stdout, immediately; False once there is no reader.
 
-    A reader that left (``| head``) is no error: what follows is dropped quietly.
+    A reader that closed the pipe (``| head``) is not an error: further output is dropped silently.
     """
     _replace_what_cannot_be_written(sys.stdout)
     try:
@@ -96,7 +95,7 @@ def write_text(text: str) -> bool:
 
 
 def show_error(message: str, hint: str = "", *, label: str = "error") -> None:
-    """Write one message and, where there is one, one hint on stderr; ``label`` says what it is."""
+    """Write one message and, if given, one hint on stderr, with ``label`` before the message."""
     console = stderr()
     _labelled(console, label, "bold red" if label == "error" else "bold", message)
     if hint:
@@ -118,7 +117,7 @@ def _console(stream: TextIO) -> Console:
 class _Console(Console):
     def on_broken_pipe(self) -> None:
         """Leave it to the caller; rich would end the whole program."""
-        raise BrokenPipeError(errno.EPIPE, "nobody reads any more")
+        raise BrokenPipeError(errno.EPIPE, "no reader")
 
 
 def _replace_what_cannot_be_written(stream: TextIO) -> None:
@@ -127,11 +126,11 @@ def _replace_what_cannot_be_written(stream: TextIO) -> None:
 
 
 def _drop(stream: TextIO) -> None:
-    """Let further writes go nowhere, also the interpreter's own flush at its end."""
+    """Discard further writes, including the interpreter's own flush at its end."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, stream.fileno())
-    except OSError:  # a stream without a file below it, as in an embedding program
+    except OSError:  # a stream without a file descriptor, as in an embedding program
         name = "stdout" if stream is sys.stdout else "stderr"
         setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115 - lives on as that
     finally:
@@ -139,7 +138,7 @@ def _drop(stream: TextIO) -> None:
 
 
 def _labelled(console: Console, label: str, style: str, message: str) -> None:
-    """``label: message``, wrapped under itself where it is longer than the window."""
+    """``label: message``, wrapped under itself if it is longer than the window."""
     indent = len(label) + 2
     room = max(20, console.width - indent)
     lines = Text(harmless(message, keep_lines=True)).wrap(console, room)

@@ -1,4 +1,4 @@
-"""A curve of any length in bounded memory, and the pace of the last seconds. Both are immutable."""
+"""A curve of any length in bounded memory, and the speed over the last seconds. Both are immutable."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _MOST_CHUNKS = 20
 
 
 class Bucket(NamedTuple):
-    """Neighbouring points, told by their range; ``points`` finite values lie in it."""
+    """Neighbouring points, summarized by their range; it holds ``points`` finite values."""
 
     first: int
     last: int
@@ -25,7 +25,7 @@ class Bucket(NamedTuple):
         return self.total / self.points
 
     def joined(self, other: Bucket) -> Bucket:
-        """This bucket and the one after it, as one."""
+        """Merge this bucket and the next one."""
         return Bucket(
             self.first,
             other.last,
@@ -37,10 +37,10 @@ class Bucket(NamedTuple):
 
 
 class ThinnedCurve(NamedTuple):
-    """Values over steps, thinned by halves as they grow; peaks and troughs stay in their buckets.
+    """Values over steps, halved in number as they grow; buckets keep peaks and troughs.
 
-    ``span`` points make one bucket. When there are ``2 * _MOST_BUCKETS`` of them, neighbours are
-    joined and ``span`` doubles, so adding a point costs the same however long the run is.
+    ``span`` points make one bucket. At ``2 * _MOST_BUCKETS`` buckets, neighbours are merged and ``span``
+    doubles, so the cost of adding a point does not depend on the run's length.
     """
 
     closed: tuple[Bucket, ...] = ()
@@ -48,7 +48,7 @@ class ThinnedCurve(NamedTuple):
     span: int = 1
 
     def add(self, step: int, value: float) -> ThinnedCurve:
-        """The curve with one more point; what is not finite is left out."""
+        """The curve with one more point; values that are not finite are left out."""
         if not math.isfinite(value):
             return self
         point = Bucket(step, step, value, value, value, 1)
@@ -62,7 +62,7 @@ class ThinnedCurve(NamedTuple):
         return ThinnedCurve(tuple(left.joined(right) for left, right in pairs), None, 2 * self.span)
 
     def up_to(self, step: int) -> ThinnedCurve:
-        """The curve without what lies behind ``step``; a bucket that reaches over it stays whole."""
+        """The curve up to ``step``; a bucket that extends beyond it is kept whole."""
         kept = tuple(bucket for bucket in self.closed if bucket.first <= step)
         if len(kept) < len(self.closed):
             return ThinnedCurve(kept, None, self.span)
@@ -84,7 +84,7 @@ class _Chunk(NamedTuple):
 class Pace(NamedTuple):
     """Steps and tokens per second over the last steps: about ten seconds, or twenty steps if those are slow.
 
-    The first step of a session is left out as soon as there is another: it holds warm-up and compilation.
+    The first step of a session, which includes warm-up and compilation, is left out once there is another.
     """
 
     chunks: tuple[_Chunk, ...] = ()
@@ -103,12 +103,12 @@ class Pace(NamedTuple):
 
     @property
     def steps_per_second(self) -> float | None:
-        """None until a step was timed."""
+        """None until a step has been timed."""
         seconds = sum(chunk.seconds for chunk in self.chunks)
         return sum(chunk.steps for chunk in self.chunks) / seconds if seconds > 0 else None
 
     @property
     def tokens_per_second(self) -> float | None:
-        """None until a step was timed."""
+        """None until a step has been timed."""
         seconds = sum(chunk.seconds for chunk in self.chunks)
         return sum(chunk.tokens for chunk in self.chunks) / seconds if seconds > 0 else None

@@ -1,4 +1,4 @@
-"""The screen of a run: a pure function from a snapshot and a window's size to lines."""
+"""The screen of a run: a pure function of a snapshot and the window's size."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _SUMMARY_HEIGHT = 24
 def render(
     snapshot: Snapshot, width: int, height: int, *, now: float | None = None, glyphs: Glyphs = UNICODE
 ) -> RenderableType:
-    """The whole window: before a run starts the stages, then the dashboard, in small windows a few lines.
+    """Render the window: stages before the run starts, then the dashboard, or a few lines in a small window.
 
     Args:
-        snapshot: what is known of the run.
+        snapshot: the state of the run.
         width, height: of the window, in cells. From :data:`_LEAST_WIDTH` x :data:`_LEAST_HEIGHT` on the
             dashboard fills it exactly.
         now: seconds since the epoch, for ages; by default the time of the newest event.
-        glyphs: what boxes and curves are made of.
+        glyphs: the characters of boxes and curves.
     """
     now = snapshot.time if now is None else now
     if snapshot.started is None:
@@ -44,7 +44,7 @@ def render(
 
 
 def render_summary(snapshot: Snapshot, width: int, glyphs: Glyphs = UNICODE) -> RenderableType:
-    """What stays in the terminal after a run: its last picture, how it ended, its warnings."""
+    """Render what stays in the terminal after a run: the last frame, how the run ended, its warnings."""
     width = min(width, _SUMMARY_WIDTH)
     fits = width >= _LEAST_WIDTH
     lines = _dashboard(snapshot, width, _SUMMARY_HEIGHT, snapshot.time, glyphs)[:-1] if fits else []
@@ -77,7 +77,7 @@ def _dashboard(snapshot: Snapshot, width: int, height: int, now: float, glyphs: 
 
 
 def _side(snapshot: Snapshot, width: int, height: int, now: float, glyphs: Glyphs) -> list[Line]:
-    """Training, machine, notices, from the most to the least important, as many as fit."""
+    """Training, machine and notices: the most important first, as many as fit."""
     training = panels.training(snapshot, width - 2, glyphs)
     machine = panels.machine(snapshot, width - 2, now, glyphs)
     if height < _TRAINING + _MACHINE:
@@ -98,7 +98,7 @@ def _has_room_for_notices(body_height: int) -> bool:
 
 
 def _before(snapshot: Snapshot, width: int, height: int, now: float, glyphs: Glyphs) -> list[Line]:
-    """Stages before the first step: those that are over, the one that runs, notices; no empty frames."""
+    """Stages before the first step: finished ones, the current one and notices; no empty frames."""
     lines = [panels.stage_done(stage, width, glyphs) for stage in snapshot.stages]
     if snapshot.stage is not None:
         lines.append([text("  "), *panels.stage_bar(snapshot.stage, width - 2, now, glyphs)])
@@ -124,7 +124,7 @@ def _compact(snapshot: Snapshot, width: int, height: int, now: float, glyphs: Gl
 
 
 def _as_many_as_fit(figures: list[str], width: int) -> str:
-    """The first figures that fit into ``width`` cells; one that is cut would read as another number."""
+    """The first figures that fit into ``width`` cells; a cut figure would read as another number."""
     line, *others = figures
     for other in others:
         if cell_len(line) + 2 + cell_len(other) > width:
@@ -134,7 +134,7 @@ def _as_many_as_fit(figures: list[str], width: int) -> str:
 
 
 def _figures(snapshot: Snapshot, now: float) -> Iterator[list[str]]:
-    """What is known in figures, the most important first in each line."""
+    """The known figures, the most important first in each line."""
     step, validated, best, state = snapshot.step, snapshot.validated, snapshot.best, snapshot.machine
     smoothed, pace = snapshot.smoothed.value, snapshot.pace
     if step is not None:

@@ -1,4 +1,4 @@
-"""Judged models as tables: a list of figures for one, a line each for several."""
+"""Evaluated models as tables: a list of figures for one, one line each for several."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _BETWEEN = 3
 
 
 def evaluation_table(found: EvaluationComparison, width: int) -> RenderableType:
-    """Everything that was found, in ``width`` cells."""
+    """The whole evaluation in ``width`` cells."""
     parts: list[RenderableType] = []
     if len(found.scores) > 1:
         parts += [_side_by_side(found, width), Text()]
@@ -40,14 +40,14 @@ def evaluation_table(found: EvaluationComparison, width: int) -> RenderableType:
 
 
 def comparison_note(found: EvaluationComparison) -> str | None:
-    """What may be compared among several checkpoints, in a sentence; None for one."""
+    """What is comparable among several checkpoints, in a sentence; None for one."""
     if len(found.scores) < 2 or found.scores[0].text is None:
         return None
     if not found.same_text:
-        return "each on its own validation text, so they do not compare: give one text to all"
+        return "each is scored on its own validation text, so they are not comparable: give one text for all"
     if not found.same_tokenizer:
-        return "the tokenizers differ: bits per byte decide, not loss or accuracy per token"
-    return "best first by bits per byte; differences are taken piece by piece of the text"
+        return "the tokenizers differ: compare bits per byte, not loss or accuracy per token"
+    return "best first by bits per byte; differences are paired over passages of the text"
 
 
 def _side_by_side(found: EvaluationComparison, width: int) -> RenderableType:
@@ -70,7 +70,7 @@ def _side_by_side(found: EvaluationComparison, width: int) -> RenderableType:
     for name in ("step", "params", "loss", "accuracy"):
         if _natural_width(cells) > width:
             cells.pop(name, None)
-    return rows("Side by side", list(cells), zip(*cells.values(), strict=True))
+    return rows("Comparison", list(cells), zip(*cells.values(), strict=True))
 
 
 def _text(one: CheckpointScore, value: Callable[[TextScore], str]) -> str:
@@ -83,7 +83,7 @@ def _natural_width(cells: dict[str, list[str]]) -> int:
 
 
 def _sections(score: CheckpointScore, *, alone: bool) -> dict[str, Pairs]:
-    """The parts of what was found about one checkpoint, by their titles."""
+    """The sections about one checkpoint, by title."""
     name = "" if alone else f"{score.checkpoint}: "
     model = (
         f"{score.checkpoint}: step {score.step:,}, {format_count(score.params_total)} parameters, "
@@ -101,37 +101,37 @@ def _sections(score: CheckpointScore, *, alone: bool) -> dict[str, Pairs]:
 
 def _text_pairs(score: TextScore, name: str, protocol: Protocol) -> Pairs:
     documents = f"{score.documents:,} document{'' if score.documents == 1 else 's'}"
-    units = "too little text to tell" if score.units < 2 else f"over {score.units} {score.unit}"
+    units = "too little text to estimate it" if score.units < 2 else f"over {score.units} {score.unit}"
     if score.block_tokens is not None and score.units > 1:
         units += f" of {score.block_tokens:,} tokens"
     unknown = None
     if score.unknown:
-        unknown = f"{score.unknown:.1%} of the tokens: what they say is not judged, so bits per byte flatter"
+        unknown = f"{score.unknown:.1%} of the tokens: their text is not scored, so bits per byte are too low"
     return [
         ("text", f"{name}: {format_bytes(score.text_bytes)}, {score.tokens:,} tokens, {documents}"),
         ("loss", f"{with_error(score.loss)} nats per token"),
         ("perplexity", _roughly(score.perplexity)),
         ("bits per byte", with_error(score.bits_per_byte)),
-        ("accuracy", f"{per_cent(score.accuracy)} of the next tokens are the likeliest one"),
+        ("accuracy", f"{per_cent(score.accuracy)} of the tokens were predicted as most likely"),
         ("± is", f"one standard error, {units}"),
         ("context", _protocol(protocol)),
         ("unknown words", unknown),
         (
             "speed",
-            f"{format_count(score.tokens_per_second)} tok/s, {format_duration(score.seconds)} in all",
+            f"{format_count(score.tokens_per_second)} tok/s, {format_duration(score.seconds)} in total",
         ),
     ]
 
 
 def _protocol(protocol: Protocol) -> str:
-    """The protocol in words."""
+    """Describe the protocol."""
     block, stride = protocol.block_size, protocol.stride
     if stride == block:
-        windows = f"windows of {block} tokens side by side, as in training's validation"
+        windows = f"adjacent windows of {block} tokens, as in training's validation"
     else:
         least = block - stride
         windows = f"windows of {block} tokens, a new one every {stride}: at least {least} tokens of context"
-    return f"{windows}; {'each document by itself' if protocol.apart else 'documents in one stream'}"
+    return f"{windows}; {'each document separately' if protocol.apart else 'documents in one stream'}"
 
 
 def _choice_pairs(score: ChoiceScore) -> Pairs:
@@ -144,13 +144,13 @@ def _choice_pairs(score: ChoiceScore) -> Pairs:
 
 
 def _sample_pairs(score: SampleScore) -> Pairs:
-    """Each figure of the samples, beside it that of as much validation text."""
+    """Each figure of the samples, with that of an equal amount of validation text."""
     other_variety, other = score.reference_variety, score.reference_memorized
 
     def beside(value: str, reference: str | None) -> str:
         return value if reference is None else f"{value.ljust(8)} (validation text: {reference})"
 
-    pairs: Pairs = [("samples", f"{score.samples} with {score.tokens:,} tokens in all")]
+    pairs: Pairs = [("samples", f"{score.samples} with {score.tokens:,} tokens in total")]
     for n, share in score.variety.distinct.items():
         reference = None if other_variety is None else other_variety.distinct.get(n)
         shown = None if reference is None else f"{reference:.1%}"
@@ -160,12 +160,12 @@ def _sample_pairs(score: SampleScore) -> Pairs:
         shown = None if reference is None else f"{reference:.1%}"
         pairs.append(("repetition", beside(f"{score.variety.repetition:.1%}", shown)))
     if score.memorized is None:
-        pairs.append(("known by heart", "cannot be told without the training data"))
+        pairs.append(("memorized", "unknown without the training data"))
         return pairs
     for n, share in score.memorized.shares.items():
         shown = f"{other.shares[n]:.1%}" if other is not None and n in other.shares else None
         pairs.append((f"{n} tokens", beside(f"{share:.1%}", shown)))
-    pairs.append(("", "the share of runs of so many tokens that stand in the training data"))
+    pairs.append(("", "the share of sequences of this length that occur in the training data"))
     if score.memorized.longest is None:
         shortest = min(score.memorized.ngrams)
         pairs.append(("longest passage", f"none of {shortest} tokens or more"))
@@ -176,18 +176,18 @@ def _sample_pairs(score: SampleScore) -> Pairs:
 
 def _passage_pairs(passage: MemorizedPassage, reference: MemorizedPassage | None) -> Pairs:
     beside = f" (validation text: {reference.tokens})" if reference is not None else ""
-    place = f"training document {passage.document + 1:,}, from token {passage.offset:,} on"
+    place = f"training document {passage.document + 1:,}, from token {passage.offset:,}"
     return [
         ("longest passage", f"{passage.tokens} tokens{beside}, in sample {passage.sample + 1}"),
-        ("stands in", place),
+        ("found in", place),
         ("before it", _cut(passage.before, -_PASSAGE_CHARACTERS // 4)),
-        ("it says", _cut(passage.text, _PASSAGE_CHARACTERS)),
+        ("its text", _cut(passage.text, _PASSAGE_CHARACTERS)),
         ("after it", _cut(passage.after, _PASSAGE_CHARACTERS // 4)),
     ]
 
 
 def _cut(text: str, most: int) -> str | None:
-    """At most so many characters from the beginning, or with a negative number from the end; None of none."""
+    """At most this many characters from the beginning, or, if negative, from the end; None if empty."""
     if not text:
         return None
     if len(text) <= abs(most):
@@ -196,7 +196,7 @@ def _cut(text: str, most: int) -> str | None:
 
 
 def with_error(value: Figure) -> str:
-    """``2.3359 ± 0.0210``; without the error where there is none."""
+    """``2.3359 ± 0.0210``; without the error if there is none."""
     shown = figure(value.value)
     return shown if value.standard_error is None else f"{shown} ± {_small(value.standard_error)}"
 

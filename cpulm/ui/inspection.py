@@ -1,4 +1,4 @@
-"""A model looked into, in the terminal: the short form of what the page shows whole."""
+"""The inspection of a model in the terminal: a short form of what the page shows."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ LEVELS: tuple[tuple[float, Style], ...] = (
     (8.0, Style(color="indian_red1", underline=True)),
     (float("inf"), Style(color="indian_red1", bold=True, reverse=True)),
 )
-"""Styles of a surprise below so many nats; the highest two can be told apart without colour."""
+"""Styles of a surprise below this many nats; the highest two are distinguishable without colour."""
 
 
 def inspection_screen(look: ModelReport, width: int, glyphs: Glyphs = UNICODE) -> RenderableType:
-    """What was found in a model, ``width`` cells wide where it draws."""
+    """The report on a model; charts are ``width`` cells wide."""
     spaced: list[RenderableType] = []
     for part in _parts(look, width, glyphs):
         spaced += [part, ""]
@@ -59,7 +59,7 @@ def _parts(look: ModelReport, width: int, glyphs: Glyphs) -> Iterator[Renderable
 def _summary(look: ModelReport) -> RenderableType:
     part = "" if look.tokens == look.text_tokens else f" of {look.text_tokens:,}, spread evenly over it"
     return key_values(
-        "The model looked into",
+        "The inspected model",
         [
             ("checkpoint", f"{look.checkpoint}, step {look.step:,}"),
             ("text", f"{look.text}: {look.tokens:,} tokens{part}"),
@@ -69,11 +69,11 @@ def _summary(look: ModelReport) -> RenderableType:
 
 
 def _by_position(positions: PositionLoss, width: int, glyphs: Glyphs) -> RenderableType:
-    """The curve over the tokens of context, one standard error to either side of it."""
+    """The curve over the tokens of context, with one standard error to either side."""
     errors = np.nan_to_num(positions.standard_error)
     columns = (positions.first, positions.last, positions.loss, errors)
     places = zip(*(column.tolist() for column in columns), strict=True)
-    # A position has one token of context more than its number.
+    # A position has one more token of context than its number.
     curve = [Bucket(first + 1, last + 1, loss - e, loss + e, loss, 1) for first, last, loss, e in places]
     drawn = chart(curve, [], width - 2, _CHART_HEIGHT - 2, glyphs)
     note = "nats, by tokens of context"
@@ -117,13 +117,13 @@ def _passage(passage: Passage) -> RenderableType:
 
 
 def style_of(surprise: float) -> Style:
-    """The style of a token; one that nothing stood before has none."""
+    """The style of a token; a token without context has none."""
     return next((style for limit, style in LEVELS if surprise < limit), Palette.plain)
 
 
 def _most_surprising(passage: Passage) -> RenderableType:
     order = np.argsort(np.nan_to_num(passage.surprise, nan=-1.0), kind="stable")[::-1].tolist()
-    # Of a token that surprises in several places the worst one.
+    # If a token surprises in several places, the worst one counts.
     first = dict[str, int]()
     for at in order:
         if passage.alternatives[at]:
@@ -150,7 +150,7 @@ def _next_token(look: ModelReport, glyphs: Glyphs) -> RenderableType:
     # The end of the prompt matters most.
     if len(prompt) > 2 * _TOKEN_CELLS:
         prompt = f"{glyphs.ellipsis}{prompt[-2 * _TOKEN_CELLS :]}"
-    title = [text("What comes next ", Palette.value), text(f"behind {prompt}", Palette.label)]
+    title = [text("Next token ", Palette.value), text(f"after {prompt}", Palette.label)]
     lines: list[Line] = [title]
     for each in look.next_token.alternatives[:_MOST_ALTERNATIVES]:
         word = shown(each.token)
@@ -158,13 +158,15 @@ def _next_token(look: ModelReport, glyphs: Glyphs) -> RenderableType:
             word = f"{word[: _TOKEN_CELLS - 1]}{glyphs.ellipsis}"
         token = exactly([text(f"  {word}")], _TOKEN_CELLS + 2)
         lines.append([*token, *bar(each.probability, _BAR, glyphs), text(f" {each.probability:>6.1%}")])
-    spread = f"  entropy {look.next_token.entropy:.2f} nats: as open as among "
-    lines.append([text(f"{spread}{np.exp(look.next_token.entropy):,.0f} tokens alike", Palette.label)])
+    spread = f"  entropy {look.next_token.entropy:.2f} nats: like choosing among "
+    lines.append(
+        [text(f"{spread}{np.exp(look.next_token.entropy):,.0f} equally likely tokens", Palette.label)]
+    )
     return Drawing([*lines, []])
 
 
 def _neighbours(look: ModelReport, width: int) -> RenderableType:
-    """A line for each token, with as many neighbours as it has room for, at least one."""
+    """A line for each token, with as many neighbours as fit, at least one."""
     room = width - max((cell_len(shown(each.token)) for each in look.neighbours), default=0) - 4
     pairs = []
     for each in look.neighbours:
@@ -176,7 +178,7 @@ def _neighbours(look: ModelReport, width: int) -> RenderableType:
 
 
 def _attention(heads: tuple[Head, ...]) -> RenderableType:
-    """The heads that do one thing the most."""
+    """The heads with the most extreme figures."""
 
     def name(head: Head) -> str:
         return f"layer {head.layer} head {head.head}"
@@ -188,10 +190,10 @@ def _attention(heads: tuple[Head, ...]) -> RenderableType:
     return key_values(
         "Attention over the prompt",
         [
-            ("the token before", f"{name(previous)}: {previous.to_previous:.0%} of its attention"),
-            ("the first token", f"{name(first)}: {first.to_first:.0%}"),
+            ("previous token", f"{name(previous)}: {previous.to_previous:.0%} of its attention"),
+            ("first token", f"{name(first)}: {first.to_first:.0%}"),
             ("farthest back", f"{name(farthest)}: {farthest.distance:.1f} tokens"),
-            ("most decided", f"{name(sharpest)}: entropy {sharpest.entropy:.2f} nats"),
+            ("lowest entropy", f"{name(sharpest)}: entropy {sharpest.entropy:.2f} nats"),
         ],
     )
 
@@ -202,7 +204,7 @@ def _unused(look: ModelReport) -> RenderableType:
     constant = sum(layer.constant for layer in look.units)
     vocabulary = look.vocabulary
     unused = "unknown" if vocabulary.unused is None else f"{vocabulary.unused:,}"
-    rare = "" if vocabulary.rare is None else f"; {vocabulary.rare:,} more stand there at most ten times"
+    rare = "" if vocabulary.rare is None else f"; {vocabulary.rare:,} more occur there at most ten times"
     return key_values(
         "Unused",
         [
@@ -213,5 +215,5 @@ def _unused(look: ModelReport) -> RenderableType:
 
 
 def shown(token: str) -> str:
-    """A token in quotes, its line ends and blanks to be seen."""
+    """A token in quotes, with visible line ends and blanks."""
     return harmless(repr(token))

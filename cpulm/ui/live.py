@@ -1,4 +1,4 @@
-"""The dashboard on a terminal: a thread of its own draws the newest snapshot, seldom and cheaply."""
+"""The dashboard on a terminal: its own thread draws the newest snapshot, rarely and cheaply."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from cpulm.ui.snapshot import Snapshot, fold
 _LEAST_INTERVAL_SECONDS = 0.5
 _MOST_INTERVAL_SECONDS = 3.0
 _SHARE = 0.01
-"""A frame may take this part of the time between frames: one per cent of one core."""
+"""A frame may take this fraction of the time between frames: one percent of one core."""
 _MOST_WAITING = 10_000
 _KEPT_HISTORY = (StepDone, Validated, SampleMade, CheckpointSaved, RolledBack)
 
@@ -49,15 +49,15 @@ _KEPT_HISTORY = (StepDone, Validated, SampleMade, CheckpointSaved, RolledBack)
 def live_screen(
     history: Path | None = None, *, clock: Callable[[], float] = time.time, share: float = _SHARE
 ) -> Iterator[LiveScreen]:
-    """The dashboard on stderr while the block lasts; afterwards the terminal is as it was, and a summary.
+    """Show the dashboard on stderr during the block; then restore the terminal and print a summary.
 
-    Before a run starts, stages are shown in place and stay in the scrollback; the run itself takes the
-    terminal's second screen. What Python code writes to ``sys.stderr`` meanwhile becomes a notice.
+    Before a run starts, stages are shown in place and stay in the scrollback; the run itself uses the
+    terminal's alternate screen. What Python code writes to ``sys.stderr`` meanwhile becomes a notice.
 
     Args:
-        history: the ``metrics.jsonl`` of a run that goes on, to start the curve where the run did.
+        history: the ``metrics.jsonl`` of a resumed run, so that the curve starts where the run did.
         clock: seconds since the epoch, for ages.
-        share: of one core's time, for drawing.
+        share: the share of one core's time for drawing.
     """
     real = sys.stderr
     screen = LiveScreen(stderr(), history, clock, share)
@@ -74,7 +74,7 @@ def live_screen(
 
 
 def print_summary(snapshot: Snapshot) -> None:
-    """Write on stderr what stays in the terminal after a run."""
+    """Write the summary that stays in the terminal after a run to stderr."""
     console = stderr()
     _print_summary(snapshot, console, _glyphs(console))
 
@@ -114,11 +114,11 @@ class LiveScreen:
             return
         self._events.append(event)
         if len(self._events) > _MOST_WAITING:
-            # A terminal that takes no output must not make the queue grow all night.
+            # If the terminal accepts no output, the queue must not grow all night.
             self._catch_up()
 
     def join(self, snapshot: Snapshot) -> None:
-        """Show a run as it stands, and forget what was shown before."""
+        """Show the current state of a run and forget what was shown before."""
         with self._folding:
             self._events.clear()
             self._snapshot = snapshot
@@ -132,11 +132,11 @@ class LiveScreen:
         try:
             self._thread.join()
         finally:
-            # Also where a second Ctrl-C broke the waiting.
+            # Also if a second Ctrl-C interrupted the wait.
             self.leave()
 
     def leave(self) -> None:
-        """Give the terminal back as it was; the next frame takes it again."""
+        """Restore the terminal; the next frame takes it again."""
         with self._drawing:
             live, self._live = self._live, None
             if live is not None:
@@ -144,7 +144,7 @@ class LiveScreen:
 
     @contextmanager
     def away(self) -> Iterator[None]:
-        """Leave the terminal, and draw nothing, while the block lasts."""
+        """Leave the terminal and draw nothing during the block."""
         with self._drawing:
             self.leave()
             yield
@@ -160,11 +160,11 @@ class LiveScreen:
                 wait = min(_MOST_INTERVAL_SECONDS, max(_LEAST_INTERVAL_SECONDS, cost / self._share))
             self._end(self._catch_up())
         except OSError:
-            # The terminal is gone, as after a lost connection; the run is not.
+            # The terminal is gone, as after a lost connection; the run continues.
             self._live = None
             self._fallback = _ignore
         except Exception:
-            # A fault of the display must not blind or end a run: say it, and go on in plain lines.
+            # A fault of the display must not hide or end a run: report it and continue with plain lines.
             self.leave()
             self._console.print(Text(traceback.format_exc()), soft_wrap=True)
             self._fallback = PlainLines(lambda line: self._console.print(line, soft_wrap=True))
@@ -204,7 +204,7 @@ class LiveScreen:
             )
 
     def _finish_stages(self, snapshot: Snapshot) -> None:
-        """Leave the terminal; the last picture of the stages stays above what follows."""
+        """Leave the terminal; the last frame of the stages stays above what follows."""
         if self._live is not None and not self._live._screen:
             width, height = self._console.size
             stages = snapshot._replace(started=None, stage=None)
@@ -222,11 +222,11 @@ class LiveScreen:
 
 
 def _ignore(_event: Event) -> None:
-    """Take an event for which there is no screen any more."""
+    """Discard an event that has no screen any more."""
 
 
 class _Captured(io.TextIOBase):
-    """Stands for ``sys.stderr`` under the dashboard: each line becomes a notice on it."""
+    """Replaces ``sys.stderr`` under the dashboard: each line becomes a notice."""
 
     def __init__(self, real: TextIO, listener: Listener) -> None:
         self._real = real
@@ -254,7 +254,7 @@ class _Captured(io.TextIOBase):
 
 @contextmanager
 def _suspendable(screen: LiveScreen) -> Iterator[None]:
-    """Make Ctrl-Z leave the terminal usable; the dashboard comes back with ``fg``."""
+    """Make Ctrl-Z leave the terminal usable; ``fg`` restores the dashboard."""
     if not hasattr(signal, "SIGTSTP") or threading.current_thread() is not threading.main_thread():
         yield
         return

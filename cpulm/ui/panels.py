@@ -1,4 +1,4 @@
-"""The parts of the dashboard: each makes lines from a snapshot, and knows no other part."""
+"""The panels of the dashboard: each makes lines from a snapshot, independently of the others."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from cpulm.units import format_bytes, format_count, format_duration
 
 _UNKNOWN = "-"
 _NEWS_SECONDS = 20.0
-"""How long a small window's last line shows a notice that is no warning."""
+"""How long a small window's last line shows a notice that is not a warning."""
 _NO_MARK = Segment("  ")
 
 
 def header(snapshot: Snapshot, width: int, now: float, glyphs: Glyphs) -> list[Line]:
-    """Three lines: the model, the machine, the way to the horizon."""
+    """Three lines: the model, the machine, the progress."""
     started = snapshot.started
     assert started is not None
     dot = f" {glyphs.dot} "
@@ -51,13 +51,13 @@ def header(snapshot: Snapshot, width: int, now: float, glyphs: Glyphs) -> list[L
 
 
 def short_device_name(name: str) -> str:
-    """The name without trademark signs and the clock: the dashboard shows the clock as it is now."""
+    """The name without trademark signs and clock rate: the dashboard shows the current clock."""
     name = re.sub(r"\((?:R|TM|C)\)|\bCPU\b|@.*$", " ", harmless(name), flags=re.IGNORECASE)
     return " ".join(name.split())
 
 
 def _way(snapshot: Snapshot, width: int, now: float, glyphs: Glyphs) -> Line:
-    """The progress bar, and at its right: per cent, step, epoch, time gone, time left."""
+    """The progress bar with percent, step, epoch, elapsed time and time left."""
     parts = [f"{100 * snapshot.progress:5.1f}%", steps_done(snapshot)]
     if width >= 76 and snapshot.step is not None:
         parts.append(f"epoch {snapshot.step.epoch:.2f}")
@@ -73,7 +73,7 @@ def _way(snapshot: Snapshot, width: int, now: float, glyphs: Glyphs) -> Line:
 
 
 def steps_done(snapshot: Snapshot) -> str:
-    """``1,234/2,000``, as wide at the first step as at the last."""
+    """``1,234/2,000``, with the same width at every step."""
     started = snapshot.started
     if started is None or started.steps is None:
         return f"step {snapshot.step_number:,}"
@@ -82,7 +82,7 @@ def steps_done(snapshot: Snapshot) -> str:
 
 
 def elapsed_seconds(snapshot: Snapshot, now: float) -> float:
-    """Training time so far; it goes on between two steps."""
+    """Training time so far; it also advances between two steps."""
     if snapshot.finished is not None:
         return snapshot.finished.elapsed_seconds
     before = 0.0 if snapshot.step is None else snapshot.step.elapsed_seconds
@@ -91,7 +91,7 @@ def elapsed_seconds(snapshot: Snapshot, now: float) -> float:
 
 
 def curve(snapshot: Snapshot, width: int, height: int, glyphs: Glyphs) -> list[Line]:
-    """The loss over the steps, or a word while there is none."""
+    """The loss over the steps, or a message while there is none."""
     losses = snapshot.losses.buckets
     if losses:
         return chart(losses, snapshot.validations.buckets, width, height, glyphs)
@@ -100,7 +100,7 @@ def curve(snapshot: Snapshot, width: int, height: int, glyphs: Glyphs) -> list[L
 
 
 def training(snapshot: Snapshot, width: int, glyphs: Glyphs) -> list[Line]:
-    """Losses, learning rate, speed: one name and one value a line, values in one column."""
+    """Losses, learning rate, speed: one name and one value per line, values in one column."""
     step, validated, best, pace = snapshot.step, snapshot.validated, snapshot.best, snapshot.pace
     flops = snapshot.flops_per_second
     star = text(f" {glyphs.best}", Palette.good) if validated is not None and validated.best else _NO_MARK
@@ -122,7 +122,7 @@ def training(snapshot: Snapshot, width: int, glyphs: Glyphs) -> list[Line]:
 
 
 def machine(snapshot: Snapshot, width: int, now: float, glyphs: Glyphs) -> list[Line]:
-    """Processor, memory with a bar, and how old the last checkpoint is."""
+    """Processor, memory with a bar, and the age of the last checkpoint."""
     state, saved = snapshot.machine, snapshot.checkpoint
     lines: list[Line] = []
     if state is None:
@@ -156,10 +156,10 @@ def _short_bytes(count: float) -> str:
 
 
 def sample(snapshot: Snapshot, width: int, height: int) -> list[Line]:
-    """The newest text from the model, its prompt set apart, folded and cut to the room."""
+    """The newest sample, its prompt highlighted, wrapped and cut to fit."""
     made = snapshot.sample
     if made is None:
-        return [[text(" comes with each validation"[:width], Palette.faint)]]
+        return [[text(" written at each validation"[:width], Palette.faint)]]
     prompt = harmless(made.prompt, keep_lines=True)
     body = harmless(made.text, keep_lines=True)
     lines: list[Line] = []
@@ -167,7 +167,7 @@ def sample(snapshot: Snapshot, width: int, height: int) -> list[Line]:
     for line in fold(prompt + body, width - 2, height):
         head = _common_start(line, left)
         left = left[len(head) :]
-        if head == line:  # folding dropped what stood at the line's end
+        if head == line:  # wrapping dropped the blank at the line's end
             left = left.lstrip(" ").removeprefix("\n")
         lines.append([text(" "), text(head, Palette.mark), text(line[len(head) :])])
     return lines
@@ -208,9 +208,9 @@ def fold_words(message: str, width: int) -> list[str]:
 
 
 def footer(snapshot: Snapshot, width: int, now: float, glyphs: Glyphs, *, news: bool = True) -> Line:
-    """One line: the end of the run, else the stage that runs, else with ``news`` the newest notice.
+    """One line: the end of the run, else the current stage, else with ``news`` the newest notice.
 
-    A warning stays; other news makes room for the way out after :data:`_NEWS_SECONDS`.
+    A warning stays; other notices give way to the hint on Ctrl-C after :data:`_NEWS_SECONDS`.
     """
     if snapshot.finished is not None:
         reason = REASONS.get(snapshot.finished.reason, snapshot.finished.reason)
@@ -222,7 +222,7 @@ def footer(snapshot: Snapshot, width: int, now: float, glyphs: Glyphs, *, news: 
         style = Palette.warning if notice.level == "warning" else Palette.label
         return [text(fit(f" {harmless(notice.message)}", width, ellipsis=glyphs.ellipsis), style)]
     run = snapshot.started.run if snapshot.started is not None else "RUN"
-    way_out = snapshot.way_out or f"Ctrl-C saves and stops; `cpulm resume {run}` goes on"
+    way_out = snapshot.way_out or f"Ctrl-C saves and stops; `cpulm resume {run}` continues it"
     return [text(fit(f" {harmless(way_out)}", width, ellipsis=glyphs.ellipsis), Palette.faint)]
 
 
@@ -244,7 +244,7 @@ def stage_bar(stage: StageProgress, width: int, now: float, glyphs: Glyphs) -> L
 
 
 def stage_done(stage: StageProgress, width: int, glyphs: Glyphs) -> Line:
-    """A stage that is over: what it did and how long it took."""
+    """A finished stage: what it did and how long it took."""
     name = fit(harmless(stage.last.stage), 18, ellipsis=glyphs.ellipsis)
     what = amount(stage.last.done, stage.last.unit) if stage.last.unit else ""
     facts = f"{fit(what, 18)} {format_duration(stage.seconds):>8}"

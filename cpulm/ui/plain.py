@@ -1,4 +1,4 @@
-"""Plain lines for pipes and logs: aligned, sparse, readable a year later."""
+"""Plain lines for pipes and logs: aligned and sparse."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _SAMPLE_WIDTH = 100
 
 @contextmanager
 def plain_lines() -> Iterator[PlainLines]:
-    """Lines on stderr: steps and stages about every five seconds, everything else as it comes."""
+    """Lines on stderr: steps and stages about every five seconds, everything else immediately."""
 
     def write(line: str) -> None:
         say(line.rstrip())
@@ -44,7 +44,7 @@ class PlainLines:
     """Turns events into lines.
 
     Args:
-        write: takes one line without its end.
+        write: called with one line without its end.
     """
 
     def __init__(self, write: Callable[[str], None]) -> None:
@@ -54,7 +54,7 @@ class PlainLines:
         self._shown_stage_time = 0.0
 
     def join(self, snapshot: Snapshot) -> None:
-        """Say in a few lines how a run stands that began earlier; its events follow from here."""
+        """Write the current state of a run that began earlier in a few lines; its further events follow."""
         self._snapshot = snapshot
         if snapshot.started is not None:
             for line in _lines(snapshot.started):

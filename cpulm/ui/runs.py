@@ -1,4 +1,4 @@
-"""Runs as a table: as much of it as the window has room for."""
+"""Runs as a table, with as many columns as fit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _BETWEEN = 3
 
 @dataclass(frozen=True)
 class RunRow:
-    """What the table shows of a run; None if it is not known."""
+    """One row of the table; None means unknown."""
 
     run: str
     state: str
@@ -42,11 +42,11 @@ _COLUMNS: dict[str, Callable[[RunRow], str]] = {
     "preset": lambda row: row.preset or "-",
 }
 _DISPENSABLE = ("preset", "bits/byte")
-"""What goes first where the window is too narrow; the run's own path is never cut."""
+"""The columns dropped first in a narrow window; the run's path is never cut."""
 
 
 def runs_table(records: Sequence[RunRow], width: int) -> RenderableType:
-    """The runs, a line each, in ``width`` cells."""
+    """The runs, one line each, in ``width`` cells."""
     cells = {name: [harmless(value(row)) for row in records] for name, value in _COLUMNS.items()}
     for name in _DISPENSABLE:
         if _natural_width(cells) > width:
@@ -66,7 +66,7 @@ def _step(row: RunRow) -> str:
 
 
 def _age(seconds: float | None) -> str:
-    """``now``, ``12s ago``, ``3h ago``: one unit, whole ones."""
+    """``now``, ``12s ago``, ``3h ago``: one unit, whole numbers."""
     if seconds is None:
         return "-"
     if seconds < 5:

@@ -1,6 +1,6 @@
-"""What the events of a run amount to: an immutable snapshot, and the reducer that makes the next one.
+"""The state of a run: an immutable snapshot, and the reducer that applies an event.
 
-Dashboard and plain lines both read it, so every figure they show has one formula.
+Dashboard and plain lines both read it, so each figure has one formula.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ class StageProgress(NamedTuple):
 
     @property
     def per_second(self) -> float | None:
-        """Units a second; None until it can be told."""
+        """Units per second; None until known."""
         done = self.last.done - self.first.done
         return done / self.seconds if self.seconds > 0 and done > 0 else None
 
     @property
     def fraction(self) -> float | None:
-        """The part that is done, 0 to 1; None if the total is unknown."""
+        """The completed fraction, 0 to 1; None if the total is unknown."""
         if not self.last.total or self.last.total <= 0:
             return None
         return min(1.0, max(0.0, self.last.done / self.last.total))
@@ -63,7 +63,7 @@ class StageProgress(NamedTuple):
 
 
 class Smoothed(NamedTuple):
-    """Exponential mean of the losses, free of the bias towards its start (Kingma and Ba, 2014)."""
+    """Exponential moving average of the losses, corrected for the bias of its start (Kingma and Ba, 2014)."""
 
     weighted: float = 0.0
     weight: float = 0.0
@@ -82,9 +82,9 @@ class Smoothed(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """A run as it stands. Of every kind of event the newest is kept; curves are thinned.
+    """The current state of a run. The newest event of every kind is kept; curves are downsampled.
 
-    ``way_out`` is what the screen says of Ctrl-C where it does not stop the run.
+    ``way_out`` is the screen's hint on Ctrl-C if that does not stop the run.
     """
 
     time: float = 0.0
@@ -116,7 +116,7 @@ class Snapshot(NamedTuple):
 
     @property
     def progress(self) -> float:
-        """The part of the horizon that is done, 0 to 1."""
+        """The completed fraction of the horizon, 0 to 1."""
         known = self.step.progress if self.step is not None else 0.0
         return min(1.0, max(0.0, known)) if math.isfinite(known) else 0.0
 
@@ -127,7 +127,7 @@ class Snapshot(NamedTuple):
 
     @property
     def seconds_left(self) -> float | None:
-        """Estimated wall-clock time to the horizon; None until a step was timed."""
+        """Estimated wall-clock time to the horizon; None until a step has been timed."""
         if self.started is None or self.step is None:
             return None
         if self.started.max_time_seconds is not None:
@@ -147,7 +147,7 @@ class Snapshot(NamedTuple):
 
 
 def fold(snapshot: Snapshot, event: Event) -> Snapshot:
-    """The snapshot after ``event``; events of unknown kinds change nothing but the time."""
+    """The snapshot after ``event``; unknown events change only the time."""
     change = _CHANGES.get(type(event), _after_unknown)
     return change(snapshot, event)
 
@@ -186,7 +186,7 @@ def _after_validation(snapshot: Snapshot, event: Validated) -> Snapshot:
 
 
 def _after_start(snapshot: Snapshot, event: RunStarted) -> Snapshot:
-    """A run that goes on keeps its curves; pace and overhead are of this session alone."""
+    """A resumed run keeps its curves; speed and overhead are of this session only."""
     return snapshot._replace(
         time=event.time,
         started=event,
@@ -199,7 +199,7 @@ def _after_start(snapshot: Snapshot, event: RunStarted) -> Snapshot:
 
 
 def _after_rollback(snapshot: Snapshot, event: RolledBack) -> Snapshot:
-    """The steps behind the checkpoint did not count; the best validation is still the best model's."""
+    """Drop the steps after the checkpoint; the best validation remains that of the best model."""
     step = snapshot.step
     if step is not None:
         per_step = step.tokens // max(step.step, 1)

@@ -1,4 +1,4 @@
-"""A sweep under way: a table that is drawn again on a terminal, plain lines elsewhere."""
+"""A running sweep: a table redrawn on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 _LINE_SECONDS = 30.0
 _FRAME_LINES = 5
-"""The title, the table's head, and a line to spare below."""
+"""The title, the table's head, and a spare line at the bottom."""
 
 
 @dataclass(frozen=True)
 class SweepView:
-    """``show`` takes how it stands, ``say`` a line on what has happened."""
+    """``show`` displays the state, ``say`` a message."""
 
     show: Callable[[Board], None]
     say: Callable[[str], None]
@@ -37,7 +37,7 @@ class SweepView:
 
 @contextmanager
 def sweep_view(mode: Mode) -> Iterator[SweepView]:
-    """How a sweep is shown on stderr while the block lasts."""
+    """Show a sweep on stderr during the block."""
     if mode != "live":
         yield SweepView(_Lines(), lambda line: say(harmless(line)))
         return
@@ -50,7 +50,7 @@ def sweep_view(mode: Mode) -> Iterator[SweepView]:
 
 
 class _Lines:
-    """A line for every trial that begins or ends, and every half minute one on the whole."""
+    """A line for every trial that begins or ends, and every half minute one for the sweep."""
 
     def __init__(self) -> None:
         self._states: dict[str, str] = {}
@@ -76,9 +76,9 @@ def _line(trial: TrialStanding) -> str:
 
 
 def headline(board: Board) -> str:
-    """``sweeps/tiny-1: 3 of 8 there, rung 1 of 2, eta 12m 05s``."""
+    """``sweeps/tiny-1: 3 of 8 done, rung 1 of 2, eta 12m 05s``."""
     there = sum(trial.state not in ("waiting", "running") for trial in board.trials)
-    parts = [f"{board.folder.path}: {there} of {len(board.trials)} there"]
+    parts = [f"{board.folder.path}: {there} of {len(board.trials)} done"]
     if board.rungs:
         towards = f"rung {board.rung + 1} of {board.rungs}" if board.rung < board.rungs else "to the end"
         parts.append(towards)
@@ -88,7 +88,7 @@ def headline(board: Board) -> str:
 
 
 def board_table(board: Board, height: int) -> RenderableType:
-    """All trials, or those that train and the best others where the window has not so many lines."""
+    """All trials; if they do not fit into the window, the running and the best ones."""
     room = max(1, height - _FRAME_LINES)
     shown = list(board.trials)
     if len(shown) > room:
@@ -98,7 +98,7 @@ def board_table(board: Board, height: int) -> RenderableType:
 
 
 def trials_table(trials: list[TrialStanding]) -> RenderableType:
-    """A line for each trial."""
+    """One line per trial."""
     table = [
         [
             trial.name,

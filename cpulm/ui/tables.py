@@ -1,4 +1,4 @@
-"""Records as tables: aligned in a terminal of 80 columns, plain and unwrapped in a pipe."""
+"""Tables: aligned in a terminal of 80 columns, plain and unwrapped in a pipe."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from cpulm.ui.terminal_text import harmless
 
 
 def key_values(title: str, pairs: Iterable[tuple[str, object]]) -> RenderableType:
-    """A titled list of names and values, one a line; values longer than the window go on below.
+    """A titled list of names and values, one per line; long values are wrapped.
 
-    A value of None is left out, so that callers need not ask what is known.
+    A value of None is left out, so callers need not check what is known.
     """
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column(style="dim", no_wrap=True)
@@ -45,7 +45,7 @@ def rows(title: str, columns: Sequence[str], records: Iterable[Sequence[object]]
 
 @dataclass(frozen=True)
 class Trimmed:
-    """A title and a table, without the blanks that tables leave at the ends of lines."""
+    """A title and a table, without trailing blanks."""
 
     title: str
     table: Table

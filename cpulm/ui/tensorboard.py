@@ -31,7 +31,7 @@ _QUEUED_EVENTS = 1000
 
 
 def require_tensorboard() -> None:
-    """Raises SettingsError if the package ``tensorboard`` is not installed."""
+    """Raise SettingsError if the package ``tensorboard`` is not installed."""
     try:
         import tensorboard.summary.writer.event_file_writer  # noqa: F401
     except ImportError as error:
@@ -43,13 +43,13 @@ def require_tensorboard() -> None:
 
 @contextmanager
 def tensorboard_listener(folder: Path, settings: str = "") -> Iterator[Listener]:
-    """A listener that writes TensorBoard's event files into ``folder``.
+    """Yield a listener that writes TensorBoard's event files into ``folder``.
 
-    Steps, validations, samples, the state of the machine and the statistics of the layers are written; a run
-    that goes on tells TensorBoard to drop what was written after the step it goes on from.
+    It writes steps, validations, samples, machine states and layer statistics; a resumed run makes it
+    drop what was written after the step from which it continues.
 
     Args:
-        settings: the run's, as text, which stands beside its samples.
+        settings: the run's settings as text, shown beside its samples.
 
     Raises:
         SettingsError: if the package ``tensorboard`` is not installed.
@@ -65,7 +65,7 @@ def tensorboard_listener(folder: Path, settings: str = "") -> Iterator[Listener]
 
 
 class _Curves:
-    """Turns events into TensorBoard's summaries. ``write`` takes one of its event messages."""
+    """Turns events into TensorBoard's summaries. ``write`` receives one event message."""
 
     def __init__(self, writer: EventFileWriter, settings: str) -> None:
         self._write: Callable[[Any], None] = writer.add_event
@@ -105,7 +105,7 @@ class _Curves:
             self._text("settings", self._settings, event.step, event.time)
 
     def _forget_after(self, step: int, wall_time: float) -> None:
-        """Tell TensorBoard to show nothing that was written for later steps up to here."""
+        """Make TensorBoard drop what was written for later steps until now."""
         from tensorboard.compat.proto.event_pb2 import Event as Message
         from tensorboard.compat.proto.event_pb2 import SessionLog
 
@@ -125,7 +125,7 @@ class _Curves:
         self._scalars(event.step, event.time, values)
 
     def _machine(self, event: MachineSampled) -> None:
-        """Such an event has no step: it belongs to the newest."""
+        """Write the machine's state at the newest step, because the event has none."""
         values = {
             "machine/cpu_percent": event.cpu_percent,
             "machine/process_cpu_percent": event.process_cpu_percent,

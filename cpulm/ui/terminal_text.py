@@ -1,4 +1,4 @@
-"""Text made fit for a terminal: harmless, measured in cells, wrapped and cut to its room."""
+"""Text for a terminal: made harmless, measured in cells, wrapped and cut."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from rich.cells import cell_len, chop_cells, set_cell_size
 
 _TAB = "    "
 _DANGEROUS = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
-"""Unicode categories that can move the cursor, turn the writing direction or have no shape."""
+"""Unicode categories that can move the cursor, change the writing direction or have no glyph."""
 
 
 def harmless(text: str, *, keep_lines: bool = False) -> str:
-    """``text`` without anything that a terminal would obey.
+    """Remove everything from ``text`` that a terminal would interpret.
 
-    Tabs become four spaces; control, format and unassigned characters become U+FFFD, variation
-    selectors go. Line ends stay with ``keep_lines`` and become spaces without.
+    Tabs become four spaces; control, format and unassigned characters become U+FFFD; variation selectors
+    are removed. Line ends are kept with ``keep_lines``, else they become spaces.
     """
     if text.isascii() and text.isprintable():
         return text
@@ -34,7 +34,7 @@ def _shown(char: str) -> str:
 
 
 def written_in(text: str, encoding: str) -> str:
-    """``text`` with a ``?`` in each cell of what ``encoding`` has no sign for; the width stays."""
+    """Replace each cell that ``encoding`` cannot represent by ``?``; the width does not change."""
     try:
         text.encode(encoding)
     except UnicodeEncodeError:
@@ -60,7 +60,7 @@ def fit(text: str, width: int, *, ellipsis: str = "…") -> str:
 
 
 def fold(text: str, width: int, height: int) -> list[str]:
-    """At most ``height`` lines of at most ``width`` cells; indentation stays, long lines go on below."""
+    """At most ``height`` lines of at most ``width`` cells; indentation is kept, long lines are wrapped."""
     lines: list[str] = []
     for line in text.split("\n"):
         lines.extend(chop_cells(line.rstrip(), width) or [""])
@@ -70,14 +70,14 @@ def fold(text: str, width: int, height: int) -> list[str]:
 
 
 def figure(value: float, digits: int = 4, *, limit: float = 1e4) -> str:
-    """A number with ``digits`` decimals, in powers of ten from ``limit`` on; ``nan`` and ``inf`` stay."""
+    """A number with ``digits`` decimals, in scientific notation from ``limit``; also ``nan`` and ``inf``."""
     if not math.isfinite(value):
         return str(value)
     return f"{value:.{digits}f}" if abs(value) < limit else f"{value:.2e}"
 
 
 def significant(value: float, digits: int = 3) -> str:
-    """A number with about ``digits`` significant digits and never more: ``0.421``, ``12.1``, ``181``."""
+    """A number with at most ``digits`` significant digits: ``0.421``, ``12.1``, ``181``."""
     if not math.isfinite(value):
         return str(value)
     if value == 0:

@@ -1,4 +1,4 @@
-"""Waiting in the open: one line that says for what, and for how long already."""
+"""One line that shows what a command waits for, and for how long."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from cpulm.units import format_duration
 
 @contextmanager
 def waiting(message: str) -> Iterator[Callable[[], None]]:
-    """Show ``message`` on stderr while the block lasts; call what is yielded to bring the time up to date.
+    """Show ``message`` on stderr during the block; call the yielded function to update the time.
 
-    On a terminal the line goes when the block ends. In a pipe it is written once.
+    On a terminal the line disappears when the block ends. In a pipe it is written once.
     """
     console = stderr()
     words, began = harmless(message), time.monotonic()

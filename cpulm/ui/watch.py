@@ -1,4 +1,4 @@
-"""Which of the three outputs a command uses, and the way to it."""
+"""Chooses and opens one of the three outputs: live, plain or JSON."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ Mode = Literal["live", "plain", "json"]
 
 _PROGRESS_SECONDS = 0.5
 _SHARE_OF_A_WATCHER = 0.005
-"""Of one core's time, for drawing; reading and folding the events takes as much again."""
+"""Share of one core's time for drawing; reading and applying the events takes as much again."""
 
 
 def choose_mode(json: bool, headless: bool) -> Mode:
-    """JSON lines if requested; plain lines if requested or if stderr is no capable terminal; else live."""
+    """JSON lines if requested; plain lines if requested or if stderr is not a capable terminal; else live."""
     if json:
         return "json"
     if headless or not sys.stderr.isatty() or os.environ.get("TERM", "").lower() in ("dumb", "unknown"):
         return "plain"
     from cpulm.ui.console import stderr
 
-    # The old Windows console knows no second screen.
+    # The old Windows console has no alternate screen.
     return "plain" if stderr().legacy_windows else "live"
 
 
 def watch(mode: Mode, history: Path | None = None) -> AbstractContextManager[Listener]:
-    """A listener that shows a run in the chosen way while the block lasts.
+    """Return a context whose listener shows a run in the chosen mode.
 
     Args:
         mode: ``live`` and ``plain`` write on stderr only, ``json`` on stdout only.
@@ -53,21 +53,21 @@ def watch(mode: Mode, history: Path | None = None) -> AbstractContextManager[Lis
 
 
 class View(Protocol):
-    """What shows a run that another process trains."""
+    """Shows a run that another process trains."""
 
     def join(self, snapshot: Snapshot) -> None:
-        """Begin, or begin again, with the run as it stands."""
+        """Start, or start again, from the run's current state."""
 
     def __call__(self, event: Event) -> None:
-        """Show what is new."""
+        """Show a new event."""
 
 
 def look_on(mode: Mode, clock: Callable[[], float]) -> AbstractContextManager[View]:
-    """A view of a run that this process does not train.
+    """Return a context whose view shows a run that this process does not train.
 
     Args:
         mode: as for :func:`watch`.
-        clock: seconds since the epoch, for ages; another time than now where a run is played again.
+        clock: seconds since the epoch, for ages; another time than now if a run is replayed.
     """
     if mode == "json":
         return nullcontext(_JsonView())
@@ -81,7 +81,7 @@ def look_on(mode: Mode, clock: Callable[[], float]) -> AbstractContextManager[Vi
 
 
 def show_end(mode: Mode, snapshot: Snapshot) -> None:
-    """Show how a run stands that nobody trains."""
+    """Show the state of a run that is not being trained."""
     if mode == "live" and snapshot.started is not None:
         from cpulm.ui.live import print_summary
 
@@ -92,7 +92,7 @@ def show_end(mode: Mode, snapshot: Snapshot) -> None:
 
 
 class _JsonView:
-    """Events as lines of JSON on stdout; at the beginning those that tell how the run stands."""
+    """Writes events as JSON lines on stdout, beginning with those that describe the current state."""
 
     def join(self, snapshot: Snapshot) -> None:
         newest = (
@@ -112,7 +112,7 @@ class _JsonView:
 
 @contextmanager
 def _json_lines() -> Iterator[Listener]:
-    """One line of JSON per event on stdout; per stage at most two :class:`Progress` a second."""
+    """One line of JSON per event on stdout; at most two :class:`Progress` per second and stage."""
     shown: dict[str, float] = {}
 
     def listener(event: Event) -> None:

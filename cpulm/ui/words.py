@@ -1,4 +1,4 @@
-"""How the outputs word a run: its model, its machine, its end, amounts and rates."""
+"""The wording of a run in all outputs: its model, machine, end, amounts and rates."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from cpulm.ui.terminal_text import figure, harmless, significant
 from cpulm.units import format_bytes, format_count, format_duration
 
 NO_PRESET = "none"
-"""What :class:`cpulm.events.RunStarted` says of a run that began with no preset; nobody needs to read it."""
+"""The preset in :class:`cpulm.events.RunStarted` of a run without one; it is not shown."""
 
 REASONS = {
     "horizon": "finished",
     "target_loss": "target loss reached",
-    "patience": "no better for a while, ended",
+    "patience": "no improvement, ended early",
     "stopped": "stopped, can be resumed",
     "diverged": "diverged",
-    "no_room": "no room for checkpoints, or no memory",
+    "no_room": "out of disk space or memory",
     "failed": "failed",
 }
 """The reason of :class:`cpulm.events.RunFinished` in words."""
@@ -26,10 +26,10 @@ TIME_PARTS = {
     "data": "making batches",
     "validation": "validation",
     "checkpoints": "checkpoints",
-    "undone": "steps gone back from",
-    "rest": "samples and the rest",
+    "undone": "steps undone by rollbacks",
+    "rest": "samples and other",
 }
-"""What a run's time went to, as a report names its parts, in words."""
+"""The parts of a run's time, as a report names them, in words."""
 
 
 def describe_rollback(event: RolledBack) -> str:
@@ -70,7 +70,7 @@ def threads(started: RunStarted) -> str:
 
 
 def end_lines(event: RunFinished) -> list[str]:
-    """The last lines of a run: how it ended, its speed, its best, where the model is."""
+    """The last lines of a run: how it ended, its speed, its best loss, its checkpoint."""
     how = REASONS.get(event.reason, event.reason)
     lines = [f"{how} after step {event.step}: {_time_taken(event)}", _speed(event)]
     if event.best_loss is not None:
@@ -82,17 +82,19 @@ def end_lines(event: RunFinished) -> list[str]:
 
 
 def _time_taken(event: RunFinished) -> str:
-    """``4m 10s (its steps 3% more than the 4m 02s estimated)``."""
+    """``4m 10s (steps took 3% longer than the estimated 4m 02s)``."""
     took = format_duration(event.elapsed_seconds)
     if event.estimated_seconds is None:
         return took
-    estimated = f"{format_duration(event.estimated_seconds)} estimated"
+    estimated = format_duration(event.estimated_seconds)
     if event.time_over_estimate is None:
-        return f"{took} ({estimated})"
-    over = round(100 * (event.time_over_estimate - 1))
+        return f"{took} ({estimated} estimated)"
+    ratio = event.time_over_estimate
+    over = round(100 * (ratio - 1))
     if not over:
-        return f"{took} (its steps as long as the {estimated})"
-    return f"{took} (its steps {abs(over)}% {'more' if over > 0 else 'less'} than the {estimated})"
+        return f"{took} (steps took the estimated {estimated})"
+    how = f"{ratio:.1f} times" if ratio >= 2 else f"{abs(over)}% {'longer' if over > 0 else 'less'} than"
+    return f"{took} (steps took {how} the estimated {estimated})"
 
 
 def _speed(event: RunFinished) -> str:
@@ -105,8 +107,9 @@ def _speed(event: RunFinished) -> str:
 
 
 def share_of_peak(share: float) -> str:
-    """``96% of the machine's fp32 peak``: int8 and bf16 may go beyond it."""
-    return f"{share:.0%} of the machine's fp32 peak"
+    """``96% of the machine's fp32 peak``, ``3.9 times the machine's fp32 peak`` with int8 or bf16."""
+    share_words = f"{share:.0%} of" if share < 1.005 else f"{share:.1f} times"
+    return f"{share_words} the machine's fp32 peak"
 
 
 def amount(count: float, unit: str) -> str:

@@ -52,8 +52,8 @@ def test_a_finished_run_is_told_of_in_full(make_run: MakeRun) -> None:
 @pytest.mark.parametrize(
     ("peak", "words"),
     [
-        (None, "GFLOP/s while it trains"),
-        (8.192e10, "20.5 GFLOP/s while it trains: 25% of the machine's 82 in fp32"),
+        (None, "GFLOP/s while training"),
+        (8.192e10, "20.5 GFLOP/s while training: 25% of the machine's 82 in fp32"),
     ],
 )
 def test_the_throughput_is_told_beside_the_machines_peak(
@@ -127,7 +127,7 @@ def test_a_resumed_run_says_so_and_joins(make_run: MakeRun) -> None:
     append(run, json.dumps(again) + "\n")
     report = read_report(run)
     assert report.figures.horizon_steps == 500
-    assert report.happenings[-1].text == "went on from step 100, after 16m 40s"
+    assert report.happenings[-1].text == "resumed at step 100, after 16m 40s"
 
 
 def test_warnings_said_often_are_told_once(make_run: MakeRun) -> None:

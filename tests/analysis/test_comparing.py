@@ -68,7 +68,7 @@ def test_runs_without_a_validation_come_last(make_run: MakeRun) -> None:
     found = compare([read_report(blind), read_report(run_of(make_run, "seen", 2.0, 0.01))])
     assert [row.name for row in found.rows] == ["seen", "blind"]
     assert found.rows[1].behind is None
-    assert any("Without a validation yet: blind" in note for note in found.notes)
+    assert any("Not validated yet: blind" in note for note in found.notes)
 
 
 def test_other_texts_are_told(make_run: MakeRun) -> None:

@@ -94,7 +94,7 @@ def test_no_room_is_a_resource_error_and_harms_nothing(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True
     )
-    assert f"no room to write {path}" in done.stdout
+    assert f"no space to write {path}" in done.stdout
     assert "free some disk space" in done.stdout
     assert path.read_bytes() == b"old"
     assert names(tmp_path) == ["a.bin"]

@@ -70,7 +70,7 @@ def test_a_file_in_the_way_is_named(in_empty_folder: Path) -> None:
     with pytest.raises(SettingsError, match=r"out.run"):
         run_dir.create(Path("out/run"), "tiny")
     touch(Path("runs"))
-    with pytest.raises(SettingsError, match="cannot make the run's folder runs") as raised:
+    with pytest.raises(SettingsError, match="cannot create the run's folder runs") as raised:
         run_dir.create(None, "tiny")
     assert "--out" in raised.value.hint
 

@@ -226,7 +226,7 @@ def test_steps_that_were_rolled_back_do_not_count(tmp_path: Path) -> None:
     events = [*NIGHT[:-3], validated(900, 20000, 1.0), step(950, 20500, 9000.0), back]
     run = make(tmp_path, events, PARTS[:1], state="waiting")
     page = summary(run)
-    assert "went back from step 950 to step 600: the loss jumped" in page
+    assert "rolled back from step 950 to step 600: the loss jumped" in page
     assert "step 600 of 1,000 (60%)" in page
     assert "1.2500 (0.6250 bits per byte) at step 400" in page
 

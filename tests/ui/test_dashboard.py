@@ -217,7 +217,7 @@ def test_where_there_is_no_sample_yet_the_panel_says_when_in_full(
     events: list[Event], width: int, height: int
 ) -> None:
     shown = "\n".join(screen(running(events, 2), width, height))
-    assert re.search(r"│ comes with each validation *│", shown)
+    assert re.search(r"│ written at each validation *│", shown)
 
 
 def test_no_sample_can_command_the_terminal(events: list[Event]) -> None:

@@ -31,7 +31,7 @@ def finished(**changes: Any) -> RunFinished:
 
 def test_the_end_says_time_and_speed_and_what_they_are_measured_against() -> None:
     how, speed = end_lines(finished())
-    assert how == "finished after step 700: 4m 10s (its steps 25% more than the 3m 20s estimated)"
+    assert how == "finished after step 700: 4m 10s (steps took 25% longer than the estimated 3m 20s)"
     assert speed == "1.43 M tokens at 11.0 K tok/s: 172 GFLOP/s, 96% of the machine's fp32 peak"
     assert max(map(len, (how, speed))) <= 80
 
@@ -39,8 +39,8 @@ def test_the_end_says_time_and_speed_and_what_they_are_measured_against() -> Non
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"time_over_estimate": 0.9}, "4m 10s (its steps 10% less than the 3m 20s estimated)"),
-        ({"time_over_estimate": 1.001}, "4m 10s (its steps as long as the 3m 20s estimated)"),
+        ({"time_over_estimate": 0.9}, "4m 10s (steps took 10% less than the estimated 3m 20s)"),
+        ({"time_over_estimate": 1.001}, "4m 10s (steps took the estimated 3m 20s)"),
         ({"time_over_estimate": None}, "4m 10s (3m 20s estimated)"),
         ({"time_over_estimate": None, "estimated_seconds": None}, ": 4m 10s"),
     ],
@@ -52,7 +52,7 @@ def test_time_against_the_estimate(changes: dict[str, Any], words: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"share_of_peak": 1.3}, "172 GFLOP/s, 130% of the machine's fp32 peak"),
+        ({"share_of_peak": 1.3}, "172 GFLOP/s, 1.3 times the machine's fp32 peak"),
         ({"share_of_peak": None}, "tok/s: 172 GFLOP/s"),
         ({"share_of_peak": None, "flops_per_second": None}, "1.43 M tokens at 11.0 K tok/s"),
     ],

@@ -1,1 +1,1 @@
-"""The report: one self-contained page of a run, or of several, and the same pictures as files."""
+"""The report: one self-contained page about one run or several, and the same charts as files."""

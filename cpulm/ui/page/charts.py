@@ -1,13 +1,14 @@
-"""The curves of a run as Vega-Lite specifications: the page and the picture files draw the same ones.
+"""The curves of a run as Vega-Lite specifications, shared by the page and the image files.
 
-A specification says how; the rows come later, as the data sets ``points``, ``marks`` and ``cursor``:
+A specification defines the chart; its rows are added later as the data sets ``points``, ``dots``, ``marks``
+and ``cursor``:
 
 - ``points``: ``{x, y, series, raw}``; ``raw`` is 1 for the unsmoothed points behind a smoothed line;
-- ``dots``: ``{x, y, series}``, points of curves that have so few that each is to be seen;
-- ``marks``: ``{x, text}``, what happened;
-- ``cursor``: ``{x, y, series, first}``, the points under the mouse, in pixels, on the page only.
+- ``dots``: ``{x, y, series}``, points of curves with so few points that each should be visible;
+- ``marks``: ``{x, text}``, events of the timeline;
+- ``cursor``: ``{x, y, series, first}``, the points at the mouse, in pixels, on the page only.
 
-A layer whose data set is empty must go, or its axes have no extent: :func:`with_data`.
+A layer whose data set is empty must be removed, or its axes have no extent: :func:`with_data`.
 """
 
 from __future__ import annotations
@@ -18,21 +19,21 @@ from typing import Any
 from cpulm.ui.page.palette import SERIES, Colour
 
 SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
-"""Names the language; nothing is loaded from there."""
+"""Identifies the language; nothing is loaded from this address."""
 
 Spec = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Chart:
-    """One picture of curves.
+    """One chart of curves.
 
     Attributes:
-        curves: the report's curves in it, each with what a reader calls it.
-        unit: behind the values; empty if they have none.
-        number: how the axis writes its numbers, in the format of d3; by default as they are.
+        curves: the report's curves in it, each with its label.
+        unit: of the values; empty if they have none.
+        number: the axis's number format, in d3's notation; None for the default.
         smoothed: draw a smoothed line over the single values.
-        from_zero: the axis begins there.
+        from_zero: the axis begins at zero.
     """
 
     name: str
@@ -73,7 +74,7 @@ CHARTS = (
 )
 _LONG_BAR = "datum.share > 0.5"
 SCALES = {"rss_bytes": 2.0**-20}
-"""What a curve's values are multiplied with to be in their chart's unit."""
+"""Factors from a curve's values to its chart's unit."""
 
 
 def curves(chart: Chart, series: list[str], colour: Colour, *, legend: bool) -> Spec:
@@ -81,8 +82,8 @@ def curves(chart: Chart, series: list[str], colour: Colour, *, legend: bool) -> 
 
     Args:
         series: the names of its curves, in the order of their colours.
-        legend: whether Vega draws one, and the unit. The page has both above the picture, with the values
-            under the mouse.
+        legend: whether Vega draws the legend and the unit. The page shows both above the chart, with the
+            values at the mouse.
     """
     x = {"field": "x", "type": "quantitative", "title": "step", "scale": {"nice": False, "zero": False}}
     x["axis"] = {"grid": False, "format": "~s", "tickCount": 6}
@@ -118,7 +119,7 @@ def curves(chart: Chart, series: list[str], colour: Colour, *, legend: bool) -> 
             },
             {
                 "data": {"name": "dots"},
-                # Whole at the edges: only those within them are given.
+                # Not clipped at the edges: the data holds only points within them.
                 "mark": {"type": "point", "filled": True, "size": 28, "opacity": 1},
                 "encoding": lines,
             },
@@ -131,12 +132,12 @@ def curves(chart: Chart, series: list[str], colour: Colour, *, legend: bool) -> 
 def _numbers(chart: Chart) -> Spec:
     if chart.number is None:
         return {}
-    # With a sign for thousands behind all others, zero would be 0k.
+    # With an SI suffix, zero would be written 0k.
     return {"format": chart.number, "labelExpr": "datum.value === 0 ? '0' : datum.label"}
 
 
 def with_data(spec: Spec, datasets: dict[str, list[dict[str, Any]]]) -> Spec:
-    """``spec`` with its rows, without the layers for which there are none."""
+    """Return ``spec`` with its rows, without layers that have no rows."""
     empty = {name for name, rows in datasets.items() if not rows}
     layers = [layer for layer in spec.get("layer", []) if layer.get("data", {}).get("name") not in empty]
     return {**spec, "datasets": datasets, **({"layer": layers} if layers else {})}
@@ -189,7 +190,7 @@ def _flags(marks: Spec, colour: Colour) -> Spec:
 
 
 def _cursor(by_series: Spec, colour: Colour) -> list[Spec]:
-    """In pixels, so that the cursor never moves an axis."""
+    """The cursor's layers, in pixels, so that the cursor never moves an axis."""
     x = {"field": "x", "type": "quantitative", "scale": None}
     return [
         {
@@ -207,7 +208,7 @@ def _cursor(by_series: Spec, colour: Colour) -> list[Spec]:
 
 
 def time_parts(bars: int, colour: Colour) -> Spec:
-    """Where the time went, in so many bars; rows ``{part, seconds, share, label}``."""
+    """The parts of a run's time as ``bars`` bars; rows ``{part, seconds, share, label}``."""
     return {
         "$schema": SCHEMA,
         "height": 26 * bars,
@@ -228,7 +229,7 @@ def time_parts(bars: int, colour: Colour) -> Spec:
                 },
             },
             {
-                # Inside a long bar: beside it a narrow picture has no room.
+                # Inside a long bar, because a narrow chart has no room beside it.
                 "mark": {
                     "type": "text",
                     "align": {"expr": f"{_LONG_BAR} ? 'right' : 'left'"},

@@ -1,4 +1,4 @@
-"""Several runs side by side as the page shows them: best first, what differs, and what that did."""
+"""Several runs compared on the page: best first, what differs, and its effect."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ if TYPE_CHECKING:
     from cpulm.analysis.compare import ComparedRun, RunComparison
 
 MOST_RUNS = 100
-"""On one page; more curves are told apart by nobody, and the page would be too large for a mail."""
+"""Runs on one page; more curves cannot be distinguished, and the page would be too large for an email."""
 
 _SCORE = ("bits per byte", "behind")
 _AFTER = ("loss", "steps", "tokens", "time", "tokens/s", "parameters")
-"""The columns before the settings that differ, and those behind them: a phone shows the first few."""
+"""The columns before and after the settings that differ: a phone shows only the first few."""
 
 
 def compared(comparison: RunComparison) -> dict[str, Any]:
-    """The title, the notes as findings, and the tables of the page; texts only."""
+    """The title, the notes as findings, and the tables of the page, all as texts."""
     rows = comparison.rows[:MOST_RUNS]
     notes = list(comparison.notes)
     if len(comparison.rows) > MOST_RUNS:
-        notes.append(f"Of {len(comparison.rows)} runs the best {MOST_RUNS} are on this page.")
+        notes.append(f"This page shows the best {MOST_RUNS} of {len(comparison.rows)} runs.")
     columns = [{"title": "run", "kind": "key"}, *({"title": title, "kind": "number"} for title in _SCORE)]
     columns += [{"title": key} for key in comparison.keys]
     columns += [{"title": title, "kind": "number"} for title in _AFTER]
     return {
         "title": f"{len(comparison.rows)} runs compared",
-        "about": "By the bits per byte of the best validation: less is better, whatever the tokenizer.",
+        "about": "Sorted by bits per byte of the best validation: lower is better, for any tokenizer.",
         "findings": [{"weight": "note", "text": printable(note)} for note in notes],
         "columns": columns,
         "rows": [_cells(row, comparison.keys) for row in rows],

@@ -1,10 +1,10 @@
-// Curves of one run or of many: one axis for all, linked zoom and cursor, values under the mouse.
+// Curves of one run or of many: one x axis for all, linked zoom and cursor, values at the mouse.
 
 const state = { by: "steps", zoom: null, log: false, hidden: new Set() };
 const AXES = { steps: "step", tokens: "tokens", seconds: "time", flops: "FLOPs" };
 const charts = DATA.charts.map((chart) => ({ ...chart, view: null, rows: [] }));
 
-/** What the x axis is divided by, and its name. */
+/** The divisor and the title of the x axis. */
 function unit() {
   if (state.by !== "seconds") return [1, { steps: "step", tokens: "tokens trained", flops: "FLOPs" }[state.by]];
   const last = Math.max(...DATA.runs.flatMap((run) => Object.values(run.curves).map((c) => c.seconds.at(-1) ?? 0)));
@@ -20,7 +20,7 @@ function places(line) {
   return divisor === 1 ? curve[state.by] : curve[state.by].map((x) => x / divisor);
 }
 
-/** Points and dots of one chart: what lies within the zoom, and one point more on either side. */
+/** Points and dots of one chart: those within the zoom, and one more on either side. */
 function rowsOf(chart) {
   const [points, dots] = [[], []];
   const alone = DATA.runs.length === 1;
@@ -119,7 +119,7 @@ function nearest(xs, x) {
   return x - xs[low] <= xs[high] - x ? low : high;
 }
 
-/** Show the values at `x` above the chart and in it; without `x` the newest ones. */
+/** Show the values at `x` above the chart and in it; without `x`, the newest ones. */
 function readOut(chart, x) {
   const found = chart.lines.filter((line) => !state.hidden.has(line.series)).map((line) => {
     const curve = DATA.runs[line.run].curves[line.curve];
@@ -131,7 +131,7 @@ function readOut(chart, x) {
   const alone = DATA.runs.length === 1;
   const values = found.map(({ y, line }) =>
     el("span", { title: line.series }, el("i", { class: "dot", style: `background: var(--series-${line.colour})` }), alone ? `${line.series} ` : "", el("b", {}, significant(y))));
-  // The colours of several runs stand above the charts; their values are shown where somebody points.
+  // The legend of several runs is above the charts; their values are shown only at the mouse.
   chart.readout.replaceChildren(...where, ...(alone ? values : x === undefined ? [] : values.slice(0, 8)));
   if (chart.view && x !== undefined) {
     const [across, up] = [chart.view.scale("x"), chart.view.scale("y")];
@@ -166,7 +166,7 @@ function switches() {
   return el("div", { class: "bar" }, el("span", {}, "over ", ...by), log, reset);
 }
 
-/** With several runs: a button for each, which hides or shows its curves. */
+/** With several runs: one button per run, which hides or shows its curves. */
 function legend() {
   if (DATA.runs.length === 1) return null;
   return el("div", { class: "legend" }, ...DATA.runs.map(({ name }, at) => {
@@ -195,7 +195,7 @@ function curves() {
   }
   if (charts.length % 2 && charts.length) charts[0].box.classList.add("wide");
   const grid = el("div", { class: "grid" }, ...charts.map((chart) => chart.box));
-  const hint = el("p", { class: "hint" }, "Draw over a chart to zoom in on all of them; double-click to see the whole run again.");
+  const hint = el("p", { class: "hint" }, "Drag across a chart to zoom all of them; double-click to reset.");
   return charts.length ? [switches(), legend(), grid, hint] : [el("div", { class: "card" }, "Nothing has been recorded yet.")];
 }
 
@@ -213,8 +213,8 @@ function layers(run) {
     spec.height *= parts.length;
     const scale = spec.encoding.fillOpacity.scale;
     scale.domain = sized.length ? [Math.min(...sized), Math.max(...sized)] : [0.1, 1];
-    const least = `${significant(scale.domain[0], 3)} is palest, ${significant(scale.domain[1], 3)} strongest`;
-    place.replaceChildren(card(words[measure] ?? measure, `Each row is one matrix, from the embedding to the head; of each span of steps the largest value, on a log scale: ${least}.`,
+    const least = `${significant(scale.domain[0], 3)} is lightest, ${significant(scale.domain[1], 3)} darkest`;
+    place.replaceChildren(card(words[measure] ?? measure, `Each row is one matrix, from the embedding to the head; each cell is the largest value of a span of steps, on a log scale: ${least}.`,
       picture(spec, { points: rows }, words[measure])));
     drawWhatIsLeft();
   };

@@ -1,7 +1,7 @@
-"""The pictures of a model looked into, and of its layers over time, as Vega-Lite specifications.
+"""The charts of an inspected model, and of its layers over time, as Vega-Lite specifications.
 
-Each reads its rows from the data set ``points``. Where a picture tells a size by a colour, it is one colour,
-more or less opaque: that reads alike on light and on dark ground.
+Each reads its rows from the data set ``points``. A chart that encodes a value by colour uses the opacity of
+one colour, which reads alike on light and dark backgrounds.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def layers(parts: int, colour: Colour) -> Spec:
 
 
 def by_position(colour: Colour) -> Spec:
-    """Rows ``{position, loss, low, high, range}``: the loss by the context that the model had."""
+    """Rows ``{position, loss, low, high, range}``: the loss by the amount of context."""
     x = {
         "field": "position",
         "type": "quantitative",
@@ -154,7 +154,7 @@ def next_token(tokens: int, colour: Colour) -> Spec:
 
 
 def attention(colour: Colour) -> Spec:
-    """Rows ``{from, to, weight, what}``: one head; the axes are labelled with the parameter ``tokens``."""
+    """Rows ``{from, to, weight, what}``: one head; the parameter ``tokens`` labels the axes."""
     axis = {
         "labelExpr": "tokens[datum.value]",
         "labelFont": "monospace",
@@ -171,8 +171,8 @@ def attention(colour: Colour) -> Spec:
         "params": [{"name": "tokens", "value": []}],
         "mark": {"type": "rect", "color": colour("series-4")},
         "encoding": {
-            "y": {**place, "field": "from", "title": "looks from", "axis": axis},
-            "x": {**place, "field": "to", "title": "at", "axis": {**axis, "labelAngle": -60}},
+            "y": {**place, "field": "from", "title": "from token", "axis": axis},
+            "x": {**place, "field": "to", "title": "to token", "axis": {**axis, "labelAngle": -60}},
             "fillOpacity": {
                 "field": "weight",
                 "type": "quantitative",
@@ -188,7 +188,7 @@ def attention(colour: Colour) -> Spec:
 
 
 def heads(n_layer: int, colour: Colour) -> Spec:
-    """Rows ``{layer, head, value, shown}``: one figure of every head; a click chooses one, ``chosen``."""
+    """Rows ``{layer, head, value, shown}``: one figure of every head; a click selects one (``chosen``)."""
     place = {"type": "ordinal", "scale": {"paddingInner": 0.1}}
     chosen = {"name": "chosen", "select": {"type": "point", "fields": ["layer", "head"], "clear": False}}
     return {
@@ -232,7 +232,7 @@ def heads(n_layer: int, colour: Colour) -> Spec:
 
 
 def embedding_map(kinds: list[str], colour: Colour) -> Spec:
-    """Rows ``{x, y, token, kind, label}``; ``label`` is empty for tokens that have no room for their name."""
+    """Rows ``{x, y, token, kind, label}``; ``label`` is empty for tokens shown without their name."""
     axis: dict[str, Any] = {"labels": False, "ticks": False, "grid": False, "domain": False}
     scale = {"zero": False, "nice": True}
     return {
@@ -271,7 +271,7 @@ def embedding_map(kinds: list[str], colour: Colour) -> Spec:
 
 
 def units(n_layer: int, colour: Colour) -> Spec:
-    """Rows ``{layer, state, share, units}``: MLP units that do nothing on the text."""
+    """Rows ``{layer, state, share, units}``: idle MLP units on the text."""
     states = ["never active", "constant"]
     return {
         **_frame(),

@@ -1,4 +1,4 @@
-"""What the pictures of a model looked into are drawn from: their rows, out of ``ModelLook.to_json``."""
+"""The rows of the charts of an inspected model, from ``ModelReport.to_json``."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ Look = Mapping[str, Any]
 Rows = list[dict[str, Any]]
 
 NAMED = 70
-"""Tokens on the map of embeddings that have their names beside them; more would cover each other."""
+"""Tokens with a label on the map of embeddings; more labels would overlap."""
 _LABEL_CHARACTERS = 9
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 
 
 def pictures(look: Look, colour: Colour) -> Iterator[tuple[str, str, Spec, Rows]]:
-    """Name, title, specification and rows of each picture that is one picture; attention has many."""
+    """Yield name, title, specification and rows of each single chart (attention has many)."""
     context, kinds_of, likely, idle = by_position(look), by_kind(look), next_token(look), units(look)
     made = (
         ("loss_by_context", "Loss by context", inspection_charts.by_position(colour), context),
         ("loss_by_kind", "Loss by kind of token", inspection_charts.by_kind(len(kinds_of), colour), kinds_of),
-        ("next_token", "What comes next", inspection_charts.next_token(len(likely), colour), likely),
+        ("next_token", "Next token", inspection_charts.next_token(len(likely), colour), likely),
         (
             "idle_units",
-            "MLP units that do nothing on this text",
+            "Idle MLP units on this text",
             inspection_charts.units(len(look["units"]), colour),
             idle,
         ),
@@ -39,11 +39,11 @@ def pictures(look: Look, colour: Colour) -> Iterator[tuple[str, str, Spec, Rows]
             yield name, title, spec, rows
     kinds = list(dict.fromkeys(look["embedding_map"]["kinds"]))
     spec = inspection_charts.embedding_map(kinds, colour)
-    yield "embeddings", "Embeddings on a map", spec, embedding_map(look)
+    yield "embeddings", "Map of the embeddings", spec, embedding_map(look)
 
 
 def by_position(look: Look) -> Rows:
-    """The loss by the number of tokens read before, with two standard errors to either side."""
+    """The loss by the number of tokens of context, with two standard errors to either side."""
     found = look["by_position"]
     columns = [found[name] for name in ("first", "last", "loss", "standard_error")]
     return [
@@ -71,7 +71,7 @@ def by_kind(look: Look) -> Rows:
 
 
 def next_token(look: Look) -> Rows:
-    """The likeliest tokens behind the prompt; ``place`` keeps apart those that look alike."""
+    """The likeliest tokens after the prompt; ``place`` distinguishes those that look alike."""
     return [
         {"place": place, "token": visible(item["token"]), "probability": item["probability"]}
         for place, item in enumerate(look["next_token"]["alternatives"])
@@ -79,7 +79,7 @@ def next_token(look: Look) -> Rows:
 
 
 def units(look: Look) -> Rows:
-    """MLP units that are never active, or always the same; none if all do something."""
+    """MLP units that are never active or constant; empty if there are none."""
     rows = [
         {"layer": layer["layer"], "state": state, "units": idle, "share": number(idle / layer["units"])}
         for layer in look["units"]
@@ -111,7 +111,7 @@ def attention(look: Look) -> Iterator[tuple[int, int, Rows]]:
 
 
 def visible(token: str) -> str:
-    """A token's text with signs for its blanks, as the page writes it."""
+    """A token's text with visible blanks, as on the page."""
     signs = token.replace("\n", "↵").replace("\t", "→").replace(" ", "·")
     return printable(_CONTROL.sub(lambda char: f"<0x{ord(char[0]):02X}>", signs)) or "∅"
 

@@ -1,4 +1,4 @@
-// The model looked into: one card per question.
+// The inspected model: one card per question.
 
 const LOOK = DATA.look;
 const visible = (token) => token.replaceAll("\n", "↵").replaceAll("\t", "→").replaceAll(" ", "·")
@@ -22,30 +22,30 @@ function passage() {
     const likely = alternatives[at].map(({ token, probability }) => [visible(token), percent(probability)]);
     detail.replaceChildren(
       table([{ title: "" }, { title: "", kind: "token" }], rows),
-      likely.length ? el("h3", {}, "What the model held likeliest") : "",
+      likely.length ? el("h3", {}, "The model's likeliest tokens") : "",
       likely.length ? table([{ title: "token", kind: "token" }, { title: "probability", kind: "number" }], likely) : "");
   }
   const worst = surprise.reduce((best, value, at) => ((value ?? -1) > (surprise[best] ?? -1) ? at : best), 0);
   if (tokens.length) tell(worst);
-  const ramp = el("p", { class: "about" }, "expected", el("i", { class: "ramp" }), `a surprise of ${significant(most, 3)} nats, as of a guess among all ${LOOK.vocabulary.vocab_size.toLocaleString("en-US")} tokens`);
-  const box = card("How surprised it is, token by token", "", ramp, el("div", { class: "two" }, el("div", { class: "passage" }, ...spans), detail));
+  const ramp = el("p", { class: "about" }, "low", el("i", { class: "ramp" }), `a surprise of ${significant(most, 3)} nats, that of guessing among all ${LOOK.vocabulary.vocab_size.toLocaleString("en-US")} tokens`);
+  const box = card("Surprise, token by token", "", ramp, el("div", { class: "two" }, el("div", { class: "passage" }, ...spans), detail));
   box.classList.add("wide", "long");
   return box;
 }
 
-/** One of the pictures whose rows are given with the page. */
+/** A chart whose rows are part of the page. */
 function given(name) {
   const { spec, points, title } = DATA.pictures[name];
   return picture(spec, { points }, title);
 }
 
-const byPosition = () => card("Loss by context", "What having read more is worth; the band is two standard errors.", given("loss_by_context"));
+const byPosition = () => card("Loss by context", "How much more context helps; the band is two standard errors.", given("loss_by_context"));
 
 const byKind = () => card("Loss by kind of token", "The thin line is two standard errors to either side.", given("loss_by_kind"));
 
 function nextToken() {
   const { prompt, entropy } = LOOK.next_token;
-  return card("What comes next", `The whole distribution has an entropy of ${significant(entropy, 3)} nats.`,
+  return card("Next token", `The distribution has an entropy of ${significant(entropy, 3)} nats, like choosing among ${significant(Math.exp(entropy), 3)} equally likely tokens.`,
     el("pre", {}, prompt ? prompt.slice(-300) : "(the start of a text)"), el("h3", {}, "likeliest next tokens"), given("next_token"));
 }
 
@@ -60,7 +60,7 @@ function attention() {
   async function drawMap() {
     const rows = weights[chosen.layer][chosen.head];
     name.textContent = `Layer ${chosen.layer}, head ${chosen.head}`;
-    const points = rows.flatMap((row, from) => row.map((weight, to) => ({ from, to, weight, what: `${visible(tokens[from])} looks at ${visible(tokens[to])}` })));
+    const points = rows.flatMap((row, from) => row.map((weight, to) => ({ from, to, weight, what: `${visible(tokens[from])} attends to ${visible(tokens[to])}` })));
     const spec = structuredClone(DATA.pictures.attention.spec);
     spec.params[0].value = tokens.map(visible);
     await draw(map, spec, { points });
@@ -84,7 +84,7 @@ function attention() {
     drawHeads();
   } }, ...Object.entries(figures).map(([key, words]) => el("option", { value: key }, words)));
   later.push({ place: map, draw: drawMap }, { place: overview, draw: drawHeads });
-  const box = card("Where it looks: attention", "Click a head to see its map. Rows look at columns; nothing looks ahead.",
+  const box = card("Attention", "Click a head to see its map. Rows attend to columns, never to later tokens.",
     el("div", { class: "two" }, el("div", {}, name, map), el("div", {}, el("div", { class: "bar" }, el("span", {}, "all heads: ", choice)), overview)));
   box.classList.add("wide");
   return box;
@@ -92,8 +92,8 @@ function attention() {
 
 function embeddings() {
   const { tokens, explained } = LOOK.embedding_map;
-  const about = `The ${tokens.length} most frequent tokens in the plane in which their embeddings differ most; it holds ${percent(explained[0] + explained[1])} of their variance. Point at one for its name. Drag to move.`;
-  const box = card("Embeddings on a map", about, given("embeddings"));
+  const about = `The ${tokens.length} most frequent tokens in the plane of largest variance of their embeddings, which holds ${percent(explained[0] + explained[1])} of their variance. Hover for a token's name. Drag to move.`;
+  const box = card("Map of the embeddings", about, given("embeddings"));
   box.classList.add("wide");
   return box;
 }
@@ -103,13 +103,13 @@ function neighbours() {
     el("b", { class: "token" }, visible(token)),
     el("div", { class: "chips" }, ...nearest.map((other) => el("span", { class: "chip token" }, visible(other.token), el("small", {}, significant(other.cosine, 2))))),
   ]);
-  return card("Neighbours", "Tokens whose embeddings point nearly the same way, with the cosine between them.", el("div", { class: "neighbours" }, ...rows));
+  return card("Neighbours", "Tokens with the most similar embeddings, with their cosine.", el("div", { class: "neighbours" }, ...rows));
 }
 
 function deadUnits() {
   const dead = LOOK.units.reduce((sum, unit) => sum + unit.never_active + unit.constant, 0);
   const all = LOOK.units.reduce((sum, unit) => sum + unit.units, 0);
-  const box = card("Idle MLP units", `${dead} of ${all.toLocaleString("en-US")} MLP units do nothing on this text.`,
+  const box = card("Idle MLP units", `${dead} of ${all.toLocaleString("en-US")} MLP units are idle on this text.`,
     ...(dead ? [given("idle_units")] : []));
   if (!dead) box.classList.add("low");
   return box;
@@ -117,7 +117,7 @@ function deadUnits() {
 
 function unusedTokens() {
   const { unused, rare, note, examples, vocab_size: size } = LOOK.vocabulary;
-  const used = unused === null ? "It cannot be told which tokens were never met." : `${unused.toLocaleString("en-US")} of ${size.toLocaleString("en-US")} tokens were never met${rare ? `, ${rare.toLocaleString("en-US")} more at most ten times` : ""}.`;
+  const used = unused === null ? "It is unknown which tokens the model never saw." : `${unused.toLocaleString("en-US")} of ${size.toLocaleString("en-US")} tokens were never seen${rare ? `, ${rare.toLocaleString("en-US")} more were seen at most ten times` : ""}.`;
   return card("Unused vocabulary", used, examples.length ? el("h3", {}, note) : el("p", { class: "about" }, note),
     el("div", { class: "chips" }, ...examples.map((token) => el("span", { class: "chip token" }, visible(token)))));
 }
@@ -125,13 +125,13 @@ function unusedTokens() {
 function matrices() {
   const columns = [{ title: "matrix", kind: "key" }, ...["shape", "norm", "RMS", "largest singular value", "stable rank"].map((title) => ({ title, kind: "number" }))];
   const rows = LOOK.matrices.map((m) => [m.name, `${m.rows} × ${m.columns}`, ...[m.norm, m.rms, m.spectral_norm, m.stable_rank].map((v) => significant(v, 3))]);
-  const box = card("Its matrices", "The stable rank is about how many directions a matrix really uses, of at most its shorter side.", table(columns, rows));
+  const box = card("Weight matrices", "The stable rank is about the number of directions a matrix really uses, at most its shorter side.", table(columns, rows));
   box.classList.add("wide", "long");
   return box;
 }
 
 function look() {
   const about = `${LOOK.checkpoint} at step ${LOOK.step.toLocaleString("en-US")}, on ${LOOK.text}: a loss of ${significant(LOOK.loss)} nats per token (${significant(LOOK.bits_per_byte)} bits per byte) over ${LOOK.tokens.toLocaleString("en-US")} tokens` +
-    (LOOK.tokens < LOOK.text_tokens ? `, of ${LOOK.text_tokens.toLocaleString("en-US")} that the text has.` : ".");
+    (LOOK.tokens < LOOK.text_tokens ? ` of the text's ${LOOK.text_tokens.toLocaleString("en-US")}.` : ".");
   return [el("p", { class: "hint" }, about), el("div", { class: "grid" }, passage(), byPosition(), byKind(), attention(), nextToken(), neighbours(), embeddings(), deadUnits(), unusedTokens(), matrices())];
 }

@@ -1,9 +1,9 @@
 // The page's own parts: text, tabs, theme, samples, tables. The curves are in curves.js, the model in look.js.
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
-const later = []; // drawings of panels that nobody sees yet
+const later = []; // charts of panels that are not shown yet
 
-/** An element with attributes and children; texts are texts, never HTML. */
+/** An element with attributes and children; texts are inserted as text, never as HTML. */
 function el(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -29,9 +29,9 @@ function significant(value, digits = 4) {
 
 function duration(seconds) {
   const whole = Math.round(seconds);
-  if (whole < 60) return `${whole} s`;
+  if (whole < 60) return `${whole}s`;
   const [h, m, s] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60, whole % 60];
-  return h ? `${h} h ${String(m).padStart(2, "0")} min` : `${m} min ${String(s).padStart(2, "0")} s`;
+  return h ? `${h}h ${String(m).padStart(2, "0")}m` : `${m}m ${String(s).padStart(2, "0")}s`;
 }
 
 const percent = (share) => `${significant(100 * share, 3)} %`;
@@ -45,13 +45,13 @@ function table(columns, rows, classes = []) {
   return el("div", { class: "scroll" }, el("table", {}, ...(head ? [head] : []), el("tbody", {}, ...body)));
 }
 
-// Pictures
+// Charts
 
-/** Draw one specification into `place`, as wide as that is; the view, so that its data may change. */
+/** Draw one specification into `place` at its width; return the view, so that its data can change. */
 async function draw(place, spec, datasets) {
-  place.dataset.label ??= place.getAttribute("aria-label"); // Vega puts the specification's own there
+  place.dataset.label ??= place.getAttribute("aria-label"); // Vega overwrites it
   const wide = { ...structuredClone(spec), description: place.dataset.label, width: Math.max(place.clientWidth, 200), datasets };
-  // A layer without rows would leave its axes without an extent; the cursor's has pixels of its own.
+  // A layer without rows would leave its axes without extent; the cursor's layer is in pixels.
   if (wide.layer) wide.layer = wide.layer.filter(({ data }) => !data || data.name === "cursor" || datasets[data.name].length);
   const options = { actions: false, renderer: "svg", config: DATA.config, ast: false };
   const drawn = await vegaEmbed(place, wide, options);
@@ -60,23 +60,23 @@ async function draw(place, spec, datasets) {
   return drawn.view;
 }
 
-/** A card's picture that is drawn once it is needed, and again where the window gets another width. */
+/** A chart that is drawn when it is needed, and again when the window's width changes. */
 function picture(spec, datasets, label) {
   const place = el("div", { class: "picture", role: "img", "aria-label": label });
   later.push({ place, draw: () => draw(place, spec, datasets) });
   return place;
 }
 
-let drawing = true; // until the page is filled: before that nothing has a width
+let drawing = true; // until the page is filled: nothing has a width before
 
-/** Draw what waits, the panel that is looked at first, and leave the page time to answer in between. */
+/** Draw the pending charts, those of the visible panel first, and let the page respond in between. */
 async function drawWhatIsLeft() {
   if (drawing) return;
   drawing = true;
   while (later.length) {
     const seen = later.findIndex((task) => task.place.closest(".panel.shown"));
     const [task] = later.splice(Math.max(seen, 0), 1);
-    await task.draw().catch(console.error); // one picture that fails leaves the others alone
+    await task.draw().catch(console.error); // a failing chart does not affect the others
     redraws.set(task.place, task.draw);
     await new Promise((resolve) => setTimeout(resolve));
   }
@@ -102,7 +102,7 @@ window.addEventListener("resize", () => {
   resizing = setTimeout(redrawAll, 150);
 });
 
-// Paper: every panel is on it, and its pictures have another width than on the screen
+// Print: every panel is shown, and charts have another width than on the screen
 
 const views = new Map();
 const PAPER = 690;
@@ -170,7 +170,7 @@ function heading() {
   const badge = DATA.runs.length === 1 ? el("span", { class: "badge" }, DATA.runs[0].state) : null;
   document.getElementById("title").append(DATA.title, ...(badge ? [badge] : []));
   document.getElementById("subtitle").textContent = DATA.subtitle;
-  document.getElementById("footer").textContent = `Made by cpulm ${DATA.version} on ${DATA.written}. Nothing on this page is loaded from anywhere.`;
+  document.getElementById("footer").textContent = `Written by cpulm ${DATA.version} on ${DATA.written}. This page loads nothing from the network.`;
   const signs = { good: "✓", note: "i", warning: "!" };
   const findings = DATA.findings.map(({ weight, text }) =>
     el("div", { class: `card finding ${weight}` }, el("b", { title: weight }, signs[weight]), el("div", {}, text)));
@@ -181,7 +181,7 @@ function heading() {
   }
 }
 
-/** Content for one run at a time; with several a list to choose from stands above it. */
+/** Content for one run at a time; with several runs, a list above it selects the run. */
 function perRun(build) {
   const place = el("div");
   const fill = (at) => {
@@ -199,7 +199,7 @@ function perRun(build) {
 
 function samples(run) {
   const { samples: all } = run;
-  if (!all.length) return el("div", { class: "card" }, "This run has written no sample.");
+  if (!all.length) return el("div", { class: "card" }, "This run has no samples.");
   const about = el("p", { class: "about" });
   const text = el("pre");
   const slider = el("input", { type: "range", min: 0, max: all.length - 1, value: all.length - 1, "aria-label": "Sample", oninput: () => tell() });
@@ -216,7 +216,7 @@ function samples(run) {
   tell();
   const before = el("button", { type: "button", "aria-label": "Earlier", onclick: () => move(-1) }, "←");
   const after = el("button", { type: "button", "aria-label": "Later", onclick: () => move(1) }, "→");
-  const box = card("What the model wrote while it learned", "", el("div", { class: "slider" }, before, slider, after), about, text);
+  const box = card("Samples during training", "", el("div", { class: "slider" }, before, slider, after), about, text);
   box.classList.add("samples");
   return box;
 }
@@ -230,7 +230,7 @@ function happened(run) {
   }
   const rows = run.happenings.map((h) => [h.clock, h.step.toLocaleString("en-US"), duration(h.seconds), h.kind, h.text]);
   const columns = [{ title: "when" }, { title: "step", kind: "number" }, { title: "trained", kind: "number extra" }, { title: "what", kind: "extra" }, { title: "", kind: "words" }];
-  const list = card("What happened", "", rows.length ? table(columns, rows) : "Nothing out of the ordinary.");
+  const list = card("What happened", "", rows.length ? table(columns, rows) : "No events.");
   list.classList.add("long");
   const grid = el("div", { class: "grid" }, ...parts, list);
   for (const part of grid.children) part.classList.add("wide");
@@ -252,7 +252,7 @@ function settings(run) {
     for (const row of body.querySelectorAll("tbody tr")) row.hidden = !row.textContent.toLowerCase().includes(wanted);
   } });
   const count = Object.keys(run.changes).length;
-  const box = card("Settings", ["All as the preset has them.", "One of them differs from the preset; it comes first."][count] ?? `${count} of them differ from the preset; these come first.`,
+  const box = card("Settings", ["All are the preset's.", "One differs from the preset; it is listed first."][count] ?? `${count} differ from the preset; they are listed first.`,
     el("div", { class: "bar" }, search), body);
   box.classList.add("long");
   return box;
@@ -265,7 +265,7 @@ function comparison() {
   const boxes = [card("The runs, best first", about, table(columns, rows, rows.map((_, at) => (at === 0 ? "best" : ""))))];
   if (effects.length) {
     const titles = ["runs", "mean bits per byte", "best bits per byte"].map((title) => ({ title, kind: "number" }));
-    const about_ = "Over the runs that share a value; the best value of each setting first.";
+    const about_ = "Means over the runs that share a value; the best value of each setting comes first.";
     boxes.push(card("What each setting did", about_, table([{ title: "setting", kind: "key" }, { title: "value" }, ...titles], effects)));
   }
   for (const box of boxes) box.classList.add("wide", "long");

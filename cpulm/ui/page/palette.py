@@ -1,4 +1,4 @@
-"""The colours of the page and its pictures, by what they are for, on light and on dark ground."""
+"""The colours of the page and its charts by purpose, for light and dark backgrounds."""
 
 from __future__ import annotations
 
@@ -46,23 +46,23 @@ DARK = {
     "series-8": "#a3afbf",
 }
 SERIES = 8
-"""Colours that are told apart; a ninth curve takes the first again."""
+"""Number of distinct colours; a ninth curve uses the first again."""
 
 Colour = Callable[[str], str]
 
 
 def on_page(name: str) -> str:
-    """The colour as CSS's variable, so that a picture follows the page's theme, on paper as well."""
+    """The colour as a CSS variable, so that a chart follows the page's theme, also in print."""
     return f"var(--{name})"
 
 
 def on_paper(name: str) -> str:
-    """The colour itself, on light ground."""
+    """The colour itself, for a light background."""
     return LIGHT[name]
 
 
 def css() -> str:
-    """The variables of both themes; ``data-theme`` on the root overrules what the system asks for."""
+    """The variables of both themes; ``data-theme`` on the root overrides the system's preference."""
     light, dark = _variables(LIGHT), _variables(DARK)
     return (
         f":root {{ color-scheme: light; {light} }}\n"
@@ -74,7 +74,7 @@ def css() -> str:
 
 
 def config(colour: Colour) -> dict[str, Any]:
-    """Vega-Lite's configuration: what all pictures have in common."""
+    """Vega-Lite's configuration: what all charts have in common."""
     text = {"labelColor": colour("muted"), "titleColor": colour("muted"), "titleFontWeight": "normal"}
     return {
         "background": None,

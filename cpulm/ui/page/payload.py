@@ -1,4 +1,4 @@
-"""A report as the plain values that the page holds: rounded, and small enough to be sent by mail."""
+"""A report as the plain values in the page: rounded, and small enough for an email."""
 
 from __future__ import annotations
 
@@ -27,30 +27,30 @@ DRAWN = {name: chart for chart in CHARTS for name, _ in chart.curves}
 
 _DIGITS = 5
 _SPANS = 120
-"""Columns of a picture of all layers over time: each shows the largest value of its span of steps."""
+"""Columns of the chart of all layers over time: each shows the largest value of its span of steps."""
 _MARKED = ("restarted", "rolled_back", "lost", "warning")
-"""Kinds of happenings that stand in the curves; the table has the others too."""
+"""Kinds of events marked in the curves; the table also has the others."""
 _MOST_MARKS = 60
 _MOST_SAMPLES = 120
 _MOST_HAPPENINGS = 400
 _SAMPLE_CHARACTERS = 2000
 _MOST_POINTS = 2000
-"""Of one curve; where a page has more than three runs they share what it can hold."""
+"""Of one curve; more than three runs share the total for a page."""
 _POINTS_OF_ALL = 6800
 _RUNS_WITH_LAYERS = 8
 _SMOOTHED_FROM = 40
-"""A curve of fewer points needs no second one."""
+"""A curve of fewer points needs no smoothed line."""
 DOTS = 40
-"""A curve of so few points shows each of them."""
+"""A curve of at most this many points shows each of them."""
 _WINDOW = 50
-"""A smoothed point is the mean over this part of the curve's length."""
+"""A smoothed point is the mean over 1/50 of the curve's length."""
 
 
 def run(report: Report, runs: int = 1, name: str = "") -> dict[str, Any]:
-    """Everything that the page shows of one run.
+    """Everything that the page shows about one run.
 
     Args:
-        runs: how many share the page: the more there are, the less of each.
+        runs: how many runs share the page: the more there are, the less it shows of each.
         name: by default the report's own.
     """
     points = min(_MOST_POINTS, max(50, _POINTS_OF_ALL // runs))
@@ -61,7 +61,7 @@ def run(report: Report, runs: int = 1, name: str = "") -> dict[str, Any]:
         "facts": [
             {"label": fact.label, "value": printable(fact.value), "note": printable(fact.note)}
             for fact in report.facts
-            if fact.label != "preset"  # it stands below the title
+            if fact.label != "preset"  # it is shown below the title
         ],
         "findings": [{"weight": f.weight, "text": printable(f.text)} for f in report.findings],
         "flops_per_token": report.figures.flops_per_token,
@@ -79,7 +79,7 @@ def run(report: Report, runs: int = 1, name: str = "") -> dict[str, Any]:
             for sample in spread(report.samples, max(3, _MOST_SAMPLES // runs))
         ],
         "happenings": [_happening(item) for item in report.happenings[-max(20, _MOST_HAPPENINGS // runs) :]],
-        "marks": _marks(report) if runs == 1 else [],  # of many they would cover the curves
+        "marks": _marks(report) if runs == 1 else [],  # with several runs they would cover the curves
         "time_parts": list(time_rows(report.time_parts)),
         "changes": {change.key: plain(change.preset) for change in report.changes},
         "settings": [[key, plain(value)] for key, value in flat(report.settings)],
@@ -87,10 +87,10 @@ def run(report: Report, runs: int = 1, name: str = "") -> dict[str, Any]:
 
 
 def curve(name: str, values: Curve, most: int = _MOST_POINTS) -> dict[str, Any]:
-    """The arrays of one curve, in its chart's unit; ``smooth`` where its chart has a smoothed line.
+    """The arrays of one curve, in its chart's unit; ``smooth`` if its chart has a smoothed line.
 
     Args:
-        most: how many points it may have; peaks and troughs are among those that stay.
+        most: the maximum number of points; peaks and troughs are kept.
     """
     chart = DRAWN[name]
     scaled = values.values * SCALES.get(name, 1.0)
@@ -107,7 +107,7 @@ def curve(name: str, values: Curve, most: int = _MOST_POINTS) -> dict[str, Any]:
 
 
 def extremes(values: Floats, most: int) -> Integers:
-    """Indices of at most ``most`` of ``values``, in order: the least and the greatest of each span."""
+    """Indices of at most ``most`` of ``values``, in order: the minimum and maximum of each span."""
     if len(values) <= most:
         return np.arange(len(values))
     edges = np.linspace(1, len(values) - 1, (most - 2) // 2 + 1).astype(np.int64)
@@ -119,15 +119,14 @@ def extremes(values: Floats, most: int) -> Integers:
 
 
 def is_smoothed(chart: Chart, name: str, points: int) -> bool:
-    """Whether a curve of so many points gets a smoothed line; a validation is a mean already."""
+    """Whether a curve of so many points gets a smoothed line; a validation is already a mean."""
     return chart.smoothed and not name.startswith("val_") and points >= _SMOOTHED_FROM
 
 
 def smooth(values: Floats) -> Floats:
-    """The mean over a window that is centred on each point, and narrower at both ends; as long as ``values``.
+    """The mean over a window that is centred on each point and narrower at both ends; as long as ``values``.
 
-    Of a thinned curve, which keeps the least and the greatest value of each span, it is the middle between
-    them.
+    For a downsampled curve, which keeps the minimum and maximum of each span, it is the middle between them.
     """
     half = max(1, len(values) // _WINDOW // 2)
     sums = np.concatenate([[0.0], np.cumsum(values)])
@@ -142,7 +141,7 @@ def rows(report: Report, chart: Chart, label: str = "") -> dict[str, list[dict[s
     """The data sets ``points`` and ``dots`` over steps, as a picture file needs them.
 
     Args:
-        label: what the run's curves are called; by default each as the chart names it.
+        label: the name of the run's curves; by default the chart's label of each.
     """
     points: list[dict[str, Any]] = []
     dots: list[dict[str, Any]] = []
@@ -167,7 +166,7 @@ def marks_over_steps(report: Report) -> list[dict[str, Any]]:
 
 
 def layers(parts: Mapping[str, Curve]) -> dict[str, Any]:
-    """All parts of one measure in one grid: the largest value of each span of steps.
+    """All parts of one measure as a grid: the largest value of each span of steps.
 
     Returns:
         ``parts``, their names; ``steps``, where each span ends; ``values``, a list per part.
@@ -186,7 +185,7 @@ def layers(parts: Mapping[str, Curve]) -> dict[str, Any]:
 
 
 def time_rows(parts: Mapping[str, float]) -> Iterator[dict[str, Any]]:
-    """Where the time went, the largest part first."""
+    """The parts of the time, the largest first."""
     whole = sum(parts.values())
     for name, seconds in sorted(parts.items(), key=lambda item: -item[1]):
         if whole > 0:
@@ -206,7 +205,7 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 
 def number(value: float) -> float | None:
-    """Five significant digits, which is more than a screen has pixels; None if it is not finite."""
+    """Five significant digits, which is finer than a pixel; None if it is not finite."""
     if not math.isfinite(value):
         return None
     short = float(f"{value:.{_DIGITS}g}")
@@ -223,7 +222,7 @@ def plain(value: Any) -> Any:
 
 
 def printable(text: str) -> str:
-    """``text`` in one line, without what a terminal or a page could take for a command."""
+    """``text`` in one line, without characters that a terminal or page could interpret."""
     return harmless(text)
 
 
@@ -245,7 +244,7 @@ def _happening(item: Happening) -> dict[str, Any]:
 
 
 def _marks(report: Report) -> list[dict[str, Any]]:
-    """What stands in the curves, placed on each of their axes."""
+    """The marks in the curves, with their position on each x axis."""
     base = report.curves.get("loss")
     marks = []
     for item in [item for item in report.happenings if item.kind in _MARKED][-_MOST_MARKS:]:

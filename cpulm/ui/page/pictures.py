@@ -1,4 +1,4 @@
-"""The same pictures as PNG files, for a slide or a paper, drawn without a browser."""
+"""The same charts as PNG files, for a slide or a paper, drawn without a browser."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 _WIDTH = 760
 _SCALE = 2.0
-"""Pixels per unit: sharp on a screen of today and on paper."""
+"""Pixels per unit: sharp on high-resolution screens and on paper."""
 
 
 def write_pictures(
     folder: Path, reports: Sequence[Report], look: Mapping[str, Any] | None = None
 ) -> list[Path]:
-    """Write every chart that there is something for to ``folder``, which is made; over steps, on white.
+    """Write every chart that has data, over steps and on white, to ``folder``, which is created.
 
     Returns:
         the files, in the page's order.
@@ -49,7 +49,7 @@ def write_pictures(
 def pictures(
     reports: Sequence[Report], look: Mapping[str, Any] | None = None
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Name and whole specification of each picture."""
+    """Yield name and complete specification of each chart."""
     colour = palette.on_paper
     for chart in charts.CHARTS:
         yield from _of_chart(chart, reports)
@@ -119,7 +119,7 @@ def _layer_rows(parts: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _whole(spec: dict[str, Any], title: str, data: dict[str, Any]) -> dict[str, Any]:
-    """A specification that needs nothing else: its data, its colours on white, its title."""
+    """A complete specification: with its data, its title and colours on white."""
     config = {**palette.config(palette.on_paper), "background": "white", "padding": 14}
     return {
         "width": _WIDTH,

@@ -1,4 +1,4 @@
-// Everything is defined: fill the page, draw what is seen, then the rest.
+// Everything is defined: fill the page, draw what is visible, then the rest.
 
 heading();
 if (DATA.comparison) addPanel("compared", "Compared", comparison());
