@@ -75,7 +75,7 @@ def record(begins: runs.RecordStart) -> Iterator[Listener]:
 
 
 def course(checkpoint: Path) -> dict[str, Any]:
-    """The parts of a checkpoint that determine the rest of its run: weights, optimizer, random state, position."""
+    """The parts of a checkpoint that determine its run: weights, optimizer, random state, position."""
     record = checkpoints.load(checkpoint)
     return {
         "model": record.model_state,

@@ -70,7 +70,7 @@ def read_report(run: Path, points: int = POINTS) -> Report:
     if not run.exists():
         raise DataError(f"{run} does not exist", "give a run's folder, such as runs/tiny-1")
     if not is_run(found):
-        raise DataError(f"{run} is no run of cpulm", "a run's folder holds settings.yaml and metrics.jsonl")
+        raise DataError(f"{run} is not a cpulm run", "a run's folder holds settings.yaml and metrics.jsonl")
     if not found.metrics.is_file() or not found.metrics.stat().st_size:
         raise DataError(
             f"{found.path} has no metrics yet", "the run has not begun, or its metrics.jsonl is lost"

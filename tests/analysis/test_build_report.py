@@ -29,7 +29,7 @@ def append(run: Path, text: str) -> None:
         file.write(text)
 
 
-def test_a_finished_run_is_told_of_in_full(make_run: MakeRun) -> None:
+def test_the_report_of_a_finished_run_is_complete(make_run: MakeRun) -> None:
     run = make_run(
         more=lambda step, time: (
             [SampleMade(time=time, step=step, prompt="def ", text=f"f{step}")] if step % 200 == 0 else []
@@ -56,7 +56,7 @@ def test_a_finished_run_is_told_of_in_full(make_run: MakeRun) -> None:
         (8.192e10, "20.5 GFLOP/s while training: 25% of the machine's 82 in fp32"),
     ],
 )
-def test_the_throughput_is_told_beside_the_machines_peak(
+def test_the_throughput_is_compared_with_the_machines_peak(
     make_run: MakeRun, peak: float | None, words: str
 ) -> None:
     report = read_report(make_run(beginning={"flops_per_token": 1e7, "peak_flops_per_second": peak}))
@@ -70,7 +70,7 @@ def test_the_precision_is_named(make_run: MakeRun) -> None:
     assert ("machine", "Xeon", "int8, eager, 2 threads") in [(f.label, f.value, f.note) for f in report.facts]
 
 
-def test_a_run_that_goes_on_and_one_that_crashed(make_run: MakeRun) -> None:
+def test_a_run_in_progress_and_one_that_crashed(make_run: MakeRun) -> None:
     run = make_run(reason=None)
     with locked(RunDir(run)):
         assert read_report(run).state == "running"
@@ -89,7 +89,7 @@ def test_a_damaged_last_line_costs_that_line_alone(make_run: MakeRun) -> None:
     assert any(fact.label == "damage" for fact in damaged.facts)
 
 
-def test_steps_that_were_gone_back_from_do_not_count(make_run: MakeRun) -> None:
+def test_steps_undone_by_a_rollback_do_not_count(make_run: MakeRun) -> None:
     def back(step: int, time: float) -> list[RolledBack]:
         if step != 300:
             return []
@@ -111,7 +111,7 @@ def test_steps_that_were_gone_back_from_do_not_count(make_run: MakeRun) -> None:
     assert [h.step for h in report.happenings if h.kind == "rolled_back"] == [300]
 
 
-def test_a_validation_that_was_gone_back_from_is_not_the_best(make_run: MakeRun) -> None:
+def test_a_validation_undone_by_a_rollback_is_not_the_best(make_run: MakeRun) -> None:
     run = make_run(val_loss=lambda step: 0.1 if step == 320 else 2.0, reason=None)
     event = RolledBack(
         time=1.7e9 + 500, step=400, to_step=300, reason="a spike", skipped_batches=(), count=1, limit=3
@@ -130,7 +130,7 @@ def test_a_resumed_run_says_so_and_joins(make_run: MakeRun) -> None:
     assert report.happenings[-1].text == "resumed at step 100, after 16m 40s"
 
 
-def test_warnings_said_often_are_told_once(make_run: MakeRun) -> None:
+def test_repeated_warnings_are_listed_once(make_run: MakeRun) -> None:
     def warn(step: int, time: float) -> list[Notice]:
         return [Notice(time=time, level="warning", message="the disk is full")] if step % 100 == 0 else []
 
@@ -169,8 +169,8 @@ def test_times_of_checkpoints_are_counted(make_run: MakeRun) -> None:
     assert "checkpoints_time" in {finding.kind for finding in report.findings}
 
 
-def test_what_is_no_run_says_what_is_missing(tmp_path: Path, make_run: MakeRun) -> None:
-    with pytest.raises(DataError, match="is no run"):
+def test_a_folder_that_is_not_a_run_says_what_is_missing(tmp_path: Path, make_run: MakeRun) -> None:
+    with pytest.raises(DataError, match="is not a cpulm run"):
         read_report(tmp_path)
     with pytest.raises(DataError, match="does not exist"):
         read_report(tmp_path / "nowhere")

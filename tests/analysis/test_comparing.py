@@ -71,12 +71,12 @@ def test_runs_without_a_validation_come_last(make_run: MakeRun) -> None:
     assert any("Not validated yet: blind" in note for note in found.notes)
 
 
-def test_other_texts_are_told(make_run: MakeRun) -> None:
+def test_different_texts_are_reported(make_run: MakeRun) -> None:
     runs = [make_run(name, settings=f"data:\n  source: [{name}.txt]\n") for name in ("one", "two")]
     assert any("different texts" in note for note in compare([read_report(run) for run in runs]).notes)
 
 
-def test_other_precisions_and_machines_are_told(make_run: MakeRun) -> None:
+def test_different_precisions_and_machines_are_reported(make_run: MakeRun) -> None:
     runs = [
         make_run("one", beginning={"precision": "fp32"}),
         make_run("two", beginning={"precision": "int8", "device_name": "Ryzen"}),
@@ -87,7 +87,7 @@ def test_other_precisions_and_machines_are_told(make_run: MakeRun) -> None:
     assert compare([read_report(run) for run in (runs[0], make_run("three"))]).notes == ()
 
 
-def test_two_runs_of_one_name_are_told_apart_by_their_paths(make_run: MakeRun, tmp_path: Path) -> None:
+def test_two_runs_of_one_name_are_distinguished_by_their_paths(make_run: MakeRun, tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     make_run("x/run")
     found = compare([read_report(make_run("run")), read_report(tmp_path / "x" / "run")])

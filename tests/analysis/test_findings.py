@@ -139,13 +139,13 @@ def test_overfitting_names_the_step_since_when(make_run: MakeRun) -> None:
     assert "improving" not in findings
 
 
-def test_a_training_loss_that_rises_too_is_no_overfitting(make_run: MakeRun) -> None:
+def test_a_training_loss_that_rises_too_is_not_overfitting(make_run: MakeRun) -> None:
     findings = found(make_run(val_loss=bowl, loss=bowl))
     assert "overfitting" not in findings
     assert findings["worsening"].figures["since_step"] == 200
 
 
-def test_a_validation_loss_that_jitters_is_no_overfitting(make_run: MakeRun) -> None:
+def test_a_validation_loss_that_jitters_is_not_overfitting(make_run: MakeRun) -> None:
     def jitter(step: int) -> float:
         return 2.0 + (0.03 if step // 40 % 2 else 0.0)
 
@@ -208,7 +208,7 @@ def test_nothing_learned_before_the_decay_is_too_high_a_rate(make_run: MakeRun) 
     assert findings["learning_rate_too_high"].figures["loss_end"] < 2.5
 
 
-def test_gradients_that_grow_are_told(make_run: MakeRun) -> None:
+def test_growing_gradients_are_reported(make_run: MakeRun) -> None:
     findings = found(make_run(grad_norm=lambda step: 1 + (step / 60) ** 2))
     assert findings["gradients_grow"].figures["grad_norm_late"] > 8
     assert "gradients_grow" not in found(make_run("calm", grad_norm=lambda step: 1 + step / 1000))
@@ -287,12 +287,12 @@ def test_warnings_come_first(make_run: MakeRun) -> None:
     assert len(set(weights)) == 3
 
 
-def test_time_beside_training_is_told_where_it_is_much(make_run: MakeRun) -> None:
+def test_time_beside_training_is_reported_if_it_is_long(make_run: MakeRun) -> None:
     findings = found(make_run(every=2))
     assert findings["validation_time"].figures["share"] == pytest.approx(0.2, abs=0.02)
     assert "validation_time" not in found(make_run("seldom"))
 
 
-def test_where_the_time_of_a_very_short_run_went_is_no_finding(make_run: MakeRun) -> None:
+def test_the_time_parts_of_a_very_short_run_are_not_a_finding(make_run: MakeRun) -> None:
     findings = found(make_run(every=2, steps=40))
     assert not [kind for kind in findings if kind.endswith("_time")]

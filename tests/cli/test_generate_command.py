@@ -289,7 +289,7 @@ def command(checkpoint: Path, *arguments: str) -> list[str]:
     return [sys.executable, "-m", "cpulm", "generate", "--checkpoint", str(checkpoint), *arguments]
 
 
-def test_a_reader_that_leaves_is_no_error(checkpoint: Path) -> None:
+def test_a_reader_that_leaves_is_not_an_error(checkpoint: Path) -> None:
     arguments = ("--prompt", "a", "--max-new-tokens", "100000", "--threads", "1")
     with subprocess.Popen(
         command(checkpoint, *arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE

@@ -197,7 +197,7 @@ def test_a_supervisor_between_two_tries_is_told_too(tmp_path: Path) -> None:
         ([], 2, "no run given"),
         (["one", "--all"], 2, "give either runs or --all"),
         (["nowhere"], 3, "nowhere does not exist"),
-        (["."], 3, "is no run of cpulm"),
+        (["."], 3, "is not a cpulm run"),
     ],
 )
 def test_mistakes(tmp_path: Path, arguments: list[str], code: int, words: str) -> None:

@@ -171,9 +171,7 @@ def test_a_run_whose_process_is_gone_is_said_to_have_crashed(run: RunDir, watche
         assert process.poll() is None
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (0, "")
-    assert err.startswith(
-        "crashed: one: its process is gone without a last word; it was last heard of at step 7"
-    )
+    assert err.startswith("crashed: one: its process ended unexpectedly; it was last heard of at step 7")
     assert "cpulm resume one" in err
 
 
@@ -237,7 +235,7 @@ def test_a_folder_without_a_run(run: RunDir, watcher: Watcher) -> None:
     process = watcher()
     _, err = process.communicate(timeout=60)
     assert process.returncode == 3
-    assert "is no run of cpulm" in err
+    assert "is not a cpulm run" in err
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs a pseudo-terminal")

@@ -128,7 +128,7 @@ def test_a_tokenizer_with_tokens_of_its_own_is_left_to_the_library() -> None:
     assert bulk_encoder(again)("'twas").tolist() == again.encode("'twas")
 
 
-def test_a_strange_character_in_bulk_is_named() -> None:
+def test_an_unknown_character_in_a_large_text_is_named() -> None:
     with pytest.raises(DataError, match="no 'ß'"):
         bulk_encoder(char_tokenizer("abc"))("aß")
 

@@ -98,7 +98,7 @@ def test_meta_counts_what_is_there(tmp_path: Path) -> None:
     assert folder.meta["split"] == "tail"
 
 
-def test_many_documents_are_split_whole_by_their_names(tmp_path: Path) -> None:
+def test_many_documents_are_assigned_to_splits_by_their_names(tmp_path: Path) -> None:
     names = [f"{number}.txt" for number in range(60)]
     for name in names:
         story(tmp_path / "many", name, f"document {name}\n")
@@ -199,7 +199,7 @@ def test_two_at_once_do_each_other_no_harm(tmp_path: Path, cache: Path) -> None:
     assert len(list((cache / "tokens").iterdir())) == 1
 
 
-def test_unfinished_folders_of_yesterday_are_swept_from_the_cache(tmp_path: Path, cache: Path) -> None:
+def test_unfinished_folders_of_yesterday_are_deleted_from_the_cache(tmp_path: Path, cache: Path) -> None:
     for name in ("old", "new"):
         (cache / "tokens" / f".{name}.1.tmp").mkdir(parents=True)
     yesterday = time.time() - 90_000

@@ -47,7 +47,7 @@ def test_a_glob_names_files_from_its_fixed_part_on(tmp_path: Path) -> None:
     assert [file.name for file in find_files([str(tmp_path / "x" / "?.md")])] == ["3.md"]
 
 
-def test_a_name_with_brackets_that_exists_is_no_glob(tmp_path: Path) -> None:
+def test_an_existing_name_with_brackets_is_not_a_glob(tmp_path: Path) -> None:
     path = write(tmp_path / "notes [1].txt")
     assert [file.path for file in find_files([str(path)])] == [path]
 

@@ -105,7 +105,7 @@ def test_changed_bytes_are_found_by_the_digest(tmp_path: Path) -> None:
         opened.verify()
 
 
-def test_a_source_whose_name_is_no_utf_8_makes_a_folder_like_any_other(tmp_path: Path) -> None:
+def test_a_source_name_that_is_not_utf_8_is_kept(tmp_path: Path) -> None:
     with writing_folder(tmp_path / "tokens", byte_tokenizer(), keep_existing=False) as folder:
         for split in ("train", "val"):
             folder.splits[split].write(np.array([1, 2], dtype=np.uint32))
@@ -149,7 +149,7 @@ def test_what_another_has_written_meanwhile_is_kept(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_a_folder_of_text_is_no_token_folder(tmp_path: Path) -> None:
+def test_a_folder_of_text_is_not_a_token_folder(tmp_path: Path) -> None:
     (tmp_path / "train.bin").write_bytes(b"x")
     assert not is_token_folder(tmp_path)
     assert not is_token_folder(tmp_path / "missing")

@@ -89,7 +89,7 @@ def test_a_passage_is_shown_with_the_text_around_it_in_its_own_document() -> Non
     )
 
 
-def test_a_chance_meeting_of_hashes_is_no_find(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hash_collision_is_not_a_match(monkeypatch: pytest.MonkeyPatch) -> None:
     """With one word for all tokens, every window of the file has the hash of every n-gram."""
     monkeypatch.setattr(memorization, "_words", lambda size: np.ones(size, dtype=np.uint64))
     train = encoded("all the world is a stage")
@@ -97,7 +97,7 @@ def test_a_chance_meeting_of_hashes_is_no_find(monkeypatch: pytest.MonkeyPatch) 
     assert find([encoded("the worl")], train).found[8] == 1
 
 
-def test_every_group_is_looked_for_on_its_own() -> None:
+def test_every_group_is_searched_separately() -> None:
     train = np.array(encoded("once upon a time there was"), dtype=np.uint16)
     groups = [[encoded("upon a time")], [encoded("in a galaxy far away")], []]
     some, none, empty = find_memorized(

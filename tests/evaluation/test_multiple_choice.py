@@ -120,7 +120,7 @@ def test_an_answer_is_a_number_a_letter_or_its_words(tmp_path: Path) -> None:
         {"question": "?", "choices": ["a", "b"], "answer": True},
     ],
 )
-def test_a_line_that_is_no_question_is_named(tmp_path: Path, record: Any) -> None:
+def test_a_line_that_is_not_a_question_is_named(tmp_path: Path, record: Any) -> None:
     good = {"question": "?", "choices": ["a", "b"], "answer": 0}
     with pytest.raises(DataError, match="line 2"):
         read_questions(write(tmp_path / "q.jsonl", good, record))

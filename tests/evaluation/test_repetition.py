@@ -17,7 +17,7 @@ def test_a_text_that_goes_in_circles_repeats_itself_and_two_alike_do_not() -> No
     assert variety(["to be or not to see"] * 2).repetition == 0
 
 
-def test_of_texts_too_short_nothing_is_told() -> None:
+def test_texts_that_are_too_short_have_no_repetition() -> None:
     found = variety(["two words", ""])
     assert found.repetition is None
     assert found.distinct == {1: 1.0, 2: 1.0}

@@ -119,7 +119,7 @@ def test_few_documents_are_judged_by_blocks_and_many_by_themselves(story: Path, 
     )
 
 
-def test_the_difference_of_two_models_is_told_more_sharply_than_either(story: Path) -> None:
+def test_the_difference_of_two_models_has_a_smaller_error_than_either(story: Path) -> None:
     """Both find the same places hard: what their figures have in common falls out of the difference."""
     tokenizer = byte_tokenizer()
     model, other = a_model(tokenizer.vocab_size), a_model(tokenizer.vocab_size)
@@ -161,7 +161,7 @@ def test_no_more_than_the_first_tokens_are_read(story: Path) -> None:
 
 
 @pytest.mark.parametrize(("most", "total"), [(None, 60_000), (20_000, 20_000)])
-def test_progress_is_told_between_the_batches_of_a_text_that_is_read_at_once(
+def test_progress_is_reported_between_the_batches_of_one_chunk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int | None, total: int
 ) -> None:
     monkeypatch.setattr("cpulm.progress._CHECK_SECONDS", 0.0)
@@ -193,7 +193,7 @@ def test_a_model_whose_outputs_are_not_finite_is_refused(story: Path) -> None:
         figures(model, tokenizer, story, Protocol(BLOCK, BLOCK))
 
 
-def test_words_that_the_vocabulary_lacks_are_told(tmp_path: Path) -> None:
+def test_words_that_the_vocabulary_lacks_are_reported(tmp_path: Path) -> None:
     tokenizer = train_word(["a cat and a dog"], None)
     (tmp_path / "text.txt").write_text("a cat and a cow")
     found = figures(a_model(tokenizer.vocab_size), tokenizer, tmp_path / "text.txt", Protocol(BLOCK, BLOCK))

@@ -197,7 +197,7 @@ def complete(tokenizer: Tokenizer, text: str, stop: tuple[str, ...] = ()) -> tup
     return pieces, completion
 
 
-def test_characters_come_whole_though_their_bytes_come_one_by_one() -> None:
+def test_characters_are_complete_though_their_bytes_arrive_one_by_one() -> None:
     text = "naïve 🙂 日本語"
     pieces, completion = complete(byte_tokenizer(), text)
     assert "".join(pieces) == completion.text == text
@@ -348,7 +348,7 @@ def test_a_model_trains_on_after_a_sample() -> None:
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
-def test_a_sample_ends_where_a_stop_is_asked_for() -> None:
+def test_a_sample_ends_when_a_stop_is_requested() -> None:
     asked: list[bool] = []
 
     def stop_at_the_third() -> bool:

@@ -114,11 +114,11 @@ def test_the_current_folder_has_a_name_too(in_empty_folder: Path) -> None:
     assert run_dir.find(Path()).name == in_empty_folder.name
 
 
-def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nowhere does not exist"):
         run_dir.find(tmp_path / "nowhere")
     touch(tmp_path / "some.txt")
-    with pytest.raises(DataError, match="is no run of cpulm"):
+    with pytest.raises(DataError, match="is not a cpulm run"):
         run_dir.find(tmp_path)
-    with pytest.raises(DataError, match="is no run of cpulm"):
+    with pytest.raises(DataError, match="is not a cpulm run"):
         run_dir.find(tmp_path / "some.txt")

@@ -33,7 +33,7 @@ def test_durations_as_people_write_them(text: str | float, seconds: float) -> No
 @pytest.mark.parametrize(
     "text", ["", " ", "0", "0s", "-5", "-5s", "8x", "h", "1h30", "1:30", "1e3", "nan", "inf", True, 10**400]
 )
-def test_what_is_no_duration_is_refused_and_named(text: str | float) -> None:
+def test_an_invalid_duration_is_refused_and_named(text: str | float) -> None:
     with pytest.raises(ValueError, match="90s, 10min or 1h30m"):
         parse_duration(text)
 

@@ -57,14 +57,14 @@ def test_the_maps_applied_to_the_values_give_what_the_block_made_of_them(kind: s
         torch.testing.assert_close(made, outputs[layer], rtol=1e-4, atol=1e-5)
 
 
-def test_every_row_sums_to_one_and_none_looks_ahead() -> None:
+def test_every_row_sums_to_one_and_none_attends_to_later_tokens() -> None:
     found = attention(a_model(), PROMPT, TEXTS)
     np.testing.assert_allclose(found.weights.sum(-1), 1.0, rtol=1e-5)
     assert (np.triu(found.weights, 1) == 0).all()
     assert found.tokens == TEXTS.texts(PROMPT)
 
 
-def test_a_long_prompt_is_looked_at_from_its_end() -> None:
+def test_of_a_long_prompt_the_last_tokens_are_shown() -> None:
     found = attention(a_model(), [*range(20), *PROMPT], TEXTS)
     assert found.tokens == TEXTS.texts([*range(20), *PROMPT][-BLOCK:])
 

@@ -113,7 +113,7 @@ def test_the_data_of_the_run_is_counted_though_a_text_is_given(run: Path) -> Non
     assert inspect_model(run, InspectionRequest("7 times 7", "my.txt")).vocabulary.basis == "training data"
 
 
-def test_prompt_and_words_are_those_that_are_asked_for(run: Path) -> None:
+def test_prompt_and_words_are_the_requested_ones(run: Path) -> None:
     found = inspect_model(run, InspectionRequest(prompt="12 times", words=["t", "9"]))
     assert found.next_token.prompt == "12 times"
     assert found.attention.tokens == tuple("12 times")

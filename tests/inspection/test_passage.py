@@ -43,7 +43,7 @@ def test_a_first_token_with_nothing_before_it_has_no_surprise() -> None:
     assert (found.rank[0], found.alternatives[0]) == (0, ())
 
 
-def test_the_next_token_is_the_models_distribution_behind_the_prompt() -> None:
+def test_the_next_token_is_the_models_distribution_after_the_prompt() -> None:
     model = a_model(257)
     found = next_token(model, TEXT, "a cat, 12", TEXTS)
     row = model(torch.tensor([TEXT]))[0, -1].softmax(-1)

@@ -140,7 +140,7 @@ def test_loss_by_position_is_the_mean_over_the_windows_that_reach_there() -> Non
     np.testing.assert_allclose(found.standard_error, [1.0, 2.0, np.nan])
 
 
-def test_long_contexts_are_told_in_groups_that_cover_every_position_once() -> None:
+def test_long_contexts_are_grouped_and_cover_every_position_once() -> None:
     length = MOST_POSITIONS + 100
     found = by_position(a_reading([[1] * (length + 1)], [list(map(float, range(length)))]))
     assert len(found.loss) <= MOST_POSITIONS
@@ -168,7 +168,7 @@ def test_loss_by_kind_shares_out_every_token_and_the_whole_loss() -> None:
     assert {each.kind for each in found} <= set(KINDS)
 
 
-def test_the_first_target_of_a_window_is_told_by_its_context() -> None:
+def test_the_context_determines_the_kind_of_a_windows_first_target() -> None:
     tokenizer = byte_tokenizer()
     windows = [[ord("x"), ord("a")], [ord("."), ord("b")]]
     found = by_kind(a_reading(windows, [[1.0], [1.0]]), TokenTexts(tokenizer))

@@ -112,7 +112,7 @@ def test_the_blanks_that_another_decoder_makes_belong_to_the_token() -> None:
     ]
 
 
-def test_word_pieces_that_go_on_are_inside_a_word() -> None:
+def test_continuing_word_pieces_are_inside_a_word() -> None:
     vocab = {"[UNK]": 0, "play": 1, "##ing": 2, "cat": 3}
     inner = JsonTokenizer(models.WordPiece(vocab=vocab, unk_token="[UNK]"))
     inner.pre_tokenizer = pre_tokenizers.Whitespace()

@@ -39,7 +39,7 @@ def test_the_only_candidate_may_be_the_token_itself() -> None:
     assert found.nearest == ()
 
 
-def test_frequent_words_behind_a_blank_are_asked_for_first() -> None:
+def test_frequent_words_after_a_blank_come_first() -> None:
     texts = TokenTexts(WORDS)
     the, t = WORDS.encode(" the")[0], WORDS.encode("t")[0]
     assert texts.text(the) == " the"
@@ -50,7 +50,7 @@ def test_frequent_words_behind_a_blank_are_asked_for_first() -> None:
     assert chosen[-1] in (t, *order[:30])
 
 
-def test_a_word_is_the_token_that_it_is_by_itself_or_behind_a_blank() -> None:
+def test_a_word_is_one_token_by_itself_or_after_a_blank() -> None:
     texts = TokenTexts(WORDS)
     assert texts.text(token_of("the", WORDS, texts)) in ("the", " the")
     assert token_of(" the", WORDS, texts) == WORDS.encode(" the")[0]

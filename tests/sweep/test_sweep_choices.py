@@ -37,7 +37,7 @@ def test_one_value_is_fixed_and_several_are_an_axis() -> None:
     ]
 
 
-def test_a_path_with_dots_is_no_range() -> None:
+def test_a_path_with_dots_is_not_a_range() -> None:
     assert axes_of(["data.source=../notes"]) == (["data.source=../notes"], [])
 
 

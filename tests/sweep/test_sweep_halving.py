@@ -19,7 +19,7 @@ from cpulm.sweep.halving import Rung, rung_steps, rungs
         (40, [(0.125, 20), (0.25, 10), (0.5, 5)]),
     ],
 )
-def test_at_each_rung_the_better_half_goes_on(trials: int, expected: list[tuple[float, int]]) -> None:
+def test_at_each_rung_the_better_half_continues(trials: int, expected: list[tuple[float, int]]) -> None:
     assert rungs(trials) == tuple(Rung(*one) for one in expected)
 
 

@@ -182,7 +182,7 @@ def test_a_folder_that_holds_something_else_is_left_alone(text: Path, machine: M
         settle(text, "tiny", *other)
 
 
-def test_what_is_no_plan_is_refused(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_plan_is_refused(tmp_path: Path) -> None:
     folder = SweepDir(tmp_path)
     with pytest.raises(DataError, match="no sweep"):
         read_plan(folder)

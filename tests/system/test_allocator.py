@@ -60,7 +60,7 @@ def test_what_holds_only_itself_is_gone() -> None:
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc")
-def test_freed_blocks_go_back_although_later_ones_stand_behind_them() -> None:
+def test_freed_blocks_are_returned_although_later_ones_follow_them() -> None:
     process = psutil.Process()
     many = [torch.ones(MEBIBYTE // 64) for _ in range(64 * 64)]  # 64 KiB each: none is mapped by itself
     behind = torch.ones(MEBIBYTE // 64)

@@ -87,7 +87,7 @@ def test_without_the_right_to_forbid_sleep_idleness_at_least_is_held_off(inhibit
 
 
 @needs_linux
-def test_a_refusal_is_told_with_its_reason(inhibitor: Inhibitor) -> None:
+def test_a_refusal_is_reported_with_its_reason(inhibitor: Inhibitor) -> None:
     inhibitor('echo "Failed to inhibit: Access denied" >&2; exit 1')
     with keep_awake() as kept:
         assert not kept.held
@@ -97,7 +97,7 @@ def test_a_refusal_is_told_with_its_reason(inhibitor: Inhibitor) -> None:
 
 
 @needs_linux
-def test_no_program_to_ask_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_program_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with keep_awake() as kept:
         assert not kept.held
@@ -220,7 +220,7 @@ def desktop(monkeypatch: pytest.MonkeyPatch) -> Iterator[subprocess.Popen[str]]:
         bus.communicate()
 
 
-def test_a_desktop_is_asked_first_and_told_of_the_end(desktop: subprocess.Popen[str]) -> None:
+def test_a_desktop_is_asked_first_and_released_at_the_end(desktop: subprocess.Popen[str]) -> None:
     assert desktop.stdout is not None
     with keep_awake() as kept:
         assert kept.held

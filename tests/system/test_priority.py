@@ -33,7 +33,7 @@ def test_the_process_and_its_children_go_last() -> None:
     assert note == f"low priority (nice {expected}): other programs come first"
 
 
-def test_twice_is_no_lower_than_once() -> None:
+def test_lowering_twice_is_the_same_as_once() -> None:
     """A run that is started anew by a process of low priority stays where it is."""
     assert after("lower_priority(); lower_priority(); print(os.nice(0))") == [str(max(10, BEFORE))]
 

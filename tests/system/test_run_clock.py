@@ -78,7 +78,7 @@ def test_what_counts_as_run_time(
         assert gap.wall_began == reading.wall
 
 
-def test_the_pace_is_learnt_from_frequent_looks_too() -> None:
+def test_the_pace_is_also_measured_from_frequent_readings() -> None:
     """A fast loop asks every few milliseconds; what a stop can hide is known all the same."""
     ledger, reading = Ledger(START), START
     for _ in range(1000):
@@ -89,7 +89,7 @@ def test_the_pace_is_learnt_from_frequent_looks_too() -> None:
     assert ledger.seconds == pytest.approx(10.0 + LOOK_EVERY_SECONDS)
 
 
-def test_where_nobody_looks_a_long_time_is_run_time() -> None:
+def test_without_regular_readings_a_long_time_is_run_time() -> None:
     ledger = Ledger(START)
     assert ledger.add(later(START, 100.0, 100.0, 0.0, 100.0), regular=False) is None
     assert ledger.seconds == 100.0
@@ -108,7 +108,7 @@ class Clocks:
         self.reading = later(self.reading, seconds, seconds + boot, cpu, seconds + boot)
 
 
-def test_a_resumed_run_goes_on_from_what_it_had() -> None:
+def test_a_resumed_run_continues_from_its_earlier_run_time() -> None:
     clocks = Clocks()
     clock = RunClock(120.0, read=clocks)
     assert (clock.elapsed(), clock.now()) == (120.0, 0.0)
@@ -130,7 +130,7 @@ def test_pauses_are_left_out_also_nested_ones() -> None:
     assert clock.now() == 3.0
 
 
-def test_a_gap_is_told_once_and_off_the_main_thread() -> None:
+def test_a_gap_is_reported_once_and_off_the_main_thread() -> None:
     clocks = Clocks()
     told: list[tuple[float, threading.Thread]] = []
     heard = threading.Event()
@@ -151,7 +151,7 @@ def test_a_gap_is_told_once_and_off_the_main_thread() -> None:
     assert not any(thread.name == "cpulm-clock" for thread in threading.enumerate())
 
 
-def test_a_gap_found_at_the_very_end_is_told_as_well() -> None:
+def test_a_gap_at_the_very_end_is_reported_too() -> None:
     clocks = Clocks()
     told: list[float] = []
     with RunClock(on_gap=told.append, read=clocks):

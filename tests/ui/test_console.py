@@ -59,7 +59,9 @@ def test_text_from_users_is_neither_markup_nor_terminal_codes(capsys: pytest.Cap
     assert "\x07" not in err
 
 
-def test_long_messages_are_whole_in_a_pipe_and_wrapped_in_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_messages_are_unwrapped_in_a_pipe_and_wrapped_in_a_terminal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     message = "the folder /" + "deep/" * 30 + "file.txt cannot be read because it is not there at all"
     pipe = Stream()
     monkeypatch.setattr(sys, "stderr", pipe)
@@ -123,7 +125,7 @@ def test_json_stays_json_on_any_console(monkeypatch: pytest.MonkeyPatch) -> None
         assert back == {**value, "loss": "nan", "path": str(Path("a") / "b")}
 
 
-def test_a_reader_that_leaves_is_no_error() -> None:
+def test_a_reader_that_leaves_is_not_an_error() -> None:
     code = (
         "from cpulm.ui.console import write_text\n"
         "import sys\n"

@@ -213,9 +213,7 @@ def test_odd_numbers_crash_nothing(events: list[Event], value: float) -> None:
 
 
 @pytest.mark.parametrize(("width", "height"), [(60, 15), (80, 24), (140, 40)])
-def test_where_there_is_no_sample_yet_the_panel_says_when_in_full(
-    events: list[Event], width: int, height: int
-) -> None:
+def test_without_a_sample_the_panel_says_when_one_comes(events: list[Event], width: int, height: int) -> None:
     shown = "\n".join(screen(running(events, 2), width, height))
     assert re.search(r"│ written at each validation *│", shown)
 
