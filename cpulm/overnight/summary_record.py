@@ -82,7 +82,7 @@ def _note(record: NightLog, event: dict[str, Any], since: float) -> None:
         elif kind == "rolled_back":
             to_step = int(event["to_step"])
             record.validations = [v for v in record.validations if v["step"] <= to_step]
-            told = f"went back from step {event['step']:,} to step {to_step:,}: {event['reason']}"
+            told = f"rolled back from step {event['step']:,} to step {to_step:,}: {event['reason']}"
             if when >= since:
                 record.told.append((when, told))
         elif kind == "notice" and when >= since - _SLACK_SECONDS and _is_worth_telling(event, record):

@@ -82,7 +82,7 @@ def end_lines(event: RunFinished) -> list[str]:
 
 
 def _time_taken(event: RunFinished) -> str:
-    """``4m 10s (steps took 3% longer than the estimated 4m 02s)``."""
+    """``4m 10s (steps 3% longer than the estimated 4m 02s)``."""
     took = format_duration(event.elapsed_seconds)
     if event.estimated_seconds is None:
         return took
@@ -92,9 +92,9 @@ def _time_taken(event: RunFinished) -> str:
     ratio = event.time_over_estimate
     over = round(100 * (ratio - 1))
     if not over:
-        return f"{took} (steps took the estimated {estimated})"
-    how = f"{ratio:.1f} times" if ratio >= 2 else f"{abs(over)}% {'longer' if over > 0 else 'less'} than"
-    return f"{took} (steps took {how} the estimated {estimated})"
+        return f"{took} (steps as estimated: {estimated})"
+    how = f"{ratio:.1f} times" if ratio >= 2 else f"{abs(over)}% {'longer' if over > 0 else 'shorter'} than"
+    return f"{took} (steps {how} the estimated {estimated})"
 
 
 def _speed(event: RunFinished) -> str:

@@ -132,7 +132,7 @@ def test_the_cores_are_divided_among_the_runs(text: Path, machine: Machine) -> N
         (wish("train.lr=1e-3,2e-3", flags={"train.until": "2099-01-01T07:00"}), SettingsError, "train.until"),
         (wish("model.block_size=16,50000"), SettingsError, "block_size"),
         (wish("train.max_time=10s,20s", halving=True), SettingsError, "horizon is a time"),
-        (wish("train.micro_batch_size=4,8", halving=True), SettingsError, "equal tokens"),
+        (wish("train.micro_batch_size=4,8", halving=True), SettingsError, "equal numbers of tokens"),
         (wish("data.val_source=absent.txt,gone.txt"), DataError, "absent.txt"),
         (wish("model.n_embd=16,65536"), ResourceError, "memory"),
     ],
@@ -186,7 +186,7 @@ def test_a_folder_that_is_not_a_plan_is_refused(tmp_path: Path) -> None:
     folder = SweepDir(tmp_path)
     with pytest.raises(DataError, match="no sweep"):
         read_plan(folder)
-    with pytest.raises(DataError, match=r"absent is no sweep: there is no such folder"):
+    with pytest.raises(DataError, match=r"absent is not a sweep: there is no such folder"):
         resumed(tmp_path / "absent")
     for content in ("[", "format_version: 2\n", "format_version: 1\n"):
         folder.plan.write_text(content)
