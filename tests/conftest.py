@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from kernel_builds import BuildKernels
 
-from cpulm.native.library import compile_kernels
+from cpulm.native import library
+from cpulm.system.machine import read_machine
 from cpulm.system.software import Compiler, find_compiler
 
 # The same examples each time: what decides whether a change goes in must not depend on luck.
@@ -25,12 +27,48 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Several workers would each compile the kernels at the same time: they are compiled before."""
+    if not hasattr(session.config, "workerinput") and getattr(session.config.option, "numprocesses", None):
+        compiler, _ = find_compiler()
+        if compiler is not None and sys.platform != "win32":
+            library_for_this_machine(compiler, kept_kernels(session.config))
+
+
+def kept_kernels(config: pytest.Config, kind: str = "as in a run") -> Path:
+    """The folder of compiled kernels of one kind, which pytest keeps from one session to the next.
+
+    A library there is named after a digest of all that it depends on.
+    """
+    assert config.cache is not None, "the tests need pytest's cache: leave out -p no:cacheprovider"
+    return config.cache.mkdir("kernels") / kind
+
+
+def library_for_this_machine(compiler: Compiler, folder: Path) -> Path:
+    """The kernels in ``folder``, under the same name as a run on this machine looks for."""
+    return library.compile_kernels(compiler.command, compiler.version, read_machine().cpu_identity, folder)[0]
+
+
 @pytest.fixture(scope="session", autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def own_cache(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Path]:
     """Tests neither read nor fill the user's cache; what one test caches, the next ones may use."""
+    folder = tmp_path_factory.mktemp("cache")
+    kernels = kept_kernels(pytestconfig)
+    kernels.mkdir(exist_ok=True)
+    (folder / "kernels").symlink_to(kernels, target_is_directory=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CPULM_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
+        patch.setenv("CPULM_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture
+def fresh_cache(own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache for this test alone, empty but for the compiled kernels."""
+    folder = tmp_path / "fresh-cache"
+    folder.mkdir()
+    (folder / "kernels").symlink_to(own_cache / "kernels", target_is_directory=True)
+    monkeypatch.setenv("CPULM_CACHE", str(folder))
+    return folder
 
 
 PRECISION = os.environ.get("CPULM_RUNTIME__PRECISION", "fp32")
@@ -68,10 +106,25 @@ def gcc_like() -> Compiler:
 
 
 @pytest.fixture(scope="session")
-def kernels_library(gcc_like: Compiler, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def build_kernels(gcc_like: Compiler, pytestconfig: pytest.Config) -> BuildKernels:
+    """Gives the kernels compiled for this machine, also with other flags."""
+
+    def build(*flags: str, instead_of: str = "") -> Path:
+        usual = library._flags()
+        if instead_of and instead_of not in usual:
+            pytest.skip(f"no {instead_of} here to replace")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(library, "_flags", lambda: [*(one for one in usual if one != instead_of), *flags])
+            kind = " ".join(flags).replace("/", "_") or "as in a run"
+            return library_for_this_machine(gcc_like, kept_kernels(pytestconfig, kind))
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def kernels_library(build_kernels: BuildKernels) -> Path:
     """The kernels, compiled for this machine."""
-    folder = tmp_path_factory.mktemp("kernels")
-    return compile_kernels(gcc_like.command, gcc_like.version, "this machine", folder)[0]
+    return build_kernels()
 
 
 @pytest.fixture

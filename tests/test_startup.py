@@ -47,9 +47,8 @@ def test_help_loads_nothing_but_the_command_line(arguments: tuple[str, ...]) -> 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 def test_a_run_that_compiles_nothing_imports_no_compiler(
-    optimizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    optimizer: str, tmp_path: Path, fresh_cache: Path
 ) -> None:
-    monkeypatch.setenv("CPULM_CACHE", str(tmp_path / "cache"))  # fp32 is measured against int8 too
     text = tmp_path / "rhyme.txt"
     text.write_text("the cat sat on the mat; the rat saw the cat and ran.\n" * 60, encoding="utf-8")
     small = ("model.n_layer=1", "model.n_head=2", "model.n_embd=32", "model.block_size=16")

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 QUICK = """
 model: {n_layer: 1, n_head: 2, n_embd: 16, block_size: 16}
@@ -14,6 +16,7 @@ train: {micro_batch_size: 4, steps: 4, warmup_steps: 1}
 eval: {every: 4}
 sample: {max_new_tokens: 5}
 runtime: {threads: 1, compile: "off"}
+log: {report: false}
 """
 # The set-up is another matter: here the programs are those of the Python that runs the tests.
 SCRIPT = f"""
@@ -27,6 +30,7 @@ sys.exit(train_cpu.main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_the_script_ends_with_a_page_on_what_happened_and_a_sample(tmp_path: Path) -> None:
     (tmp_path / "rhyme.txt").write_text("the cat sat on the mat; the rat saw the cat and ran.\n" * 60)
     (tmp_path / "quick.yaml").write_text(QUICK)

@@ -16,6 +16,8 @@ import pytest
 
 import cpulm
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 
 

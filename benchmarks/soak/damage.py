@@ -6,7 +6,6 @@ error a user can read, or it was harmless: what is read is what was written, so 
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
 import tempfile
@@ -37,7 +36,7 @@ def damage(count: int, seed: int = 1, resumed: int = RESUMED) -> dict[str, Any]:
     rng = random.Random(seed)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        os.environ["CPULM_CACHE"] = str(folder / "cache")
+        small.own_cache(folder / "cache")
         text = small.write_text(folder)
         calm = RunDir(folder / "calm")
         small.train(small.settings_for(text), calm.path)

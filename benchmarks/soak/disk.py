@@ -8,7 +8,6 @@ the disk stays full the run ends, room is made, and the run is resumed.
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
 import subprocess
@@ -61,7 +60,7 @@ def disk(count: int, seed: int = 1) -> dict[str, Any]:
     try:
         with tempfile.TemporaryDirectory() as name, _small_disk(Path(name) / "disk") as place:
             folder = Path(name)
-            os.environ["CPULM_CACHE"] = str(folder / "cache")
+            small.own_cache(folder / "cache")
             trial = _Trial(folder, place, rng)
             return {
                 kind: {**asdict(tally), "faults": tally.faults}

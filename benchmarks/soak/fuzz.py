@@ -10,7 +10,6 @@ import contextlib
 import copy
 import io
 import json
-import os
 import tempfile
 import time
 import traceback
@@ -147,7 +146,7 @@ class World:
 
     def __init__(self, folder: Path) -> None:
         torch.set_num_threads(1)
-        os.environ["CPULM_CACHE"] = str(folder / "cache")
+        small.own_cache(folder / "cache")
         self.folder = folder
         self.text = small.write_text(folder)
         self.run = RunDir(folder / "run")

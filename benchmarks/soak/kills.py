@@ -92,7 +92,7 @@ def kills(count: int, by_command: int, seed: int = 1) -> dict[str, Any]:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        os.environ["CPULM_CACHE"] = str(folder / "cache")
+        small.own_cache(folder / "cache")
         text = small.write_text(folder)
         # From here on the tokens are cached, and all imports of a run are done before a fork.
         small.train(small.settings_for(text), folder / "first")

@@ -32,7 +32,7 @@ def night(steps: int) -> dict[str, Any]:
     """Train ``steps`` steps; return memory, log and screen at each of :data:`MARKS`."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        os.environ["CPULM_CACHE"] = str(folder / "cache")
+        small.own_cache(folder / "cache")
         settings = small.settings_for(
             small.write_text(folder),
             "model.n_embd=8",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 
+from cpulm.cache_dir import cache_folder
 from cpulm.checkpoints import checkpoint as checkpoints
 from cpulm.events import Event, Listener
 from cpulm.run_dir import RunDir
@@ -37,6 +39,15 @@ SMALL = (
     "runtime.allow_sleep=true",
 )
 """Seconds long, with dropout for the random state, and a checkpoint after every step."""
+
+
+def own_cache(folder: Path) -> None:
+    """Have this process and those that it starts cache in ``folder``, with the kernels compiled already."""
+    kernels = (cache_folder() / "kernels").absolute()
+    folder.mkdir()
+    if kernels.is_dir():
+        (folder / "kernels").symlink_to(kernels, target_is_directory=True)
+    os.environ["CPULM_CACHE"] = str(folder)
 
 
 def write_text(folder: Path) -> Path:

@@ -9,7 +9,6 @@ that word is given too.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -38,7 +37,7 @@ def times(budgets: tuple[int, ...] = BUDGETS) -> dict[str, Any]:
     """Seconds requested and taken, for each budget."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        os.environ["CPULM_CACHE"] = str(folder / "cache")
+        small.own_cache(folder / "cache")
         settings = [f"--set={one}" for one in small.assignments(small.write_text(folder), *_MODEL)]
         rows = []
         for budget in budgets:

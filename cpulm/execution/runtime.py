@@ -191,11 +191,9 @@ def _kernels(asked: str, device: torch.device, machine: Machine) -> tuple[Kernel
         return None, ("no compiled kernels: asked for",)
     if machine.compiler is None:
         return None, (f"no compiled kernels: {machine.compiler_problem}",)
-    cpu = " ".join((machine.architecture, machine.cpu_model, *machine.instruction_sets))
+    command, version = machine.compiler.command, machine.compiler.version
     try:
-        library, problem = compile_kernels(
-            machine.compiler.command, machine.compiler.version, cpu, cache_folder() / "kernels"
-        )
+        library, problem = compile_kernels(command, version, machine.cpu_identity, cache_folder() / "kernels")
         said = "norms, attention and activation in kernels compiled for this CPU"
         return Kernels(library), (f"{said}; {problem}" if problem else said,)
     except KernelsUnavailableError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from functools import partial
+from functools import lru_cache, partial
 
 import torch
 
@@ -49,6 +49,12 @@ def measure_step(
         if attempt:
             best = min(best, micro * count_micro + rest)
     return best
+
+
+@lru_cache
+def process_fp32_peak(device: torch.device, threads: int) -> float:
+    """As :func:`fp32_peak`, measured once in a process for each number of ``threads``."""
+    return fp32_peak(device)
 
 
 def fp32_peak(device: torch.device) -> float:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from cpulm.errors import ResourceError, SettingsError
 from cpulm.run_dir import RunDir
 
-_POLL_SECONDS = 1.0
+_POLL_SECONDS = 0.25
 
 
 def request_stop(run: RunDir) -> None:
@@ -40,7 +40,7 @@ def request_stop(run: RunDir) -> None:
 def watch_for_stop(run: RunDir, request: Callable[[str], None]) -> Iterator[None]:
     """Call ``request("cpulm stop")`` once, from another thread, when the run is requested to stop.
 
-    The folder is polled every second. A request that is there already counts: the holder of the run's lock
+    The folder is polled four times a second. A request that is there already counts: the holder of the run's lock
     removes an old one before.
     """
     over = threading.Event()

@@ -62,6 +62,11 @@ class Machine:
         """Whether runs on the CPU will most likely have the compiled kernels."""
         return self.compiler is not None and not self.system.startswith("Windows")
 
+    @property
+    def cpu_identity(self) -> str:
+        """The CPU's architecture, model and instruction sets: what code compiled for it depends on."""
+        return " ".join((self.architecture, self.cpu_model, *self.instruction_sets))
+
 
 @dataclass(frozen=True)
 class Choice(Generic[_T]):

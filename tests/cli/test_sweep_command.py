@@ -15,6 +15,9 @@ from typing import NamedTuple
 import pytest
 
 from cpulm.cli.main import main
+from cpulm.sweep import run_sweep
+
+pytestmark = pytest.mark.slow
 
 SMALL = [
     "model.n_layer=1",
@@ -56,7 +59,8 @@ def arguments(*more: str) -> list[str]:
 
 @pytest.fixture
 def run(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run ``cpulm ARGUMENTS`` in this process."""
+    """Run ``cpulm ARGUMENTS`` in this process, which looks at the trials often."""
+    monkeypatch.setattr(run_sweep, "LOOK_SECONDS", 0.05)
 
     def call(*words: str) -> Done:
         monkeypatch.setattr(sys, "argv", ["cpulm", *words])
@@ -106,21 +110,27 @@ def test_the_worse_half_stops_early_and_the_best_stands_first(
     monkeypatch.setenv("CPULM_TRAIN__LR", "5")
     hopeless = "1e-7"
     asked = arguments(
-        f"--set=train.lr={hopeless},1e-2", "--set=train.optimizer=adamw", "--steps=3000", "--halving"
+        f"--set=train.lr={hopeless},1e-2",
+        "--set=train.optimizer=adamw",
+        "--steps=1000",
+        "--halving",
+        # Each validation is in the record at once, so a trial is asked to stop soon after the rung.
+        "--set=eval.every=25",
+        "--set=eval.batches=1",
     )
     done = run(*asked, "--json")
     assert done.code == 0, done.err
     found = json.loads(done.out)
     best, other = found["trials"]
     assert best["values"] == {"train.lr": 0.01}
-    assert (best["state"], best["step"], best["rung"]) == ("finished", 3000, 1)
+    assert (best["state"], best["step"], best["rung"]) == ("finished", 1000, 1)
     assert (other["state"], other["rung"]) == ("stopped early", 0)
-    assert other["step"] < 3000
+    assert other["step"] < 1000
     assert best["bits_per_byte"] < other["bits_per_byte"]
     assert found["best"] == best["run"]
     assert "seed: 3" in Path(found["sweep"], "trials", "lr=1e-2.yaml").read_text()
     # A run that was stopped at a rung goes on exactly: no step is missing or there twice.
-    assert steps_of(folder / best["run"]) == list(range(1, 3001))
+    assert steps_of(folder / best["run"]) == list(range(1, 1001))
 
     again = run(*asked)
     assert again.code == 0
@@ -132,9 +142,9 @@ def test_the_worse_half_stops_early_and_the_best_stands_first(
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows sends no such signal to another process")
 def test_ctrl_c_saves_every_run_and_resume_goes_on(run: Run, folder: Path) -> None:
-    asked = arguments("--set=train.steps=2000,9", "--headless")
+    asked = arguments("--set=train.steps=1200,9", "--headless")
     process = begin(asked)
-    first = folder / "sweeps" / "tiny-1" / "steps=2000"
+    first = folder / "sweeps" / "tiny-1" / "steps=1200"
     wait_for_step(first, process)
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=100)[1]
@@ -146,15 +156,15 @@ def test_ctrl_c_saves_every_run_and_resume_goes_on(run: Run, folder: Path) -> No
     done = run("sweep", "--resume", "sweeps/tiny-1", "--json")
     assert done.code == 0, done.err
     assert [trial["state"] for trial in json.loads(done.out)["trials"]] == ["finished", "finished"]
-    assert steps_of(first) == list(range(1, 2001))
-    assert reached < 2000
+    assert steps_of(first) == list(range(1, 1201))
+    assert reached < 1200
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no kill -9")
 def test_a_sweep_that_was_killed_takes_back_the_run_it_left_behind(run: Run, folder: Path) -> None:
-    asked = arguments("--set=train.steps=2000,9", "--headless")
+    asked = arguments("--set=train.steps=1200,9", "--headless")
     process = begin(asked)
-    first = folder / "sweeps" / "tiny-1" / "steps=2000"
+    first = folder / "sweeps" / "tiny-1" / "steps=1200"
     wait_for_step(first, process)
     refused = run("sweep", "--resume", "sweeps/tiny-1")
     assert refused.code == 2
@@ -164,7 +174,7 @@ def test_a_sweep_that_was_killed_takes_back_the_run_it_left_behind(run: Run, fol
     done = run(*asked, "--json")  # the same command again
     assert done.code == 0, done.err
     assert [trial["state"] for trial in json.loads(done.out)["trials"]] == ["finished", "finished"]
-    assert steps_of(first) == list(range(1, 2001))
+    assert steps_of(first) == list(range(1, 1201))
 
 
 def test_a_trial_that_fails_is_left_out_with_its_reason(run: Run, folder: Path) -> None:

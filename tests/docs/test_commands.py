@@ -22,8 +22,11 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
-from cpulm.benchmark import night_planner, suite
+from cpulm.benchmark import night_planner, step_benchmark, suite
+from cpulm.cli import benchmark
 from cpulm.cli.main import app, main
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -54,6 +57,7 @@ SMALL = {
     "CPULM_RUNTIME__DEVICE": "cpu",
     "CPULM_RUNTIME__THREADS": "1",
     "CPULM_RUNTIME__COMPILE": "off",
+    "CPULM_LOG__REPORT": "false",
 }
 
 NOT_COMMANDS = {"text", "yaml", "json", "ini", "xml"}
@@ -256,8 +260,10 @@ def test_what_the_blocks_of_a_page_say_works(
     # Nine presets and eight sizes take minutes; one and three go the same way.
     monkeypatch.setattr(suite, "preset_names", lambda: ["tiny"])
     monkeypatch.setattr(night_planner, "SHAPES", ((1, 8, 2), (1, 16, 2), (2, 16, 2)))
-    monkeypatch.setattr(night_planner, "_PILOT_SECONDS", (2.0, 2.0))
-    monkeypatch.setattr("cpulm.cli.benchmark._SECONDS", 0.5)
+    monkeypatch.setattr(night_planner, "_PILOT_SECONDS", (1.0, 1.0))
+    monkeypatch.setattr(benchmark, "_SECONDS", 0.1)
+    monkeypatch.setattr(benchmark, "_QUICK_SECONDS", 0.1)
+    monkeypatch.setattr(step_benchmark, "SIDES", (512,))
     for block in blocks(page):
         if block.python is not None:
             exec(compile(block.python, block.place, "exec"), {})

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 from small_runs import of, settings_for, train
 
 from cpulm.events import RunStarted, StepDone
@@ -19,18 +18,12 @@ def text(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def fresh_compile_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
-    monkeypatch.setenv("CPULM_CACHE", str(tmp_path / "cache"))
-    torch._dynamo.reset()
-
-
 needs_compiler = pytest.mark.skipif(read_machine().compiler is None, reason="no C++ compiler")
 
 
+@pytest.mark.slow
 @needs_compiler
-@pytest.mark.usefixtures("fresh_compile_cache")
+@pytest.mark.usefixtures("scalar_compile")
 def test_compiled_and_eager_steps_agree(text: Path, tmp_path: Path) -> None:
     plain = ["model.dropout=0", "model.n_layer=1", "train.steps=4"]
     eager, _ = train(settings_for(text, *plain), tmp_path / "eager")
@@ -41,8 +34,9 @@ def test_compiled_and_eager_steps_agree(text: Path, tmp_path: Path) -> None:
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
+@pytest.mark.slow
 @needs_compiler
-@pytest.mark.usefixtures("fresh_compile_cache")
+@pytest.mark.usefixtures("scalar_compile")
 def test_a_compiler_that_fails_costs_the_speed_and_not_the_run(text: Path, tmp_path: Path) -> None:
     import torch._inductor.config
 

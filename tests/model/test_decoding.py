@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from kernel_builds import NARROWER, BuildKernels
 from torch import Tensor
 
 from cpulm.model.cache import KVCache
 from cpulm.model.transformer import Transformer
-from cpulm.native import library
 from cpulm.native.decode import Decoder
 from cpulm.native.kernels import Kernels
 from cpulm.settings import ModelSettings, changed
@@ -95,17 +96,10 @@ def test_a_cleared_cache_begins_anew(kernels: Kernels) -> None:
     assert torch.equal(found, in_pieces(model, idx, [1] * 12)[0])
 
 
-@pytest.mark.parametrize("lanes_of", [["-mavx2", "-mfma"], ["-msse2"]], ids=str)
+@pytest.mark.parametrize("vectors", NARROWER.values(), ids=NARROWER)
 @torch.inference_mode()
-def test_narrower_vectors_give_the_same(
-    lanes_of: list[str], request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if "-march=native" not in library._flags():
-        pytest.skip("other widths are of x86")
-    compiler = request.getfixturevalue("gcc_like")
-    flags = [flag for flag in library._flags() if flag != "-march=native"] + lanes_of
-    monkeypatch.setattr(library, "_flags", lambda: flags)
-    path = library.compile_kernels(compiler.command, compiler.version, "this machine", tmp_path)[0]
+def test_narrower_vectors_give_the_same(vectors: Sequence[str], build_kernels: BuildKernels) -> None:
+    path = build_kernels(*vectors, instead_of="-march=native")
     idx = tokens(2, 8)
     for settings in (QWEN3, GPT2):
         wanted, _ = in_pieces(model_of(settings, None), idx, [1] * 8)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from kernel_builds import NARROWER, BuildKernels
 from torch import Tensor
 
 from cpulm.model import fused, int8_head_loss, int8_linear
@@ -15,24 +16,15 @@ from cpulm.native.int8 import Int8Kernels, MuonUpdate
 from cpulm.native.kernels import Kernels
 from cpulm.settings import ModelSettings
 
-NARROWER = {"8 lanes": ["-mavx2", "-mfma"], "4 lanes": ["-msse2"]}
-"""What the kernels are compiled for beside this CPU."""
-
 
 @pytest.fixture(scope="module", params=["torch", "kernels", *NARROWER])
-def quantizer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Quantizer:
+def quantizer(request: pytest.FixtureRequest, build_kernels: BuildKernels) -> Quantizer:
     if request.param == "torch":
         return TorchQuantizer()
-    path = request.getfixturevalue("kernels_library")
-    if request.param in NARROWER:
-        if "-march=native" not in library._flags():
-            pytest.skip("other widths are of x86")
-        compiler = request.getfixturevalue("gcc_like")
-        flags = [flag for flag in library._flags() if flag != "-march=native"] + NARROWER[request.param]
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(library, "_flags", lambda: flags)
-            folder = tmp_path_factory.mktemp("kernels")
-            path = library.compile_kernels(compiler.command, compiler.version, "this machine", folder)[0]
+    narrower = request.param in NARROWER
+    path = (
+        build_kernels(*NARROWER[request.param], instead_of="-march=native") if narrower else build_kernels()
+    )
     kernels = Kernels(path)
     # Without fast instructions the same functions are right, though slow.
     return kernels.int8 or Int8Kernels(library.load(path), kernels.lanes)

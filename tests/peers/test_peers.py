@@ -14,6 +14,7 @@ MB = 1_000_000
 HOLDING = "import sys, time; held = bytearray({}); held[::4096] = bytes(len(held[::4096])); {}"
 
 
+@pytest.mark.slow
 def test_the_peak_of_memory_is_of_a_program_and_its_helpers_at_one_time() -> None:
     helper = HOLDING.format(100 * MB, "time.sleep(1.5)")
     helped = f"{{}}; import subprocess; subprocess.run([sys.executable, '-c', {helper!r}])"
@@ -30,11 +31,18 @@ def test_a_program_that_fails_ends_the_comparison_with_what_it_said() -> None:
         peers.run_watched([sys.executable, "-c", "raise SystemExit('no such clone')"], {})
 
 
-def test_our_run_gives_the_end_of_every_update(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_our_run_gives_the_end_of_every_update(tmp_path: Path, fresh_cache: Path) -> None:
+    (tmp_path / "cache").symlink_to(fresh_cache)
     text = tmp_path / "text.txt"
     text.write_text("To be, or not to be, that is the question.\n" * 200, encoding="utf-8")
     small = ["data.tokenizer=byte", "model.n_layer=1", "model.n_embd=32", "model.n_head=2"]
-    small += ["model.block_size=32", "train.micro_batch_size=2", "sample.max_new_tokens=0"]
+    small += [
+        "model.block_size=32",
+        "train.micro_batch_size=2",
+        "sample.max_new_tokens=0",
+        "log.report=false",
+    ]
     options = [word for setting in small for word in ("--set", setting)]
     precision, ends, done = peers.ours("tiny", text, 3, tmp_path, [*options, "--precision", "fp32"])
     assert precision == "fp32"

@@ -12,6 +12,8 @@ import pytest
 
 from benchmarks.soak import damage, fuzz
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -27,12 +29,11 @@ def soak(*arguments: str) -> dict[str, Any]:
 
 
 @pytest.fixture(autouse=True)
-def _one_thread(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+def _one_thread(fresh_cache: Path) -> Any:
     """What a soak sets for its whole process goes back."""
     import torch
 
     threads = torch.get_num_threads()
-    monkeypatch.setenv("CPULM_CACHE", str(tmp_path))
     yield
     torch.set_num_threads(threads)
 

@@ -103,6 +103,7 @@ def test_without_marks_it_says_so_and_trains_the_same(tmp_path: Path) -> None:
     assert not warned(events)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(read_machine().compiler is None, reason="no C++ compiler")
 def test_compiled_and_eager_steps_agree(lines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))

@@ -194,13 +194,9 @@ def test_memory_advice_fits(text: Path, tmp_path: Path) -> None:
     assert "train.micro_batch_size=" in caught.value.hint
 
 
-def test_changed_data_is_not_mistaken_for_the_same(
-    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_changed_data_is_not_mistaken_for_the_same(text: Path, tmp_path: Path, fresh_cache: Path) -> None:
     train(settings_for(text), tmp_path / "run", stop_at=3)
-    monkeypatch.setenv("CPULM_CACHE", str(tmp_path / "another-cache"))
-    for folder in (Path(checkpoints.load(tmp_path / "run" / "latest.pt").data["path"]),):
-        folder.rename(tmp_path / "gone")
+    (fresh_cache / "tokens").rename(tmp_path / "gone")
     text.write_text("something else entirely; " * 100)
     with pytest.raises(DataError, match="has changed"):
         resume(tmp_path / "run")
