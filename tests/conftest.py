@@ -128,6 +128,17 @@ def kernels_library(build_kernels: BuildKernels) -> Path:
 
 
 @pytest.fixture
+def scalar_compile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """torch.compile without a cache, to code without vectors: no compiler is tried for them, which takes 10 s."""
+    import torch._inductor.config
+
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
+    torch._dynamo.reset()
+    with torch._inductor.config.patch("cpp.vec_isa_ok", False):
+        yield
+
+
+@pytest.fixture
 def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder for this test."""
     monkeypatch.chdir(tmp_path)

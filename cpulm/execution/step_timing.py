@@ -53,7 +53,8 @@ def measure_step(
 
 @lru_cache
 def process_fp32_peak(device: torch.device, threads: int) -> float:
-    """As :func:`fp32_peak`, measured once in a process for each number of ``threads``."""
+    """As :func:`fp32_peak` with ``threads``, measured once in a process."""
+    torch.set_num_threads(threads)
     return fp32_peak(device)
 
 

@@ -40,8 +40,8 @@ def request_stop(run: RunDir) -> None:
 def watch_for_stop(run: RunDir, request: Callable[[str], None]) -> Iterator[None]:
     """Call ``request("cpulm stop")`` once, from another thread, when the run is requested to stop.
 
-    The folder is polled four times a second. A request that is there already counts: the holder of the run's lock
-    removes an old one before.
+    The folder is polled four times a second. A request that is there already counts: the holder of the run's
+    lock removes an old one before.
     """
     over = threading.Event()
 

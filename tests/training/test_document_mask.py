@@ -105,9 +105,8 @@ def test_without_marks_it_says_so_and_trains_the_same(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(read_machine().compiler is None, reason="no C++ compiler")
-def test_compiled_and_eager_steps_agree(lines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
-    torch._dynamo.reset()
+@pytest.mark.usefixtures("scalar_compile")
+def test_compiled_and_eager_steps_agree(lines: Path, tmp_path: Path) -> None:
     plain = [MASKED, "model.dropout=0", "model.n_layer=1", "train.steps=4"]
     eager, _ = train(settings_for(lines, *plain), tmp_path / "eager")
     compiled, _ = train(settings_for(lines, *plain, "runtime.compile=on"), tmp_path / "compiled")
