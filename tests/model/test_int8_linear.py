@@ -21,10 +21,8 @@ from cpulm.settings import ModelSettings
 def quantizer(request: pytest.FixtureRequest, build_kernels: BuildKernels) -> Quantizer:
     if request.param == "torch":
         return TorchQuantizer()
-    narrower = request.param in NARROWER
-    path = (
-        build_kernels(*NARROWER[request.param], instead_of="-march=native") if narrower else build_kernels()
-    )
+    vectors = NARROWER.get(request.param, ())
+    path = build_kernels(*vectors, instead_of="-march=native" if vectors else "")
     kernels = Kernels(path)
     # Without fast instructions the same functions are right, though slow.
     return kernels.int8 or Int8Kernels(library.load(path), kernels.lanes)

@@ -15,34 +15,27 @@ import sys
 from pathlib import Path
 
 import pytest
+from kernel_builds import BuildKernels
 
-from cpulm.native import library
 from cpulm.native.signatures import NAME_LISTS, SIGNATURES
 from cpulm.system.software import Compiler
 
 SANITIZERS = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
 
-def compiled(compiler: Compiler, folder: Path, flags: list[str]) -> Path:
-    kept = [flag for flag in library._flags() if flag != "-O3"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(library, "_flags", lambda: [*kept, *flags])
-        return library.compile_kernels(compiler.command, compiler.version, "this machine", folder)[0]
+@pytest.fixture(scope="module")
+def unoptimized(build_kernels: BuildKernels) -> Path:
+    return build_kernels("-O0", instead_of="-O3")
 
 
 @pytest.fixture(scope="module")
-def unoptimized(gcc_like: Compiler, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return compiled(gcc_like, tmp_path_factory.mktemp("kernels"), ["-O0"])
-
-
-@pytest.fixture(scope="module")
-def sanitized(gcc_like: Compiler, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+def sanitized(gcc_like: Compiler, build_kernels: BuildKernels) -> tuple[Path, dict[str, str]]:
     """A library, and the environment of its user: the sanitizer's own has to be loaded before Python."""
     command = [*shlex.split(gcc_like.command), "-print-file-name=libasan.so"]
     found = Path(subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip())
     if platform.system() != "Linux" or not found.is_absolute():
         pytest.skip("the compiler has no address sanitizer that can be loaded first")
-    path = compiled(gcc_like, tmp_path_factory.mktemp("kernels"), SANITIZERS)
+    path = build_kernels(*SANITIZERS, instead_of="-O3")
     return path, {"LD_PRELOAD": str(found.resolve()), "ASAN_OPTIONS": "detect_leaks=0"}
 
 
