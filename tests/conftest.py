@@ -129,7 +129,7 @@ def kernels_library(build_kernels: BuildKernels) -> Path:
 
 @pytest.fixture
 def scalar_compile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """torch.compile without a cache, to code without vectors: no compiler is tried for them, which takes 10 s."""
+    """torch.compile without a cache, to code without vectors: no time goes into trying compilers for them."""
     import torch._inductor.config
 
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
