@@ -1,4 +1,4 @@
-"""Compares the prediction of `cpulm benchmark --time` with the recommended run.
+"""How far `cpulm benchmark --max-time` is from the run that it recommends.
 
     python benchmarks/prediction.py --data builtin:python [--time 10m] [--preset small] [--json]
 
@@ -42,7 +42,7 @@ def held_against(expected: dict[str, Any], events: list[dict[str, Any]]) -> dict
     """Compare the last validation with its prediction.
 
     Args:
-        expected: the best candidate of ``cpulm benchmark --time --json``.
+        expected: the best candidate of ``cpulm benchmark --max-time --json``.
         events: of metrics.jsonl.
     """
     loss = [event["loss"] for event in events if event["event"] == "validated"][-1]
@@ -65,9 +65,19 @@ def main() -> None:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         plan, out = str(Path(name) / "plan.yaml"), Path(name) / "run"
-        how = ("--preset", asked.preset, "--data", asked.data, "--time", asked.time, "--out", plan, "--json")
+        how = (
+            "--preset",
+            asked.preset,
+            "--data",
+            asked.data,
+            "--max-time",
+            asked.time,
+            "--out",
+            plan,
+            "--json",
+        )
         planning, output = cpulm("benchmark", *how)
-        training, _ = cpulm("train", "--plan", plan, "--out", str(out), "--headless")
+        training, _ = cpulm("train", "--config", plan, "--out", str(out), "--headless")
         events = [json.loads(line) for line in (out / "metrics.jsonl").read_text("utf-8").splitlines()]
     result = held_against(json.loads(output)["best"], events)
     result |= {"planning_seconds": planning, "training_seconds": training}

@@ -67,7 +67,8 @@ class StepDone(Event):
 
     ``step`` counts finished updates, ``tokens`` trained tokens, ``elapsed_seconds`` training time
     of the whole run, interruptions left out. ``data_seconds`` of ``step_seconds`` went into
-    making the batch.
+    making the batch. ``lr`` is the learning rate of AdamW, ``muon_lr`` that of Muon; None if everything is
+    AdamW's, or if an earlier version wrote the record.
     """
 
     kind: ClassVar[str] = "step"
@@ -81,6 +82,7 @@ class StepDone(Event):
     step_seconds: float
     data_seconds: float
     progress: float
+    muon_lr: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,7 +45,10 @@ def _as_seconds(value: Any) -> Any:
 def _as_moment(value: Any) -> Any:
     """Text as ISO 8601 with its offset from UTC; YAML readers make date-times of it by themselves."""
     if isinstance(value, str):
-        value = datetime.fromisoformat(value)
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:
+            raise ValueError("must be a date and a time such as 2026-05-01T07:00:00+02:00") from None
     if not isinstance(value, datetime):
         return value
     return (value.astimezone() if value.tzinfo is None else value).isoformat()
@@ -71,7 +74,7 @@ class Section(BaseModel):
     @classmethod
     def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
         if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
-            raise ValueError("neither true nor false fits here")
+            raise ValueError("must not be true or false")
         return value
 
 
@@ -118,7 +121,9 @@ class ModelSettings(Section):
     @model_validator(mode="after")
     def _shapes_fit(self) -> ModelSettings:
         if self.head_dim is None and self.n_embd % self.n_head:
-            raise ValueError(f"n_embd ({self.n_embd}) is not divisible by n_head ({self.n_head})")
+            low = self.n_embd // self.n_head * self.n_head
+            fits = " and ".join(str(width) for width in (low, low + self.n_head) if width)
+            raise ValueError(f"n_embd ({self.n_embd}) is not divisible by n_head ({self.n_head}): try {fits}")
         if self.n_head % self.kv_heads:
             raise ValueError(f"n_head ({self.n_head}) is not divisible by n_kv_head ({self.n_kv_head})")
         if self.position == "rope" and self.head_width % 2:

@@ -10,7 +10,7 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -185,7 +185,7 @@ def _from_environment(environ: Mapping[str, str]) -> Layer:
                 nearest(key.split(".")[0], sections),
             )
         _check_key(key, f"the environment variable {name}")
-        layer[key] = _parse_value(text, key)
+        layer[key] = parse_value(text, key)
     return layer
 
 
@@ -207,7 +207,7 @@ def _from_assignments(assignments: Iterable[str]) -> Layer:
         if not equals or not key:
             raise SettingsError(f"--set {text!r} is not of the form key=value", "such as --set train.lr=3e-4")
         _check_key(key, "--set")
-        layer[key] = _parse_value(value, key)
+        layer[key] = parse_value(value, key)
     return layer
 
 
@@ -276,7 +276,7 @@ def _lay_over(merged: Layer, layer: Layer) -> None:
     merged.update(layer)
 
 
-def _parse_value(text: str, key: str) -> Any:
+def parse_value(text: str, key: str) -> Any:
     """The value in ``text``; for a setting that is text (or a list of texts) the text as it stands.
 
     Quotes and brackets are YAML's there too: ``"a\\nb"`` has a line break, ``[a, b]`` is a list.
@@ -294,6 +294,32 @@ def _parse_value(text: str, key: str) -> Any:
     return text if value is None and not text.strip() else value
 
 
+def words_of(key: str) -> list[str]:
+    """The words that the setting ``key`` takes; none if it takes something else, or is unknown."""
+    section, _, name = key.partition(".")
+    inside = getattr(Settings.model_fields.get(section), "default", None)
+    spec = type(inside).model_fields.get(name) if isinstance(inside, BaseModel) else None
+    if spec is None:
+        return []
+    if spec.annotation is bool:
+        return ["true", "false"]
+    return list(get_args(spec.annotation)) if get_origin(spec.annotation) is Literal else []
+
+
+def replaced(settings: Settings, values: Mapping[str, Any]) -> Settings:
+    """A copy of ``settings`` with other values, by their keys with a dot; None for those that stay.
+
+    Raises:
+        SettingsError: naming the key, the value and what would fit.
+    """
+    merged = settings.model_dump()
+    for key, value in values.items():
+        if value is not None:
+            section, _, name = key.partition(".")
+            merged[section][name] = value
+    return validate(merged)
+
+
 def _kind(key: str) -> tuple[bool, bool]:
     """Whether the setting ``key`` is text, and whether it is a list of texts."""
     section, _, name = key.partition(".")
@@ -306,17 +332,51 @@ def _explain(error: ValidationError) -> SettingsError:
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         return SettingsError(f"there is no setting {key!r}", _nearest_key(key))
-    reason = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "model_type":
-        reason = "this is a section of settings"
     value = first["input"]
+    reason = _reason(first)
     if isinstance(value, (dict, BaseModel)) or not key:
         where = f"{key}: " if key else ""
         return SettingsError(f"{where}{reason}", _SEE_ALL)
     hint = _meaning(key)
     if first["type"] == "literal_error":
-        hint = nearest(str(value), re.findall(r"'([^']+)'", first["ctx"]["expected"]))
-    return SettingsError(f"{key} = {value!r}: {reason[:1].lower()}{reason[1:]}", hint)
+        hint = nearest(str(value), words_of(key))
+    return SettingsError(f"{key} = {_short(value)}: {reason}", hint)
+
+
+_REASONS = {
+    "greater_than": "must be greater than {gt:g}",
+    "greater_than_equal": "must be at least {ge:g}",
+    "less_than": "must be less than {lt:g}",
+    "less_than_equal": "must be at most {le:,}",
+    "finite_number": "must be a finite number",
+    "too_short": "must not be empty",
+    "list_type": "must be a text, or a list of texts",
+    "model_type": "this is a section of settings",
+    **dict.fromkeys(
+        ("int_type", "int_parsing", "int_from_float", "int_parsing_size"), "must be a whole number"
+    ),
+    **dict.fromkeys(("float_type", "float_parsing"), "must be a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "must be true or false"),
+    **dict.fromkeys(("string_type", "string_unicode"), "must be text"),
+}
+"""What a value must be, by the kind of pydantic's complaint, with the limits that come with it."""
+
+
+def _reason(complaint: Mapping[str, Any]) -> str:
+    """In our words, what is wrong with a value; pydantic's own sentence is never shown."""
+    kind, limits = complaint["type"], complaint.get("ctx", {})
+    if kind == "value_error":
+        reason = str(limits["error"])
+        told = reason.removeprefix(f"{complaint['input']!r} ")
+        return reason if told == reason else f"this {told}"
+    if kind == "literal_error":
+        return f"must be one of {limits['expected'].replace(chr(39), '')}".replace(" or ", ", ")
+    return _REASONS.get(kind, "cannot be used here").format(**limits)
+
+
+def _short(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 80 else f"{shown[:80]}..."
 
 
 def _meaning(key: str) -> str:

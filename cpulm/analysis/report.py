@@ -129,12 +129,12 @@ class Figures:
 class Report:
     """The report on one run.
 
-    ``state`` is one of ``cpulm runs``. ``settings`` are all of them, nested. ``curves`` has those of the
-    following that the log holds: ``loss``, ``val_loss``, ``val_bits_per_byte``, ``lr``, ``grad_norm``,
-    ``tok_per_s``, ``cpu_percent``, ``process_cpu_percent``, ``cpu_mhz``, ``rss_bytes``,
-    ``memory_used_bytes`` and ``temperature_c``. ``layers`` maps a measure (``weight_norm``, ``grad_norm``,
-    ``update_ratio``) and a part of the model to a curve; empty if none was recorded. ``time_parts`` are
-    seconds of ``training``, ``data``, ``validation``, ``checkpoints`` and the ``rest``.
+    ``state`` is one of ``cpulm runs``. ``settings`` are all of them, nested. ``curves`` holds what the record
+    has of ``loss``, ``val_loss``, ``val_bits_per_byte``, ``lr``, ``muon_lr``, ``grad_norm``, ``tok_per_s``,
+    ``cpu_percent``, ``process_cpu_percent``, ``cpu_mhz``, ``rss_bytes``, ``memory_used_bytes`` and
+    ``temperature_c``. ``layers`` goes from a measure (``weight_norm``, ``grad_norm``, ``update_ratio``) to a
+    part of the model to its curve; empty where none was recorded. ``time_parts`` are seconds of ``training``,
+    ``data``, ``validation``, ``checkpoints`` and the ``rest``.
     """
 
     path: Path

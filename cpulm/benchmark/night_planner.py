@@ -104,7 +104,7 @@ def plan_night(base: Settings, seconds: float, *, show: Listener) -> NightPlan:
     """
     if seconds < SHORTEST_SECONDS:
         raise SettingsError(
-            f"--time {format_duration(seconds)} is too short to be planned: the pilots alone take a minute",
+            f"--max-time {format_duration(seconds)} is too short for a plan: the pilots alone take a minute",
             f"give {format_duration(SHORTEST_SECONDS)} or more, or look at `cpulm benchmark --all`",
         )
     machine = read_machine()

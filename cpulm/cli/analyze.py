@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cpulm.cli.runs import complete_folder
+from cpulm.cli import completion
+from cpulm.cli.setting_flags import COMMON, OUTPUT, JsonResult
 
 if TYPE_CHECKING:
     from cpulm.analysis.compare import By, RunComparison
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from cpulm.inspection.model_report import ModelReport
     from cpulm.ui.analysis_curves import Series
 
-MODEL = "The model looked into"
+MODEL = "The model itself"
 _BY: tuple[By, ...] = ("steps", "tokens", "time", "flops")
 
 
@@ -24,7 +25,7 @@ def analyze(
         list[Path],
         typer.Argument(
             metavar="RUN...",
-            autocompletion=complete_folder,
+            autocompletion=completion.run_or_folder,
             help="A run's folder, several of them, or a folder of runs.",
             show_default=False,
         ),
@@ -32,59 +33,62 @@ def analyze(
     by: Annotated[
         str,
         typer.Option(
-            metavar="AXIS", help="Draw the curves of several runs over steps, tokens, time or flops."
+            metavar="AXIS",
+            help="Draw the curves of several runs over steps, tokens, time or flops. [default: steps]",
+            rich_help_panel=COMMON,
+            autocompletion=completion.axis,
         ),
     ] = "steps",
     html: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Write a page for the browser, whole in one file.", show_default=False
+            metavar="FILE", help="Write a page for the browser, in one file.", rich_help_panel=OUTPUT
         ),
     ] = None,
     png: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Write the pictures as PNG files.", show_default=False),
+        typer.Option(metavar="FOLDER", help="Write the pictures as PNG files.", rich_help_panel=OUTPUT),
     ] = None,
     model: Annotated[
         bool,
         typer.Option(
             "--model",
-            help="Look into the model too: its loss by position and kind of token, a passage by its "
-            "surprise, attention, embeddings, weights. RUN may be a checkpoint then.",
+            help="Inspect the model too: its loss by position and kind of token, the loss along a passage, "
+            "attention, embeddings, weights. Then RUN may be a checkpoint.",
             rich_help_panel=MODEL,
         ),
     ] = False,
-    text: Annotated[
+    data: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="The text to show it (- for stdin). [default: the run's validation set]",
+            help="Text to inspect it on (- for stdin). [default: the run's validation split]",
             rich_help_panel=MODEL,
-            show_default=False,
+            autocompletion=completion.paths,
         ),
     ] = None,
     prompt: Annotated[
         str | None,
         typer.Option(
-            help="What attention and the next token are shown for. [default: a part of the text]",
+            metavar="TEXT",
+            help="Show attention and the next token for this. [default: a part of the text]",
             rich_help_panel=MODEL,
-            show_default=False,
         ),
     ] = None,
     word: Annotated[
         list[str] | None,
         typer.Option(
-            help="A token whose nearest embeddings to show; repeatable. [default: frequent words]",
+            metavar="TOKEN",
+            help="Show the nearest embeddings of this token; repeatable. [default: frequent words]",
             rich_help_panel=MODEL,
-            show_default=False,
         ),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Write everything as one JSON object.")] = False,
+    json: JsonResult = False,
 ) -> None:
-    """Look at a run: how it went, what happened, what to make of it. Or at several, best first.
+    """Analyze a run: how it went, what happened, what to do next. Or compare several, best first.
 
-    Reads the run's record alone, so it works while the run trains, after a crash, and without the model.
-    Several runs are compared by bits per byte, which means the same whatever the tokenizer.
+    Only the run's record is read, so this works while the run trains, after a crash, and without the
+    model. Several runs are compared by bits per byte, which means the same for every tokenizer.
 
     **Examples**
 
@@ -101,17 +105,17 @@ def analyze(
     from cpulm.cli.inspection import look, require_model, require_one
     from cpulm.errors import SettingsError
 
-    require_model(model=model, text=text, prompt=prompt, words=word)
+    require_model(model=model, text=data, prompt=prompt, words=word)
     axis = next((one for one in _BY if one == by), None)
     if axis is None:
-        raise SettingsError(f"--by {by} is no axis", f"one of {', '.join(_BY)}")
+        raise SettingsError(f"--by {by} is not an axis", f"give one of {', '.join(_BY)}")
     pages = html is not None or png is not None
     of_checkpoint = model and len(runs) == 1 and runs[0].suffix == ".pt"
     reports = [] if of_checkpoint else read_all(runs)
     found = None
     if model:
         require_one(runs, reports, pages=pages)
-        found = look(reports[0].path if reports else runs[0], text, prompt, word, quiet=json)
+        found = look(reports[0].path if reports else runs[0], data, prompt, word, quiet=json)
     if pages:
         _write(reports, html, png, found, quiet=json)
         if not json:
@@ -141,7 +145,9 @@ def read_all(paths: list[Path]) -> list[Report]:
             continue
         inside = find_runs([path])
         if not inside:
-            raise DataError(f"{path} is no run and holds none", "give a run's folder, such as runs/tiny-1")
+            raise DataError(
+                f"{path} is not a run and contains none", "give a run's folder, such as runs/tiny-1"
+            )
         for run in inside:
             try:
                 reports.setdefault(run.path.resolve(), read_report(run.path))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cpulm.cli.resume import complete_run
+from cpulm.cli import completion
 
 if TYPE_CHECKING:
     from cpulm.run_dir import RunDir
@@ -18,7 +18,7 @@ def at_boot(
         Path,
         typer.Argument(
             metavar="RUN",
-            autocompletion=complete_run,
+            autocompletion=completion.run,
             help="The folder of a run that is trained overnight.",
             show_default=False,
         ),

@@ -7,69 +7,74 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cpulm.cli.options import Assignments, Device, Precision, Threads
-from cpulm.cli.train import complete_preset
+from cpulm.cli.setting_flags import (
+    COMMON,
+    LEARNING,
+    MACHINE,
+    MODEL,
+    READING,
+    SHAPE,
+    TEXT,
+    Assignments,
+    Config,
+    JsonResult,
+    Preset,
+    setting_flags,
+)
 
 if TYPE_CHECKING:
     from cpulm.benchmark.step_benchmark import Peak, Result
     from cpulm.settings import Settings
 
-WHAT = "What to measure"
 _QUICK_SECONDS, _SECONDS = 2.0, 10.0
 
 
+@setting_flags(
+    {
+        TEXT: ("data", *READING),
+        MODEL: SHAPE,
+        LEARNING: ("batch_size", "grad_accum"),
+        MACHINE: ("device", "threads", "precision"),
+    }
+)
 def benchmark(
-    preset: Annotated[
+    preset: Preset = None,
+    max_time: Annotated[
         str | None,
         typer.Option(
-            autocompletion=complete_preset,
-            help="The preset to measure. [default: tiny]",
-            rich_help_panel=WHAT,
-            show_default=False,
-        ),
-    ] = None,
-    data: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Your text, to say how long a pass over it takes; else random tokens are as good.",
-            rich_help_panel=WHAT,
-            show_default=False,
-        ),
-    ] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="A YAML file of settings.", rich_help_panel=WHAT)
-    ] = None,
-    assignments: Assignments = None,
-    all_presets: Annotated[
-        bool, typer.Option("--all", help="Every preset, side by side.", rich_help_panel=WHAT)
-    ] = False,
-    duration: Annotated[
-        str | None,
-        typer.Option(
-            "--time",
+            "--max-time",
             metavar="DURATION",
-            help="Plan a training of so long, such as 8h: which size it would pay to train, from short pilot "
-            "runs here and now.",
-            rich_help_panel=WHAT,
+            help="Plan a training of this length, such as 8h: which size is worth training, from short pilot "
+            "runs now.",
+            rich_help_panel=COMMON,
         ),
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            help="With --time: write the plan here, for `cpulm train --plan`.", rich_help_panel=WHAT
+            metavar="FILE",
+            help="With --max-time: write the plan here, for `cpulm train --config`.",
+            rich_help_panel=COMMON,
         ),
     ] = None,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Fewer updates, and no compiling: seconds, not minutes.")
+    all_presets: Annotated[
+        bool, typer.Option("--all", help="Every preset, side by side.", rich_help_panel=COMMON)
     ] = False,
-    device: Device = None,
-    threads: Threads = None,
-    precision: Precision = None,
-    json: Annotated[bool, typer.Option("--json", help="Everything as one JSON object.")] = False,
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick", help="Fewer updates, no compiling: seconds, not minutes.", rich_help_panel=COMMON
+        ),
+    ] = False,
+    config: Config = None,
+    assignments: Assignments = None,
+    json: JsonResult = False,
+    *,
+    flags: dict[str, Any],
 ) -> None:
-    """Measure what this machine makes of a preset, before a night is spent on it.
+    """Measure how fast a preset trains here.
 
-    Real updates on a throwaway model: tokens a second and where the time goes, against the fastest
+    Real updates on a throwaway model: tokens a second and where the time goes, beside the fastest
     matrix product that this machine manages; memory; the time for a pass over your text and for the
     whole run; and what cpulm chose here and why.
 
@@ -79,39 +84,36 @@ def benchmark(
 
         cpulm benchmark --all
 
-        cpulm benchmark --time 8h --data notes/ --out plan.yaml
+        cpulm benchmark --max-time 8h --data notes/ --out plan.yaml
     """
     import os
 
     from cpulm.errors import SettingsError
     from cpulm.settings_resolver import resolve
 
-    if out is not None and duration is None:
-        raise SettingsError("--out has no effect without --time", "give the time to be planned: --time 8h")
+    if out is not None and max_time is None:
+        raise SettingsError("--out has no effect without --max-time", "give the time to plan: --max-time 8h")
     if all_presets:
-        if preset or data or config:
-            raise SettingsError("--all measures every preset", "leave out --preset, --data and --config")
-        _compare(assignments or [], device, threads, precision, json=json)
+        if preset or config or max_time or any(key.startswith("data.") for key in flags):
+            raise SettingsError(
+                "--all measures every preset", "leave out --preset, --config, --data and --max-time"
+            )
+        _compare(assignments or [], flags, json=json)
         return
     settings = resolve(
-        preset=preset or (None if config else "small" if duration else "tiny"),
-        config=config,
+        preset=preset or (None if config else "small" if max_time else "tiny"),
+        config=Path(config) if config else None,
         environ=os.environ,
         assignments=assignments or (),
-        flags={
-            "data.source": data or None,
-            "runtime.device": device,
-            "runtime.threads": threads,
-            "runtime.precision": precision,
-            "runtime.compile": "off" if quick else None,
-        },
+        flags={**flags, "runtime.compile": "off" if quick else None},
     )
-    if duration is not None:
+    if max_time is not None:
         from cpulm.cli.benchmark_plan import plan
 
-        plan(settings, duration, out, json=json)
+        plan(settings, max_time, out, json=json)
         return
-    _measure(settings, with_data=bool(data), seconds=_QUICK_SECONDS if quick else _SECONDS, json=json)
+    seconds = _QUICK_SECONDS if quick else _SECONDS
+    _measure(settings, with_data="data.source" in flags, seconds=seconds, json=json)
 
 
 def _measure(settings: Settings, *, with_data: bool, seconds: float, json: bool) -> None:
@@ -199,17 +201,14 @@ def _breakdown(result: Result) -> Any:
     return rows("Where a step goes", ["part", "time", "share", ""], table)
 
 
-def _compare(
-    assignments: list[str], device: str | None, threads: int | None, precision: str | None, *, json: bool
-) -> None:
+def _compare(assignments: list[str], flags: dict[str, Any], *, json: bool) -> None:
     from cpulm.benchmark.suite import benchmark_all
     from cpulm.ui.console import print_json, stdout
     from cpulm.ui.tables import rows
     from cpulm.ui.watch import choose_mode, watch
     from cpulm.units import format_bytes, format_count, format_duration
 
-    flags = {"--device": device, "--threads": threads, "--precision": precision}
-    given = [f"{name}={value}" for name, value in flags.items() if value is not None]
+    given = [f"--set={key}={value}" for key, value in flags.items()]
     with watch(choose_mode(json=False, headless=json)) as show:
         records = benchmark_all([*given, *(f"--set={each}" for each in assignments)], show=show)
     if json:

@@ -1,4 +1,4 @@
-"""What ``benchmark --time`` shows: sizes side by side, what to expect of each, and the plan as a file."""
+"""What ``benchmark --max-time`` shows: sizes side by side, what to expect of each, and the plan as a file."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def plan(base: Settings, duration: str, out: Path | None, *, json: bool) -> None
     try:
         seconds = parse_duration(duration)
     except ValueError as error:
-        raise SettingsError(f"--time: {error}", "write it as 8h or 90min") from error
+        raise SettingsError(f"--max-time: {error}", "write it as 8h or 90min") from error
     with watch(choose_mode(json=False, headless=json)) as show:
         night = plan_night(base, seconds, show=show)
     if out is not None:
@@ -63,15 +63,15 @@ def _show(night: NightPlan, out: Path | None) -> None:
     console.print(rows(f"What {format_duration(night.seconds)} buys here", columns, table))
     console.print(
         f"\nExpected validation losses (nats per token) from {len(night.pilots)} pilot runs, which the law "
-        f"L = E + A/N^a + B/D^b\nfits within {night.misfit_nats:.3f} nats; the runs it speaks of are far "
+        f"L = E + A/N^a + B/D^b\nfits within {night.misfit_nats:.3f} nats; the planned runs are far "
         "longer than the pilots.",
         style="dim",
         highlight=False,
     )
     if out is not None:
-        console.print(f"\nTrain it: cpulm train --plan {out}")
+        console.print(f"\nTrain it: cpulm train --config {out}")
     else:
-        console.print("\nWith --out plan.yaml it becomes a file for `cpulm train --plan`.", style="dim")
+        console.print("\nWith --out plan.yaml it becomes a file for `cpulm train --config`.", style="dim")
 
 
 def _write(night: NightPlan, out: Path) -> None:
@@ -80,11 +80,11 @@ def _write(night: NightPlan, out: Path) -> None:
 
     best = night.best
     header = (
-        f"# The plan of cpulm benchmark --time: of {len(night.candidates)} sizes this one has the lowest\n"
-        f"# expected validation loss, {best.expected.loss:.3f} nats per token (8 of 10 times between "
+        f"# The plan of cpulm benchmark --max-time: of {len(night.candidates)} sizes this one has the\n"
+        f"# lowest expected validation loss, {best.expected.loss:.3f} nats per token (8 of 10 times between "
         f"{best.expected.low:.3f} and {best.expected.high:.3f}),\n"
         f"# {best.bits_per_byte:.3f} bits per byte, after about {best.tokens:,.0f} tokens. "
-        "Train it: cpulm train --plan FILE\n"
+        "Train it: cpulm train --config FILE\n"
     )
     write_text(out, header + to_yaml(best.settings))
 

@@ -7,8 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cpulm.cli.options import MACHINE, OUTPUT, TEXT, Device, Errors, Field, Headless, Threads
-from cpulm.cli.resume import complete_run
+from cpulm.cli import completion
+from cpulm.cli.setting_flags import (
+    COMMON,
+    MACHINE,
+    READING,
+    TEXT,
+    Headless,
+    JsonResult,
+    setting_flags,
+)
 
 if TYPE_CHECKING:
     from cpulm.evaluation.evaluate import CheckpointScore, EvaluationComparison, EvaluationRequest
@@ -23,31 +31,42 @@ _SAMPLING: dict[str, Any] = {
 }
 
 
+@setting_flags({TEXT: READING, MACHINE: ("device", "threads", "precision")})
 def evaluate(
-    data: Annotated[
+    runs: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="DATA",
-            help="Text to judge on: files, folders, globs, or a token folder. "
-            "[default: the run's own validation text]",
-            show_default=False,
+            metavar="RUN...",
+            autocompletion=completion.run,
+            help="Runs (their best.pt, else the newest checkpoint) or checkpoints.",
         ),
     ] = None,
     checkpoint: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Option(
-            autocompletion=complete_run,
-            help="A checkpoint, or a run's folder (its best.pt, else its newest); repeatable.",
-            show_default=False,
+            metavar="RUN",
+            autocompletion=completion.run,
+            help="A run by name; then the arguments are TEXT.",
+            hidden=True,
+        ),
+    ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TEXT",
+            autocompletion=completion.paths,
+            help="Text to judge on: a file, folder, glob or token folder; repeatable. "
+            "[default: the run's own validation text]",
+            rich_help_panel=COMMON,
         ),
     ] = None,
     stride: Annotated[
         int | None,
         typer.Option(
-            help="Begin a window every so many tokens: a token then has at least the context minus this many "
-            "tokens before it. [default: the context, windows side by side as in training's validation]",
+            metavar="N",
+            help="Begin a window every N tokens: each token then has at least the context minus N tokens "
+            "before it. [default: the context, windows side by side as in training's validation]",
             rich_help_panel=TEXT,
-            show_default=False,
         ),
     ] = None,
     each_document: Annotated[
@@ -60,87 +79,74 @@ def evaluate(
     ] = False,
     max_tokens: Annotated[
         int | None,
-        typer.Option(min=2, help="No more than so many tokens from its beginning.", rich_help_panel=TEXT),
+        typer.Option(metavar="N", min=2, help="Use the first N tokens at most.", rich_help_panel=TEXT),
     ] = None,
-    field: Field = None,
-    errors: Errors = None,
     choices: Annotated[
         Path | None,
         typer.Option(
+            metavar="FILE",
             help='Multiple choice: a JSONL file of {"question": …, "choices": […], "answer": …}.',
             rich_help_panel=QUESTIONS,
         ),
     ] = None,
-    samples: Annotated[
+    num_samples: Annotated[
         int | None,
         typer.Option(
+            metavar="N",
             min=1,
-            help="Write so many texts and judge them: variety, repetition, and what stands word for word in "
-            "the training data.",
+            help="Write N texts and judge them: variety, repetition, and what is copied word for word from "
+            "the training text.",
             rich_help_panel=SAMPLES,
         ),
     ] = None,
     prompt: Annotated[
-        str | None, typer.Option(help="What each sample begins with.", rich_help_panel=SAMPLES)
+        str | None,
+        typer.Option(metavar="TEXT", help="What each sample begins with.", rich_help_panel=SAMPLES),
     ] = None,
     max_new_tokens: Annotated[
         int | None,
         typer.Option(
-            min=1,
-            help="The most tokens of a sample. [default: 256]",
-            rich_help_panel=SAMPLES,
-            show_default=False,
+            metavar="N", min=1, help="Most tokens of a sample. [default: 256]", rich_help_panel=SAMPLES
         ),
     ] = None,
     temperature: Annotated[
         float | None,
-        typer.Option(help="As in generate. [default: 0.8]", rich_help_panel=SAMPLES, show_default=False),
+        typer.Option(metavar="X", help="As in generate. [default: 0.8]", rich_help_panel=SAMPLES),
     ] = None,
     top_k: Annotated[
         int | None,
         typer.Option(
-            help="As in generate; 0: all tokens. [default: 50]", rich_help_panel=SAMPLES, show_default=False
+            metavar="N", help="As in generate; 0: all tokens. [default: 50]", rich_help_panel=SAMPLES
         ),
     ] = None,
     seed: Annotated[
         int | None,
-        typer.Option(min=0, help="Of the samples. [default: 0]", rich_help_panel=SAMPLES, show_default=False),
-    ] = None,
-    device: Device = None,
-    threads: Threads = None,
-    precision: Annotated[
-        str | None,
-        typer.Option(
-            help="fp32, bf16 or auto. [default: fp32, the same figures on every machine]",
-            rich_help_panel=MACHINE,
-            show_default=False,
-        ),
+        typer.Option(metavar="N", min=0, help="Seed of the samples. [default: 0]", rich_help_panel=SAMPLES),
     ] = None,
     headless: Headless = False,
-    json: Annotated[
-        bool, typer.Option("--json", help="Everything as one JSON object.", rich_help_panel=OUTPUT)
-    ] = False,
+    json: JsonResult = False,
+    *,
+    flags: dict[str, Any],
 ) -> None:
-    """Judge a model: loss, perplexity, bits per byte and accuracy, each with its standard error.
+    """Judge a model: loss, perplexity, bits per byte and accuracy, with standard errors.
 
-    Every token is scored once, in fp32. With `--choices` or `--samples` and no DATA, only those are done.
-    Several checkpoints are compared on the same text; bits per byte decide where tokenizers differ.
+    Every token is scored once, in fp32 unless `--precision` says otherwise. With `--choices` or
+    `--num-samples` and no `--data`, only those are done. Several runs are compared on the same text;
+    bits per byte decide if their tokenizers differ.
 
     **Examples**
 
-        cpulm evaluate --checkpoint runs/tiny-1
+        cpulm evaluate runs/tiny-1
 
-        cpulm evaluate --checkpoint runs/tiny-1 --checkpoint runs/small-1 notes/ --stride 64
+        cpulm evaluate runs/tiny-1 runs/small-1 --data notes/ --stride 64
 
-        cpulm evaluate --checkpoint runs/tiny-1 --samples 20
+        cpulm evaluate runs/tiny-1 --num-samples 20
     """
     import os
 
-    from cpulm.errors import SettingsError
     from cpulm.settings_resolver import resolve
 
-    if not checkpoint:
-        raise SettingsError("no checkpoint given", "such as --checkpoint runs/tiny-1")
+    models, texts = _models_and_texts(runs or [], checkpoint or [], data or [])
     given = {
         "--prompt": prompt,
         "--max-new-tokens": max_new_tokens,
@@ -148,37 +154,52 @@ def evaluate(
         "--top-k": top_k,
         "--seed": seed,
     }
-    with_text = bool(data) or not (choices or samples)
+    has_text = bool(texts) or not (choices or num_samples)
     text_options = {"--stride": stride, "--each-document": each_document or None, "--max-tokens": max_tokens}
-    reading = {"--field": field, "--errors": errors}
-    _refuse_without_effect(given, "--samples", has_it=samples is not None)
-    _refuse_without_effect(text_options, "a text", has_it=with_text)
-    _refuse_without_effect(reading, "DATA", has_it=bool(data))
-    _refuse_int8(precision)
-    flags = {
-        "data.field": field,
-        "data.errors": errors,
-        "runtime.device": device,
-        "runtime.threads": threads,
-        "runtime.precision": precision or "fp32",
-    }
-    settings = resolve(environ=os.environ, flags=flags)
+    reading = {"--field": flags.get("data.field"), "--errors": flags.get("data.errors")}
+    _refuse_without_effect(given, "--num-samples", has_it=num_samples is not None)
+    _refuse_without_effect(text_options, "a text", has_it=has_text)
+    _refuse_without_effect(reading, "--data", has_it=bool(texts))
+    _refuse_int8(flags.get("runtime.precision"))
+    settings = resolve(environ=os.environ, flags={"runtime.precision": "fp32", **flags})
 
     from cpulm.evaluation.evaluate import EvaluationRequest
     from cpulm.evaluation.multiple_choice import read_questions
 
     request = EvaluationRequest(
-        sources=tuple(data or ()),
-        with_text=with_text,
+        sources=tuple(texts),
+        with_text=has_text,
         field=settings.data.field,
         errors=settings.data.errors,
         stride=stride,
         apart=each_document,
         max_tokens=max_tokens,
         questions=tuple(read_questions(choices)) if choices else (),
-        samples=None if samples is None else _sample_request(samples, given),
+        samples=None if num_samples is None else _sample_request(num_samples, given),
     )
-    _evaluate(checkpoint, request, settings.runtime, headless=headless, json=json)
+    _evaluate(models, request, settings.runtime, headless=headless, json=json)
+
+
+def _models_and_texts(
+    arguments: list[str], checkpoints: list[str], data: list[str]
+) -> tuple[list[Path], list[str]]:
+    """Runs or checkpoints, and texts. With ``--checkpoint`` the arguments are texts, as they once were.
+
+    Raises:
+        SettingsError: if there is no run, or an argument is a text.
+    """
+    from cpulm.errors import SettingsError
+    from cpulm.run_dir import RunDir
+
+    if checkpoints:
+        return [Path(one) for one in checkpoints], [*arguments, *data]
+    if not arguments:
+        raise SettingsError("RUN is missing", "such as `cpulm evaluate runs/tiny-1`")
+    for one in map(Path, arguments):
+        found = RunDir(one)
+        if one.exists() and one.suffix != ".pt" and not (found.settings.exists() or found.checkpoints()):
+            raise SettingsError(f"{one} is neither a run nor a checkpoint", f"give a text as --data {one}")
+    return [Path(one) for one in arguments], data
 
 
 def _refuse_without_effect(options: dict[str, Any], needed: str, *, has_it: bool) -> None:
@@ -196,7 +217,7 @@ def _refuse_int8(precision: str | None) -> None:
 
     if precision == "int8":
         raise SettingsError(
-            "--precision int8 is for the products of training; figures are computed in fp32 or bf16",
+            "--precision int8 is for training; losses are computed in fp32 or bf16",
             "leave --precision out: fp32 gives the same figures on every machine",
         )
 

@@ -6,40 +6,46 @@ import random
 import re
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from cpulm.cli.resume import complete_run
+from cpulm.cli import completion
+from cpulm.cli.setting_flags import COMMON, MACHINE, OUTPUT, JsonResult, setting_flags
 from cpulm.errors import DataError, SettingsError
 
-PROMPT, SAMPLING, OUTPUT, MACHINE = "What to begin with", "How tokens are chosen", "Output", "Machine"
+SAMPLING = "How tokens are chosen"
 DEFAULT_TOP_K = 50
 
 
+@setting_flags({MACHINE: ("device", "threads")})
 def generate(
-    checkpoint: Annotated[
-        Path,
-        typer.Option(
-            autocompletion=complete_run,
-            help="A checkpoint, or a run's folder (its best.pt, else its newest).",
-            show_default=False,
+    run: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="RUN",
+            autocompletion=completion.run,
+            help="A run's folder (its best.pt, else the newest checkpoint) or a checkpoint.",
         ),
-    ],
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", autocompletion=completion.run, help="The same, by name.", hidden=True),
+    ] = None,
     prompt: Annotated[
         str | None,
         typer.Option(
-            help="What the text begins with. [default: stdin when piped, else the start of a document]",
-            rich_help_panel=PROMPT,
-            show_default=False,
+            metavar="TEXT",
+            help="What the text begins with. [default: piped stdin, else the start of a document]",
+            rich_help_panel=COMMON,
         ),
     ] = None,
     prompt_file: Annotated[
         Path | None,
         typer.Option(
-            help="Read the prompt from a file (- for stdin), without the line end at its end.",
-            rich_help_panel=PROMPT,
-            show_default=False,
+            metavar="FILE",
+            help="Read the prompt from a file (- for stdin), without its last line end.",
+            rich_help_panel=COMMON,
         ),
     ] = None,
     interactive: Annotated[
@@ -47,96 +53,97 @@ def generate(
         typer.Option(
             "--interactive",
             "-i",
-            help="Ask for one prompt after another. Ctrl-C stops a text, Ctrl-D or an empty line ends.",
-            rich_help_panel=PROMPT,
+            help="Ask for one prompt after another. Ctrl-C stops a text; Ctrl-D or an empty line ends.",
+            rich_help_panel=COMMON,
         ),
     ] = False,
     max_new_tokens: Annotated[
-        int, typer.Option(min=0, help="The most tokens to write.", rich_help_panel=SAMPLING)
+        int,
+        typer.Option(metavar="N", min=0, help="Most tokens to write. [default: 256]", rich_help_panel=COMMON),
     ] = 256,
+    num_samples: Annotated[
+        int,
+        typer.Option(metavar="N", min=1, help="Texts to write. [default: 1]", rich_help_panel=COMMON),
+    ] = 1,
     temperature: Annotated[
         float,
         typer.Option(
-            help="0 takes the likeliest token, 1 the model's own probabilities.", rich_help_panel=SAMPLING
+            metavar="X",
+            help="0 takes the likeliest token, 1 the model's own probabilities. [default: 0.8]",
+            rich_help_panel=SAMPLING,
         ),
     ] = 0.8,
     top_k: Annotated[
         int | None,
         typer.Option(
-            help=f"Choose among this many likeliest tokens; 0: among all. [default: {DEFAULT_TOP_K}]",
+            metavar="N",
+            help=f"Choose among the N likeliest tokens; 0: among all. [default: {DEFAULT_TOP_K}]",
             rich_help_panel=SAMPLING,
-            show_default=False,
         ),
     ] = None,
     top_p: Annotated[
         float | None,
         typer.Option(
-            help="Choose among the fewest likeliest tokens with this probability together. [default: off]",
+            metavar="X",
+            help="Choose among the fewest likeliest tokens with this total probability. [default: off]",
             rich_help_panel=SAMPLING,
-            show_default=False,
         ),
     ] = None,
     min_p: Annotated[
         float | None,
         typer.Option(
-            help="Leave out tokens less likely than this part of the likeliest. [default: off]",
+            metavar="X",
+            help="Drop tokens less likely than X times the likeliest. [default: off]",
             rich_help_panel=SAMPLING,
-            show_default=False,
         ),
     ] = None,
     repetition_penalty: Annotated[
         float,
-        typer.Option(help="Above 1: tokens already in the text are less likely.", rich_help_panel=SAMPLING),
+        typer.Option(
+            metavar="X",
+            help="Above 1: tokens already in the text become less likely. [default: 1]",
+            rich_help_panel=SAMPLING,
+        ),
     ] = 1.0,
     seed: Annotated[
         int | None,
         typer.Option(
+            metavar="N",
             min=0,
             help="The same seed gives the same text. [default: another one each time]",
             rich_help_panel=SAMPLING,
-            show_default=False,
         ),
     ] = None,
     stop: Annotated[
         list[str] | None,
         typer.Option(
-            help="End before this string; \\n and \\t are read as line end and tab; repeatable.",
+            metavar="TEXT",
+            help="End before this text; \\n and \\t are read as line end and tab; repeatable.",
             rich_help_panel=SAMPLING,
-            show_default=False,
         ),
     ] = None,
-    num_samples: Annotated[
-        int, typer.Option(min=1, help="How many texts to write, side by side.", rich_help_panel=OUTPUT)
-    ] = 1,
     echo: Annotated[
         bool, typer.Option(help="Show the prompt before the text.", rich_help_panel=OUTPUT)
     ] = True,
-    json: Annotated[
-        bool, typer.Option("--json", help="Texts and figures as JSON on stdout.", rich_help_panel=OUTPUT)
-    ] = False,
-    device: Annotated[
-        str | None,
-        typer.Option(
-            help="auto, cpu, cuda or mps. [default: auto]", rich_help_panel=MACHINE, show_default=False
-        ),
-    ] = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            help="CPU threads. [default: the physical cores]", rich_help_panel=MACHINE, show_default=False
-        ),
-    ] = None,
+    json: JsonResult = False,
+    *,
+    flags: dict[str, Any],
 ) -> None:
     """Write text with a trained model.
 
     The text goes to stdout as it comes; tokens per second and the seed go to stderr.
 
-    Example: `cpulm generate --checkpoint runs/tiny-1 --prompt "def " --temperature 0.5`
+    **Examples**
+
+        cpulm generate runs/tiny-1
+
+        cpulm generate runs/tiny-1 --prompt "def " --temperature 0.5
     """
+    model = _one_model(run, checkpoint)
     if interactive and (prompt is not None or prompt_file is not None or json):
         raise SettingsError(
             "--interactive asks for its prompts and shows plain text",
-            "leave out --prompt, --prompt-file and --json, or --interactive",
+            "leave out --prompt, --prompt-file and --json, or leave out --interactive",
         )
     text = None if interactive else _read_prompt(prompt, prompt_file)
     if temperature == 0:
@@ -158,7 +165,7 @@ def generate(
             "repetition_penalty": repetition_penalty,
         },
     )
-    writer = generate_output.load(checkpoint, device, threads, request)
+    writer = generate_output.load(model, flags, request)
     first_seed = random.randrange(10**6) if seed is None else seed
     if text is None:
         generate_output.converse(writer, first_seed)
@@ -168,8 +175,17 @@ def generate(
         generate_output.write_once(writer, text, first_seed)
 
 
+def _one_model(run: Path | None, checkpoint: Path | None) -> Path:
+    given = [one for one in (run, checkpoint) if one is not None]
+    if not given:
+        raise SettingsError("RUN is missing", "such as `cpulm generate runs/tiny-1`")
+    if len(given) > 1:
+        raise SettingsError(f"two runs are given: {run} and {checkpoint}", "keep one of them")
+    return given[0]
+
+
 def _read_prompt(prompt: str | None, file: Path | None) -> str:
-    """The prompt from its option, its file, or stdin where that is no terminal."""
+    """The prompt from its option, its file, or stdin if that is not a terminal."""
     if prompt is not None and file is not None:
         raise SettingsError("--prompt and --prompt-file are both given", "keep one of them")
     if prompt is not None:
@@ -185,7 +201,7 @@ def _read_prompt(prompt: str | None, file: Path | None) -> str:
         raise DataError(
             f"the prompt in {file or 'stdin'} is not UTF-8: byte {error.object[error.start]:#04x} "
             f"at offset {error.start}",
-            "save it as UTF-8",
+            "save the file as UTF-8",
         ) from error
     # Editors and echo put a line end behind what was meant
     return text.removesuffix("\n")
@@ -199,6 +215,6 @@ def _warn_of_no_effect(names: list[str], num_samples: int) -> None:
     from cpulm.ui.console import show_warning
 
     if names:
-        show_warning(f"temperature 0 takes the likeliest token: no effect of {', '.join(names)}")
+        show_warning(f"temperature 0 takes the likeliest token: {', '.join(names)} has no effect")
     if num_samples > 1:
         show_warning("temperature 0 takes the likeliest token: all samples will be the same")

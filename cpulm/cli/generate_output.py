@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,8 +100,12 @@ class Texts:
         return f"{counts}, seed {self.seed}{ending}"
 
 
-def load(checkpoint: Path, device: str | None, threads: int | None, request: GenerateRequest) -> Writer:
-    """Check the request, set up the machine, load the model."""
+def load(checkpoint: Path, flags: Mapping[str, Any], request: GenerateRequest) -> Writer:
+    """Check the request, set up the machine, load the model.
+
+    Args:
+        flags: settings of ``runtime`` that were given by options.
+    """
     from cpulm.ui.console import show_warning, stderr
 
     with stderr().status(f"loading {checkpoint}"):
@@ -112,8 +116,7 @@ def load(checkpoint: Path, device: str | None, threads: int | None, request: Gen
         from cpulm.system.machine import read_machine
 
         sampling = Sampling(**request.sampling)
-        flags = {"runtime.device": device, "runtime.threads": threads, "runtime.precision": "fp32"}
-        settings = resolve(environ=os.environ, flags=flags)
+        settings = resolve(environ=os.environ, flags={**flags, "runtime.precision": "fp32"})
         runtime = choose_runtime(settings.runtime, read_machine())
         model, tokenizer, loaded = load_model(checkpoint, runtime.device, warn=show_warning)
         runtime.equip(model)

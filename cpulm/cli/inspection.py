@@ -19,8 +19,8 @@ MOST_TEXT_BYTES = 4 << 20
 
 
 def require_model(*, model: bool, text: Path | None, prompt: str | None, words: Sequence[str] | None) -> None:
-    """Raises SettingsError where an option is given that only a look into the model can follow."""
-    given = {"--text": text is not None, "--prompt": prompt is not None, "--word": bool(words)}
+    """Raises SettingsError if an option is given that only ``--model`` uses."""
+    given = {"--data": text is not None, "--prompt": prompt is not None, "--word": bool(words)}
     names = [name for name, is_given in given.items() if is_given]
     if names and not model:
         raise SettingsError(f"{' and '.join(names)} has no effect without --model", "add --model")
@@ -29,7 +29,7 @@ def require_model(*, model: bool, text: Path | None, prompt: str | None, words: 
 def require_one(runs: Sequence[Path], reports: Sequence[Report], *, pages: bool) -> None:
     """Raises SettingsError where ``--model`` is given with several runs, or a page is to be made of none."""
     if len(reports) > 1:
-        raise SettingsError("--model looks into one model", "give one run, or a checkpoint")
+        raise SettingsError("--model inspects one model", "give one run, or one checkpoint")
     if pages and not reports:
         raise SettingsError(
             f"{runs[0]} is a checkpoint, and a page shows a run's record", "give the run's folder"
@@ -80,7 +80,7 @@ def _read(path: Path) -> str:
         from cpulm.ui.console import show_warning
         from cpulm.units import format_bytes
 
-        show_warning(f"{path} is long: its first {format_bytes(MOST_TEXT_BYTES)} are looked at")
+        show_warning(f"{path} is long: only its first {format_bytes(MOST_TEXT_BYTES)} are used")
     decoder = codecs.getincrementaldecoder("utf-8-sig")()
     try:
         # A character that the cut went through is held back.

@@ -14,6 +14,7 @@ from cpulm.cli.at_boot import at_boot
 from cpulm.cli.benchmark import benchmark
 from cpulm.cli.evaluate import evaluate
 from cpulm.cli.generate import generate
+from cpulm.cli.parser import Command, Commands, UsageError
 from cpulm.cli.resume import resume
 from cpulm.cli.runs import runs
 from cpulm.cli.stop import stop
@@ -23,31 +24,29 @@ from cpulm.cli.sweep import sweep
 from cpulm.cli.sysinfo import sysinfo
 from cpulm.cli.tokenize import tokenize
 from cpulm.cli.train import train
+from cpulm.cli.usage_errors import explain
 from cpulm.cli.watch import watch
 from cpulm.errors import AbortedError, CpulmError, StoppedError
 
 app = typer.Typer(
     name="cpulm",
+    cls=Commands,
     no_args_is_help=True,
-    rich_markup_mode="markdown",
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(train)
-app.command()(resume)
-app.command()(runs)
-app.command()(watch)
-app.command()(analyze)
-app.command()(stop)
-app.command()(generate)
-app.command()(evaluate)
-app.command()(sweep)
-app.command()(tokenize)
-app.command("at-boot")(at_boot)
-app.command()(benchmark)
-app.command()(sysinfo)
-app.command(hidden=True)(supervise)
-app.command(hidden=True)(summary)
+_COMMANDS = {
+    "Train": (train, resume, sweep, stop, at_boot),
+    "Follow and judge": (runs, watch, analyze, evaluate, generate),
+    "Prepare": (tokenize, benchmark, sysinfo),
+}
+for _panel, _commands in _COMMANDS.items():
+    for _command in _commands:
+        _name = _command.__name__.replace("_", "-")
+        app.command(_name, cls=Command, rich_help_panel=_panel)(_command)
+for _hidden in (supervise, summary):
+    app.command(cls=Command, hidden=True)(_hidden)
 
 
 def _show_version(asked: bool) -> None:
@@ -69,12 +68,16 @@ def main() -> NoReturn:
     """Run the command line; errors a user can mend end as one message, one hint and an exit code."""
     _open_missing_streams()
     try:
-        app(prog_name="cpulm")
+        ended_with = app(prog_name="cpulm", standalone_mode=False)
+    except UsageError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # the help has been shown
+            sys.exit(2)
+        _end(explain(error))
     except CpulmError as error:
         _end(error)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         _end(AbortedError("aborted"))
-    sys.exit(0)
+    sys.exit(ended_with if isinstance(ended_with, int) else 0)
 
 
 def _open_missing_streams() -> None:

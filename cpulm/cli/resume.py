@@ -1,71 +1,81 @@
-"""``cpulm resume``: go on with a run."""
+"""``cpulm resume``: continue a run, or a sweep."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from cpulm.cli.options import (
-    AllowSleep,
-    CheckpointEvery,
-    Epochs,
+from cpulm.cli import completion
+from cpulm.cli.setting_flags import (
+    BEHAVIOUR,
+    HORIZON,
+    HOW_LONG,
+    MACHINE,
+    OUTPUT,
     Headless,
-    Json,
-    MaxTime,
-    Nice,
-    Overnight,
-    PauseOnBattery,
-    Steps,
-    Tokens,
-    Until,
-    conduct,
+    JsonEvents,
     horizon,
+    setting_flags,
 )
 
-OUTPUT = "Output"
 
-
-def complete_run(incomplete: str) -> list[str]:
-    """Folders of runs that begin with what was typed."""
-    runs = sorted(path.parent.as_posix() for path in Path("runs").glob("*/settings.yaml"))
-    return [run for run in runs if run.startswith(incomplete)]
-
-
+@setting_flags({HOW_LONG: HORIZON, MACHINE: BEHAVIOUR, OUTPUT: ("checkpoint_every",)})
 def resume(
     run: Annotated[
         Path,
         typer.Argument(
             metavar="RUN",
-            autocompletion=complete_run,
-            help="A run's folder, or a checkpoint file in it.",
+            autocompletion=completion.run_or_sweep,
+            help="A run's folder, a checkpoint in it, or a sweep's folder.",
             show_default=False,
         ),
     ],
-    steps: Steps = None,
-    epochs: Epochs = None,
-    tokens: Tokens = None,
-    max_time: MaxTime = None,
-    until: Until = None,
-    checkpoint_every: CheckpointEvery = None,
-    overnight: Overnight = False,
-    nice: Nice = None,
-    allow_sleep: AllowSleep = None,
-    pause_on_battery: PauseOnBattery = None,
+    overnight: Annotated[
+        bool,
+        typer.Option(
+            "--overnight",
+            help="In the background: survives this terminal and crashes.",
+            rich_help_panel=MACHINE,
+        ),
+    ] = False,
     headless: Headless = False,
-    json: Json = False,
+    json: JsonEvents = False,
+    *,
+    flags: dict[str, Any],
 ) -> None:
-    """Go on with a run exactly where it was stopped.
+    """Continue a run exactly where it stopped.
 
     The weights come out bit-identical to those of a run that was never stopped (for a horizon in
     steps, epochs or tokens, with the same number of threads). A damaged checkpoint is named and the
-    one before it is used. With a new horizon the run is extended.
+    one before it is used. A new horizon extends the run. A sweep is continued as it was planned.
 
-    Example: `cpulm resume runs/tiny-1 --steps 4000`
+    **Examples**
+
+        cpulm resume runs/tiny-1
+
+        cpulm resume runs/tiny-1 --steps 4000
+
+        cpulm resume sweeps/tiny-1
     """
     from cpulm.cli import run_training
+    from cpulm.cli.sweep import continue_sweep, is_sweep
 
-    changes = conduct(checkpoint_every, nice, allow_sleep, pause_on_battery)
-    end = horizon(steps, epochs, tokens, max_time, until)
+    if is_sweep(run):
+        _require_alone(run, flags, overnight=overnight)
+        continue_sweep(run, headless=headless, json=json)
+        return
+    end = horizon(flags)
+    changes = {key: value for key, value in flags.items() if key.removeprefix("train.") not in end}
     run_training.go_on(run, end, changes, headless=headless, json=json, overnight=overnight)
+
+
+def _require_alone(sweep: Path, flags: dict[str, Any], *, overnight: bool) -> None:
+    from cpulm.errors import SettingsError
+
+    if flags or overnight:
+        raise SettingsError(
+            f"{sweep} is a sweep, which is continued as it was planned",
+            f"leave out the other options: `cpulm resume {sweep}`",
+        )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cpulm.errors import CpulmError, StoppedError
-from cpulm.events import Event, Listener
+from cpulm.events import Event, Listener, Notice
 from cpulm.run_dir import RunDir
 
 if TYPE_CHECKING:
@@ -23,8 +23,20 @@ def is_run(path: Path) -> bool:
     return bool(RunDir(path).checkpoints())
 
 
-def begin(settings: Settings, out: Path | None, *, headless: bool, json: bool, overnight: bool) -> None:
-    """Train a new run and print the path of its best checkpoint; overnight, of its folder once it goes."""
+def begin(
+    settings: Settings,
+    out: Path | None,
+    warnings: Sequence[str],
+    *,
+    headless: bool,
+    json: bool,
+    overnight: bool,
+) -> None:
+    """Train a new run and print the path of its best checkpoint; overnight, of its folder once it trains.
+
+    Args:
+        warnings: what to say of the settings first.
+    """
     began = time.monotonic()  # loading torch takes seconds, and they are the user's
     if settings.log.tensorboard:
         from cpulm.ui.tensorboard import require_tensorboard
@@ -40,6 +52,7 @@ def begin(settings: Settings, out: Path | None, *, headless: bool, json: bool, o
 
     with _page_at_the_end() as record, watch(choose_mode(json=json, headless=headless)) as show:
         leave = getattr(show, "leave", None)
+        _warn(show, warnings)
         outcome = run.train(settings, out, show=show, record=record, leave=leave, began=began)
     _end(outcome, json)
 
@@ -70,7 +83,7 @@ def go_on(
     _end(outcome, json)
 
 
-def rehearse(settings: Settings, *, headless: bool, json: bool) -> None:
+def rehearse(settings: Settings, warnings: Sequence[str], *, headless: bool, json: bool) -> None:
     """Show what a run with ``settings`` would need."""
     from cpulm.interrupts import StopRequest
     from cpulm.training import run
@@ -80,11 +93,17 @@ def rehearse(settings: Settings, *, headless: bool, json: bool) -> None:
 
     # Progress goes to stderr; a dry run's JSON is one object, not a stream of events.
     with watch(choose_mode(json=False, headless=headless or json)) as show, StopRequest() as stop:
+        _warn(show, warnings)
         ready = run.prepare_run(settings, show=show, should_stop=stop)
     if json:
         print_json(_needs(ready))
     else:
         stdout().print(key_values("What this run needs", _needs_in_words(ready)))
+
+
+def _warn(show: Listener, warnings: Sequence[str]) -> None:
+    for message in warnings:
+        show(Notice(level="warning", message=message))
 
 
 def print_settings(settings: Settings) -> None:
@@ -190,7 +209,7 @@ def _write_page(run: RunDir) -> None:
 def _end(outcome: RunOutcome, json: bool) -> None:
     run = outcome.run
     if outcome.reason == "stopped":
-        raise StoppedError(f"everything is saved in {run.path}", f"go on with `cpulm resume {run.path}`")
+        raise StoppedError(f"everything is saved in {run.path}", f"continue with `cpulm resume {run.path}`")
     if not json:
         from cpulm.ui.console import write_text
 

@@ -7,38 +7,33 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cpulm.cli import completion
+from cpulm.cli.setting_flags import JsonResult
+
 if TYPE_CHECKING:
     from cpulm.runs.status import RunStatus
 
 _RUNS = Path("runs")
 
 
-def complete_folder(incomplete: str) -> list[str]:
-    """The folder of runs, and the runs in it, that begin with what was typed."""
-    runs = sorted(path.parent.as_posix() for path in _RUNS.glob("*/settings.yaml"))
-    return [folder for folder in [_RUNS.as_posix(), *runs] if folder.startswith(incomplete)]
-
-
 def runs(
     folders: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="FOLDER",
-            autocompletion=complete_folder,
+            metavar="FOLDER...",
+            autocompletion=completion.run_or_folder,
             help="Folders of runs, or runs. [default: runs]",
             show_default=False,
         ),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Write everything as one JSON array.")] = False,
+    json: JsonResult = False,
 ) -> None:
-    """List runs: how far each is, its best loss, whether it goes on.
+    """List runs, newest first: progress, best loss, state.
 
-    The newest stands first.
-
-    **States**: *running*; *finished*; *stopped* (on purpose, can be resumed); *diverged*; *out of room*
-    (no checkpoint could be written); *failed* (by an error); *crashed* (its process is gone without a last
-    word: `cpulm resume` brings it back); *restarting* (an overnight supervisor is about to do that);
-    *new* (not begun).
+    States: *running*; *finished*; *stopped* (on purpose, can be resumed); *diverged*; *out of room*
+    (no checkpoint could be written); *failed* (by an error); *crashed* (its process is gone:
+    `cpulm resume` continues it); *restarting* (an overnight supervisor is about to do that); *new* (not
+    started).
 
     **Examples**
 
@@ -93,4 +88,4 @@ def _show_none(folders: list[Path]) -> None:
     from cpulm.ui.console import stderr
 
     where = ", ".join(f"{folder}/" for folder in folders)
-    stderr().print(f"no runs in {where} yet; begin one: `cpulm train --preset tiny`", soft_wrap=True)
+    stderr().print(f"no runs in {where} yet; start one: `cpulm train --preset tiny`", soft_wrap=True)

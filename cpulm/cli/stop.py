@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cpulm.cli.resume import complete_run
+from cpulm.cli import completion
 
 if TYPE_CHECKING:
     from cpulm.run_dir import RunDir
@@ -20,7 +20,7 @@ def stop(
     runs: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="RUN", autocompletion=complete_run, help="Folders of runs.", show_default=False
+            metavar="RUN...", autocompletion=completion.run, help="Folders of runs.", show_default=False
         ),
     ] = None,
     all_runs: Annotated[

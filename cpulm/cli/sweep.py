@@ -7,8 +7,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cpulm.cli.options import HOW, HOW_LONG, OUTPUT, Epochs, Headless, MaxTime, Steps, Tokens
-from cpulm.cli.train import complete_preset
+from cpulm.cli import completion
+from cpulm.cli.setting_flags import (
+    COMMON,
+    HOW_LONG,
+    LEARNING,
+    MACHINE,
+    MODEL,
+    OUTPUT,
+    SHAPE,
+    TEXT,
+    TEXTS,
+    Config,
+    Headless,
+    JsonResult,
+    Preset,
+    setting_flags,
+    with_text,
+)
 
 if TYPE_CHECKING:
     from cpulm.settings import Settings
@@ -16,169 +32,176 @@ if TYPE_CHECKING:
     from cpulm.sweep.prepare_plan import Wish
     from cpulm.sweep.trial_status import TrialStanding
 
-WHAT, WHICH = "What to learn", "What to try"
+WHICH = "What to try"
 
 
-def complete_sweep(incomplete: str) -> list[str]:
-    """Folders of sweeps that begin with what was typed."""
-    found = sorted(path.parent.as_posix() for path in Path("sweeps").glob("*/sweep.yaml"))
-    return [folder for folder in found if folder.startswith(incomplete)]
-
-
+@setting_flags(
+    {
+        COMMON: ("max_time", "steps", "batch_size", "lr", "muon_lr"),
+        TEXT: TEXTS,
+        HOW_LONG: ("epochs", "tokens", "target_loss", "patience", "eval_every"),
+        MODEL: SHAPE,
+        LEARNING: ("grad_accum",),
+        MACHINE: ("device", "threads", "precision"),
+    }
+)
 def sweep(
-    preset: Annotated[
-        str | None,
-        typer.Option(
-            autocompletion=complete_preset,
-            help="Settings to begin with. [default: tiny]",
-            rich_help_panel=WHAT,
-            show_default=False,
-        ),
-    ] = None,
-    data: Annotated[
+    text: Annotated[
         list[str] | None,
-        typer.Option(help="Text to learn from, as for train; repeatable.", rich_help_panel=WHAT),
-    ] = None,
-    val_data: Annotated[
-        list[str] | None, typer.Option(help="Text to validate on, as for train.", rich_help_panel=WHAT)
+        typer.Argument(
+            metavar="TEXT...",
+            help="Text to learn from, as for train.",
+            rich_help_panel=COMMON,
+            autocompletion=completion.paths,
+        ),
     ] = None,
     assignments: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
-            metavar="KEY=VALUE,VALUE",
-            help="Any setting: one value for all, several to try each, or a range LOW..HIGH to draw from; "
-            "repeatable.",
-            rich_help_panel=WHICH,
+            metavar="KEY=V,V",
+            help="Any setting: one value for all runs, several to try each, or a range LOW..HIGH to draw "
+            "from; repeatable.",
+            rich_help_panel=COMMON,
+            autocompletion=completion.assignment,
         ),
     ] = None,
+    preset: Preset = None,
     random: Annotated[
         int | None,
-        typer.Option(min=1, help="Draw so many combinations instead of trying all.", rich_help_panel=WHICH),
+        typer.Option(
+            metavar="N", min=1, help="Draw N combinations instead of trying all.", rich_help_panel=COMMON
+        ),
     ] = None,
-    random_seed: Annotated[
-        int, typer.Option(min=0, help="The same seed draws the same ones.", rich_help_panel=WHICH)
-    ] = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="Seed of the draws; that of the runs is --set train.seed=N. [default: 0]",
+            rich_help_panel=COMMON,
+        ),
+    ] = None,
     halving: Annotated[
         bool,
         typer.Option(
             "--halving",
-            help="Stop the worse half early: after an eighth, a quarter and a half of the tokens.",
-            rich_help_panel=WHICH,
+            help="Stop the worse half early: after 1/8, 1/4 and 1/2 of the tokens.",
+            rich_help_panel=COMMON,
         ),
     ] = False,
-    config: Annotated[Path | None, typer.Option(help="A YAML file of settings.", rich_help_panel=HOW)] = None,
-    steps: Steps = None,
-    epochs: Epochs = None,
-    tokens: Tokens = None,
-    max_time: MaxTime = None,
     parallel: Annotated[
         int | None,
         typer.Option(
+            metavar="N",
             min=1,
-            help="Train so many at a time, the cores divided among them. [default: 1]",
-            rich_help_panel=HOW_LONG,
-            show_default=False,
+            help="Train N runs at a time, the cores divided among them. [default: 1]",
+            rich_help_panel=COMMON,
         ),
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the runs; train nothing.", rich_help_panel=COMMON)
+    ] = False,
+    config: Config = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            help="The sweep's folder. [default: sweeps/PRESET-N]", rich_help_panel=OUTPUT, show_default=False
+            metavar="FOLDER", help="The sweep's folder. [default: sweeps/PRESET-N]", rich_help_panel=OUTPUT
         ),
     ] = None,
     resume: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            autocompletion=complete_sweep,
-            help="Go on with a sweep; no other option counts.",
-            rich_help_panel=OUTPUT,
-        ),
+        typer.Option(metavar="FOLDER", help="Now `cpulm resume FOLDER`.", hidden=True),
     ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the runs; train nothing.", rich_help_panel=OUTPUT)
-    ] = False,
     headless: Headless = False,
-    json: Annotated[
-        bool, typer.Option("--json", help="The result as one JSON object.", rich_help_panel=OUTPUT)
-    ] = False,
+    json: JsonResult = False,
+    *,
+    flags: dict[str, Any],
 ) -> None:
-    """Try several values of settings: a run each, and a comparison of them, best first.
+    """Try several values of settings: one run for each, and a comparison, best first.
 
-    Ctrl-C saves every run. The same command again, or `--resume`, goes on where it was. Each run is an
+    Ctrl-C saves every run; `cpulm resume FOLDER`, or the same command again, continues. Each run is an
     ordinary run's folder: `cpulm watch`, `generate`, `evaluate` and `resume` work on it.
 
     **Examples**
 
-        cpulm sweep --preset tiny --set train.lr=5e-3,1e-2,2e-2 --steps 200
+        cpulm sweep --set train.muon_lr=1e-2,2e-2,4e-2 --steps 200
 
-        cpulm sweep --set train.lr=1e-3..3e-2 --set model.n_layer=2,4 --random 8 --halving
-
-        cpulm sweep --resume sweeps/tiny-1
+        cpulm sweep notes/ --set train.muon_lr=1e-3..3e-2 --random 8 --halving
     """
+    from cpulm.errors import SettingsError
+
     if resume is not None:
-        others = (preset, data, val_data, assignments, random, random_seed or None, halving or None, config)
-        more = (steps, epochs, tokens, max_time, parallel, out, dry_run or None)
-        _go_on(resume, alone=all(one is None for one in (*others, *more)), headless=headless, json=json)
+        others = (text, preset, assignments, random, seed, parallel, config, out)
+        if flags or halving or dry_run or any(one not in (None, []) for one in others):
+            raise SettingsError(
+                f"{resume} is continued as it was planned",
+                f"leave out the other options: `cpulm resume {resume}`",
+            )
+        continue_sweep(resume, headless=headless, json=json)
         return
+    if seed is not None and random is None:
+        raise SettingsError(
+            "--seed is the seed of --random, and has no effect without it",
+            "give --random N too; the seed of the runs is --set train.seed=N",
+        )
     import os
 
     from cpulm.sweep.prepare_plan import Wish
 
     wish = Wish(
         preset=preset or (None if config else "tiny"),
-        config=config,
+        config=Path(config) if config else None,
         environ=os.environ,
         assignments=tuple(assignments or ()),
-        flags={
-            "data.source": data or None,
-            "data.val_source": val_data or None,
-            "train.steps": steps,
-            "train.epochs": epochs,
-            "train.tokens": tokens,
-            "train.max_time": max_time,
-        },
+        flags=with_text(flags, text),
         random=random,
-        random_seed=random_seed,
+        random_seed=seed or 0,
         parallel=parallel or 1,
         halving=halving,
     )
-    _begin(wish, random_seed_given=random_seed != 0, out=out, dry_run=dry_run, headless=headless, json=json)
+    _begin(wish, out=out, dry_run=dry_run, headless=headless, json=json)
 
 
-def _begin(
-    wish: Wish, *, random_seed_given: bool, out: Path | None, dry_run: bool, headless: bool, json: bool
-) -> None:
-    from cpulm.errors import SettingsError
+def is_sweep(path: Path) -> bool:
+    """Whether ``path`` is a sweep's folder, or the plan in it."""
+    from cpulm.sweep.plan import PLAN
+
+    return (path / PLAN).is_file() or (path.name == PLAN and path.is_file())
+
+
+def continue_sweep(path: Path, *, headless: bool, json: bool) -> None:
+    """Train what is left of the sweep at ``path``, and compare.
+
+    Raises:
+        DataError: if there is no sweep at ``path``.
+    """
+    from cpulm.sweep.prepare_plan import resumed
+
+    folder, plan = resumed(path)
+    _train(folder, plan, headless=headless, json=json)
+
+
+def _begin(wish: Wish, *, out: Path | None, dry_run: bool, headless: bool, json: bool) -> None:
+    from cpulm.cli.learning_rates import check_rates
     from cpulm.interrupts import StopRequest
     from cpulm.sweep.prepare_plan import make_plan, settle
     from cpulm.system.machine import read_machine
-    from cpulm.ui.console import say
+    from cpulm.ui.console import say, show_warning
     from cpulm.ui.watch import choose_mode, watch
 
-    if random_seed_given and wish.random is None:
-        raise SettingsError("--random-seed has no effect without --random", "give --random N too")
     mode = choose_mode(json=False, headless=headless or json)
     with watch(mode) as show, StopRequest() as stop:
         plan, settings = make_plan(wish, read_machine(), show=show, should_stop=stop)
+    for warning in dict.fromkeys(
+        one for each in settings for one in check_rates(each, wish.assignments, wish.flags)
+    ):
+        show_warning(warning)
     if dry_run:
         _show_plan(plan, settings, json=json)
         return
     folder, there = settle(out, settings[0].preset or "sweep", plan, settings)
-    say(f"going on with {folder.path}" if there else f"{len(plan.trials)} runs in {folder.path}")
-    _train(folder, plan, headless=headless, json=json)
-
-
-def _go_on(path: Path, *, alone: bool, headless: bool, json: bool) -> None:
-    from cpulm.errors import SettingsError
-    from cpulm.sweep.prepare_plan import resumed
-
-    if not alone:
-        raise SettingsError(
-            "--resume goes on with a sweep as it was planned", "leave out the other options, or begin another"
-        )
-    folder, plan = resumed(path)
+    say(f"continuing {folder.path}" if there else f"{len(plan.trials)} runs in {folder.path}")
     _train(folder, plan, headless=headless, json=json)
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
+from cpulm.cli.setting_flags import JsonResult
 
 if TYPE_CHECKING:
     from cpulm.system.machine import Choices, Machine
@@ -16,12 +16,12 @@ _Pairs = list[tuple[str, object]]
 
 
 def sysinfo(
-    json: Annotated[bool, typer.Option("--json", help="Write everything as one JSON object.")] = False,
+    json: JsonResult = False,
 ) -> None:
     """Show this machine, and what cpulm will choose on it and why.
 
-    Processor, memory, disk, software and GPUs, as far as training cares: the cores and the memory that
-    *this process* may use, within affinity and container limits.
+    Processor, memory, disk, software and GPUs: the cores and the memory that *this process* may use,
+    within affinity and container limits.
 
     **Examples**
 

@@ -3,79 +3,53 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cpulm.cli.options import OUTPUT, Errors, Field
+from cpulm.cli import completion
+from cpulm.cli.setting_flags import (
+    COMMON,
+    TEXT,
+    TEXTS,
+    Headless,
+    JsonResult,
+    setting_flags,
+    with_text,
+)
 
 if TYPE_CHECKING:
     from cpulm.data.tokenfile import TokenFolder
 
-SPLITTING, TOKENIZER = "Validation", "Tokenizer"
 
-
+@setting_flags({TEXT: TEXTS})
 def tokenize(
-    inputs: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="INPUT",
-            help="Files, folders, globs, or `builtin:python`. Files that end in .jsonl hold one document "
-            "a line; every other file is one document.",
-            show_default=False,
-        ),
-    ],
-    out: Annotated[
-        Path, typer.Option(help="The token folder to write: absent, or empty.", rich_help_panel=OUTPUT)
-    ],
-    tokenizer: Annotated[
-        str | None,
-        typer.Option(
-            metavar="KIND|FILE",
-            help="bpe (byte-level), byte, char, word, or an existing tokenizer.json. [default: bpe]",
-            rich_help_panel=TOKENIZER,
-            show_default=False,
-        ),
-    ] = None,
-    vocab_size: Annotated[
-        int | None,
-        typer.Option(
-            help="Entries of the vocabulary that bpe or word trains. [default: 4096]",
-            rich_help_panel=TOKENIZER,
-            show_default=False,
-        ),
-    ] = None,
-    field: Field = None,
-    errors: Errors = None,
-    val_fraction: Annotated[
-        float | None,
-        typer.Option(
-            help="The part held out for validation. [default: 0.05]",
-            rich_help_panel=SPLITTING,
-            show_default=False,
-        ),
-    ] = None,
-    val_data: Annotated[
+    text: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="INPUT",
-            help="A validation text of its own instead; repeatable.",
-            rich_help_panel=SPLITTING,
+        typer.Argument(
+            metavar="TEXT...",
+            help="Files, folders, globs, or builtin:python. A .jsonl file holds one document a line; every "
+            "other file is one document.",
+            rich_help_panel=COMMON,
+            autocompletion=completion.paths,
         ),
     ] = None,
-    headless: Annotated[
-        bool, typer.Option("--headless", help="Plain lines of progress.", rich_help_panel=OUTPUT)
-    ] = False,
-    json: Annotated[
-        bool,
-        typer.Option("--json", help="The result as one JSON object on stdout.", rich_help_panel=OUTPUT),
-    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="The token folder to write: absent, or empty.", rich_help_panel=COMMON
+        ),
+    ] = None,
+    headless: Headless = False,
+    json: JsonResult = False,
+    *,
+    flags: dict[str, Any],
 ) -> None:
-    """Turn text into a folder of tokens that `cpulm train --data` reads.
+    """Turn text into a folder of tokens that `cpulm train` reads.
 
-    Training does this by itself; do it beforehand to choose the tokenizer, to look at the counts, or to
+    Training does this by itself; do it beforehand to choose the tokenizer, to see the counts, or to
     use the same tokens many times. The folder holds train.bin, val.bin, tokenizer.json and meta.json,
-    and is written whole or not at all. Texts of any size need the same memory.
+    and is written whole or not at all.
 
     **Examples**
 
@@ -90,24 +64,18 @@ def tokenize(
     from cpulm.settings_resolver import resolve
     from cpulm.ui.watch import choose_mode, watch
 
-    if val_fraction is not None and val_data:
-        raise SettingsError(
-            "--val-fraction has no effect beside --val-data",
-            "keep one: a text of its own, or a part held out",
-        )
-    flags = {
-        "data.source": inputs,
-        "data.val_source": val_data or None,
-        "data.val_fraction": val_fraction,
-        "data.tokenizer": tokenizer,
-        "data.vocab_size": vocab_size,
-        "data.field": field,
-        "data.errors": errors,
-    }
+    flags = with_text(flags, text)
+    example = "such as `cpulm tokenize notes/ --out tokens/notes`"
+    if "data.source" not in flags:
+        raise SettingsError("TEXT is missing", example)
+    if out is None:
+        raise SettingsError("--out is missing", example)
+    if "data.val_fraction" in flags and "data.val_source" in flags:
+        raise SettingsError("--val-fraction has no effect beside --val-data", "keep one of them")
     data = resolve(environ=os.environ, flags=flags).data
     # The result is one JSON object, so progress is for people in either case.
     with watch(choose_mode(json=False, headless=headless or json)) as show:
-        folder = work.tokenize(data, out, vocab_size_given=vocab_size is not None, show=show)
+        folder = work.tokenize(data, out, vocab_size_given="data.vocab_size" in flags, show=show)
     _report(folder, json)
 
 

@@ -3,140 +3,81 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from cpulm.cli.options import (
-    HOW,
+from cpulm.cli import completion
+from cpulm.cli.setting_flags import (
+    BEHAVIOUR,
+    COMMON,
     HOW_LONG,
+    LEARNING,
     MACHINE,
+    MODEL,
     OUTPUT,
-    AllowSleep,
+    SHAPE,
+    TEXT,
+    TEXTS,
     Assignments,
-    CheckpointEvery,
-    Device,
-    Epochs,
+    Config,
     Headless,
-    Json,
-    MaxTime,
-    Nice,
-    Overnight,
-    PauseOnBattery,
-    Precision,
-    Steps,
-    Threads,
-    Tokens,
-    Until,
-    conduct,
+    JsonEvents,
+    Preset,
     horizon,
+    setting_flags,
+    with_text,
 )
 
-WHAT = "What to learn"
 
-
-def complete_preset(incomplete: str) -> list[str]:
-    """Names of presets that begin with what was typed."""
-    from cpulm.preset_files import preset_names
-
-    return [name for name in preset_names() if name.startswith(incomplete)]
-
-
+@setting_flags(
+    {
+        COMMON: ("max_time", "steps", "batch_size", "lr", "muon_lr"),
+        TEXT: TEXTS,
+        HOW_LONG: ("until", "epochs", "tokens", "target_loss", "patience", "eval_every"),
+        MODEL: SHAPE,
+        LEARNING: ("grad_accum", "seed"),
+        MACHINE: ("device", "threads", "precision", "compile", *BEHAVIOUR),
+        OUTPUT: ("checkpoint_every", "tensorboard"),
+    }
+)
 def train(
-    preset: Annotated[
-        str | None,
-        typer.Option(
-            autocompletion=complete_preset,
-            help="Settings to begin with; see --list-presets. [default: tiny]",
-            rich_help_panel=WHAT,
-            show_default=False,
+    text: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="TEXT...",
+            help="Text to learn from: files, folders, globs. [default: builtin:python]",
+            rich_help_panel=COMMON,
+            autocompletion=completion.paths,
         ),
     ] = None,
-    data: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Text to learn from: a file, folder, glob or prepared token folder; repeatable. "
-            "[default: builtin:python, the Python library's own sources]",
-            rich_help_panel=WHAT,
-            show_default=False,
-        ),
-    ] = None,
-    val_data: Annotated[
-        list[str] | None,
-        typer.Option(help="Text to validate on; else a part is held out.", rich_help_panel=WHAT),
-    ] = None,
+    preset: Preset = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            help="The run's folder. [default: runs/PRESET-N]", rich_help_panel=WHAT, show_default=False
+            metavar="FOLDER", help="The run's folder. [default: runs/PRESET-N]", rich_help_panel=COMMON
         ),
     ] = None,
     resume: Annotated[
         bool,
-        typer.Option("--resume", help="Go on with the run at --out, if there is one.", rich_help_panel=WHAT),
+        typer.Option("--resume", help="Continue the run at --out, if there is one.", rich_help_panel=COMMON),
     ] = False,
-    steps: Steps = None,
-    epochs: Epochs = None,
-    tokens: Tokens = None,
-    max_time: MaxTime = None,
-    until: Until = None,
-    target_loss: Annotated[
-        float | None,
-        typer.Option(help="End at this validation loss (nats per token).", rich_help_panel=HOW_LONG),
-    ] = None,
-    patience: Annotated[
-        int | None,
-        typer.Option(help="End after so many validations without a new best.", rich_help_panel=HOW_LONG),
-    ] = None,
-    lr: Annotated[
-        float | None, typer.Option(help="Peak learning rate of AdamW.", rich_help_panel=HOW)
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="Of weights, data order and dropout.", rich_help_panel=HOW)
-    ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            "--config",
-            "--plan",
-            help="A YAML file of settings: a run's settings.yaml, or a plan of cpulm benchmark --time.",
-            rich_help_panel=HOW,
-        ),
-    ] = None,
-    assignments: Assignments = None,
-    device: Device = None,
-    threads: Threads = None,
-    precision: Precision = None,
-    compile: Annotated[
-        bool | None,
-        typer.Option(
-            "--compile/--no-compile",
-            help="Use torch.compile. [default: where it pays]",
-            rich_help_panel=MACHINE,
-            show_default=False,
-        ),
-    ] = None,
-    overnight: Overnight = False,
-    nice: Nice = None,
-    allow_sleep: AllowSleep = None,
-    pause_on_battery: PauseOnBattery = None,
-    headless: Headless = False,
-    json: Json = False,
-    checkpoint_every: CheckpointEvery = None,
-    tensorboard: Annotated[
-        bool | None,
-        typer.Option(
-            "--tensorboard", help="Write TensorBoard files too.", rich_help_panel=OUTPUT, show_default=False
-        ),
-    ] = None,
-    dry_run: Annotated[
+    overnight: Annotated[
         bool,
         typer.Option(
-            "--dry-run",
-            help="Say what the run needs, after measured steps; train nothing.",
-            rich_help_panel=OUTPUT,
+            "--overnight",
+            help="In the background: survives this terminal and crashes.",
+            rich_help_panel=COMMON,
         ),
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Measure what the run needs; train nothing.", rich_help_panel=COMMON),
+    ] = False,
+    config: Config = None,
+    assignments: Assignments = None,
+    headless: Headless = False,
+    json: JsonEvents = False,
     print_config: Annotated[
         bool,
         typer.Option("--print-config", help="Print the resolved settings as YAML.", rich_help_panel=OUTPUT),
@@ -145,20 +86,28 @@ def train(
         bool,
         typer.Option("--list-presets", help="Show the presets and what they need.", rich_help_panel=OUTPUT),
     ] = False,
+    *,
+    flags: dict[str, Any],
 ) -> None:
     """Train a model from text.
 
     Everything has a default: `cpulm train` alone trains the preset *tiny* on the Python library's
-    sources. Stop with Ctrl-C at any time and go on with `cpulm resume`.
+    sources. Ctrl-C stops and saves; `cpulm resume` continues. The path of the best checkpoint is
+    printed at the end.
 
     Settings come from, in rising order: defaults, preset, `--config`, environment
-    (`CPULM_TRAIN__LR`), `--set`, the options below. Prints the path of the best checkpoint.
+    (`CPULM_TRAIN__LR`), `--set`, the named options. All of them: docs/settings.md.
 
-    Example: `cpulm train --preset small --data notes/ --max-time 8h`
+    **Examples**
+
+        cpulm train notes/ --preset small --max-time 8h
+
+        cpulm train book.txt --tokenizer char --n-layer 4 --n-embd 128 --steps 2000
     """
     import os
 
     from cpulm.cli import run_training
+    from cpulm.cli.learning_rates import check_rates
     from cpulm.errors import SettingsError
     from cpulm.settings_resolver import resolve
 
@@ -166,36 +115,24 @@ def train(
         run_training.show_presets(json)
         return
     if overnight and (dry_run or print_config):
-        raise SettingsError("--overnight trains, which --dry-run and --print-config do not", "leave one out")
-    end = horizon(steps, epochs, tokens, max_time, until)
-    changes = conduct(checkpoint_every, nice, allow_sleep, pause_on_battery)
+        raise SettingsError("--overnight trains, and --dry-run and --print-config do not", "leave one out")
     if resume and out is not None and run_training.is_run(out):
-        run_training.go_on(out, end, changes, headless=headless, json=json, overnight=overnight)
+        kept = {
+            key: flags.get(key) for key in ("checkpoint.every", *(f"runtime.{name}" for name in BEHAVIOUR))
+        }
+        run_training.go_on(out, horizon(flags), kept, headless=headless, json=json, overnight=overnight)
         return
     settings = resolve(
         preset=preset or (None if config else "tiny"),
-        config=config,
+        config=Path(config) if config else None,
         environ=os.environ,
         assignments=assignments or (),
-        flags={
-            "data.source": data or None,
-            "data.val_source": val_data or None,
-            **{f"train.{name}": value for name, value in end.items()},
-            **changes,
-            "train.target_loss": target_loss,
-            "train.patience": patience,
-            "train.lr": lr,
-            "train.seed": seed,
-            "runtime.device": device,
-            "runtime.threads": threads,
-            "runtime.precision": precision,
-            "runtime.compile": None if compile is None else "on" if compile else "off",
-            "log.tensorboard": tensorboard or None,
-        },
+        flags=with_text(flags, text),
     )
+    warnings = check_rates(settings, assignments or (), flags)
     if print_config:
         run_training.print_settings(settings)
     elif dry_run:
-        run_training.rehearse(settings, headless=headless, json=json)
+        run_training.rehearse(settings, warnings, headless=headless, json=json)
     else:
-        run_training.begin(settings, out, headless=headless, json=json, overnight=overnight)
+        run_training.begin(settings, out, warnings, headless=headless, json=json, overnight=overnight)

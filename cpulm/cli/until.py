@@ -34,7 +34,7 @@ def parse_until(text: str, now: datetime | None = None) -> datetime:
     except (ValueError, OverflowError, OSError):  # 25:00, February 30, a year that no clock has
         moment = None
     if moment is None:
-        raise SettingsError(f"{text!r} is no time to train until", _EXAMPLES)
+        raise SettingsError(f"{text!r} is not a time of day, or a date and a time", _EXAMPLES)
     if moment <= now:
         raise SettingsError(f"{text!r} has passed: it is {now:%Y-%m-%d %H:%M:%S} now", _EXAMPLES)
     return moment

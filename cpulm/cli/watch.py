@@ -1,4 +1,4 @@
-"""``cpulm watch``: look on while another process trains, or at a run that is over."""
+"""``cpulm watch``: follow a run that another process trains, or replay a finished one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cpulm.cli.resume import complete_run
+from cpulm.cli import completion
+from cpulm.cli.setting_flags import Headless, JsonEvents
 
 if TYPE_CHECKING:
     from cpulm.run_dir import RunDir
@@ -26,26 +27,24 @@ def watch(
         Path,
         typer.Argument(
             metavar="RUN",
-            autocompletion=complete_run,
+            autocompletion=completion.run,
             help="A run's folder.",
             show_default=False,
         ),
     ],
     speed: Annotated[
         float | None,
-        typer.Option(metavar="N", help="Play the run again from its start, N times as fast as it was."),
+        typer.Option(metavar="X", help="Replay the run from its start, X times as fast as it was."),
     ] = None,
-    headless: Annotated[
-        bool, typer.Option("--headless", help="Plain lines instead of the dashboard.")
-    ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Events as JSON lines on stdout.")] = False,
+    headless: Headless = False,
+    json: JsonEvents = False,
 ) -> None:
-    """Look on while a run trains elsewhere, or at one that is over.
+    """Follow a run live, or replay a finished one.
 
-    Elsewhere is another terminal, overnight, or a computer that shares the disk. The dashboard stays until
-    the run has ended. Ctrl-C leaves it and does not touch the run. Of a run that is over the last state is
-    shown; with `--speed` all of it once more. In a pipe, or with `--headless`, new events come as plain
-    lines.
+    The run may train in another terminal, overnight, or on a computer that shares the disk. The
+    dashboard stays until the run has ended. Ctrl-C leaves it and does not touch the run. Of a finished run
+    the last state is shown; with `--speed` the whole run is replayed. In a pipe, or with `--headless`, new
+    events come as plain lines.
 
     **Examples**
 
@@ -64,7 +63,7 @@ def watch(
     from cpulm.ui.watch import choose_mode
 
     if speed is not None and not (speed > 0 and math.isfinite(speed)):
-        raise SettingsError(f"--speed {speed:g} is no speed", "give a number above 0, such as --speed 600")
+        raise SettingsError(f"--speed {speed:g} is not a speed", "give a number above 0, such as --speed 600")
     found, mode = run_dir.find(run), choose_mode(json=json, headless=headless)
     with StopRequest() as left:
         if speed is not None:
@@ -88,7 +87,7 @@ def _follow(run: RunDir, mode: Mode, left: Callable[[], bool]) -> None:
         _join(run, tail, view)
         _look_on(run, tail, view, left)
     if left():
-        say(f"{run.path} goes on")
+        say(f"{run.path} keeps training")
 
 
 def _look_on(run: RunDir, tail: Tail, view: View, left: Callable[[], bool]) -> None:
@@ -114,7 +113,7 @@ def _join(run: RunDir, tail: Tail, view: View) -> None:
     from cpulm.ui.replay import snapshot_of
     from cpulm.ui.snapshot import Snapshot
 
-    way_out = f"watching {run.path}; Ctrl-C leaves, the run goes on"
+    way_out = f"watching {run.path}; Ctrl-C leaves, the run continues"
     view.join(snapshot_of(tail.new_events(thinned=True), Snapshot(way_out=way_out)))
 
 
@@ -145,12 +144,12 @@ def _say_if_crashed(run: RunDir) -> None:
     from cpulm.runs.status import status_of
     from cpulm.ui.console import show_error
 
-    now, hint = status_of(run), f"go on from the last checkpoint: `cpulm resume {run.path}`"
-    if now.state == "new":
-        show_error(f"{run.path} has not begun, and nobody trains it", hint, label="new")
-    if now.state == "crashed":
-        what = f"{run.path}: its process is gone without a last word"
+    now, hint = status_of(run), f"continue from the last checkpoint: `cpulm resume {run.path}`"
+    if now.state == NEW:
+        show_error(f"{run.path} has not started, and no process trains it", hint, label="new")
+    if now.state == CRASHED:
+        what = f"{run.path}: its process ended without saying why"
         if now.step is not None and now.seen is not None:
             heard = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(now.seen))
-            what += f"; it was last heard of at step {now.step:,}, {heard}"
+            what += f"; its last record is of step {now.step:,}, {heard}"
         show_error(what, hint, label="crashed")

@@ -103,7 +103,7 @@ def _open_prepared(data: DataSettings, out: Path | None) -> TokenFolder | None:
     if trains_vocabulary(folder.tokenizer.kind) and wanted is not None and wanted != folder.vocab_size:
         raise SettingsError(
             f"{folders[0]} has a vocabulary of {folder.vocab_size}, but data.vocab_size is {wanted}",
-            f"--set data.vocab_size={folder.vocab_size}",
+            f"give that of the folder: --vocab-size {folder.vocab_size}, or null",
         )
     return folder
 

@@ -11,7 +11,6 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
 
-from cpulm.data.hints import option
 from cpulm.data.sources import SourceFile
 from cpulm.errors import DataError
 
@@ -103,7 +102,7 @@ def _decoded(file: SourceFile, data: bytes, offset: int, errors: Errors, *, fina
         at = offset + error.start
         raise DataError(
             f"{file.path} is not valid UTF-8: byte 0x{data[error.start]:02x} at offset {at:,}",
-            f"convert it to UTF-8, or replace such bytes by U+FFFD: {option('errors', 'replace')}",
+            "convert it to UTF-8, or put U+FFFD there: --errors replace",
         ) from error
 
 
@@ -140,20 +139,20 @@ def _document_in(file: SourceFile, number: int, line: str, field: str, errors: E
         there = f"has {', '.join(map(repr, record))}" if isinstance(record, dict) else "is not an object"
         raise DataError(
             f"{file.path}, line {number} has no field {field!r}: it {there}"[:300],
-            f"name the field that holds the text: {option('field', 'NAME')}",
+            "name the field that holds the text: --field NAME",
         )
     text = record[field]
     if not isinstance(text, str):
         raise DataError(
             f"{file.path}, line {number}: the field {field!r} is {_json_name(text)}, not text",
-            f"remove such lines, or name the field that holds the text: {option('field', 'NAME')}",
+            "take such lines out, or name the field that holds the text: --field NAME",
         )
     if _HALF_PAIR.search(text) is None:
         return text
     if errors == "strict":
         raise DataError(
-            f"{file.path}, line {number}: {field!r} holds half a surrogate pair, which is not valid Unicode",
-            f"fix the line, or replace it by U+FFFD: {option('errors', 'replace')}",
+            f"{file.path}, line {number}: {field!r} holds half a surrogate pair, which no UTF-8 has",
+            "mend the line, or put U+FFFD there: --errors replace",
         )
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 

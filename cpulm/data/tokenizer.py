@@ -18,7 +18,6 @@ from typing import Any
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as JsonTokenizer
 
-from cpulm.data.hints import option
 from cpulm.errors import DataError, SettingsError
 
 END_OF_TEXT = "<|endoftext|>"
@@ -188,7 +187,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     if vocab_size < BYTE_LEVEL_MINIMUM:
         raise SettingsError(
             f"data.vocab_size = {vocab_size}: bpe needs 256 bytes and an end-of-text token",
-            f"use at least {option('vocab_size', BYTE_LEVEL_MINIMUM)}; or use the byte tokenizer",
+            f"give at least that: --vocab-size {BYTE_LEVEL_MINIMUM}; or take the tokenizer byte",
         )
     inner = JsonTokenizer(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -227,11 +226,12 @@ def train_word(texts: Iterable[str], vocab_size: int | None) -> Tokenizer:
 
     Raises:
         SettingsError: if ``vocab_size`` is under 3, or more than the texts can fill.
+        DataError: if a size is given and the texts have no words.
     """
     if vocab_size is not None and vocab_size < 3:
         raise SettingsError(
             f"data.vocab_size = {vocab_size}: word needs <unk>, an end-of-text token and a word",
-            f"use at least {option('vocab_size', 3)}",
+            "give at least that: --vocab-size 3",
         )
     counts: Counter[str] = Counter()
     for text in texts:
@@ -239,6 +239,8 @@ def train_word(texts: Iterable[str], vocab_size: int | None) -> Tokenizer:
     for reserved in (UNKNOWN, END_OF_TEXT):
         del counts[reserved]
     ranked = sorted(counts, key=lambda word: (-counts[word], word))
+    if vocab_size is not None and not ranked:
+        raise DataError("the text has no words", "give more text, or another --tokenizer")
     kept = ranked if vocab_size is None else ranked[: vocab_size - 2]
     vocab = {UNKNOWN: 0, **{word: number for number, word in enumerate(kept, start=1)}}
     inner = JsonTokenizer(models.WordLevel(vocab=vocab, unk_token=UNKNOWN))
@@ -280,7 +282,7 @@ def _with_end_of_text(inner: JsonTokenizer, vocab_size: int | None, kind: str) -
     if vocab_size is not None and size < vocab_size:
         raise SettingsError(
             f"data.vocab_size = {vocab_size}, but the text fills a {kind} vocabulary of {size} only",
-            f"use at most {option('vocab_size', size)}; or give more text",
+            f"give no more than that: --vocab-size {size}; or more text",
         )
     return Tokenizer(inner)
 

@@ -44,9 +44,7 @@ def make_tokenizer(
     vocab_size = data.vocab_size
     if data.tokenizer == "bpe":
         if vocab_size is None:
-            raise SettingsError(
-                "data.tokenizer=bpe needs data.vocab_size", "such as --set data.vocab_size=4096"
-            )
+            raise SettingsError("data.tokenizer=bpe needs data.vocab_size", "such as --vocab-size 4096")
         size = vocab_size
         return _in_background(lambda texts: train_bpe(texts, size), corpus, emit, should_stop)
     return _in_background(lambda texts: train_word(texts, vocab_size), corpus, emit, should_stop)

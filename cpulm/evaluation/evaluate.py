@@ -210,8 +210,8 @@ def _data(
     except (DataError, SettingsError) as error:
         if needs_text:
             raise DataError(
-                f"the validation text of {path} is not available: {error.message}",
-                f"give a text: cpulm evaluate --checkpoint {path} TEXT",
+                f"the validation text of {path} cannot be read: {error.message}",
+                f"give a text: `cpulm evaluate {path} --data TEXT`",
             ) from error
         show(Notice(level="warning", message=f"{error.message}; memorization cannot be checked"))
         return None

@@ -15,7 +15,7 @@ from cpulm.data.tokenizer import Tokenizer
 from cpulm.errors import DataError
 
 VALIDATION = "the validation set"
-_GIVE_A_TEXT = "give a text: --text FILE"
+_GIVE_A_TEXT = "give it a text to look at: --data FILE"
 
 
 @dataclass(frozen=True)

@@ -186,7 +186,7 @@ def _commands(run: RunDir, night: SupervisorState | None, record: NightLog) -> l
     ended = night.state in ENDED if night else reason is not None
     commands = []
     if run.best.is_file() or run.latest.is_file():
-        commands.append((f"cpulm generate --checkpoint {model}", "generate text"))
+        commands.append((f"cpulm generate {model}", "let it write"))
     if not ended:
         commands += [(f"cpulm watch {place}", "watch it"), (f"cpulm stop {place}", "save and stop")]
     if reason == "horizon" and record.step:

@@ -39,8 +39,10 @@ class Columns:
         """The fields, in the order of the columns."""
         self.head = f'{{"event":"{kind.kind}",'.encode()
         """What every such line begins with."""
-        keys = ",".join(f'"{name}":' for name in self.names)
-        self._skeleton = self.head + keys.encode() + b"}\n"
+        self._skeletons = [
+            (count, self.head + ",".join(f'"{name}":' for name in self.names[:count]).encode() + b"}\n")
+            for count in range(len(self.names), _written_by_all_versions(kind) - 1, -1)
+        ]
 
     def rows(self, lines: Sequence[bytes]) -> Floats:
         """One row per line, float64 [lines, fields]; all NaN where the line is damaged.
@@ -62,7 +64,9 @@ class Columns:
         if b"null" in text:
             text = text.replace(b":null", b":%r" % _UNKNOWN)
         text = _with_large_exponents(text)
-        if text.translate(None, _NUMBER) != self._skeleton * len(lines):
+        rest = text.translate(None, _NUMBER)
+        count = next((count for count, one in self._skeletons if rest == one * len(lines)), None)
+        if count is None:
             return None
         numbers = text.translate(None, _NOT_IN_A_ROW)
         try:
@@ -71,10 +75,12 @@ class Columns:
                 values = np.fromstring(numbers[1:], dtype=np.float64, sep=",")
         except (ValueError, DeprecationWarning):
             return None
-        if values.size != len(lines) * len(self.names):
+        if values.size != len(lines) * count:
             return None
         values[values == _UNKNOWN] = np.nan
-        return values.reshape(len(lines), len(self.names))
+        rows = np.full((len(lines), len(self.names)), np.nan)
+        rows[:, :count] = values.reshape(len(lines), count)
+        return rows
 
     def _one(self, line: bytes) -> list[float]:
         """The row of one line, by the JSON parser."""
@@ -86,6 +92,12 @@ class Columns:
             return [math.nan] * len(self.names)
         values = (getattr(event, name) for name in self.names)
         return [math.nan if value is None else float(value) for value in values]
+
+
+def _written_by_all_versions(kind: type[Event]) -> int:
+    """How many fields, from the first on, every version writes: later ones were added with a default."""
+    specs = dataclasses.fields(kind)
+    return 1 + max(at for at, spec in enumerate(specs) if spec.default is dataclasses.MISSING)
 
 
 def _with_large_exponents(text: bytes) -> bytes:

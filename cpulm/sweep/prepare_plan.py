@@ -241,7 +241,7 @@ def settle(out: Path | None, stem: str, plan: Plan, settings: Sequence[Settings]
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             what = "another sweep" if folder.plan.is_file() else "something else"
             raise SettingsError(
-                f"{out} holds {what}", "choose another --out, or continue that sweep: --resume"
+                f"{out} holds {what}", f"choose another --out, or continue that sweep: `cpulm resume {out}`"
             )
         write_plan(folder, plan, settings)
         return folder, False

@@ -277,9 +277,7 @@ class Sweep:
 
     def _stopped(self) -> StoppedError:
         folder = self._folder.path
-        return StoppedError(
-            f"everything is saved in {folder}", f"continue with `cpulm sweep --resume {folder}`"
-        )
+        return StoppedError(f"everything is saved in {folder}", f"go on with `cpulm resume {folder}`")
 
     def _failure(self) -> CpulmError:
         """The error of a sweep without any result, by the exit code of its first failed trial."""

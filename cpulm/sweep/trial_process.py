@@ -43,7 +43,7 @@ class TrialProcess:
         except OSError as error:
             raise ResourceError(
                 f"cannot start {trial.name} with its log {self._log}: {error.strerror}",
-                f"solve that, then continue with `cpulm sweep --resume {folder.path}`",
+                f"mend it, then go on with `cpulm resume {folder.path}`",
             ) from error
 
     def poll(self) -> int | None:

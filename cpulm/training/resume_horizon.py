@@ -14,7 +14,8 @@ from cpulm.estimate.requirements import Requirements
 from cpulm.events import Listener, Notice
 from cpulm.optim.schedule import lr_scale
 from cpulm.run_dir import RunDir
-from cpulm.settings import HORIZONS, Settings, changed
+from cpulm.settings import HORIZONS, Settings
+from cpulm.settings_resolver import replaced
 from cpulm.training.horizon import horizon_of
 from cpulm.units import format_bytes, format_count, format_duration
 
@@ -31,7 +32,11 @@ def extended(settings: Settings, horizon: Mapping[str, Any]) -> Settings:
     if len(given) > 1:
         raise SettingsError(f"{len(given)} horizons given: {', '.join(given)}", "keep one of them")
     none: dict[str, float | int | None] = dict.fromkeys(HORIZONS)
-    return changed(settings, train=changed(settings.train, **{**none, **given}))
+    train = settings.train.model_copy(update=none)
+    return replaced(
+        settings.model_copy(update={"train": train}),
+        {f"train.{name}": value for name, value in given.items()},
+    )
 
 
 def refuse_finished(settings: Settings, plan: Requirements, checkpoint: Checkpoint, run: RunDir) -> None:
@@ -90,16 +95,18 @@ def say_extension(checkpoint: Checkpoint, settings: Settings, plan: Requirements
     position, now = checkpoint.position, time.time()
     old_steps = requirements.total_steps(old, settings.tokens_per_step, plan.train_tokens)
     rates = []
+    names = "train.lr and train.muon_lr go" if new.optimizer == "muon" else "the learning rate goes"
     for train, steps in ((old, old_steps), (new, plan.steps)):
         done = horizon_of(train, steps).progress(position.step, position.elapsed_seconds, now)
         scale = lr_scale(
             train.schedule, position.step, done, train.warmup_steps, train.decay_fraction, train.min_lr_ratio
         )
-        rates.append(train.lr * scale)
+        peaks = (train.lr, train.muon_lr) if train.optimizer == "muon" else (train.lr,)
+        rates.append(" and ".join(f"{peak * scale:.2e}" for peak in peaks))
     emit(
         Notice(
             level="info",
             message=f"new horizon: the {new.schedule} schedule is stretched over it, so at step "
-            f"{position.step} the learning rate goes from {rates[0]:.2e} to {rates[1]:.2e}",
+            f"{position.step} {names} from {rates[0]} to {rates[1]}",
         )
     )

@@ -29,7 +29,8 @@ from cpulm.interrupts import StopRequest
 from cpulm.run_dir import RunDir
 from cpulm.runs.lock import locked
 from cpulm.runs.stop_file import watch_for_stop
-from cpulm.settings import HORIZONS, Settings, changed, to_yaml
+from cpulm.settings import HORIZONS, Settings, to_yaml
+from cpulm.settings_resolver import replaced
 from cpulm.system.allocator import release_memory
 from cpulm.system.machine import Machine, read_machine
 from cpulm.training.build import Parts, build_parts, build_trainer
@@ -142,7 +143,7 @@ def resume(
     with StopRequest(leave) as stop, _exclusive(run, stop):
         candidates = [path] if path.is_file() and path.suffix == ".pt" else run.checkpoints()
         checkpoint, source, damaged = checkpoints.load_newest(candidates)
-        settings = _changed(extended(checkpoint.settings, horizon), changes)
+        settings = replaced(extended(checkpoint.settings, horizon), changes)
         with considerate(settings.runtime) as say_how:
             ready = _ready_again(settings, checkpoint, show, stop)
             refuse_finished(settings, ready.plan, checkpoint, run)
@@ -157,14 +158,6 @@ def resume(
                 say_differences(checkpoint, ready.runtime, emit)
                 say_how(emit)
                 return _train(ready, run, emit, stop, began, checkpoint)
-
-
-def _changed(settings: Settings, changes: Mapping[str, Any]) -> Settings:
-    for key, value in changes.items():
-        if value is not None:
-            section, _, name = key.partition(".")
-            settings = changed(settings, **{section: changed(getattr(settings, section), **{name: value})})
-    return settings
 
 
 @contextmanager

@@ -183,6 +183,7 @@ class Trainer:
                 step=position.step,
                 loss=loss,
                 lr=train.lr * scale,
+                muon_lr=train.muon_lr * scale if train.optimizer == "muon" else None,
                 grad_norm=grad_norm,
                 tokens=position.tokens,
                 epoch=self.loader.epoch(position.step * train.grad_accum_steps),

@@ -58,11 +58,20 @@ def run_curves(report: Report, width: int, glyphs: Glyphs) -> list[Line]:
     there = there[: max(1, width // _SMALL_WIDTH)]
     small: list[Line] = []
     for number, (curve, title) in enumerate(there):
+        title += _beside_muon(report, curve)
         room = width // len(there) + (number < width % len(there))
         drawn = chart(buckets(curve), [], room - 2, _SMALL_HEIGHT - 2, glyphs)
         framed = box(title, drawn, room, _SMALL_HEIGHT, glyphs)
         small = framed if number == 0 else beside(small, framed)
     return lines + small
+
+
+def _beside_muon(report: Report, curve: Curve) -> str:
+    """Behind the title of AdamW's learning rate: Muon's, which goes the same way at another height."""
+    muon = report.curves.get("muon_lr")
+    if muon is None or curve is not report.curves.get("lr"):
+        return ""
+    return f", to {curve.values.max():.2g}; Muon's to {muon.values.max():.2g}"
 
 
 def _pairs(curve: Curve) -> list[tuple[int, float]]:

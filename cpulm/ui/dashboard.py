@@ -139,7 +139,8 @@ def _figures(snapshot: Snapshot, now: float) -> Iterator[list[str]]:
     smoothed, pace = snapshot.smoothed.value, snapshot.pace
     if step is not None:
         mean = [] if smoothed is None else [f"smoothed {figure(smoothed)}"]
-        yield [f"loss {figure(step.loss)}", *mean, f"lr {step.lr:.1e}"]
+        muon = [] if step.muon_lr is None else [f"muon_lr {step.muon_lr:.1e}"]
+        yield [f"loss {figure(step.loss)}", *mean, f"lr {step.lr:.1e}", *muon]
     if validated is not None and best is not None:
         bits = f"bits/byte {figure(best.bits_per_byte)}"
         yield [f"validation {figure(validated.loss)}", f"best {figure(best.loss)}", bits]

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from rich.segment import Segment
 from rich.style import Style
 
+from cpulm.events import StepDone
 from cpulm.ui.canvas import Glyphs, Line, Palette, apart, bar, exactly, gauge, line_cells, text
 from cpulm.ui.chart import chart, step_label
 from cpulm.ui.snapshot import Snapshot, StageProgress
@@ -113,12 +114,19 @@ def training(snapshot: Snapshot, width: int, glyphs: Glyphs) -> list[Line]:
         _pair(f"best{at}", _loss(best.loss if best else None), width, Palette.mark),
         _pair("bits per byte", _loss(best.bits_per_byte if best else None), width),
         _pair("perplexity", significant(best.perplexity, 4) if best else _UNKNOWN, width),
-        _pair("learning rate", f"{step.lr:.2e}" if step else _UNKNOWN, width),
+        _rates(step, width),
         _pair("gradient norm", significant(step.grad_norm) if step else _UNKNOWN, width),
         _pair("it/s", _or_unknown(pace.steps_per_second, significant), width),
         _pair("tok/s", _or_unknown(pace.tokens_per_second, format_count), width),
         _pair("GFLOP/s", _or_unknown(None if flops is None else flops / 1e9, significant), width),
     ]
+
+
+def _rates(step: StepDone | None, width: int) -> Line:
+    """AdamW's learning rate, and beside it Muon's if Muon updates the matrices."""
+    if step is None or step.muon_lr is None:
+        return _pair("learning rate", f"{step.lr:.2e}" if step else _UNKNOWN, width)
+    return _pair("lr, muon", f"{step.lr:.1e}  {step.muon_lr:.1e}", width)
 
 
 def machine(snapshot: Snapshot, width: int, now: float, glyphs: Glyphs) -> list[Line]:

@@ -111,7 +111,7 @@ class PlainLines:
 
 
 def step_line(event: StepDone, snapshot: Snapshot) -> str:
-    """``step 120/2000  loss 3.4120  lr 2.0e-03  12.1 it/s  9.3 K tok/s  eta 3m 05s``."""
+    """``step 120/2000  loss 3.4120  lr 2.0e-03  muon_lr 1.3e-02  12.1 it/s  9.3 K tok/s  eta 3m 05s``."""
     started = snapshot.started
     if started is not None and started.steps is not None:
         total = str(started.steps)
@@ -119,6 +119,8 @@ def step_line(event: StepDone, snapshot: Snapshot) -> str:
     else:
         where = f"step {event.step:>6} {event.progress:4.0%}"
     parts = [where, f"loss {figure(event.loss):>7}", f"lr {event.lr:.1e}"]
+    if event.muon_lr is not None:
+        parts.append(f"muon_lr {event.muon_lr:.1e}")
     parts.append(f"norm {significant(event.grad_norm):>5}")
     steps, tokens = snapshot.pace.steps_per_second, snapshot.pace.tokens_per_second
     left = snapshot.seconds_left

@@ -119,6 +119,7 @@ class _Curves:
         values = {
             "loss/train": event.loss,
             "train/learning_rate": event.lr,
+            **({} if event.muon_lr is None else {"train/muon_learning_rate": event.muon_lr}),
             "train/gradient_norm": event.grad_norm,
             "train/tokens_per_second": self._pace.tokens_per_second or math.nan,
         }

@@ -147,7 +147,7 @@ def test_page_and_pictures_are_written_and_named_on_stdout(cpulm: Cpulm, tmp_pat
 def test_a_model_is_looked_into_on_what_it_is_shown(cpulm: Cpulm, tmp_path: Path) -> None:
     text = tmp_path / "shown.txt"
     text.write_text("7 times 7 is 49.\n" * 40)
-    code, out, _ = cpulm("low", "--model", "--text", str(text), "--prompt", "8 times", "--word", "t")
+    code, out, _ = cpulm("low", "--model", "--data", str(text), "--prompt", "8 times", "--word", "t")
     assert code == 0
     assert "behind '8 times'" in out
     assert "shown.txt" in "".join(out.split())
@@ -165,8 +165,8 @@ def test_a_checkpoint_without_its_data_needs_a_text(
     code, out, err = cpulm(str(done.run.best), "--model")
     assert (code, out) == (3, "")
     assert err.count("error: ") == err.count(" hint: ") == 1
-    assert "--text" in err
-    assert cpulm(str(done.run.best), "--model", "--text", str(runs.parent / "text.txt")).code == 0
+    assert "--data" in err
+    assert cpulm(str(done.run.best), "--model", "--data", str(runs.parent / "text.txt")).code == 0
 
 
 @pytest.mark.parametrize(
@@ -174,9 +174,9 @@ def test_a_checkpoint_without_its_data_needs_a_text(
     [
         (["nowhere"], 3, "nowhere does not exist", "give a run's folder"),
         (["--html", "x.html", "nowhere"], 3, "nowhere does not exist", "give a run's folder"),
-        (["low", "--by", "weeks"], 2, "--by weeks is no axis", "steps, tokens, time, flops"),
+        (["low", "--by", "weeks"], 2, "--by weeks is not an axis", "steps, tokens, time, flops"),
         (["low", "--prompt", "x"], 2, "--prompt has no effect without --model", "add --model"),
-        (["low", "high", "--model"], 2, "--model looks into one model", "give one run"),
+        (["low", "high", "--model"], 2, "--model inspects one model", "give one run"),
         (["low/best.pt", "--model", "--html", "x.html"], 2, "is a checkpoint", "give the run's folder"),
     ],
 )
@@ -196,7 +196,7 @@ def test_what_cannot_be_is_one_error_and_one_hint(
 @pytest.mark.parametrize(
     ("content", "error"),
     [
-        (None, "is no run and holds none"),
+        (None, "is not a run and contains none"),
         (b"", "has no metrics yet"),
         (b"\x00\xff\n{\n", "holds no event of a run"),
     ],

@@ -86,7 +86,7 @@ def test_more_accumulation_is_not_measured_more_often(tmp_path: Path) -> None:
     [
         (["--all", "--preset", "tiny"], "--all measures every preset"),
         (["--preset", "tinny"], "tiny"),
-        (["--threads", "4096"], "runtime.threads = 4096"),
+        (["--threads", "4096"], "--threads 4096"),
     ],
 )
 def test_mistakes(tmp_path: Path, arguments: list[str], words: str) -> None:

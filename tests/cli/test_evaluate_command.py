@@ -165,7 +165,7 @@ def test_checkpoints_of_one_tokenizer_are_put_side_by_side_with_their_difference
 
 
 def test_samples_are_judged_beside_validation_text(run: Run) -> None:
-    arguments = ("--checkpoint", "bytes", "--samples", "3", "--max-new-tokens", "40", "--json")
+    arguments = ("--checkpoint", "bytes", "--num-samples", "3", "--max-new-tokens", "40", "--json")
     (found,) = checkpoints(run(*arguments))
     samples = found["samples"]
     assert found["text"] is None
@@ -173,7 +173,7 @@ def test_samples_are_judged_beside_validation_text(run: Run) -> None:
     # The text is one pattern over and over: what it leads up to stands in its training part as well.
     assert samples["reference_memorized"]["found"]["8"] > 0
     assert 0 <= samples["variety"]["distinct"]["1"] <= 1
-    shown = run("--checkpoint", "bytes", "--samples", "3", "--max-new-tokens", "40")
+    shown = run("--checkpoint", "bytes", "--num-samples", "3", "--max-new-tokens", "40")
     assert "distinct-2" in shown.out
     assert "(validation text: " in shown.out
 
@@ -188,7 +188,7 @@ def test_samples_of_a_checkpoint_without_its_data_are_judged_as_far_as_can_be(
     done = run("--checkpoint", str(alone))
     assert done.code == 3
     assert "validation text" in done.err
-    assert f"cpulm evaluate --checkpoint {alone} TEXT" in " ".join(done.err.split())
+    assert f"cpulm evaluate {alone} --data TEXT" in " ".join(done.err.split())
 
 
 def away(folder: Path, target: Path) -> Path:
@@ -234,11 +234,11 @@ def test_a_token_folder_counts_by_its_validation_split(
 @pytest.mark.parametrize(
     ("arguments", "code", "named"),
     [
-        ((), 2, "no checkpoint"),
+        ((), 2, "RUN is missing"),
         (("--checkpoint", "bytes", "--stride", "17"), 2, "--stride 17"),
         (("--checkpoint", "bytes", "--stride", "0"), 2, "--stride 0"),
-        (("--checkpoint", "bytes", "--top-k", "3"), 2, "--samples"),
-        (("--checkpoint", "bytes", "--field", "body"), 2, "--field has no effect without DATA"),
+        (("--checkpoint", "bytes", "--top-k", "3"), 2, "--num-samples"),
+        (("--checkpoint", "bytes", "--field", "body"), 2, "--field has no effect without --data"),
         (("--checkpoint", "bytes", "--precision", "int8", "text.txt"), 2, "--precision int8"),
         (("--checkpoint", "bytes", "--samples", "2", "--stride", "4"), 2, "--stride"),
         (("--checkpoint", "bytes", "--samples", "2", "--temperature", "-1"), 2, "temperature"),

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from small_events import run_started
 
-from cpulm.cli.runs import complete_folder
+from cpulm.cli.completion import run_or_folder
 from cpulm.events import Validated, to_json
 from cpulm.run_dir import RunDir
 from cpulm.runs.lock import locked
@@ -92,7 +92,7 @@ def test_json_has_every_field(tmp_path: Path) -> None:
 def test_no_runs_is_no_error_and_says_what_to_type(tmp_path: Path) -> None:
     code, out, err = cpulm(tmp_path, "runs")
     assert (code, out) == (0, "")
-    assert err == "no runs in runs/ yet; begin one: `cpulm train --preset tiny`\n"
+    assert err == "no runs in runs/ yet; start one: `cpulm train --preset tiny`\n"
     assert cpulm(tmp_path, "runs", "--json")[:2] == (0, "[]\n")
     (tmp_path / "there").mkdir()
     assert "no runs in there/ yet" in cpulm(tmp_path, "runs", "there")[2]
@@ -101,9 +101,9 @@ def test_no_runs_is_no_error_and_says_what_to_type(tmp_path: Path) -> None:
 def test_folders_are_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     a_run(tmp_path / "runs" / "one", seconds_ago=1).settings.write_text("")
     monkeypatch.chdir(tmp_path)
-    assert complete_folder("") == ["runs", "runs/one"]
-    assert complete_folder("runs/o") == ["runs/one"]
-    assert complete_folder("x") == []
+    assert run_or_folder("") == ["runs", "runs/one"]
+    assert run_or_folder("runs/o") == ["runs/one"]
+    assert run_or_folder("x") == []
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:

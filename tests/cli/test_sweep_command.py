@@ -134,10 +134,10 @@ def test_the_worse_half_stops_early_and_the_best_stands_first(
 
     again = run(*asked)
     assert again.code == 0
-    assert "going on with sweeps/tiny-1" in again.err
+    assert "continuing sweeps/tiny-1" in again.err
     assert again.out.index("lr=1e-2") < again.out.index("lr=1e-7")
     assert f"best: {best['run']}" in again.err
-    assert run("sweep", "--resume", "sweeps/tiny-1", "--json").out == done.out
+    assert run("resume", "sweeps/tiny-1", "--json").out == done.out
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows sends no such signal to another process")
@@ -149,11 +149,13 @@ def test_ctrl_c_saves_every_run_and_resume_goes_on(run: Run, folder: Path) -> No
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=100)[1]
     assert process.returncode == 75, said
-    assert "cpulm sweep --resume sweeps/tiny-1" in said
+    assert "cpulm resume sweeps/tiny-1" in said
     reached = steps_of(first)[-1]
     assert (first / "latest.pt").is_file()
     assert not (folder / "sweeps" / "tiny-1" / "steps=9").exists()
-    done = run("sweep", "--resume", "sweeps/tiny-1", "--json")
+    refused = run("resume", "sweeps/tiny-1", "--steps", "5")
+    assert (refused.code, "leave out the other options" in refused.err) == (2, True)
+    done = run("resume", "sweeps/tiny-1", "--json")
     assert done.code == 0, done.err
     assert [trial["state"] for trial in json.loads(done.out)["trials"]] == ["finished", "finished"]
     assert steps_of(first) == list(range(1, 1201))
@@ -166,7 +168,7 @@ def test_a_sweep_that_was_killed_takes_back_the_run_it_left_behind(run: Run, fol
     process = begin(asked)
     first = folder / "sweeps" / "tiny-1" / "steps=1200"
     wait_for_step(first, process)
-    refused = run("sweep", "--resume", "sweeps/tiny-1")
+    refused = run("resume", "sweeps/tiny-1")
     assert refused.code == 2
     assert f"process {process.pid} on" in refused.err
     process.kill()
@@ -200,8 +202,8 @@ def test_where_every_trial_fails_so_does_the_sweep(run: Run) -> None:
     ("words", "code", "named"),
     [
         (["sweep"], 2, "nothing to try"),
-        (["sweep", "--set", "train.lr=1,2", "--random-seed", "4"], 2, "--random-seed"),
-        (["sweep", "--resume", "sweeps/tiny-1", "--steps", "5"], 2, "--resume"),
+        (["sweep", "--set", "train.lr=1,2", "--seed", "4"], 2, "--seed"),
+        (["sweep", "--resume", "sweeps/tiny-1", "--steps", "5"], 2, "continued as it was planned"),
         (["sweep", "--resume", "absent"], 3, "absent"),
         (["sweep", "--set", "train.lrr=1,2"], 2, "train.lrr"),
     ],

@@ -171,7 +171,7 @@ def test_a_run_whose_process_is_gone_is_said_to_have_crashed(run: RunDir, watche
         assert process.poll() is None
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (0, "")
-    assert err.startswith("crashed: one: its process ended unexpectedly; it was last heard of at step 7")
+    assert err.startswith("crashed: one: its process ended without saying why; its last record is of step 7")
     assert "cpulm resume one" in err
 
 
@@ -183,7 +183,7 @@ def test_leaving_does_not_touch_the_run(run: RunDir, watcher: Watcher) -> None:
         read_until(process, '"step":7')
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
-        assert (process.returncode, out, err) == (0, "", "one goes on\n")
+        assert (process.returncode, out, err) == (0, "", "one keeps training\n")
         assert not run.stop.exists()
         assert sorted(path.name for path in run.path.iterdir()) == ["lock", "metrics.jsonl", "settings.yaml"]
 
@@ -224,13 +224,13 @@ def test_no_speed(run: RunDir, watcher: Watcher, speed: str) -> None:
     process = watcher("--speed", speed)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 2
-    assert "is no speed" in err
+    assert "is not a speed" in err
     assert " hint: " in err
 
 
 def test_a_folder_without_a_run(run: RunDir, watcher: Watcher) -> None:
     _, err = watcher().communicate(timeout=60)
-    assert err.startswith("new: one has not begun, and nobody trains it\n hint: ")
+    assert err.startswith("new: one has not started, and no process trains it\n hint: ")
     run.settings.unlink()
     process = watcher()
     _, err = process.communicate(timeout=60)
@@ -258,7 +258,7 @@ def test_the_dashboard_says_that_it_only_watches(run: RunDir) -> None:
         )
         os.close(theirs)
         until = time.monotonic() + 20
-        while "watching one; Ctrl-C leaves, the run goes on" not in "\n".join(screen.display):
+        while "watching one; Ctrl-C leaves, the run continues" not in "\n".join(screen.display):
             assert time.monotonic() < until, "\n".join(screen.display)
             stream.feed(os.read(ours, 65536))
         assert "7/100" in "\n".join(screen.display)
@@ -269,7 +269,7 @@ def test_the_dashboard_says_that_it_only_watches(run: RunDir) -> None:
             left += chunk
     os.close(ours)
     assert b"\x1b[?1049l" in left  # the terminal as it was
-    assert left.rstrip().endswith(b"one goes on")
+    assert left.rstrip().endswith(b"one keeps training")
 
 
 def _read(descriptor: int) -> bytes:

@@ -282,7 +282,7 @@ def test_the_readme_and_the_guide_to_writing_are_read_at_all() -> None:
     lines = [command.line for page in PAGES for block in blocks(page) for command in block.commands]
     assert "bash train_cpu.sh" in lines
     assert "cpulm resume runs/small-1 --max-time 4h" in lines
-    assert 'echo "import " | cpulm generate --checkpoint runs/tiny-1' in lines
+    assert 'echo "import " | cpulm generate runs/tiny-1' in lines
     assert "cpulm train --preset tiny --device cpu" in [line.line for line in inline_commands(PAGES[0])]
 
 
@@ -293,7 +293,7 @@ def test_the_readme_and_the_guide_to_writing_are_read_at_all() -> None:
         ("```bash\ncpulm trian\n```", "no command trian"),
         ("```bash\ncpulm train --preset tinny\n```", "tinny"),
         ("```bash\ncpulm train --set train.lrr=1\n```", "train.lrr"),
-        ("```bash\ncpulm generate --checkpoint runs/other-1\n```", "runs/other-1"),
+        ("```bash\ncpulm generate runs/other-1\n```", "runs/other-1"),
         ("```\nsome words that were printed\n```", "```text"),
         ("```bash\nrm -rf runs\n```", "no command of cpulm"),
         ("```bash\nbash train_cpu.sh --max-tme 8h\n```", "--max-tme"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from cpulm.errors import SettingsError
 from cpulm.settings import HORIZONS, ModelSettings, Settings, TrainSettings, changed
-from cpulm.settings_resolver import known_keys, validate
+from cpulm.settings_resolver import known_keys, replaced, validate
 
 ROOT = Path(__file__).parents[2]
 SECTIONS = {name: spec.default for name, spec in Settings.model_fields.items() if name != "preset"}
@@ -103,6 +105,77 @@ def test_a_value_beyond_its_limits_is_named_with_its_key(section: str, key: str,
     assert f"{section}.{key}" in raised.value.message
     assert f"{section}.{key}: " in raised.value.hint or raised.value.hint.startswith("known: ")
     assert "pydantic" not in raised.value.message
+
+
+WORST: list[Any] = [
+    None,
+    True,
+    -1,
+    0,
+    1.5,
+    10**30,
+    math.nan,
+    math.inf,
+    -math.inf,
+    "",
+    "x" * 200,
+    "1e3",
+    b"\xff",
+]
+WORST += [[], [1], {}, object]
+
+
+@pytest.mark.parametrize("key", [key for key in known_keys() if "." in key])
+def test_a_refusal_is_in_our_own_words_and_names_the_setting(key: str) -> None:
+    """Every kind of complaint of the library that validates is translated."""
+    section, name = key.split(".")
+    refused = [error for value in WORST if (error := refusal({section: {name: value}}))]
+    assert refused
+    for error in refused:
+        assert name in error.message
+        assert not re.search(r"[Ii]nput|valid|parse|pydantic|fractional|isoformat", error.message)
+        assert "cannot be used here" not in error.message
+        assert len(error.message) < 300
+        assert error.hint
+
+
+def refusal(values: dict[str, Any]) -> SettingsError | None:
+    try:
+        validate(values)
+    except SettingsError as error:
+        return error
+    return None
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        ("train.lr", -1, "train.lr = -1: must be greater than 0"),
+        ("train.steps", 0, "train.steps = 0: must be at least 1"),
+        ("train.steps", 1.5, "train.steps = 1.5: must be a whole number"),
+        ("train.steps", "x", "train.steps = 'x': must be a whole number"),
+        ("train.lr", "fast", "train.lr = 'fast': must be a number"),
+        ("train.lr", float("inf"), "train.lr = inf: must be a finite number"),
+        ("train.seed", 2**32, "train.seed = 4294967296: must be at most 4,294,967,295"),
+        ("model.dropout", 1, "model.dropout = 1: must be less than 1"),
+        ("model.bias", "maybe", "model.bias = 'maybe': must be true or false"),
+        ("data.field", 3, "data.field = 3: must be text"),
+        ("data.source", [], "data.source = []: must not be empty"),
+        ("train.optimizer", "sgd", "train.optimizer = 'sgd': must be one of muon, adamw"),
+    ],
+)
+def test_what_a_value_must_be_is_said_plainly(key: str, value: object, reason: str) -> None:
+    section, name = key.split(".")
+    with pytest.raises(SettingsError) as raised:
+        validate({section: {name: value}})
+    assert raised.value.message == reason
+
+
+def test_other_values_of_settings_that_are_there_are_checked_alike() -> None:
+    settings = Settings()
+    assert replaced(settings, {"train.steps": 5, "runtime.nice": None}).train.steps == 5
+    with pytest.raises(SettingsError, match=r"train\.steps = 0: must be at least 1"):
+        replaced(settings, {"train.steps": 0})
 
 
 @pytest.mark.parametrize("sign", [1, "8h", "90min"])

@@ -223,7 +223,7 @@ def test_values_of_assignments(assignment: str, value: object) -> None:
         ("train.lr=[", "cannot read the value '['", "Peak learning rate"),
         ("train.lr=", "train.lr = ''", "Peak learning rate"),
         ("train.lr=true", "train.lr = True", "Peak learning rate"),
-        ("train.max_time=1:30", "'1:30' is not a duration", "8h"),
+        ("train.max_time=1:30", "train.max_time = '1:30': this is not a duration", "8h"),
         ("train.steps=" + "9" * 5000, "train.steps", "optimizer updates"),
     ],
 )

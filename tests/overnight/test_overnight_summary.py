@@ -154,7 +154,7 @@ def test_the_page_tells_how_long_how_far_how_good_and_what_happened(tmp_path: Pa
     assert "1h 00m for preparation, 2 restarts and pauses" in page
     assert "step 1,000 of 1,000 (100%), 500 K tokens" in page
     assert "1.2500 (0.6250 bits per byte) at step 400, Sun 22 Nov 00:00" in page
-    assert f"cpulm generate --checkpoint {run.best}" in page
+    assert f"cpulm generate {run.best}" in page
     assert f"cpulm resume {run.path} --steps 2000" in page
     assert "cpulm watch" not in page
     happened = page.partition("## What happened\n\n")[2].partition("\n\n")[0].splitlines()

@@ -50,7 +50,7 @@ CHARTS = (
         "loss", "Loss", (("loss", "training"), ("val_loss", "validation")), "nats per token", smoothed=True
     ),
     Chart("bits_per_byte", "Validation", (("val_bits_per_byte", "validation"),), "bits per byte"),
-    Chart("lr", "Learning rate", (("lr", "learning rate"),), number="~g", from_zero=True),
+    Chart("lr", "Learning rate", (("lr", "AdamW"), ("muon_lr", "Muon")), number="~g", from_zero=True),
     Chart("grad_norm", "Gradient norm", (("grad_norm", "gradient norm"),), smoothed=True),
     Chart(
         "throughput",

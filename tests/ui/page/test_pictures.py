@@ -48,7 +48,7 @@ def test_the_model_and_its_layers_have_theirs(report: Report, look: dict[str, An
 
 def test_several_runs_share_each_picture(comparison: RunComparison) -> None:
     drawn = dict(pictures(comparison.reports))
-    assert {"loss_training", "loss_validation", "lr"} <= set(drawn)
+    assert {"loss_training", "loss_validation", "lr_AdamW", "lr_Muon"} <= set(drawn)
     for spec in drawn.values():
         assert {row["series"] for row in spec["datasets"]["points"]} == {r.name for r in comparison.reports}
 

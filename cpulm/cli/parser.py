@@ -1,0 +1,114 @@
+"""How cpulm's commands are parsed beyond typer: their help, and old spellings of options."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from cpulm.cli.setting_flags import COMMON, HOW_LONG, LEARNING, MACHINE, MODEL, OUTPUT, TEXT
+
+PANELS = (COMMON, TEXT, HOW_LONG, MODEL, LEARNING, MACHINE)
+"""These come first, in this order; then the others as the command has them, and at the end the output."""
+
+OLD_SPELLINGS = {
+    "analyze": {"--text": "--data"},
+    "benchmark": {"--time": "--max-time", "--plan": "--config"},
+    "evaluate": {"--samples": "--num-samples"},
+    "sweep": {"--random-seed": "--seed", "--plan": "--config"},
+    "train": {"--plan": "--config"},
+}
+"""Options by the names that they had before, which still work and are in no help."""
+
+UsageError: Any = typer.BadParameter.__base__  # its place in typer differs by version
+
+TYPED = "cpulm.typed"
+"""Where a command's context keeps the words that were typed behind the command."""
+
+
+class Command(TyperCommand):
+    """A subcommand."""
+
+    def __init__(self, name: str | None, **how: Any) -> None:
+        super().__init__(name, **how)
+        by_option = {option: one for one in self.params for option in one.opts}
+        for old, new in OLD_SPELLINGS.get(name or "", {}).items():
+            alias: Any = copy.copy(
+                by_option[new]
+            )  # it has the same name, so its value goes to the same place
+            alias.opts, alias.secondary_opts = [old], []
+            alias.hidden = True
+            self.params.append(alias)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.meta[TYPED] = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except UsageError as error:
+            error.ctx = error.ctx or ctx  # not every complaint of the parser has it
+            raise
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 - typer's signature
+        _show_help(self, ctx)
+
+
+class Commands(TyperGroup):
+    """``cpulm`` itself."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        ctx.meta[TYPED] = list(args)
+        return super().resolve_command(ctx, args)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 - typer's signature
+        _show_help(self, ctx)
+
+
+def option_name(parameter: Any) -> str:
+    """``--lr X``, ``--nice/--no-nice`` or ``RUN...`` as help shows it."""
+    if not parameter.opts[0].startswith("-"):
+        return str(parameter.metavar or parameter.name.upper())
+    spellings = ", ".join(sorted(parameter.opts, key=lambda one: not one.startswith("--")))
+    name = "/".join([spellings, *parameter.secondary_opts[:1]])
+    return name if is_switch(parameter) else f"{name} {parameter.metavar or 'VALUE'}"
+
+
+def is_switch(parameter: Any) -> bool:
+    """Whether an option takes no value."""
+    return bool(getattr(parameter, "is_flag", False))
+
+
+def usage(command: Any, ctx: Any) -> str:
+    """``cpulm watch RUN [OPTIONS]``."""
+    if ctx.parent is None:
+        return "cpulm COMMAND [ARGUMENTS]"
+    arguments = [one for one in command.params if not one.opts[0].startswith("-")]
+    names = [option_name(one) if one.required else f"[{option_name(one)}]" for one in arguments]
+    return " ".join(["cpulm", str(ctx.info_name), *names, "[OPTIONS]"])
+
+
+def _show_help(command: Any, ctx: Any) -> None:
+    from cpulm.ui.console import stdout
+    from cpulm.ui.help import HelpPanel, HelpRow, help_page
+
+    panels: dict[str, list[HelpRow]] = {}
+    for name, one in getattr(command, "commands", {}).items():
+        if not one.hidden:
+            first = inspect.cleandoc(one.help or "").split("\n\n")[0].replace("\n", " ")
+            panels.setdefault(str(one.rich_help_panel or "Commands"), []).append(HelpRow(name, first))
+    for one in command.get_params(ctx):
+        if not getattr(one, "hidden", False):
+            panel = getattr(one, "rich_help_panel", None) or (
+                OUTPUT if one.opts[0].startswith("-") else COMMON
+            )
+            panels.setdefault(panel, []).append(HelpRow(option_name(one), one.help or ""))
+    order = [*(name for name in PANELS if name in panels), *(name for name in panels if name not in PANELS)]
+    order.sort(key=lambda name: name == OUTPUT)
+    console = stdout()
+    about = inspect.cleandoc(command.help or "")
+    page = help_page(
+        usage(command, ctx), about, [HelpPanel(name, panels[name]) for name in order], console.width
+    )
+    console.print(page, soft_wrap=True)

@@ -1,0 +1,323 @@
+"""Named options for settings: each is worded once here, and given to every command that takes it."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+
+from cpulm.cli import completion
+from cpulm.errors import SettingsError
+
+COMMON, TEXT, HOW_LONG, MODEL = "Common", "Text", "How long", "Model"
+LEARNING, MACHINE, OUTPUT = "Learning", "Machine", "Output"
+
+
+def _until(text: str) -> str:
+    from cpulm.cli.until import parse_until
+
+    return parse_until(text).isoformat()
+
+
+def _on_or_off(on: bool) -> str:
+    return "on" if on else "off"
+
+
+@dataclass(frozen=True)
+class SettingFlag:
+    """One option that sets one setting.
+
+    Attributes:
+        key: the setting, with a dot: ``train.lr``.
+        options: its spellings, ``--lr``; of a switch ``--nice/--no-nice``.
+        metavar: what stands for its value in help; empty for a switch.
+        help: one sentence, with the default.
+        many: may be given several times.
+        convert: from the text (of a switch: the bool) to the value; by default as ``--set`` reads it.
+        complete: values that begin with what was typed.
+    """
+
+    key: str
+    options: tuple[str, ...]
+    metavar: str
+    help: str
+    many: bool = False
+    convert: Callable[[Any], Any] | None = None
+    complete: Callable[[str], list[str]] | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of its parameter: that of its first spelling."""
+        return self.options[0].split("/")[0].lstrip("-").replace("-", "_")
+
+    def parameter(self, panel: str) -> inspect.Parameter:
+        """The parameter that a command takes it by."""
+        info = typer.Option(
+            *self.options,
+            help=self.help,
+            metavar=self.metavar or None,
+            rich_help_panel=panel,
+            show_default=False,
+            autocompletion=self.complete,
+        )
+        kind: Any = list[str] if self.many else str if self.metavar else bool
+        return inspect.Parameter(
+            self.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, info]
+        )
+
+    def is_given(self, value: Any) -> bool:
+        """Whether ``value``, as the parser has it, comes from the command line."""
+        has_no = any("/" in option for option in self.options)
+        return bool(value) if self.many or not (self.metavar or has_no) else value is not None
+
+    def value(self, given: Any) -> Any:
+        """What was given on the command line, as the setting's value."""
+        if self.convert is not None:
+            return self.convert(given)
+        if self.many or not self.metavar:
+            return given
+        from cpulm.settings_resolver import parse_value
+
+        return parse_value(given, self.key)
+
+
+FLAGS = {
+    flag.name: flag
+    for flag in (
+        SettingFlag(
+            "train.max_time",
+            ("--max-time",),
+            "DURATION",
+            "Training time over all parts of the run, such as 8h or 90min.",
+        ),
+        SettingFlag("train.steps", ("--steps",), "N", "Optimizer updates, from the very start."),
+        SettingFlag("train.epochs", ("--epochs",), "X", "Passes over the training text."),
+        SettingFlag("train.tokens", ("--tokens",), "N", "Trained tokens."),
+        SettingFlag(
+            "train.until",
+            ("--until",),
+            "TIME",
+            "The time of day to end at, such as 07:00 or '2026-05-01 07:00'.",
+            convert=_until,
+        ),
+        SettingFlag(
+            "train.target_loss", ("--target-loss",), "X", "End at this validation loss (nats/token)."
+        ),
+        SettingFlag("train.patience", ("--patience",), "N", "End after N validations without a new best."),
+        SettingFlag("eval.every", ("--eval-every",), "N", "Updates between validations. [default: 250]"),
+        SettingFlag("train.micro_batch_size", ("--batch-size",), "N", "Sequences in one micro-batch."),
+        SettingFlag("train.grad_accum_steps", ("--grad-accum",), "N", "Micro-batches in one update."),
+        SettingFlag(
+            "train.lr",
+            ("--lr",),
+            "X",
+            "Peak learning rate of AdamW: embeddings, head and norms; of everything with "
+            "train.optimizer=adamw.",
+        ),
+        SettingFlag(
+            "train.muon_lr", ("--muon-lr",), "X", "Peak learning rate of Muon: the blocks' matrices."
+        ),
+        SettingFlag("train.seed", ("--seed",), "N", "Seed of weights, data order and dropout."),
+        SettingFlag("model.n_layer", ("--n-layer",), "N", "Transformer blocks."),
+        SettingFlag("model.n_head", ("--n-head",), "N", "Attention heads."),
+        SettingFlag("model.n_embd", ("--n-embd",), "N", "Width of the model."),
+        SettingFlag(
+            "model.block_size", ("--block-size", "--seq-len"), "N", "Context: tokens in one sequence."
+        ),
+        SettingFlag("model.dropout", ("--dropout",), "X", "Dropout while training. [default: 0]"),
+        SettingFlag(
+            "data.source",
+            ("--data",),
+            "TEXT",
+            "A file, folder, glob, token folder, or builtin:python; repeatable.",
+            many=True,
+            complete=completion.paths,
+        ),
+        SettingFlag(
+            "data.val_source",
+            ("--val-data",),
+            "TEXT",
+            "Text to validate on, instead of a held-out part; repeatable.",
+            many=True,
+            complete=completion.paths,
+        ),
+        SettingFlag(
+            "data.val_fraction", ("--val-fraction",), "X", "Part held out for validation. [default: 0.05]"
+        ),
+        SettingFlag(
+            "data.tokenizer",
+            ("--tokenizer",),
+            "KIND|FILE",
+            "bpe, byte, char, word, or a tokenizer.json. [default: bpe]",
+            complete=completion.tokenizer,
+        ),
+        SettingFlag("data.vocab_size", ("--vocab-size",), "N", "Entries of the vocabulary of bpe or word."),
+        SettingFlag(
+            "data.field", ("--field",), "NAME", "Field of a JSONL line with its text. [default: text]"
+        ),
+        SettingFlag(
+            "data.errors",
+            ("--errors",),
+            "strict|replace",
+            "Bytes that are not UTF-8: stop, or put U+FFFD there. [default: strict]",
+            complete=completion.choices("data.errors"),
+        ),
+        SettingFlag(
+            "runtime.device",
+            ("--device",),
+            "NAME",
+            "auto, cpu, cuda or mps. [default: auto]",
+            complete=completion.choices("runtime.device"),
+        ),
+        SettingFlag("runtime.threads", ("--threads",), "N", "CPU threads. [default: the physical cores]"),
+        SettingFlag(
+            "runtime.precision",
+            ("--precision",),
+            "NAME",
+            "auto, fp32, bf16 or int8. [default: auto]",
+            complete=completion.choices("runtime.precision"),
+        ),
+        SettingFlag(
+            "runtime.compile",
+            ("--compile/--no-compile",),
+            "",
+            "Use torch.compile. [default: when it pays]",
+            convert=_on_or_off,
+        ),
+        SettingFlag("runtime.nice", ("--nice/--no-nice",), "", "Give way to other programs."),
+        SettingFlag(
+            "runtime.allow_sleep",
+            ("--allow-sleep/--no-allow-sleep",),
+            "",
+            "Let the machine go to sleep while it trains.",
+        ),
+        SettingFlag(
+            "runtime.pause_on_battery",
+            ("--pause-on-battery/--no-pause-on-battery",),
+            "",
+            "Wait while the machine runs on battery.",
+        ),
+        SettingFlag(
+            "checkpoint.every",
+            ("--checkpoint-every",),
+            "DURATION",
+            "Training time between checkpoints. [default: 10min]",
+        ),
+        SettingFlag("log.tensorboard", ("--tensorboard",), "", "Write TensorBoard files too."),
+    )
+}
+"""All of them, by the names of their parameters."""
+
+READING = ("field", "errors")
+TEXTS = ("data", "val_data", "val_fraction", "tokenizer", "vocab_size", *READING)
+HORIZON = ("max_time", "steps", "epochs", "tokens", "until")
+SHAPE = ("n_layer", "n_head", "n_embd", "block_size", "dropout")
+BEHAVIOUR = ("nice", "allow_sleep", "pause_on_battery")
+
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Any setting, such as train.weight_decay=0.2; repeatable.",
+        rich_help_panel=LEARNING,
+        autocompletion=completion.assignment,
+    ),
+]
+Config = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help="YAML file of settings: a run's settings.yaml, or a plan of cpulm benchmark.",
+        rich_help_panel=LEARNING,
+        autocompletion=completion.paths,
+    ),
+]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Settings to begin with; see `cpulm train --list-presets`. [default: tiny]",
+        rich_help_panel=COMMON,
+        autocompletion=completion.preset,
+    ),
+]
+Headless = Annotated[
+    bool, typer.Option("--headless", help="Plain lines instead of the dashboard.", rich_help_panel=OUTPUT)
+]
+JsonResult = Annotated[
+    bool, typer.Option("--json", help="The result as JSON on stdout.", rich_help_panel=OUTPUT)
+]
+JsonEvents = Annotated[
+    bool, typer.Option("--json", help="Events as JSON lines on stdout.", rich_help_panel=OUTPUT)
+]
+
+
+def setting_flags(
+    panels: Mapping[str, tuple[str, ...]],
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A decorator that gives a command named options for settings.
+
+    The command receives those that were given as ``flags``: the settings' keys, with a dot, and their values.
+    A complaint about such a setting names the option that was typed.
+
+    Args:
+        panels: names out of :data:`FLAGS` for each panel of the help.
+    """
+    chosen = {name: panel for panel, names in panels.items() for name in names}
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def parsed(**arguments: Any) -> None:
+            typed = {FLAGS[name]: arguments.pop(name) for name in chosen}
+            given = {flag: value for flag, value in typed.items() if flag.is_given(value)}
+            try:
+                command(**arguments, flags={flag.key: flag.value(value) for flag, value in given.items()})
+            except SettingsError as error:
+                raise _naming_the_option(error, given) from error
+
+        signature = inspect.signature(command, eval_str=True)
+        own = [one for name, one in signature.parameters.items() if name != "flags"]
+        added = [FLAGS[name].parameter(panel) for name, panel in chosen.items()]
+        parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own] + added
+        parsed.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        parsed.__annotations__ = {one.name: one.annotation for one in parameters}
+        return parsed
+
+    return decorate
+
+
+def _naming_the_option(error: SettingsError, given: Mapping[SettingFlag, Any]) -> SettingsError:
+    """``train.lr = -1: must be ...`` as ``--lr -1: must be ...`` where that is what was typed."""
+    for flag, value in given.items():
+        reason = error.message.removeprefix(f"{flag.key} = ")
+        if reason != error.message and flag.metavar and not flag.many:
+            _, _, reason = reason.partition(": ")
+            return SettingsError(f"{flag.options[0]} {value}: {reason}", error.hint)
+    return error
+
+
+def horizon(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The horizon among the flags, by the names of the settings in ``train``."""
+    return {name: flags[f"train.{name}"] for name in HORIZON if f"train.{name}" in flags}
+
+
+def with_text(flags: Mapping[str, Any], text: list[str] | None) -> dict[str, Any]:
+    """The flags with the texts that were given as arguments before those of ``--data``.
+
+    Raises:
+        SettingsError: if an argument is the name of a preset, and there is no such file.
+    """
+    from pathlib import Path
+
+    from cpulm.preset_files import preset_names
+
+    for one in text or ():
+        if one in preset_names() and not Path(one).exists():
+            raise SettingsError(f"{one} is a preset, and text is expected here", f"write --preset {one}")
+    sources = [*(text or ()), *flags.get("data.source", ())]
+    return {**flags, "data.source": sources} if sources else dict(flags)

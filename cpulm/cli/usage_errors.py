@@ -1,0 +1,169 @@
+"""What the parser refuses, as one message and one hint in cpulm's own style."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from cpulm.cli.parser import OLD_SPELLINGS, TYPED, is_switch, option_name, usage
+from cpulm.cli.peer_flags import PEERS
+from cpulm.cli.setting_flags import FLAGS
+from cpulm.errors import SettingsError
+
+_NUMBERS = {"N": (int, "a whole number"), "X": (float, "a number")}
+
+
+def explain(error: Any) -> SettingsError:
+    """The parser's ``error`` as ours: what was typed, what is wrong with it, and what to type instead."""
+    context, kind = error.ctx, type(error).__name__
+    command = context.command if context is not None else None
+    if context is None or command is None:
+        return SettingsError(_plain(error.format_message()), "see `cpulm --help`")
+    if kind == "NoSuchOption":
+        return _unknown_option(error.option_name, context)
+    if kind == "MissingParameter":
+        return SettingsError(f"{option_name(error.param)} is missing", _example(context))
+    if kind == "BadParameter" and error.param is not None:
+        return _bad_value(error, context)
+    if kind == "BadOptionUsage":
+        return _with_or_without_value(error.option_name, context)
+    if getattr(command, "commands", None):
+        return _unknown_command(context, error)
+    message = _plain(error.format_message())
+    extra = re.search(r"extra arguments?.*\((.*)\)$", message)
+    if extra:
+        return SettingsError(f"{extra[1]}: too many arguments", f"the form is: {usage(command, context)}")
+    return SettingsError(message, _help_of(context))
+
+
+def _unknown_command(context: Any, error: Any) -> SettingsError:
+    typed = context.meta.get(TYPED, [])
+    if not typed:
+        return SettingsError(_plain(error.format_message()), "see `cpulm --help`")
+    names = [name for name, one in context.command.commands.items() if not one.hidden]
+    close = difflib.get_close_matches(typed[0], names, n=1)
+    hint = f"did you mean `cpulm {close[0]}`?" if close else f"the commands are {', '.join(names)}"
+    return SettingsError(f"there is no command {typed[0]}", hint)
+
+
+def _unknown_option(typed: str, context: Any) -> SettingsError:
+    name = typed.split("=")[0]
+    message = (
+        f"cpulm {context.info_name} has no option {name}" if context.parent else f"there is no option {name}"
+    )
+    bare = name.lstrip("-").replace("_", "-").lower()
+    options = _options(context.command)
+    hint = ""
+    if f"--{bare}" in options:
+        hint = f"write --{bare}"
+    elif bare in PEERS:
+        hint = _ours(PEERS[bare], context)
+    hint = hint or _as_setting(bare, context)
+    if not hint:
+        close = difflib.get_close_matches(f"--{bare}", options, n=1, cutoff=0.6)
+        hint = f"did you mean {close[0]}?" if close else _help_of(context)
+    return SettingsError(message, hint)
+
+
+def _ours(place: str, context: Any) -> str:
+    """How this command is given what a peer's option gives; empty if it takes no such thing."""
+    options = _options(context.command)
+    if place.startswith("--"):
+        return f"cpulm calls it {place}" if place in options else ""
+    if place == "RUN":
+        takes = any(option_name(one).startswith("RUN") for one in context.command.params)
+        return f"give it as the argument RUN: `cpulm {context.info_name} runs/tiny-1`" if takes else ""
+    if place.startswith("cpulm "):
+        return f"use `{place}`"
+    option = next((flag.options[0].split("/")[0] for flag in FLAGS.values() if flag.key == place), "")
+    if option in options:
+        return f"cpulm calls it {option} (the setting {place})"
+    return f"it is the setting {place}: --set {place}=VALUE" if "--set" in options else ""
+
+
+def _as_setting(bare: str, context: Any) -> str:
+    """The setting whose own name was typed as an option."""
+    if "--set" not in _options(context.command):
+        return ""
+    from cpulm.settings_resolver import known_keys
+
+    name = bare.replace("-", "_")
+    keys = [
+        key for key in known_keys() if "." in key and name in (key.partition(".")[2], key.replace(".", "_"))
+    ]
+    return _ours(keys[0], context) if len(keys) == 1 else ""
+
+
+def _with_or_without_value(name: str, context: Any) -> SettingsError:
+    parameter = _parameter(name, context)
+    if parameter is None:
+        return SettingsError(f"{name} cannot be used like that", _help_of(context))
+    if is_switch(parameter):
+        spellings = " or ".join([*parameter.opts[:1], *parameter.secondary_opts[:1]])
+        return SettingsError(f"{name} takes no value", f"write {spellings} alone")
+    return SettingsError(f"{name} needs a value", _meaning(parameter))
+
+
+def _bad_value(error: Any, context: Any) -> SettingsError:
+    parameter = error.param
+    typed = _typed_value(parameter, context)
+    name = parameter.opts[0] if parameter.opts[0].startswith("-") else option_name(parameter)
+    number, words = _NUMBERS.get(parameter.metavar, (str, "possible here"))
+    try:
+        number(typed)
+    except ValueError:
+        return SettingsError(f"{name} {typed}: this is not {words}", _meaning(parameter))
+    least = getattr(parameter, "min", None)
+    if least is None:
+        least = getattr(getattr(parameter, "type", None), "min", None)
+    limit = f"must be at least {least}" if least is not None else "is not possible here"
+    return SettingsError(f"{name} {typed}: this {limit}", _meaning(parameter))
+
+
+def _typed_value(parameter: Any, context: Any) -> str:
+    """What was typed for ``parameter``, before it was converted."""
+    values, _, _ = context.command.make_parser(context).parse_args(list(context.meta.get(TYPED, [])))
+    value = values.get(parameter.name, "")
+    return str(value[-1] if isinstance(value, (list, tuple)) and value else value)
+
+
+def _parameter(option: str, context: Any) -> Any:
+    return next((one for one in context.command.params if option in (*one.opts, *one.secondary_opts)), None)
+
+
+def _options(command: Any) -> list[str]:
+    """The visible options of a command, the longer spellings first."""
+    return list(_spellings(command))
+
+
+def _spellings(command: Any) -> Iterator[str]:
+    old = OLD_SPELLINGS.get(command.name or "", {})
+    for one in command.params:
+        if not getattr(one, "hidden", False):
+            yield from (
+                each for each in (*one.opts, *one.secondary_opts) if each.startswith("--") and each not in old
+            )
+    yield "--help"
+
+
+def _meaning(parameter: Any) -> str:
+    return f"{option_name(parameter)}: {parameter.help or ''}".rstrip(": ")
+
+
+def _example(context: Any) -> str:
+    """The first example in a command's help."""
+    lines = [line.strip() for line in inspect.cleandoc(context.command.help or "").splitlines()]
+    found = next((line for line in lines if line.startswith("cpulm ")), "")
+    return f"such as `{found}`" if found else _help_of(context)
+
+
+def _help_of(context: Any) -> str:
+    return f"see `cpulm {context.info_name} --help`" if context.parent else "see `cpulm --help`"
+
+
+def _plain(message: str) -> str:
+    """The parser's own words, of which only rare complaints are left, as one line of our kind."""
+    return " ".join(message.split()).rstrip(".").replace("'", "")

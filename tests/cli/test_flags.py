@@ -1,0 +1,176 @@
+"""The options of every command, frozen, and that what hints and help name is there.
+
+``python tests/cli/test_flags.py`` writes ``flags.txt`` anew: look at the difference before it is committed.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from typer.main import get_command
+
+from cpulm.cli.main import app
+from cpulm.cli.parser import OLD_SPELLINGS, option_name
+from cpulm.cli.peer_flags import PEERS
+from cpulm.cli.setting_flags import FLAGS
+from cpulm.settings_resolver import known_keys
+
+ROOT = Path(__file__).parents[2]
+FROZEN = Path(__file__).with_name("flags.txt")
+
+COMMANDS: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
+READS_TEXT = ("train", "sweep", "tokenize", "evaluate", "benchmark")
+
+NOT_OURS = {
+    **dict.fromkeys(("--what", "--who", "--why", "--mode"), "systemd-inhibit"),
+    **dict.fromkeys(("--query-gpu", "--format"), "nvidia-smi"),
+    "--print-path": "xcode-select",
+    "--user": "pip and systemctl",
+    "--logdir": "tensorboard",
+    "--extra-index-url": "pip",
+    "--version": "compilers, and cpulm itself",
+    "--help": "every command",
+}
+"""Options in strings that are of other programs, or of every command."""
+
+
+def listing() -> str:
+    """One line for each argument and option of each command; those that no help shows are in brackets."""
+    lines = []
+    for name, command in COMMANDS.items():
+        for one in command.params:
+            shown = option_name(one)
+            lines.append(f"{name:<10} {f'({shown})' if getattr(one, 'hidden', False) else shown}")
+    return "\n".join(lines) + "\n"
+
+
+def test_the_options_of_all_commands_are_those_of_the_list() -> None:
+    assert listing() == FROZEN.read_text(encoding="utf-8")
+
+
+def visible(command: str) -> set[str]:
+    """The options of a command that its help shows."""
+    shown = [one for one in COMMANDS[command].params if not getattr(one, "hidden", False)]
+    return {option for one in shown for option in (*one.opts, *one.secondary_opts)} | {"--help"}
+
+
+class Said(NamedTuple):
+    """A string of the package, as a user may read it, with X for what is filled in."""
+
+    place: str
+    text: str
+
+
+def said() -> Iterator[Said]:
+    """All strings but docstrings; of commands those too, for they are their help."""
+    functions = {name.replace("-", "_") for name in COMMANDS}
+    for source in sorted((ROOT / "cpulm").rglob("*.py")):
+        tree = ast.parse(source.read_text(encoding="utf-8"))
+        name, within = str(source.relative_to(ROOT)), set()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+                within.add(id(node.value))
+            elif isinstance(node, ast.JoinedStr):
+                within |= {id(part) for part in ast.walk(node) if part is not node}
+                parts = [str(one.value) if isinstance(one, ast.Constant) else "X" for one in node.values]
+                yield Said(f"{name}:{node.lineno}", "".join(parts))
+            elif isinstance(node, ast.FunctionDef) and node.name in functions and "cli" in source.parts:
+                yield Said(f"{name}:{node.lineno}", ast.get_docstring(node) or "")
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in within:
+                yield Said(f"{name}:{node.lineno}", node.value)
+
+
+def wrong_in(one: Said) -> Iterator[str]:
+    """What a string names that the parser does not know."""
+    for quoted, example in re.findall(r"`(cpulm [^`]*)`|^    (cpulm .*)$", one.text, re.MULTILINE):
+        line = quoted or example
+        words = shlex.split(line.split(" | ")[0])
+        name, options = words[1], [word.split("=")[0] for word in words if word.startswith("--")]
+        if name not in COMMANDS:
+            if not name.startswith("-") and name not in ("X", "COMMAND"):
+                yield f"{one.place}: `{line}`: no command {name}"
+        else:
+            unknown = [option for option in options if option not in visible(name)]
+            yield from (f"{one.place}: `{line}`: {name} has no {option}" for option in unknown)
+    rest = re.sub(r"`cpulm [^`]*`", "", one.text)
+    rest = re.sub(r"^    cpulm .*$", "", rest, flags=re.MULTILINE)
+    by_text = re.findall(r"--set ([a-z]+\.[a-z_0-9]+)", one.text)
+    yield from (f"{one.place}: there is no setting {key}" for key in by_text if key not in known_keys())
+    for option in re.findall(r"(?<![\w-])--[a-z]+(?:-[a-z]+)*(?![\w-])", rest):
+        takers = {name for name in COMMANDS if option in visible(name)}
+        if option not in NOT_OURS and not takers:
+            yield f"{one.place}: {option} is no option of any command"
+        if "cpulm/data/readers.py" in one.place and not takers.issuperset(READS_TEXT):
+            yield f"{one.place}: {option} is not an option of each of {READS_TEXT}"
+        stem = Path(one.place.split(":")[0]).stem
+        if stem in COMMANDS and option not in NOT_OURS and stem not in takers and "`cpulm" not in one.text:
+            yield f"{one.place}: cpulm {stem} has no {option}"
+
+
+ALLOWED = ("cpulm/cli/parser.py", "cpulm/cli/peer_flags.py", "cpulm/cli/setting_flags.py")
+"""Tables of spellings."""
+
+
+def test_every_command_and_option_in_a_message_is_there() -> None:
+    strings = [one for one in said() if not one.place.startswith(ALLOWED)]
+    assert len(strings) > 1000
+    assert [problem for one in strings for problem in wrong_in(one)] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("go on with `cpulm resum runs/tiny-1`", "no command resum"),
+        ("try `cpulm evaluate X --set data.errors=replace`", "evaluate has no --set"),
+        ("such as --set train.lrr=1", "no setting train.lrr"),
+        ("give --vocabulary-size X", "--vocabulary-size is no option"),
+        ("such as `cpulm sweep --random-seed 3`", "sweep has no --random-seed"),
+    ],
+)
+def test_a_wrong_hint_is_found(text: str, problem: str) -> None:
+    assert problem in " ".join(wrong_in(Said("somewhere.py:1", text)))
+
+
+def test_every_named_option_and_every_name_of_a_peer_leads_to_a_setting() -> None:
+    assert {flag.key for flag in FLAGS.values()} <= set(known_keys())
+    for peer, ours in PEERS.items():
+        assert ours in known_keys() or ours == "RUN" or ours.startswith(("--", "cpulm resume")), peer
+        assert f"--{peer}" not in visible("train"), f"{peer} is an option of cpulm's own"
+
+
+def test_old_spellings_stand_for_options_that_are_there() -> None:
+    for command, spellings in OLD_SPELLINGS.items():
+        assert set(spellings.values()) <= visible(command)
+        assert not set(spellings) & visible(command)
+
+
+def test_every_option_says_what_it_is_for() -> None:
+    parameters = [one for command in COMMANDS.values() for one in command.params]
+    assert [one.opts for one in parameters if not one.help] == []
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_fits_eighty_columns_and_has_no_doubled_blank_lines(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as ended:
+        app([name, "--help"])
+    page = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert [line for line in page.splitlines() if len(line) > 80] == []
+    assert "\n\n\n" not in page.rstrip()
+    assert "<bool>" not in page
+    assert page.startswith(f"Usage: cpulm {name}")
+    assert all(option in page for option in visible(name) if re.match("--(?!no-)", option))
+
+
+if __name__ == "__main__":
+    FROZEN.write_text(listing(), encoding="utf-8")
