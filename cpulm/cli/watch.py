@@ -145,9 +145,9 @@ def _say_if_crashed(run: RunDir) -> None:
     from cpulm.ui.console import show_error
 
     now, hint = status_of(run), f"continue from the last checkpoint: `cpulm resume {run.path}`"
-    if now.state == NEW:
+    if now.state == "new":
         show_error(f"{run.path} has not started, and no process trains it", hint, label="new")
-    if now.state == CRASHED:
+    if now.state == "crashed":
         what = f"{run.path}: its process ended without saying why"
         if now.step is not None and now.seen is not None:
             heard = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(now.seen))
