@@ -24,11 +24,11 @@ from typing import Any
 import torch
 
 from cpulm.execution.runtime import choose_runtime
-from cpulm.model.transformer import Transformer
-from cpulm.optim.build_optimizers import build_optimizers
-from cpulm.settings import ModelSettings, RuntimeSettings, TrainSettings
+from cpulm.execution.update import StepTimer, training_update
+from cpulm.settings import ModelSettings, RuntimeSettings, Settings, TrainSettings
 from cpulm.system.machine import read_machine
 from cpulm.system.precisions import has_fast_int8
+from cpulm.training.build import build_random_parts
 
 Step = Callable[[], Any]
 
@@ -56,16 +56,15 @@ def our_step(
 ) -> Step:
     """A step of our model with the given parts."""
     n_layer, n_head, n_embd, block_size, batch, vocab = shape
-    settings = ModelSettings(n_layer=n_layer, n_head=n_head, n_embd=n_embd, block_size=block_size, **parts)
-    model = Transformer(settings, vocab)
-    model.init_weights(0)
     threads = torch.get_num_threads()
-    how = RuntimeSettings(device="cpu", threads=threads, precision=precision, kernels=kernels)
-    runtime = choose_runtime(how, read_machine())
-    runtime.equip(model)
-    train = TrainSettings(optimizer=optimizer, lr=1e-3)
-    optimizers = build_optimizers(model, train, runtime.int8_kernels)
-    return training_step(model, optimizers, batch, block_size, vocab, model)
+    settings = Settings(
+        model=ModelSettings(n_layer=n_layer, n_head=n_head, n_embd=n_embd, block_size=block_size, **parts),
+        train=TrainSettings(optimizer=optimizer, lr=1e-3, micro_batch_size=batch),
+        runtime=RuntimeSettings(device="cpu", threads=threads, precision=precision, kernels=kernels),
+    )
+    runtime = choose_runtime(settings.runtime, read_machine())
+    built = build_random_parts(settings, vocab, runtime)
+    return lambda: training_update(built, (0,), runtime, 1.0, StepTimer())
 
 
 def nanogpt_step(shape: tuple[int, ...], folder: Path) -> Step:
@@ -83,28 +82,15 @@ def nanogpt_step(shape: tuple[int, ...], folder: Path) -> Step:
     others = [p for p in model.parameters() if p.dim() < 2]
     groups = [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
     adamw = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.95), fused=True)
-    return training_step(model, [adamw], batch, block_size, vocab, lambda *pair: model(*pair)[1])
-
-
-def training_step(
-    model: torch.nn.Module,
-    optimizers: list[torch.optim.Optimizer],
-    batch: int,
-    block_size: int,
-    vocab: int,
-    loss_of: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-) -> Step:
-    """Forward, backward, clip and update on one fixed random batch."""
     tokens = torch.randint(vocab, (batch, block_size + 1), generator=torch.Generator().manual_seed(0))
     idx, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
     parameters = list(model.parameters())
 
     def step() -> None:
-        loss_of(idx, targets).backward()
+        model(idx, targets)[1].backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        adamw.step()
+        adamw.zero_grad(set_to_none=True)
 
     return step
 

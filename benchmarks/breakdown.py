@@ -24,12 +24,12 @@ from cpulm.data.prepare import prepare
 from cpulm.execution.runtime import Runtime, choose_runtime
 from cpulm.execution.step_timing import fp32_peak
 from cpulm.execution.stopwatch import best_seconds
+from cpulm.execution.update import StepTimer, TrainingParts, training_update
 from cpulm.model.counts import count
-from cpulm.optim.clip import clip_gradients
 from cpulm.settings import Settings
 from cpulm.settings_resolver import resolve
 from cpulm.system.machine import read_machine
-from cpulm.training.build import Parts, build_parts
+from cpulm.training.build import build_parts
 from cpulm.ui.tables import rows
 
 KINDS = {
@@ -45,15 +45,6 @@ KINDS = {
 """Names of the profiler's events; with the compiled kernels none of them is nested in another."""
 LARGE = (4096, 512, 2816)
 """Rows, inputs and outputs of the product whose rate is used for int8."""
-
-
-def update(parts: Parts, settings: Settings, index: int) -> None:
-    x, y = parts.loader.batch(index)
-    parts.model(x, targets=y).backward()
-    clip_gradients(parts.model.parameters(), settings.train.grad_clip)
-    for optimizer in parts.optimizers:
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
 
 
 def product_rate(runtime: Runtime) -> float:
@@ -79,17 +70,23 @@ def operations(settings: Settings, vocab_size: int) -> dict[str, float]:
     }
 
 
-def measured(parts: Parts, settings: Settings, steps: int) -> tuple[float, dict[str, float]]:
-    """Median seconds of an update, and each kind's share."""
+def measured(
+    parts: TrainingParts, runtime: Runtime, settings: Settings, steps: int
+) -> tuple[float, dict[str, float]]:
+    """Median seconds of an update of one micro-batch, and each kind's share."""
+
+    def update(index: int) -> None:
+        training_update(parts, (index,), runtime, settings.train.grad_clip, StepTimer())
+
     took = []
     for index in range(steps + 2):
         began = time.perf_counter()
-        update(parts, settings, index)
+        update(index)
         took.append(time.perf_counter() - began)
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
         began = time.perf_counter()
         for index in range(steps):
-            update(parts, settings, index)
+            update(index)
         whole = time.perf_counter() - began
     seconds = {event.key: event.cpu_time_total / 1e6 for event in profiled.key_averages()}
     shares = {kind: sum(seconds.get(name, 0.0) for name in names) / whole for kind, names in KINDS.items()}
@@ -112,7 +109,7 @@ def main() -> None:
     tokens = prepare(
         settings.data, emit=lambda _: None, should_stop=lambda: False, block_size=settings.model.block_size
     )
-    seconds, shares = measured(build_parts(settings, tokens, runtime), settings, asked.steps)
+    seconds, shares = measured(build_parts(settings, tokens, runtime), runtime, settings, asked.steps)
     work, rate, fp32 = (
         operations(settings, tokens.vocab_size),
         product_rate(runtime),

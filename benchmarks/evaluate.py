@@ -24,18 +24,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cpulm.data.loader import Loader, val_batches
+from cpulm.data.loader import val_batches
 from cpulm.data.tokenizer import byte_tokenizer
 from cpulm.evaluation.memorization import find_memorized
 from cpulm.evaluation.scoring import TOKENS_PER_BATCH, score
 from cpulm.evaluation.text_windows import Protocol, batches, windows
 from cpulm.evaluation.validation_loss import evaluate
 from cpulm.execution.runtime import Runtime, choose_runtime
-from cpulm.model.transformer import Transformer
 from cpulm.settings import Settings
 from cpulm.settings_resolver import resolve
 from cpulm.system.machine import read_machine
 from cpulm.system.precisions import has_fast_int8
+from cpulm.training.build import build_random_parts
 
 TOKENS = 1 << 16
 
@@ -57,10 +57,9 @@ def main() -> None:
 def compare(settings: Settings, runtime: Runtime, rounds: int) -> None:
     """Tokens per second of each variant, in turns."""
     vocab_size, block = settings.data.vocab_size or 256, settings.model.block_size
-    model = Transformer(settings.model, vocab_size)
-    model.init_weights(0)
+    parts = build_random_parts(settings, vocab_size, runtime)
+    model, loader = parts.model, parts.loader
     tokens = np.random.default_rng(0).integers(0, vocab_size, TOKENS + 1).astype(np.uint16)
-    loader = Loader(tokens, block, settings.train.micro_batch_size, 0)
     per_batch = block * settings.train.micro_batch_size
 
     def training(how: Runtime) -> None:
@@ -77,8 +76,6 @@ def compare(settings: Settings, runtime: Runtime, rounds: int) -> None:
             model,
             val_batches(tokens, block, settings.train.micro_batch_size),
             TOKENS // per_batch,
-            device=runtime.device,
-            autocast=runtime.autocast,
             emit=lambda _: None,
             should_stop=lambda: False,
         )

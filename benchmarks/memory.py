@@ -19,17 +19,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from cpulm.data.loader import Loader
 from cpulm.estimate import memory
 from cpulm.estimate.memory import Arithmetic
 from cpulm.estimate.preset_sizes import CHARACTERS
 from cpulm.execution.runtime import choose_runtime
-from cpulm.model.transformer import Transformer
-from cpulm.optim.build_optimizers import build_optimizers
-from cpulm.optim.muon import Muon
+from cpulm.execution.step_timing import measure_step
+from cpulm.model.counts import count
 from cpulm.settings import Settings, changed
 from cpulm.settings_resolver import resolve
 from cpulm.system.machine import read_machine
+from cpulm.training.build import build_random_parts
 
 WAYS = {"int8": ("int8", "auto"), "fp32": ("fp32", "auto"), "torch": ("fp32", "off")}
 """Precision and kernels."""
@@ -95,21 +94,7 @@ def measure(name: str, way: str, live: bool, imports: bool) -> None:
 
 def train_three(settings: Settings, vocab_size: int) -> None:
     runtime = choose_runtime(settings.runtime, read_machine())
-    train, block = settings.train, settings.model.block_size
-    rows = 4 * train.micro_batch_size
-    tokens = np.random.default_rng(0).integers(0, vocab_size, rows * block + 1).astype(np.uint32)
-    loader = Loader(tokens, block, train.micro_batch_size, train.seed)
-    model = Transformer(settings.model, vocab_size)
-    model.init_weights(0)
-    runtime.equip(model)
-    optimizers = build_optimizers(model, train, runtime.int8_kernels)
-    for step in range(3):
-        for micro in range(min(2, train.grad_accum_steps)):
-            x, y = loader.batch(2 * step + micro)
-            torch.autograd.backward(model(x, targets=y))
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+    measure_step(build_random_parts(settings, vocab_size, runtime), runtime, settings.train)
 
 
 def show_parts(name: str) -> None:
@@ -120,12 +105,9 @@ def show_parts(name: str) -> None:
         return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
     settings, vocab_size = described(name, "int8")
-    model = Transformer(settings.model, vocab_size)
-    optimizers = build_optimizers(model, settings.train)
-    muon = sum(
-        p.numel() for o in optimizers if isinstance(o, Muon) for g in o.param_groups for p in g["params"]
-    )
-    standing = 4 * (4 * sum(p.numel() for p in model.parameters()) - muon)
+    counts = count(settings.model, vocab_size)
+    muon = counts.by_part["attention"] + counts.by_part["mlp"] if settings.train.optimizer == "muon" else 0
+    standing = 4 * (4 * counts.total - muon)
     base, live, peak = run("--imports"), run("--live"), run()
     lines = {
         "the process with torch and cpulm imported": base,
@@ -142,8 +124,8 @@ def estimate(name: str, way: str, live: bool) -> int:
     settings, vocab_size = described(name, way)
     machine = read_machine()
     lanes = memory.vector_lanes(machine.instruction_sets) if machine.compiler and way != "torch" else 0
-    count = memory.training_bytes if live else memory.memory_bytes
-    return count(settings, vocab_size, Arithmetic(int8=way == "int8", lanes=lanes))
+    estimated = memory.training_bytes if live else memory.memory_bytes
+    return estimated(settings, vocab_size, Arithmetic(int8=way == "int8", lanes=lanes))
 
 
 def main() -> None:

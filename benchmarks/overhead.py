@@ -3,11 +3,11 @@
     python benchmarks/overhead.py [--preset tiny] [--steps 40] [--rounds 6]
 
 Two runs of the same preset take turns in one process: the trainer as it is, with the live dashboard
-drawn into a pseudo-terminal, the metrics file and the monitor; and a bare loop of forward, backward,
-clip and optimizer over one batch that is already there. Both step times and the ratio of each round
-are printed, and the share of the step that the trainer itself measured in making batches. The layer
-statistics, which only one update in ``log.layer_stats_every`` pays for, are timed by themselves. Python's
-garbage collections are counted while the trainer runs, with the time that they take.
+drawn into a pseudo-terminal, the metrics file and the monitor; and the bare update that it calls, over one
+batch that is already there. Both step times and the ratio of each round are printed, and the share of the
+step that the trainer itself measured in making batches. The layer statistics, which only one update in
+``log.layer_stats_every`` pays for, are timed by themselves. Python's garbage collections are counted while
+the trainer runs, with the time that they take.
 Precision and kernels are those that ``cpulm train`` chooses here.
 """
 
@@ -25,20 +25,24 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import torch
+
+from cpulm.data.loader import Loader
 from cpulm.data.prepare import prepare
 from cpulm.events import Event, Listener, StepDone
 from cpulm.execution.runtime import Runtime, choose_runtime
+from cpulm.execution.update import StepTimer, TrainingParts, training_update
 from cpulm.interrupts import StopRequest
-from cpulm.optim.clip import clip_gradients
 from cpulm.run_dir import RunDir
 from cpulm.runlog.writer import MetricsWriter
 from cpulm.settings import Settings
 from cpulm.settings_resolver import resolve
 from cpulm.system.machine import read_machine
 from cpulm.system.monitor import Monitor
-from cpulm.training.build import Parts, build_parts, build_trainer
+from cpulm.training.build import build_parts, build_trainer
 from cpulm.training.layer_stats import LayerStatistics
 from cpulm.training.trainer import Trainer
 from cpulm.ui.console import show_warning
@@ -89,18 +93,24 @@ class Collections:
         self.full += info["generation"] == 2
 
 
-def bare_steps(parts: Parts, trainer: Trainer, count: int) -> float:
+class OneBatch(Loader):
+    """A loader whose every batch is the same, made once."""
+
+    def __init__(self, loader: Loader) -> None:
+        self._batch = loader.batch(0)
+
+    def batch(self, i: int) -> tuple[torch.Tensor, torch.Tensor]:  # noqa: ARG002  # any number is the same
+        return self._batch
+
+
+def bare_steps(parts: TrainingParts, trainer: Trainer, count: int) -> float:
     """Median seconds of ``count`` bare updates on one batch."""
-    x, y = parts.loader.batch(0)
+    train, runtime = trainer.settings.train, trainer.runtime
+    parts = replace(parts, loader=OneBatch(parts.loader))
     seconds = []
     for _ in range(count):
         began = time.perf_counter()
-        for _ in range(trainer.settings.train.grad_accum_steps):
-            parts.model(x, targets=y).backward()
-        clip_gradients(parts.model.parameters(), trainer.settings.train.grad_clip)
-        for optimizer in parts.optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        training_update(parts, range(train.grad_accum_steps), runtime, train.grad_clip, StepTimer())
         seconds.append(time.perf_counter() - began)
     return statistics.median(seconds)
 
@@ -109,11 +119,11 @@ def full_steps(trainer: Trainer, ends: list[float], count: int) -> float:
     """Median seconds from the end of one of the trainer's updates to the end of the next."""
     ends.clear()
     for _ in range(count + 1):
-        trainer._step()
+        trainer.update()
     return statistics.median(b - a for a, b in itertools.pairwise(ends))
 
 
-def layer_stats_seconds(parts: Parts, count: int) -> float:
+def layer_stats_seconds(parts: TrainingParts, count: int) -> float:
     """Median seconds of one measurement of every matrix."""
     x, y = parts.loader.batch(0)
     parts.model(x, targets=y).backward()
@@ -124,7 +134,7 @@ def layer_stats_seconds(parts: Parts, count: int) -> float:
         statistics_of_layers.before_update(step)
         statistics_of_layers.after_update()
         seconds.append(time.perf_counter() - began)
-    parts.model.zero_grad(set_to_none=True)
+    parts.zero_grad()
     return statistics.median(seconds)
 
 

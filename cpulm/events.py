@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from cpulm import typed_json
 
@@ -200,27 +200,39 @@ class Notice(Event):
     message: str
 
 
-COMPLETE = ("horizon", "target_loss", "patience")
-"""Reasons of a run that came to an end of its own and has nothing left to do."""
+EndReason = Literal["horizon", "target_loss", "patience", "stopped", "diverged", "no_room", "failed"]
+"""Why a run ended; ``no_room``: no checkpoint could be written, or memory ran out."""
+
+COMPLETE: tuple[EndReason, ...] = ("horizon", "target_loss", "patience")
+"""Reasons of a run that has nothing left to do."""
+
+END_REASONS: dict[EndReason, str] = {
+    "horizon": "finished",
+    "target_loss": "target loss reached",
+    "patience": "no improvement, ended early",
+    "stopped": "stopped, can be resumed",
+    "diverged": "diverged",
+    "no_room": "out of disk space or memory",
+    "failed": "failed",
+}
+"""The reasons in words."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunFinished(Event):
-    """The last word of a run.
+    """The last event of a run.
 
-    ``reason`` is ``horizon``, ``target_loss``, ``patience``, ``stopped``, ``diverged``, ``no_room`` (no
-    checkpoint could be written, or memory ran out) or ``failed``. ``estimated_seconds`` is what was told at
-    its start: the time given, or that of all training steps, of which those since the last start took
-    ``time_over_estimate`` times their share; None where the run did not reach a horizon in steps.
-    ``tokens_per_second`` and ``flops_per_second`` are of the training steps since the last start;
-    ``share_of_peak`` is of what a matrix product in fp32 reached then, and may be above 1 where products are
-    of int8 or bf16.
+    ``estimated_seconds`` was reported at its start: the time given, or the time of all training steps. The
+    steps since the last start took ``time_over_estimate`` times their share of it; None if the run did not
+    reach a horizon in steps. ``tokens_per_second`` and ``flops_per_second`` are of the training steps since
+    the last start; ``share_of_peak`` is relative to a matrix product in fp32, and may be above 1 if products
+    are in int8 or bf16.
     """
 
     kind: ClassVar[str] = "run_finished"
     step: int
     tokens: int
-    reason: str
+    reason: EndReason
     elapsed_seconds: float
     estimated_seconds: float | None
     best_loss: float | None

@@ -48,11 +48,11 @@ def _row(preset: str, place: Path | None) -> dict[str, Any]:
             began=time.monotonic(),
             step_seconds=0.0,
         )
-        trainer._step()  # from here on the optimizers have their state
+        trainer.update()  # from here on the optimizers have their state
         seconds = []
         for number in range(1, SAVES + 1):
             began = time.perf_counter()
-            trainer.saver.save(number, 0.0)
+            trainer.checkpointer.save(number, 0.0)
             seconds.append(time.perf_counter() - began)
         every = CheckpointSettings().every
         return {

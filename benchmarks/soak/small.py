@@ -92,7 +92,7 @@ def course(checkpoint: Path) -> dict[str, Any]:
         "model": record.model_state,
         "optimizers": record.optimizer_states,
         "random": record.random_state,
-        "place": (record.step, record.position.tokens, record.position.best_loss),
+        "place": (record.step, record.state.tokens, record.state.best_loss),
     }
 
 

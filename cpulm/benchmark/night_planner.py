@@ -1,8 +1,8 @@
-"""What a given time buys on this machine and this text: sizes side by side, and the one to train.
+"""Plans a training of given length on this machine and text: compares model sizes, and picks one to train.
 
-For a range of sizes a step is measured; a few short pilot runs of the smaller ones, each with its whole
-schedule, say how the loss falls with size and tokens (:mod:`cpulm.estimate.scaling_law`); and so each size
-has an expected loss after the tokens that the time carries.
+The step of each size is measured. A few short pilot runs of the smaller sizes, each with its whole schedule,
+show how the loss falls with size and tokens (:mod:`cpulm.estimate.scaling_law`). From both follows the
+expected loss of each size after the tokens that it can be trained on in the time.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from cpulm.data.prepare import prepare
 from cpulm.data.tokenfile import TokenFolder
 from cpulm.errors import ResourceError, SettingsError, StoppedError
 from cpulm.estimate import requirements
-from cpulm.estimate.memory import arithmetic
+from cpulm.estimate.memory import arithmetic_of
 from cpulm.estimate.scaling_law import Expectation, Law, Observation
 from cpulm.events import Event, Listener, Progress, StepDone, Validated
 from cpulm.execution.runtime import Runtime, choose_runtime
@@ -40,24 +40,24 @@ SHAPES = (
     (8, 512, 8),
     (10, 640, 10),
 )
-"""Layers, width and heads; heads are 64 wide, and deeper models wider, as in the presets."""
+"""Layers, width and heads; heads are 64 wide, and deeper models are wider, as in the presets."""
 SHORTEST_SECONDS = 600.0
 _PILOT_SHAPES = 3
 _PILOT_PART = 1 / 20
 _PILOT_SECONDS = (60.0, 900.0)
-"""The pilots take a twentieth of the time to be planned, between one and fifteen minutes."""
+"""The pilots take a twentieth of the planned time, but at least one and at most fifteen minutes."""
 _LENGTHS = (0.5, 1.5)
-"""Each pilot shape runs twice: for this part of its share of the pilots' time, and three times as long."""
+"""Each pilot shape runs twice, for these parts of its share of the pilots' time."""
 _FEWEST_STEPS = 30
 _TRAINED_PART = 0.95
-"""Of the time asked; the rest is left to getting ready, validations and checkpoints."""
+"""Part of the time for training steps; preparation, validations and checkpoints take the rest."""
 _FEWEST_TOKENS_PER_PARAMETER = 1.0
-"""A size that sees fewer is not worth measuring, nor is any above it."""
+"""A size that is trained on fewer, and every larger one, is left out."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A size, and what the time makes of it."""
+    """A size, and what it reaches in the time."""
 
     settings: Settings
     params: int
@@ -74,7 +74,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class NightPlan:
-    """Candidates by size, the ``best`` of them, and the pilots that the expectation rests on."""
+    """Candidates by size, the ``best`` of them, and the pilots from which the losses are predicted."""
 
     seconds: float
     candidates: list[Candidate]
@@ -91,21 +91,21 @@ class _Measured:
 
 
 def plan_night(base: Settings, seconds: float, *, show: Listener) -> NightPlan:
-    """Measure, run the pilots, and expect.
+    """Measure the sizes, run the pilots, and predict the loss of each size.
 
     Args:
         base: everything but the model's size, its learning rates and the horizon.
-        seconds: the time to be planned.
+        seconds: the planned time.
 
     Raises:
-        SettingsError: where the time is too short for pilots to say anything.
-        StoppedError: on a request to stop.
-        CpulmError: where the data cannot be used.
+        SettingsError: if the time is too short for pilots.
+        StoppedError: if a stop is requested.
+        CpulmError: if the data cannot be used.
     """
     if seconds < SHORTEST_SECONDS:
         raise SettingsError(
             f"--max-time {format_duration(seconds)} is too short for a plan: the pilots alone take a minute",
-            f"give {format_duration(SHORTEST_SECONDS)} or more, or look at `cpulm benchmark --all`",
+            f"give {format_duration(SHORTEST_SECONDS)} or more, or see `cpulm benchmark --all`",
         )
     machine = read_machine()
     runtime = choose_runtime(base.runtime, machine, base.model)
@@ -120,13 +120,13 @@ def plan_night(base: Settings, seconds: float, *, show: Listener) -> NightPlan:
 
 
 def sized(base: Settings, shape: tuple[int, int, int], seconds: float) -> Settings:
-    """``base`` with a shape, its learning rates, and the time as the horizon."""
+    """``base`` with a shape, the learning rates for it, and the time as the horizon."""
     layers, width, heads = shape
     model = changed(
         base.model, n_layer=layers, n_embd=width, n_head=heads, n_kv_head=None, head_dim=None, n_inner=None
     )
     none = {"steps": None, "epochs": None, "tokens": None, "until": None}
-    # AdamW's rate falls as the width grows, as in the presets; Muon's is the same for all widths.
+    # AdamW's rate falls as the width grows, as in the presets; Muon's is the same for every width.
     lr = round(base.train.lr * base.model.n_embd / width, 5)
     return changed(base, model=model, train=changed(base.train, lr=lr, max_time=seconds, **none))
 
@@ -148,11 +148,10 @@ def _measured_sizes(
         settings = sized(base, shape, seconds)
         try:
             available = machine.memory_available_bytes
-            requirements.check_memory(settings, tokens.vocab_size, arithmetic(runtime), available)
+            requirements.check_memory(settings, tokens.vocab_size, arithmetic_of(runtime), available)
         except ResourceError:
             break
-        parts = build_parts(settings, tokens, runtime)
-        step = measure_step(parts.model, parts.optimizers, parts.loader, runtime, settings)
+        step = measure_step(build_parts(settings, tokens, runtime), runtime, settings.train)
         params = count(settings.model, tokens.vocab_size).total
         trained = _TRAINED_PART * seconds / step * settings.tokens_per_step
         if trained < _FEWEST_TOKENS_PER_PARAMETER * params and len(sizes) >= _PILOT_SHAPES:
@@ -175,7 +174,7 @@ def _pilots(sizes: list[_Measured], tokens: TokenFolder, seconds: float, show: L
 
 
 def _pilot(size: _Measured, seconds: float, tokens: TokenFolder, stage: str, show: Listener) -> Observation:
-    """Train a size for about ``seconds`` in a folder that goes away, with its whole schedule."""
+    """Train a size for about ``seconds`` with its whole schedule, in a temporary folder."""
     steps = max(_FEWEST_STEPS, round(seconds / size.step_seconds))
     none = {"max_time": None, "steps": steps, "target_loss": None, "patience": None}
     settings = changed(

@@ -1,4 +1,4 @@
-"""A benchmark from start to end: one preset in this process, or all of them in processes of their own."""
+"""Benchmarks one preset in this process, or every preset in a process of its own."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import subprocess
 from typing import Any
 
-from cpulm.benchmark.step_benchmark import Peak, Result, Sizes, measure, measure_peak
+from cpulm.benchmark.step_benchmark import Peak, Result, Sizes, benchmark_step, measure_peak
 from cpulm.command import cpulm_command, last_error, last_line, log_environment
 from cpulm.data.prepare import prepare
 from cpulm.errors import ResourceError, StoppedError
@@ -26,17 +26,17 @@ from cpulm.system.machine import read_machine
 def benchmark_preset(
     settings: Settings, *, with_data: bool, seconds: float, show: Listener
 ) -> tuple[Result, Peak]:
-    """Measure one preset and the machine's peak beside it.
+    """Measure one preset, and the machine's peak.
 
     Args:
-        with_data: prepare the settings' data, for its true vocabulary and length.
+        with_data: prepare the settings' data, for its real vocabulary and length.
         seconds: about how long to take updates, eager and compiled each.
 
     Raises:
-        CpulmError: where the settings could not be trained here.
+        CpulmError: if a run with the settings could not begin on this machine.
     """
     machine = read_machine()
-    choose_runtime(settings.runtime, machine)  # refuses what is not to be had, before anything is prepared
+    choose_runtime(settings.runtime, machine)  # refuses what is not available, before the data is prepared
     with StopRequest() as stop:
         sizes = Sizes(settings.data.vocab_size or CHARACTERS)
         if with_data:
@@ -51,7 +51,7 @@ def benchmark_preset(
             planned = requirements.nominal_seconds(settings, sizes.vocab_size, steps, runtime.device.type)
             return decide_compile(runtime, settings.runtime.compile, machine, planned)
 
-        result = measure(settings, sizes, runtime, decide, seconds=seconds, emit=show, stop=stop)
+        result = benchmark_step(settings, sizes, runtime, decide, seconds=seconds, emit=show, stop=stop)
         peak = measure_peak(runtime.device, show)
     return result, peak
 
@@ -60,10 +60,10 @@ def benchmark_all(arguments: list[str], *, show: Listener) -> list[dict[str, Any
     """Measure every preset, each in a process of its own so that each has its own peak of memory.
 
     Args:
-        arguments: further ones for ``cpulm benchmark``.
+        arguments: more of them for ``cpulm benchmark``.
 
     Returns:
-        What ``--json`` says of each; a preset that does not fit this machine is left out.
+        The ``--json`` object of each; a preset that does not fit into this machine is left out.
 
     Raises:
         StoppedError: on Ctrl-C.

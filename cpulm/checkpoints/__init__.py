@@ -1,1 +1,1 @@
-"""Checkpoint files: format, loading, and the data that belongs to one."""
+"""Checkpoint files: their format, loading them, and the data that belongs to one."""

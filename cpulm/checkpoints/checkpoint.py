@@ -1,7 +1,7 @@
-"""The checkpoint: one self-contained file from which a run goes on or a model generates.
+"""The checkpoint file: all that is needed to continue a run, or to generate from its model.
 
 The file is the zip archive that ``torch.save`` writes, with a BLAKE2b digest of itself as the archive's
-comment, so that other tools open it and damage is noticed before anything is read from it. It is read
+comment, so that other tools can open it and damage is noticed before anything is read from it. It is read
 with ``weights_only=True`` and nothing else: no code in a checkpoint is ever run.
 """
 
@@ -12,7 +12,7 @@ import os
 import shutil
 import struct
 import zipfile
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal, TypeVar
 
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from cpulm import __version__
 from cpulm.atomic import flush_folder, replacing
+from cpulm.checkpoints.train_state import TrainState, from_stored, to_stored
 from cpulm.errors import DataError, SettingsError
 from cpulm.execution.rng import restore_random_states
 from cpulm.model.counts import count
@@ -32,6 +33,8 @@ _T = TypeVar("_T")
 
 FORMAT = "cpulm checkpoint"
 VERSION = 1
+_STATE_KEY = "position"
+"""The name of ``Checkpoint.state`` in files of format 1."""
 _COMMENT = b"cpulm-blake2b:"
 _COMMENT_LENGTH = len(_COMMENT) + 64
 _END_RECORD = b"PK\x05\x06"
@@ -39,50 +42,16 @@ _END_RECORD_LENGTH = 22
 
 
 @dataclass
-class LossTracker:
-    """What the guard remembers; it is part of a run's position, so that resuming changes nothing.
-
-    ``mean_loss`` is the exponential mean over updates that were no spike, ``high_updates`` counts those in a
-    row that are far above it.
-    """
-
-    mean_loss: float | None = None
-    high_updates: int = 0
-
-
-@dataclass
-class TrainState:
-    """Where a run stands: all that its course depends on beside weights and optimizer.
-
-    ``step`` and ``tokens`` count finished updates and trained tokens; ``elapsed_seconds`` is the run's
-    own time, interruptions left out. ``stale_validations`` counts those since the best one, and
-    ``validated_step`` is the step of the last one. ``skipped`` are the loader's batches that are left out,
-    ascending; ``rollbacks`` counts those since the best validation; ``saves`` counts the checkpoints;
-    ``course`` is what the guard over the losses remembers.
-    """
-
-    step: int = 0
-    tokens: int = 0
-    elapsed_seconds: float = 0.0
-    best_loss: float | None = None
-    best_step: int | None = None
-    best_bits_per_byte: float | None = None
-    stale_validations: int = 0
-    validated_step: int | None = None
-    skipped: list[int] = field(default_factory=list)
-    rollbacks: int = 0
-    saves: int = 0
-    course: LossTracker = field(default_factory=LossTracker)
-
-
-@dataclass
 class Checkpoint:
-    """What a checkpoint file holds.
+    """The contents of a checkpoint file.
 
-    ``random_state`` maps a device type to the state of its default generator (uint8 tensors).
-    ``runtime`` are the choices, versions and instruction sets that the bits of a resumed run depend on, see
-    :meth:`cpulm.execution.runtime.Runtime.facts`. ``starts_documents`` says whether the end-of-text token
-    begins documents in the training data. ``data`` holds the token folder's path and digest.
+    Attributes:
+        starts_documents: whether the end-of-text token begins documents in the training data.
+        state: where the run stands.
+        random_state: by device type, the state of its default generator (uint8 tensors).
+        runtime: the choices, versions and instruction sets that the bits of a resumed run depend on, see
+            :meth:`cpulm.execution.runtime.Runtime.facts`.
+        data: the path and digest of the token folder.
     """
 
     settings: Settings
@@ -91,28 +60,28 @@ class Checkpoint:
     starts_documents: bool
     model_state: dict[str, Tensor]
     optimizer_states: list[dict[str, Any]] = field(default_factory=list)
-    position: TrainState = field(default_factory=TrainState)
+    state: TrainState = field(default_factory=TrainState)
     random_state: dict[str, Tensor] = field(default_factory=dict)
     runtime: dict[str, Any] = field(default_factory=dict)
     data: dict[str, str] = field(default_factory=dict)
 
     @property
     def step(self) -> int:
-        return self.position.step
+        return self.state.step
 
     @property
     def best_loss(self) -> float | None:
-        return self.position.best_loss
+        return self.state.best_loss
 
 
 def save(checkpoint: Checkpoint, path: Path) -> int:
-    """Write ``checkpoint`` to ``path``, whole or not at all, flushed to the disk.
+    """Write ``checkpoint`` to ``path``, completely or not at all, flushed to the disk.
 
     Returns:
         The file's size in bytes.
 
     Raises:
-        ResourceError: where the disk is full; what stood at ``path`` stays.
+        ResourceError: if the disk is full; the file that was at ``path`` is kept.
     """
     record = {
         "format": FORMAT,
@@ -124,7 +93,7 @@ def save(checkpoint: Checkpoint, path: Path) -> int:
         "starts_documents": checkpoint.starts_documents,
         "model": checkpoint.model_state,
         "optimizers": checkpoint.optimizer_states,
-        "position": asdict(checkpoint.position),
+        _STATE_KEY: to_stored(checkpoint.state),
         "random": checkpoint.random_state,
         "runtime": checkpoint.runtime,
         "data": checkpoint.data,
@@ -139,12 +108,12 @@ def load(path: Path) -> Checkpoint:
     """Read a checkpoint, on the CPU.
 
     Raises:
-        DataError: where the file is absent, damaged, or no checkpoint of cpulm.
+        DataError: if the file does not exist, is damaged, or is not a cpulm checkpoint.
     """
     _check_seal(path)
     try:
         record = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for what is not its own
+    except Exception as error:  # torch raises many classes for files that are not its own
         raise _not_ours(path, str(error).splitlines()[0]) from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise _not_ours(path, "its contents are something else")
@@ -160,7 +129,7 @@ def load(path: Path) -> Checkpoint:
 
 
 def _checkpoint(record: dict[str, Any]) -> Checkpoint:
-    """The parts of the file, each looked at, so that what goes on from it need not."""
+    """Check the parts of the file, so that the code that uses them need not."""
     tensors = {"model": record["model"], "random": record["random"]}
     if not all(isinstance(value, Tensor) for part in tensors.values() for value in part.values()):
         raise TypeError("model or random")
@@ -174,7 +143,7 @@ def _checkpoint(record: dict[str, Any]) -> Checkpoint:
         starts_documents=_of(bool, record, "starts_documents"),
         model_state=tensors["model"],
         optimizer_states=optimizers,
-        position=from_record(TrainState, record["position"]),
+        state=from_stored(record[_STATE_KEY]),
         random_state=tensors["random"],
         runtime=from_record(_Facts, record["runtime"]).__dict__,
         data=from_record(_Data, record["data"]).__dict__,
@@ -183,8 +152,8 @@ def _checkpoint(record: dict[str, Any]) -> Checkpoint:
 
 @dataclass
 class _Facts:
-    """What stands under ``runtime``. A checkpoint made to generate from has none of it; what an earlier
-    version did not record is None."""
+    """The values under ``runtime``. A checkpoint made only to generate from has none of them; those that an
+    earlier version did not record are None."""
 
     device: str = ""
     device_name: str | None = None
@@ -204,7 +173,7 @@ class _Facts:
 
 @dataclass
 class _Data:
-    """What stands under ``data``; likewise."""
+    """The values under ``data``; likewise."""
 
     path: str = ""
     digest: str = ""
@@ -218,13 +187,13 @@ def _of(kind: type[_T], record: dict[str, Any], name: str) -> _T:
 
 
 def load_newest(paths: list[Path]) -> tuple[Checkpoint, Path, list[str]]:
-    """The first of ``paths`` that is whole.
+    """Load the first of ``paths`` that is not damaged.
 
     Returns:
-        The checkpoint, its path, and one line for each damaged file that was passed over.
+        The checkpoint, its path, and one line for each damaged file that was skipped.
 
     Raises:
-        DataError: where none is whole.
+        DataError: if all are damaged, or there are none.
     """
     damaged: list[str] = []
     for path in paths:
@@ -233,22 +202,22 @@ def load_newest(paths: list[Path]) -> tuple[Checkpoint, Path, list[str]]:
         except DataError as error:
             damaged.append(error.message)
     if not damaged:
-        raise DataError("there is no checkpoint yet", "start the run anew with `cpulm train`")
+        raise DataError("there is no checkpoint yet", "start a new run with `cpulm train`")
     if len(paths) == 1:
         raise DataError(damaged[0], _REMEDY)
-    raise DataError("; ".join(damaged), "no whole checkpoint is left: start the run anew")
+    raise DataError("; ".join(damaged), "every checkpoint is damaged: start a new run with `cpulm train`")
 
 
 def restore(
     checkpoint: Checkpoint, model: nn.Module, optimizers: list[torch.optim.Optimizer] | None = None
 ) -> None:
-    """Put weights, optimizer states and random states back as they were when ``checkpoint`` was made.
+    """Restore weights, optimizer states and random states as they were when ``checkpoint`` was made.
 
     Args:
         optimizers: None for the weights alone.
 
     Raises:
-        DataError: where its parts do not fit each other.
+        DataError: if its parts do not fit each other.
     """
     try:
         model.load_state_dict(checkpoint.model_state)
@@ -262,15 +231,15 @@ def restore(
 
 
 def require_fit(checkpoint: Checkpoint) -> None:
-    """Hold the number of weights against the settings, before a model of any size is built from them.
+    """Compare the number of weights with the settings, before a model of any size is built from them.
 
     Raises:
-        DataError: where they differ.
+        DataError: if they differ.
     """
     weights = sum(value.numel() for value in checkpoint.model_state.values())
-    meant = count(checkpoint.settings.model, checkpoint.vocab_size).total
-    if weights != meant:
-        raise _no_fit(f"it has {weights:,} weights, its settings mean {meant:,}")
+    expected = count(checkpoint.settings.model, checkpoint.vocab_size).total
+    if weights != expected:
+        raise _no_fit(f"it has {weights:,} weights, and its settings make {expected:,}")
 
 
 def _no_fit(why: str) -> DataError:
@@ -278,7 +247,7 @@ def _no_fit(why: str) -> DataError:
 
 
 def duplicate(path: Path, other: Path) -> None:
-    """Let the file at ``path`` stand at ``other`` too: a hard link where possible, else a copy."""
+    """Put the file at ``path`` at ``other`` too: by a hard link if possible, else by a copy."""
     temporary = other.with_name(f".{other.name}.{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)
     try:
@@ -292,7 +261,7 @@ def duplicate(path: Path, other: Path) -> None:
 
 
 def _seal(file: IO[bytes]) -> None:
-    """Give the zip archive in ``file`` its own digest as the comment; leave the file at its end."""
+    """Write the digest of the zip archive in ``file`` into its comment; the file is then at its end."""
     end = file.seek(0, os.SEEK_END)
     file.seek(end - _END_RECORD_LENGTH)
     if file.read(4) != _END_RECORD:
@@ -313,7 +282,7 @@ def _check_seal(path: Path) -> None:
             if not comment.startswith(_COMMENT):
                 raise _not_ours(path, "it was cut short, or another program wrote it")
             if _digest(file, size - _COMMENT_LENGTH - 2) != comment[len(_COMMENT) :]:
-                raise DataError(f"{path} is damaged: its digest does not fit its contents", _REMEDY)
+                raise DataError(f"{path} is damaged: its digest does not match its contents", _REMEDY)
             _check_entries(path, size)
     except FileNotFoundError:
         raise DataError(f"{path} does not exist", "give a checkpoint such as runs/tiny-1/best.pt") from None
@@ -351,4 +320,4 @@ _REMEDY = "use another checkpoint of the run, such as best.pt, latest.pt or step
 
 
 def _not_ours(path: Path, why: str) -> DataError:
-    return DataError(f"{path} is no checkpoint of cpulm: {why}", _REMEDY)
+    return DataError(f"{path} is not a cpulm checkpoint: {why}", _REMEDY)

@@ -1,4 +1,4 @@
-"""A trained model from its checkpoint, ready to generate and to be judged."""
+"""Loads a trained model from its checkpoint, to generate from it or to evaluate it."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from cpulm.model.transformer import Transformer
 def load_model(
     path: Path, device: torch.device | str = "cpu", *, warn: Callable[[str], None]
 ) -> tuple[Transformer, Tokenizer, Checkpoint]:
-    """A trained model, ready to generate: no dropout, no gradients, documents apart as in its training.
+    """Load a trained model: without dropout and gradients, with documents masked as in its training.
 
     Args:
-        path: a checkpoint, or a run's folder, of which ``best.pt`` is taken, else the newest whole one.
-        device: where the model is to run.
-        warn: told of each damaged checkpoint that was passed over.
+        path: a checkpoint, or a run's folder: its ``best.pt``, else its newest undamaged checkpoint.
+        device: the device that the model will run on.
+        warn: called for each damaged checkpoint that was skipped.
 
     Returns:
         The model, its tokenizer, and the checkpoint without its weights and optimizer states.
 
     Raises:
-        DataError: where there is no checkpoint, or it is damaged.
+        DataError: if there is no checkpoint, or it is damaged.
     """
     checkpoint, used, damaged = checkpoints.load_newest(_checkpoints_of(path) if path.is_dir() else [path])
     for line in damaged:

@@ -1,4 +1,4 @@
-"""The token folder that a checkpoint was trained on."""
+"""Finds the token folder that a checkpoint was trained on."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from cpulm.events import Listener
 
 
 def same_tokens(checkpoint: Checkpoint, show: Listener, should_stop: Callable[[], bool]) -> TokenFolder:
-    """The token folder of the checkpoint, made again from the same sources where it is gone.
+    """The token folder of the checkpoint; made again from the same sources if it is gone.
 
     Raises:
-        DataError: where it is gone and the sources have changed, or are gone too.
-        StoppedError: where ``should_stop`` said so.
+        DataError: if it is gone, and the sources have changed or are gone too.
+        StoppedError: if ``should_stop`` ended it.
     """
     path, digest = Path(checkpoint.data["path"]), checkpoint.data["digest"]
     if path.is_dir():

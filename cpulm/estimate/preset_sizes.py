@@ -1,4 +1,4 @@
-"""Presets described by their settings: sizes and needs are computed, never claimed."""
+"""Describes presets by their settings: sizes and requirements are computed, never claimed."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from cpulm.preset_files import preset_names
 from cpulm.settings_resolver import load_preset, resolve
 from cpulm.system.machine import Machine
 
-# A character vocabulary is as large as its text has characters; English has about this many.
+# A character vocabulary has as many entries as its text has different characters; English about this many.
 CHARACTERS = 66
 
 
 @dataclass(frozen=True)
 class PresetDescription:
-    """One preset. Sizes hold for its own vocabulary; ``time`` is what a 4-core laptop is meant to take."""
+    """One preset. Sizes are for its own vocabulary; ``time`` is meant for a laptop with 4 cores."""
 
     name: str
     title: str
@@ -30,7 +30,7 @@ class PresetDescription:
 
 
 def describe_presets(machine: Machine) -> list[PresetDescription]:
-    """Every preset as ``machine`` would train it, the ones for a given time first, in rising order of it."""
+    """Describe every preset as ``machine`` would train it, in the presets' own order."""
     described = []
     for name in preset_names():
         _, about = load_preset(name)

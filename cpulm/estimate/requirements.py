@@ -1,4 +1,4 @@
-"""What a run will need by its settings: steps, memory, disk. Loads no torch."""
+"""Estimates what a run requires by its settings: steps, memory, disk. Loads no torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cpulm.units import format_bytes
 
 @dataclass(frozen=True)
 class Requirements:
-    """Needs of a run. ``steps`` is None where the horizon is a time."""
+    """What a run requires. ``steps`` is None if the horizon is a time; the last two are measured later."""
 
     params_total: int
     params_non_embedding: int
@@ -33,14 +33,14 @@ class Requirements:
 
     @property
     def train_seconds(self) -> float | None:
-        """Seconds in training steps alone; None where unknown or the horizon is a time."""
+        """Seconds in training steps alone; None if unknown or if the horizon is a time."""
         if self.steps is None or self.step_seconds is None:
             return None
         return self.steps * self.step_seconds
 
 
 def total_steps(train: TrainSettings, tokens_per_step: int, train_tokens: int) -> int | None:
-    """The horizon in updates; None where it is a time."""
+    """The horizon in updates; None if it is a time."""
     if train.steps is not None:
         return train.steps
     if train.tokens is not None:
@@ -50,13 +50,13 @@ def total_steps(train: TrainSettings, tokens_per_step: int, train_tokens: int) -
     return None
 
 
-def seconds_needed(estimate_requirements: Requirements, train: TrainSettings) -> float | None:
-    """How long the run will take: as asked, or by its measured step; None where neither is known."""
-    asked = _seconds_asked(train)
-    return asked if asked is not None else estimate_requirements.train_seconds
+def seconds_needed(plan: Requirements, train: TrainSettings) -> float | None:
+    """How long the run will take: as requested, or by its measured step; None if neither is known."""
+    requested = _seconds_requested(train)
+    return requested if requested is not None else plan.train_seconds
 
 
-def _seconds_asked(train: TrainSettings) -> float | None:
+def _seconds_requested(train: TrainSettings) -> float | None:
     """A horizon in time, from now on; None for other horizons."""
     if train.until is not None:
         return max(0.0, datetime.fromisoformat(train.until).timestamp() - time.time())
@@ -64,23 +64,25 @@ def _seconds_asked(train: TrainSettings) -> float | None:
 
 
 _NOMINAL_FLOPS_PER_SECOND = {"cpu": 1e11, "mps": 1e12, "cuda": 1e13}
-"""The order of magnitude of what a device trains at."""
+"""The order of magnitude of the rate at which a device trains."""
 
 
 def nominal_seconds(settings: Settings, vocab_size: int, steps: int | None, device: str) -> float | None:
-    """How long a run will take, by its settings alone, so that decisions by it do not depend on how busy the
-    machine is: as asked, or by the operations of so many updates at a nominal rate; None: unknown."""
-    asked = _seconds_asked(settings.train)
-    if asked is not None or steps is None:
-        return asked
+    """How long a run takes by its settings alone, so that decisions do not depend on how busy the machine is.
+
+    As requested, or by the operations of so many updates at a nominal rate; None if unknown.
+    """
+    requested = _seconds_requested(settings.train)
+    if requested is not None or steps is None:
+        return requested
     flops = flops_per_token(settings.model, vocab_size) * settings.tokens_per_step
     return steps * flops / _NOMINAL_FLOPS_PER_SECOND[device]
 
 
 def estimate_requirements(
-    settings: Settings, vocab_size: int, train_tokens: int, way: Arithmetic
+    settings: Settings, vocab_size: int, train_tokens: int, arithmetic: Arithmetic
 ) -> Requirements:
-    """Needs by the settings, computed in that ``way``; nothing is measured."""
+    """Estimate a run's requirements by its settings; nothing is measured."""
     counts = count(settings.model, vocab_size)
     steps = total_steps(settings.train, settings.tokens_per_step, train_tokens)
     return Requirements(
@@ -90,18 +92,18 @@ def estimate_requirements(
         steps=steps,
         train_tokens=train_tokens,
         epochs=steps * settings.tokens_per_step / train_tokens if steps is not None else None,
-        memory_bytes=memory_bytes(settings, vocab_size, way),
+        memory_bytes=memory_bytes(settings, vocab_size, arithmetic),
         disk_bytes=disk_bytes(settings, counts.total),
     )
 
 
 def disk_bytes(settings: Settings, params: int) -> int:
-    """All checkpoints that stand at once: weights and two moments in fp32, one in the making."""
+    """All checkpoints that exist at once, one being written included: weights and two moments in fp32."""
     return 3 * 4 * params * (settings.checkpoint.keep + 3)
 
 
 def check_disk(needed: int, folder: Path) -> None:
-    """Raises ResourceError where ``folder``'s filesystem has fewer than ``needed`` bytes free."""
+    """Raise ResourceError if ``folder``'s filesystem has fewer than ``needed`` bytes free."""
     existing = next(parent for parent in [folder, *folder.absolute().parents] if parent.exists())
     free = shutil.disk_usage(existing).free
     if free < needed:
@@ -112,9 +114,9 @@ def check_disk(needed: int, folder: Path) -> None:
         )
 
 
-def check_memory(settings: Settings, vocab_size: int, way: Arithmetic, available: int) -> None:
-    """Raises ResourceError where the run needs more bytes than ``available``, with what would fit."""
-    needed = memory_bytes(settings, vocab_size, way)
+def check_memory(settings: Settings, vocab_size: int, arithmetic: Arithmetic, available: int) -> None:
+    """Raise ResourceError if the run needs more bytes than ``available``, with a batch that would fit."""
+    needed = memory_bytes(settings, vocab_size, arithmetic)
     if needed <= available:
         return
     message = (
@@ -124,11 +126,11 @@ def check_memory(settings: Settings, vocab_size: int, way: Arithmetic, available
     size = train.micro_batch_size // 2
     while size >= 1:
         smaller = settings.model_copy(update={"train": train.model_copy(update={"micro_batch_size": size})})
-        if memory_bytes(smaller, vocab_size, way) <= available:
+        if memory_bytes(smaller, vocab_size, arithmetic) <= available:
             accumulate = math.ceil(train.micro_batch_size * train.grad_accum_steps / size)
             raise ResourceError(
                 message,
-                f"the same batch in smaller parts fits: --set train.micro_batch_size={size} "
+                f"the same batch in smaller micro-batches fits: --set train.micro_batch_size={size} "
                 f"--set train.grad_accum_steps={accumulate}",
             )
         size //= 2

@@ -1,11 +1,11 @@
-"""What loss to expect of a model of N parameters after D tokens, from a few short runs.
+"""Predicts the loss of a model of N parameters after D tokens, from a few short runs.
 
 The law is ``L(N, D) = E + A / N^alpha + B / D^beta`` (Hoffmann et al., "Training Compute-Optimal Large
-Language Models", 2022, https://arxiv.org/abs/2203.15556, eq. 10). Tokens seen again count less, as in
+Language Models", 2022, https://arxiv.org/abs/2203.15556, eq. 10). Repeated tokens count less, as in
 Muennighoff et al., "Scaling Data-Constrained Language Models", 2023, https://arxiv.org/abs/2305.16264, eq. 5.
 
-A few short runs do not determine five numbers. So many laws are drawn, each weighed by how well it fits the
-runs, and what they say together is the expectation and its uncertainty.
+A few short runs do not determine five numbers. So many laws are drawn at random and weighted by how well each
+fits the runs; their weighted predictions give the expectation and its uncertainty.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 
 REPEATED_WORTH = 15.39
-"""R*_D of Muennighoff et al.: after so many repetitions another one is worth 1/e of a fresh pass."""
+"""R*_D of Muennighoff et al.: after so many repetitions the next one is worth 1/e of a first pass."""
 _DRAWS = 40_000
 _NOISE_NATS = 0.02
-"""Of one run's validation loss, by its seed, and what the law itself leaves out."""
+"""Standard deviation of one run's validation loss by its seed, and of what the law does not describe."""
 _ALPHA = (0.2, 0.6)
 _BETA = (0.2, 0.7)
-"""Ranges around the 0.34 and 0.28 that Hoffmann et al. found, for models a thousand times larger."""
+"""Ranges around the 0.34 and 0.28 that Hoffmann et al. found with models a thousand times larger."""
 
 
 @dataclass(frozen=True)
 class Observation:
-    """One run: its parameters, the fresh and the whole tokens it was trained on, and its loss in nats."""
+    """One run: its parameters, trained tokens, how many of these are different ones, and its loss in nats."""
 
     params: int
     tokens: float
@@ -42,7 +42,7 @@ class Observation:
 
 @dataclass(frozen=True)
 class Expectation:
-    """A loss in nats; eight of ten draws lie between ``low`` and ``high``."""
+    """A loss in nats; eight of ten drawn laws predict between ``low`` and ``high``."""
 
     loss: float
     low: float
@@ -50,7 +50,7 @@ class Expectation:
 
 
 class Law:
-    """The laws that fit some runs, by weight.
+    """Laws drawn at random, weighted by how well they fit some runs.
 
     Args:
         runs: at least three, of at least two sizes and two lengths.
@@ -70,7 +70,7 @@ class Law:
         n_terms = params[None, :] ** -self._alpha[:, None]
         d_terms = tokens[None, :] ** -self._beta[:, None]
         rest = losses[None, :] - floor[:, None]
-        a, b = _two_not_negative(n_terms, d_terms, rest)
+        a, b = _non_negative_pair(n_terms, d_terms, rest)
         misfit = rest - a[:, None] * n_terms - b[:, None] * d_terms
         log_weight = -0.5 * np.sum((misfit / _NOISE_NATS) ** 2, axis=1)
         weight = np.exp(log_weight - log_weight.max())
@@ -80,22 +80,22 @@ class Law:
         """Root mean square distance of the runs from the laws."""
 
     def expect(self, params: int, tokens: float, unique_tokens: float) -> Expectation:
-        """The loss of a model after ``tokens`` tokens, of which ``unique_tokens`` are different ones."""
+        """Predict the loss of a model after ``tokens`` tokens, ``unique_tokens`` of them different ones."""
         effective = effective_tokens(tokens, unique_tokens)
         losses = self._floor + self._a * params**-self._alpha + self._b * effective**-self._beta
         low, high = _quantiles(losses, self._weight, (0.1, 0.9))
-        mean = float(losses @ self._weight)  # a few far draws may move it out of the span of most
+        mean = float(losses @ self._weight)  # a few extreme draws may move it out of the span of most
         return Expectation(mean, min(low, mean), max(high, mean))
 
 
 def effective_tokens(tokens: float, unique_tokens: float) -> float:
-    """What ``tokens`` tokens are worth in fresh ones, where there are ``unique_tokens``."""
+    """How many first-seen tokens ``tokens`` are worth if only ``unique_tokens`` of them are different."""
     unique = min(tokens, unique_tokens)
     repetitions = tokens / unique - 1.0
     return unique * (1.0 + REPEATED_WORTH * (1.0 - math.exp(-repetitions / REPEATED_WORTH)))
 
 
-def _two_not_negative(x: Floats, y: Floats, target: Floats) -> tuple[Floats, Floats]:
+def _non_negative_pair(x: Floats, y: Floats, target: Floats) -> tuple[Floats, Floats]:
     """Row by row, the least-squares ``a, b >= 0`` of ``a x + b y = target``."""
     xx, yy, xy = (np.sum(p * q, axis=1) for p, q in ((x, x), (y, y), (x, y)))
     xt, yt = np.sum(x * target, axis=1), np.sum(y * target, axis=1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -39,23 +38,23 @@ def evaluate(
     batches: Iterable[tuple[Tensor, Tensor]],
     total: int,
     *,
-    device: torch.device,
-    autocast: Callable[[], AbstractContextManager[object]],
     emit: Listener,
     should_stop: Callable[[], bool],
 ) -> Evaluation | None:
     """Return the mean cross-entropy over ``batches`` of (x, y), int64 [B, T]; targets of -100 do not count.
 
+    The model is computed in fp32 whatever it trains in, as ``cpulm evaluate`` does: the losses of runs in
+    different precisions compare, and a checkpoint has one validation loss.
+
     Args:
         total: number of batches, for the progress display.
-        autocast: makes the context in which the model runs.
 
     Returns:
         None if ``should_stop`` returned True.
     """
     began = said = time.perf_counter()
     total_loss, total_tokens = 0.0, 0
-    was_training = model.training
+    was_training, device = model.training, model.head_weight.device
     model.eval()
     try:
         with torch.inference_mode():
@@ -63,8 +62,7 @@ def evaluate(
                 if should_stop():
                     return None
                 count = int((y != -100).sum())
-                with autocast():
-                    loss = model(x.to(device), targets=y.to(device))
+                loss = model(x.to(device), targets=y.to(device))
                 total_loss += float(loss) * count
                 total_tokens += count
                 now = time.perf_counter()

@@ -1,54 +1,49 @@
-"""How long one update takes here, and what the machine does at most, measured."""
+"""Measures how long one update takes on this machine, and the machine's peak in fp32."""
 
 from __future__ import annotations
 
-import math
-import time
 from functools import lru_cache, partial
 
 import torch
 
-from cpulm.data.loader import Loader
 from cpulm.execution.runtime import Runtime
 from cpulm.execution.stopwatch import best_seconds
-from cpulm.model.transformer import Transformer
-from cpulm.optim.clip import clip_gradients
-from cpulm.settings import Settings
+from cpulm.execution.update import StepPart, StepTimer, TrainingParts, training_update
+from cpulm.optim.build_optimizers import set_lr_scale
+from cpulm.settings import TrainSettings
 
+_MICRO_BATCHES = 2
 _PEAK_SIDES, _PEAK_SECONDS = (512, 1024), 0.1
 
 
-def measure_step(
-    model: Transformer,
-    optimizers: list[torch.optim.Optimizer],
-    loader: Loader,
-    runtime: Runtime,
-    settings: Settings,
-) -> float:
-    """Seconds of one update, measured on real steps of ``model``, whose weights this changes.
+def measure_step(parts: TrainingParts, runtime: Runtime, train: TrainSettings) -> float:
+    """Measure the seconds of one update on ``parts`` that are thrown away: their optimizers' states change.
 
-    The first step warms up caches and allocators; the faster of the two that follow counts.
+    The first update warms up caches and allocators; the faster of the two that follow counts.
     """
-    count_micro = settings.train.grad_accum_steps
-    best = math.inf
-    for attempt in range(3):
-        began = time.perf_counter()
-        x, y = (part.to(runtime.device) for part in loader.batch(attempt))
-        with runtime.autocast():
-            loss = model(x, targets=y)
-        loss.backward()
-        float(loss.detach())
-        micro = time.perf_counter() - began
-        clip_gradients(model.parameters(), settings.train.grad_clip)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        if runtime.device.type == "cuda":
-            torch.cuda.synchronize()
-        rest = time.perf_counter() - began - micro
-        if attempt:
-            best = min(best, micro * count_micro + rest)
-    return best
+    seconds = [sum(time_update(parts, runtime, train, number).values()) for number in range(3)]
+    return min(seconds[1:])
+
+
+def time_update(
+    parts: TrainingParts, runtime: Runtime, train: TrainSettings, number: int
+) -> dict[StepPart, float]:
+    """Take update ``number`` of ``parts`` and return the seconds of each part of a whole update.
+
+    At most two micro-batches are computed, and counted as often as a whole update has them: the first one
+    makes the gradients, and each later one adds to them, as in a run. The learning rate is zero: a rate that
+    diverges without its warm-up would have the optimizers skipped, and so not timed.
+    """
+    whole = train.grad_accum_steps
+    computed = min(whole, _MICRO_BATCHES)
+    batches = range(number * computed, (number + 1) * computed)
+    set_lr_scale(parts.optimizers, 0.0)
+    timer = StepTimer(runtime.device)
+    training_update(parts, batches, runtime, train.grad_clip, timer)
+    return {
+        part: seconds * (1.0 if part == "optimizer" else whole / computed)
+        for part, seconds in timer.seconds.items()
+    }
 
 
 @lru_cache
@@ -59,7 +54,7 @@ def process_fp32_peak(device: torch.device, threads: int) -> float:
 
 
 def fp32_peak(device: torch.device) -> float:
-    """FLOP per second of a matrix product in fp32, the fastest of two sizes; a quarter of a second."""
+    """Measure the FLOP per second of a matrix product in fp32, the faster of two sizes; takes 0.25 s."""
     rates = []
     for side in _PEAK_SIDES:
         side *= 1 if device.type == "cpu" else 4

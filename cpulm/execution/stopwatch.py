@@ -1,4 +1,4 @@
-"""The fastest of several calls, timed."""
+"""Times the fastest of several calls."""
 
 from __future__ import annotations
 
@@ -9,14 +9,19 @@ from collections.abc import Callable
 import torch
 
 
+def synchronize(device: torch.device) -> None:
+    """Wait until ``device`` has computed what it was given; the CPU always has."""
+    if device.type != "cpu":
+        getattr(torch, device.type).synchronize()
+
+
 def best_seconds(work: Callable[[], object], device: torch.device, seconds: float) -> float:
-    """The fastest call of those that fit into ``seconds``, at least two after one that warms up."""
+    """Time the fastest call of those that fit into ``seconds``: at least two, after one to warm up."""
     work()
     best, taken, end = math.inf, 0, time.perf_counter() + seconds
     while taken < 2 or time.perf_counter() < end:
         began = time.perf_counter()
         work()
-        if device.type != "cpu":
-            getattr(torch, device.type).synchronize()
+        synchronize(device)
         best, taken = min(best, time.perf_counter() - began), taken + 1
     return best

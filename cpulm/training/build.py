@@ -1,20 +1,23 @@
-"""The only place where settings become objects."""
+"""The only place that turns settings into the objects of a run."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+import numpy as np
 import torch
 
 from cpulm.checkpoints import checkpoint as checkpoints
-from cpulm.checkpoints.checkpoint import Checkpoint, TrainState
-from cpulm.data.loader import Loader, val_batch_count
+from cpulm.checkpoints.checkpoint import Checkpoint
+from cpulm.checkpoints.train_state import TrainState
+from cpulm.data.loader import Loader, Tokens, val_batch_count
 from cpulm.data.tokenfile import TokenFolder
 from cpulm.errors import DataError
 from cpulm.estimate.requirements import total_steps
 from cpulm.events import Listener, Notice
 from cpulm.execution.runtime import Runtime
+from cpulm.execution.update import TrainingParts
 from cpulm.interrupts import StopRequest
 from cpulm.model.transformer import Transformer
 from cpulm.optim.build_optimizers import build_optimizers
@@ -26,33 +29,41 @@ from cpulm.training.horizon import Horizon, horizon_of
 from cpulm.training.trainer import Trainer
 from cpulm.units import format_duration
 
-
-@dataclass
-class Parts:
-    """The objects that learn, freshly made: what a measurement may wear out and make anew."""
-
-    model: Transformer
-    optimizers: list[torch.optim.Optimizer]
-    loader: Loader
+RANDOM_BATCHES = 4
+"""Batches of tokens that :func:`build_random_parts` draws: enough that no two micro-batches are the same."""
 
 
-def build_parts(settings: Settings, tokens: TokenFolder, runtime: Runtime) -> Parts:
-    """Model, optimizers and loader as they stand before the first step: a function of the seed."""
-    train, block = settings.train, settings.model.block_size
-    loader = Loader(tokens.train, block, train.micro_batch_size, train.seed)
+def build_parts(settings: Settings, tokens: TokenFolder, runtime: Runtime) -> TrainingParts:
+    """Make the parts of a run as they are before the first update: a function of the settings' seed."""
+    return _parts(settings, tokens.train, tokens.vocab_size, tokens.tokenizer.eot_id, runtime)
+
+
+def build_random_parts(settings: Settings, vocab_size: int, runtime: Runtime) -> TrainingParts:
+    """Make the same parts on random tokens, for measurements: an update takes the same time on any text."""
+    train = settings.train
+    count = RANDOM_BATCHES * train.micro_batch_size * settings.model.block_size + 1
+    tokens = np.random.default_rng(train.seed).integers(0, vocab_size, count).astype(np.uint32)
+    return _parts(settings, tokens, vocab_size, vocab_size - 1, runtime)
+
+
+def _parts(
+    settings: Settings, train_tokens: Tokens, vocab_size: int, eot_id: int, runtime: Runtime
+) -> TrainingParts:
+    train = settings.train
+    loader = Loader(train_tokens, settings.model.block_size, train.micro_batch_size, train.seed)
     torch.manual_seed(train.seed)
-    model = Transformer(settings.model, tokens.vocab_size)
+    model = Transformer(settings.model, vocab_size)
     model.init_weights(train.seed)
     model.to(runtime.device)
     runtime.equip(model)
-    model.mask_documents(tokens.tokenizer.eot_id if train.document_mask else None)
-    return Parts(model, build_optimizers(model, train, runtime.int8_kernels), loader)
+    model.mask_documents(eot_id if train.document_mask else None)
+    return TrainingParts(model, build_optimizers(model, train, runtime.int8_kernels), loader, forward=model)
 
 
 def build_trainer(
     settings: Settings,
     tokens: TokenFolder,
-    parts: Parts,
+    parts: TrainingParts,
     runtime: Runtime,
     run: RunDir,
     *,
@@ -62,38 +73,40 @@ def build_trainer(
     began: float,
     step_seconds: float,
 ) -> Trainer:
-    """Assemble a run; from ``checkpoint`` it goes on exactly where that was written.
+    """Assemble a run; with ``checkpoint`` it continues exactly where that was written.
 
     Args:
-        began: when the command began, by ``time.monotonic``: a time horizon counts from there.
-        step_seconds: of one update, as far as known.
+        began: when the command began, by ``time.monotonic``: a horizon in time counts from then.
+        step_seconds: of one update; 0 if unknown.
+
+    Raises:
+        DataError: if the checkpoint was trained on other data, or does not fit the parts.
     """
-    position = TrainState()
+    state = TrainState()
     if checkpoint is not None:
-        _require_same(checkpoint, tokens)
+        _require_same_data(checkpoint, tokens)
         checkpoints.restore(checkpoint, parts.model, parts.optimizers)
-        position = checkpoint.position
+        state = checkpoint.state
     return Trainer(
         settings=settings,
         run=run,
-        model=parts.model,
-        forward=parts.model,
-        optimizers=parts.optimizers,
-        loader=parts.loader,
+        parts=parts,
         tokens=tokens,
-        tokenizer=tokens.tokenizer,
         runtime=runtime,
         horizon=_horizon(settings, tokens, time.monotonic() - began, step_seconds),
         emit=emit,
         stop=stop,
-        clock=RunClock(position.elapsed_seconds, lambda seconds: emit(_slept(seconds))),
+        clock=RunClock(state.elapsed_seconds, lambda seconds: emit(_slept(seconds))),
         battery=BatteryWatch() if settings.runtime.pause_on_battery else None,
-        position=position,
+        state=state,
     )
 
 
 def _horizon(settings: Settings, tokens: TokenFolder, seconds_gone: float, step_seconds: float) -> Horizon:
-    """Of a time horizon, enough is kept back for a validation: a third of a training pass, forward only."""
+    """The horizon; of one in time, the seconds of a last validation are reserved.
+
+    Its forward passes are estimated as a third of the training passes.
+    """
     train, block = settings.train, settings.model.block_size
     steps = total_steps(train, settings.tokens_per_step, len(tokens.train))
     batches = val_batch_count(tokens.val, block, train.micro_batch_size, settings.eval.batches)
@@ -104,14 +117,14 @@ def _horizon(settings: Settings, tokens: TokenFolder, seconds_gone: float, step_
 def _slept(seconds: float) -> Notice:
     return Notice(
         level="info",
-        message=f"the machine slept, or this process was stopped, for {format_duration(seconds)}; "
-        "that time is not counted",
+        message=f"the machine slept, or this process was paused, for {format_duration(seconds)}; "
+        "that time does not count",
     )
 
 
-def _require_same(checkpoint: Checkpoint, tokens: TokenFolder) -> None:
+def _require_same_data(checkpoint: Checkpoint, tokens: TokenFolder) -> None:
     if checkpoint.vocab_size != tokens.vocab_size or checkpoint.data.get("digest") != tokens.digest:
         raise DataError(
-            f"the training data at {tokens.path} is not what the checkpoint was trained on",
+            f"the training data at {tokens.path} is not the data that the checkpoint was trained on",
             "bring back the same files, or start a new run",
         )

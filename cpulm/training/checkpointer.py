@@ -1,4 +1,4 @@
-"""When a run saves its checkpoints, and what it does where the disk refuses them."""
+"""Decides when a run writes its checkpoints, writes them, and handles a disk that fails."""
 
 from __future__ import annotations
 
@@ -16,30 +16,33 @@ from cpulm.settings import CheckpointSettings, to_yaml
 from cpulm.units import format_duration
 
 RETRY_SECONDS = 30.0
-"""Between two tries after a save that failed."""
+"""Between two attempts after a save that failed."""
 LAST_TRIES_SECONDS = 60.0
-"""For so long the end of a run waits for a disk that refuses its last checkpoint."""
-_MOST_COST = 0.01
+"""So long the end of a run waits for a disk that does not take its last checkpoint."""
+_MAX_COST = 0.01
+"""The part of a run's time that checkpoints may take without a warning."""
 
 
 class Checkpointer:
     """Writes the checkpoints of one run.
 
-    A save that fails does not end the run: the older checkpoint stays whole, the user is warned at once,
-    and it is tried again every :data:`RETRY_SECONDS`. If it still fails when the next checkpoint is due,
-    ResourceError ends the run.
+    A save that fails does not end the run: the older checkpoint stays intact, the user is warned at once,
+    and the save is attempted again every :data:`RETRY_SECONDS`. If it still fails when the next checkpoint is
+    due, ResourceError ends the run.
 
     Args:
         run: where to write.
-        state: the run as it stands.
-        emit: hears of every checkpoint and every failure.
+        make: makes a checkpoint of the run as it is now.
+        emit: receives every checkpoint and every failure.
+        saved_step: the step of the newest checkpoint on the disk.
+        saved_at: the run's own time at that step, in seconds.
     """
 
     def __init__(
         self,
         run: RunDir,
         settings: CheckpointSettings,
-        state: Callable[[], Checkpoint],
+        make: Callable[[], Checkpoint],
         emit: Listener,
         *,
         saved_step: int = 0,
@@ -47,39 +50,39 @@ class Checkpointer:
     ) -> None:
         self._run = run
         self._settings = settings
-        self._state = state
+        self._make = make
         self._emit = emit
         self._saved_step = saved_step
         self._saved_at = saved_at
         self._failed_at: float | None = None
         self._failed_step = 0
         self._tried_at = 0.0
-        self._asked = False
+        self._requested = False
         self._spent_seconds = 0.0
         self._warned_of_cost = False
         self.slowest_seconds = 0.0
 
-    def ask(self) -> None:
-        """Make a checkpoint due after the step in hand; from any thread."""
-        self._asked = True
+    def request(self) -> None:
+        """Request a checkpoint after the current step; may be called from any thread."""
+        self._requested = True
 
     def is_due(self, step: int, elapsed_seconds: float) -> bool:
-        """Whether a checkpoint is due at ``step``: by steps, by time, asked for, or after one that failed."""
+        """Whether a checkpoint is due: by steps, by time, by request, or after a save that failed."""
         if step == self._saved_step:
             return False
         if self._failed_at is not None:
             waited = elapsed_seconds - self._tried_at >= min(RETRY_SECONDS, self._settings.every)
             return waited or self._is_scheduled(step, elapsed_seconds, self._failed_at)
-        return self._asked or self._is_scheduled(step, elapsed_seconds, self._saved_at)
+        return self._requested or self._is_scheduled(step, elapsed_seconds, self._saved_at)
 
     def save(self, step: int, elapsed_seconds: float) -> bool:
-        """Write ``latest.pt`` and the step's numbered checkpoint; let the oldest ones go.
+        """Write ``latest.pt`` and the step's numbered checkpoint; delete the oldest numbered ones.
 
         Returns:
-            Whether it stands on the disk.
+            Whether it is on the disk.
 
         Raises:
-            ResourceError: where saving failed when the last checkpoint was due, and fails still.
+            ResourceError: if saving failed when the last checkpoint was due, and still fails.
         """
         try:
             self._write_latest()
@@ -92,25 +95,25 @@ class Checkpointer:
         return True
 
     def save_best(self, step: int, elapsed_seconds: float) -> bool:
-        """Write ``best.pt``, and let it be ``latest.pt`` too: a run goes on from its newest state.
+        """Write ``best.pt``, which is also the new ``latest.pt``: a run continues from its newest state.
 
         Returns:
-            Whether it stands on the disk. A failure is said, and ends nothing.
+            Whether it is on the disk. A failure is reported and does not end the run.
         """
         try:
             self._write(self._run.best, "best")
             checkpoints.duplicate(self._run.best, self._run.latest)
         except (OSError, RuntimeError, ResourceError) as error:
-            self._warn(f"best.pt could not be written ({_why(error)}); the best model before stays")
+            self._warn(f"best.pt could not be written ({_reason(error)}); the previous best model is kept")
             return False
         self._note_success(step, elapsed_seconds)
         return True
 
     def save_last(self) -> None:
-        """Write ``latest.pt`` at the end of a run, waiting a while for a disk that refuses.
+        """Write ``latest.pt`` at the end of a run, and wait for a disk that does not take it.
 
         Raises:
-            ResourceError: where it refuses still after :data:`LAST_TRIES_SECONDS`.
+            ResourceError: if it still fails after :data:`LAST_TRIES_SECONDS`.
         """
         began, wait = time.monotonic(), 1.0
         while True:
@@ -122,8 +125,8 @@ class Checkpointer:
                 if left <= 0:
                     raise self._no_room(error) from error
                 self._warn(
-                    f"the last checkpoint could not be written ({_why(error)}); "
-                    f"trying for another {format_duration(left)}"
+                    f"the last checkpoint could not be written ({_reason(error)}); "
+                    f"trying again for {format_duration(left)}"
                 )
                 time.sleep(min(wait, left))
                 wait *= 2
@@ -137,8 +140,10 @@ class Checkpointer:
     def _write_latest(self) -> None:
         if not self._run.path.is_dir():
             self._run.path.mkdir(parents=True)
-            write_text(self._run.settings, to_yaml(self._state().settings))
-            self._warn(f"the run's folder {self._run.path} was gone; it is made anew with what is in memory")
+            write_text(self._run.settings, to_yaml(self._make().settings))
+            self._warn(
+                f"the run's folder {self._run.path} was gone; it is created again from what is in memory"
+            )
         self._write(self._run.latest, "latest")
 
     def _write_numbered(self, step: int) -> None:
@@ -149,24 +154,23 @@ class Checkpointer:
             self._run.numbered(old).unlink(missing_ok=True)
 
     def _write(self, path: Path, role: str) -> None:
-        # A stage begins: whoever records the run writes down what was before, so that no checkpoint is ever
-        # ahead of the record.
+        # At a new stage the record is written out up to here, so that no checkpoint is ever ahead of it.
         self._emit(Progress(stage="saving a checkpoint", done=0, total=None, unit="checkpoints"))
         began = time.perf_counter()
-        state = self._state()
-        size = checkpoints.save(state, path)
+        checkpoint = self._make()
+        size = checkpoints.save(checkpoint, path)
         seconds = time.perf_counter() - began
         self._spent_seconds += seconds
         self.slowest_seconds = max(self.slowest_seconds, seconds)
-        saves = state.position.saves
+        saves = checkpoint.state.saves
         self._emit(
             CheckpointSaved(
-                step=state.step, path=str(path), role=role, bytes=size, seconds=seconds, saves=saves
+                step=checkpoint.step, path=str(path), role=role, bytes=size, seconds=seconds, saves=saves
             )
         )
 
     def _note_success(self, step: int, elapsed_seconds: float) -> None:
-        self._saved_step, self._saved_at, self._asked = step, elapsed_seconds, False
+        self._saved_step, self._saved_at, self._requested = step, elapsed_seconds, False
         if self._failed_at is not None:
             self._failed_at = None
             self._emit(Notice(level="info", message="checkpoints can be written again"))
@@ -176,7 +180,7 @@ class Checkpointer:
         if self._failed_at is None:
             self._failed_at, self._failed_step = elapsed_seconds, step
             self._warn(
-                f"NO CHECKPOINT COULD BE WRITTEN ({_why(error)}): training goes on in memory and tries "
+                f"NO CHECKPOINT COULD BE WRITTEN ({_reason(error)}): training continues in memory and tries "
                 f"again; it will stop if the next checkpoint fails too. {self._kept()}"
             )
         elif step > self._failed_step and self._is_scheduled(step, elapsed_seconds, self._failed_at):
@@ -184,8 +188,8 @@ class Checkpointer:
 
     def _no_room(self, error: Exception) -> ResourceError:
         return ResourceError(
-            f"no checkpoint could be written in {self._run.path}: {_why(error)}; {self._kept()}",
-            f"make room or mend the folder, then go on with `cpulm resume {self._run.path}`",
+            f"no checkpoint could be written in {self._run.path}: {_reason(error)}; {self._kept()}",
+            f"free some disk space or repair the folder, then continue with `cpulm resume {self._run.path}`",
         )
 
     def _kept(self) -> str:
@@ -196,17 +200,17 @@ class Checkpointer:
 
     def _warn_of_cost(self, elapsed_seconds: float) -> None:
         part = self._spent_seconds / max(elapsed_seconds, 1e-9)
-        if part > _MOST_COST and elapsed_seconds > 10 * self._settings.every and not self._warned_of_cost:
+        if part > _MAX_COST and elapsed_seconds > 10 * self._settings.every and not self._warned_of_cost:
             self._warned_of_cost = True
             self._warn(
-                f"checkpoints take {part:.1%} of this run's time; a longer --checkpoint-every makes that less"
+                f"checkpoints take {part:.1%} of this run's time; a longer --checkpoint-every takes less"
             )
 
     def _warn(self, message: str) -> None:
         self._emit(Notice(level="warning", message=message))
 
 
-def _why(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     if isinstance(error, ResourceError):
         return error.message
     if isinstance(error, OSError) and error.strerror:

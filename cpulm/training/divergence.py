@@ -1,46 +1,80 @@
-"""Trouble in the numbers: what is not finite, and a loss that jumps up and stays there."""
+"""What a run does when its numbers diverge: roll back to the last good checkpoint and skip the data."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 
-from cpulm.checkpoints.checkpoint import LossTracker
-
-_MEMORY = 0.98
-"""Of the running mean: it looks back over about fifty updates."""
-SPIKE_UPDATES = 5
-"""A single odd document makes one high loss; a run that has left its course has many in a row."""
-
-
-def non_finite(loss: float, grad_norm: float) -> str | None:
-    """Names the figure that is not finite; None where both are."""
-    if not math.isfinite(loss):
-        return f"the loss is {loss}"
-    if not math.isfinite(grad_norm):
-        return f"the gradient norm is {grad_norm}"
-    return None
+from cpulm.checkpoints import checkpoint as checkpoints
+from cpulm.checkpoints.checkpoint import Checkpoint
+from cpulm.checkpoints.train_state import TrainState
+from cpulm.errors import DataError, DivergedError
+from cpulm.events import Listener, Notice, RolledBack
+from cpulm.execution.update import TrainingParts
+from cpulm.run_dir import RunDir
+from cpulm.settings import TrainSettings
 
 
-def follow(course: LossTracker, loss: float, spike_nats: float | None) -> str | None:
-    """Note one update's loss in ``course``.
+def roll_back(
+    problem: str,
+    last: int,
+    state: TrainState,
+    parts: TrainingParts,
+    run: RunDir,
+    train: TrainSettings,
+    emit: Listener,
+) -> TrainState:
+    """Restore ``parts`` from the last checkpoint before the problem, and skip the data that caused it.
+
+    Args:
+        problem: in words.
+        last: the last update with the problem is the one after this step.
+        state: the run as it stands, with the problem.
 
     Returns:
-        What is wrong, once :data:`SPIKE_UPDATES` losses in a row lie more than ``spike_nats`` above the
-        mean; else None.
+        The state to continue from.
+
+    Raises:
+        DivergedError: after ``train.max_rollbacks`` rollbacks without a new best validation loss, or if no
+            checkpoint from before is left.
     """
-    mean = course.mean_loss
-    if mean is not None and spike_nats is not None and loss > mean + spike_nats:
-        course.high_updates += 1
-        if course.high_updates < SPIKE_UPDATES:
-            return None
-        return f"the loss stayed {spike_nats:g} nats above its mean of {mean:.3f}; the last one is {loss:.3f}"
-    course.high_updates = 0
-    course.mean_loss = loss if mean is None else _MEMORY * mean + (1 - _MEMORY) * loss
-    return None
+    count, limit = state.rollbacks + 1, train.max_rollbacks
+    if count > limit:
+        raise _diverged(problem, f"after {limit} rollbacks" if limit else "", state, run)
+    checkpoint = _last_good(run, emit)
+    if checkpoint is None:
+        raise _diverged(problem, "and no checkpoint from before is left", state, run)
+    first = max(0, last + 1 - state.losses.high_updates)
+    steps = range(first, last + 1)
+    batches = sorted(
+        {batch for step in steps for batch in update_batches(step, train.grad_accum_steps, state.skipped)}
+    )
+    checkpoints.restore(checkpoint, parts.model, parts.optimizers)
+    restored = checkpoint.state
+    restored.best_loss, restored.best_step = state.best_loss, state.best_step
+    restored.best_bits_per_byte = state.best_bits_per_byte
+    restored.skipped = sorted({*state.skipped, *batches})
+    restored.saves, restored.rollbacks = state.saves, count
+    emit(
+        RolledBack(
+            step=state.step,
+            to_step=restored.step,
+            reason=problem,
+            skipped_batches=tuple(batches),
+            count=count,
+            limit=limit,
+        )
+    )
+    return restored
 
 
-def shifted(index: int, skipped: list[int]) -> int:
-    """Which of the loader's batches is the ``index``-th of those not skipped.
+def update_batches(step: int, grad_accum_steps: int, skipped: Sequence[int]) -> list[int]:
+    """The loader's numbers of the micro-batches of the update after ``step``."""
+    first = step * grad_accum_steps
+    return [unskipped_batch(index, skipped) for index in range(first, first + grad_accum_steps)]
+
+
+def unskipped_batch(index: int, skipped: Sequence[int]) -> int:
+    """The number of the ``index``-th of the loader's batches that are not skipped.
 
     Args:
         skipped: numbers of batches to leave out, ascending.
@@ -50,3 +84,26 @@ def shifted(index: int, skipped: list[int]) -> int:
             break
         index += 1
     return index
+
+
+def _last_good(run: RunDir, emit: Listener) -> Checkpoint | None:
+    """The newest undamaged checkpoint that was not written during a spike."""
+    for path in run.checkpoints():
+        try:
+            checkpoint = checkpoints.load(path)
+        except DataError as error:
+            emit(Notice(level="warning", message=error.message))
+            continue
+        if not checkpoint.state.losses.high_updates:
+            return checkpoint
+    return None
+
+
+def _diverged(problem: str, when: str, state: TrainState, run: RunDir) -> DivergedError:
+    kept = run.checkpoints()
+    where = f"the last good checkpoint is {kept[0]}" if kept else "no checkpoint is left"
+    step = f"step {state.step + 1}{f' {when}' if when else ''}"
+    return DivergedError(
+        f"training diverged in {step}: {problem}; {where}",
+        "lower train.lr (and train.muon_lr), or lengthen train.warmup_steps",
+    )

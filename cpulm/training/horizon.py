@@ -1,4 +1,4 @@
-"""Where a run ends, and how far it is."""
+"""The horizon of a run: where it ends, and how much of it is done."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from cpulm.settings import TrainSettings
 class Horizon:
     """The end of a run: after ``steps`` updates, after ``seconds`` of its own time, or at ``deadline``.
 
-    Exactly one is given; ``deadline`` is in seconds since the epoch. Of a time ``reserve_seconds`` are kept
-    for the last validation and the last checkpoint.
+    Exactly one is given; ``deadline`` is in seconds since the epoch. A horizon in time keeps
+    ``reserve_seconds`` for the last validation and the last checkpoint.
     """
 
     steps: int | None = None
@@ -30,8 +30,8 @@ class Horizon:
 
         Args:
             elapsed_seconds: the run's own time.
-            now: the wall clock, in seconds since the epoch. A machine that slept, or a clock that was put
-                right, moves the end of a run with a deadline, as it must.
+            now: the wall clock, in seconds since the epoch. If the machine slept or the clock was corrected,
+                the end of a run with a deadline moves, as it must.
         """
         if self.steps is not None:
             return min(1.0, step / self.steps)
@@ -41,23 +41,23 @@ class Horizon:
         return elapsed_seconds / (elapsed_seconds + left)
 
     def seconds_left(self, elapsed_seconds: float, now: float) -> float:
-        """Time to the end, reserve included; only for a horizon in time."""
+        """Time to the end, including the reserve; only for a horizon in time."""
         if self.deadline is not None:
             return self.deadline - now
         assert self.seconds is not None
         return self.seconds - elapsed_seconds
 
-    def warmup_steps(self, asked: int) -> int:
-        """Warm-up takes at most a tenth of a horizon given in steps."""
-        return asked if self.steps is None else min(asked, self.steps // 10)
+    def warmup_steps(self, requested: int) -> int:
+        """The steps of warm-up: as requested, but at most a tenth of a horizon in steps."""
+        return requested if self.steps is None else min(requested, self.steps // 10)
 
 
 def horizon_of(train: TrainSettings, steps: int | None, seconds_gone: float = 0.0) -> Horizon:
-    """The horizon that the settings ask for.
+    """The horizon by the settings.
 
     Args:
-        steps: what their steps, tokens or epochs come to; None where the horizon is a time.
-        seconds_gone: of ``max_time``, what was spent on getting ready.
+        steps: their steps, tokens or epochs in updates; None if the horizon is a time.
+        seconds_gone: seconds of ``max_time`` that the preparation took.
     """
     if train.max_time is not None:
         return Horizon(seconds=train.max_time - seconds_gone)

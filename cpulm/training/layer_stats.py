@@ -1,4 +1,4 @@
-"""What each update does to each matrix: its norm, its gradient's norm, and how far the update moved it."""
+"""Statistics of each matrix in an update: its norm, its gradient's norm, and the norm of the change."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from torch import Tensor, nn
 from cpulm.events import LayerStats
 
 _DIGITS = 4
-"""Significant digits: a long run records many of these numbers, and they are looked at, not used."""
+"""Significant digits: a long run records many of these numbers, and they are only looked at."""
 
 
 class LayerStatistics:
-    """Measures every ``every``-th update, and the first one: around it, and without a trace in it.
+    """Measures the first update and every ``every``-th one, without changing it.
 
-    All norms are Frobenius norms. Call :meth:`before_update` once the gradients are whole and not yet
-    clipped, and :meth:`after_update` once the optimizers have stepped.
+    All norms are Frobenius norms. Call :meth:`before_update` when the gradients are complete and not yet
+    clipped, and :meth:`after_update` after the optimizers have stepped.
 
     Args:
-        model: its matrices are measured, by their names without ``.weight``; norms and biases are not.
+        model: its matrices are measured, under their names without ``.weight``; norms and biases are not.
         every: updates from one measurement to the next; 0 for none.
     """
 
@@ -33,18 +33,18 @@ class LayerStatistics:
 
     @torch.no_grad()
     def before_update(self, step: int) -> None:
-        """Where the update with the number ``step`` is measured, keep its gradient norms and the weights."""
+        """Keep the gradient norms and a copy of the weights, if update number ``step`` is measured."""
         self._step, self._grad_norms, self._before = step, [], []
         if not self._every or (step > 1 and step % self._every):
             return
         gradients = [p.new_zeros(()) if p.grad is None else p.grad for p in self._matrices]
         self._grad_norms = list(torch._foreach_norm(gradients))
-        # Forward and backward hold nothing any more, so a second copy of the weights has room.
+        # The activations are freed by now, so a second copy of the weights does not raise the peak of memory.
         self._before = [p.clone() for p in self._matrices]
 
     @torch.no_grad()
     def after_update(self) -> LayerStats | None:
-        """What the update did; None where this one is not measured."""
+        """The statistics of the update; None if it is not measured."""
         if not self._before:
             return None
         torch._foreach_sub_(self._before, self._matrices)

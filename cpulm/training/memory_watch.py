@@ -1,4 +1,4 @@
-"""Memory while a run goes: a warning in time, and a checkpoint before the kernel would end the process."""
+"""Watches memory during a run: an early warning, then a checkpoint before the kernel kills the process."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from cpulm.units import format_bytes
 
 WARN_AT = 0.85
 SAVE_AT = 0.93
-"""Parts of the memory there is, the container's limit included, that are in use by all programs."""
+"""Parts of this machine's memory, or of the container's limit, that all programs together use."""
 _CALM_BELOW = 0.80
-"""Falling below it makes the next rise worth a word again."""
+"""After use fell below this part, the next rise is warned of again."""
 
 
 class MemoryWatch:
-    """Hears the monitor's samples; warns once per rise, and asks for a checkpoint where it gets tight.
+    """Receives the monitor's samples; warns once per rise, then requests a checkpoint when memory is full.
 
     Args:
         emit: receives the warnings.
-        save_soon: makes a checkpoint due.
-        smaller: flags of a run that would take less, for the warning; empty where there are none.
+        request_checkpoint: makes a checkpoint due.
+        smaller_batch: flags of a run that would need less, for the warning; empty if there are none.
     """
 
-    def __init__(self, emit: Listener, save_soon: Callable[[], None], smaller: str) -> None:
+    def __init__(self, emit: Listener, request_checkpoint: Callable[[], None], smaller_batch: str) -> None:
         self._emit = emit
-        self._save_soon = save_soon
-        self._smaller = smaller
+        self._request_checkpoint = request_checkpoint
+        self._smaller_batch = smaller_batch
         self._warned = False
         self._saved = False
 
@@ -41,7 +41,7 @@ class MemoryWatch:
             self._emit(Notice(level="warning", message=self._warning(event, part)))
         if part >= SAVE_AT and not self._saved:
             self._saved = True
-            self._save_soon()
+            self._request_checkpoint()
             self._emit(
                 Notice(level="warning", message=f"memory is {part:.0%} full: saving a checkpoint at once")
             )
@@ -50,8 +50,8 @@ class MemoryWatch:
         own, used = event.process_bytes, event.memory_used_bytes
         message = (
             f"memory is {part:.0%} full: {format_bytes(used)} of {format_bytes(event.memory_total_bytes)} "
-            f"are used, {format_bytes(own)} of them by this run"
+            f"are used, {format_bytes(own)} of that by this run"
         )
-        if own < used / 2 or not self._smaller:
+        if own < used / 2 or not self._smaller_batch:
             return f"{message}; close other programs"
-        return f"{message}; close other programs, or start a smaller run: {self._smaller}"
+        return f"{message}; close other programs, or start a smaller run: {self._smaller_batch}"

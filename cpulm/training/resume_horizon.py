@@ -1,4 +1,4 @@
-"""A run's end put elsewhere, and what is said of needs and ends before a run begins or goes on."""
+"""A new horizon for a run that continues, and the notices before a run begins or continues."""
 
 from __future__ import annotations
 
@@ -20,11 +20,14 @@ from cpulm.training.horizon import horizon_of
 from cpulm.units import format_bytes, format_count, format_duration
 
 
-def extended(settings: Settings, horizon: Mapping[str, Any]) -> Settings:
-    """The settings with another horizon, where one is given.
+def with_horizon(settings: Settings, horizon: Mapping[str, Any]) -> Settings:
+    """Replace the horizon of ``settings``, if another one is given.
+
+    Args:
+        horizon: by the settings' names; None for those not given.
 
     Raises:
-        SettingsError: where several are.
+        SettingsError: if several are given.
     """
     given = {name: value for name, value in horizon.items() if value is not None}
     if not given:
@@ -39,29 +42,29 @@ def extended(settings: Settings, horizon: Mapping[str, Any]) -> Settings:
     )
 
 
-def refuse_finished(settings: Settings, plan: Requirements, checkpoint: Checkpoint, run: RunDir) -> None:
-    """Raises SettingsError where the checkpoint stands at the end of its run, the last validation included.
+def require_unfinished(settings: Settings, plan: Requirements, checkpoint: Checkpoint, run: RunDir) -> None:
+    """Raise SettingsError if the checkpoint is at the end of its run, with the last validation done.
 
-    A run that was killed between its last update and that validation goes on, to validate.
+    A run that was killed between its last update and that validation continues, to validate.
     """
-    position = checkpoint.position
-    if position.validated_step != position.step:
+    state = checkpoint.state
+    if state.validated_step != state.step:
         return
     horizon = horizon_of(settings.train, plan.steps)
-    if horizon.progress(position.step, position.elapsed_seconds, time.time()) >= 1.0:
+    if horizon.progress(state.step, state.elapsed_seconds, time.time()) >= 1.0:
         raise SettingsError(
-            f"{run.path} has reached its horizon (step {position.step})",
-            f"extend it, as with `cpulm resume {run.path} --steps {max(position.step, 1) * 2}`",
+            f"{run.path} has reached its horizon (step {state.step})",
+            f"extend it, as with `cpulm resume {run.path} --steps {max(state.step, 1) * 2}`",
         )
 
 
-def say_needs(plan: Requirements, settings: Settings, emit: Listener) -> None:
-    """Say the time, memory and disk that a run will need."""
+def report_requirements(plan: Requirements, settings: Settings, emit: Listener) -> None:
+    """Report the time, memory and disk that a run will need."""
     seconds = requirements.seconds_needed(plan, settings.train) or 0.0
     duration = (
         f"about {format_duration(seconds)} of training steps"
         if plan.steps is not None
-        else f"{format_duration(seconds)} as asked"
+        else f"{format_duration(seconds)} as requested"
     )
     emit(
         Notice(
@@ -74,32 +77,34 @@ def say_needs(plan: Requirements, settings: Settings, emit: Listener) -> None:
     )
 
 
-def say_missing_documents(tokens: TokenFolder, settings: Settings, emit: Listener) -> None:
-    """Warn where documents are to be masked and nothing in the training text tells them apart."""
+def warn_if_mask_has_no_effect(tokens: TokenFolder, settings: Settings, emit: Listener) -> None:
+    """Warn if documents are to be masked and no token in the training text separates them."""
     if settings.train.document_mask and not tokens.separates_documents():
         emit(
             Notice(
                 level="warning",
-                message="train.document_mask has no effect: no end-of-text token stands inside the training "
-                "text, which is one document, or a few whose ends are held out for validation (with "
-                "--val-data they stay whole)",
+                message="train.document_mask has no effect: no end-of-text token is in the training text. "
+                "It is one document, or a few whose ends are held out for validation (with --val-data they "
+                "stay complete)",
             )
         )
 
 
-def say_extension(checkpoint: Checkpoint, settings: Settings, plan: Requirements, emit: Listener) -> None:
-    """Say what a new horizon does to the learning rate at the step where the run goes on."""
+def report_new_horizon(
+    checkpoint: Checkpoint, settings: Settings, plan: Requirements, emit: Listener
+) -> None:
+    """Report what a new horizon does to the learning rate at the step from which the run continues."""
     old, new = checkpoint.settings.train, settings.train
     if new == old:
         return
-    position, now = checkpoint.position, time.time()
+    state, now = checkpoint.state, time.time()
     old_steps = requirements.total_steps(old, settings.tokens_per_step, plan.train_tokens)
     rates = []
     names = "train.lr and train.muon_lr go" if new.optimizer == "muon" else "the learning rate goes"
     for train, steps in ((old, old_steps), (new, plan.steps)):
-        done = horizon_of(train, steps).progress(position.step, position.elapsed_seconds, now)
+        done = horizon_of(train, steps).progress(state.step, state.elapsed_seconds, now)
         scale = lr_scale(
-            train.schedule, position.step, done, train.warmup_steps, train.decay_fraction, train.min_lr_ratio
+            train.schedule, state.step, done, train.warmup_steps, train.decay_fraction, train.min_lr_ratio
         )
         peaks = (train.lr, train.muon_lr) if train.optimizer == "muon" else (train.lr,)
         rates.append(" and ".join(f"{peak * scale:.2e}" for peak in peaks))
@@ -107,6 +112,6 @@ def say_extension(checkpoint: Checkpoint, settings: Settings, plan: Requirements
         Notice(
             level="info",
             message=f"new horizon: the {new.schedule} schedule is stretched over it, so at step "
-            f"{position.step} {names} from {rates[0]} to {rates[1]}",
+            f"{state.step} {names} from {rates[0]} to {rates[1]}",
         )
     )

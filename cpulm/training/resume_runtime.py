@@ -1,4 +1,4 @@
-"""How a resumed run is computed: as it began, as far as this machine allows, and what differs is named."""
+"""Chooses the runtime of a resumed run: that of its start, as far as this machine allows; reports differences."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def resumed_runtime(checkpoint: Checkpoint, machine: Machine) -> Runtime:
     lost = precision == "int8" and not has_fast_int8(machine.instruction_sets)
     if lost:
         precision, reason = "fp32", "the run began in int8, which is slow on this CPU"
-    asked = changed(checkpoint.settings.runtime, threads=threads, precision=precision, kernels=kernels)
-    runtime = choose_runtime(asked, machine, requested=KEPT)
+    requested = changed(checkpoint.settings.runtime, threads=threads, precision=precision, kernels=kernels)
+    runtime = choose_runtime(requested, machine, requested=KEPT)
     runtime = decide_compile(runtime, "on" if facts["compiled"] else "off", machine, None)
     if reason:
         said = reason if lost else f"{precision} was chosen when the run began: {reason}"
@@ -70,7 +70,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return differing
 
 
-def say_differences(checkpoint: Checkpoint, runtime: Runtime, emit: Listener) -> None:
+def report_differences(checkpoint: Checkpoint, runtime: Runtime, emit: Listener) -> None:
     """Warn if the weights cannot be those of a run that was never stopped."""
     differing = differences(checkpoint.runtime, runtime.facts())
     if differing:

@@ -1,4 +1,4 @@
-"""A run from start to end: get ready, say what it will need, train, say how it went."""
+"""Trains a new run or resumes one: prepare it, report what it requires, run the session."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from cpulm.data.prepare import prepare
 from cpulm.data.tokenfile import TokenFolder
 from cpulm.errors import SettingsError
 from cpulm.estimate import requirements
-from cpulm.estimate.memory import arithmetic, expected_arithmetic
+from cpulm.estimate.memory import arithmetic_of, expected_arithmetic
 from cpulm.estimate.requirements import Requirements
-from cpulm.events import Event, Listener, Notice, Progress
+from cpulm.events import EndReason, Event, Listener, Notice, Progress
 from cpulm.execution.compilation import decide_compile
 from cpulm.execution.runtime import Runtime, choose_runtime
 from cpulm.execution.step_timing import measure_step, process_fp32_peak
+from cpulm.execution.update import TrainingParts
 from cpulm.generation.generate import encode_prompt
 from cpulm.interrupts import StopRequest
 from cpulm.run_dir import RunDir
@@ -33,21 +34,21 @@ from cpulm.settings import HORIZONS, Settings, to_yaml
 from cpulm.settings_resolver import replaced
 from cpulm.system.allocator import release_memory
 from cpulm.system.machine import Machine, read_machine
-from cpulm.training.build import Parts, build_parts, build_trainer
+from cpulm.training.build import build_parts, build_trainer
 from cpulm.training.resume_horizon import (
-    extended,
-    refuse_finished,
-    say_extension,
-    say_missing_documents,
-    say_needs,
+    report_new_horizon,
+    report_requirements,
+    require_unfinished,
+    warn_if_mask_has_no_effect,
+    with_horizon,
 )
-from cpulm.training.resume_runtime import resumed_runtime, say_differences
-from cpulm.training.session import considerate, run_session
+from cpulm.training.resume_runtime import report_differences, resumed_runtime
+from cpulm.training.session import host_settings, run_session
 
 
 @dataclass(frozen=True)
 class RecordStart:
-    """Where a run's record is to be opened: behind its checkpoint number ``saves``, of ``step``."""
+    """Where a run's record begins: after its checkpoint number ``saves``, at ``step``."""
 
     run: RunDir
     settings: Settings
@@ -60,22 +61,22 @@ Recorder = Callable[[RecordStart], AbstractContextManager[Listener]]
 
 @dataclass(frozen=True)
 class RunOutcome:
-    """What a run came to. ``reason`` is one of RunFinished's."""
+    """A run that has ended, and why."""
 
     run: RunDir
-    reason: str
+    reason: EndReason
 
 
 @dataclass(frozen=True)
 class PreparedRun:
-    """Everything but a folder: a run that could begin."""
+    """A run that could begin: it lacks only a folder."""
 
     settings: Settings
     machine: Machine
     runtime: Runtime
     tokens: TokenFolder
     plan: Requirements
-    parts: Parts
+    parts: TrainingParts
 
 
 def train(
@@ -91,29 +92,29 @@ def train(
 
     Args:
         out: the run's folder, or None for the first free one under ``runs/``.
-        show: hears every event.
-        record: opens the listeners that write into the run's folder, once there is one.
-        leave: gives the terminal back where a second Ctrl-C ends the process at once.
-        began: when the command did, by ``time.monotonic``: ``train.max_time`` counts from there. None: now.
+        show: receives every event.
+        record: opens the listeners that write into the run's folder, once it exists.
+        leave: restores the terminal if a second Ctrl-C ends the process at once.
+        began: when the command began, by ``time.monotonic``: ``train.max_time`` counts from then. None: now.
 
     Raises:
-        CpulmError: for everything the user can mend, with nothing that existed harmed.
+        CpulmError: for everything that the user can correct; nothing that existed before is changed.
     """
     began = time.monotonic() if began is None else began
     if out is not None:
         run_dir.check_free(out)
-    with StopRequest(leave) as stop, considerate(settings.runtime) as say_how:
-        ready = prepare_run(settings, show=show, should_stop=stop)
-        requirements.check_disk(ready.plan.disk_bytes, out or Path("runs"))
+    with StopRequest(leave) as stop, host_settings(settings.runtime) as report_host:
+        prepared = prepare_run(settings, show=show, should_stop=stop)
+        requirements.check_disk(prepared.plan.disk_bytes, out or Path("runs"))
         run = run_dir.create(out, settings.preset or "run")
         with _exclusive(run, stop):
             write_text(run.settings, to_yaml(settings))
             with record(RecordStart(run, settings)) as recorder:
                 emit = tee(show, recorder)
-                say_needs(ready.plan, settings, emit)
-                say_missing_documents(ready.tokens, settings, emit)
-                say_how(emit)
-                return _train(ready, run, emit, stop, began)
+                report_requirements(prepared.plan, settings, emit)
+                warn_if_mask_has_no_effect(prepared.tokens, settings, emit)
+                report_host(emit)
+                return _train(prepared, run, emit, stop, began)
 
 
 def resume(
@@ -126,43 +127,43 @@ def resume(
     leave: Callable[[], None] | None = None,
     began: float | None = None,
 ) -> RunOutcome:
-    """Go on with the run at ``path``, a folder or a checkpoint in it, as if it had never stopped.
+    """Continue the run at ``path``, a folder or a checkpoint in it, as if it had never stopped.
 
     Args:
-        horizon: a new horizon by the settings' names, None for those not given.
-        changes: other settings that leave the weights alone, such as ``runtime.nice``; None for those not
+        horizon: a new horizon by the settings' names; None for those not given.
+        changes: other settings that do not affect the weights, such as ``runtime.nice``; None for those not
             given.
         leave: as in :func:`train`.
         began: as in :func:`train`.
 
     Raises:
-        CpulmError: for everything the user can mend; the run stays as it was.
+        CpulmError: for everything that the user can correct; the run stays as it was.
     """
     began = time.monotonic() if began is None else began
     run = run_dir.find(path)
     with StopRequest(leave) as stop, _exclusive(run, stop):
         candidates = [path] if path.is_file() and path.suffix == ".pt" else run.checkpoints()
         checkpoint, source, damaged = checkpoints.load_newest(candidates)
-        settings = replaced(extended(checkpoint.settings, horizon), changes)
-        with considerate(settings.runtime) as say_how:
-            ready = _ready_again(settings, checkpoint, show, stop)
-            refuse_finished(settings, ready.plan, checkpoint, run)
-            requirements.check_disk(ready.plan.disk_bytes, run.path)
+        settings = replaced(with_horizon(checkpoint.settings, horizon), changes)
+        with host_settings(settings.runtime) as report_host:
+            prepared = _prepare_resume(settings, checkpoint, show, stop)
+            require_unfinished(settings, prepared.plan, checkpoint, run)
+            requirements.check_disk(prepared.plan.disk_bytes, run.path)
             write_text(run.settings, to_yaml(settings))
-            begins = RecordStart(run, settings, checkpoint.step, checkpoint.position.saves)
+            begins = RecordStart(run, settings, checkpoint.step, checkpoint.state.saves)
             with record(begins) as recorder:
                 emit = tee(show, recorder)
                 for line in damaged:
                     emit(Notice(level="warning", message=f"{line}; using {source.name} instead"))
-                say_extension(checkpoint, settings, ready.plan, emit)
-                say_differences(checkpoint, ready.runtime, emit)
-                say_how(emit)
-                return _train(ready, run, emit, stop, began, checkpoint)
+                report_new_horizon(checkpoint, settings, prepared.plan, emit)
+                report_differences(checkpoint, prepared.runtime, emit)
+                report_host(emit)
+                return _train(prepared, run, emit, stop, began, checkpoint)
 
 
 @contextmanager
 def _exclusive(run: RunDir, stop: StopRequest) -> Iterator[None]:
-    """The run's folder for this process alone, cleared of what dead ones left, and open to `cpulm stop`."""
+    """Lock the run's folder, delete what killed processes left there, and watch for `cpulm stop`."""
     with locked(run):
         run.stop.unlink(missing_ok=True)
         for abandoned in run.path.glob(".*.tmp"):
@@ -172,7 +173,7 @@ def _exclusive(run: RunDir, stop: StopRequest) -> Iterator[None]:
 
 
 def _train(
-    ready: PreparedRun,
+    prepared: PreparedRun,
     run: RunDir,
     emit: Listener,
     stop: StopRequest,
@@ -180,29 +181,29 @@ def _train(
     checkpoint: Checkpoint | None = None,
 ) -> RunOutcome:
     trainer = build_trainer(
-        ready.settings,
-        ready.tokens,
-        ready.parts,
-        ready.runtime,
+        prepared.settings,
+        prepared.tokens,
+        prepared.parts,
+        prepared.runtime,
         run,
         emit=emit,
         stop=stop,
         checkpoint=checkpoint,
         began=began,
-        step_seconds=ready.plan.step_seconds or 0.0,
+        step_seconds=prepared.plan.step_seconds or 0.0,
     )
-    return RunOutcome(run, run_session(trainer, ready.plan))
+    return RunOutcome(run, run_session(trainer, prepared.plan))
 
 
 def prepare_run(settings: Settings, *, show: Listener, should_stop: Callable[[], bool]) -> PreparedRun:
-    """Get ready for a run: prepare the data, take real steps on a throwaway model, see what it needs.
+    """Prepare a run: tokenize its data, choose the runtime, time real updates, estimate its requirements.
 
     Raises:
-        CpulmError: where the run could not begin.
+        CpulmError: if the run could not begin.
     """
     _require_horizon(settings)
     machine = read_machine()
-    choose_runtime(settings.runtime, machine)  # refuses what is not to be had, before anything is prepared
+    choose_runtime(settings.runtime, machine)  # refuses what is not available, before the data is prepared
     block = settings.model.block_size
     tokens = prepare(settings.data, emit=show, should_stop=should_stop, block_size=block)
     encode_prompt(tokens.tokenizer, settings.sample.prompt, starts_documents=True)
@@ -210,11 +211,11 @@ def prepare_run(settings: Settings, *, show: Listener, should_stop: Callable[[],
     requirements.check_memory(settings, tokens.vocab_size, expected, machine.memory_available_bytes)
     runtime = choose_runtime(settings.runtime, machine, settings.model)
     plan = requirements.estimate_requirements(
-        settings, tokens.vocab_size, len(tokens.train), arithmetic(runtime)
+        settings, tokens.vocab_size, len(tokens.train), arithmetic_of(runtime)
     )
     plan = replace(
         plan,
-        step_seconds=_measured(settings, tokens, runtime, show),
+        step_seconds=_measured_step(settings, tokens, runtime, show),
         peak_flops_per_second=process_fp32_peak(runtime.device, runtime.threads),
     )
     release_memory()
@@ -224,24 +225,24 @@ def prepare_run(settings: Settings, *, show: Listener, should_stop: Callable[[],
     return PreparedRun(settings, machine, runtime, tokens, plan, parts)
 
 
-def _ready_again(
+def _prepare_resume(
     settings: Settings, checkpoint: Checkpoint, show: Listener, should_stop: Callable[[], bool]
 ) -> PreparedRun:
-    """Ready as the checkpoint's run was, on the same data; the step time is the one it had, if it had one."""
+    """Prepare a run as the checkpoint's was, on the same data; its step time is the mean so far."""
     _require_horizon(settings)
     checkpoints.require_fit(checkpoint)
     machine = read_machine()
     runtime = resumed_runtime(checkpoint, machine)
-    way = arithmetic(runtime)
-    requirements.check_memory(settings, checkpoint.vocab_size, way, machine.memory_available_bytes)
+    arithmetic = arithmetic_of(runtime)
+    requirements.check_memory(settings, checkpoint.vocab_size, arithmetic, machine.memory_available_bytes)
     tokens = same_tokens(checkpoint, show, should_stop)
     if checkpoint.step:
-        seconds = checkpoint.position.elapsed_seconds / checkpoint.step
+        seconds = checkpoint.state.elapsed_seconds / checkpoint.step
     else:
-        seconds = _measured(settings, tokens, runtime, show)
+        seconds = _measured_step(settings, tokens, runtime, show)
         release_memory()
     plan = replace(
-        requirements.estimate_requirements(settings, tokens.vocab_size, len(tokens.train), way),
+        requirements.estimate_requirements(settings, tokens.vocab_size, len(tokens.train), arithmetic),
         step_seconds=seconds,
         peak_flops_per_second=process_fp32_peak(runtime.device, runtime.threads),
     )
@@ -255,17 +256,18 @@ def _require_horizon(settings: Settings) -> None:
         )
 
 
-def _measured(settings: Settings, tokens: TokenFolder, runtime: Runtime, show: Listener) -> float:
-    """Seconds of one update, measured on a model that is thrown away."""
+def _measured_step(settings: Settings, tokens: TokenFolder, runtime: Runtime, show: Listener) -> float:
+    """Measure the seconds of one update on parts that are thrown away."""
     show(Progress(stage="measuring a step", done=0, total=None, unit="steps"))
     try:
-        parts = build_parts(settings, tokens, runtime)
-        return measure_step(parts.model, parts.optimizers, parts.loader, runtime, settings)
+        return measure_step(build_parts(settings, tokens, runtime), runtime, settings.train)
     finally:
         show(Progress(stage="measuring a step", done=3, total=3, unit="steps", finished=True))
 
 
 def tee(first: Listener, second: Listener) -> Listener:
+    """A listener that passes every event to both."""
+
     def emit(event: Event) -> None:
         first(event)
         second(event)

@@ -1,4 +1,4 @@
-"""A run under way: what goes on beside the loop, and its first and its last event, whatever happens."""
+"""Runs the training loop between RunStarted and RunFinished, with the monitors beside it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from cpulm import __version__
 from cpulm.errors import DivergedError, ResourceError
 from cpulm.estimate.requirements import Requirements, seconds_needed
-from cpulm.events import Event, Listener, MachineSampled, Notice, RunFinished, RunStarted
+from cpulm.events import EndReason, Event, Listener, MachineSampled, Notice, RunFinished, RunStarted
 from cpulm.model.counts import flops_per_token
 from cpulm.settings import RuntimeSettings
 from cpulm.system.keep_awake import keep_awake
@@ -21,26 +21,26 @@ from cpulm.training.memory_watch import MemoryWatch
 from cpulm.training.trainer import Trainer
 
 _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "bad alloc")
-"""How torch says it on the systems and devices there are."""
+"""Parts of torch's messages on the systems and devices that it supports."""
 
 
-def run_session(trainer: Trainer, plan: Requirements) -> str:
-    """Train between the first and the last event of a run.
+def run_session(trainer: Trainer, plan: Requirements) -> EndReason:
+    """Train between RunStarted and RunFinished.
 
     Returns:
-        Why it ended, one of RunFinished's reasons.
+        Why it ended.
 
     Raises:
-        DivergedError: on numbers that stay in trouble.
-        ResourceError: where memory runs out, or checkpoints cannot be written any more.
-        StoppedError: where a stop is asked for before the first update.
+        DivergedError: if the numbers diverge again after the rollbacks that are allowed.
+        ResourceError: if memory runs out, or checkpoints cannot be written any more.
+        StoppedError: if a stop is requested before the first update.
     """
-    trainer.get_ready()
+    trainer.prepare()
     estimated = seconds_needed(plan, trainer.settings.train)
-    reason = "failed"
+    reason: EndReason = "failed"
     trainer.emit(_started(trainer, plan))
     try:
-        with _beside(trainer), _memory_errors(trainer):
+        with _monitored(trainer), _memory_errors(trainer):
             reason = trainer.train()
     except DivergedError:
         reason = "diverged"
@@ -54,10 +54,10 @@ def run_session(trainer: Trainer, plan: Requirements) -> str:
 
 
 @contextmanager
-def _beside(trainer: Trainer) -> Iterator[None]:
-    """What goes on while a run trains: its clock, the monitor, the watch over memory."""
+def _monitored(trainer: Trainer) -> Iterator[None]:
+    """Run the clock, the machine's monitor and the memory watch beside the training loop."""
     emit = trainer.emit
-    watch = MemoryWatch(emit, trainer.saver.ask, _smaller(trainer))
+    watch = MemoryWatch(emit, trainer.checkpointer.request, _smaller_batch(trainer))
 
     def hear(event: Event) -> None:
         emit(event)
@@ -69,11 +69,10 @@ def _beside(trainer: Trainer) -> Iterator[None]:
 
 
 @contextmanager
-def considerate(runtime: RuntimeSettings) -> Iterator[Callable[[Listener], None]]:
-    """From the first file that is read on: the priority as asked, and no falling asleep.
+def host_settings(runtime: RuntimeSettings) -> Iterator[Callable[[Listener], None]]:
+    """Apply the settings that concern the computer as a whole: process priority, and no sleep.
 
-    Yields:
-        What says, once there is a listener, what came of it.
+    It begins before the data is read. Yields a function that reports the outcome, once there is a listener.
     """
     with ExitStack() as stack:
         notices = []
@@ -84,17 +83,17 @@ def considerate(runtime: RuntimeSettings) -> Iterator[Callable[[Listener], None]
             notices.append(Notice(level="warning", message=warning))
         awake = None if runtime.allow_sleep else stack.enter_context(keep_awake())
 
-        def say(emit: Listener) -> None:
+        def report(emit: Listener) -> None:
             for notice in notices:
                 emit(notice)
             if awake is not None:
                 emit(Notice(level="info" if awake.held else "warning", message=awake.note))
 
-        yield say
+        yield report
 
 
-def _smaller(trainer: Trainer) -> str:
-    """Flags for the same batch in smaller parts; empty where it is one row."""
+def _smaller_batch(trainer: Trainer) -> str:
+    """Flags for the same batch in smaller micro-batches; empty if a micro-batch is one row."""
     train = trainer.settings.train
     if train.micro_batch_size == 1:
         return ""
@@ -105,23 +104,23 @@ def _smaller(trainer: Trainer) -> str:
 
 @contextmanager
 def _memory_errors(trainer: Trainer) -> Iterator[None]:
-    """Turn the ways in which Python and torch say that memory is out into one error."""
+    """Turn what Python and torch raise when memory runs out into ResourceError."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        why = (str(error).splitlines() or ["no more to be had"])[0]
+        why = (str(error).splitlines() or ["none is left"])[0]
         if isinstance(error, RuntimeError) and not any(words in why for words in _OUT_OF_MEMORY):
             raise
         raise ResourceError(
-            f"out of memory in step {trainer.position.step + 1}: {why}",
-            f"close other programs and go on with `cpulm resume {trainer.run.path}`, or start anew with "
-            f"{_smaller(trainer) or 'a smaller model'}",
+            f"out of memory in step {trainer.state.step + 1}: {why}",
+            f"close other programs and continue with `cpulm resume {trainer.run.path}`, or start a new run "
+            f"with {_smaller_batch(trainer) or 'a smaller model'}",
         ) from error
 
 
 def _time_given(trainer: Trainer) -> float | None:
-    """Seconds of its own time that a run with a horizon in time has in all; None for other horizons."""
-    train, elapsed = trainer.settings.train, trainer.position.elapsed_seconds
+    """The whole time of a run whose horizon is a time, in seconds of its own; None for other horizons."""
+    train, elapsed = trainer.settings.train, trainer.state.elapsed_seconds
     if train.until is None:
         return train.max_time
     return elapsed + trainer.horizon.seconds_left(elapsed, time.time())
@@ -134,7 +133,7 @@ def _started(trainer: Trainer, plan: Requirements) -> RunStarted:
         name=trainer.run.name,
         preset=settings.preset or "none",
         version=__version__,
-        step=trainer.position.step,
+        step=trainer.state.step,
         steps=plan.steps,
         max_time_seconds=_time_given(trainer),
         device=runtime.device.type,
@@ -146,10 +145,10 @@ def _started(trainer: Trainer, plan: Requirements) -> RunStarted:
         params_total=plan.params_total,
         params_non_embedding=plan.params_non_embedding,
         tokens_per_step=settings.tokens_per_step,
-        flops_per_token=flops_per_token(settings.model, trainer.model.vocab_size),
+        flops_per_token=flops_per_token(settings.model, trainer.parts.model.vocab_size),
         train_tokens=len(trainer.tokens.train),
         val_tokens=len(trainer.tokens.val),
-        vocab_size=trainer.model.vocab_size,
+        vocab_size=trainer.parts.model.vocab_size,
         block_size=settings.model.block_size,
         notes=runtime.notes,
         peak_flops_per_second=plan.peak_flops_per_second,
@@ -157,26 +156,26 @@ def _started(trainer: Trainer, plan: Requirements) -> RunStarted:
 
 
 def _finished(
-    trainer: Trainer, reason: str, plan: Requirements, estimated_seconds: float | None
+    trainer: Trainer, reason: EndReason, plan: Requirements, estimated_seconds: float | None
 ) -> RunFinished:
-    position, run, peak = trainer.position, trainer.run, plan.peak_flops_per_second
+    state, run, peak = trainer.state, trainer.run, plan.peak_flops_per_second
     kept = run.best if run.best.is_file() else run.latest
     tokens_per_second = trainer.trained_tokens / max(trainer.trained_seconds, 1e-9)
-    flops = flops_per_token(trainer.settings.model, trainer.model.vocab_size) * tokens_per_second
+    flops = flops_per_token(trainer.settings.model, trainer.parts.model.vocab_size) * tokens_per_second
     over = None
-    trained = reason == "horizon" and trainer.trained_tokens  # none: a validation alone was missing
+    trained = reason == "horizon" and trainer.trained_tokens  # zero if only the last validation was missing
     if trained and estimated_seconds is not None and estimated_seconds == plan.train_seconds:
-        # That is of training steps alone, and of the whole run: a resumed one has taken some of them.
-        over = trainer.trained_seconds / (estimated_seconds * trainer.trained_tokens / position.tokens)
+        # The estimate is of the training steps alone, but of the whole run: a resumed one did some before.
+        over = trainer.trained_seconds / (estimated_seconds * trainer.trained_tokens / state.tokens)
     return RunFinished(
-        step=position.step,
-        tokens=position.tokens,
+        step=state.step,
+        tokens=state.tokens,
         reason=reason,
-        elapsed_seconds=position.elapsed_seconds,
+        elapsed_seconds=state.elapsed_seconds,
         estimated_seconds=estimated_seconds,
-        best_loss=position.best_loss,
-        best_step=position.best_step,
-        best_bits_per_byte=position.best_bits_per_byte,
+        best_loss=state.best_loss,
+        best_step=state.best_step,
+        best_bits_per_byte=state.best_bits_per_byte,
         tokens_per_second=tokens_per_second,
         checkpoint=str(kept) if kept.is_file() else None,
         time_over_estimate=over,

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from rich.segment import Segment
 from rich.style import Style
 
-from cpulm.events import StepDone
+from cpulm.events import END_REASONS, StepDone
 from cpulm.ui.canvas import Glyphs, Line, Palette, apart, bar, exactly, gauge, line_cells, text
 from cpulm.ui.chart import chart, step_label
 from cpulm.ui.snapshot import Snapshot, StageProgress
 from cpulm.ui.terminal_text import figure, fit, fold, harmless, significant
-from cpulm.ui.words import NO_PRESET, REASONS, amount, compilation, rate, threads
+from cpulm.ui.words import NO_PRESET, amount, compilation, rate, threads
 from cpulm.units import format_bytes, format_count, format_duration
 
 _UNKNOWN = "-"
@@ -221,7 +221,7 @@ def footer(snapshot: Snapshot, width: int, now: float, glyphs: Glyphs, *, news: 
     A warning stays; other notices give way to the hint on Ctrl-C after :data:`_NEWS_SECONDS`.
     """
     if snapshot.finished is not None:
-        reason = REASONS.get(snapshot.finished.reason, snapshot.finished.reason)
+        reason = END_REASONS[snapshot.finished.reason]
         return exactly([text(f" {reason}", Palette.good)], width)
     if snapshot.stage is not None:
         return stage_bar(snapshot.stage, width, now, glyphs)

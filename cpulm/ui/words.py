@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-from cpulm.events import RolledBack, RunFinished, RunStarted
+from cpulm.events import END_REASONS, RolledBack, RunFinished, RunStarted
 from cpulm.ui.terminal_text import figure, harmless, significant
 from cpulm.units import format_bytes, format_count, format_duration
 
 NO_PRESET = "none"
 """The preset in :class:`cpulm.events.RunStarted` of a run without one; it is not shown."""
-
-REASONS = {
-    "horizon": "finished",
-    "target_loss": "target loss reached",
-    "patience": "no improvement, ended early",
-    "stopped": "stopped, can be resumed",
-    "diverged": "diverged",
-    "no_room": "out of disk space or memory",
-    "failed": "failed",
-}
-"""The reason of :class:`cpulm.events.RunFinished` in words."""
-
 
 TIME_PARTS = {
     "training": "training steps",
@@ -71,7 +59,7 @@ def threads(started: RunStarted) -> str:
 
 def end_lines(event: RunFinished) -> list[str]:
     """The last lines of a run: how it ended, its speed, its best loss, its checkpoint."""
-    how = REASONS.get(event.reason, event.reason)
+    how = END_REASONS[event.reason]
     lines = [f"{how} after step {event.step}: {_time_taken(event)}", _speed(event)]
     if event.best_loss is not None:
         bits = "" if event.best_bits_per_byte is None else f", {event.best_bits_per_byte:.4f} bits per byte"

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from cpulm.checkpoints import checkpoint as checkpoints
-from cpulm.checkpoints.checkpoint import Checkpoint, TrainState
+from cpulm.checkpoints.checkpoint import Checkpoint
+from cpulm.checkpoints.train_state import LossTracker, TrainState
 from cpulm.errors import DataError
 from cpulm.settings import ModelSettings, Settings
 
@@ -26,7 +27,7 @@ def a_checkpoint(step: int = 7) -> Checkpoint:
         starts_documents=True,
         model_state={"w": torch.randn(16, 16, generator=generator)},
         optimizer_states=[{"state": {0: {"step": torch.tensor(3.0)}}, "param_groups": [{"lr": 0.1}]}],
-        position=TrainState(step=step, tokens=70, elapsed_seconds=1.5, best_loss=2.25, best_step=5),
+        state=TrainState(step=step, tokens=70, elapsed_seconds=1.5, best_loss=2.25, best_step=5),
         random_state={"cpu": torch.get_rng_state()},
         runtime={"device": "cpu", "threads": 2, "precision": "fp32", "compiled": False},
         data={"path": "tokens", "digest": "d"},
@@ -39,11 +40,23 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     loaded = checkpoints.load(path)
     assert size == path.stat().st_size
     assert torch.equal(loaded.model_state["w"], a_checkpoint().model_state["w"])
-    assert loaded.position == a_checkpoint().position
+    assert loaded.state == a_checkpoint().state
     assert loaded.settings == a_checkpoint().settings
     assert loaded.optimizer_states == a_checkpoint().optimizer_states
     assert (loaded.tokenizer_json, loaded.vocab_size, loaded.starts_documents) == ('{"a": "ä"}', 3, True)
     assert [path.name for path in tmp_path.iterdir()] == ["latest.pt"]
+
+
+def test_files_of_earlier_versions_name_the_state_as_this_one_does(tmp_path: Path) -> None:
+    """What the code calls ``state`` and ``losses`` is "position" and "course" in format 1."""
+    path = tmp_path / "latest.pt"
+    checkpoint = a_checkpoint()
+    checkpoint.state.losses = LossTracker(mean_loss=2.5, high_updates=1)
+    checkpoints.save(checkpoint, path)
+    stored = torch.load(path, weights_only=True)["position"]
+    assert stored["course"] == {"mean_loss": 2.5, "high_updates": 1}
+    assert stored["step"] == 7
+    assert checkpoints.load(path).state.losses == LossTracker(2.5, 1)
 
 
 def test_other_tools_can_open_it(tmp_path: Path) -> None:
@@ -86,7 +99,7 @@ def test_code_in_a_checkpoint_never_runs(tmp_path: Path, monkeypatch: pytest.Mon
     with path.open("w+b") as file:
         torch.save({"format": checkpoints.FORMAT, "x": Malicious()}, file)
         checkpoints._seal(file)
-    with pytest.raises(DataError, match="no checkpoint"):
+    with pytest.raises(DataError, match="is not a cpulm checkpoint"):
         checkpoints.load(path)
     (tmp_path / "plain.pt").write_bytes(pickle.dumps(Malicious()) + b" " * 500)
     with pytest.raises(DataError):
@@ -106,7 +119,7 @@ def test_an_archive_that_would_fill_the_memory_is_refused(tmp_path: Path) -> Non
 
 def test_what_is_no_checkpoint_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.pt").write_text("hello " * 100)
-    with pytest.raises(DataError, match=r"a\.pt is no checkpoint"):
+    with pytest.raises(DataError, match=r"a\.pt is not a cpulm checkpoint"):
         checkpoints.load(tmp_path / "a.pt")
     with pytest.raises(DataError, match="does not exist"):
         checkpoints.load(tmp_path / "absent.pt")

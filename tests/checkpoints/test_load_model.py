@@ -68,7 +68,7 @@ def test_load_model_of_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no checkpoint yet"):
         load_model(tmp_path, warn=pytest.fail)
     (tmp_path / "text.pt").write_text("hello")
-    with pytest.raises(DataError, match=r"text\.pt is no checkpoint"):
+    with pytest.raises(DataError, match=r"text\.pt is not a cpulm checkpoint"):
         load_model(tmp_path / "text.pt", warn=pytest.fail)
     with pytest.raises(DataError, match="does not exist"):
         load_model(tmp_path / "absent", warn=pytest.fail)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from small_events import run_started
 
-from cpulm.events import Event, RunFinished, RunStarted, StepDone, Validated, to_json
+from cpulm.events import EndReason, Event, RunFinished, RunStarted, StepDone, Validated, to_json
 from cpulm.run_dir import RunDir
 from cpulm.runlog.writer import truncate_after
 from cpulm.runs.lock import locked
@@ -57,7 +57,7 @@ def validated(number: int) -> Validated:
     )
 
 
-def finished(number: int, reason: str = "horizon") -> RunFinished:
+def finished(number: int, reason: EndReason = "horizon") -> RunFinished:
     return RunFinished(
         time=NOW - 100 + number,
         step=number,

@@ -53,7 +53,7 @@ def test_the_loss_on_the_validation_set_is_that_of_the_last_validation(run: Path
     assert look.text == "the validation set"
     assert look.tokens == look.text_tokens
     assert look.loss == pytest.approx(best.best_loss, rel=1e-4)
-    assert look.bits_per_byte == pytest.approx(best.position.best_bits_per_byte, rel=1e-4)
+    assert look.bits_per_byte == pytest.approx(best.state.best_bits_per_byte, rel=1e-4)
     assert look.step == best.step
 
 

@@ -61,8 +61,6 @@ def test_the_mean_is_the_loss_of_a_validation_over_the_same_text() -> None:
         model,
         val_batches(TOKENS, BLOCK, 2),
         val_batch_count(TOKENS, BLOCK, 2),
-        device=torch.device("cpu"),
-        autocast=torch.enable_grad,
         emit=lambda _: None,
         should_stop=lambda: False,
     )

@@ -11,6 +11,7 @@ import pytest
 from small_events import run_started
 
 from cpulm.events import (
+    EndReason,
     Event,
     MachineSampled,
     Notice,
@@ -79,7 +80,7 @@ def validated(number: int, when: float, loss: float) -> Validated:
     )
 
 
-def finished(number: int, when: float, reason: str = "horizon") -> RunFinished:
+def finished(number: int, when: float, reason: EndReason = "horizon") -> RunFinished:
     return RunFinished(
         time=at(when),
         step=number,

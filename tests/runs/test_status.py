@@ -13,7 +13,7 @@ from small_events import START
 from small_events import run_started as started
 
 from cpulm.errors import DataError
-from cpulm.events import Event, Notice, RunFinished, SampleMade, StepDone, Validated, to_json
+from cpulm.events import EndReason, Event, Notice, RunFinished, SampleMade, StepDone, Validated, to_json
 from cpulm.run_dir import RunDir
 from cpulm.runs import status
 from cpulm.runs.lock import locked
@@ -51,7 +51,7 @@ def validated(number: int, loss: float, best: bool) -> Validated:
     )
 
 
-def finished(number: int, reason: str) -> RunFinished:
+def finished(number: int, reason: EndReason) -> RunFinished:
     return RunFinished(
         time=START + number,
         step=number,
@@ -111,7 +111,7 @@ def test_all_that_is_known_of_a_run(tmp_path: Path) -> None:
         ("failed", "failed"),
     ],
 )
-def test_the_last_word_is_the_state(tmp_path: Path, reason: str, state: str) -> None:
+def test_the_last_word_is_the_state(tmp_path: Path, reason: EndReason, state: str) -> None:
     run = record(tmp_path, started(), step(1), validated(1, 4.0, True), finished(30, reason))
     found = status_of(run)
     assert (found.state, found.reason) == (state, reason)

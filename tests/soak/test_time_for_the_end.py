@@ -12,7 +12,7 @@ from benchmarks.soak import small
 from cpulm.events import Event
 from cpulm.generation.generate import sample_text
 from cpulm.training import run as runs
-from cpulm.training import trainer
+from cpulm.training import trainer, validator
 
 
 def test_the_sample_is_part_of_what_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,7 +28,7 @@ def test_the_sample_is_part_of_what_is_kept(tmp_path: Path, monkeypatch: pytest.
         reserve(self, seconds)
         kept.append(self.horizon.reserve_seconds)
 
-    monkeypatch.setattr(trainer, "sample_text", slowly)
+    monkeypatch.setattr(validator, "sample_text", slowly)
     monkeypatch.setattr(trainer.Trainer, "_reserve", look)
     ends_at_once = ["train.steps=null", "train.max_time=1h", "eval.every=1", "train.target_loss=1000"]
     small.train(small.settings_for(small.write_text(tmp_path), *ends_at_once), tmp_path / "run")

@@ -11,7 +11,16 @@ import numpy as np
 import pytest
 from small_events import run_started
 
-from cpulm.events import Event, MachineSampled, RunFinished, RunStarted, StepDone, Validated, to_json
+from cpulm.events import (
+    EndReason,
+    Event,
+    MachineSampled,
+    RunFinished,
+    RunStarted,
+    StepDone,
+    Validated,
+    to_json,
+)
 
 TOKENS = 2048
 
@@ -67,7 +76,7 @@ def make_run(tmp_path: Path) -> MakeRun:
         beginning: dict[str, Any] | None = None,
         more: Callable[[int, float], list[Event]] = lambda step, time: [],
         settings: str = "preset: ''\n",
-        reason: str | None = "horizon",
+        reason: EndReason | None = "horizon",
     ) -> Path:
         draw = np.random.default_rng(0)
         begins = started(**{"steps": steps, "name": name, **(beginning or {})})
@@ -139,7 +148,7 @@ def validated(step: int, time: float, loss: float, bytes_per_token: float = 2.0)
     )
 
 
-def finished(step: int, time: float, reason: str) -> RunFinished:
+def finished(step: int, time: float, reason: EndReason) -> RunFinished:
     return RunFinished(
         time=time,
         step=step,

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from cpulm.events import Event, RunFinished, StepDone, Validated, to_json
+from cpulm.events import EndReason, Event, RunFinished, StepDone, Validated, to_json
 from cpulm.run_dir import RunDir
 from cpulm.sweep.trial_status import TrialLog
 
@@ -39,7 +39,7 @@ def a_validation(step: int, bits: float) -> Validated:
     )
 
 
-def the_end(step: int, reason: str) -> RunFinished:
+def the_end(step: int, reason: EndReason) -> RunFinished:
     return RunFinished(
         step=step,
         tokens=10 * step,

@@ -121,12 +121,12 @@ def test_a_best_model_that_could_not_be_written_is_not_claimed(text: Path, tmp_p
         runs.train(settings, tmp_path / "run", show=watching(after, seen), record=record)
     assert any("best.pt could not be written" in line for line in warnings(seen))
     best, last = (checkpoints.load(tmp_path / "run" / name) for name in ("best.pt", "latest.pt"))
-    assert best.step == last.position.best_step == 9
+    assert best.step == last.state.best_step == 9
     assert best.best_loss == last.best_loss
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="an open file keeps its folder there")
-def test_a_folder_that_is_deleted_is_made_anew(text: Path, tmp_path: Path) -> None:
+def test_a_folder_that_is_deleted_is_created_again(text: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     settings = settings_for(text, "checkpoint.every_steps=4", "eval.every=100")
     train(settings, tmp_path / "calm")
@@ -134,7 +134,7 @@ def test_a_folder_that_is_deleted_is_made_anew(text: Path, tmp_path: Path) -> No
     after = at({6: lambda: shutil.rmtree(run)})
     outcome = runs.train(settings, run, show=watching(after, seen), record=record)
     assert outcome.reason == "horizon"
-    assert any("was gone; it is made anew" in line for line in warnings(seen))
+    assert any("was gone; it is created again" in line for line in warnings(seen))
     assert same(run / "latest.pt", tmp_path / "calm" / "latest.pt")
     assert (run / "settings.yaml").is_file()
     assert '"run_finished"' in (run / "metrics.jsonl").read_text()

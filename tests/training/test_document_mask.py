@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -78,8 +77,6 @@ def validation_loss(run: Path, settings: Settings, masked: bool = True) -> float
             model,
             val_batches(tokens.val, block, size),
             val_batch_count(tokens.val, block, size),
-            device=torch.device("cpu"),
-            autocast=nullcontext,
             emit=lambda _: None,
             should_stop=stop,
         )

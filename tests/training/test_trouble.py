@@ -63,7 +63,7 @@ def test_data_that_makes_the_loss_not_finite_is_left_out(
     monkeypatch.undo()
     train(settings, tmp_path / "by-hand", stop_at=5)
     stopped = checkpoints.load(tmp_path / "by-hand" / "latest.pt")
-    stopped.position.skipped = [7]
+    stopped.state.skipped = [7]
     checkpoints.save(stopped, tmp_path / "by-hand" / "latest.pt")
     resume(tmp_path / "by-hand")
     assert same(tmp_path / "run" / "latest.pt", tmp_path / "by-hand" / "latest.pt")
@@ -103,7 +103,7 @@ def test_trouble_that_does_not_end_ends_the_run(
     settings = settings_for(text, "checkpoint.every_steps=5", "train.max_rollbacks=2", "eval.every=100")
     poison(monkeypatch, settings, set(range(7, 40)), math.nan)
     seen: list[Event] = []
-    with pytest.raises(DivergedError, match="diverged in step 8 after 2 times back") as caught:
+    with pytest.raises(DivergedError, match="diverged in step 8 after 2 rollbacks") as caught:
         train(settings, tmp_path / "run", seen=seen)
     assert caught.value.exit_code == 4
     assert "latest.pt" in caught.value.message
@@ -132,8 +132,8 @@ def test_the_best_model_is_a_checkpoint_to_go_back_to(
     events, _ = train(settings, tmp_path / "run")
     (back,) = of(RolledBack, events)
     assert back.to_step == 5
-    best = checkpoints.load(tmp_path / "run" / "best.pt").position
-    last = checkpoints.load(tmp_path / "run" / "latest.pt").position
+    best = checkpoints.load(tmp_path / "run" / "best.pt").state
+    last = checkpoints.load(tmp_path / "run" / "latest.pt").state
     assert best.best_loss == last.best_loss is not None
 
 

@@ -1,0 +1,100 @@
+"""Where a run stands: what its next update depends on, beside the weights and the optimizers' states."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from cpulm.typed_json import from_record
+
+SPIKE_UPDATES = 5
+"""A single odd document makes one high loss; a run that diverges has many in a row."""
+_MEMORY = 0.98
+"""Of the running mean: it looks back over about fifty updates."""
+
+
+@dataclass
+class LossTracker:
+    """Follows the training loss to notice a spike. It is part of the state, so that resuming is exact.
+
+    Attributes:
+        mean_loss: exponential mean over the updates that were not a spike; None before the first one.
+        high_updates: updates in a row, up to now, whose loss is far above the mean or not finite.
+    """
+
+    mean_loss: float | None = None
+    high_updates: int = 0
+
+    def update(self, loss: float, spike_nats: float | None) -> str | None:
+        """Take in the finite loss of one update.
+
+        Returns:
+            The problem in words if :data:`SPIKE_UPDATES` losses in a row lie more than ``spike_nats`` above
+            the mean; else None.
+        """
+        mean = self.mean_loss
+        if mean is not None and spike_nats is not None and loss > mean + spike_nats:
+            self.high_updates += 1
+            if self.high_updates < SPIKE_UPDATES:
+                return None
+            above = f"{spike_nats:g} nats above its mean of {mean:.3f}"
+            return f"the loss stayed {above}; the last one is {loss:.3f}"
+        self.high_updates = 0
+        self.mean_loss = loss if mean is None else _MEMORY * mean + (1 - _MEMORY) * loss
+        return None
+
+    def note_non_finite(self) -> None:
+        """Take in an update whose loss or gradient norm was not finite."""
+        self.high_updates += 1
+
+
+@dataclass
+class TrainState:
+    """Where a run stands.
+
+    Attributes:
+        step: finished updates.
+        tokens: trained tokens.
+        elapsed_seconds: the run's own time, without interruptions.
+        best_loss: the lowest validation loss, in nats per token; ``best_step`` and ``best_bits_per_byte``
+            belong to it.
+        stale_validations: validations since the best one.
+        validated_step: the step of the last validation.
+        skipped: numbers of the loader's batches that are left out, ascending.
+        rollbacks: rollbacks since the best validation.
+        saves: checkpoints written.
+        losses: follows the training loss.
+    """
+
+    step: int = 0
+    tokens: int = 0
+    elapsed_seconds: float = 0.0
+    best_loss: float | None = None
+    best_step: int | None = None
+    best_bits_per_byte: float | None = None
+    stale_validations: int = 0
+    validated_step: int | None = None
+    skipped: list[int] = field(default_factory=list)
+    rollbacks: int = 0
+    saves: int = 0
+    losses: LossTracker = field(default_factory=LossTracker)
+
+
+_LOSSES_KEY = "course"
+"""The name of ``losses`` in checkpoint files of format 1."""
+
+
+def to_stored(state: TrainState) -> dict[str, Any]:
+    """The plain values that a checkpoint file keeps of ``state``."""
+    values = asdict(state)
+    values[_LOSSES_KEY] = values.pop("losses")
+    return values
+
+
+def from_stored(values: dict[str, Any]) -> TrainState:
+    """The state from what :func:`to_stored` gave.
+
+    Raises:
+        ValueError: if a value is missing or cannot be what it should.
+    """
+    return from_record(TrainState, {**values, "losses": values.get(_LOSSES_KEY, {})})

@@ -1,0 +1,156 @@
+"""One training update: the same code for a run and for every measurement of its step."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from cpulm.data.loader import Loader
+from cpulm.execution.runtime import Runtime
+from cpulm.execution.stopwatch import synchronize
+from cpulm.model.transformer import Transformer
+from cpulm.optim.clip import clip_gradients
+
+Forward = Callable[..., Tensor]
+"""Computes the training loss from (idx, targets=...): the model, or the model compiled."""
+
+StepPart = Literal["data", "forward", "backward", "optimizer"]
+STEP_PARTS: tuple[StepPart, ...] = ("data", "forward", "backward", "optimizer")
+"""Parts of an update in their order. The optimizer's part includes clipping and freeing the gradients."""
+
+
+@dataclass
+class TrainingParts:
+    """The objects that a training update changes, and the function that computes its loss."""
+
+    model: Transformer
+    optimizers: list[torch.optim.Optimizer]
+    loader: Loader
+    forward: Forward
+
+    def zero_grad(self) -> None:
+        """Free all gradients."""
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+
+
+class StepTimer:
+    """Measures the seconds of each part of an update.
+
+    Args:
+        device: waited for at the end of each part, so that its work is counted in the part that started it.
+            None: not waited for, as in a run, which an accelerator computes ahead of.
+    """
+
+    def __init__(self, device: torch.device | None = None) -> None:
+        self.seconds: dict[StepPart, float] = dict.fromkeys(STEP_PARTS, 0.0)
+        self._device = device
+        self._last = time.perf_counter()
+
+    def lap(self, part: StepPart) -> None:
+        """Add the time since the last lap to ``part``."""
+        if self._device is not None:
+            synchronize(self._device)
+        now = time.perf_counter()
+        self.seconds[part] += now - self._last
+        self._last = now
+
+
+@dataclass(frozen=True)
+class UpdateResult:
+    """One update's figures.
+
+    Attributes:
+        loss: mean over the micro-batches, in nats per token.
+        grad_norm: of all gradients together, before clipping.
+        problem: names the figure that is not finite; the weights were left as they were. None if both are.
+    """
+
+    loss: float
+    grad_norm: float
+    problem: str | None
+
+
+def training_update(
+    parts: TrainingParts,
+    batches: Sequence[int],
+    runtime: Runtime,
+    grad_clip: float,
+    timer: StepTimer,
+    *,
+    should_stop: Callable[[], bool] = lambda: False,
+    on_gradients: Callable[[], None] = lambda: None,
+) -> UpdateResult | None:
+    """Update the weights once: forward, backward, clip, check, optimizers. No gradient is left behind.
+
+    Gradients that are not finite never reach the weights or the optimizers' states.
+
+    Args:
+        batches: the loader's numbers of the micro-batches, at least one; their gradients are averaged.
+        grad_clip: as in :func:`cpulm.optim.clip.clip_gradients`.
+        should_stop: asked between micro-batches.
+        on_gradients: called when the gradients are complete and not yet clipped.
+
+    Returns:
+        None if ``should_stop`` ended it; the weights are as before, the random state is not.
+    """
+    loss = accumulate_gradients(parts, batches, runtime, timer, should_stop)
+    if loss is None:
+        parts.zero_grad()
+        return None
+    on_gradients()
+    grad_norm = clip_gradients(parts.model.parameters(), grad_clip)
+    problem = non_finite(loss, grad_norm)
+    if problem is None:
+        for optimizer in parts.optimizers:
+            optimizer.step()
+    parts.zero_grad()
+    timer.lap("optimizer")
+    return UpdateResult(loss, grad_norm, problem)
+
+
+def accumulate_gradients(
+    parts: TrainingParts,
+    batches: Sequence[int],
+    runtime: Runtime,
+    timer: StepTimer,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> float | None:
+    """Run forward and backward over the micro-batches: the half of an update that leaves the weights alone.
+
+    Arguments are those of :func:`training_update`.
+
+    Returns:
+        The mean loss in nats per token; None if ``should_stop`` ended it.
+    """
+    count = len(batches)
+    loss_sum: Tensor | None = None
+    for number, index in enumerate(batches, 1):
+        x, y = (tensor.to(runtime.device) for tensor in parts.loader.batch(index))
+        timer.lap("data")
+        with runtime.autocast():
+            loss = parts.forward(x, targets=y)
+        timer.lap("forward")
+        (loss / count if count > 1 else loss).backward()
+        detached = loss.detach()
+        loss_sum = detached if loss_sum is None else loss_sum + detached
+        timer.lap("backward")
+        if number < count and should_stop():
+            return None
+    assert loss_sum is not None
+    return float(loss_sum) / count
+
+
+def non_finite(loss: float, grad_norm: float) -> str | None:
+    """Name the figure that is not finite; None if both are."""
+    if not math.isfinite(loss):
+        return f"the loss is {loss}"
+    if not math.isfinite(grad_norm):
+        return f"the gradient norm is {grad_norm}"
+    return None

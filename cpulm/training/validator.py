@@ -1,0 +1,104 @@
+"""Validation during a run: measure the loss, keep the best model, write a sample, decide on an early end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cpulm.checkpoints.train_state import TrainState
+from cpulm.data.loader import val_batch_count, val_batches
+from cpulm.data.tokenfile import TokenFolder
+from cpulm.evaluation.validation_loss import Evaluation, evaluate
+from cpulm.events import EndReason, Listener, SampleMade, Validated
+from cpulm.generation.generate import sample_text
+from cpulm.model.transformer import Transformer
+from cpulm.settings import Settings
+
+
+@dataclass(frozen=True)
+class Validator:
+    """Validates ``model`` on the validation split of ``tokens``.
+
+    Attributes:
+        save_best: writes ``best.pt`` and returns whether it is on the disk.
+    """
+
+    settings: Settings
+    model: Transformer
+    tokens: TokenFolder
+    emit: Listener
+    should_stop: Callable[[], bool]
+    save_best: Callable[[], bool]
+
+    def validate(self, state: TrainState) -> EndReason | None:
+        """Validate, and note the result in ``state``.
+
+        Returns:
+            A reason to end the run; None to continue, or if ``should_stop`` ended the validation.
+        """
+        result = self._evaluate()
+        if result is None:
+            return None
+        self._note(result, state)
+        self._sample(state.step)
+        train = self.settings.train
+        if train.target_loss is not None and result.loss <= train.target_loss:
+            return "target_loss"
+        if train.patience is not None and state.stale_validations >= train.patience:
+            return "patience"
+        return None
+
+    def _evaluate(self) -> Evaluation | None:
+        settings = self.settings
+        size, block = settings.train.micro_batch_size, settings.model.block_size
+        limit = settings.eval.batches
+        return evaluate(
+            self.model,
+            val_batches(self.tokens.val, block, size, limit),
+            val_batch_count(self.tokens.val, block, size, limit),
+            emit=self.emit,
+            should_stop=self.should_stop,
+        )
+
+    def _note(self, result: Evaluation, state: TrainState) -> None:
+        best_before = (state.best_loss, state.best_step, state.best_bits_per_byte)
+        bits_per_byte = result.bits_per_byte(self.tokens.bytes_per_token)
+        best = state.best_loss is None or result.loss < state.best_loss
+        state.validated_step = state.step
+        state.stale_validations = 0 if best else state.stale_validations + 1
+        if best:
+            state.best_loss, state.best_step = result.loss, state.step
+            state.best_bits_per_byte = bits_per_byte
+            state.rollbacks = 0
+        self.emit(
+            Validated(
+                step=state.step,
+                loss=result.loss,
+                perplexity=result.perplexity,
+                bits_per_byte=bits_per_byte,
+                tokens=result.tokens,
+                seconds=result.seconds,
+                whole=self.settings.eval.batches is None,
+                best=best,
+            )
+        )
+        if best and not self.save_best():
+            # The next better model is to be saved even if it is not as good as the one that was lost.
+            state.best_loss, state.best_step, state.best_bits_per_byte = best_before
+
+    def _sample(self, step: int) -> None:
+        sample = self.settings.sample
+        if not sample.max_new_tokens:
+            return
+        text = sample_text(
+            self.model,
+            self.tokens.tokenizer,
+            sample.prompt,
+            max_new_tokens=sample.max_new_tokens,
+            temperature=sample.temperature,
+            top_k=sample.top_k,
+            seed=self.settings.train.seed,
+            starts_documents=self.tokens.train_documents > 1,
+            should_stop=self.should_stop,
+        )
+        self.emit(SampleMade(step=step, prompt=sample.prompt, text=text))
