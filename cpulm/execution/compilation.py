@@ -17,8 +17,8 @@ from cpulm.interrupts import StopRequest
 from cpulm.system.machine import Machine
 
 COMPILE_PAYS_AFTER_SECONDS = 1200.0
-"""The shortest run that is compiled. Without the compiled kernels a cold compilation took 22 to 48 s at 10.7 M
-parameters (2 cores, AVX-512, torch 2.13) and made a step a quarter faster, so a run has to be several times
+"""The shortest run that is compiled. Without the compiled kernels a cold compilation took 22 to 48 s at 10.7
+M parameters (2 cores, AVX-512, torch 2.13) and made a step a quarter faster, so a run has to be several times
 longer than that before the gain is certain."""
 
 
@@ -67,9 +67,9 @@ def decide_compile(
 def compile_forward(
     parts: TrainingParts, runtime: Runtime, show: Listener, stop: StopRequest
 ) -> tuple[TrainingParts, Runtime]:
-    """Compile the forward function of ``parts`` if ``runtime`` says so, and keep it if it works and pays.
+    """Compile the forward function of ``parts`` if ``runtime`` says so, and use it if that works.
 
-    One forward and one backward pass are run to compile them; weights and random state are left as they were.
+    One forward and one backward pass are run to compile it; weights and random state are left as they were.
     A compiler that fails (a folder name that it cannot read, a missing header) costs the speed, not the run.
 
     Returns:

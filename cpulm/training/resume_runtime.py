@@ -1,4 +1,4 @@
-"""Chooses the runtime of a resumed run: that of its start, as far as this machine allows; reports differences."""
+"""Chooses the runtime of a resumed run, that of its start if this machine allows, and reports differences."""
 
 from __future__ import annotations
 
