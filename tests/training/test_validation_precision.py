@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from cpulm.execution.precision import fast_int8
 from small_runs import of, settings_for, train
 
 from cpulm.evaluation.evaluate import EvaluationRequest, evaluate_checkpoints
 from cpulm.events import RunStarted, Validated
 from cpulm.settings import RuntimeSettings
 from cpulm.system.machine import read_machine
+from cpulm.system.precisions import has_fast_int8
 
 needs_int8 = pytest.mark.skipif(
-    not fast_int8(read_machine().instruction_sets), reason="no int8 products on this CPU"
+    not has_fast_int8(read_machine().instruction_sets), reason="no int8 products on this CPU"
 )
 
 
