@@ -43,7 +43,7 @@ def _facts(standing: RunStatus, figures: Figures, record: RunLog) -> Iterator[Fa
     if figures.tokens_per_second is not None:
         yield Fact("throughput", f"{format_count(figures.tokens_per_second)} tok/s", _arithmetic(figures))
     if figures.peak_process_bytes:
-        yield Fact("memory", format_bytes(figures.peak_process_bytes), "the most the process held")
+        yield Fact("memory", format_bytes(figures.peak_process_bytes), "peak of the process")
     if record.damaged_lines and standing.state not in ("running", "restarting"):
         lines = f"{record.damaged_lines} line{'s' * (record.damaged_lines != 1)}"
         yield Fact("damage", f"{lines} of the record cannot be read", "skipped")

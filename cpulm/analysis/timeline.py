@@ -84,7 +84,7 @@ def _last_step_time(record: RunLog, step: int) -> float | None:
 
 
 def _of_night(record: RunLog, night: SupervisorState) -> Iterator[Happening]:
-    """How the processes of a night ended that did not end it."""
+    """Yield how the processes of a night ended that did not end the night."""
     for attempt in night.attempts:
         if attempt.ended is None or not attempt.code:
             continue

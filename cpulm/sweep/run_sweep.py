@@ -217,7 +217,9 @@ class Sweep:
         if process.stop_requested:
             return
         self._state[trial] = FAILED
-        words = "stopped by somebody else" if code == StoppedError.exit_code else exit_in_words(code)
+        words = (
+            "stopped by another user or program" if code == StoppedError.exit_code else exit_in_words(code)
+        )
         said = process.error_message()
         self._said[trial] = f"{words}: {said}" if said and code != StoppedError.exit_code else words
         self._say(f"{trial.name} is dropped: {self._said[trial]}")

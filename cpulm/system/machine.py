@@ -220,11 +220,11 @@ def _choose_precision(machine: Machine, device: str) -> Choice[str]:
     if device == "cuda":
         capability = next((gpu.compute_capability for gpu in machine.gpus if gpu.backend == "cuda"), None)
         if capability is not None and float(capability) >= 8.0:
-            return Choice("bf16", "the GPU has bf16")
-        known = f"the GPU has {capability}" if capability else "the driver does not tell the GPU's"
+            return Choice("bf16", "the GPU supports bf16")
+        known = f"the GPU has {capability}" if capability else "the driver does not report the GPU's"
         return Choice("fp32", f"bf16 needs compute capability 8.0; {known}")
     if device == "mps":
-        return Choice("fp32", "the safe choice on mps")
+        return Choice("fp32", "the safe choice on MPS")
     return Choice(*cpu_precision(machine.instruction_sets, kernels=machine.compiles_kernels))
 
 

@@ -149,7 +149,7 @@ def test_a_model_is_looked_into_on_what_it_is_shown(cpulm: Cpulm, tmp_path: Path
     text.write_text("7 times 7 is 49.\n" * 40)
     code, out, _ = cpulm("low", "--model", "--data", str(text), "--prompt", "8 times", "--word", "t")
     assert code == 0
-    assert "behind '8 times'" in out
+    assert "after '8 times'" in out
     assert "shown.txt" in "".join(out.split())
     assert "Nearest embeddings" in out
 

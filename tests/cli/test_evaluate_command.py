@@ -88,7 +88,7 @@ def test_without_a_text_the_runs_own_validation_text_is_taken(run: Run, folder: 
     said = next(record for record in map(json.loads, lines) if record["event"] == "validated")
     assert f"loss              {said['loss']:.4f} ±" in done.out
     assert "the validation split of bytes" in done.out
-    assert "windows of 16 tokens side by side" in done.out
+    assert "adjacent windows of 16 tokens" in done.out
     assert max(map(len, done.out.splitlines())) < 200
 
 
@@ -136,7 +136,7 @@ def test_the_compiled_kernels_give_the_same_figures_as_torch(
 def test_of_two_tokenizers_bits_per_byte_decide(run: Run) -> None:
     done = run("--checkpoint", "bytes", "--checkpoint", "characters", "text.txt")
     assert done.code == 0
-    assert "bits per byte decide" in done.err
+    assert "compare bits per byte" in done.err
     head = next(line for line in done.out.splitlines() if line.startswith("checkpoint"))
     assert "bits per byte" in head
     assert "loss" not in head
@@ -184,7 +184,7 @@ def test_samples_of_a_checkpoint_without_its_data_are_judged_as_far_as_can_be(
     alone = away(folder, tmp_path)
     done = run("--checkpoint", str(alone), "--samples", "2", "--max-new-tokens", "9")
     assert done.code == 0
-    assert "cannot be told" in done.out
+    assert "unknown without the training data" in done.out
     done = run("--checkpoint", str(alone))
     assert done.code == 3
     assert "validation text" in done.err
@@ -228,7 +228,7 @@ def test_a_token_folder_counts_by_its_validation_split(
     assert own == given
     done = run("--checkpoint", "characters", "tokens")
     assert done.code == 3
-    assert "another tokenizer" in done.err
+    assert "different tokenizer" in done.err
 
 
 @pytest.mark.parametrize(
