@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from kernel_builds import BuildKernels
 
 from cpulm.native import library, library_cache
 from cpulm.native.kernels import Kernels
 from cpulm.native.library import KernelsUnavailableError, compile_kernels
+from cpulm.system.machine import read_machine
 from cpulm.system.software import Compiler
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="nothing is compiled on Windows")
@@ -63,15 +65,21 @@ def test_a_damaged_library_is_compiled_again(compiler: Path, tmp_path: Path, con
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "bit"])
 def test_damaged_kernels_are_not_loaded(
-    kernels_library: Path, gcc_like: Compiler, tmp_path: Path, damage: str
+    build_kernels: BuildKernels,
+    gcc_like: Compiler,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    damage: str,
 ) -> None:
     """An empty file was slow for ever, a cut one killed the process, a flipped bit gave other numbers."""
-    cache = tmp_path / "cache"
+    cache, kernels_library = tmp_path / "cache", build_kernels("-O0", instead_of="-O3")
+    flags = [*(flag for flag in library._flags() if flag != "-O3"), "-O0"]
+    monkeypatch.setattr(library, "_flags", lambda: flags)
     shutil.copytree(kernels_library.parent, cache)
     path, whole = cache / kernels_library.name, kernels_library.read_bytes()
     flipped = whole[:0x2000] + bytes([whole[0x2000] ^ 16]) + whole[0x2001:]
     path.write_bytes({"empty": b"", "cut": whole[:1000], "bit": flipped}[damage])
-    path, note = compile_kernels(gcc_like.command, gcc_like.version, "this machine", cache)
+    path, note = compile_kernels(gcc_like.command, gcc_like.version, read_machine().cpu_identity, cache)
     assert "damaged" in note
     y, _ = Kernels(path).rms_norm(torch.ones(2, 64), torch.ones(64), 0.0)
     assert torch.equal(y, torch.ones(2, 64))
