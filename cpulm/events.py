@@ -1,7 +1,8 @@
-"""What a run says while it goes: frozen records, and their way to JSON and back.
+"""Defines the events of a run, frozen dataclasses, and converts them to JSON and back.
 
-A run emits events; listeners (the metrics file, the dashboard, plain lines, JSON lines)
-receive them. An event holds plain values only and knows nothing of who reads it.
+A run emits events; listeners (the run log, the dashboard, plain lines, JSON lines) receive them. An event
+holds plain values only and knows nothing of who reads it. Every number of an event that comes from a file
+is checked: its type says what it may be.
 """
 
 from __future__ import annotations
@@ -12,9 +13,27 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import msgspec
+from msgspec import Meta
 
 from cpulm import typed_json
+from cpulm.typed_json import LARGEST, LATEST
+
+Count = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+"""An integer of 64 bits."""
+Number = Annotated[float, Meta(ge=-LARGEST, le=LARGEST)]
+"""A finite number of moderate size."""
+Moment = Annotated[float, Meta(ge=0, le=LATEST)]
+"""Seconds since the epoch."""
+if TYPE_CHECKING:
+    Loss = float
+    """Any float: in a run in trouble a loss is NaN or infinite. JSON has words for these."""
+else:
+    Loss = float | Literal["nan", "inf", "-inf"]
+_LOSSES = {"loss", "grad_norm", "perplexity", "bits_per_byte", "best_loss", "best_bits_per_byte"}
+"""The fields of type :data:`Loss`, of all events."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +41,7 @@ class Event:
     """Base of all events. ``time`` is in seconds since the epoch."""
 
     kind: ClassVar[str] = ""
-    time: float = field(default_factory=time.time)
+    time: Moment = field(default_factory=time.time)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,24 +59,24 @@ class RunStarted(Event):
     name: str
     preset: str
     version: str
-    step: int
-    steps: int | None
-    max_time_seconds: float | None
+    step: Count
+    steps: Count | None
+    max_time_seconds: Number | None
     device: str
     device_name: str
     precision: str
     compiled: bool
-    threads: int
-    params_total: int
-    params_non_embedding: int
-    tokens_per_step: int
-    flops_per_token: float
-    train_tokens: int
-    val_tokens: int
-    vocab_size: int
-    block_size: int
+    threads: Count
+    params_total: Count
+    params_non_embedding: Count
+    tokens_per_step: Count
+    flops_per_token: Number
+    train_tokens: Count
+    val_tokens: Count
+    vocab_size: Count
+    block_size: Count
     notes: tuple[str, ...] = ()
-    peak_flops_per_second: float | None = None
+    peak_flops_per_second: Number | None = None
     precision_reason: str = ""
 
 
@@ -72,17 +91,17 @@ class StepDone(Event):
     """
 
     kind: ClassVar[str] = "step"
-    step: int
-    loss: float
-    lr: float
-    grad_norm: float
-    tokens: int
-    epoch: float
-    elapsed_seconds: float
-    step_seconds: float
-    data_seconds: float
-    progress: float
-    muon_lr: float | None = None
+    step: Count
+    loss: Loss
+    lr: Number
+    grad_norm: Loss
+    tokens: Count
+    epoch: Number
+    elapsed_seconds: Number
+    step_seconds: Number
+    data_seconds: Number
+    progress: Number
+    muon_lr: Number | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,11 +114,11 @@ class LayerStats(Event):
     """
 
     kind: ClassVar[str] = "layer_stats"
-    step: int
+    step: Count
     names: tuple[str, ...]
-    weight_norms: tuple[float, ...]
-    grad_norms: tuple[float, ...]
-    update_ratios: tuple[float, ...]
+    weight_norms: tuple[Number, ...]
+    grad_norms: tuple[Number, ...]
+    update_ratios: tuple[Number, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,12 +126,12 @@ class Validated(Event):
     """A pass over the validation split. ``whole`` is False where only some batches were taken."""
 
     kind: ClassVar[str] = "validated"
-    step: int
-    loss: float
-    perplexity: float
-    bits_per_byte: float
-    tokens: int
-    seconds: float
+    step: Count
+    loss: Loss
+    perplexity: Loss
+    bits_per_byte: Loss
+    tokens: Count
+    seconds: Number
     whole: bool
     best: bool
 
@@ -125,12 +144,12 @@ class CheckpointSaved(Event):
     """
 
     kind: ClassVar[str] = "checkpoint"
-    step: int
+    step: Count
     path: str
     role: str
-    bytes: int
-    seconds: float
-    saves: int = 0
+    bytes: Count
+    seconds: Number
+    saves: Count = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,12 +162,12 @@ class RolledBack(Event):
     """
 
     kind: ClassVar[str] = "rolled_back"
-    step: int
-    to_step: int
+    step: Count
+    to_step: Count
     reason: str
-    skipped_batches: tuple[int, ...]
-    count: int
-    limit: int
+    skipped_batches: tuple[Count, ...]
+    count: Count
+    limit: Count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +175,7 @@ class SampleMade(Event):
     """Text from the model as it stands."""
 
     kind: ClassVar[str] = "sample"
-    step: int
+    step: Count
     prompt: str
     text: str
 
@@ -166,13 +185,13 @@ class MachineSampled(Event):
     """The machine's state. Per cents are of the whole machine; None where it cannot be read."""
 
     kind: ClassVar[str] = "machine"
-    cpu_percent: float
-    process_cpu_percent: float
-    cpu_mhz: float | None
-    cpu_temperature: float | None
-    process_bytes: int
-    memory_used_bytes: int
-    memory_total_bytes: int
+    cpu_percent: Number
+    process_cpu_percent: Number
+    cpu_mhz: Number | None
+    cpu_temperature: Number | None
+    process_bytes: Count
+    memory_used_bytes: Count
+    memory_total_bytes: Count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,8 +204,8 @@ class Progress(Event):
 
     kind: ClassVar[str] = "progress"
     stage: str
-    done: float
-    total: float | None
+    done: Number
+    total: Number | None
     unit: str
     finished: bool = False
 
@@ -230,19 +249,19 @@ class RunFinished(Event):
     """
 
     kind: ClassVar[str] = "run_finished"
-    step: int
-    tokens: int
+    step: Count
+    tokens: Count
     reason: EndReason
-    elapsed_seconds: float
-    estimated_seconds: float | None
-    best_loss: float | None
-    best_step: int | None
-    best_bits_per_byte: float | None
-    tokens_per_second: float
+    elapsed_seconds: Number
+    estimated_seconds: Number | None
+    best_loss: Loss | None
+    best_step: Count | None
+    best_bits_per_byte: Loss | None
+    tokens_per_second: Number
     checkpoint: str | None
-    time_over_estimate: float | None = None
-    flops_per_second: float | None = None
-    share_of_peak: float | None = None
+    time_over_estimate: Number | None = None
+    flops_per_second: Number | None = None
+    share_of_peak: Number | None = None
 
 
 Listener = Callable[[Event], None]
@@ -266,7 +285,7 @@ KINDS: dict[str, type[Event]] = {
 
 
 def to_json(event: Event) -> str:
-    """One line of JSON. Non-finite floats become the strings ``"nan"``, ``"inf"``, ``"-inf"``."""
+    """Return one line of JSON. Non-finite floats become the strings ``"nan"``, ``"inf"``, ``"-inf"``."""
     record: dict[str, Any] = {"event": event.kind}
     for spec in dataclasses.fields(event):
         value = getattr(event, spec.name)
@@ -278,36 +297,41 @@ def to_json(event: Event) -> str:
     return json.dumps(record, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
-def from_json(line: str) -> Event:
-    """The event in one line of JSON; keys that this version does not know are ignored.
+class _Head(msgspec.Struct):
+    """What every event has. The time is required here, for its default is that of an event made now."""
+
+    event: str
+    time: Moment
+
+
+_HEAD = msgspec.json.Decoder(_Head)
+_DECODERS = {kind: msgspec.json.Decoder(cls) for kind, cls in KINDS.items()}
+
+
+def from_json(line: str | bytes) -> Event:
+    """Return the event in one line of JSON; keys that this version does not know are ignored.
 
     Raises:
-        ValueError: where the line is no event.
+        ValueError: the line is not an event, or one of its values is impossible.
     """
-    record = json.loads(line)
-    if not isinstance(record, dict) or not isinstance(record.get("event"), str):
-        raise ValueError("not an event")
-    cls = KINDS.get(record["event"])
-    if cls is None:
-        raise ValueError(f"unknown event {record['event']!r}")
-    try:
-        return typed_json.from_record(cls, record)
-    except ValueError as error:
-        raise ValueError(f"incomplete event {record['event']!r}: {error}") from error
+    kind = typed_json.decode(line, _HEAD).event
+    if kind not in _DECODERS:
+        raise ValueError(f"unknown event {kind!r}")
+    event = typed_json.decode(line, _DECODERS[kind])
+    for name in vars(event).keys() & _LOSSES:
+        value = getattr(event, name)
+        if isinstance(value, str):
+            object.__setattr__(event, name, float(value))
+    return event
 
 
-def is_sound(record: Any) -> bool:
-    """Whether JSON's ``record`` is an event with a time, none of whose values is impossible.
-
-    For readers that take few events out of many, and may do with parts of them.
-    """
-    if not isinstance(record, dict) or not isinstance(record.get("event"), str) or "time" not in record:
-        return False
-    return typed_json.is_sound(KINDS.get(record["event"], Event), record)
+def line_start(kind: type[Event]) -> bytes:
+    """Return how each line of this kind of event begins; for :class:`Event` itself, of any kind."""
+    return f'{{"event":"{kind.kind}",'.encode() if kind.kind else b'{"event":"'
 
 
 def _number(value: float) -> float | str:
-    """Seven significant digits: more than a loss in fp32 holds, and half the bytes of a repr."""
+    """Round to seven significant digits: more than a loss in fp32 holds, and half the bytes of a repr."""
     if not math.isfinite(value):
         return str(value)
     return float(f"{value:.7g}")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cpulm.errors import DataError, SettingsError
+from cpulm.events import StepDone, line_start
 
 _NUMBERED = re.compile(r"step-(\d{8,})\.pt")
 
@@ -150,7 +151,7 @@ def _holds_no_work(out: Path) -> bool:
     traces = {path.name for path in (run.lock, run.settings, run.stop, run.metrics)}
     if names and (run.lock.name not in names or not names <= traces):
         return False
-    return not run.metrics.is_file() or b'"event":"step"' not in run.metrics.read_bytes()
+    return not run.metrics.is_file() or line_start(StepDone) not in run.metrics.read_bytes()
 
 
 def find(path: Path) -> RunDir:

@@ -1,4 +1,4 @@
-"""Builds dataclasses from the plain values of a JSON file and checks every type and size first.
+"""Turns JSON from a file into the type it should have, and checks every type and size first.
 
 A file may come from another version, another program or half a disk. Code that reads it further can then
 rely on its numbers being numbers.
@@ -7,6 +7,7 @@ rely on its numbers being numbers.
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import types
 import typing
@@ -14,12 +15,14 @@ from collections.abc import Callable, Hashable, Mapping
 from functools import lru_cache
 from typing import Any, TypeVar
 
+import msgspec
+
 _T = TypeVar("_T")
 _Check = Callable[[Any], Any]
 
 LARGEST = 2.0**63
-_LAST_MOMENT = 32_503_680_000.0
-"""The year 3000, where the clocks of some systems end."""
+LATEST = 32_503_680_000.0
+"""The year 3000, in seconds since the epoch: the clocks of some systems end there."""
 _MOMENTS = {"time", "since", "began", "ended", "waiting_until"}
 _ANY_FLOAT = {"loss", "grad_norm", "perplexity", "bits_per_byte", "best_loss", "best_bits_per_byte"}
 """Fields that may be not finite: a diverging run has such losses."""
@@ -45,15 +48,29 @@ def from_record(cls: Callable[..., _T], record: Any) -> _T:
     return cls(**values)
 
 
-def is_sound(cls: type, record: Mapping[str, Any]) -> bool:
-    """Whether the present fields of ``cls`` have valid values; fields may be missing."""
+def decode(line: str | bytes, decoder: msgspec.json.Decoder[_T]) -> _T:
+    """Return what ``decoder`` makes of a line of JSON.
+
+    Raises:
+        ValueError: the line is damaged or nested too deeply, or does not fit the type of ``decoder``.
+    """
     try:
-        for name, check, _ in _fields(cls):
-            if name in record:
-                check(record[name])
-    except (ValueError, TypeError, OverflowError):
-        return False
-    return True
+        return decoder.decode(line)
+    except msgspec.ValidationError:
+        raise
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except ValueError:
+        return _decode_leniently(line, decoder)
+
+
+def _decode_leniently(line: str | bytes, decoder: msgspec.json.Decoder[_T]) -> _T:
+    """Decode with the standard library: it takes NaN, half a surrogate pair, and bytes that are not UTF-8."""
+    text = line if isinstance(line, str) else line.decode("utf-8", "replace")
+    try:
+        return msgspec.convert(json.loads(text), decoder.type)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 @lru_cache(maxsize=64)
@@ -113,7 +130,7 @@ def _number(value: Any, name: str) -> float | int:
         return float(value)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError
-    if name in _MOMENTS and not 0 <= value <= _LAST_MOMENT:
+    if name in _MOMENTS and not 0 <= value <= LATEST:
         raise ValueError
     if name not in _ANY_FLOAT and not abs(value) <= LARGEST:
         raise ValueError

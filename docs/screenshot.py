@@ -12,7 +12,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from cpulm.events import StepDone, from_json
+from cpulm.events import StepDone
+from cpulm.runlog.tail import Tail
 from cpulm.ui.dashboard import render
 from cpulm.ui.snapshot import Snapshot, fold
 
@@ -25,8 +26,7 @@ def main() -> None:
     parser.add_argument("--height", type=int, default=32)
     parser.add_argument("--at", type=int, default=None, help="the step of the picture")
     asked = parser.parse_args()
-    lines = asked.metrics.read_bytes().decode("utf-8", "replace").split("\n")
-    events = [from_json(line) for line in lines if line]
+    events = list(Tail(asked.metrics).new_events())
     newest = max(event.step for event in events if isinstance(event, StepDone))
     at = asked.at if asked.at is not None else newest * 3 // 4
     snapshot = Snapshot()

@@ -35,12 +35,13 @@ from cpulm.errors import CpulmError
 from cpulm.events import Event, RunStarted, from_json
 from cpulm.overnight import summary as night
 from cpulm.run_dir import RunDir
-from cpulm.runlog.writer import truncate_after
+from cpulm.runlog.tail import read_events
+from cpulm.runlog.truncate import truncate_after
 from cpulm.runs import lock, status, supervisor_state
 from cpulm.settings_resolver import resolve, validate
 from cpulm.ui.console import stderr
 from cpulm.ui.dashboard import render, render_summary
-from cpulm.ui.replay import recorded, snapshot_of
+from cpulm.ui.replay import snapshot_of
 from cpulm.units import parse_duration
 
 _NUMBERS = st.one_of(
@@ -294,7 +295,7 @@ class World:
         status.status_of(self.case)
         supervisor_state.checkpoint_step(self.case)
         night.summary(self.case)
-        snapshot = snapshot_of(recorded(self.case.metrics))
+        snapshot = snapshot_of(read_events(self.case.metrics))
         console = type(stderr())(file=io.StringIO(), width=100)
         console.print(render(snapshot, 100, 30, now=time.time()))
         if snapshot.started is not None:

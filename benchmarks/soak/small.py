@@ -15,7 +15,8 @@ from cpulm.cache_dir import cache_folder
 from cpulm.checkpoints import checkpoint as checkpoints
 from cpulm.events import Event, Listener
 from cpulm.run_dir import RunDir
-from cpulm.runlog.writer import MetricsWriter, truncate_after
+from cpulm.runlog.truncate import truncate_after
+from cpulm.runlog.writer import MetricsWriter
 from cpulm.settings import Settings
 from cpulm.settings_resolver import resolve
 from cpulm.training import run as runs

@@ -18,7 +18,7 @@ from cpulm.analysis.timeline import happenings
 from cpulm.errors import DataError
 from cpulm.events import CheckpointSaved, LayerStats, RolledBack, SampleMade, Validated
 from cpulm.run_dir import RunDir
-from cpulm.runlog.record import RunLog, read_record
+from cpulm.runlog.run_log import RunLog, read_run_log
 from cpulm.runs import supervisor_state
 from cpulm.runs.status import is_run, status_of
 from cpulm.runs.stored_settings import read_settings
@@ -75,36 +75,36 @@ def read_report(run: Path, points: int = POINTS) -> Report:
         raise DataError(
             f"{found.path} has no metrics yet", "the run has not begun, or its metrics.jsonl is lost"
         )
-    record = read_record(found.metrics)
+    log = read_run_log(found.metrics)
     settings, state = read_settings(found), status_of(found)
-    figures = _figures(record)
-    parts = _time_parts(record, figures.seconds)
+    figures = _figures(log)
+    parts = _time_parts(log, figures.seconds)
     return Report(
         path=found.path,
         name=found.name,
         state=state.state,
         settings=settings,
         changes=changes_from_preset(settings),
-        facts=facts(state, figures, record),
+        facts=facts(state, figures, log),
         figures=figures,
-        curves=_curves(record, points),
-        layers=_layers(record, min(points, _MOST_LAYER_POINTS)),
-        samples=_samples(record),
-        happenings=happenings(record, supervisor_state.read(found)),
+        curves=_curves(log, points),
+        layers=_layers(log, min(points, _MOST_LAYER_POINTS)),
+        samples=_samples(log),
+        happenings=happenings(log, supervisor_state.read(found)),
         time_parts=parts,
-        findings=findings(record, settings, state, figures, parts),
+        findings=findings(log, settings, state, figures, parts),
     )
 
 
-def _figures(record: RunLog) -> Figures:
-    started, steps = record.started, record.steps
-    told: dict[str, Any] = {}
+def _figures(log: RunLog) -> Figures:
+    started, steps = log.started, log.steps
+    known: dict[str, Any] = {}
     if started is not None:
-        told = {name: getattr(started, name) for name in _FROM_STARTED}
-        told["preset"] = None if started.preset == "none" else started.preset
-        told["horizon_steps"] = started.steps
+        known = {name: getattr(started, name) for name in _FROM_STARTED}
+        known["preset"] = None if started.preset == "none" else started.preset
+        known["horizon_steps"] = started.steps
     if len(steps["step"]):
-        told.update(
+        known.update(
             steps=int(steps["step"][-1]),
             tokens=int(steps["tokens"][-1]),
             epochs=float(np.nan_to_num(steps["epoch"][-1])),
@@ -113,23 +113,20 @@ def _figures(record: RunLog) -> Figures:
         )
         if started is not None:
             pace = _pace(steps["step_seconds"], started.tokens_per_step)
-            told["tokens_per_second"] = pace
-            told["flops_per_second"] = None if pace is None else pace * started.flops_per_token
+            known["tokens_per_second"] = pace
+            known["flops_per_second"] = None if pace is None else pace * started.flops_per_token
     times = [
-        float(column["time"][at])
-        for column in (steps, record.machine)
-        for at in (0, -1)
-        if len(column["time"])
+        float(column["time"][at]) for column in (steps, log.machine) for at in (0, -1) if len(column["time"])
     ]
-    times += [event.time for _, event in record.told]
-    told.update(began=min(times), seen=max(times), wall_seconds=max(times) - min(times))
-    if len(record.machine["process_bytes"]):
-        told["peak_process_bytes"] = int(record.machine["process_bytes"].max())
-    return Figures(**told, **_validation_figures(record), damaged_lines=record.damaged_lines)
+    times += [event.time for _, event in log.events]
+    known.update(began=min(times), seen=max(times), wall_seconds=max(times) - min(times))
+    if len(log.machine["process_bytes"]):
+        known["peak_process_bytes"] = int(log.machine["process_bytes"].max())
+    return Figures(**known, **_validation_figures(log), damaged_lines=log.damaged_lines)
 
 
-def _validation_figures(record: RunLog) -> dict[str, Any]:
-    validations = [v for _, v in record.told if isinstance(v, Validated) and math.isfinite(v.loss)]
+def _validation_figures(log: RunLog) -> dict[str, Any]:
+    validations = [v for _, v in log.events if isinstance(v, Validated) and math.isfinite(v.loss)]
     if not validations:
         return {}
     best, last = min(validations, key=lambda v: v.loss), validations[-1]
@@ -151,46 +148,46 @@ def _finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def _curves(record: RunLog, points: int) -> dict[str, Curve]:
-    steps = record.steps
+def _curves(log: RunLog, points: int) -> dict[str, Curve]:
+    steps = log.steps
     place = steps["step"], steps["tokens"], steps["elapsed_seconds"]
     found = {name: curve(*place, steps[field], points) for name, field in _FROM_STEPS.items()}
-    found["tok_per_s"] = _throughput(record, points)
-    at = record.places(record.machine_at)
+    found["tok_per_s"] = _throughput(log, points)
+    at = log.places(log.machine_at)
     for name, field in _FROM_MACHINE.items():
-        found[name] = curve(at[:, 0], at[:, 1], at[:, 2], record.machine[field], points)
-    validations = [(told.at, told.event) for told in record.told if isinstance(told.event, Validated)]
-    at = record.places(np.array([at for at, _ in validations], dtype=np.int64))
+        found[name] = curve(at[:, 0], at[:, 1], at[:, 2], log.machine[field], points)
+    validations = [(one.at, one.event) for one in log.events if isinstance(one.event, Validated)]
+    at = log.places(np.array([at for at, _ in validations], dtype=np.int64))
     for name, field in (("val_loss", "loss"), ("val_bits_per_byte", "bits_per_byte")):
         values = np.array([getattr(event, field) for _, event in validations], dtype=np.float64)
         found[name] = curve(at[:, 0], at[:, 1], at[:, 2], values, points)
     return {name: one for name, one in found.items() if one is not None}
 
 
-def _throughput(record: RunLog, points: int) -> Curve | None:
+def _throughput(log: RunLog, points: int) -> Curve | None:
     """Tokens per second of training steps, each value over as many steps as make ``points`` values of all.
 
     Single steps are not shown: one in which the system had something else to do says nothing.
     """
-    steps = record.steps
-    if record.started is None or not len(steps["step"]):
+    steps = log.steps
+    if log.started is None or not len(steps["step"]):
         return None
     together = max(1, -(-len(steps["step"]) // points))
     begins = np.arange(0, len(steps["step"]), together)
     lasts = np.minimum(begins + together, len(steps["step"])) - 1
     seconds = np.add.reduceat(np.nan_to_num(steps["step_seconds"]), begins)
     with np.errstate(divide="ignore"):
-        pace = record.started.tokens_per_step * (lasts - begins + 1) / seconds
+        pace = log.started.tokens_per_step * (lasts - begins + 1) / seconds
     number, tokens, elapsed = (steps[name][lasts] for name in ("step", "tokens", "elapsed_seconds"))
     return curve(number, tokens, elapsed, pace, points)
 
 
-def _layers(record: RunLog, points: int) -> dict[str, dict[str, Curve]]:
+def _layers(log: RunLog, points: int) -> dict[str, dict[str, Curve]]:
     """Measure -> part -> curve. Parts may come and go where a run was resumed by another version."""
-    told = [(one.at, one.event) for one in record.told if isinstance(one.event, LayerStats)]
+    told = [(one.at, one.event) for one in log.events if isinstance(one.event, LayerStats)]
     if not told:
         return {}
-    at = record.places(np.array([at for at, _ in told], dtype=np.int64))
+    at = log.places(np.array([at for at, _ in told], dtype=np.int64))
     names = dict.fromkeys(name for _, event in told for name in event.names)
     found: dict[str, dict[str, Curve]] = {}
     for measure, field in (
@@ -207,43 +204,43 @@ def _layers(record: RunLog, points: int) -> dict[str, dict[str, Curve]]:
     return found
 
 
-def _samples(record: RunLog) -> tuple[Sample, ...]:
+def _samples(log: RunLog) -> tuple[Sample, ...]:
     """The samples; of a great many those at about equal distances, the first and the last among them."""
-    told = [(one.at, one.event) for one in record.told if isinstance(one.event, SampleMade)]
+    told = [(one.at, one.event) for one in log.events if isinstance(one.event, SampleMade)]
     if len(told) > _MOST_SAMPLES:
         chosen = np.linspace(0, len(told) - 1, _MOST_SAMPLES).round().astype(int)
         told = [told[index] for index in chosen]
     samples = []
     for at, event in told:
-        place = record.place(at)
+        place = log.place(at)
         samples.append(Sample(event.step, place.tokens, place.seconds, event.prompt + event.text))
     return tuple(samples)
 
 
-def _time_parts(record: RunLog, seconds: float) -> dict[str, float]:
+def _time_parts(log: RunLog, seconds: float) -> dict[str, float]:
     """Where the run's own time went; what was trained and then gone back from is ``undone``."""
-    steps = record.steps
+    steps = log.steps
     data = float(np.nansum(steps["data_seconds"]))
     parts = {
         "training": max(0.0, float(np.nansum(steps["step_seconds"])) - data),
         "data": data,
-        "validation": _sum(event.seconds for _, event in record.told if isinstance(event, Validated)),
-        "checkpoints": _sum(event.seconds for _, event in record.told if isinstance(event, CheckpointSaved)),
+        "validation": _sum(event.seconds for _, event in log.events if isinstance(event, Validated)),
+        "checkpoints": _sum(event.seconds for _, event in log.events if isinstance(event, CheckpointSaved)),
     }
-    undone = _undone_seconds(record)
+    undone = _undone_seconds(log)
     if undone:
         parts["undone"] = undone
     parts["rest"] = max(0.0, seconds - sum(parts.values()))
     return parts
 
 
-def _undone_seconds(record: RunLog) -> float:
+def _undone_seconds(log: RunLog) -> float:
     total = 0.0
-    for at, event in record.told:
+    for at, event in log.events:
         if isinstance(event, RolledBack):
-            index = int(np.searchsorted(record.steps["step"], event.to_step, side="right")) - 1
-            before = float(record.steps["elapsed_seconds"][index]) if index >= 0 else 0.0
-            total += max(0.0, record.place(at).seconds - before)
+            index = int(np.searchsorted(log.steps["step"], event.to_step, side="right")) - 1
+            before = float(log.steps["elapsed_seconds"][index]) if index >= 0 else 0.0
+            total += max(0.0, log.place(at).seconds - before)
     return total
 
 

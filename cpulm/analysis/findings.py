@@ -9,7 +9,7 @@ from cpulm.analysis.learning import learning_findings
 from cpulm.analysis.report import Figures, Finding
 from cpulm.analysis.slowdown import slowdown
 from cpulm.events import CheckpointSaved, RunFinished
-from cpulm.runlog.record import RunLog
+from cpulm.runlog.run_log import RunLog
 from cpulm.runs.status import RunStatus
 
 _ORDER = ("warning", "note", "good")
@@ -37,7 +37,7 @@ def findings(
 
 
 def _end(record: RunLog, standing: RunStatus, figures: Figures) -> Iterator[Finding]:
-    saved = [event.step for _, event in record.told if isinstance(event, CheckpointSaved)]
+    saved = [event.step for _, event in record.events if isinstance(event, CheckpointSaved)]
     last = float(saved[-1]) if saved else 0.0
     if standing.state == "crashed":
         lost = max(0.0, figures.steps - last)
@@ -49,7 +49,9 @@ def _end(record: RunLog, standing: RunStatus, figures: Figures) -> Iterator[Find
             {"step": float(figures.steps), "checkpoint_step": last, "lost_steps": lost},
         )
     elif standing.state == "diverged":
-        finished = next((event for _, event in reversed(record.told) if isinstance(event, RunFinished)), None)
+        finished = next(
+            (event for _, event in reversed(record.events) if isinstance(event, RunFinished)), None
+        )
         step = float(finished.step if finished is not None else figures.steps)
         yield Finding(
             "diverged",

@@ -11,7 +11,7 @@ import numpy as np
 from cpulm.analysis.report import Figures, Finding, Floats
 from cpulm.analysis.trend import FEWEST_POINTS, Gain, gain
 from cpulm.events import RolledBack, Validated
-from cpulm.runlog.record import Booleans, RunLog
+from cpulm.runlog.run_log import Booleans, RunLog
 from cpulm.units import format_duration
 
 _HOUR = 3600.0
@@ -57,7 +57,7 @@ def learning_findings(record: RunLog, settings: dict[str, Any], figures: Figures
 
 def _validations(record: RunLog) -> tuple[Floats, Floats]:
     """Steps and losses of the validations, float64."""
-    found = [event for _, event in record.told if isinstance(event, Validated) and np.isfinite(event.loss)]
+    found = [event for _, event in record.events if isinstance(event, Validated) and np.isfinite(event.loss)]
     return np.array([v.step for v in found], dtype=float), np.array([v.loss for v in found], dtype=float)
 
 
@@ -225,7 +225,7 @@ def _at_full_lr(record: RunLog) -> Booleans:
 
 def _learning_rate(record: RunLog) -> Iterator[Finding]:
     spikes, highest = _spikes(record)
-    back = [event for _, event in record.told if isinstance(event, RolledBack)]
+    back = [event for _, event in record.events if isinstance(event, RolledBack)]
     norms = record.steps["grad_norm"][np.isfinite(record.steps["grad_norm"])]
     ratio = float(norms.max() / max(float(np.median(norms)), 1e-12)) if len(norms) else 0.0
     numbers = {

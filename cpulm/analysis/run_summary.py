@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from cpulm.analysis.report import Fact, Figures
 from cpulm.analysis.timeline import REASONS
 from cpulm.events import RunFinished, RunStarted
-from cpulm.runlog.record import RunLog
+from cpulm.runlog.run_log import RunLog
 from cpulm.runs.run_states import RUN_STATES
 from cpulm.runs.status import RunStatus
 from cpulm.units import format_bytes, format_count, format_duration
@@ -50,7 +50,7 @@ def _facts(standing: RunStatus, figures: Figures, record: RunLog) -> Iterator[Fa
 
 
 def _why(standing: RunStatus, record: RunLog) -> str:
-    finished = next((event for _, event in reversed(record.told) if isinstance(event, RunFinished)), None)
+    finished = next((event for _, event in reversed(record.events) if isinstance(event, RunFinished)), None)
     if finished is None or standing.state in ("running", "restarting", "crashed", "new"):
         return RUN_STATES[standing.state]
     return REASONS.get(finished.reason, finished.reason)

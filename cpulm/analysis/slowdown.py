@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cpulm.analysis.report import Finding, Floats
-from cpulm.runlog.record import Booleans, RunLog
+from cpulm.runlog.run_log import Booleans, RunLog
 
 _WINDOWS = 60
 _FEWEST_WINDOWS, _FEWEST_STEPS = 6, 8

@@ -10,7 +10,7 @@ import numpy as np
 from cpulm.analysis.report import Happening
 from cpulm.events import Event, Notice, RolledBack, RunFinished, RunStarted, Validated
 from cpulm.exit_codes import exit_in_words
-from cpulm.runlog.record import Place, RunLog
+from cpulm.runlog.run_log import Place, RunLog
 from cpulm.runs.supervisor_state import SupervisorState
 from cpulm.units import format_duration
 
@@ -42,7 +42,7 @@ def happenings(record: RunLog, night: SupervisorState | None) -> tuple[Happening
 def _told(record: RunLog) -> Iterator[Happening]:
     best = _best(record)
     started_at: float | None = None
-    for at, event in record.told:
+    for at, event in record.events:
         place = record.place(at)
         if isinstance(event, RunStarted):
             yield _start(event, place, _last_step_time(record, event.step))
@@ -63,7 +63,7 @@ def _told(record: RunLog) -> Iterator[Happening]:
 
 def _best(record: RunLog) -> Validated | None:
     """Return the validation with the lowest loss."""
-    validations = [event for _, event in record.told if isinstance(event, Validated)]
+    validations = [event for _, event in record.events if isinstance(event, Validated)]
     return min((v for v in validations if np.isfinite(v.loss)), key=lambda v: v.loss, default=None)
 
 

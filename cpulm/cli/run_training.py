@@ -151,7 +151,8 @@ def show_presets(json: bool) -> None:
 @contextmanager
 def _record(begins: RecordStart) -> Iterator[Listener]:
     """The listeners that write into the run's folder; what they wrote past its beginning goes first."""
-    from cpulm.runlog.writer import MetricsWriter, truncate_after
+    from cpulm.runlog.truncate import truncate_after
+    from cpulm.runlog.writer import MetricsWriter
     from cpulm.ui.console import show_warning
 
     run = begins.run

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from cpulm.settings import Settings
     from cpulm.sweep.plan import Plan, SweepDir
     from cpulm.sweep.prepare_plan import Wish
-    from cpulm.sweep.trial_status import TrialStanding
+    from cpulm.sweep.trial_status import TrialStatus
 
 WHICH = "What to try"
 
@@ -243,7 +243,7 @@ def _train(folder: SweepDir, plan: Plan, *, headless: bool, json: bool) -> None:
     say(f"best: {best.run}; its settings: {folder.path}/trials/{best.name}.yaml")
 
 
-def _record(folder: SweepDir, plan: Plan, ranked: tuple[TrialStanding, ...]) -> dict[str, Any]:
+def _record(folder: SweepDir, plan: Plan, ranked: tuple[TrialStatus, ...]) -> dict[str, Any]:
     from cpulm.analysis.changes import flat
     from cpulm.sweep.plan import read_settings
 

@@ -14,7 +14,7 @@ from cpulm.cli.setting_flags import Headless, JsonEvents
 
 if TYPE_CHECKING:
     from cpulm.run_dir import RunDir
-    from cpulm.ui.replay import Tail
+    from cpulm.runlog.tail import Tail
     from cpulm.ui.watch import Mode, View
 
 _POLL_SECONDS = 0.25
@@ -78,8 +78,8 @@ def watch(
 
 def _follow(run: RunDir, mode: Mode, left: Callable[[], bool]) -> None:
     """Show the run as it goes on, until it ends or the watcher leaves."""
+    from cpulm.runlog.tail import Tail
     from cpulm.ui.console import say
-    from cpulm.ui.replay import Tail
     from cpulm.ui.watch import look_on
 
     tail = Tail(run.metrics)
@@ -114,13 +114,14 @@ def _join(run: RunDir, tail: Tail, view: View) -> None:
     from cpulm.ui.snapshot import Snapshot
 
     way_out = f"watching {run.path}; Ctrl-C leaves, the run continues"
-    view.join(snapshot_of(tail.new_events(thinned=True), Snapshot(way_out=way_out)))
+    view.join(snapshot_of(tail.new_events(downsample=True), Snapshot(way_out=way_out)))
 
 
 def _play(run: RunDir, mode: Mode, speed: float, left: Callable[[], bool]) -> None:
     """Show all of the run once more, and go on with what it does now."""
+    from cpulm.runlog.tail import Tail
     from cpulm.runs.status import is_at_work
-    from cpulm.ui.replay import Player, Tail
+    from cpulm.ui.replay import Player
     from cpulm.ui.snapshot import Snapshot
     from cpulm.ui.watch import look_on
 
@@ -134,10 +135,11 @@ def _play(run: RunDir, mode: Mode, speed: float, left: Callable[[], bool]) -> No
 
 
 def _show_end(run: RunDir, mode: Mode) -> None:
-    from cpulm.ui.replay import recorded, snapshot_of
+    from cpulm.runlog.tail import read_events
+    from cpulm.ui.replay import snapshot_of
     from cpulm.ui.watch import show_end
 
-    show_end(mode, snapshot_of(recorded(run.metrics)))
+    show_end(mode, snapshot_of(read_events(run.metrics)))
 
 
 def _say_if_crashed(run: RunDir) -> None:

@@ -10,11 +10,11 @@ import os
 import shlex
 import subprocess
 import time
-from typing import Any
 
 from cpulm.atomic import write_text
+from cpulm.events import SampleMade
 from cpulm.exit_codes import exit_in_words
-from cpulm.overnight.summary_record import NightLog, read_record
+from cpulm.overnight.summary_record import NightLog, read_night_log
 from cpulm.run_dir import RunDir
 from cpulm.runs import supervisor_state
 from cpulm.runs.supervisor_state import ENDED, NIGHT_STATES, Attempt, SupervisorState
@@ -50,22 +50,22 @@ def write_summary(run: RunDir) -> str:
 def summary(run: RunDir) -> str:
     """The page, in Markdown that is readable in a terminal."""
     night = supervisor_state.read(run)
-    record = read_record(run.metrics, night.since if night else None)
+    record = read_night_log(run.metrics, night.since if night else None)
     lines = [f"# {run.path}", "", _state(run, night, record), ""]
     lines += [f"- {name + ':':<12}{text}" for name, text in _facts(run, night, record)]
     happened = _happened(night, record)
     if happened:
         lines += ["", "## What happened", "", *[f"- {_clock(when)}  {text}" for when, text in happened]]
     if record.sample:
-        lines += ["", f"## What it wrote at step {record.sample['step']:,}", "", *_sample(record.sample)]
+        lines += ["", f"## What it wrote at step {record.sample.step:,}", "", *_sample(record.sample)]
     lines += ["", "## Next commands", "", *_commands(run, night, record)]
     return "\n".join(lines) + "\n"
 
 
 def _state(run: RunDir, night: SupervisorState | None, record: NightLog) -> str:
     """The state of the run in one sentence."""
-    reason = record.finished["reason"] if record.finished else None
-    why = _REASONS.get(str(reason), str(reason))
+    reason = record.finished.reason if record.finished else None
+    why = _REASONS.get(reason or "", str(reason))
     if night is None:
         return f"The run has ended: {why}." if reason else "The run has not ended, or its process vanished."
     if night.state == "finished" and reason:
@@ -85,8 +85,8 @@ def _facts(run: RunDir, night: SupervisorState | None, record: NightLog) -> list
         facts.append(
             (
                 "best loss",
-                f"{float(best['loss']):.4f} ({float(best['bits_per_byte']):.4f} bits per byte) "
-                f"at step {best['step']:,}, {_clock(best['time'])}",
+                f"{best.loss:.4f} ({best.bits_per_byte:.4f} bits per byte) "
+                f"at step {best.step:,}, {_clock(best.time)}",
             )
         )
     for path, what in ((run.best, "best model"), (run.latest, "newest")):
@@ -98,7 +98,7 @@ def _facts(run: RunDir, night: SupervisorState | None, record: NightLog) -> list
 def _how_long(night: SupervisorState | None, record: NightLog) -> str:
     first, last = record.first_step, record.step
     if night is None:
-        return f"{format_duration(last['elapsed_seconds'])} trained" if last else "no step yet"
+        return f"{format_duration(last.elapsed_seconds)} trained" if last else "no step yet"
     end = night.attempts[-1].ended if night.attempts and night.attempts[-1].ended else time.time()
     whole = max(0.0, end - night.since)
     begin, until = _clock(night.since), _clock(end)
@@ -106,7 +106,7 @@ def _how_long(night: SupervisorState | None, record: NightLog) -> str:
     text = f"{format_duration(whole)}, from {begin} to {until.removeprefix(day).strip()}"
     if first is None or last is None:
         return text
-    trained = last["elapsed_seconds"] - first["elapsed_seconds"] + first["step_seconds"]
+    trained = last.elapsed_seconds - first.elapsed_seconds + first.step_seconds
     trained = min(max(trained, 0.0), whole)
     restarts = len(night.attempts) - 1 + night.attempts_dropped
     lost = f", {restarts} restart{'s' * (restarts != 1)} and pauses" if restarts else ""
@@ -119,17 +119,16 @@ def _how_far(record: NightLog) -> str:
     if step is None:
         return "no step yet"
     if started is None:
-        return f"step {step['step']:,}"
-    tokens = f"{format_count(step['step'] * int(started['tokens_per_step']))} tokens"
-    if started.get("steps"):
-        steps = int(started["steps"])
-        return f"step {step['step']:,} of {steps:,} ({step['step'] / steps:.0%}), {tokens}"
-    return f"step {step['step']:,}, {float(step['progress']):.0%} of the given time, {tokens}"
+        return f"step {step.step:,}"
+    tokens = f"{format_count(step.step * started.tokens_per_step)} tokens"
+    if started.steps:
+        return f"step {step.step:,} of {started.steps:,} ({step.step / started.steps:.0%}), {tokens}"
+    return f"step {step.step:,}, {step.progress:.0%} of the given time, {tokens}"
 
 
 def _happened(night: SupervisorState | None, record: NightLog) -> list[tuple[float, str]]:
     """Starts, ends and notable events between them, by time; of very many the middle is left out."""
-    told = _merged(record.told)
+    told = _merged(record.notes)
     if night is not None:
         for at, attempt in enumerate(night.attempts):
             previous = night.attempts[at - 1] if at else None
@@ -171,9 +170,9 @@ def _merged(told: list[tuple[float, str]]) -> list[tuple[float, str]]:
     ]
 
 
-def _sample(event: dict[str, Any]) -> list[str]:
+def _sample(event: SampleMade) -> list[str]:
     """The text as an indented block, which Markdown leaves as it is."""
-    text = f"{event.get('prompt', '')}{event.get('text', '')}"
+    text = event.prompt + event.text
     clean = "".join(char if char.isprintable() or char == "\n" else " " for char in text)
     lines = [line[at : at + _WIDTH] for line in clean.splitlines() for at in range(0, len(line) or 1, _WIDTH)]
     return [f"    {line}".rstrip() for line in lines[:_SAMPLE_LINES]]
@@ -182,7 +181,7 @@ def _sample(event: dict[str, Any]) -> list[str]:
 def _commands(run: RunDir, night: SupervisorState | None, record: NightLog) -> list[str]:
     place = _quoted(str(run.path))
     model = _quoted(str(run.best if run.best.is_file() else run.latest))
-    reason = record.finished["reason"] if record.finished else None
+    reason = record.finished.reason if record.finished else None
     ended = night.state in ENDED if night else reason is not None
     commands = []
     if run.best.is_file() or run.latest.is_file():
@@ -190,7 +189,7 @@ def _commands(run: RunDir, night: SupervisorState | None, record: NightLog) -> l
     if not ended:
         commands += [(f"cpulm watch {place}", "watch it"), (f"cpulm stop {place}", "save and stop")]
     if reason == "horizon" and record.step:
-        commands.append((f"cpulm resume {place} --steps {2 * record.step['step']}", "train it further"))
+        commands.append((f"cpulm resume {place} --steps {2 * record.step.step}", "train it further"))
     elif ended or (night and night.state == "interrupted"):
         commands.append((f"cpulm resume {place}{' --overnight' if night else ''}", "continue it"))
     width = max((len(command) for command, _ in commands), default=0)

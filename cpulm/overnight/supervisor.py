@@ -20,11 +20,13 @@ from types import FrameType
 from cpulm import exit_codes
 from cpulm.command import cpulm_command, last_error, log_environment, read_tail
 from cpulm.errors import CpulmError
+from cpulm.events import StepDone
 from cpulm.exit_codes import exit_in_words
 from cpulm.overnight import summary as nights
 from cpulm.overnight.log import Log
 from cpulm.overnight.report_page import is_outdated, write_report
 from cpulm.run_dir import RunDir
+from cpulm.runlog.find_event import last_event
 from cpulm.runs import supervisor_state
 from cpulm.runs.supervisor_state import ENDED, Attempt, NightState, SupervisorState
 from cpulm.units import format_duration
@@ -182,8 +184,8 @@ class Supervisor:
         self._poll()
         self._child = self._night.child_pid = None
         attempt.ended, attempt.code = time.time(), child.returncode
-        last = supervisor_state.last_event(self._run.metrics, "step")
-        attempt.step = last["step"] if last else attempt.from_step
+        last = last_event(self._run.metrics, StepDone)
+        attempt.step = last.step if last else attempt.from_step
         attempt.error = last_error(read_tail(self._log.path, said_from)) if child.returncode else ""
         return child.returncode
 
@@ -191,7 +193,7 @@ class Supervisor:
         """Check the stop file, the log and the clock while a process works."""
         self._follow_clock()
         if not self._begun:
-            self._begun = self._has_begun()
+            self._begun = supervisor_state.has_begun(self._run, self._night.attempts[-1].began)
             if self._begun:
                 self._save()
         if self._begun and self._log.path != supervisor_state.log_path(self._run):
@@ -222,10 +224,6 @@ class Supervisor:
             request.write_text("requested by the supervisor\n", encoding="utf-8")
         except OSError as error:
             self._log_line(f"cannot write {request}: {error.strerror}")
-
-    def _has_begun(self) -> bool:
-        began = self._night.attempts[-1].began
-        return supervisor_state.last_event(self._run.metrics, "step", "checkpoint", since=began) is not None
 
     # Between two processes
 
@@ -372,9 +370,9 @@ def at_boot(run: RunDir) -> Supervisor | None:
 def _close_attempt(night: SupervisorState, run: RunDir) -> None:
     """End the attempt that was running when the computer, or the supervisor, was ended."""
     attempt = night.attempts[-1]
-    last = supervisor_state.last_event(run.metrics, "step")
-    attempt.ended = float(last["time"]) if last else attempt.began
-    attempt.step = last["step"] if last else attempt.from_step
+    last = last_event(run.metrics, StepDone)
+    attempt.ended = last.time if last else attempt.began
+    attempt.step = last.step if last else attempt.from_step
     further = progressed(attempt, supervisor_state.checkpoint_step(run))
     decision = decide(None, progressed=further, tries=night.tries)
     if supervisor_state.is_complete(run, attempt.began):

@@ -1,8 +1,7 @@
-"""The record of a run on disk: ``metrics.jsonl``, one event per line."""
+"""Writes the run log ``metrics.jsonl``, one event per line."""
 
 from __future__ import annotations
 
-import json
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -10,12 +9,11 @@ from io import FileIO
 from pathlib import Path
 from types import TracebackType
 
-from cpulm.atomic import replacing
 from cpulm.events import CheckpointSaved, Event, Progress, RolledBack, RunFinished, Validated, to_json
 
 _FLUSH_SECONDS = 1.0
 _MOST_PENDING_BYTES = 64 * 2**20
-"""What is kept in memory while the disk takes nothing; beyond it the oldest lines go."""
+"""How much is kept in memory while the disk cannot be written; beyond it the oldest lines are dropped."""
 
 _FLUSHED_AT_ONCE = (CheckpointSaved, Validated, RolledBack, RunFinished)
 
@@ -23,13 +21,13 @@ _FLUSHED_AT_ONCE = (CheckpointSaved, Validated, RolledBack, RunFinished)
 class MetricsWriter:
     """Listener that appends every event but :class:`Progress` to a file of JSON lines.
 
-    Calling it costs one append; encoding and writing happen once a second in a thread of its own,
-    and at once for checkpoints, validations and the end, and where a stage such as saving begins. A disk
-    that takes nothing does not stop the run: lines wait in memory, ``on_problem`` is told once, and every
-    flush tries again.
+    Calling it costs one append; encoding and writing happen once a second in a thread of its own, and at
+    once for checkpoints, validations, rollbacks and the end, and when a stage such as saving begins. A disk
+    that cannot be written does not stop the run: lines wait in memory, ``on_problem`` is called once, and
+    every flush tries again.
 
     Args:
-        path: the file; what it holds stays, new lines follow.
+        path: the file; new lines are appended to what it holds.
         on_problem: called with one sentence when writing fails.
     """
 
@@ -84,7 +82,7 @@ class MetricsWriter:
             self.flush()
 
     def _write_pending(self) -> str:
-        """Write what is pending; what went wrong, or nothing."""
+        """Write what is pending; return what went wrong, or an empty string."""
         try:
             if self._file is not None and not self._path.exists():
                 # Deleted under the run: what is written to an open file without a name is lost.
@@ -93,72 +91,18 @@ class MetricsWriter:
             if self._file is None:
                 self._file = FileIO(self._path, "a")
             while self._pending:
-                # A full disk takes a part: what is left goes on in the middle of its line.
+                # A full disk takes a part: the rest continues in the middle of its line.
                 written = self._file.write(self._pending)
                 del self._pending[:written]
         except OSError as error:
             self._forget_oldest()
-            return f"{self._path} cannot be written ({error.strerror or error}); training goes on, retrying"
+            return f"{self._path} cannot be written ({error.strerror or error}); training continues, retrying"
         return ""
 
     def _forget_oldest(self) -> None:
         excess = len(self._pending) - _MOST_PENDING_BYTES
         if excess > 0:
-            # The rest of a line that is half written must stay, hence from the first line end on.
+            # The rest of a line that is half written must stay, so lines go from the first line end on.
             first = self._pending.find(b"\n") + 1
             last = self._pending.find(b"\n", first + excess) + 1
             del self._pending[first:last]
-
-
-def truncate_after(path: Path, step: int, saves: int | None = None) -> None:
-    """Keep only what happened up to a checkpoint, so that a resumed run's record joins without doubling.
-
-    Everything behind the line of the checkpoint of ``step`` with the number ``saves`` goes. Where there is
-    no such line, or no number, the events of later steps go, and those without a step that stand among
-    them. The end of a run and damaged lines go as well. The file is replaced whole or not at all; a
-    missing one stays missing.
-
-    Raises:
-        ResourceError: where the disk is full.
-    """
-    if not path.is_file():
-        return
-    end = None if saves is None else _end_of_checkpoint(path, step, saves)
-    with path.open("rb") as old, replacing(path) as new:
-        later, read = False, 0
-        for line in old:
-            if end is not None and read >= end:
-                break
-            read += len(line)
-            record = _record(line)
-            if record is None:
-                continue
-            at = record.get("step")
-            if isinstance(at, int):
-                later = at > step
-            if not later and record["event"] != RunFinished.kind:
-                new.write(line)
-
-
-def _end_of_checkpoint(path: Path, step: int, saves: int) -> int | None:
-    """The place in the file, in bytes, behind the line that tells of the checkpoint."""
-    end, read = None, 0
-    with path.open("rb") as file:
-        for line in file:
-            read += len(line)
-            if b'"checkpoint"' in line:
-                record = _record(line)
-                if record and (record.get("step"), record.get("saves")) == (step, saves):
-                    end = read
-    return end
-
-
-def _record(line: bytes) -> dict[str, object] | None:
-    """The event in a whole line, or None where the line is damaged."""
-    if not line.endswith(b"\n"):
-        return None
-    try:
-        record = json.loads(line)
-    except ValueError:
-        return None
-    return record if isinstance(record, dict) and "event" in record else None

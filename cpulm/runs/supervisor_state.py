@@ -10,14 +10,14 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from cpulm.atomic import write_text
-from cpulm.events import COMPLETE, is_sound
+from cpulm.events import COMPLETE, CheckpointSaved, StepDone
 from cpulm.run_dir import RunDir
+from cpulm.runlog.find_event import last_event, run_end
 from cpulm.system import process
 from cpulm.typed_json import from_record
 
@@ -38,7 +38,6 @@ ENDED: tuple[NightState, ...] = ("finished", "stopped", "failed", "given_up")
 """States after which nothing starts the run again, not even a reboot."""
 
 _MOST_ATTEMPTS = 200
-_BLOCK_BYTES = 64 * 2**10
 
 
 @dataclass
@@ -138,50 +137,22 @@ def write(run: RunDir, night: SupervisorState) -> None:
     write_text(run.overnight, json.dumps(dataclasses.asdict(night), indent=1) + "\n")
 
 
-def last_event(metrics: Path, *kinds: str, since: float = 0.0) -> dict[str, Any] | None:
-    """The newest event of one of ``kinds`` in the record of a run, not older than ``since``.
-
-    Read from the end, so the length of the record does not matter. Damaged lines are passed over.
-    """
-    marks = [f'"{kind}"'.encode() for kind in kinds]
-    for line in _lines_from_the_end(metrics):
-        if not any(mark in line for mark in marks):
-            continue
-        try:
-            event = json.loads(line)
-        except ValueError:
-            continue
-        if is_sound(event) and event["event"] in kinds:
-            return dict(event) if event["time"] >= since else None
-    return None
+def has_begun(run: RunDir, since: float) -> bool:
+    """Whether the run has trained a step or saved a checkpoint after ``since``."""
+    last = last_event(run.metrics, StepDone, CheckpointSaved)
+    return last is not None and last.time >= since
 
 
 def is_complete(run: RunDir, since: float) -> bool:
-    """Whether the run has come to its end after ``since``, whatever befell its process thereafter."""
-    last = last_event(run.metrics, "run_started", "step", "run_finished", since=since)
-    return last is not None and last["event"] == "run_finished" and last.get("reason") in COMPLETE
+    """Whether the run has reached its end after ``since``, whatever happened to its process later."""
+    end = run_end(run.metrics)
+    return end is not None and end.time >= since and end.reason in COMPLETE
 
 
 def checkpoint_step(run: RunDir) -> int | None:
-    """The step of the run's newest checkpoint, as its record tells; None where it tells of none."""
-    event = last_event(run.metrics, "checkpoint")
-    return event["step"] if event and isinstance(event.get("step"), int) else None
-
-
-def _lines_from_the_end(path: Path) -> Iterator[bytes]:
-    """Lines of a file, the last one first; none where it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            at, rest = file.seek(0, os.SEEK_END), b""
-            while at > 0:
-                size = min(_BLOCK_BYTES, at)
-                at = file.seek(at - size)
-                first, *lines = (file.read(size) + rest).split(b"\n")
-                yield from reversed(lines)
-                rest = first
-            yield rest
-    except OSError:
-        return
+    """Return the step of the run's newest checkpoint, from its log; None if the log names none."""
+    saved = last_event(run.metrics, CheckpointSaved)
+    return None if saved is None else saved.step
 
 
 def new_state(run: RunDir, arguments: list[str]) -> SupervisorState:

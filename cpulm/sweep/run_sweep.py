@@ -32,8 +32,8 @@ from cpulm.sweep.trial_status import (
     RUNNING,
     WAITING,
     TrialLog,
-    TrialStanding,
-    standing,
+    TrialStatus,
+    trial_status,
 )
 
 LOOK_SECONDS = 0.5
@@ -51,7 +51,7 @@ class Board:
     """
 
     folder: SweepDir
-    trials: tuple[TrialStanding, ...]
+    trials: tuple[TrialStatus, ...]
     rung: int
     rungs: int
     seconds_left: float | None
@@ -79,7 +79,7 @@ class Sweep:
         self._alive: list[Trial] = list(plan.trials)
         self._level = 0
 
-    def work(self) -> tuple[TrialStanding, ...]:
+    def work(self) -> tuple[TrialStatus, ...]:
         """Train until the plan is complete.
 
         Returns:
@@ -104,9 +104,9 @@ class Sweep:
             raise self._failure()
         return ranked
 
-    def ranked(self) -> tuple[TrialStanding, ...]:
+    def ranked(self) -> tuple[TrialStatus, ...]:
         """Return the trials, best first."""
-        found = (self._standing(trial) for trial in self._plan.trials)
+        found = (self._status(trial) for trial in self._plan.trials)
         return tuple(sorted(found, key=_rank))
 
     def _go_through(self, stop: Callable[[], bool]) -> None:
@@ -244,14 +244,14 @@ class Sweep:
     def board(self) -> Board:
         return Board(
             folder=self._folder,
-            trials=tuple(self._standing(trial) for trial in self._plan.trials),
+            trials=tuple(self._status(trial) for trial in self._plan.trials),
             rung=self._level,
             rungs=len(self._plan.keep),
             seconds_left=self._seconds_left(),
         )
 
-    def _standing(self, trial: Trial) -> TrialStanding:
-        return standing(
+    def _status(self, trial: Trial) -> TrialStatus:
+        return trial_status(
             trial, self._progress[trial], self._state[trial], self._rung[trial], self._said.get(trial, "")
         )
 
@@ -289,6 +289,6 @@ class Sweep:
         return kind(f"no trial was validated; {trial.name}: {said}", f"see {self._folder.log(trial)}")
 
 
-def _rank(one: TrialStanding) -> tuple[int, float, str]:
+def _rank(one: TrialStatus) -> tuple[int, float, str]:
     score = float("inf") if one.bits_per_byte is None else one.bits_per_byte
     return -one.rung, score, one.name

@@ -1,16 +1,14 @@
-"""Where the trials of a sweep stand, read from their runs' records as they grow."""
+"""Tells the status of the trials of a sweep, from their run logs as they grow."""
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from cpulm.events import COMPLETE, is_sound
+from cpulm.events import COMPLETE, Event, RolledBack, RunFinished, RunStarted, StepDone, Validated
 from cpulm.run_dir import RunDir
+from cpulm.runlog.tail import Tail
 from cpulm.sweep.plan import Trial
 
 WAITING, RUNNING, PAUSED, FINISHED, LOST, FAILED, LEFT_OUT = (
@@ -22,12 +20,11 @@ WAITING, RUNNING, PAUSED, FINISHED, LOST, FAILED, LEFT_OUT = (
     "failed",
     "stopped early",
 )
-_BLOCK_BYTES = 1 << 24
 
 
 @dataclass
 class TrialLog:
-    """The record of one trial, followed from where it was read last.
+    """What the run log of one trial says so far.
 
     ``scores`` are bits per byte by the step of their validation, ``losses`` nats per token.
     """
@@ -39,31 +36,25 @@ class TrialLog:
     tokens: int = 0
     elapsed_seconds: float = 0.0
     reason: str | None = None
-    _read: int = 0
-    _file: int | None = None
+    _tail: Tail = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._tail = Tail(self.run.metrics)
 
     def follow(self) -> None:
-        """Read what has been written since."""
-        try:
-            with self.run.metrics.open("rb") as file:
-                stat = os.fstat(file.fileno())
-                if stat.st_ino != self._file or stat.st_size < self._read:
-                    self._forget()  # a resumed run has replaced the record by its first part
-                    self._file = stat.st_ino
-                more = True
-                while more:
-                    file.seek(self._read)
-                    more = self._take(file.read(_BLOCK_BYTES))
-        except OSError:
-            return
+        """Read what was written since the last time."""
+        if self._tail.is_replaced():
+            self._forget()  # a resumed run has replaced its log by the first part of it
+        for event in self._tail.new_events(downsample=True):
+            self._note(event)
 
     def best_until(self, step: int | None) -> float:
-        """The best bits per byte among validations up to ``step``; infinite where there is none."""
+        """Return the best bits per byte among validations up to ``step``; infinite if there is none."""
         scores = (score for at, score in self.scores.items() if step is None or at <= step)
         return min((score for score in scores if math.isfinite(score)), default=math.inf)
 
     def has_ended(self) -> bool:
-        """Whether its last word is that it has reached its end."""
+        """Whether it has reached its end, and has not been continued."""
         return self.reason in COMPLETE
 
     def has_diverged(self) -> bool:
@@ -76,57 +67,29 @@ class TrialLog:
     def _forget(self) -> None:
         self.scores.clear()
         self.losses.clear()
-        self.step, self.tokens, self.elapsed_seconds, self.reason, self._read = 0, 0, 0.0, None, 0
+        self.step, self.tokens, self.elapsed_seconds, self.reason = 0, 0, 0.0, None
 
-    def _take(self, content: bytes) -> bool:
-        """Note what whole lines tell; whether there may be more behind them."""
-        whole = content.rfind(b"\n") + 1
-        self._read += whole
-        step: bytes | None = None
-        for line in content[:whole].splitlines():
-            if line.startswith(b'{"event":"step"'):
-                step = line  # the newest one tells all; a night has a million
-                self.reason = None
-            elif line.startswith(
-                (b'{"event":"validated"', b'{"event":"run_finished"', b'{"event":"run_started"')
-            ):
-                self._note(line)
-        if step is not None:
-            self._note(step)
-        return len(content) == _BLOCK_BYTES and whole > 0
-
-    def _note(self, line: bytes) -> None:
-        record = _record(line)
-        if record is None:
-            return
-        kind = record["event"]
-        if kind == "validated" and {"step", "bits_per_byte", "loss"} <= record.keys():
-            self.scores[record["step"]] = float(record["bits_per_byte"])
-            self.losses[record["step"]] = float(record["loss"])
-        elif kind == "run_started":
+    def _note(self, event: Event) -> None:
+        if isinstance(event, (StepDone, RunFinished)):
+            self.step, self.tokens = event.step, event.tokens
+            self.elapsed_seconds = event.elapsed_seconds
+        if isinstance(event, (StepDone, RunStarted)):
             self.reason = None
-        elif kind == "run_finished":
-            self.reason = str(record.get("reason"))
-        if kind in ("step", "run_finished"):
-            self.step = record.get("step", self.step)
-            self.tokens = record.get("tokens", self.tokens)
-            self.elapsed_seconds = record.get("elapsed_seconds", self.elapsed_seconds)
-
-
-def _record(line: bytes) -> dict[str, Any] | None:
-    try:
-        record = json.loads(line)
-    except ValueError:
-        return None
-    return record if is_sound(record) else None
+        elif isinstance(event, RunFinished):
+            self.reason = event.reason
+        elif isinstance(event, Validated):
+            self.scores[event.step], self.losses[event.step] = event.bits_per_byte, event.loss
+        elif isinstance(event, RolledBack):
+            for step in [step for step in self.scores if step > event.to_step]:
+                del self.scores[step], self.losses[step]
 
 
 @dataclass(frozen=True)
-class TrialStanding:
-    """Where a trial stands.
+class TrialStatus:
+    """The status of a trial.
 
     ``state`` is one of this module's; ``bits_per_byte`` is the best so far, ``rung`` how many rungs it has
-    passed; ``said`` is what a failed process said last.
+    passed; ``said`` is the last message of a failed process.
     """
 
     name: str
@@ -142,11 +105,11 @@ class TrialStanding:
     said: str = ""
 
 
-def standing(trial: Trial, progress: TrialLog, state: str, rung: int, said: str = "") -> TrialStanding:
-    """How a trial stands, in figures."""
+def trial_status(trial: Trial, progress: TrialLog, state: str, rung: int, said: str = "") -> TrialStatus:
+    """Return the status of a trial in figures."""
     best = progress.best_until(None)
     at = next((step for step, score in progress.scores.items() if score == best), None)
-    return TrialStanding(
+    return TrialStatus(
         name=trial.name,
         run=progress.run.path,
         state=state,

@@ -30,11 +30,12 @@ from cpulm.events import (
     StepDone,
     Validated,
 )
+from cpulm.runlog.tail import read_events
 from cpulm.ui.canvas import ASCII, UNICODE, Glyphs
 from cpulm.ui.console import is_utf8, stderr
 from cpulm.ui.dashboard import render, render_summary
 from cpulm.ui.plain import PlainLines
-from cpulm.ui.replay import recorded, snapshot_of
+from cpulm.ui.replay import snapshot_of
 from cpulm.ui.snapshot import Snapshot, fold
 
 _LEAST_INTERVAL_SECONDS = 0.5
@@ -171,7 +172,7 @@ class LiveScreen:
 
     def _read_history(self) -> None:
         if self._history is not None:
-            past = (event for event in recorded(self._history) if isinstance(event, _KEPT_HISTORY))
+            past = (event for event in read_events(self._history) if isinstance(event, _KEPT_HISTORY))
             self._snapshot = snapshot_of(past, self._snapshot)._replace(notices=())
 
     def _catch_up(self) -> Snapshot:

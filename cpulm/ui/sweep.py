@@ -20,7 +20,7 @@ from cpulm.units import format_count, format_duration
 
 if TYPE_CHECKING:
     from cpulm.sweep.run_sweep import Board
-    from cpulm.sweep.trial_status import TrialStanding
+    from cpulm.sweep.trial_status import TrialStatus
 
 _LINE_SECONDS = 30.0
 _FRAME_LINES = 5
@@ -70,7 +70,7 @@ class _Lines:
                     say(_line(trial))
 
 
-def _line(trial: TrialStanding) -> str:
+def _line(trial: TrialStatus) -> str:
     best = "" if trial.bits_per_byte is None else f", best {figure(trial.bits_per_byte)} bits per byte"
     return harmless(f"{trial.name}: {trial.state}, step {_step(trial)}{best}")
 
@@ -97,7 +97,7 @@ def board_table(board: Board, height: int) -> RenderableType:
     return Group(Text(headline(board), style="bold"), trials_table(shown))
 
 
-def trials_table(trials: list[TrialStanding]) -> RenderableType:
+def trials_table(trials: list[TrialStatus]) -> RenderableType:
     """One line per trial."""
     table = [
         [
@@ -112,10 +112,10 @@ def trials_table(trials: list[TrialStanding]) -> RenderableType:
     return rows("", ["trial", "state", "step", "tokens", "bits/byte"], table)
 
 
-def _weight(trial: TrialStanding) -> tuple[bool, float]:
+def _weight(trial: TrialStatus) -> tuple[bool, float]:
     score = float("inf") if trial.bits_per_byte is None else trial.bits_per_byte
     return trial.state != "running", score
 
 
-def _step(trial: TrialStanding) -> str:
+def _step(trial: TrialStatus) -> str:
     return f"{trial.step:,}" if trial.steps is None else f"{trial.step:,}/{trial.steps:,}"

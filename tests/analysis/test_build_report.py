@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +16,8 @@ from cpulm.analysis.downsample import curve
 from cpulm.errors import DataError
 from cpulm.events import CheckpointSaved, LayerStats, Notice, RolledBack, SampleMade, to_json
 from cpulm.run_dir import RunDir
-from cpulm.runlog.record import read_record
+from cpulm.runlog import run_log
+from cpulm.runlog.run_log import read_run_log
 from cpulm.runs.lock import locked
 
 if TYPE_CHECKING:
@@ -215,9 +215,9 @@ def test_thinning_keeps_ends_and_extremes() -> None:
 
 def test_blocks_of_the_file_join_without_a_seam(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run()
-    whole = read_record(run / "metrics.jsonl")
-    monkeypatch.setattr(sys.modules[read_record.__module__], "_BLOCK_BYTES", 1000)
-    parts = read_record(run / "metrics.jsonl")
+    whole = read_run_log(run / "metrics.jsonl")
+    monkeypatch.setattr(run_log, "_BLOCK_BYTES", 1000)
+    parts = read_run_log(run / "metrics.jsonl")
     assert parts.steps["loss"].tolist() == whole.steps["loss"].tolist()
     assert parts.machine_at.tolist() == whole.machine_at.tolist()
-    assert [told.at for told in parts.told] == [told.at for told in whole.told]
+    assert [one.at for one in parts.events] == [one.at for one in whole.events]

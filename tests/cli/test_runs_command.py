@@ -109,7 +109,7 @@ def test_folders_are_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     code, out, err = cpulm(tmp_path, "runs", "nowhere")
     assert (code, out) == (3, "")
-    assert err.startswith("error: nowhere is no folder\n hint: ")
+    assert err.startswith("error: nowhere is not a folder\n hint: ")
 
 
 @pytest.mark.parametrize("command", ["runs", "watch", "stop"])

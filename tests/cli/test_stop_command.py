@@ -13,7 +13,9 @@ from pathlib import Path
 
 import command_line
 import pytest
+from small_events import run_started
 
+from cpulm.events import to_json
 from cpulm.run_dir import RunDir
 from cpulm.runs import supervisor_state
 from cpulm.runs.lock import holder
@@ -162,7 +164,7 @@ def test_a_run_that_nobody_trains_is_told_as_it_stands(tmp_path: Path, trainer: 
     run = a_run(tmp_path / "one")
     assert cpulm(tmp_path, "stop", "one")[:2] == (0, "one: nobody trains it: it has not taken a step\n")
     killed = trainer(run)
-    run.metrics.write_text('{"event":"run_started","time":1,"step":0,"steps":50}\n')
+    run.metrics.write_text(to_json(run_started(steps=50)) + "\n")
     killed.kill()
     killed.wait()
     answer = cpulm(tmp_path, "stop", "one")

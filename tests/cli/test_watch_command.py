@@ -16,7 +16,7 @@ from small_events import run_started
 
 from cpulm.events import EndReason, Event, RunFinished, RunStarted, StepDone, Validated, to_json
 from cpulm.run_dir import RunDir
-from cpulm.runlog.writer import truncate_after
+from cpulm.runlog.truncate import truncate_after
 from cpulm.runs.lock import locked
 
 Watcher = Callable[..., "subprocess.Popen[str]"]

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import pytest
 
-from cpulm.typed_json import from_record, is_sound
+from cpulm.typed_json import from_record
 
 
 @dataclass
@@ -62,8 +62,6 @@ def test_what_fits_comes_through_and_unknown_keys_do_not() -> None:
 def test_what_does_not_fit_is_named(key: str, value: object) -> None:
     with pytest.raises(ValueError, match=f"{key} cannot be"):
         from_record(Outer, {**GOOD, key: value})
-    assert not is_sound(Outer, {key: value})
-    assert is_sound(Outer, {key: GOOD[key]} if key in GOOD else {})
 
 
 def test_what_is_missing_is_named() -> None:

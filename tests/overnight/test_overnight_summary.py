@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 from small_events import run_started
@@ -25,8 +23,9 @@ from cpulm.events import (
 )
 from cpulm.exit_codes import exit_in_words
 from cpulm.overnight.summary import summary, write_summary
-from cpulm.overnight.summary_record import read_record
+from cpulm.overnight.summary_record import read_night_log
 from cpulm.run_dir import RunDir
+from cpulm.runlog import tail
 from cpulm.runs import supervisor_state
 from cpulm.runs.supervisor_state import Attempt, NightState
 
@@ -267,32 +266,21 @@ def test_only_the_nights_own_part_counts_as_trained(tmp_path: Path) -> None:
     assert "started from step 9" in page
 
 
-def test_a_long_record_is_read_without_parsing_its_steps(tmp_path: Path) -> None:
+def test_of_a_long_log_most_steps_are_left_out_and_their_time_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tail, "_KEPT_STEPS", 100)
+    monkeypatch.setattr(tail, "_DENSE_BYTES", 20_000)
+    steps = [step(number, number, float(number)) for number in range(1, 5001)]
     path = tmp_path / "metrics.jsonl"
-    line = to_json(step(5, 100, 50.0)) + "\n"
-    path.write_text(line * 200_000)
-    began = time.perf_counter()
-    record = read_record(path, at(-10))
-    # 0.1 s on a 2.5 GHz server core; parsing every line takes over a second
-    assert time.perf_counter() - began < 0.8
-    assert record.step is not None
-    assert record.step["step"] == 5
-
-
-def test_the_newest_event_is_found_from_the_end(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    assert supervisor_state.last_event(path, "step") is None
-    lines = [json.dumps({"event": "step", "time": n, "step": n, "pad": "x" * (n % 997)}) for n in range(3000)]
-    lines.insert(1500, json.dumps({"event": "checkpoint", "time": 1500, "step": 1500, "role": "latest"}))
-    path.write_text("\n".join(lines) + '\n{"event":"step","time":99')
-
-    def last(kind: str, since: float = 0.0) -> Any:
-        event = supervisor_state.last_event(path, kind, since=since)
-        return event and event["step"]
-
-    assert (last("step"), last("checkpoint")) == (2999, 1500)
-    assert last("checkpoint", since=1501) is None
-    assert last("sample") is None
+    path.write_text("".join(to_json(event) + "\n" for event in [started(0.0), *steps]))
+    night = read_night_log(path, at(-10))
+    assert night.first_step is not None
+    assert night.step is not None
+    assert night.first_step.step > 1
+    assert night.step.step == 5000
+    trained = night.step.elapsed_seconds - night.first_step.elapsed_seconds + night.first_step.step_seconds
+    assert trained == 5000.0
 
 
 @pytest.mark.parametrize(

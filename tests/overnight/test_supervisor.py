@@ -7,12 +7,14 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from small_events import checkpoint_saved, run_finished, step_done
 
+from cpulm.events import Event, to_json
 from cpulm.overnight import supervisor
 from cpulm.overnight.log import Log
 from cpulm.overnight.supervisor import PAUSES, TRIES, Decision, Supervisor, decide
@@ -38,9 +40,9 @@ signal.signal(signal.SIGTERM, ended)
 if plan.get("takes_requests"):
     (run / "stop").unlink(missing_ok=True)
 with (run / "metrics.jsonl").open("a") as file:
-    for event, step in plan.get("events", []):
-        file.write(json.dumps({"event": event, "time": time.time() - plan.get("behind", 0), "step": step,
-                               "reason": plan.get("reason")}) + "\\n")
+    for event in plan.get("lines", []):
+        event["time"] = time.time() - plan.get("behind", 0)
+        file.write(json.dumps(event, separators=(",", ":")) + "\\n")
 if "say" in plan:
     print(plan["say"], file=sys.stderr, flush=True)
 if plan.get("ask"):
@@ -119,7 +121,7 @@ def spend(
     home: Path, plan: list[dict[str, Any]], *, first: str = "train", begun: bool = False
 ) -> tuple[int, SupervisorState | None]:
     """A night with the processes of ``plan``: the supervisor's exit code and its record."""
-    (home / "plan.json").write_text(json.dumps(plan))
+    (home / "plan.json").write_text(json.dumps([{**entry, "lines": lines(entry)} for entry in plan]))
     (home / "program.py").write_text(PROGRAM)
     run = RunDir(home / "run")
     night = supervisor_state.new_state(run, ["--steps", "9"] if first == "resume" else [])
@@ -135,6 +137,16 @@ def spend(
         tick_seconds=0.05,
     )
     return watching.run(), supervisor_state.read(run)
+
+
+def lines(entry: dict[str, Any]) -> list[dict[str, Any]]:
+    """What a process of the plan writes to the run log."""
+    made: dict[str, Callable[[int], Event]] = {
+        "step": step_done,
+        "checkpoint": checkpoint_saved,
+        "run_finished": lambda step: run_finished(step, entry["reason"]),
+    }
+    return [json.loads(to_json(made[kind](step))) for kind, step in entry.get("events", [])]
 
 
 def starts(home: Path) -> list[list[str]]:
@@ -315,8 +327,7 @@ class TestAtBoot:
     def run(self, tmp_path: Path) -> RunDir:
         run = RunDir(tmp_path / "run")
         run.path.mkdir()
-        line = {"event": "step", "time": time.time() - 60, "step": 7}
-        run.metrics.write_text(json.dumps(line) + "\n")
+        run.metrics.write_text(to_json(step_done(7, time=time.time() - 60)) + "\n")
         return run
 
     def leave(self, run: RunDir, state: NightState, **fields: Any) -> None:
@@ -354,8 +365,7 @@ class TestAtBoot:
     def test_a_run_that_was_complete_when_the_computer_went_down_is_finished(self, run: RunDir) -> None:
         self.leave(run, "training", attempts=[supervisor_state.Attempt(began=time.time() - 99)])
         with run.metrics.open("a") as file:
-            line = {"event": "run_finished", "time": time.time() - 50, "step": 7, "reason": "horizon"}
-            file.write(json.dumps(line) + "\n")
+            file.write(to_json(run_finished(7, "horizon", time=time.time() - 50)) + "\n")
         assert supervisor.at_boot(run) is None
         night = supervisor_state.read(run)
         assert night is not None

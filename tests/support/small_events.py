@@ -1,11 +1,11 @@
-"""The first event of a run, as records made by hand begin."""
+"""Events of a small run, for run logs made by hand."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any
 
-from cpulm.events import RunStarted
+from cpulm.events import CheckpointSaved, EndReason, RunFinished, RunStarted, StepDone
 
 START = 1_700_000_000.0
 
@@ -34,5 +34,49 @@ def run_started(**changes: Any) -> RunStarted:
         val_tokens=1000,
         vocab_size=256,
         block_size=16,
+    )
+    return replace(event, **changes)
+
+
+def step_done(step: int, **changes: Any) -> StepDone:
+    """One update of a run that takes a second for each."""
+    event = StepDone(
+        time=START + step,
+        step=step,
+        loss=2.0,
+        lr=1e-3,
+        grad_norm=1.0,
+        tokens=64 * step,
+        epoch=0.1,
+        elapsed_seconds=float(step),
+        step_seconds=1.0,
+        data_seconds=0.0,
+        progress=step / 100,
+    )
+    return replace(event, **changes)
+
+
+def checkpoint_saved(step: int, **changes: Any) -> CheckpointSaved:
+    """The newest checkpoint."""
+    event = CheckpointSaved(
+        time=START + step, step=step, path="latest.pt", role="latest", bytes=1, seconds=0.1, saves=1
+    )
+    return replace(event, **changes)
+
+
+def run_finished(step: int, reason: EndReason, **changes: Any) -> RunFinished:
+    """The end of a run."""
+    event = RunFinished(
+        time=START + step,
+        step=step,
+        tokens=64 * step,
+        reason=reason,
+        elapsed_seconds=float(step),
+        estimated_seconds=None,
+        best_loss=1.5,
+        best_step=20,
+        best_bits_per_byte=0.75,
+        tokens_per_second=64.0,
+        checkpoint=None,
     )
     return replace(event, **changes)

@@ -15,7 +15,8 @@ import torch
 
 from cpulm.checkpoints import checkpoint as checkpoints
 from cpulm.events import Event, StepDone
-from cpulm.runlog.writer import MetricsWriter, truncate_after
+from cpulm.runlog.truncate import truncate_after
+from cpulm.runlog.writer import MetricsWriter
 from cpulm.settings import Settings
 from cpulm.settings_resolver import resolve
 from cpulm.training import run as runs

@@ -1,0 +1,72 @@
+"""Cuts a run log where a checkpoint was saved, for a run that is resumed there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from cpulm import typed_json
+from cpulm.atomic import replacing
+from cpulm.events import CheckpointSaved, RunFinished, line_start
+
+
+class _Line(msgspec.Struct):
+    """What is needed of any line, also of a later version's events, which are kept."""
+
+    event: str
+    step: Any = None
+    saves: Any = None
+
+
+_LINE = msgspec.json.Decoder(_Line)
+
+
+def truncate_after(metrics: Path, step: int, saves: int | None = None) -> None:
+    """Keep only what happened up to a checkpoint, so that a resumed run's log continues without doubling.
+
+    Everything after the line of the checkpoint of ``step`` with the number ``saves`` is removed. If there is
+    no such line, or no number, the events of later steps are removed, and with them those without a step
+    that stand among them. The end of a run and damaged lines are removed as well. The file is replaced whole
+    or not at all; a missing one stays missing.
+
+    Raises:
+        ResourceError: the disk is full.
+    """
+    if not metrics.is_file():
+        return
+    end = None if saves is None else _end_of_checkpoint(metrics, step, saves)
+    with metrics.open("rb") as old, replacing(metrics) as new:
+        later, read = False, 0
+        for line in old:
+            if end is not None and read >= end:
+                break
+            read += len(line)
+            found = _parse(line)
+            if found is None:
+                continue
+            if isinstance(found.step, int):
+                later = found.step > step
+            if not later and found.event != RunFinished.kind:
+                new.write(line)
+
+
+def _end_of_checkpoint(metrics: Path, step: int, saves: int) -> int | None:
+    """Return the place in the file, in bytes, after the line that tells of the checkpoint."""
+    end, read, start = None, 0, line_start(CheckpointSaved)
+    with metrics.open("rb") as file:
+        for line in file:
+            read += len(line)
+            found = _parse(line) if line.startswith(start) else None
+            if found is not None and (found.step, found.saves) == (step, saves):
+                end = read
+    return end
+
+
+def _parse(line: bytes) -> _Line | None:
+    """Return what a whole line holds; None if it is damaged."""
+    try:
+        return typed_json.decode(line, _LINE) if line.endswith(b"\n") else None
+    except ValueError:
+        return None
