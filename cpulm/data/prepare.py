@@ -15,6 +15,7 @@ from pathlib import Path
 
 from cpulm.cache_dir import cache_folder
 from cpulm.data.encoder import END, Encode, bulk_encoder, safe_border
+from cpulm.data.holdout import SPLIT_VERSION
 from cpulm.data.pretoken_cache import Ids
 from cpulm.data.sources import SourceFile, find_files
 from cpulm.data.split import Corpus, Split, readable, scan
@@ -26,6 +27,7 @@ from cpulm.errors import DataError, SettingsError
 from cpulm.events import Listener, Notice
 from cpulm.progress import Stage
 from cpulm.settings import DataSettings
+from cpulm.units import format_bytes
 
 JOB_CHARACTERS = 1 << 18
 """Text that one thread encodes at a time: well under a second even for the slowest tokenizers."""
@@ -64,10 +66,25 @@ def prepare(
         check(folder, emit, should_stop)
     else:
         folder = _find_or_build(data, out, emit, should_stop)
+    _report_split(folder, emit)
     if block_size is not None:
         require_block("train", len(folder.train), block_size)
         require_block("val", len(folder.val), block_size)
     return folder
+
+
+def _report_split(folder: TokenFolder, emit: Listener) -> None:
+    """Say what is held out for validation, if that was decided here."""
+    train, val, ends = folder.meta["train"], folder.meta["val"], folder.meta.get("ends_held_out")
+    if ends is None or folder.meta.get("val_source"):
+        return
+    whole = val["documents"] - ends
+    counted = [f"{whole:,} whole {'document' if whole == 1 else 'documents'}"] if whole else []
+    if ends:
+        counted.append("the end of one" if ends == 1 else f"the ends of {ends:,}")
+    share = val["bytes"] / (train["bytes"] + val["bytes"])
+    what = f"{share:.1%} of the text, {format_bytes(val['bytes'])}: {' and '.join(counted)}"
+    emit(Notice(level="info", message=f"held out for validation: {what}"))
 
 
 def check(folder: TokenFolder, emit: Listener, should_stop: Callable[[], bool]) -> None:
@@ -255,7 +272,7 @@ def _provenance(data: DataSettings, corpus: Corpus) -> dict[str, object]:
         "source": list(data.source),
         "val_source": list(data.val_source),
         "val_fraction": None if data.val_source else data.val_fraction,
-        "split": "val_source" if corpus.val_files else "tail" if corpus.lengths else "document",
+        "ends_held_out": len(corpus.held_out.borders) if corpus.held_out is not None else 0,
         "vocabulary_sample_bytes": SAMPLE_BYTES if trains_vocabulary(data.tokenizer) else None,
         "file_count": len(files),
         "files": files[:_FILES_LISTED],
@@ -278,6 +295,7 @@ def _cache_key(data: DataSettings, files: Sequence[SourceFile], val_files: Seque
     ]
     what = [
         FORMAT_VERSION,
+        SPLIT_VERSION,
         listed,
         tokenizer,
         data.vocab_size if trains_vocabulary(data.tokenizer) else None,

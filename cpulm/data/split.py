@@ -1,17 +1,16 @@
-"""Decides which part of the text is for training and which for validation.
+"""Reads the text of a run, each part with its split.
 
-With fewer than 50 documents the last part of each is validation. From 50 on, whole documents are chosen by
-a hash of their names, so a document's split never depends on the others. If there is a separate validation
-text, everything else is training text.
+A part of the source is validation text, as :mod:`cpulm.data.holdout` chooses it. If there is a separate
+validation text, the whole source is training text.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+from cpulm.data.holdout import DocumentSizes, HeldOut
 from cpulm.data.readers import DocumentChunk, Errors, is_binary, read_chunks
 from cpulm.data.sources import SourceFile
 from cpulm.errors import DataError
@@ -19,13 +18,12 @@ from cpulm.progress import Stage
 
 Split = Literal["train", "val"]
 
-FEW_DOCUMENTS = 50
 MINIMUM_CHARACTERS = 64
 """Less text than this is treated as a mistake: there is nothing to learn from it."""
 
 
 class SplitText(NamedTuple):
-    """Text of one document for one split; ``ends`` marks the document's end."""
+    """Text of one document for one split; ``ends`` marks the end of the document, or of its training part."""
 
     split: Split
     document: int
@@ -41,17 +39,13 @@ class Corpus:
     Attributes:
         files: readable files of the source.
         val_files: readable files of the validation text, empty if the source is split.
-        lengths: characters of each document, by number, if there are few documents; else empty.
-        threshold: if there are many documents, those of the source whose hash is at most this are
-            validation; negative: none.
+        held_out: what of the source is validation text; None if there are ``val_files``.
         characters: every character that occurs, if requested.
     """
 
     files: tuple[SourceFile, ...]
     val_files: tuple[SourceFile, ...]
-    lengths: tuple[int, ...]
-    threshold: float
-    val_fraction: float
+    held_out: HeldOut | None
     field: str
     errors: Errors
     characters: frozenset[str] = frozenset()
@@ -63,37 +57,36 @@ class Corpus:
 
     def parts(self) -> Iterator[SplitText]:
         """Yield all text, in order, each part with its split."""
-        held_out = bool(self.val_files)
         number = -1
+        border: int | None = None
         for number, piece, begins_at in _numbered(self.files, self.field, self.errors):
-            if held_out:
+            if begins_at == 0 and self.held_out is not None:
+                border = self.held_out.border(number, piece.name)
+            if border is None:
                 yield SplitText("train", number, piece.text, piece.ends, piece.source_bytes)
-            elif self.lengths:
-                yield from self._cut(number, piece, begins_at)
             else:
-                split: Split = "val" if name_hash(piece.name) <= self.threshold else "train"
-                yield SplitText(split, number, piece.text, piece.ends, piece.source_bytes)
+                yield from _cut(number, piece, border - begins_at)
         for val_number, piece, _ in _numbered(self.val_files, self.field, self.errors):
             yield SplitText("val", number + 1 + val_number, piece.text, piece.ends, piece.source_bytes)
 
-    def _cut(self, number: int, piece: DocumentChunk, begins_at: int) -> Iterator[SplitText]:
-        """Cut the chunk where its document's validation part begins."""
-        border = int(self.lengths[number] * (1 - self.val_fraction))
-        inside = min(max(border - begins_at, 0), len(piece.text))
-        train, val = piece.text[:inside], piece.text[inside:]
-        if train:
-            yield SplitText("train", number, train, piece.ends and not val, piece.source_bytes)
-        if val:
-            yield SplitText("val", number, val, piece.ends, 0 if train else piece.source_bytes)
+
+def _cut(number: int, piece: DocumentChunk, border: int) -> Iterator[SplitText]:
+    """Cut the chunk at ``border``, in characters from its beginning: the rest is validation text.
+
+    The training part ends there as a document does, so that it does not run into the next one.
+    """
+    inside = min(max(border, 0), len(piece.text))
+    train, val = piece.text[:inside], piece.text[inside:]
+    if train:
+        yield SplitText("train", number, train, piece.ends or inside == border, piece.source_bytes)
+    if val:
+        yield SplitText("val", number, val, piece.ends, 0 if train else piece.source_bytes)
 
 
 @dataclass
 class _Scan:
-    documents: int = 0
+    sizes: DocumentSizes = field(default_factory=DocumentSizes)
     characters: int = 0
-    lengths: list[int] = field(default_factory=list)
-    lowest: float = 2.0
-    highest: float = -1.0
     alphabet: set[str] = field(default_factory=set)
 
 
@@ -151,40 +144,26 @@ def scan(
                 f"{_describe(files_here)} has {seen.characters} characters of text: too little to learn from",
                 "give more text",
             )
-    few = main.documents < FEW_DOCUMENTS and not val_files
-    # At least one document on each side, whatever the fraction.
-    threshold = max(val_fraction, main.lowest)
-    if threshold >= main.highest:
-        threshold = (main.lowest + main.highest) / 2
     return Corpus(
         files=tuple(files),
         val_files=tuple(val_files),
-        lengths=tuple(main.lengths) if few else (),
-        threshold=threshold,
-        val_fraction=val_fraction,
+        held_out=None if val_files else main.sizes.hold_out(val_fraction),
         field=field,
         errors=errors,
         characters=frozenset(main.alphabet | val.alphabet),
     )
 
 
-def name_hash(name: str) -> float:
-    """Map a name to a number in [0, 1) that depends on nothing else."""
-    digest = hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=7).digest()
-    return int.from_bytes(digest, "big") / (1 << 56)
-
-
 def _scan_files(
     files: Sequence[SourceFile], seen: _Scan, field: str, errors: Errors, collect: bool, stage: Stage
 ) -> None:
+    size = 0
     for number, piece, begins_at in _numbered(files, field, errors):
-        if begins_at == 0:
-            seen.documents = number + 1
-            value = name_hash(piece.name)
-            seen.lowest, seen.highest = min(seen.lowest, value), max(seen.highest, value)
+        size += len(piece.text) if piece.text.isascii() else len(piece.text.encode())
         seen.characters += len(piece.text)
-        if piece.ends and number < FEW_DOCUMENTS:
-            seen.lengths.append(begins_at + len(piece.text))
+        if piece.ends:
+            seen.sizes.add(number, piece.name, begins_at + len(piece.text), size)
+            size = 0
         if collect:
             seen.alphabet.update(piece.text)
         stage.advance(piece.source_bytes)

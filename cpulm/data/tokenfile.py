@@ -81,7 +81,7 @@ class TokenFolder:
     def separates_documents(self) -> bool:
         """Whether an end-of-text token stands before another token in the training split.
 
-        Reads up to the first one. There is none if the ends of fewer than 50 documents are held out.
+        Reads up to the first one. There is none if the text is a single document.
         """
         inside, eot_id = self.train[:-1], self.tokenizer.eot_id
         parts = (inside[at : at + _TOKENS_AT_ONCE] for at in range(0, len(inside), _TOKENS_AT_ONCE))
@@ -146,7 +146,10 @@ def require_block(split: str, n_tokens: int, block_size: int) -> None:
         return
     name = {"val": "validation"}.get(split, "training")
     fits = n_tokens - 1
-    remedy = f"--set model.block_size={fits} or less, or give more text" if fits >= 2 else "give more text"
+    more = "give more text"
+    if split == "val":
+        more = "hold out more (--val-fraction, data.val_fraction), or give a validation text: --val-data"
+    remedy = f"--set model.block_size={fits} or less; or {more}" if fits >= 2 else more
     raise SettingsError(
         f"block_size is {block_size}, but the {name} split has {n_tokens} tokens:"
         f" the largest block_size that fits is {max(fits, 0)}",

@@ -83,9 +83,7 @@ def warn_if_mask_has_no_effect(tokens: TokenFolder, settings: Settings, emit: Li
         emit(
             Notice(
                 level="warning",
-                message="train.document_mask has no effect: no end-of-text token is in the training text. "
-                "It is one document, or a few whose ends are held out for validation (with --val-data they "
-                "stay complete)",
+                message="train.document_mask has no effect: the training text is one document",
             )
         )
 

@@ -84,20 +84,18 @@ def validation_loss(run: Path, settings: Settings, masked: bool = True) -> float
     return found.loss
 
 
-def test_without_marks_it_says_so_and_trains_the_same(tmp_path: Path) -> None:
-    """One text, and two whose ends are held out: no mark stands inside the training text."""
+def test_in_a_single_document_it_says_so_and_trains_the_same(tmp_path: Path) -> None:
     folder = tmp_path / "texts"
     folder.mkdir()
-    for number in range(1, 3):
-        (folder / f"{number}.txt").write_text("the cat sat on the mat and saw the rat.\n" * 30)
-        plain, _ = train(settings_for(folder), tmp_path / f"plain-{number}")
-        masked, _ = train(settings_for(folder, MASKED), tmp_path / f"masked-{number}")
-        assert warned(masked)
-        assert not warned(plain)
-        before, after = (weights(tmp_path / f"{name}-{number}" / "latest.pt") for name in ("plain", "masked"))
-        assert all(torch.equal(before[name], after[name]) for name in before)
-    events, _ = train(settings_for(folder, MASKED, f"data.val_source={folder / '1.txt'}"), tmp_path / "whole")
-    assert not warned(events)
+    (folder / "1.txt").write_text("the cat sat on the mat and saw the rat.\n" * 30)
+    plain, _ = train(settings_for(folder), tmp_path / "plain")
+    masked, _ = train(settings_for(folder, MASKED), tmp_path / "masked")
+    assert warned(masked)
+    assert not warned(plain)
+    before, after = (weights(tmp_path / name / "latest.pt") for name in ("plain", "masked"))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    (folder / "2.txt").write_text("the cat sat on the mat and saw the rat.\n" * 30)
+    assert not warned(train(settings_for(folder, MASKED), tmp_path / "two")[0])
 
 
 @pytest.mark.slow

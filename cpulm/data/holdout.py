@@ -1,0 +1,113 @@
+"""Chooses what is held out for validation: a share of the text's bytes, by hashes of the documents' names.
+
+Whole documents are held out in the order of their hashes until the share is reached, so a document rarely
+changes its split when others are added. A document too large for that gives its own end, and so does the one
+at the border if it would miss the share by much.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import NamedTuple
+
+SPLIT_VERSION = 2
+"""Counts the rules of the choice: tokens that were split by others are not taken from the cache."""
+TAIL_BYTES = 1000
+"""An end shorter than this is no text of its own: such a document is held out whole, or not at all."""
+
+_LONG = 1 / 4
+"""Documents larger than this part of the share are long: each gives its own end."""
+_TOLERANCE = 1 / 8
+"""The share is met if it is missed by at most this part of the smaller split."""
+_SINGLES = 1 << 14
+_RANGES = 1 << 14
+
+
+def name_hash(name: str) -> float:
+    """Map a name to a number in [0, 1) that depends on nothing else."""
+    digest = hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=7).digest()
+    return int.from_bytes(digest, "big") / (1 << 56)
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What is held out.
+
+    Attributes:
+        threshold: documents whose name's hash is at most this are held out whole.
+        borders: where the held-out end of a document begins, in characters, by the document's number. The
+            threshold does not count for these documents.
+    """
+
+    threshold: float
+    borders: dict[int, int]
+
+    def border(self, number: int, name: str) -> int | None:
+        """Where the held-out part of a document begins, in characters; None if nothing of it is held out."""
+        if number in self.borders:
+            return self.borders[number]
+        return 0 if name_hash(name) <= self.threshold else None
+
+
+class _Share(NamedTuple):
+    """Bytes of text under a hash: one document, or (number -1) all short ones in a range of hashes."""
+
+    hash: float
+    size: int
+    characters: int
+    number: int
+
+
+class DocumentSizes:
+    """The sizes of all documents by the hashes of their names, in bounded memory.
+
+    Of more than 16,384 documents the longest 8,192 are kept; the others are only summed in ranges of hashes.
+    """
+
+    def __init__(self) -> None:
+        self.total_bytes = 0
+        self._singles: list[_Share] = []
+        self._ranges: dict[int, int] = {}
+
+    def add(self, number: int, name: str, characters: int, size: int) -> None:
+        """Add a document of ``size`` bytes in UTF-8."""
+        self.total_bytes += size
+        self._singles.append(_Share(name_hash(name), size, characters, number))
+        if len(self._singles) > _SINGLES:
+            self._singles.sort(key=lambda one: one.size)
+            for one in self._singles[: _SINGLES // 2]:
+                place = int(one.hash * _RANGES)
+                self._ranges[place] = self._ranges.get(place, 0) + one.size
+            del self._singles[: _SINGLES // 2]
+
+    def hold_out(self, fraction: float) -> HeldOut:
+        """Choose about ``fraction`` of all bytes; neither split is empty."""
+        target = self.total_bytes * fraction
+        tolerance = _TOLERANCE * min(target, self.total_bytes - target)
+        borders: dict[int, int] = {}
+        whole = [_Share((place + 1) / _RANGES, size, 0, -1) for place, size in self._ranges.items()]
+        missing = target
+        for one in self._singles:
+            if one.size > _LONG * target and one.size * fraction >= TAIL_BYTES:
+                borders[one.number] = _border(one, fraction)
+                missing -= one.size * fraction
+            else:
+                whole.append(one)
+        threshold = -1.0
+        for one in sorted(whole):
+            if missing <= 0:
+                break
+            excess = one.size - missing
+            if excess <= 0 or excess <= min(tolerance, missing) or (one.number < 0 and excess <= missing):
+                threshold = one.hash
+            elif missing > tolerance and one.number >= 0:
+                borders[one.number] = _border(one, missing / one.size)
+            missing = -excess
+        return HeldOut(threshold, borders)
+
+
+def _border(document: _Share, fraction: float) -> int:
+    # The small number makes up for the error of the division: 900 of 1,000 characters, not 899.
+    border = int(document.characters * (1 - fraction) + 1e-6)
+    return min(max(border, 1), document.characters - 1)
