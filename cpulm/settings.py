@@ -86,14 +86,14 @@ class ModelSettings(Section):
     n_head: int = Field(6, ge=1)
     """Number of query heads."""
     n_kv_head: int | None = Field(None, ge=1)
-    """Number of key and value heads (grouped-query attention); as many as `n_head` where unset."""
+    """Number of key and value heads (grouped-query attention); unset: as many as `n_head`."""
     n_embd: int = Field(384, ge=1)
     """Width of the residual stream."""
     head_dim: int | None = Field(None, ge=1)
-    """Width of one head; `n_embd / n_head` where unset."""
+    """Width of one head; unset: `n_embd / n_head`."""
     n_inner: int | None = Field(None, ge=1)
-    """Width of the MLP's hidden layer; where unset 8/3 of `n_embd` (to a multiple of 32) for `swiglu`,
-    else four times `n_embd`."""
+    """Width of the MLP's hidden layer; unset: 8/3 of `n_embd` (to a multiple of 32) for `swiglu`, four times
+    `n_embd` for the others."""
     block_size: int = Field(256, ge=2, le=1 << 20)
     """Tokens in one sequence: the context that the model learns to use."""
     norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
@@ -101,7 +101,7 @@ class ModelSettings(Section):
     norm_eps: float = Field(1e-6, gt=0)
     """Added to the variance inside every norm."""
     position: Literal["rope", "learned", "sinusoidal", "none"] = "rope"
-    """How the model knows where a token stands."""
+    """How positions are encoded."""
     rope_theta: float = Field(10_000.0, gt=0)
     """Base of the rotary frequencies."""
     mlp: Activation = "swiglu"
@@ -114,7 +114,7 @@ class ModelSettings(Section):
     tie_embeddings: bool = True
     """Use the embedding matrix as the output head too."""
     dropout: float = Field(0.0, ge=0, lt=1)
-    """Dropout on embeddings, attention and residual branches, while training."""
+    """Dropout on embeddings, attention and residual branches, in training only."""
     activation_checkpointing: bool = False
     """Recompute each block in the backward pass: less memory, about a third more time."""
 
@@ -168,9 +168,9 @@ class DataSettings(Section):
     source: Sources = Field(["builtin:python"], min_length=1)
     """Files, folders, globs, one prepared token folder, or `builtin:python`."""
     val_source: Sources = []
-    """A validation text of its own; where empty, a part of `source` is held out."""
+    """A separate validation text; if empty, a part of `source` is held out."""
     val_fraction: float = Field(0.05, gt=0, lt=1)
-    """The part of the source held out for validation, where `val_source` is empty."""
+    """The part of the source that is held out for validation if `val_source` is empty."""
     tokenizer: str = "bpe"
     """`bpe` (byte-level), `byte`, `char`, `word`, or the path of a `tokenizer.json`."""
     vocab_size: int | None = Field(4096, ge=2)
@@ -178,7 +178,7 @@ class DataSettings(Section):
     field: str = "text"
     """The field of a JSONL line that holds its text."""
     errors: Literal["strict", "replace"] = "strict"
-    """What to do with bytes that are no UTF-8: stop and name the place, or put U+FFFD there."""
+    """What to do with bytes that are not UTF-8: stop and name the place, or put U+FFFD there."""
 
 
 class TrainSettings(Section):
@@ -204,17 +204,17 @@ class TrainSettings(Section):
     grad_accum_steps: int = Field(1, ge=1)
     """Micro-batches in one optimizer update."""
     document_mask: bool = False
-    """A token attends only to tokens of its own document, as if each were alone, where several lie in one
-    window; also in validation, and where the model is judged. Positions still count from the window's
-    beginning. Without it a document sees the end of the one before."""
+    """A token attends only to tokens of its own document if several documents share a window; also in
+    validation and evaluation. Positions still count from the start of the window. Without it a document
+    sees the end of the one before."""
     seed: int = Field(1337, ge=0, le=2**32 - 1)
     """Seeds initial weights, data order and dropout."""
     optimizer: Literal["muon", "adamw"] = "muon"
     """`muon` for the blocks' matrices with AdamW for the rest, or `adamw` for everything."""
     lr: float = Field(3e-3, gt=0)
-    """Peak learning rate of AdamW."""
+    """Peak learning rate of AdamW: of embeddings, head, norms and biases, or of everything with `adamw`."""
     muon_lr: float = Field(0.02, gt=0)
-    """Peak learning rate of Muon."""
+    """Peak learning rate of Muon: of the blocks' matrices."""
     schedule: Literal["cosine", "wsd", "linear", "constant"] = "wsd"
     """Shape of the learning rate over the run; `wsd` is warm-up, stable, linear decay."""
     warmup_steps: int = Field(50, ge=0)
@@ -234,10 +234,10 @@ class TrainSettings(Section):
     grad_clip: float = Field(1.0, ge=0)
     """Largest norm of the whole gradient; 0 does not clip."""
     spike_nats: float | None = Field(1.0, gt=0)
-    """A loss that stays so far above its running mean for five updates is a spike; unset: none is."""
+    """A loss that stays this far above its running mean for five updates is a spike; unset: none is."""
     max_rollbacks: int = Field(3, ge=0)
-    """After a spike, or a loss or gradient that is not finite, go back to the last good checkpoint and leave
-    out the data that did it; at most so many times without a new best validation loss, then stop."""
+    """After a spike, or a loss or gradient that is not finite, go back to the last good checkpoint and skip
+    the data that caused it; at most this many times without a new best validation loss, then stop."""
 
 
 class EvalSettings(Section):
@@ -261,16 +261,16 @@ class CheckpointSettings(Section):
 
 
 class SampleSettings(Section):
-    """Text written by the model at each validation."""
+    """Text that the model writes at each validation."""
 
     prompt: str = ""
-    """What the sample begins with; empty: the start of a document."""
+    """The prompt of the sample; empty: the start of a document."""
     max_new_tokens: int = Field(100, ge=0)
     """Length of the sample; 0 makes none."""
     temperature: float = Field(0.8, ge=0)
     """0 takes the likeliest token; 1 the model's own probabilities."""
     top_k: int | None = Field(50, ge=1)
-    """Choose among this many likeliest tokens; unset: among all."""
+    """Sample from this many likeliest tokens; unset: from all."""
 
 
 class RuntimeSettings(Section):
@@ -292,11 +292,11 @@ class RuntimeSettings(Section):
     """torch.compile; `auto` uses it where a C++ compiler is found, the run is long enough to gain, and
     neither int8 nor the kernels make more of it."""
     nice: bool = False
-    """Give way to other programs: a low priority for this process."""
+    """Give way to other programs: this process gets a low priority."""
     allow_sleep: bool = False
     """Let the machine go to sleep while it trains."""
     pause_on_battery: bool = False
-    """Wait while the machine runs on battery, and go on when it is on mains again."""
+    """Wait while the machine runs on battery, and continue on mains."""
 
 
 class LogSettings(Section):
@@ -315,7 +315,7 @@ class Settings(Section):
     """All settings of one run."""
 
     preset: str = ""
-    """The preset these settings began with; a name for people, without effect."""
+    """The preset that these settings began with; a name for people, without effect."""
     model: ModelSettings = ModelSettings()
     data: DataSettings = DataSettings()
     train: TrainSettings = TrainSettings()

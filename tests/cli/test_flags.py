@@ -109,7 +109,7 @@ def wrong_in(one: Said) -> Iterator[str]:
             yield f"{one.place}: {option} is no option of any command"
         if "cpulm/data/readers.py" in one.place and not takers.issuperset(READS_TEXT):
             yield f"{one.place}: {option} is not an option of each of {READS_TEXT}"
-        stem = Path(one.place.split(":")[0]).stem
+        stem = Path(one.place.split(":")[0]).stem if one.place.startswith("cpulm/cli/") else ""
         if stem in COMMANDS and option not in NOT_OURS and stem not in takers and "`cpulm" not in one.text:
             yield f"{one.place}: cpulm {stem} has no {option}"
 
