@@ -294,10 +294,10 @@ def setting_flags(
 def _naming_the_option(error: SettingsError, given: Mapping[SettingFlag, Any]) -> SettingsError:
     """``train.lr = -1: must be ...`` as ``--lr -1: must be ...`` where that is what was typed."""
     for flag, value in given.items():
-        reason = error.message.removeprefix(f"{flag.key} = ")
-        if reason != error.message and flag.metavar and not flag.many:
-            _, _, reason = reason.partition(": ")
-            return SettingsError(f"{flag.options[0]} {value}: {reason}", error.hint)
+        rest = error.message.removeprefix(f"{flag.key} = ")
+        if rest != error.message and flag.metavar and not flag.many:
+            rest = value + rest.removeprefix(repr(value)) if rest.startswith(repr(value)) else rest
+            return SettingsError(f"{flag.options[0]} {rest}", error.hint)
     return error
 
 
