@@ -187,7 +187,7 @@ def test_a_trial_that_fails_is_left_out_with_its_reason(run: Run, folder: Path) 
     assert best["values"] == {"data.tokenizer": "byte"}
     assert other["state"] == "failed"
     assert "'ß'" in other["said"]
-    assert "left out" in done.err
+    assert "checkpoint cannot be used (exit code 3)" in done.err
 
 
 def test_where_every_trial_fails_so_does_the_sweep(run: Run) -> None:
