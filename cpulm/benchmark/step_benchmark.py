@@ -20,6 +20,7 @@ from cpulm.errors import StoppedError
 from cpulm.estimate.memory import arithmetic_of, memory_bytes
 from cpulm.estimate.requirements import total_steps
 from cpulm.events import Listener, Progress
+from cpulm.execution.adaptive_threads import adaptive_threads
 from cpulm.execution.compilation import compile_forward
 from cpulm.execution.runtime import Runtime
 from cpulm.execution.step_timing import time_update
@@ -200,13 +201,15 @@ def _time_updates(
     stage = f"measuring {settings.preset or 'the step'}{', compiled' if runtime.compiled else ''}"
     taken: list[dict[StepPart, float]] = []
     end = None
-    while len(taken) <= _FEWEST_STEPS or (end is not None and time.perf_counter() < end):
-        if should_stop():
-            raise _stopped()
-        emit(Progress(stage=stage, done=len(taken), total=None, unit="steps"))
-        taken.append(time_update(parts, runtime, settings.train, len(taken)))
-        if end is None:
-            end = time.perf_counter() + seconds
+    with adaptive_threads(parts, runtime) as threads:
+        while len(taken) <= _FEWEST_STEPS or (end is not None and time.perf_counter() < end):
+            if should_stop():
+                raise _stopped()
+            emit(Progress(stage=stage, done=len(taken), total=None, unit="steps"))
+            taken.append(time_update(parts, runtime, settings.train, len(taken)))
+            threads.update_done(sum(taken[-1].values()))
+            if end is None:
+                end = time.perf_counter() + seconds
     emit(Progress(stage=stage, done=len(taken), total=len(taken), unit="steps", finished=True))
     measured = sorted(taken[1:], key=lambda update: sum(update.values()))
     return Timing(

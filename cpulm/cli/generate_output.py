@@ -56,6 +56,7 @@ class Texts:
         from cpulm.generation.generate import Completion, Generation, encode_prompt
 
         self.prompt, self.seed, self.seconds = prompt, seed, 0.0
+        self._model = writer.model
         request, tokenizer = writer.request, writer.tokenizer
         ids = encode_prompt(tokenizer, prompt, starts_documents=writer.starts_documents)
         self.completions = [Completion(tokenizer, ids, request.stop) for _ in range(request.num_samples)]
@@ -71,12 +72,14 @@ class Texts:
 
     def pieces(self) -> Iterator[tuple[int, str]]:
         """Each text's number and next piece; ``seconds`` grows along."""
+        from cpulm.execution.adaptive_threads import threads_for_model
         from cpulm.generation.generate import stream_text
 
         began = time.perf_counter()
-        for number, piece in stream_text(self.generation, self.completions):
-            self.seconds = time.perf_counter() - began
-            yield number, piece
+        with threads_for_model(self._model) as threads:
+            for number, piece in threads.each(stream_text(self.generation, self.completions)):
+                self.seconds = time.perf_counter() - began
+                yield number, piece
         self.seconds = time.perf_counter() - began
 
     def interrupt(self) -> None:

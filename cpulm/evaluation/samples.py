@@ -12,6 +12,7 @@ from cpulm.data.tokenizer import Tokenizer
 from cpulm.evaluation.memorization import Memorized, find_memorized
 from cpulm.evaluation.repetition import Variety, variety
 from cpulm.events import Listener
+from cpulm.execution.adaptive_threads import threads_for_model
 from cpulm.generation.generate import Completion, Generation, encode_prompt, stream_text
 from cpulm.generation.sampling import Sampling
 from cpulm.model.transformer import Transformer
@@ -114,9 +115,10 @@ def _generate_samples(
                 eot_id=tokenizer.eot_id,
             )
             made = 0
-            for _ in stream_text(generation, completions):
-                stage.advance(rows * (generation.made_tokens - made))
-                made = generation.made_tokens
+            with threads_for_model(model) as threads:
+                for _ in threads.each(stream_text(generation, completions)):
+                    stage.advance(rows * (generation.made_tokens - made))
+                    made = generation.made_tokens
             texts += [completion.text for completion in completions]
     return texts
 

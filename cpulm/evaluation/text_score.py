@@ -19,6 +19,7 @@ from cpulm.evaluation.text_tokens import Text, bytes_of_tokens, first_tokens, un
 from cpulm.evaluation.text_windows import Batch, Protocol, batches, windows
 from cpulm.evaluation.validation_loss import Evaluation
 from cpulm.events import Listener
+from cpulm.execution.adaptive_threads import threads_for_model
 from cpulm.execution.runtime import Runtime
 from cpulm.model.transformer import Transformer
 from cpulm.progress import Stage
@@ -140,8 +141,11 @@ def score_text(
     lengths = bytes_of_tokens(tokenizer)
     by_document, by_block = Units(4), Units(4)
     reading, scored = _Reading(text, max_tokens, tokenizer), 0
-    with reading.stage(f"evaluating {name}", emit, should_stop) as stage:
-        for batch in batches(windows(reading, tokenizer.eot_id, protocol), TOKENS_PER_BATCH):
+    with (
+        reading.stage(f"evaluating {name}", emit, should_stop) as stage,
+        threads_for_model(model) as threads,
+    ):
+        for batch in threads.each(batches(windows(reading, tokenizer.eot_id, protocol), TOKENS_PER_BATCH)):
             values = _scored(model, batch, lengths, runtime)
             by_document.add(batch.documents, values)
             by_block.add(batch.places // protocol.block_size, values)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from cpulm.events import Listener, Progress
+from cpulm.execution.adaptive_threads import threads_for_model
 from cpulm.model.transformer import Transformer
 
 _LONGEST_SILENCE_SECONDS = 0.5
@@ -57,8 +58,8 @@ def evaluate(
     was_training, device = model.training, model.head_weight.device
     model.eval()
     try:
-        with torch.inference_mode():
-            for index, (x, y) in enumerate(batches):
+        with torch.inference_mode(), threads_for_model(model) as threads:
+            for index, (x, y) in enumerate(threads.each(batches, "validation")):
                 if should_stop():
                     return None
                 count = int((y != -100).sum())

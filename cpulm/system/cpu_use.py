@@ -21,9 +21,9 @@ class OthersUse:
 
     def read(self) -> float | None:
         """Processors, 0 or more; None within :data:`SHORTEST_SECONDS` of the reading before."""
-        at, busy, own = _reading()
-        if at - self._at < SHORTEST_SECONDS:
+        if time.monotonic() - self._at < SHORTEST_SECONDS:
             return None
+        at, busy, own = _reading()
         others = (busy - self._busy - (own - self._own)) / (at - self._at)
         self._at, self._busy, self._own = at, busy, own
         return max(0.0, others)

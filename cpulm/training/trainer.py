@@ -10,6 +10,7 @@ from cpulm.checkpoints.train_state import TrainState
 from cpulm.data.tokenfile import TokenFolder
 from cpulm.errors import StoppedError
 from cpulm.events import EndReason, Listener, Notice, StepDone
+from cpulm.execution.adaptive_threads import adaptive_threads
 from cpulm.execution.compilation import compile_forward
 from cpulm.execution.rng import random_states, restore_random_states
 from cpulm.execution.runtime import Runtime
@@ -104,7 +105,8 @@ class Trainer:
             ResourceError: if checkpoints cannot be written any more.
         """
         self.parts.model.train()
-        reason = self._loop()
+        with adaptive_threads(self.parts, self.runtime) as self.threads:
+            reason = self._loop()
         if reason == "horizon" and self.state.validated_step != self.state.step:
             reason = self._validate() or reason
         self.checkpointer.save_last()
@@ -169,6 +171,7 @@ class Trainer:
         state.tokens += tokens
         state.elapsed_seconds = self.clock.elapsed()
         self.trained_seconds += seconds
+        self.threads.update_done(seconds)
         self.trained_tokens += tokens
         self.emit(
             StepDone(

@@ -117,10 +117,31 @@ def test_one_thread_has_nothing_to_choose() -> None:
     assert set(day.train(60, worse_with_more)) == {1}
 
 
-def test_closing_gives_everything_back() -> None:
+def test_a_number_that_would_change_the_bits_stays_and_the_short_spinning_helps_alone() -> None:
+    day, asked = Day(2), list[str]()
+
+    def ask() -> bool:
+        asked.append("may the number change?")
+        return False
+
+    day.threads = AdaptiveThreads(
+        2,
+        others=lambda: 2.0,
+        spin=day.switches.append,
+        use=day.used.append,
+        now=lambda: day.clock,
+        may_change=ask,
+    )
+    assert set(day.train(60, worse_with_more)) == {2}
+    assert day.switches == [True]
+    assert len(asked) == 1
+
+
+def test_leaving_gives_everything_back() -> None:
     day = Day(2)
     day.others = 2.0
     day.train(30, worse_with_more)
-    day.threads.close()
+    with day.threads:
+        pass
     assert day.threads.threads == 2
     assert day.switches == [True, False]
