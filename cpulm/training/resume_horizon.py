@@ -53,7 +53,7 @@ def require_unfinished(settings: Settings, plan: Requirements, checkpoint: Check
     horizon = horizon_of(settings.train, plan.steps)
     if horizon.progress(state.step, state.elapsed_seconds, time.time()) >= 1.0:
         raise SettingsError(
-            f"{run.path} has reached its horizon (step {state.step})",
+            f"{run.path} is already finished (step {state.step})",
             f"extend it, as with `cpulm resume {run.path} --steps {max(state.step, 1) * 2}`",
         )
 

@@ -129,7 +129,7 @@ def test_resume_goes_on_overnight_with_a_new_horizon(folder: Path) -> None:
     assert wait_for_end(folder)["state"] == "finished"
     again = begin(folder, "resume", "runs/run-1")
     assert again.returncode == 2
-    assert "has reached its horizon" in again.stderr
+    assert "is already finished" in again.stderr
     assert night_of(folder)["state"] == "finished"
 
 

@@ -121,12 +121,12 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used(text: Path, tmp_p
 
 def test_a_finished_run_can_only_be_extended(text: Path, tmp_path: Path) -> None:
     train(settings_for(text), tmp_path / "run")
-    with pytest.raises(SettingsError, match="reached its horizon"):
+    with pytest.raises(SettingsError, match="already finished"):
         resume(tmp_path / "run")
     events, outcome = resume(tmp_path / "run", steps=16)
     assert outcome.reason == "horizon"
     assert [event.step for event in of(StepDone, events)] == [13, 14, 15, 16]
-    assert any("learning rate goes from" in event.message for event in of(Notice, events))
+    assert any("train.lr and train.muon_lr go from" in event.message for event in of(Notice, events))
     assert resolve(config=tmp_path / "run" / "settings.yaml").train.steps == 16
 
 
