@@ -174,7 +174,7 @@ def _look(run: RunDir, was_getting_ready: bool, tally: Tally) -> None:
 
 def _is_well(code: int | None, process: Process) -> bool:
     """Finished, or killed after its last checkpoint with nothing left to do."""
-    return code == 0 or (code == 2 and "has reached its horizon" in process.last_words())
+    return code == 0 or (code == 2 and "is already finished" in process.last_words())
 
 
 def _record(run: RunDir) -> bytes:
