@@ -230,7 +230,8 @@ def test_a_night_whose_clock_is_a_day_behind_the_command_that_began_it(
 
 def test_files_of_the_user_are_never_run_not_even_those_saved_in_the_night(folder: Path) -> None:
     save_modules(folder, "random", "select")
-    assert begin(folder, "train", "--config", "quick.yaml", "--steps", "1500").returncode == 0
+    arguments = "train --config quick.yaml --steps 1500 --set log.report=true"
+    assert begin(folder, *arguments.split()).returncode == 0
     save_modules(folder, *(sys.stdlib_module_names - {"__main__"}), "torch", "rich", "typer", "cpulm")
     os.kill(night_of(folder)["child_pid"], signal.SIGTERM if os.name == "nt" else signal.SIGKILL)
     night = wait_for_end(folder)
