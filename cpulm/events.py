@@ -227,14 +227,14 @@ COMPLETE: tuple[EndReason, ...] = ("horizon", "target_loss", "patience")
 
 END_REASONS: dict[EndReason, str] = {
     "horizon": "finished",
-    "target_loss": "target loss reached",
-    "patience": "no improvement, ended early",
-    "stopped": "stopped, can be resumed",
+    "target_loss": "reached its target loss",
+    "patience": "ended early without improvement",
+    "stopped": "stopped with everything saved",
     "diverged": "diverged",
-    "no_room": "out of disk space or memory",
+    "no_room": "ran out of disk space or memory",
     "failed": "failed",
 }
-"""The reasons in words."""
+"""What the run did in the end, by the reason: the only words for it in reports and on screens."""
 
 
 @dataclass(frozen=True, kw_only=True)

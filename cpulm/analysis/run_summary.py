@@ -6,8 +6,7 @@ import time
 from collections.abc import Iterator
 
 from cpulm.analysis.report import Fact, Figures
-from cpulm.analysis.timeline import REASONS
-from cpulm.events import RunFinished, RunStarted
+from cpulm.events import END_REASONS, RunFinished, RunStarted
 from cpulm.runlog.run_log import RunLog
 from cpulm.runs.run_states import RUN_STATES
 from cpulm.runs.status import RunStatus
@@ -53,7 +52,8 @@ def _why(standing: RunStatus, record: RunLog) -> str:
     finished = next((event for _, event in reversed(record.events) if isinstance(event, RunFinished)), None)
     if finished is None or standing.state in ("running", "restarting", "crashed", "new"):
         return RUN_STATES[standing.state]
-    return REASONS.get(finished.reason, finished.reason)
+    words = END_REASONS[finished.reason]
+    return "" if words == standing.state else words
 
 
 def _model(started: RunStarted) -> tuple[str, str]:

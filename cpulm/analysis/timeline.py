@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from cpulm.analysis.report import Happening
-from cpulm.events import Event, Notice, RolledBack, RunFinished, RunStarted, Validated
+from cpulm.events import END_REASONS, Event, Notice, RolledBack, RunFinished, RunStarted, Validated
 from cpulm.exit_codes import exit_in_words
 from cpulm.runlog.run_log import Place, RunLog
 from cpulm.runs.supervisor_state import SupervisorState
@@ -18,16 +18,6 @@ _SLACK_SECONDS = 1.0
 """Notices this soon after the start describe the machine and are not part of the timeline."""
 _LONGEST_SILENCE_SECONDS = 120.0
 """A longer time between the last step and a restart is mentioned."""
-
-REASONS = {
-    "horizon": "reached its horizon",
-    "target_loss": "reached its target loss",
-    "patience": "ended: no improvement of the validation loss",
-    "stopped": "stopped on purpose",
-    "diverged": "ended: training diverged",
-    "no_room": "ended: out of disk space or memory",
-    "failed": "ended by an error",
-}
 
 
 def happenings(record: RunLog, night: SupervisorState | None) -> tuple[Happening, ...]:
@@ -55,7 +45,7 @@ def _told(record: RunLog) -> Iterator[Happening]:
             if warning or (started_at is not None and event.time - started_at > _SLACK_SECONDS):
                 yield _happening("warning" if warning else "notice", event.message, event, place)
         elif isinstance(event, RunFinished):
-            yield _happening("ended", REASONS.get(event.reason, event.reason), event, place)
+            yield _happening("ended", END_REASONS[event.reason], event, place)
         elif event is best:
             text = f"best validation loss: {best.loss:.4f}, {best.bits_per_byte:.4f} bits per byte"
             yield _happening("best", text, event, place)

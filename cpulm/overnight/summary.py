@@ -12,7 +12,7 @@ import subprocess
 import time
 
 from cpulm.atomic import write_text
-from cpulm.events import SampleMade
+from cpulm.events import END_REASONS, SampleMade
 from cpulm.exit_codes import exit_in_words
 from cpulm.overnight.summary_record import NightLog, read_night_log
 from cpulm.run_dir import RunDir
@@ -23,16 +23,6 @@ from cpulm.units import format_count, format_duration
 _MOST_LINES = 24
 _SAMPLE_LINES = 12
 _WIDTH = 100
-
-_REASONS = {
-    "horizon": "it reached its horizon",
-    "target_loss": "it reached its target loss",
-    "patience": "the validation loss had stopped falling",
-    "stopped": "it was stopped, with everything saved",
-    "diverged": "training diverged",
-    "no_room": "there was no room for a checkpoint",
-    "failed": "it failed",
-}
 
 
 def write_summary(run: RunDir) -> str:
@@ -65,11 +55,11 @@ def summary(run: RunDir) -> str:
 def _state(run: RunDir, night: SupervisorState | None, record: NightLog) -> str:
     """The state of the run in one sentence."""
     reason = record.finished.reason if record.finished else None
-    why = _REASONS.get(reason or "", str(reason))
+    ended = f"The run {END_REASONS[reason]}." if reason else "The run has not ended, or its process vanished."
     if night is None:
-        return f"The run has ended: {why}." if reason else "The run has not ended, or its process vanished."
+        return ended
     if night.state == "finished" and reason:
-        return f"Finished: {why}."
+        return ended
     if night.state == "failed" and night.attempts:
         last = night.attempts[-1]
         return f"Ended: {last.error or exit_in_words(last.code)}. Starting it again would not help."

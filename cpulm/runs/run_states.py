@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from cpulm.events import EndReason
+
 RunState = Literal[
     "running", "restarting", "finished", "stopped", "diverged", "out of room", "failed", "crashed", "new"
 ]
@@ -21,7 +23,7 @@ RUN_STATES: dict[RunState, str] = {
 }
 """All states, each with a sentence whose subject is the run."""
 
-END_STATES: dict[str, RunState] = {
+END_STATES: dict[EndReason, RunState] = {
     "horizon": "finished",
     "target_loss": "finished",
     "patience": "finished",

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cpulm.errors import DataError
-from cpulm.events import Event, RunFinished, RunStarted, StepDone, Validated
+from cpulm.events import EndReason, Event, RunFinished, RunStarted, StepDone, Validated
 from cpulm.run_dir import RunDir
 from cpulm.runlog.find_event import first_event, last_event, run_end
 from cpulm.runs import supervisor_state
@@ -37,7 +37,7 @@ class RunStatus:
     run: str
     name: str
     state: RunState
-    reason: str | None = None
+    reason: EndReason | None = None
     preset: str | None = None
     params_total: int | None = None
     step: int | None = None
@@ -128,7 +128,7 @@ def _state(end: RunFinished | None, trainer: Holder | None, *, began: bool, rest
     if restarting:
         return "restarting"
     if end is not None:
-        return END_STATES.get(end.reason, "finished")
+        return END_STATES[end.reason]
     return "crashed" if began else "new"
 
 

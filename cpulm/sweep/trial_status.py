@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cpulm.events import COMPLETE, Event, RolledBack, RunFinished, RunStarted, StepDone, Validated
+from cpulm.events import COMPLETE, EndReason, Event, RolledBack, RunFinished, RunStarted, StepDone, Validated
 from cpulm.run_dir import RunDir
 from cpulm.runlog.tail import Tail
 from cpulm.sweep.plan import Trial
@@ -35,7 +35,7 @@ class TrialLog:
     step: int = 0
     tokens: int = 0
     elapsed_seconds: float = 0.0
-    reason: str | None = None
+    reason: EndReason | None = None
     _tail: Tail = field(init=False)
 
     def __post_init__(self) -> None:

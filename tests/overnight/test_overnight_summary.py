@@ -149,7 +149,7 @@ def test_the_page_tells_how_long_how_far_how_good_and_what_happened(tmp_path: Pa
     run.best.write_bytes(b"")
     page = write_summary(run)
     assert (run.path / "summary.md").read_text(encoding="utf-8") == page
-    assert "Finished: it reached its horizon." in page
+    assert "The run finished." in page
     assert "7h 00m, from Sat 21 Nov 23:00 to Sun 22 Nov 06:00: 6h 00m trained" in page
     assert "1h 00m for preparation, 2 restarts and pauses" in page
     assert "step 1,000 of 1,000 (100%), 500 K tokens" in page
@@ -178,7 +178,7 @@ def test_what_a_model_wrote_stays_text(tmp_path: Path) -> None:
 
 def test_a_run_without_a_supervisor_has_a_page_too(tmp_path: Path) -> None:
     page = summary(make(tmp_path, NIGHT, None))
-    assert "The run has ended: it reached its horizon." in page
+    assert "The run finished." in page
     assert "6h 00m trained" in page
     assert "--overnight" not in page
 
