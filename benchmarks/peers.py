@@ -41,8 +41,11 @@ from typing import Any
 import psutil
 import torch
 
+from cpulm.events import RunStarted, StepDone
 from cpulm.execution.step_timing import fp32_peak
 from cpulm.model.counts import flops_per_token
+from cpulm.runlog.find_event import first_event
+from cpulm.runlog.tail import Tail
 from cpulm.settings_resolver import resolve
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -133,9 +136,10 @@ def ours(
     command = [sys.executable, "-m", "cpulm", "train", "--preset", preset, "--data", str(tokens)]
     command += ["--steps", str(steps), "--device", "cpu", "--headless", "--out", str(out), *options]
     done = run_watched(command, {"CPULM_CACHE": str(folder / "cache"), "PYTHONPATH": str(ROOT)})
-    events = [json.loads(line) for line in (out / "metrics.jsonl").read_text("utf-8").splitlines()]
-    started = next(event for event in events if event["event"] == "run_started")
-    return started["precision"], [e["time"] for e in events if e["event"] == "step"], done
+    started = first_event(out / "metrics.jsonl", RunStarted)
+    assert started is not None, done.output
+    events = Tail(out / "metrics.jsonl").new_events()
+    return started.precision, [event.time for event in events if isinstance(event, StepDone)], done
 
 
 def theirs(

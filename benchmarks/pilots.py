@@ -22,6 +22,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from cpulm.events import Validated
+from cpulm.runlog.find_event import last_event
 from cpulm.settings_resolver import resolve
 from cpulm.ui.tables import rows
 
@@ -43,11 +45,11 @@ def pilot(preset: str, fraction: float, assignments: list[str], threads: int, fo
     result: dict[str, Any] = {"settings": assignments, "steps": steps, "loss": None, "bits_per_byte": None}
     if done.returncode:
         return {**result, "error": done.stderr.strip().splitlines()[-2:]}
-    lines = (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    last = [json.loads(line) for line in lines if '"validated"' in line][-1]
+    last = last_event(out / "metrics.jsonl", Validated)
+    assert last is not None, "no validation"
     for file in out.glob("*.pt"):
         file.unlink()
-    return {**result, "loss": last["loss"], "bits_per_byte": last["bits_per_byte"], "tokens": last["tokens"]}
+    return {**result, "loss": last.loss, "bits_per_byte": last.bits_per_byte, "tokens": last.tokens}
 
 
 def combinations(tries: list[str], fixed: list[str], seeds: list[str]) -> list[list[str]]:

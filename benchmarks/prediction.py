@@ -20,6 +20,8 @@ from typing import Any
 
 from rich.console import Console
 
+from cpulm.events import Event, StepDone, Validated
+from cpulm.runlog.tail import Tail
 from cpulm.ui.tables import rows
 
 
@@ -38,19 +40,19 @@ def cpulm(*arguments: str) -> tuple[float, str]:
     return time.perf_counter() - began, done.stdout
 
 
-def held_against(expected: dict[str, Any], events: list[dict[str, Any]]) -> dict[str, Any]:
+def held_against(expected: dict[str, Any], events: list[Event]) -> dict[str, Any]:
     """Compare the last validation with its prediction.
 
     Args:
         expected: the best candidate of ``cpulm benchmark --max-time --json``.
         events: of metrics.jsonl.
     """
-    loss = [event["loss"] for event in events if event["event"] == "validated"][-1]
+    loss = [event.loss for event in events if isinstance(event, Validated)][-1]
     return {
         **expected,
         "loss": loss,
         "within": expected["expected_low"] <= loss <= expected["expected_high"],
-        "tokens_trained": max(event["tokens"] for event in events if event["event"] == "step"),
+        "tokens_trained": max(event.tokens for event in events if isinstance(event, StepDone)),
     }
 
 
@@ -78,7 +80,7 @@ def main() -> None:
         )
         planning, output = cpulm("benchmark", *how)
         training, _ = cpulm("train", "--config", plan, "--out", str(out), "--headless")
-        events = [json.loads(line) for line in (out / "metrics.jsonl").read_text("utf-8").splitlines()]
+        events = list(Tail(out / "metrics.jsonl").new_events())
     result = held_against(json.loads(output)["best"], events)
     result |= {"planning_seconds": planning, "training_seconds": training}
     if asked.json:

@@ -20,6 +20,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from cpulm.events import Validated
+from cpulm.runlog.find_event import last_event
+
 RECIPE = (
     "--device=cpu", "--compile=False", "--eval_iters=20", "--log_interval=100", "--block_size=64",
     "--batch_size=12", "--n_layer=4", "--n_head=4", "--n_embd=128", "--max_iters=2000",
@@ -46,15 +49,15 @@ def ours(preset: str, data: Path, options: list[str], folder: Path) -> dict[str,
     seconds, _ = timed(
         [*command, "--out", str(out), *options], folder, {"CPULM_CACHE": str(folder / "cache")}
     )
-    events = [json.loads(line) for line in (out / "metrics.jsonl").read_text("utf-8").splitlines()]
-    last = [event for event in events if event["event"] == "validated"][-1]
+    last = last_event(out / "metrics.jsonl", Validated)
+    assert last is not None, "no validation"
     return {
         "program": "cpulm",
         "seconds": seconds,
-        "loss": last["loss"],
-        "bits_per_byte": last["bits_per_byte"],
-        "judged_tokens": last["tokens"],
-        "steps": last["step"],
+        "loss": last.loss,
+        "bits_per_byte": last.bits_per_byte,
+        "judged_tokens": last.tokens,
+        "steps": last.step,
     }
 
 

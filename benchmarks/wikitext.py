@@ -44,6 +44,9 @@ import numpy.typing as npt
 import torch
 from tokenizers import Tokenizer
 
+from cpulm.events import StepDone, Validated
+from cpulm.runlog.tail import Tail
+
 ROOT = Path(__file__).resolve().parents[1]
 PRESET = "shakespeare-20min"
 SETTINGS = (
@@ -103,8 +106,8 @@ def ours(train: Path, test: Path, minutes: float, options: list[str], folder: Pa
     judge = [sys.executable, "-m", "cpulm", "evaluate", "--checkpoint", str(out), str(test), "--json"]
     judging, output = run(judge, folder, environment)
     judged = json.loads(output)["checkpoints"][0]
-    events = [json.loads(line) for line in (out / "metrics.jsonl").read_text("utf-8").splitlines()]
-    steps = [event for event in events if event["event"] == "step"]
+    events = list(Tail(out / "metrics.jsonl").new_events())
+    steps = [event for event in events if isinstance(event, StepDone)]
     return {
         "program": "cpulm",
         "bits_per_byte": judged["text"]["bits_per_byte"]["value"],
@@ -112,10 +115,10 @@ def ours(train: Path, test: Path, minutes: float, options: list[str], folder: Pa
         "seconds": seconds,
         "evaluate_seconds": judging,
         "params": judged["params_total"],
-        "steps": steps[-1]["step"],
-        "epochs": steps[-1]["epoch"],
+        "steps": steps[-1].step,
+        "epochs": steps[-1].epoch,
         "best_step": judged["step"],
-        "validations": [e["bits_per_byte"] for e in events if e["event"] == "validated"],
+        "validations": [event.bits_per_byte for event in events if isinstance(event, Validated)],
     }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ import torch
 
 from cpulm.cache_dir import cache_folder
 from cpulm.checkpoints import checkpoint as checkpoints
-from cpulm.events import Event, Listener
+from cpulm.events import Event, Listener, StepDone, from_json
 from cpulm.run_dir import RunDir
 from cpulm.runlog.truncate import truncate_after
 from cpulm.runlog.writer import MetricsWriter
@@ -110,8 +109,8 @@ def equal(one: Any, other: Any) -> bool:
 
 def recorded_steps(run: RunDir) -> list[int]:
     """The steps in the run's log, in order; a damaged line is an error."""
-    events = [json.loads(line) for line in run.metrics.read_text(encoding="utf-8").splitlines()]
-    return [event["step"] for event in events if event["event"] == "step"]
+    events = [from_json(line) for line in run.metrics.read_bytes().splitlines()]
+    return [event.step for event in events if isinstance(event, StepDone)]
 
 
 def unreadable(run: RunDir) -> list[str]:

@@ -8,7 +8,6 @@ that word is given too.
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.soak import small
+from cpulm.events import StepDone, Validated
+from cpulm.runlog.tail import Tail
 
 BUDGETS = (30, 60, 120)
 _MODEL = (
@@ -57,15 +58,15 @@ def _row(out: Path, budget: int, flag: str, settings: list[str]) -> dict[str, An
     taken = time.time() - began
     if done.returncode != 0:
         raise SystemExit(f"{flag} {given} ended with {done.returncode}: {done.stderr[-500:]}")
-    events = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    validations = [event["seconds"] for event in events if event["event"] == "validated"]
+    events = list(Tail(out / "metrics.jsonl").new_events())
+    validations = [event.seconds for event in events if isinstance(event, Validated)]
     return {
         "flag": flag,
         "asked_seconds": budget,
         "taken_seconds": round(taken, 2),
-        "last_word_seconds": round(events[-1]["time"] - began, 2),
+        "last_word_seconds": round(events[-1].time - began, 2),
         "off_percent": round(100 * (taken / budget - 1), 2),
-        "steps": events[-1]["step"],
+        "steps": max(event.step for event in events if isinstance(event, StepDone)),
         "validations": len(validations),
         "slowest_validation_seconds": round(max(validations), 2),
     }

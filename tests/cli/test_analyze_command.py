@@ -20,6 +20,7 @@ from small_runs import settings_for, train
 from cpulm.analysis.build_report import read_report
 from cpulm.analysis.compare import compare
 from cpulm.cli.main import main
+from cpulm.events import StepDone, line_start
 from cpulm.ui.analysis import report_screen
 from cpulm.ui.analysis_compare import comparison_screen
 from cpulm.ui.analysis_curves import Series
@@ -229,7 +230,7 @@ def test_a_run_that_tells_nothing_is_left_out_of_a_folder_with_a_warning(
 
 def test_a_damaged_last_line_and_a_crash_are_told(cpulm: Cpulm, runs: Path, tmp_path: Path) -> None:
     lines = (runs / "low" / "metrics.jsonl").read_bytes().splitlines(keepends=True)
-    steps = [number for number, line in enumerate(lines) if line.startswith(b'{"event":"step"')]
+    steps = [number for number, line in enumerate(lines) if line.startswith(line_start(StepDone))]
     cut = damaged(runs / "low", tmp_path / "cut", lines[: steps[12] + 1], cut=9)
     code, out, err = cpulm(str(cut))
     words = " ".join(out.split())

@@ -15,7 +15,7 @@ import command_line
 import pytest
 from small_events import run_started
 
-from cpulm.events import to_json
+from cpulm.events import StepDone, line_start, to_json
 from cpulm.run_dir import RunDir
 from cpulm.runs import supervisor_state
 from cpulm.runs.lock import holder
@@ -217,7 +217,7 @@ def test_a_real_run_stops_with_everything_saved(tmp_path: Path) -> None:
         env=os.environ,
     )
     until = time.monotonic() + 60
-    while not (run.metrics.is_file() and b'"event":"step"' in run.metrics.read_bytes()):
+    while not (run.metrics.is_file() and line_start(StepDone) in run.metrics.read_bytes()):
         assert time.monotonic() < until
         assert process.poll() is None
         time.sleep(0.1)

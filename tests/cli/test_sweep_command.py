@@ -15,6 +15,8 @@ from typing import NamedTuple
 import pytest
 
 from cpulm.cli.main import main
+from cpulm.events import StepDone, line_start
+from cpulm.runlog.tail import Tail
 from cpulm.sweep import run_sweep
 
 pytestmark = pytest.mark.slow
@@ -72,8 +74,7 @@ def run(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
 
 
 def steps_of(run: Path) -> list[int]:
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    return [record["step"] for record in map(json.loads, lines) if record["event"] == "step"]
+    return [event.step for event in Tail(run / "metrics.jsonl").new_events() if isinstance(event, StepDone)]
 
 
 def begin(words: list[str]) -> subprocess.Popen[str]:
@@ -86,7 +87,7 @@ def wait_for_step(run: Path, process: subprocess.Popen[str]) -> None:
     """Until the run of a trial has made a step."""
     end = time.monotonic() + 100
     metrics = run / "metrics.jsonl"
-    while not (metrics.is_file() and b'"event":"step"' in metrics.read_bytes()):
+    while not (metrics.is_file() and line_start(StepDone) in metrics.read_bytes()):
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < end
         time.sleep(0.05)

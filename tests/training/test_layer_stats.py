@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from small_runs import of, same, settings_for, train
 
 from cpulm.events import LayerStats, StepDone
 from cpulm.model.transformer import Transformer
+from cpulm.runlog.tail import Tail
 from cpulm.settings import ModelSettings
 from cpulm.training.layer_stats import LayerStatistics
 
@@ -112,9 +112,8 @@ def test_a_run_with_and_without_is_bit_identical(tmp_path: Path, text: Path) -> 
 
 def test_they_are_in_the_record_behind_their_step(tmp_path: Path, text: Path) -> None:
     train(settings_for(text, "log.layer_stats_every=5", "train.steps=6"), tmp_path / "run")
-    lines = (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    records = [record for line in lines if (record := json.loads(line))["event"] in ("step", "layer_stats")]
-    assert [(record["event"], record["step"]) for record in records] == [
+    events = list(Tail(tmp_path / "run" / "metrics.jsonl").new_events())
+    assert [(event.kind, event.step) for event in events if isinstance(event, (StepDone, LayerStats))] == [
         ("step", 1),
         ("layer_stats", 1),
         ("step", 2),
@@ -124,4 +123,4 @@ def test_they_are_in_the_record_behind_their_step(tmp_path: Path, text: Path) ->
         ("layer_stats", 5),
         ("step", 6),
     ]
-    assert all(ratio > 0 for ratio in records[1]["update_ratios"])
+    assert all(ratio > 0 for ratio in of(LayerStats, events)[0].update_ratios)
