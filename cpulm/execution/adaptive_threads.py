@@ -122,13 +122,14 @@ class AdaptiveThreads:
         others: Callable[[], float | None] | None = None,
         spin: Callable[[bool], None] | None = None,
         may_change: Callable[[], bool] = lambda: True,
-        use: Callable[[int], None] = torch.set_num_threads,
+        use: Callable[[int], None] | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.most = self.threads = most
         self._others = OthersUse().read if others is None else others
         self._spin = ShortSpin().switch if spin is None else spin
-        self._use, self._now, self._may_change = use, now, may_change
+        self._use = torch.set_num_threads if use is None else use
+        self._now, self._may_change = now, may_change
         self._fixed: bool | None = True if most == 1 else None
         self._busy = False
         self._trial: _Trial | None = None
