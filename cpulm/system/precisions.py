@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from cpulm.settings import ModelSettings
+if TYPE_CHECKING:
+    from cpulm.settings import ModelSettings
 
 INT8_SETS = ("AVX512-VNNI", "AVX-VNNI", "AMX-INT8", "NEON-i8mm")
 """Instruction sets that multiply int8 several times as fast as fp32."""

@@ -20,6 +20,7 @@ from cpulm.execution.runtime import Runtime
 from cpulm.execution.update import StepTimer, training_update
 from cpulm.native.kernels import Kernels
 from cpulm.settings import ModelSettings, Settings, TrainSettings
+from cpulm.system.cpu_use import OthersUse
 from cpulm.training.build import build_random_parts
 
 GPT2 = {"norm": "layernorm", "position": "learned", "mlp": "gelu", "qk_norm": False, "bias": True}
@@ -101,7 +102,7 @@ def test_a_run_beside_busy_programs_gives_the_weights_of_a_calm_one(
 
     monkeypatch.setattr(adaptive, "TRIAL_SECONDS", 0.0)
     monkeypatch.setattr(adaptive, "FIRST_HOLD_SECONDS", 0.0)
-    monkeypatch.setattr(adaptive.OthersUse, "read", lambda self: 2.0)
+    monkeypatch.setattr(OthersUse, "read", lambda self: 2.0)
     monkeypatch.setattr(torch, "set_num_threads", note)
     busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
