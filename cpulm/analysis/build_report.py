@@ -14,7 +14,7 @@ from cpulm.analysis.downsample import curve
 from cpulm.analysis.findings import findings
 from cpulm.analysis.report import Curve, Figures, Floats, Report, Sample
 from cpulm.analysis.run_summary import facts
-from cpulm.analysis.timeline import happenings
+from cpulm.analysis.timeline import build_timeline
 from cpulm.errors import DataError
 from cpulm.events import CheckpointSaved, LayerStats, RolledBack, SampleMade, Validated
 from cpulm.run_dir import RunDir
@@ -90,7 +90,7 @@ def read_report(run: Path, points: int = POINTS) -> Report:
         curves=_curves(log, points),
         layers=_layers(log, min(points, _MOST_LAYER_POINTS)),
         samples=_samples(log),
-        happenings=happenings(log, supervisor_state.read(found)),
+        timeline=build_timeline(log, supervisor_state.read(found)),
         time_parts=parts,
         findings=findings(log, settings, state, figures, parts),
     )

@@ -56,7 +56,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Happening:
+class TimelineEntry:
     """One entry of the timeline. ``seconds`` is run time, ``time`` is wall-clock time since the epoch.
 
     ``kind`` is ``started``, ``restarted``, ``ended``, ``rolled_back``, ``warning``, ``notice``, ``best`` or
@@ -147,6 +147,6 @@ class Report:
     curves: dict[str, Curve]
     layers: dict[str, dict[str, Curve]]
     samples: tuple[Sample, ...]
-    happenings: tuple[Happening, ...]
+    timeline: tuple[TimelineEntry, ...]
     time_parts: dict[str, float]
     findings: tuple[Finding, ...]

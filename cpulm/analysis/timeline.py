@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from cpulm.analysis.report import Happening
+from cpulm.analysis.report import TimelineEntry
 from cpulm.events import END_REASONS, Event, Notice, RolledBack, RunFinished, RunStarted, Validated
 from cpulm.exit_codes import exit_in_words
 from cpulm.runlog.run_log import Place, RunLog
@@ -20,16 +20,16 @@ _LONGEST_SILENCE_SECONDS = 120.0
 """A longer time between the last step and a restart is mentioned."""
 
 
-def happenings(record: RunLog, night: SupervisorState | None) -> tuple[Happening, ...]:
+def build_timeline(record: RunLog, night: SupervisorState | None) -> tuple[TimelineEntry, ...]:
     """Return the timeline; repeated entries are merged into one with a count."""
-    told = list(_told(record))
+    entries = list(_entries_of_log(record))
     if night is not None:
-        told += _of_night(record, night)
-    told.sort(key=lambda one: one.time)
-    return tuple(_merged(told))
+        entries += _entries_of_night(record, night)
+    entries.sort(key=lambda entry: entry.time)
+    return tuple(_merged(entries))
 
 
-def _told(record: RunLog) -> Iterator[Happening]:
+def _entries_of_log(record: RunLog) -> Iterator[TimelineEntry]:
     best = _best(record)
     started_at: float | None = None
     for at, event in record.events:
@@ -39,16 +39,16 @@ def _told(record: RunLog) -> Iterator[Happening]:
             started_at = event.time
         elif isinstance(event, RolledBack):
             text = f"rolled back from step {event.step:,} to step {event.to_step:,}: {event.reason}"
-            yield _happening("rolled_back", text, event, place)
+            yield _entry("rolled_back", text, event, place)
         elif isinstance(event, Notice):
             warning = event.level == "warning"
             if warning or (started_at is not None and event.time - started_at > _SLACK_SECONDS):
-                yield _happening("warning" if warning else "notice", event.message, event, place)
+                yield _entry("warning" if warning else "notice", event.message, event, place)
         elif isinstance(event, RunFinished):
-            yield _happening("ended", END_REASONS[event.reason], event, place)
+            yield _entry("ended", END_REASONS[event.reason], event, place)
         elif event is best:
             text = f"best validation loss: {best.loss:.4f}, {best.bits_per_byte:.4f} bits per byte"
-            yield _happening("best", text, event, place)
+            yield _entry("best", text, event, place)
 
 
 def _best(record: RunLog) -> Validated | None:
@@ -57,14 +57,14 @@ def _best(record: RunLog) -> Validated | None:
     return min((v for v in validations if np.isfinite(v.loss)), key=lambda v: v.loss, default=None)
 
 
-def _start(event: RunStarted, place: Place, last_step_time: float | None) -> Happening:
+def _start(event: RunStarted, place: Place, last_step_time: float | None) -> TimelineEntry:
     place = Place(event.step, event.step * event.tokens_per_step, place.seconds)
     if not event.step:
-        return _happening("started", "started", event, place)
+        return _entry("started", "started", event, place)
     text = f"resumed at step {event.step:,}"
     if last_step_time is not None and event.time - last_step_time > _LONGEST_SILENCE_SECONDS:
         text += f", after {format_duration(event.time - last_step_time)}"
-    return _happening("restarted", text, event, place)
+    return _entry("restarted", text, event, place)
 
 
 def _last_step_time(record: RunLog, step: int) -> float | None:
@@ -73,8 +73,8 @@ def _last_step_time(record: RunLog, step: int) -> float | None:
     return float(record.steps["time"][at]) if at >= 0 else None
 
 
-def _of_night(record: RunLog, night: SupervisorState) -> Iterator[Happening]:
-    """Yield how the processes of a night ended that did not end the night."""
+def _entries_of_night(record: RunLog, night: SupervisorState) -> Iterator[TimelineEntry]:
+    """Yield an entry for each process of an overnight run that ended with an error."""
     for attempt in night.attempts:
         if attempt.ended is None or not attempt.code:
             continue
@@ -82,18 +82,18 @@ def _of_night(record: RunLog, night: SupervisorState) -> Iterator[Happening]:
         step = attempt.step or 0
         at = int(np.searchsorted(record.steps["time"], attempt.ended, side="right"))
         seconds = float(record.steps["elapsed_seconds"][at - 1]) if at else 0.0
-        yield Happening(step, seconds, "lost", f"{exit_in_words(attempt.code)}{said}", attempt.ended)
+        yield TimelineEntry(step, seconds, "lost", f"{exit_in_words(attempt.code)}{said}", attempt.ended)
 
 
-def _happening(kind: str, text: str, event: Event, place: Place) -> Happening:
-    return Happening(place.step, place.seconds, kind, " ".join(text.split()), event.time)
+def _entry(kind: str, text: str, event: Event, place: Place) -> TimelineEntry:
+    return TimelineEntry(place.step, place.seconds, kind, " ".join(text.split()), event.time)
 
 
-def _merged(told: list[Happening]) -> list[Happening]:
+def _merged(entries: list[TimelineEntry]) -> list[TimelineEntry]:
     """Merge equal entries of one kind into one, at the first place, with a count."""
-    groups: dict[tuple[str, str], list[Happening]] = {}
-    for one in told:
-        groups.setdefault((one.kind, one.text), []).append(one)
+    groups: dict[tuple[str, str], list[TimelineEntry]] = {}
+    for entry in entries:
+        groups.setdefault((entry.kind, entry.text), []).append(entry)
     return [
         group[0]
         if len(group) == 1

@@ -21,10 +21,10 @@ from cpulm.ui.words import TIME_PARTS
 from cpulm.units import format_duration
 
 if TYPE_CHECKING:
-    from cpulm.analysis.report import Finding, Happening, Report, Sample
+    from cpulm.analysis.report import Finding, Report, Sample, TimelineEntry
 
 _WIDEST, _NARROWEST = 140, 40
-_MOST_HAPPENINGS = 16
+_MOST_ENTRIES = 16
 _MOST_SAMPLES, _SAMPLE_LINES = 3, 6
 _BLANK_LINES = re.compile(r"\n\s*\n")
 _BAR = 24
@@ -59,7 +59,7 @@ def _parts(report: Report, width: int, glyphs: Glyphs) -> Iterator[RenderableTyp
     curves = run_curves(report, width, glyphs)
     yield _drawn(curves) if curves else None
     yield _time_parts(report.time_parts, glyphs)
-    yield _happenings(report.happenings)
+    yield _timeline(report.timeline)
     yield _samples(report.samples, width, glyphs)
     yield findings_list(report.findings)
 
@@ -95,22 +95,22 @@ def _time_parts(parts: dict[str, float], glyphs: Glyphs) -> RenderableType | Non
     return _drawn(lines)
 
 
-def _happenings(told: tuple[Happening, ...]) -> RenderableType | None:
-    if not told:
+def _timeline(entries: tuple[TimelineEntry, ...]) -> RenderableType | None:
+    if not entries:
         return None
-    shown, left_out = list(told), len(told) - _MOST_HAPPENINGS
+    shown, left_out = list(entries), len(entries) - _MOST_ENTRIES
     if left_out > 0:
-        head = _MOST_HAPPENINGS // 2
-        shown = [*told[:head], *told[-head:]]
-    days = {time.localtime(one.time)[:3] for one in shown}
+        head = _MOST_ENTRIES // 2
+        shown = [*entries[:head], *entries[-head:]]
+    days = {time.localtime(entry.time)[:3] for entry in shown}
     clock = "%H:%M" if len(days) == 1 else "%a %H:%M"
     table = _list_table(3)
-    for number, one in enumerate(shown):
-        if left_out > 0 and number == _MOST_HAPPENINGS // 2:
+    for number, entry in enumerate(shown):
+        if left_out > 0 and number == _MOST_ENTRIES // 2:
             table.add_row("", "", Text(f"... {left_out} more: --json shows all", style="dim"))
-        style = "orange3" if one.kind in ("warning", "rolled_back", "lost") else ""
-        when = time.strftime(clock, time.localtime(one.time))
-        table.add_row(f"  {when}", f"step {one.step:,}", Text(harmless(one.text), style=style))
+        style = "orange3" if entry.kind in ("warning", "rolled_back", "lost") else ""
+        when = time.strftime(clock, time.localtime(entry.time))
+        table.add_row(f"  {when}", f"step {entry.step:,}", Text(harmless(entry.text), style=style))
     return Trimmed("What happened", table)
 
 

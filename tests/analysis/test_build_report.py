@@ -42,8 +42,8 @@ def test_the_report_of_a_finished_run_is_complete(make_run: MakeRun) -> None:
     assert report.figures.best_step == 400
     assert [(s.step, s.text) for s in report.samples] == [(200, "def f200"), (400, "def f400")]
     assert [(c.key, c.preset, c.value) for c in report.changes] == [("model.n_layer", 4, 9)]
-    assert report.happenings[0].kind == "started"
-    assert report.happenings[-1].kind == "ended"
+    assert report.timeline[0].kind == "started"
+    assert report.timeline[-1].kind == "ended"
     assert sum(report.time_parts.values()) == pytest.approx(405, abs=0.1)
     assert {"loss", "lr", "grad_norm", "tok_per_s", "val_loss", "rss_bytes"} <= report.curves.keys()
     assert report.curves["val_loss"].tokens.tolist() == [2048 * step for step in range(40, 401, 40)]
@@ -108,7 +108,7 @@ def test_steps_undone_by_a_rollback_do_not_count(make_run: MakeRun) -> None:
     report = read_report(make_run(more=back))
     assert not set(range(281, 301)) & set(report.curves["loss"].steps.tolist())
     assert report.time_parts["undone"] == pytest.approx(20)
-    assert [h.step for h in report.happenings if h.kind == "rolled_back"] == [300]
+    assert [h.step for h in report.timeline if h.kind == "rolled_back"] == [300]
 
 
 def test_a_validation_undone_by_a_rollback_is_not_the_best(make_run: MakeRun) -> None:
@@ -127,14 +127,14 @@ def test_a_resumed_run_says_so_and_joins(make_run: MakeRun) -> None:
     append(run, json.dumps(again) + "\n")
     report = read_report(run)
     assert report.figures.horizon_steps == 500
-    assert report.happenings[-1].text == "resumed at step 100, after 16m 40s"
+    assert report.timeline[-1].text == "resumed at step 100, after 16m 40s"
 
 
 def test_repeated_warnings_are_listed_once(make_run: MakeRun) -> None:
     def warn(step: int, time: float) -> list[Notice]:
         return [Notice(time=time, level="warning", message="the disk is full")] if step % 100 == 0 else []
 
-    (told,) = [h for h in read_report(make_run(more=warn)).happenings if h.kind == "warning"]
+    (told,) = [h for h in read_report(make_run(more=warn)).timeline if h.kind == "warning"]
     assert told.text == "the disk is full (4 times, the last at step 400)"
     assert told.step == 100
 

@@ -228,7 +228,7 @@ function happened(run) {
   if (run.time_parts.length) {
     parts.push(card("Where the time went", "", picture(DATA.pictures.time_parts.spec, { points: run.time_parts }, "Where the time went")));
   }
-  const rows = run.happenings.map((h) => [h.clock, h.step.toLocaleString("en-US"), duration(h.seconds), h.kind, h.text]);
+  const rows = run.timeline.map((h) => [h.clock, h.step.toLocaleString("en-US"), duration(h.seconds), h.kind, h.text]);
   const columns = [{ title: "when" }, { title: "step", kind: "number" }, { title: "trained", kind: "number extra" }, { title: "what", kind: "extra" }, { title: "", kind: "words" }];
   const list = card("What happened", "", rows.length ? table(columns, rows) : "No events.");
   list.classList.add("long");

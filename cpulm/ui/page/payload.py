@@ -17,7 +17,7 @@ from cpulm.ui.words import TIME_PARTS
 from cpulm.units import format_duration
 
 if TYPE_CHECKING:
-    from cpulm.analysis.report import Curve, Happening, Report
+    from cpulm.analysis.report import Curve, Report, TimelineEntry
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -32,7 +32,7 @@ _MARKED = ("restarted", "rolled_back", "lost", "warning")
 """Kinds of events marked in the curves; the table also has the others."""
 _MOST_MARKS = 60
 _MOST_SAMPLES = 120
-_MOST_HAPPENINGS = 400
+_MOST_ENTRIES = 400
 _SAMPLE_CHARACTERS = 2000
 _MOST_POINTS = 2000
 """Of one curve; more than three runs share the total for a page."""
@@ -78,7 +78,7 @@ def run(report: Report, runs: int = 1, name: str = "") -> dict[str, Any]:
             }
             for sample in spread(report.samples, max(3, _MOST_SAMPLES // runs))
         ],
-        "happenings": [_happening(item) for item in report.happenings[-max(20, _MOST_HAPPENINGS // runs) :]],
+        "timeline": [_entry(item) for item in report.timeline[-max(20, _MOST_ENTRIES // runs) :]],
         "marks": _marks(report) if runs == 1 else [],  # with several runs they would cover the curves
         "time_parts": list(time_rows(report.time_parts)),
         "changes": {change.key: plain(change.preset) for change in report.changes},
@@ -233,7 +233,7 @@ def spread(items: Sequence[Any], most: int) -> list[Any]:
     return [items[round(at * (len(items) - 1) / (most - 1))] for at in range(most)]
 
 
-def _happening(item: Happening) -> dict[str, Any]:
+def _entry(item: TimelineEntry) -> dict[str, Any]:
     return {
         "step": item.step,
         "seconds": number(item.seconds),
@@ -247,7 +247,7 @@ def _marks(report: Report) -> list[dict[str, Any]]:
     """The marks in the curves, with their position on each x axis."""
     base = report.curves.get("loss")
     marks = []
-    for item in [item for item in report.happenings if item.kind in _MARKED][-_MOST_MARKS:]:
+    for item in [item for item in report.timeline if item.kind in _MARKED][-_MOST_MARKS:]:
         tokens = 0.0
         if base is not None and len(base.steps):
             tokens = float(np.interp(item.step, base.steps, base.tokens))

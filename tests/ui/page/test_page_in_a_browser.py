@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
-from cpulm.analysis.report import Happening, Report, Sample
+from cpulm.analysis.report import Report, Sample, TimelineEntry
 from cpulm.ui.page.page import write_page
 from tests.ui.page.conftest import EVIL
 
@@ -221,7 +221,7 @@ def test_texts_are_texts_whatever_they_hold(browser: Browser, report: Report, tm
         report,
         name=EVIL,
         samples=(Sample(1, 1, 1.0, f"{EVIL} \ud800 \x1b[31m 日本語"),),
-        happenings=(Happening(1, 1.0, "warning", EVIL),),
+        timeline=(TimelineEntry(1, 1.0, "warning", EVIL),),
     )
     write_page(tmp_path / "evil.html", [evil])
     with opened(browser, tmp_path / "evil.html") as page:
@@ -233,7 +233,7 @@ def test_texts_are_texts_whatever_they_hold(browser: Browser, report: Report, tm
 def test_a_run_that_has_recorded_nothing_yet_has_a_page(
     browser: Browser, report: Report, tmp_path: Path
 ) -> None:
-    empty = replace(report, curves={}, layers={}, samples=(), happenings=(), time_parts={}, findings=())
+    empty = replace(report, curves={}, layers={}, samples=(), timeline=(), time_parts={}, findings=())
     write_page(tmp_path / "empty.html", [empty])
     with opened(browser, tmp_path / "empty.html") as page:
         assert page.get_by_text("Nothing has been recorded yet.").is_visible()

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cpulm.analysis.report import Curve, Floats, Happening, Report, Sample
+from cpulm.analysis.report import Curve, Floats, Report, Sample, TimelineEntry
 from cpulm.ui.page import payload
 from cpulm.ui.page.charts import CHARTS
 from cpulm.ui.page.page import page
@@ -81,7 +81,7 @@ def test_the_page_of_long_runs_with_much_to_tell_fits_into_a_mail(report: Report
         curves={name: curve_of(noise) for name in names},
         layers={m: {part: curve_of(noise) for part in parts} for m in ("weight_norm", "update_ratio")},
         samples=tuple(Sample(n, n, float(n), "text of a sample " * 200) for n in range(1000)),
-        happenings=tuple(Happening(n, float(n), "warning", "it happened " * 10) for n in range(2000)),
+        timeline=tuple(TimelineEntry(n, float(n), "warning", "it happened " * 10) for n in range(2000)),
     )
     shown = [payload.run(long, count, f"run-{number}") for number in range(min(count, 2))]
     whole = len(page([long])) - len(payload_json(payload.run(long)))
