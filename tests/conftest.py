@@ -13,7 +13,7 @@ from hypothesis import settings
 from kernel_builds import BuildKernels
 
 from cpulm.native import library
-from cpulm.system.machine import read_machine
+from cpulm.system.machine import Machine, read_machine
 from cpulm.system.software import Compiler, find_compiler
 
 # The same examples each time: what decides whether a change goes in must not depend on luck.
@@ -125,6 +125,12 @@ def build_kernels(gcc_like: Compiler, pytestconfig: pytest.Config) -> BuildKerne
 def kernels_library(build_kernels: BuildKernels) -> Path:
     """The kernels, compiled for this machine."""
     return build_kernels()
+
+
+@pytest.fixture
+def kernels_of_this_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine whose CPU a test changes has this CPU's kernels: compiling them again would give the same."""
+    monkeypatch.setattr(Machine, "cpu_identity", read_machine().cpu_identity)
 
 
 @pytest.fixture

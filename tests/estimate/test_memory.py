@@ -150,6 +150,7 @@ def test_this_machines_vectors_are_told_by_its_instruction_sets() -> None:
     assert vector_lanes(read_machine().instruction_sets) == compiled.lanes
 
 
+@pytest.mark.usefixtures("kernels_of_this_cpu")
 @pytest.mark.parametrize("sets", CPUS.values(), ids=CPUS)
 @pytest.mark.parametrize("width", [16, 512])
 def test_what_is_expected_of_a_run_is_what_it_chooses(sets: tuple[str, ...], width: int) -> None:

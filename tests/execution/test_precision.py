@@ -23,7 +23,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, cpu: str) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _auto(monkeypatch: pytest.MonkeyPatch) -> None:
+def _auto(monkeypatch: pytest.MonkeyPatch, kernels_of_this_cpu: None) -> None:
     """These tests are about the choice, which the suite otherwise makes for its toy runs."""
     monkeypatch.delenv("CPULM_RUNTIME__PRECISION")
 
