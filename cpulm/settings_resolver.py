@@ -17,8 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from cpulm.command import ENV_PREFIX, is_setting
 from cpulm.errors import SettingsError
-from cpulm.preset_files import preset_names as preset_names  # also known by its name here
-from cpulm.preset_files import presets_folder as presets_folder
+from cpulm.preset_files import preset_names, presets_folder
 from cpulm.settings import HORIZONS, Settings
 
 Layer = dict[str, Any]
@@ -68,7 +67,7 @@ def resolve(
     layers.append(_from_flags(flags or {}))
     merged: Layer = {}
     for layer in layers:
-        _lay_over(merged, layer)
+        _merge_layer(merged, layer)
     return validate(_nested({**merged, "preset": preset}))
 
 
@@ -267,7 +266,7 @@ def _sections() -> list[str]:
     return [name for name, spec in Settings.model_fields.items() if isinstance(spec.default, BaseModel)]
 
 
-def _lay_over(merged: Layer, layer: Layer) -> None:
+def _merge_layer(merged: Layer, layer: Layer) -> None:
     """Lay ``layer`` over ``merged``; a horizon replaces any horizon of the layers below."""
     horizons = [f"train.{name}" for name in HORIZONS]
     if any(layer.get(key) is not None for key in horizons):
@@ -290,11 +289,11 @@ def parse_value(text: str, key: str) -> Any:
     except (yaml.YAMLError, ValueError) as error:
         if is_text:
             return text
-        raise SettingsError(f"{key}: cannot read the value {text!r}", _meaning(key)) from error
+        raise SettingsError(f"{key}: cannot read the value {text!r}", _description(key)) from error
     return text if value is None and not text.strip() else value
 
 
-def words_of(key: str) -> list[str]:
+def allowed_values(key: str) -> list[str]:
     """The words that the setting ``key`` takes; none if it takes something else, or is unknown."""
     section, _, name = key.partition(".")
     inside = getattr(Settings.model_fields.get(section), "default", None)
@@ -337,10 +336,10 @@ def _explain(error: ValidationError) -> SettingsError:
     if isinstance(value, (dict, BaseModel)) or not key:
         where = f"{key}: " if key else ""
         return SettingsError(f"{where}{reason}", _SEE_ALL)
-    hint = _meaning(key)
+    hint = _description(key)
     if first["type"] == "literal_error":
-        hint = nearest(str(value), words_of(key))
-    return SettingsError(f"{key} = {_short(value)}: {reason}", hint)
+        hint = nearest(str(value), allowed_values(key))
+    return SettingsError(f"{key} = {_abbreviated(value)}: {reason}", hint)
 
 
 _REASONS = {
@@ -374,12 +373,12 @@ def _reason(complaint: Mapping[str, Any]) -> str:
     return _REASONS.get(kind, "cannot be used here").format(**limits)
 
 
-def _short(value: Any) -> str:
+def _abbreviated(value: Any) -> str:
     shown = repr(value)
     return shown if len(shown) <= 80 else f"{shown[:80]}..."
 
 
-def _meaning(key: str) -> str:
+def _description(key: str) -> str:
     """What the settings say of ``key``."""
     section, *names = key.split(".")[:2]  # data.source.0 is an item of data.source
     spec = Settings.model_fields[section]

@@ -80,20 +80,20 @@ def _fields(cls: Hashable) -> list[tuple[str, _Check, bool]]:
     fields = []
     for spec in dataclasses.fields(typing.cast(Any, cls)):
         required = spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING
-        fields.append((spec.name, _check_of(hints[spec.name], spec.name), required))
+        fields.append((spec.name, _converter(hints[spec.name], spec.name), required))
     return fields
 
 
-def _check_of(kind: Any, name: str) -> _Check:
+def _converter(kind: Any, name: str) -> _Check:
     """Return a function that converts a value to type ``kind`` or raises."""
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         (inner,) = [part for part in parts if part is not type(None)]
-        check = _check_of(inner, name)
+        check = _converter(inner, name)
         return lambda value: None if value is None else check(value)
     if origin in (list, tuple):
-        check = _check_of(parts[0], name)
-        return lambda value: origin(map(check, _of(list, value)))
+        check = _converter(parts[0], name)
+        return lambda value: origin(map(check, _instance(list, value)))
     if origin is typing.Literal:
         return lambda value: _one_of(parts, value)
     if dataclasses.is_dataclass(kind):
@@ -101,11 +101,11 @@ def _check_of(kind: Any, name: str) -> _Check:
     if kind is float:
         return lambda value: _number(value, name)
     if kind is int:
-        return _whole
-    return lambda value: _of(kind, value)
+        return _integer
+    return lambda value: _instance(kind, value)
 
 
-def _of(kind: Any, value: Any) -> Any:
+def _instance(kind: Any, value: Any) -> Any:
     if isinstance(value, tuple) and kind is list:
         return value
     if not isinstance(value, kind):
@@ -119,7 +119,7 @@ def _one_of(words: tuple[str, ...], value: Any) -> Any:
     return value
 
 
-def _whole(value: Any) -> int:
+def _integer(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or abs(value) > LARGEST:
         raise TypeError
     return value

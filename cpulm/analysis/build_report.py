@@ -126,7 +126,7 @@ def _figures(log: RunLog) -> Figures:
 
 
 def _validation_figures(log: RunLog) -> dict[str, Any]:
-    validations = [v for _, v in log.events if isinstance(v, Validated) and math.isfinite(v.loss)]
+    validations = log.validations
     if not validations:
         return {}
     best, last = min(validations, key=lambda v: v.loss), validations[-1]

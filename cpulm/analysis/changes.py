@@ -15,15 +15,15 @@ def changes_from_preset(settings: dict[str, Any]) -> tuple[SettingChange, ...]:
         return ()
     name = settings.get("preset")
     preset = resolve(preset=name if name in preset_names() else None).model_dump(mode="json")
-    as_meant = flat(preset)
+    as_meant = flatten(preset)
     return tuple(
         SettingChange(key, as_meant.get(key), value)
-        for key, value in flat(settings).items()
+        for key, value in flatten(settings).items()
         if key != "preset" and as_meant.get(key) != value
     )
 
 
-def flat(settings: dict[str, Any]) -> dict[str, Any]:
+def flatten(settings: dict[str, Any]) -> dict[str, Any]:
     """Return the nested settings by dotted key."""
     found: dict[str, Any] = {}
     for section, inside in settings.items():

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from cpulm.analysis.changes import flat
+from cpulm.analysis.changes import flatten
 from cpulm.analysis.report import Curve, Floats, Report
 
 By = Literal["steps", "tokens", "time", "flops"]
@@ -88,7 +88,7 @@ class RunComparison:
 def compare(reports: Sequence[Report]) -> RunComparison:
     """Compare runs."""
     ordered = sorted(reports, key=lambda report: (_score(report), report.name))
-    settings = [flat(report.settings) for report in ordered]
+    settings = [flatten(report.settings) for report in ordered]
     names = _names(ordered)
     keys = _differing(settings)
     best = _score(ordered[0]) if ordered else math.inf
@@ -107,7 +107,7 @@ def compare(reports: Sequence[Report]) -> RunComparison:
     )
 
 
-def places(report: Report, curve: Curve, by: By) -> Floats | None:
+def x_values(report: Report, curve: Curve, by: By) -> Floats | None:
     """The curve's x values in steps, tokens, seconds or FLOPs; None if unknown."""
     if by == "steps":
         return curve.steps.astype(float)

@@ -8,7 +8,7 @@ from typing import Any
 from cpulm.analysis.learning import learning_findings
 from cpulm.analysis.report import Figures, Finding
 from cpulm.analysis.slowdown import slowdown
-from cpulm.events import CheckpointSaved, RunFinished
+from cpulm.events import CheckpointSaved
 from cpulm.runlog.run_log import RunLog
 from cpulm.runs.status import RunStatus
 
@@ -21,25 +21,25 @@ _LEAST_SECONDS = 60.0
 
 
 def findings(
-    record: RunLog,
+    log: RunLog,
     settings: dict[str, Any],
-    standing: RunStatus,
+    status: RunStatus,
     figures: Figures,
     time_parts: dict[str, float],
 ) -> tuple[Finding, ...]:
     """Return all findings: warnings, then notes, then good ones."""
-    found = [*_end(record, standing, figures), *learning_findings(record, settings, figures)]
-    slow = slowdown(record)
+    found = [*_end(log, status, figures), *learning_findings(log, settings, figures)]
+    slow = slowdown(log)
     if slow is not None:
         found.append(slow)
     found += [*_repetition(figures), *_time(time_parts, figures)]
     return tuple(sorted(found, key=lambda finding: _ORDER.index(finding.weight)))
 
 
-def _end(record: RunLog, standing: RunStatus, figures: Figures) -> Iterator[Finding]:
-    saved = [event.step for _, event in record.events if isinstance(event, CheckpointSaved)]
+def _end(log: RunLog, status: RunStatus, figures: Figures) -> Iterator[Finding]:
+    saved = [event.step for _, event in log.events if isinstance(event, CheckpointSaved)]
     last = float(saved[-1]) if saved else 0.0
-    if standing.state == "crashed":
+    if status.state == "crashed":
         lost = max(0.0, figures.steps - last)
         yield Finding(
             "crashed",
@@ -48,11 +48,8 @@ def _end(record: RunLog, standing: RunStatus, figures: Figures) -> Iterator[Find
             f"is of step {last:,.0f}: `cpulm resume` continues from there.",
             {"step": float(figures.steps), "checkpoint_step": last, "lost_steps": lost},
         )
-    elif standing.state == "diverged":
-        finished = next(
-            (event for _, event in reversed(record.events) if isinstance(event, RunFinished)), None
-        )
-        step = float(finished.step if finished is not None else figures.steps)
+    elif status.state == "diverged":
+        step = float(log.finished.step if log.finished is not None else figures.steps)
         yield Finding(
             "diverged",
             "warning",

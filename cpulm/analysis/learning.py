@@ -10,7 +10,7 @@ import numpy as np
 
 from cpulm.analysis.report import Figures, Finding, Floats
 from cpulm.analysis.trend import FEWEST_POINTS, Gain, gain
-from cpulm.events import RolledBack, Validated
+from cpulm.events import RolledBack
 from cpulm.runlog.run_log import Booleans, RunLog
 from cpulm.units import format_duration
 
@@ -41,29 +41,29 @@ _STUCK_FALL_NATS, _STUCK_PART = 0.1, 0.1
 _FEWEST_STEPS = 100
 
 
-def learning_findings(record: RunLog, settings: dict[str, Any], figures: Figures) -> Iterator[Finding]:
+def learning_findings(log: RunLog, settings: dict[str, Any], figures: Figures) -> Iterator[Finding]:
     """Yield all findings; none for a run that is too short."""
-    worse = _worse_since(record, figures)
+    worse = _overfitting(log, figures)
     if worse is not None:
         yield worse
     else:
-        yield from _improving(record, settings, figures)
-    yield from _learning_rate(record)
-    yield from _batch(record, settings, figures)
+        yield from _improving(log, settings, figures)
+    yield from _learning_rate(log)
+    yield from _batch(log, settings, figures)
 
 
 # Validation
 
 
-def _validations(record: RunLog) -> tuple[Floats, Floats]:
+def _validations(log: RunLog) -> tuple[Floats, Floats]:
     """Steps and losses of the validations, float64."""
-    found = [event for _, event in record.events if isinstance(event, Validated) and np.isfinite(event.loss)]
+    found = log.validations
     return np.array([v.step for v in found], dtype=float), np.array([v.loss for v in found], dtype=float)
 
 
-def _worse_since(record: RunLog, figures: Figures) -> Finding | None:
+def _overfitting(log: RunLog, figures: Figures) -> Finding | None:
     """Detect a validation loss that has risen from its minimum, by two later ones or more."""
-    steps, losses = _validations(record)
+    steps, losses = _validations(log)
     if len(losses) < FEWEST_POINTS:
         return None
     best = int(losses.argmin())
@@ -73,7 +73,7 @@ def _worse_since(record: RunLog, figures: Figures) -> Finding | None:
     rise = float(after[-2:].min() - losses[best]) if len(after) >= 2 else 0.0
     if rise <= max(_LEAST_RISE_NATS, 3 * noise):
         return None
-    then, now = _train_loss_at(record, steps[best]), _train_loss_at(record, steps[-1])
+    then, now = _train_loss_at(log, steps[best]), _train_loss_at(log, steps[-1])
     figures_ = {
         "since_step": float(steps[best]),
         "best_loss": float(losses[best]),
@@ -105,41 +105,39 @@ def _worse_since(record: RunLog, figures: Figures) -> Finding | None:
     )
 
 
-def _train_loss_at(record: RunLog, step: float) -> float:
+def _train_loss_at(log: RunLog, step: float) -> float:
     """Mean training loss of the steps up to ``step``."""
-    at = int(np.searchsorted(record.steps["step"], step, side="right"))
-    near = record.steps["loss"][max(0, at - _NEAR_STEPS) : at]
+    at = int(np.searchsorted(log.steps["step"], step, side="right"))
+    near = log.steps["loss"][max(0, at - _NEAR_STEPS) : at]
     return float(np.nanmean(near)) if np.isfinite(near).any() else float("nan")
 
 
-def _improving(record: RunLog, settings: dict[str, Any], figures: Figures) -> Iterator[Finding]:
+def _improving(log: RunLog, settings: dict[str, Any], figures: Figures) -> Iterator[Finding]:
     """Estimate by how much another hour (less after a short run) would lower the loss."""
     if not figures.train_tokens or not figures.seconds or figures.best_loss is None:
         return
     seconds = min(_HOUR, _FURTHEST * figures.seconds)
     more = seconds * figures.tokens / figures.seconds
-    tokens, losses, source = _losses_to_fit(record, figures)
+    tokens, losses, source = _losses_to_fit(log, figures)
     found = gain(tokens, losses, figures.tokens, more, figures.train_tokens)
     if found is not None:
-        found, source = _with_the_decay(record, figures, found, more, source)
-        at_the_end = "" if _decays_yet(record, settings, figures) else " at the end"
+        found, source = _include_decay(log, figures, found, more, source)
+        at_the_end = "" if _decay_is_ahead(log, settings, figures) else " at the end"
         yield _improvement(found, figures, seconds, source, at_the_end)
 
 
-def _with_the_decay(
-    record: RunLog, figures: Figures, found: Gain, more: float, source: str
-) -> tuple[Gain, str]:
+def _include_decay(log: RunLog, figures: Figures, found: Gain, more: float, source: str) -> tuple[Gain, str]:
     """Return the gain with an upper bound that also counts what the learning rate's decay gained as progress.
 
     A longer run has a longer decay, which gains more: the preset tiny at twice its steps gained 0.35 nats,
     where a power law through its losses at the full rate predicted 0.23, and one through all of them 0.41.
     """
     assert figures.train_tokens is not None
-    steps, losses = _validations(record)
-    full = _at_full_lr(record)
+    steps, losses = _validations(log)
+    full = _at_full_lr(log)
     if not len(full) or full[-1]:
         return found, source
-    tokens = record.steps["tokens"][np.clip(np.searchsorted(record.steps["step"], steps), 0, len(full) - 1)]
+    tokens = log.steps["tokens"][np.clip(np.searchsorted(log.steps["step"], steps), 0, len(full) - 1)]
     late = tokens >= _LATE * figures.tokens
     every = gain(tokens[late], losses[late], figures.tokens, more, figures.train_tokens)
     if every is None or every.high <= found.high:
@@ -147,9 +145,9 @@ def _with_the_decay(
     return replace(found, high=every.high), f"{source}; the upper bound counts the decay too"
 
 
-def _decays_yet(record: RunLog, settings: dict[str, Any], figures: Figures) -> bool:
+def _decay_is_ahead(log: RunLog, settings: dict[str, Any], figures: Figures) -> bool:
     """Whether the run is at its full learning rate and its schedule still has a decay to come."""
-    full = _at_full_lr(record)
+    full = _at_full_lr(log)
     is_over = figures.horizon_steps is not None and figures.steps >= figures.horizon_steps
     schedule = (settings.get("train") or {}).get("schedule")
     return not is_over and schedule != "constant" and bool(len(full)) and bool(full[-1])
@@ -181,24 +179,24 @@ def _improvement(found: Gain, figures: Figures, seconds: float, source: str, at_
     return Finding("improving", "good", f"Still improving{at_the_end}: {text}.", numbers)
 
 
-def _losses_to_fit(record: RunLog, figures: Figures) -> tuple[Floats, Floats, str]:
+def _losses_to_fit(log: RunLog, figures: Figures) -> tuple[Floats, Floats, str]:
     """Return tokens and losses at one learning rate: validations if there are enough, else training losses.
 
     While the learning rate decays the loss falls for that reason too, and a power law through it would be
     too optimistic. The training loss serves as well while the text is new; else all validations are used.
     """
-    steps, losses = _validations(record)
-    full = _at_full_lr(record)
-    at = np.clip(np.searchsorted(record.steps["step"], steps), 0, max(0, len(full) - 1))
-    tokens = record.steps["tokens"][at] if len(full) else np.zeros(0)
+    steps, losses = _validations(log)
+    full = _at_full_lr(log)
+    at = np.clip(np.searchsorted(log.steps["step"], steps), 0, max(0, len(full) - 1))
+    tokens = log.steps["tokens"][at] if len(full) else np.zeros(0)
     chosen = full[at] if len(full) else np.zeros(0, dtype=bool)
     # The first losses, of a model that knows nothing yet, do not follow a power law.
     late = chosen & (tokens >= _LATE * tokens[chosen].max(initial=0.0))
     if late.sum() >= FEWEST_POINTS:
         return tokens[late], losses[late], "the validations at full learning rate"
-    fresh = full & (record.steps["epoch"] <= 1.0)
+    fresh = full & (log.steps["epoch"] <= 1.0)
     if fresh.sum() >= _FEWEST_STEPS:
-        return *_binned(record.steps["tokens"][fresh], record.steps["loss"][fresh]), (
+        return *_binned(log.steps["tokens"][fresh], log.steps["loss"][fresh]), (
             "the training loss at full learning rate"
         )
     late = tokens >= _LATE * figures.tokens
@@ -214,19 +212,19 @@ def _binned(tokens: Floats, losses: Floats) -> tuple[Floats, Floats]:
     return np.array([mean[0] for mean in means]), np.array([mean[1] for mean in means])
 
 
-def _at_full_lr(record: RunLog) -> Booleans:
+def _at_full_lr(log: RunLog) -> Booleans:
     """Which steps had at least nine tenths of the peak learning rate."""
-    lr = record.steps["lr"]
+    lr = log.steps["lr"]
     return np.zeros(0, dtype=bool) if not len(lr) else lr >= _FULL_LR * np.nanmax(lr)
 
 
 # Learning rate
 
 
-def _learning_rate(record: RunLog) -> Iterator[Finding]:
-    spikes, highest = _spikes(record)
-    back = [event for _, event in record.events if isinstance(event, RolledBack)]
-    norms = record.steps["grad_norm"][np.isfinite(record.steps["grad_norm"])]
+def _learning_rate(log: RunLog) -> Iterator[Finding]:
+    spikes, highest = _spikes(log)
+    back = [event for _, event in log.events if isinstance(event, RolledBack)]
+    norms = log.steps["grad_norm"][np.isfinite(log.steps["grad_norm"])]
     ratio = float(norms.max() / max(float(np.median(norms)), 1e-12)) if len(norms) else 0.0
     numbers = {
         "spikes": float(len(spikes)),
@@ -261,16 +259,16 @@ def _learning_rate(record: RunLog) -> Iterator[Finding]:
             f"The loss spiked at step {where}, by up to {highest:.2f} nats, and recovered by itself.",
             numbers,
         )
-    yield from _stuck_or_growing(record)
+    yield from _stuck_or_growing(log)
 
 
-def _stuck_or_growing(record: RunLog) -> Iterator[Finding]:
+def _stuck_or_growing(log: RunLog) -> Iterator[Finding]:
     """Detect signs without spikes: no progress until the decay, or growing gradients."""
-    full = np.flatnonzero(_at_full_lr(record))
+    full = np.flatnonzero(_at_full_lr(log))
     if len(full) < _FEWEST_STEPS:
         return
     first, last = full[len(full) // 5 : 2 * len(full) // 5], full[-len(full) // 5 :]
-    loss, norm = record.steps["loss"], record.steps["grad_norm"]
+    loss, norm = log.steps["loss"], log.steps["grad_norm"]
     before, after = float(np.nanmean(loss[first])), float(np.nanmean(loss[last]))
     end = float(np.nanmean(loss[-_NEAR_STEPS:]))
     if after - end > _STUCK_FALL_NATS and before - after < _STUCK_PART * (after - end):
@@ -293,9 +291,9 @@ def _stuck_or_growing(record: RunLog) -> Iterator[Finding]:
         )
 
 
-def _spikes(record: RunLog) -> tuple[list[int], float]:
+def _spikes(log: RunLog) -> tuple[list[int], float]:
     """Return the steps at which spikes of the loss begin, and the height of the highest in nats."""
-    losses = record.steps["loss"]
+    losses = log.steps["loss"]
     blocks = len(losses) // _BLOCK_STEPS
     if blocks <= _LOOK_BACK_BLOCKS:
         return [], 0.0
@@ -310,16 +308,16 @@ def _spikes(record: RunLog) -> tuple[list[int], float]:
     if not len(high):
         return [], 0.0
     begins = high[np.concatenate([[True], np.diff(high) > _LOOK_BACK_BLOCKS // 2])]
-    steps = record.steps["step"][(begins + _LOOK_BACK_BLOCKS) * _BLOCK_STEPS]
+    steps = log.steps["step"][(begins + _LOOK_BACK_BLOCKS) * _BLOCK_STEPS]
     return [int(step) for step in steps], float(above[high].max())
 
 
 # Batch
 
 
-def _batch(record: RunLog, settings: dict[str, Any], figures: Figures) -> Iterator[Finding]:
+def _batch(log: RunLog, settings: dict[str, Any], figures: Figures) -> Iterator[Finding]:
     """Detect a loss that jumps by a large fraction from step to step."""
-    losses = record.steps["loss"]
+    losses = log.steps["loss"]
     late = losses[-max(_FEWEST_STEPS, len(losses) // 4) :]
     late = late[np.isfinite(late)]
     if len(losses) < _FEWEST_STEPS or len(late) < 2 or not figures.tokens_per_step:

@@ -6,21 +6,21 @@ import time
 from collections.abc import Iterator
 
 from cpulm.analysis.report import Fact, Figures
-from cpulm.events import END_REASONS, RunFinished, RunStarted
+from cpulm.events import END_REASONS, RunStarted
 from cpulm.runlog.run_log import RunLog
 from cpulm.runs.run_states import RUN_STATES
 from cpulm.runs.status import RunStatus
 from cpulm.units import format_bytes, format_count, format_duration
 
 
-def facts(standing: RunStatus, figures: Figures, record: RunLog) -> tuple[Fact, ...]:
+def facts(status: RunStatus, figures: Figures, log: RunLog) -> tuple[Fact, ...]:
     """Return one line for each known fact."""
-    return tuple(_facts(standing, figures, record))
+    return tuple(_facts(status, figures, log))
 
 
-def _facts(standing: RunStatus, figures: Figures, record: RunLog) -> Iterator[Fact]:
-    started = record.started
-    yield Fact("state", standing.state, _why(standing, record))
+def _facts(status: RunStatus, figures: Figures, log: RunLog) -> Iterator[Fact]:
+    started = log.started
+    yield Fact("state", status.state, _why(status, log))
     if figures.preset is not None:
         yield Fact("preset", figures.preset)
     if started is not None:
@@ -28,7 +28,7 @@ def _facts(standing: RunStatus, figures: Figures, record: RunLog) -> Iterator[Fa
         yield Fact("machine", *_machine(started))
         if started.precision_reason:
             yield Fact("precision", started.precision, started.precision_reason)
-    yield Fact("progress", *_progress(standing, figures))
+    yield Fact("progress", *_progress(status, figures))
     yield Fact("time", *_time(figures))
     if figures.best_loss is not None:
         yield Fact(
@@ -43,17 +43,17 @@ def _facts(standing: RunStatus, figures: Figures, record: RunLog) -> Iterator[Fa
         yield Fact("throughput", f"{format_count(figures.tokens_per_second)} tok/s", _arithmetic(figures))
     if figures.peak_process_bytes:
         yield Fact("memory", format_bytes(figures.peak_process_bytes), "peak of the process")
-    if record.damaged_lines and standing.state not in ("running", "restarting"):
-        lines = f"{record.damaged_lines} line{'s' * (record.damaged_lines != 1)}"
+    if log.damaged_lines and status.state not in ("running", "restarting"):
+        lines = f"{log.damaged_lines} line{'s' * (log.damaged_lines != 1)}"
         yield Fact("damage", f"{lines} of the record cannot be read", "skipped")
 
 
-def _why(standing: RunStatus, record: RunLog) -> str:
-    finished = next((event for _, event in reversed(record.events) if isinstance(event, RunFinished)), None)
-    if finished is None or standing.state in ("running", "restarting", "crashed", "new"):
-        return RUN_STATES[standing.state]
+def _why(status: RunStatus, log: RunLog) -> str:
+    finished = log.finished
+    if finished is None or status.state in ("running", "restarting", "crashed", "new"):
+        return RUN_STATES[status.state]
     words = END_REASONS[finished.reason]
-    return "" if words == standing.state else words
+    return "" if words == status.state else words
 
 
 def _model(started: RunStarted) -> tuple[str, str]:
@@ -81,9 +81,9 @@ def _arithmetic(figures: Figures) -> str:
     return f"{done}: {figures.flops_per_second / peak:.0%} of the machine's {peak / 1e9:.0f} in fp32"
 
 
-def _progress(standing: RunStatus, figures: Figures) -> tuple[str, str]:
+def _progress(status: RunStatus, figures: Figures) -> tuple[str, str]:
     of = f" of {figures.horizon_steps:,}" if figures.horizon_steps else ""
-    share = "" if standing.progress is None else f" ({min(1.0, max(0.0, standing.progress)):.0%})"
+    share = "" if status.progress is None else f" ({min(1.0, max(0.0, status.progress)):.0%})"
     text, trained = f"step {figures.steps:,}{of}{share}", f"{format_count(figures.tokens)} tokens"
     if not figures.train_tokens:
         return text, trained

@@ -33,16 +33,16 @@ class Stretch:
     usual_seconds: float
 
 
-def slowdown(record: RunLog) -> Finding | None:
+def slowdown(log: RunLog) -> Finding | None:
     """Return what slowed the run for a tenth of its steps or more; None if nothing did."""
-    stretch = _slow_stretch(record)
+    stretch = _slow_stretch(log)
     if stretch is None:
         return None
     times = stretch.step_seconds / stretch.usual_seconds
     begin = time.strftime("%H:%M", time.localtime(stretch.began))
     end = time.strftime("%H:%M", time.localtime(stretch.ended))
     when = f"from {begin}" if stretch.to_the_end else f"from {begin} to {end}"
-    kind, why, figures = _reason(record, stretch)
+    kind, why, figures = _reason(log, stretch)
     figures.update(
         since=stretch.began,
         until=stretch.ended,
@@ -55,8 +55,8 @@ def slowdown(record: RunLog) -> Finding | None:
     return Finding(kind, "warning", text, figures)
 
 
-def _slow_stretch(record: RunLog) -> Stretch | None:
-    seconds, moments = record.steps["step_seconds"], record.steps["time"]
+def _slow_stretch(log: RunLog) -> Stretch | None:
+    seconds, moments = log.steps["step_seconds"], log.steps["time"]
     windows = min(_WINDOWS, len(seconds) // _FEWEST_STEPS)
     if windows < _FEWEST_WINDOWS:
         return None
@@ -90,9 +90,9 @@ def _longest(flags: Booleans) -> tuple[int, int]:
     return int(begins[which]), int(ends[which])
 
 
-def _reason(record: RunLog, stretch: Stretch) -> tuple[str, str, dict[str, float]]:
+def _reason(log: RunLog, stretch: Stretch) -> tuple[str, str, dict[str, float]]:
     """Kind, words and figures of the machine's state in the period and outside of it."""
-    machine = record.machine
+    machine = log.machine
     inside = (machine["time"] >= stretch.began) & (machine["time"] <= stretch.ended)
     others = machine["cpu_percent"] - machine["process_cpu_percent"]
     theirs, theirs_usually = _mean(others[inside]), _mean(others[~inside])

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from cpulm.analysis.report import TimelineEntry
-from cpulm.events import END_REASONS, Event, Notice, RolledBack, RunFinished, RunStarted, Validated
+from cpulm.events import END_REASONS, Event, Notice, RolledBack, RunFinished, RunStarted
 from cpulm.exit_codes import exit_in_words
 from cpulm.runlog.run_log import Place, RunLog
 from cpulm.runs.supervisor_state import SupervisorState
@@ -20,22 +20,22 @@ _LONGEST_SILENCE_SECONDS = 120.0
 """A longer time between the last step and a restart is mentioned."""
 
 
-def build_timeline(record: RunLog, night: SupervisorState | None) -> tuple[TimelineEntry, ...]:
+def build_timeline(log: RunLog, night: SupervisorState | None) -> tuple[TimelineEntry, ...]:
     """Return the timeline; repeated entries are merged into one with a count."""
-    entries = list(_entries_of_log(record))
+    entries = list(_entries_of_log(log))
     if night is not None:
-        entries += _entries_of_night(record, night)
+        entries += _entries_of_night(log, night)
     entries.sort(key=lambda entry: entry.time)
-    return tuple(_merged(entries))
+    return tuple(_merge_repeated(entries))
 
 
-def _entries_of_log(record: RunLog) -> Iterator[TimelineEntry]:
-    best = _best(record)
+def _entries_of_log(log: RunLog) -> Iterator[TimelineEntry]:
+    best = min(log.validations, key=lambda validated: validated.loss, default=None)
     started_at: float | None = None
-    for at, event in record.events:
-        place = record.place(at)
+    for at, event in log.events:
+        place = log.place(at)
         if isinstance(event, RunStarted):
-            yield _start(event, place, _last_step_time(record, event.step))
+            yield _start(event, place, _last_step_time(log, event.step))
             started_at = event.time
         elif isinstance(event, RolledBack):
             text = f"rolled back from step {event.step:,} to step {event.to_step:,}: {event.reason}"
@@ -46,15 +46,9 @@ def _entries_of_log(record: RunLog) -> Iterator[TimelineEntry]:
                 yield _entry("warning" if warning else "notice", event.message, event, place)
         elif isinstance(event, RunFinished):
             yield _entry("ended", END_REASONS[event.reason], event, place)
-        elif event is best:
+        elif best is not None and event is best:
             text = f"best validation loss: {best.loss:.4f}, {best.bits_per_byte:.4f} bits per byte"
             yield _entry("best", text, event, place)
-
-
-def _best(record: RunLog) -> Validated | None:
-    """Return the validation with the lowest loss."""
-    validations = [event for _, event in record.events if isinstance(event, Validated)]
-    return min((v for v in validations if np.isfinite(v.loss)), key=lambda v: v.loss, default=None)
 
 
 def _start(event: RunStarted, place: Place, last_step_time: float | None) -> TimelineEntry:
@@ -67,21 +61,21 @@ def _start(event: RunStarted, place: Place, last_step_time: float | None) -> Tim
     return _entry("restarted", text, event, place)
 
 
-def _last_step_time(record: RunLog, step: int) -> float | None:
+def _last_step_time(log: RunLog, step: int) -> float | None:
     """When the step was completed; None if unknown."""
-    at = int(np.searchsorted(record.steps["step"], step, side="right")) - 1
-    return float(record.steps["time"][at]) if at >= 0 else None
+    at = int(np.searchsorted(log.steps["step"], step, side="right")) - 1
+    return float(log.steps["time"][at]) if at >= 0 else None
 
 
-def _entries_of_night(record: RunLog, night: SupervisorState) -> Iterator[TimelineEntry]:
+def _entries_of_night(log: RunLog, night: SupervisorState) -> Iterator[TimelineEntry]:
     """Yield an entry for each process of an overnight run that ended with an error."""
     for attempt in night.attempts:
         if attempt.ended is None or not attempt.code:
             continue
         said = f": {attempt.error}" if attempt.error else ""
         step = attempt.step or 0
-        at = int(np.searchsorted(record.steps["time"], attempt.ended, side="right"))
-        seconds = float(record.steps["elapsed_seconds"][at - 1]) if at else 0.0
+        at = int(np.searchsorted(log.steps["time"], attempt.ended, side="right"))
+        seconds = float(log.steps["elapsed_seconds"][at - 1]) if at else 0.0
         yield TimelineEntry(step, seconds, "lost", f"{exit_in_words(attempt.code)}{said}", attempt.ended)
 
 
@@ -89,7 +83,7 @@ def _entry(kind: str, text: str, event: Event, place: Place) -> TimelineEntry:
     return TimelineEntry(place.step, place.seconds, kind, " ".join(text.split()), event.time)
 
 
-def _merged(entries: list[TimelineEntry]) -> list[TimelineEntry]:
+def _merge_repeated(entries: list[TimelineEntry]) -> list[TimelineEntry]:
     """Merge equal entries of one kind into one, at the first place, with a count."""
     groups: dict[tuple[str, str], list[TimelineEntry]] = {}
     for entry in entries:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cpulm.analysis.report import Floats
-from cpulm.estimate.scaling_law import effective_tokens
+from cpulm.estimate.scaling_law import effective_tokens, weighted_quantiles
 
 _DRAWS = 20_000
 _BETA = (0.2, 0.7)
@@ -61,7 +61,7 @@ def gain(tokens: Floats, losses: Floats, now: float, more: float, unique_tokens:
     here = effective_tokens(now, unique_tokens) / worth[-1]
     there = effective_tokens(now + more, unique_tokens) / worth[-1]
     gains = a * (here ** -beta[:, 0] - there ** -beta[:, 0])
-    low, high = _quantiles(gains, weight, (0.1, 0.9))
+    low, high = weighted_quantiles(gains, weight, (0.1, 0.9))
     return Gain(float(np.average(gains, weights=weight)), low, high)
 
 
@@ -69,10 +69,3 @@ def _dots(left: Floats, right: Floats) -> Floats:
     """Return the dot product of each row of ``left`` with that of ``right``."""
     dots: Floats = np.einsum("ij,ij->i", left, right)
     return dots
-
-
-def _quantiles(values: Floats, weights: Floats, parts: tuple[float, float]) -> tuple[float, float]:
-    order = np.argsort(values)
-    cumulative = np.cumsum(weights[order]) / weights.sum()
-    low, high = np.interp(parts, cumulative, values[order])
-    return float(low), float(high)

@@ -18,7 +18,7 @@ from cpulm.data.tokenfile import TokenFolder
 from cpulm.errors import ResourceError, SettingsError, StoppedError
 from cpulm.estimate import requirements
 from cpulm.estimate.memory import arithmetic_of
-from cpulm.estimate.scaling_law import Expectation, Law, Observation
+from cpulm.estimate.scaling_law import Expectation, Observation, ScalingLaw
 from cpulm.events import Event, Listener, Progress, StepDone, Validated
 from cpulm.execution.runtime import Runtime, choose_runtime
 from cpulm.execution.step_timing import measure_step
@@ -84,7 +84,7 @@ class NightPlan:
 
 
 @dataclass(frozen=True)
-class _Measured:
+class _MeasuredSize:
     settings: Settings
     params: int
     step_seconds: float
@@ -112,14 +112,14 @@ def plan_night(base: Settings, seconds: float, *, show: Listener) -> NightPlan:
     with StopRequest() as stop:
         tokens = prepare(base.data, emit=show, should_stop=stop, block_size=base.model.block_size)
         sizes = _measured_sizes(base, tokens, runtime, machine, seconds, show, stop)
-    pilots = _pilots(sizes[:_PILOT_SHAPES], tokens, seconds, show)
-    law = Law(pilots)
+    pilots = _run_pilots(sizes[:_PILOT_SHAPES], tokens, seconds, show)
+    law = ScalingLaw(pilots)
     candidates = [_candidate(size, tokens, seconds, law) for size in sizes]
     best = min(candidates, key=lambda candidate: candidate.expected.loss)
     return NightPlan(seconds, candidates, best, pilots, law.misfit_nats)
 
 
-def sized(base: Settings, shape: tuple[int, int, int], seconds: float) -> Settings:
+def with_shape(base: Settings, shape: tuple[int, int, int], seconds: float) -> Settings:
     """``base`` with a shape, the learning rates for it, and the time as the horizon."""
     layers, width, heads = shape
     model = changed(
@@ -139,13 +139,13 @@ def _measured_sizes(
     seconds: float,
     show: Listener,
     stop: StopRequest,
-) -> list[_Measured]:
-    sizes: list[_Measured] = []
+) -> list[_MeasuredSize]:
+    sizes: list[_MeasuredSize] = []
     for done, shape in enumerate(SHAPES):
         if stop():
             raise StoppedError("while planning; nothing was written", "run the command again")
         show(Progress(stage="measuring sizes", done=done, total=len(SHAPES), unit="sizes"))
-        settings = sized(base, shape, seconds)
+        settings = with_shape(base, shape, seconds)
         try:
             available = machine.memory_available_bytes
             requirements.check_memory(settings, tokens.vocab_size, arithmetic_of(runtime), available)
@@ -156,24 +156,28 @@ def _measured_sizes(
         trained = _TRAINED_PART * seconds / step * settings.tokens_per_step
         if trained < _FEWEST_TOKENS_PER_PARAMETER * params and len(sizes) >= _PILOT_SHAPES:
             break
-        sizes.append(_Measured(settings, params, step))
+        sizes.append(_MeasuredSize(settings, params, step))
     show(Progress(stage="measuring sizes", done=len(SHAPES), total=len(SHAPES), unit="sizes", finished=True))
     if len(sizes) < _PILOT_SHAPES:
         raise ResourceError("not enough memory for the pilots", "close other programs")
     return sizes
 
 
-def _pilots(sizes: list[_Measured], tokens: TokenFolder, seconds: float, show: Listener) -> list[Observation]:
+def _run_pilots(
+    sizes: list[_MeasuredSize], tokens: TokenFolder, seconds: float, show: Listener
+) -> list[Observation]:
     least, most = _PILOT_SECONDS
     share = min(max(seconds * _PILOT_PART, least), most) / (len(sizes) * sum(_LENGTHS))
     pilots = [(size, length * share) for size in sizes for length in _LENGTHS]
     return [
-        _pilot(size, limit, tokens, f"pilot {number} of {len(pilots)}", show)
+        _run_pilot(size, limit, tokens, f"pilot {number} of {len(pilots)}", show)
         for number, (size, limit) in enumerate(pilots, 1)
     ]
 
 
-def _pilot(size: _Measured, seconds: float, tokens: TokenFolder, stage: str, show: Listener) -> Observation:
+def _run_pilot(
+    size: _MeasuredSize, seconds: float, tokens: TokenFolder, stage: str, show: Listener
+) -> Observation:
     """Train a size for about ``seconds`` with its whole schedule, in a temporary folder."""
     steps = max(_FEWEST_STEPS, round(seconds / size.step_seconds))
     none = {"max_time": None, "steps": steps, "target_loss": None, "patience": None}
@@ -205,9 +209,9 @@ def _pilot(size: _Measured, seconds: float, tokens: TokenFolder, stage: str, sho
     return Observation(size.params, trained, len(tokens.train), losses[-1])
 
 
-def _candidate(size: _Measured, tokens: TokenFolder, seconds: float, law: Law) -> Candidate:
+def _candidate(size: _MeasuredSize, tokens: TokenFolder, seconds: float, law: ScalingLaw) -> Candidate:
     trained = _TRAINED_PART * seconds / size.step_seconds * size.settings.tokens_per_step
-    expected = law.expect(size.params, trained, len(tokens.train))
+    expected = law.predict(size.params, trained, len(tokens.train))
     return Candidate(
         settings=size.settings,
         params=size.params,

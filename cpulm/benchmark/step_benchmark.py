@@ -106,7 +106,7 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Sizes:
+class DataSizes:
     """Tokens of a data set; None if unknown."""
 
     vocab_size: int
@@ -132,7 +132,7 @@ def measure_peak(device: torch.device, emit: Listener, seconds: float = 0.25) ->
 
 def benchmark_step(
     settings: Settings,
-    sizes: Sizes,
+    sizes: DataSizes,
     runtime: Runtime,
     decide: Callable[[int | None], Runtime],
     *,
@@ -224,7 +224,7 @@ def _stopped() -> StoppedError:
 
 
 def _validation_seconds(
-    parts: TrainingParts, runtime: Runtime, settings: Settings, sizes: Sizes
+    parts: TrainingParts, runtime: Runtime, settings: Settings, sizes: DataSizes
 ) -> float | None:
     """Seconds of one validation; None if neither the validation text nor a number of batches is known.
 

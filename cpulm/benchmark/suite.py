@@ -6,7 +6,7 @@ import json
 import subprocess
 from typing import Any
 
-from cpulm.benchmark.step_benchmark import Peak, Result, Sizes, benchmark_step, measure_peak
+from cpulm.benchmark.step_benchmark import DataSizes, Peak, Result, benchmark_step, measure_peak
 from cpulm.command import cpulm_command, last_error, last_line, log_environment
 from cpulm.data.prepare import prepare
 from cpulm.errors import ResourceError, StoppedError
@@ -38,11 +38,11 @@ def benchmark_preset(
     machine = read_machine()
     choose_runtime(settings.runtime, machine)  # refuses what is not available, before the data is prepared
     with StopRequest() as stop:
-        sizes = Sizes(settings.data.vocab_size or CHARACTERS)
+        sizes = DataSizes(settings.data.vocab_size or CHARACTERS)
         if with_data:
             block = settings.model.block_size
             tokens = prepare(settings.data, emit=show, should_stop=stop, block_size=block)
-            sizes = Sizes(tokens.vocab_size, len(tokens.train), len(tokens.val))
+            sizes = DataSizes(tokens.vocab_size, len(tokens.train), len(tokens.val))
         expected = expected_arithmetic(settings, machine)
         requirements.check_memory(settings, sizes.vocab_size, expected, machine.memory_available_bytes)
         runtime = choose_runtime(settings.runtime, machine, settings.model)

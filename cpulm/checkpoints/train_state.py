@@ -9,7 +9,7 @@ from cpulm.typed_json import from_record
 
 SPIKE_UPDATES = 5
 """A single odd document makes one high loss; a run that diverges has many in a row."""
-_MEMORY = 0.98
+_MEAN_DECAY = 0.98
 """Of the running mean: it looks back over about fifty updates."""
 
 
@@ -40,7 +40,7 @@ class LossTracker:
             above = f"{spike_nats:g} nats above its mean of {mean:.3f}"
             return f"the loss stayed {above}; the last one is {loss:.3f}"
         self.high_updates = 0
-        self.mean_loss = loss if mean is None else _MEMORY * mean + (1 - _MEMORY) * loss
+        self.mean_loss = loss if mean is None else _MEAN_DECAY * mean + (1 - _MEAN_DECAY) * loss
         return None
 
     def note_non_finite(self) -> None:

@@ -229,12 +229,12 @@ def _show_comparison(reports: list[Report], by: By, *, json: bool) -> None:
 
 def _series(comparison: RunComparison, by: By) -> list[Series | None]:
     """For each run its curve, in the order of the table."""
-    from cpulm.analysis.compare import places
+    from cpulm.analysis.compare import x_values
     from cpulm.ui.analysis_curves import Series
 
     series: list[Series | None] = []
     for number, report in enumerate(comparison.reports):
         curve = comparison.curve(report)
-        x = None if curve is None else places(report, curve, by)
+        x = None if curve is None else x_values(report, curve, by)
         series.append(None if curve is None or x is None else Series(number, x, curve.values))
     return series

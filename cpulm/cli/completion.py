@@ -73,9 +73,9 @@ def assignment(incomplete: str) -> list[str]:
 
 
 def _words(key: str) -> list[str]:
-    from cpulm.settings_resolver import words_of
+    from cpulm.settings_resolver import allowed_values
 
-    return words_of(key)
+    return allowed_values(key)
 
 
 def _folders(parent: str, file: str) -> list[str]:

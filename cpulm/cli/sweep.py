@@ -244,12 +244,12 @@ def _train(folder: SweepDir, plan: Plan, *, headless: bool, json: bool) -> None:
 
 
 def _record(folder: SweepDir, plan: Plan, ranked: tuple[TrialStatus, ...]) -> dict[str, Any]:
-    from cpulm.analysis.changes import flat
+    from cpulm.analysis.changes import flatten
     from cpulm.sweep.plan import read_settings
 
     trials = {trial.name: trial for trial in plan.trials}
     records = []
     for one in ranked:
-        values = flat(read_settings(folder, trials[one.name]).model_dump(mode="json"))
+        values = flatten(read_settings(folder, trials[one.name]).model_dump(mode="json"))
         records.append({**one.__dict__, "values": {key: values[key] for key in plan.keys}})
     return {"sweep": folder.path, "best": ranked[0].run, "trials": records}

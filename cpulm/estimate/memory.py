@@ -33,7 +33,7 @@ PROCESS_BYTES = 330 << 20
 """Resident size of a process after torch's first update of a tiny model: its code, and the workspaces in
 which the matrix products pack their factors (Linux, torch 2.13)."""
 
-HOLES = 1.3
+HEAP_FRAGMENTATION = 1.3
 """Resident bytes per byte in use: allocations of changing sizes leave holes in the C library's heap. Measured
 with glibc on the shapes of ``benchmarks/memory.py`` that are not presets; the presets check it."""
 
@@ -89,7 +89,7 @@ def vector_lanes(instruction_sets: Collection[str]) -> int:
 
 def memory_bytes(settings: Settings, vocab_size: int, arithmetic: Arithmetic) -> int:
     """Estimate the peak resident memory of the training process."""
-    return PROCESS_BYTES + round(HOLES * training_bytes(settings, vocab_size, arithmetic))
+    return PROCESS_BYTES + round(HEAP_FRAGMENTATION * training_bytes(settings, vocab_size, arithmetic))
 
 
 def training_bytes(settings: Settings, vocab_size: int, arithmetic: Arithmetic) -> int:
@@ -105,7 +105,7 @@ def training_bytes(settings: Settings, vocab_size: int, arithmetic: Arithmetic) 
     update = gradients + (_muon_bytes(model, arithmetic) if train.optimizer == "muon" else 0)
     if train.grad_accum_steps > 1:
         update -= gradients
-    passing = _pass_bytes(model, vocab_size, tokens, arithmetic, train.grad_accum_steps > 1)
+    passing = _forward_backward_bytes(model, vocab_size, tokens, arithmetic, train.grad_accum_steps > 1)
     if train.document_mask and not arithmetic.has_kernels_for(model.head_width):
         passing += FLOAT_BYTES * tokens * model.block_size  # the mask, one for all layers
     return standing + max(update, passing)
@@ -120,7 +120,7 @@ def activation_bytes(model: ModelSettings, tokens: int, arithmetic: Arithmetic) 
     return kept + model.n_layer * _block_bytes(model, tokens, arithmetic)
 
 
-def _pass_bytes(
+def _forward_backward_bytes(
     model: ModelSettings, vocab_size: int, tokens: int, arithmetic: Arithmetic, accumulates: bool
 ) -> int:
     """The most bytes that a forward and a backward pass add to weights and optimizer state: in the head, in

@@ -114,6 +114,12 @@ def check_disk(needed: int, folder: Path) -> None:
         )
 
 
+def micro_batch_flags(train: TrainSettings, micro_batch_size: int) -> str:
+    """Return the flags that split the same batch into micro-batches of another size."""
+    accumulate = math.ceil(train.micro_batch_size * train.grad_accum_steps / micro_batch_size)
+    return f"--set train.micro_batch_size={micro_batch_size} --set train.grad_accum_steps={accumulate}"
+
+
 def check_memory(settings: Settings, vocab_size: int, arithmetic: Arithmetic, available: int) -> None:
     """Raise ResourceError if the run needs more bytes than ``available``, with a batch that would fit."""
     needed = memory_bytes(settings, vocab_size, arithmetic)
@@ -127,11 +133,7 @@ def check_memory(settings: Settings, vocab_size: int, arithmetic: Arithmetic, av
     while size >= 1:
         smaller = settings.model_copy(update={"train": train.model_copy(update={"micro_batch_size": size})})
         if memory_bytes(smaller, vocab_size, arithmetic) <= available:
-            accumulate = math.ceil(train.micro_batch_size * train.grad_accum_steps / size)
-            raise ResourceError(
-                message,
-                f"the same batch in smaller micro-batches fits: --set train.micro_batch_size={size} "
-                f"--set train.grad_accum_steps={accumulate}",
-            )
+            flags = micro_batch_flags(train, size)
+            raise ResourceError(message, f"the same batch in smaller micro-batches fits: {flags}")
         size //= 2
     raise ResourceError(message, "choose a smaller preset, or a smaller model.n_embd and model.n_layer")

@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -49,7 +48,7 @@ class Expectation:
     high: float
 
 
-class Law:
+class ScalingLaw:
     """Laws drawn at random, weighted by how well they fit some runs.
 
     Args:
@@ -70,7 +69,7 @@ class Law:
         n_terms = params[None, :] ** -self._alpha[:, None]
         d_terms = tokens[None, :] ** -self._beta[:, None]
         rest = losses[None, :] - floor[:, None]
-        a, b = _non_negative_pair(n_terms, d_terms, rest)
+        a, b = _non_negative_least_squares(n_terms, d_terms, rest)
         misfit = rest - a[:, None] * n_terms - b[:, None] * d_terms
         log_weight = -0.5 * np.sum((misfit / _NOISE_NATS) ** 2, axis=1)
         weight = np.exp(log_weight - log_weight.max())
@@ -79,11 +78,11 @@ class Law:
         self.misfit_nats = float(np.sqrt(np.mean(misfit**2, axis=1)) @ self._weight)
         """Root mean square distance of the runs from the laws."""
 
-    def expect(self, params: int, tokens: float, unique_tokens: float) -> Expectation:
+    def predict(self, params: int, tokens: float, unique_tokens: float) -> Expectation:
         """Predict the loss of a model after ``tokens`` tokens, ``unique_tokens`` of them different ones."""
         effective = effective_tokens(tokens, unique_tokens)
         losses = self._floor + self._a * params**-self._alpha + self._b * effective**-self._beta
-        low, high = _quantiles(losses, self._weight, (0.1, 0.9))
+        low, high = weighted_quantiles(losses, self._weight, (0.1, 0.9))
         mean = float(losses @ self._weight)  # a few extreme draws may move it out of the span of most
         return Expectation(mean, min(low, mean), max(high, mean))
 
@@ -95,7 +94,7 @@ def effective_tokens(tokens: float, unique_tokens: float) -> float:
     return unique * (1.0 + REPEATED_WORTH * (1.0 - math.exp(-repetitions / REPEATED_WORTH)))
 
 
-def _non_negative_pair(x: Floats, y: Floats, target: Floats) -> tuple[Floats, Floats]:
+def _non_negative_least_squares(x: Floats, y: Floats, target: Floats) -> tuple[Floats, Floats]:
     """Row by row, the least-squares ``a, b >= 0`` of ``a x + b y = target``."""
     xx, yy, xy = (np.sum(p * q, axis=1) for p, q in ((x, x), (y, y), (x, y)))
     xt, yt = np.sum(x * target, axis=1), np.sum(y * target, axis=1)
@@ -106,7 +105,11 @@ def _non_negative_pair(x: Floats, y: Floats, target: Floats) -> tuple[Floats, Fl
     return np.where(a < 0, 0.0, a), np.where(a < 0, alone_b, b)
 
 
-def _quantiles(values: Floats, weights: Floats, parts: tuple[float, ...]) -> Any:
+def weighted_quantiles(
+    values: Floats, weights: Floats, probabilities: tuple[float, float]
+) -> tuple[float, float]:
+    """Return the values below which these parts of the whole weight lie."""
     order = np.argsort(values)
-    cumulative = np.cumsum(weights[order])
-    return tuple(float(np.interp(part, cumulative, values[order])) for part in parts)
+    cumulative = np.cumsum(weights[order]) / weights.sum()
+    low, high = np.interp(probabilities, cumulative, values[order])
+    return float(low), float(high)

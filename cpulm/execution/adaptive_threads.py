@@ -146,13 +146,13 @@ class AdaptiveThreads:
         """
         others = self._others()
         if others is not None:
-            self._judge(others)
+            self._note_load(others)
         if not self._busy or self._fixed:
             return
         if kind != self._kind:
             self._kind, self._trial = kind, None
         if self._trial is not None:
-            self._go_on(self._trial, seconds)
+            self._continue_trial(self._trial, seconds)
         elif self._now() >= self._next_trial:
             if self._fixed is None:
                 self._fixed = not self._may_change()
@@ -177,7 +177,7 @@ class AdaptiveThreads:
         """Take all threads again, and the library's own spinning."""
         self._become_calm()
 
-    def _judge(self, others: float) -> None:
+    def _note_load(self, others: float) -> None:
         if not self._busy and others >= BUSY:
             self._busy, self._hold_seconds, self._next_trial = True, FIRST_HOLD_SECONDS, 0.0
             self._spin(True)
@@ -190,17 +190,17 @@ class AdaptiveThreads:
         self._spin(False)
 
     def _begin_trial(self) -> None:
-        self._trial = _Trial([number for _ in range(ROUNDS) for number in self._numbers()])
+        self._trial = _Trial([number for _ in range(ROUNDS) for number in self._thread_counts()])
         self._take(self._trial.turns[0])
 
-    def _numbers(self) -> list[int]:
+    def _thread_counts(self) -> list[int]:
         """All, half as many, and so on down to one."""
         numbers = [self.most]
         while numbers[-1] > 1:
             numbers.append(numbers[-1] // 2)
         return numbers
 
-    def _go_on(self, trial: _Trial, seconds: float) -> None:
+    def _continue_trial(self, trial: _Trial, seconds: float) -> None:
         if not trial.note(seconds):
             return
         if trial.turns:

@@ -37,31 +37,31 @@ def decide_compile(
         SettingsError: if ``on`` is requested and no C++ compiler is found.
     """
     if requested == "off":
-        return runtime.noting("eager: requested")
+        return runtime.with_note("eager: requested")
     if runtime.device.type == "cpu" and machine.compiler is None:
         if requested == "on":
             raise SettingsError(
                 f"runtime.compile = 'on', and there is {machine.compiler_problem}",
                 "install g++ or clang++, or leave runtime.compile at auto",
             )
-        return runtime.noting(f"eager: {machine.compiler_problem}")
+        return runtime.with_note(f"eager: {machine.compiler_problem}")
     if machine.compiler is not None:
         # Inductor calls g++ (clang++ on macOS) unless told otherwise, whatever else is installed.
         os.environ.setdefault("CXX", machine.compiler.command)
     # By default torch keeps what it compiled in the folder for temporary files, which a restart empties.
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))
     if requested == "on":
-        return runtime.noting("compiled: requested", compiled=True)
+        return runtime.with_note("compiled: requested", compiled=True)
     if runtime.device.type == "mps":
-        return runtime.noting("eager: torch.compile does not pay on mps")
+        return runtime.with_note("eager: torch.compile does not pay on mps")
     if runtime.precision == "int8":
-        return runtime.noting("eager: torch.compile does not make int8 products faster")
+        return runtime.with_note("eager: torch.compile does not make int8 products faster")
     if runtime.precision == "fp32" and runtime.kernels is not None:
         # A step of `small`: 0.87 s with the kernels, 1.10 s compiled (2 cores with AVX-512, torch 2.13).
-        return runtime.noting("eager: the kernels for this CPU are faster than torch.compile")
+        return runtime.with_note("eager: the kernels for this CPU are faster than torch.compile")
     if nominal_seconds is None or nominal_seconds < COMPILE_PAYS_AFTER_SECONDS:
-        return runtime.noting("eager: the run is too short for compiling to pay")
-    return runtime.noting("compiled: the run is long enough for compiling to pay", compiled=True)
+        return runtime.with_note("eager: the run is too short for compiling to pay")
+    return runtime.with_note("compiled: the run is long enough for compiling to pay", compiled=True)
 
 
 def compile_forward(
@@ -89,7 +89,7 @@ def compile_forward(
     except Exception as error:  # torch wraps what compilers and linkers say in many classes
         torch._dynamo.reset()
         why = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        return parts, runtime.noting(
+        return parts, runtime.with_note(
             f"eager after all, compiling failed: {why.strip()[:200]}", compiled=False
         )
     finally:

@@ -87,7 +87,7 @@ class Runtime:
         model.use_kernels(self.kernels)
         model.use_int8((self.int8_kernels or TorchQuantizer()) if self.precision == "int8" else None)
 
-    def noting(self, note: str, **changes: Any) -> Runtime:
+    def with_note(self, note: str, **changes: Any) -> Runtime:
         """A copy with one note more."""
         return replace(self, notes=(*self.notes, note), **changes)
 
@@ -167,7 +167,7 @@ def _device(asked: str) -> tuple[torch.device, str]:
 def _threads(asked: int | None, machine: Machine, requested: str) -> tuple[int, str]:
     if asked is None:
         choice = choose(machine).threads
-        return choice.value, f"{_so_many_threads(choice.value)}: {choice.reason}"
+        return choice.value, f"{_format_threads(choice.value)}: {choice.reason}"
     if asked > machine.usable_logical:
         raise SettingsError(
             f"runtime.threads = {asked}, and this process may use {machine.usable_logical} logical cores",
@@ -175,11 +175,11 @@ def _threads(asked: int | None, machine: Machine, requested: str) -> tuple[int, 
         )
     limit = machine.openmp.thread_limit
     if limit is not None and limit < asked:
-        return limit, f"{_so_many_threads(limit)}: OMP_THREAD_LIMIT allows no more, {asked} were requested"
-    return asked, f"{_so_many_threads(asked)}: {requested}"
+        return limit, f"{_format_threads(limit)}: OMP_THREAD_LIMIT allows no more, {asked} were requested"
+    return asked, f"{_format_threads(asked)}: {requested}"
 
 
-def _so_many_threads(number: int) -> str:
+def _format_threads(number: int) -> str:
     return f"{number} thread{'' if number == 1 else 's'}"
 
 

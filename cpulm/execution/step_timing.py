@@ -47,7 +47,7 @@ def time_update(
 
 
 @lru_cache
-def process_fp32_peak(device: torch.device, threads: int) -> float:
+def cached_fp32_peak(device: torch.device, threads: int) -> float:
     """As :func:`fp32_peak` with ``threads``, measured once in a process."""
     torch.set_num_threads(threads)
     return fp32_peak(device)

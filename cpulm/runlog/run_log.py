@@ -20,6 +20,7 @@ from cpulm.events import (
     LayerStats,
     MachineSampled,
     RolledBack,
+    RunFinished,
     RunStarted,
     SampleMade,
     StepDone,
@@ -78,6 +79,18 @@ class RunLog:
         """The newest RunStarted: that of a resumed run has its new horizon."""
         return next((event for _, event in reversed(self.events) if isinstance(event, RunStarted)), None)
 
+    @property
+    def finished(self) -> RunFinished | None:
+        """The newest RunFinished; None if the run has never ended."""
+        return next((event for _, event in reversed(self.events) if isinstance(event, RunFinished)), None)
+
+    @property
+    def validations(self) -> list[Validated]:
+        """The validations with a finite loss."""
+        return [
+            event for _, event in self.events if isinstance(event, Validated) and math.isfinite(event.loss)
+        ]
+
     def place(self, at: int) -> Place:
         """Return how far the run was after ``at`` lines of steps."""
         step, tokens, seconds = self.places(np.array([at]))[0]
@@ -127,7 +140,7 @@ class _Reader:
         """Take in the next lines."""
         is_step = [line.startswith(_STEPS.start) for line in lines]
         if any(is_step):
-            self._steps.append(_STEPS.rows(_whole(list(compress(lines, is_step)))))
+            self._steps.append(_STEPS.rows(_drop_incomplete(list(compress(lines, is_step)))))
         machine: list[bytes] = []
         # So many lines of steps stand before each line.
         before = self._lines + np.cumsum(is_step) - is_step
@@ -139,56 +152,56 @@ class _Reader:
             elif line.startswith(_STATS_START) and line.endswith(b"\n"):
                 self._stats.append((at, line))
             else:
-                self._take(line, at)
+                self._add_event(line, at)
         if machine:
-            self._machine.append(_MACHINE.rows(_whole(machine)))
+            self._machine.append(_MACHINE.rows(_drop_incomplete(machine)))
         self._lines += sum(is_step)
 
-    def _take(self, line: bytes, at: int) -> None:
+    def _add_event(self, line: bytes, at: int) -> None:
         event = event_in(line)
         if event is not None:
             self._events.append(LogEvent(at, event))
         else:
-            self._damaged += not _is_of_another_version(line)
+            self._damaged += not _is_from_another_version(line)
 
-    def _take_statistics(self) -> None:
+    def _add_layer_stats(self) -> None:
         """Take in the statistics of layers: hundreds of numbers a line, so only some of very many lines."""
         stride = -(-len(self._stats) // _MOST_STATISTICS) or 1
         others, self._events = self._events, []
         for at, line in self._stats[::stride]:
-            self._take(line, at)
+            self._add_event(line, at)
         # They follow their step directly, before any other event.
         self._events = sorted(self._events + others, key=lambda one: one.at)
 
     def run_log(self) -> RunLog:
         """Return all that was read."""
-        self._take_statistics()
-        steps, step_is_sound = _joined(self._steps, _STEPS, ("step", "tokens", "elapsed_seconds"))
-        machine, machine_is_sound = _joined(self._machine, _MACHINE, ("process_bytes",))
+        self._add_layer_stats()
+        steps, step_is_sound = _join(self._steps, _STEPS, ("step", "tokens", "elapsed_seconds"))
+        machine, machine_is_sound = _join(self._machine, _MACHINE, ("process_bytes",))
         damaged = self._damaged + int(np.sum(~step_is_sound)) + int(np.sum(~machine_is_sound))
-        lines = _last_known(
+        lines = _fill_forward(
             np.stack([steps[name] for name in ("step", "tokens", "elapsed_seconds")], axis=1), step_is_sound
         )
-        counts = step_is_sound & ~_gone_back_from(steps["step"], self._events)
+        counts = step_is_sound & ~_undone_steps(steps["step"], self._events)
         at = np.array(self._machine_at, dtype=np.int64)
         return RunLog(
-            steps=_kept(steps, counts),
-            machine=_kept(machine, machine_is_sound),
+            steps=_select_rows(steps, counts),
+            machine=_select_rows(machine, machine_is_sound),
             machine_at=at[machine_is_sound],
-            events=_that_count(self._events),
+            events=_without_undone(self._events),
             damaged_lines=damaged,
             _lines=lines,
         )
 
 
-def _whole(lines: list[bytes]) -> list[bytes]:
+def _drop_incomplete(lines: list[bytes]) -> list[bytes]:
     """Return the lines, the last one empty if it has no end: it may end in the middle of a number."""
     if not lines[-1].endswith(b"\n"):
         lines[-1] = b"\n"
     return lines
 
 
-def _is_of_another_version(line: bytes) -> bool:
+def _is_from_another_version(line: bytes) -> bool:
     """Whether the line is whole JSON, or empty: not damaged, though not an event of this version."""
     try:
         typed_json.decode(line, _ANY)
@@ -197,7 +210,7 @@ def _is_of_another_version(line: bytes) -> bool:
     return line.endswith(b"\n")
 
 
-def _joined(
+def _join(
     blocks: list[Floats], columns: Columns, needed: tuple[str, ...]
 ) -> tuple[dict[str, Floats], Booleans]:
     """Return the columns of all blocks, and which rows have a time and all that is ``needed``."""
@@ -213,11 +226,11 @@ def _joined(
     return joined, sound
 
 
-def _kept(columns: dict[str, Floats], which: Booleans) -> dict[str, Floats]:
+def _select_rows(columns: dict[str, Floats], which: Booleans) -> dict[str, Floats]:
     return columns if which.all() else {name: column[which] for name, column in columns.items()}
 
 
-def _last_known(rows: Floats, known: Booleans) -> Floats:
+def _fill_forward(rows: Floats, known: Booleans) -> Floats:
     """Replace each row that is not known by the last known one before it; zeros if there is none."""
     if known.all():
         return rows
@@ -226,30 +239,30 @@ def _last_known(rows: Floats, known: Booleans) -> Floats:
     return filled
 
 
-def _gone_back_from(steps: Floats, events: Sequence[LogEvent]) -> Booleans:
+def _undone_steps(steps: Floats, events: Sequence[LogEvent]) -> Booleans:
     """Return which lines of steps do not count: the run went back, or was resumed, to a step before them."""
     gone = np.zeros(len(steps), dtype=bool)
     for at, event in events:
-        back_to = _back_to(event)
+        back_to = _restored_step(event)
         if back_to is not None:
             gone[:at] |= steps[:at] > back_to
     return gone
 
 
-def _that_count(events: Sequence[LogEvent]) -> tuple[LogEvent, ...]:
+def _without_undone(events: Sequence[LogEvent]) -> tuple[LogEvent, ...]:
     """Leave out what was measured at steps that do not count."""
     kept: list[LogEvent] = []
     newest = math.inf
     for one in reversed(events):
         if not isinstance(one.event, _MEASURED) or one.event.step <= newest:
             kept.append(one)
-        back_to = _back_to(one.event)
+        back_to = _restored_step(one.event)
         if back_to is not None:
             newest = min(newest, back_to)
     return tuple(reversed(kept))
 
 
-def _back_to(event: Event) -> int | None:
+def _restored_step(event: Event) -> int | None:
     """Return the last step before the event that counts; None if all of them do."""
     if isinstance(event, RolledBack):
         return event.to_step

@@ -128,10 +128,10 @@ def _own_line(descriptor: int) -> _Line:
     pid = os.getpid()
     return _Line(
         pid=pid,
-        host=process.host(),
+        host=process.host_name(),
         boot=process.boot(),
-        table=process.process_table(),
-        started=process.started(pid) or "",
+        table=process.pid_namespace(),
+        started=process.start_token(pid) or "",
         since=time.time(),
         inode=os.fstat(descriptor).st_ino,
     )
@@ -147,12 +147,12 @@ def _holder(run: RunDir, is_free: Callable[[], bool]) -> Holder | None:
 
 def _locality_and_life(line: _Line, is_free: Callable[[], bool]) -> tuple[bool, bool]:
     """Whether the process of a line is on this machine, and whether it is alive."""
-    if line.table == process.process_table():
+    if line.table == process.pid_namespace():
         return True, process.is_running(line.pid, line.started)
     if line.boot and line.boot == process.boot():
         # A container on this machine: its process numbers mean nothing here, the file's lock does.
         return True, not is_free()
-    if line.host == process.host():
+    if line.host == process.host_name():
         return True, False  # the machine was rebooted since
     return False, True
 

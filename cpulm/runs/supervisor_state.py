@@ -85,8 +85,8 @@ class SupervisorState:
 
     def set_supervisor(self) -> None:
         """Make this process the supervisor."""
-        self.host, self.pid = process.host(), os.getpid()
-        self.pid_started = process.started(self.pid) or ""
+        self.host, self.pid = process.host_name(), os.getpid()
+        self.pid_started = process.start_token(self.pid) or ""
 
     def watcher(self) -> tuple[str, int, str]:
         """Host, number and start of its supervisor's process: unique among all processes."""
@@ -102,7 +102,7 @@ class SupervisorState:
 
     def is_watched(self) -> bool:
         """Whether its supervisor runs on this machine; False for another machine, which cannot be asked."""
-        return self.host == process.host() and process.is_running(self.pid, self.pid_started)
+        return self.host == process.host_name() and process.is_running(self.pid, self.pid_started)
 
     def is_active(self) -> bool:
         """Whether it has a supervisor and has not ended; a supervisor runs a moment longer than its run."""

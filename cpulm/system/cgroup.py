@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from cpulm.system.small_file import read_small_file
+
 _NO_LIMIT = 1 << 60
 """Version 1 writes "no limit" as the largest page-aligned 64-bit number."""
 
@@ -63,9 +65,9 @@ def read_limits(root: Path = Path("/"), process: str = "self") -> Limits:
 
 def _hierarchies(root: Path, process: str, controller: str) -> list[_Hierarchy]:
     """The hierarchies that may limit ``controller``: version 2's, and version 1's for this controller."""
-    groups = _groups(_text(root / "proc" / process / "cgroup"))
+    groups = _groups(read_small_file(root / "proc" / process / "cgroup"))
     found = []
-    for line in _text(root / "proc" / process / "mountinfo").splitlines():
+    for line in read_small_file(root / "proc" / process / "mountinfo").splitlines():
         # id parent major:minor root mount-point options [optional...] - type source super-options
         before, _, after = line.partition(" - ")
         fields, kind = before.split(), after.split()
@@ -107,10 +109,10 @@ def _below(path: str, mounted: str) -> str:
 def _quota(level: Path, unified: bool) -> list[float]:
     """The group's processor time per period, in processors; empty if it is not limited."""
     if unified:
-        quota, _, period = _text(level / "cpu.max").strip().partition(" ")
+        quota, _, period = read_small_file(level / "cpu.max").strip().partition(" ")
     else:
-        quota = _text(level / "cpu.cfs_quota_us").strip()
-        period = _text(level / "cpu.cfs_period_us").strip()
+        quota = read_small_file(level / "cpu.cfs_quota_us").strip()
+        period = read_small_file(level / "cpu.cfs_period_us").strip()
     if not quota.isdigit() or not (period or "100000").isdigit():
         return []
     return [int(quota) / int(period or 100_000)]
@@ -130,24 +132,17 @@ def _memory(level: Path, unified: bool) -> list[tuple[int, int | None]]:
     if used is None:
         return [(tightest, None)]
     droppable = "inactive_file " if unified else "total_inactive_file "
-    for line in _text(level / "memory.stat").splitlines():
+    for line in read_small_file(level / "memory.stat").splitlines():
         if line.startswith(droppable):
             used = max(0, used - int(line.split()[1]))
     return [(tightest, used)]
 
 
 def _number(path: Path) -> int | None:
-    text = _text(path).strip()
+    text = read_small_file(path).strip()
     return int(text) if text.isdigit() else None
 
 
 def _unescape(text: str) -> str:
     """Decode the blanks that mountinfo writes as three octal digits."""
     return text.replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cpulm.system.cpu import UNKNOWN
+from cpulm.system.small_file import read_small_file
 
 
 @dataclass(frozen=True)
@@ -59,10 +60,7 @@ def system_name(os_release: Path = Path("/etc/os-release")) -> str:
 
 def pretty_name(os_release: Path) -> str:
     """The distribution's name in a file such as ``/etc/os-release``; empty if there is none."""
-    try:
-        lines = os_release.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return ""
+    lines = read_small_file(os_release).splitlines()
     found = (line.partition("=")[2] for line in lines if line.startswith("PRETTY_NAME="))
     return next(found, "").strip("\"'")
 
@@ -113,8 +111,4 @@ def linux_power(supplies: Path = Path("/sys/class/power_supply")) -> Power:
 
 
 def _line(file: Path) -> str:
-    """Read a kernel file of one line; empty if it cannot be read, which some drivers refuse at times."""
-    try:
-        return file.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return ""
+    return read_small_file(file).strip()

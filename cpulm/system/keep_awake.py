@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from cpulm.system.small_file import read_small_file
+
 _PATIENCE_SECONDS = 0.5
 """The longest time that the start of a run waits for the answer."""
 _ANSWER_SECONDS = 3.0
@@ -185,22 +187,15 @@ def _inhibitor(program: str, what: str) -> Iterator[None]:
 
 def _inside_windows(version: Path = Path("/proc/version")) -> bool:
     """Whether this Linux is the Windows Subsystem for Linux."""
-    return "microsoft" in _read(version).lower()
+    return "microsoft" in read_small_file(version).lower()
 
 
 def _without_sleep(states: Path = Path("/sys/power/state")) -> bool:
     """Whether this Linux kernel has no sleep state, as in many virtual machines."""
-    return states.exists() and not _read(states).strip()
+    return states.exists() and not read_small_file(states).strip()
 
 
 def _in_a_container(marks: tuple[str, ...] = ("/.dockerenv", "/run/.containerenv")) -> str:
     if any(Path(mark).exists() for mark in marks):
         return " (this is a container: its host decides when it sleeps)"
     return ""
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""

@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 
 from cpulm.system.cpu import UNKNOWN, Cpu, architecture, clean_model, logical_count, name_instruction_sets
+from cpulm.system.small_file import read_small_file
 
 _APPLE = "0x61"
 _ARM_PARTS = {
@@ -89,7 +90,7 @@ def read_linux(root: Path = Path("/"), affinity: set[int] | None = None) -> Cpu:
     """
     usable = affinity if affinity is not None else _affinity()
     devices = root / "sys/devices"
-    cpuinfo = parse_cpuinfo(_text(root / "proc/cpuinfo"))
+    cpuinfo = parse_cpuinfo(read_small_file(root / "proc/cpuinfo"))
     online = _cpu_list(devices / "system/cpu/online") or set(range(logical_count()))
     usable = (usable & online) or online
     cores = _cores(devices, online, cpuinfo)
@@ -148,7 +149,7 @@ def _performance_cpus(devices: Path, online: set[int]) -> set[int]:
         return intel if intel != online else set()
     capacities: dict[int, int] = {}
     for cpu in online:
-        text = _text(devices / f"system/cpu/cpu{cpu}/cpu_capacity")
+        text = read_small_file(devices / f"system/cpu/cpu{cpu}/cpu_capacity")
         if not text.strip().isdigit():
             return set()
         capacities[cpu] = int(text)
@@ -160,7 +161,7 @@ def _performance_cpus(devices: Path, online: set[int]) -> set[int]:
 def _caches(folder: Path) -> dict[str, int]:
     sizes: dict[str, int] = {}
     for index in sorted(folder.glob("index*")):
-        level, kind, size = (_text(index / name).strip() for name in ("level", "type", "size"))
+        level, kind, size = (read_small_file(index / name).strip() for name in ("level", "type", "size"))
         if kind in ("Data", "Unified") and size[:-1].isdigit():
             scale = {"K": 1024, "M": 1024**2}.get(size[-1], 1)
             sizes["L1d" if level == "1" else f"L{level}"] = int(size[:-1]) * scale
@@ -169,7 +170,7 @@ def _caches(folder: Path) -> dict[str, int]:
 
 def _max_mhz(cpufreq: Path, cpuinfo: dict[str, str]) -> float | None:
     """The highest clock that the driver reports, else the one in ``/proc/cpuinfo``."""
-    khz = _text(cpufreq / "cpuinfo_max_freq").strip()
+    khz = read_small_file(cpufreq / "cpuinfo_max_freq").strip()
     if khz.isdigit():
         return int(khz) / 1000
     try:
@@ -180,13 +181,6 @@ def _max_mhz(cpufreq: Path, cpuinfo: dict[str, str]) -> float | None:
 
 def _cpu_list(path: Path) -> set[int]:
     try:
-        return parse_cpu_list(_text(path))
+        return parse_cpu_list(read_small_file(path))
     except ValueError:
         return set()
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""

@@ -65,7 +65,7 @@ class Sampler:
     def __init__(self) -> None:
         self._process = psutil.Process()
         self._children: list[psutil.Process] = []
-        self._processors = psutil.cpu_count() or 1
+        self._cpu_count = psutil.cpu_count() or 1
         self._mhz: float | None = None
         self._temperature: float | None = None
         self._slow_at = 0.0
@@ -79,22 +79,22 @@ class Sampler:
             self._read_slow()
         used, total = memory()
         return MachineSampled(
-            cpu_percent=reading(psutil.cpu_percent, 0.0),
+            cpu_percent=or_default(psutil.cpu_percent, 0.0),
             process_cpu_percent=self._process_percent(),
             cpu_mhz=self._mhz,
             cpu_temperature=self._temperature,
-            process_bytes=sum(_resident_bytes(process) for process in self._family()),
+            process_bytes=sum(_resident_bytes(process) for process in self._processes()),
             memory_used_bytes=used,
             memory_total_bytes=total,
         )
 
-    def _family(self) -> list[psutil.Process]:
+    def _processes(self) -> list[psutil.Process]:
         return [self._process, *self._children]
 
     def _process_percent(self) -> float:
         """CPU use of this process and its children, in percent of the whole machine."""
-        total = sum(reading(process.cpu_percent, 0.0) for process in self._family())
-        return total / self._processors
+        total = sum(or_default(process.cpu_percent, 0.0) for process in self._processes())
+        return total / self._cpu_count
 
     def _read_slow(self) -> None:
         self._slow_at = time.monotonic()
@@ -103,13 +103,13 @@ class Sampler:
         # a known child keeps its object, which stores its last CPU time
         self._children = [child for child in self._children if child in found]
         self._children += [child for child in found if child not in known]
-        self._mhz = reading(_mhz, None)
-        self._temperature = reading(_temperature, None)
+        self._mhz = or_default(_mhz, None)
+        self._temperature = or_default(_temperature, None)
 
 
 def memory() -> tuple[int, int]:
     """Used and total bytes: the container's if its limit is below the machine's memory."""
-    whole = reading(psutil.virtual_memory, None)
+    whole = or_default(psutil.virtual_memory, None)
     if whole is None:
         return 0, 0
     total, available = within_limits(whole.total, whole.available, read_limits())
@@ -126,7 +126,7 @@ def peak_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def reading(read: Callable[[], _T], otherwise: _T) -> _T:
+def or_default(read: Callable[[], _T], otherwise: _T) -> _T:
     """Return ``read()``, or ``otherwise`` if this system cannot tell or the process has ended."""
     try:
         return read()
@@ -135,13 +135,13 @@ def reading(read: Callable[[], _T], otherwise: _T) -> _T:
 
 
 def _resident_bytes(process: psutil.Process) -> int:
-    found = reading(process.memory_info, None)
+    found = or_default(process.memory_info, None)
     return found.rss if found is not None else 0
 
 
 def _descendants(process: psutil.Process) -> list[psutil.Process]:
     nothing: list[psutil.Process] = []
-    return reading(lambda: process.children(recursive=True), nothing)
+    return or_default(lambda: process.children(recursive=True), nothing)
 
 
 def _mhz() -> float | None:

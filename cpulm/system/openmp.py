@@ -14,6 +14,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from cpulm.system.small_file import read_small_file
+
 _DEFAULT_BLOCKTIME_MS = 200
 _REGION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
@@ -32,7 +34,7 @@ class ShortSpin:
 
     def __init__(self) -> None:
         meant = any(name in os.environ for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"))
-        self._library = None if meant else _loaded_library()
+        self._library = None if meant else _openmp_library()
         self._end: threading.Event | None = None
         self._team: threading.Thread | None = None
         self.is_on = False
@@ -66,7 +68,7 @@ def _hold_team(library: Any, ready: threading.Event, end: threading.Event) -> No
     end.wait()
 
 
-def _loaded_library() -> ctypes.CDLL | None:
+def _openmp_library() -> ctypes.CDLL | None:
     """The OpenMP library in this process; None where none is loaded or it can be neither way."""
     path = _library_path()
     if path is None:
@@ -85,10 +87,7 @@ def _library_path() -> str | None:
     if sys.platform == "darwin":
         torch: Any = sys.modules.get("torch")
         return None if torch is None else str(Path(torch.__file__).parent / "lib" / "libomp.dylib")
-    try:
-        maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
+    maps = read_small_file(Path("/proc/self/maps"))
     paths = (line.split(maxsplit=5)[-1] for line in maps.splitlines())
     names = ("libgomp", "libomp", "libiomp5")
     return next((path for path in paths if Path(path).name.startswith(names)), None)

@@ -13,11 +13,6 @@ _POLL_SECONDS = 0.5
 """Time between two checks for a stop request while waiting."""
 
 
-def on_battery() -> bool | None:
-    """Whether the machine runs on battery now; None if unknown."""
-    return {"mains": False, "battery": True}.get(read_power().source)
-
-
 def battery_warning() -> str | None:
     """The warning for a run that begins on battery; None on mains or if the source is unknown."""
     power = read_power()

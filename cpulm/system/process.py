@@ -7,21 +7,23 @@ import signal
 import socket
 from pathlib import Path
 
+from cpulm.system.small_file import read_small_file
+
 _UNKNOWN = "unknown"
 
 
 def is_running(pid: int, token: str) -> bool:
     """Whether the process identified by ``pid`` and ``token`` still runs; True if access is denied."""
-    return started(pid) in (token, _UNKNOWN)
+    return start_token(pid) in (token, _UNKNOWN)
 
 
-def started(pid: int) -> str | None:
+def start_token(pid: int) -> str | None:
     """Return a token for the start of process ``pid`` that no other process with that id ever had.
 
     None if there is no such process, or only its zombie.
     """
     if Path("/proc/self/stat").exists():
-        return _started_linux(pid)
+        return _start_token_linux(pid)
     import psutil
 
     try:
@@ -60,7 +62,7 @@ def wake(pid: int) -> bool:
     return True
 
 
-def _started_linux(pid: int) -> str | None:
+def _start_token_linux(pid: int) -> str | None:
     """The boot id and the clock tick since then: psutil's time of creation moves when the clock is set."""
     fields = _fields_linux(pid)
     if len(fields) < 20 or fields[0] in (b"Z", b"X"):
@@ -83,20 +85,17 @@ def boot() -> str:
 
     Containers on a machine share it.
     """
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
-    except OSError:
-        return ""
+    return read_small_file(Path("/proc/sys/kernel/random/boot_id")).strip()
 
 
-def process_table() -> str:
+def pid_namespace() -> str:
     """The id of the namespace of this process's id: each container has its own."""
     try:
         return f"{boot()} {Path('/proc/self/ns/pid').readlink()}"
     except OSError:
-        return host()
+        return host_name()
 
 
-def host() -> str:
+def host_name() -> str:
     """The machine's host name."""
     return socket.gethostname()

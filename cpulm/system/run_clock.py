@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 
-LOOK_EVERY_SECONDS = 0.5
+READING_INTERVAL_SECONDS = 0.5
 """Time between two readings. This much of a gap counts as run time, because it may have been."""
 SHORTEST_GAP_SECONDS = 15.0
 """Swapping, or a call that holds the GIL, delays a reading for seconds; sleep is longer."""
@@ -71,7 +71,7 @@ class Ledger:
         Args:
             reading: the clocks now.
             counts: False while the run pauses on purpose.
-            regular: whether a reading was due within ``LOOK_EVERY_SECONDS``; without regular readings a
+            regular: whether a reading was due within ``READING_INTERVAL_SECONDS``; without regular readings a
                 long time between two of them says nothing.
 
         Returns:
@@ -81,10 +81,10 @@ class Ledger:
         advance = max(0.0, reading.monotonic - last.monotonic)
         slept = max(0.0, reading.boot - last.boot - advance)
         stopped = 0.0
-        if regular and advance - LOOK_EVERY_SECONDS >= SHORTEST_GAP_SECONDS:
-            unseen = 1.25 * self._pace * LOOK_EVERY_SECONDS
+        if regular and advance - READING_INTERVAL_SECONDS >= SHORTEST_GAP_SECONDS:
+            unseen = 1.25 * self._pace * READING_INTERVAL_SECONDS
             if reading.cpu - last.cpu <= max(unseen, _IDLE_CPU_SHARE * advance):
-                stopped = advance - LOOK_EVERY_SECONDS
+                stopped = advance - READING_INTERVAL_SECONDS
         self._measure_pace(reading)
         if counts:
             self.seconds += advance - stopped
@@ -94,7 +94,7 @@ class Ledger:
     def _measure_pace(self, reading: ClockReading) -> None:
         since = self._pace_since
         seconds = reading.monotonic - since.monotonic
-        if seconds >= LOOK_EVERY_SECONDS / 2:  # over less, a clock with steps of 16 ms is too coarse
+        if seconds >= READING_INTERVAL_SECONDS / 2:  # over less, a clock with steps of 16 ms is too coarse
             self._pace = max(self._pace, (reading.cpu - since.cpu) / seconds)
             self._pace_since = reading
 
@@ -142,7 +142,7 @@ class RunClock:
         self._lock = threading.Lock()
         self._ledger = Ledger(read())
         self._pauses = 0
-        self._told = 0
+        self._gaps_reported = 0
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -165,7 +165,7 @@ class RunClock:
     def now(self) -> float:
         """Seconds of run time since this clock was created, for intervals. It never decreases."""
         with self._lock:
-            return self._look()
+            return self._advance()
 
     def elapsed(self) -> float:
         """Total seconds of run time, including those before a resumption."""
@@ -174,18 +174,18 @@ class RunClock:
     @contextmanager
     def pause(self) -> Iterator[None]:
         """Leave the time within the context out."""
-        self._shift_pauses(+1)
+        self._change_pauses(+1)
         try:
             yield
         finally:
-            self._shift_pauses(-1)
+            self._change_pauses(-1)
 
-    def _shift_pauses(self, by: int) -> None:
+    def _change_pauses(self, by: int) -> None:
         with self._lock:
-            self._look()
+            self._advance()
             self._pauses += by
 
-    def _look(self) -> float:
+    def _advance(self) -> float:
         """Update the ledger; the caller holds the lock."""
         gap = self._ledger.add(self._read(), counts=self._pauses == 0, regular=self._thread is not None)
         if gap is not None:
@@ -193,14 +193,14 @@ class RunClock:
         return self._ledger.seconds
 
     def _run(self) -> None:
-        while not self._stop.wait(LOOK_EVERY_SECONDS):
+        while not self._stop.wait(READING_INTERVAL_SECONDS):
             self.now()
-            self._tell()
-        self._tell()
+            self._report_gaps()
+        self._report_gaps()
 
-    def _tell(self) -> None:
-        while self._told < len(self.gaps):
-            seconds = self.gaps[self._told][1]
-            self._told += 1
+    def _report_gaps(self) -> None:
+        while self._gaps_reported < len(self.gaps):
+            seconds = self.gaps[self._gaps_reported][1]
+            self._gaps_reported += 1
             if self._on_gap is not None:
                 self._on_gap(seconds)

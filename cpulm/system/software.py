@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cpulm.system.cpu import UNKNOWN
+from cpulm.system.small_file import read_small_file
 
 PROBE_SECONDS = 3.0
 """How long another program may take to answer before it counts as missing."""
@@ -55,7 +56,7 @@ def read_torch(folder: Path | None = None) -> Torch | None:
     folder = folder or _torch_folder()
     if folder is None:
         return None
-    source = _text(folder / "version.py")
+    source = read_small_file(folder / "version.py")
     version = _python_string(source, "__version__") or UNKNOWN
     cuda, rocm = _python_string(source, "cuda"), _python_string(source, "hip")
     accelerator = f"CUDA {cuda}" if cuda else f"ROCm {rocm}" if rocm else None
@@ -64,7 +65,7 @@ def read_torch(folder: Path | None = None) -> Torch | None:
 
 def maths_library(folder: Path) -> str:
     """The libraries named by torch's build configuration, or else by its shared libraries."""
-    config = _text(folder / "include/ATen/Config.h")
+    config = read_small_file(folder / "include/ATen/Config.h")
     enabled = set(re.findall(r"#define AT_(\w+)_ENABLED\(\) 1", config))
     names = ["MKL"] if "MKL" in enabled else []
     libraries = [
@@ -235,10 +236,3 @@ def _ask(command: Sequence[str], text: str = "") -> subprocess.CompletedProcess[
 
 def _files(folder: Path) -> list[Path]:
     return list(folder.iterdir()) if folder.is_dir() else []
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""

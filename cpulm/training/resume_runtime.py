@@ -47,10 +47,10 @@ def resumed_runtime(checkpoint: Checkpoint, machine: Machine) -> Runtime:
     runtime = decide_compile(runtime, "on" if facts["compiled"] else "off", machine, None)
     if reason:
         said = reason if lost else f"{precision} was chosen when the run began: {reason}"
-        runtime = runtime.noting(said, precision_reason=reason)
+        runtime = runtime.with_note(said, precision_reason=reason)
     wanted = machine.openmp.num_threads
     if wanted is not None and threads is not None and wanted != threads:
-        runtime = runtime.noting(f"OMP_NUM_THREADS is {wanted}: not used, a resumed run keeps its threads")
+        runtime = runtime.with_note(f"OMP_NUM_THREADS is {wanted}: not used, a resumed run keeps its threads")
     return runtime
 
 

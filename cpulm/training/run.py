@@ -23,7 +23,7 @@ from cpulm.estimate.requirements import Requirements
 from cpulm.events import EndReason, Event, Listener, Notice, Progress
 from cpulm.execution.compilation import decide_compile
 from cpulm.execution.runtime import Runtime, choose_runtime
-from cpulm.execution.step_timing import measure_step, process_fp32_peak
+from cpulm.execution.step_timing import cached_fp32_peak, measure_step
 from cpulm.execution.update import TrainingParts
 from cpulm.generation.generate import encode_prompt
 from cpulm.interrupts import StopRequest
@@ -216,7 +216,7 @@ def prepare_run(settings: Settings, *, show: Listener, should_stop: Callable[[],
     plan = replace(
         plan,
         step_seconds=_measured_step(settings, tokens, runtime, show),
-        peak_flops_per_second=process_fp32_peak(runtime.device, runtime.threads),
+        peak_flops_per_second=cached_fp32_peak(runtime.device, runtime.threads),
     )
     release_memory()
     planned = requirements.nominal_seconds(settings, tokens.vocab_size, plan.steps, runtime.device.type)
@@ -244,7 +244,7 @@ def _prepare_resume(
     plan = replace(
         requirements.estimate_requirements(settings, tokens.vocab_size, len(tokens.train), arithmetic),
         step_seconds=seconds,
-        peak_flops_per_second=process_fp32_peak(runtime.device, runtime.threads),
+        peak_flops_per_second=cached_fp32_peak(runtime.device, runtime.threads),
     )
     return PreparedRun(settings, machine, runtime, tokens, plan, build_parts(settings, tokens, runtime))
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 from cpulm import __version__
 from cpulm.errors import DivergedError, ResourceError
-from cpulm.estimate.requirements import Requirements, seconds_needed
+from cpulm.estimate.requirements import Requirements, micro_batch_flags, seconds_needed
 from cpulm.events import EndReason, Event, Listener, MachineSampled, Notice, RunFinished, RunStarted
 from cpulm.model.counts import flops_per_token
 from cpulm.settings import RuntimeSettings
@@ -93,13 +92,9 @@ def host_settings(runtime: RuntimeSettings) -> Iterator[Callable[[Listener], Non
 
 
 def _smaller_batch(trainer: Trainer) -> str:
-    """Flags for the same batch in smaller micro-batches; empty if a micro-batch is one row."""
+    """Return the flags for micro-batches of half the size; empty if a micro-batch is one row."""
     train = trainer.settings.train
-    if train.micro_batch_size == 1:
-        return ""
-    size = train.micro_batch_size // 2
-    parts = math.ceil(train.micro_batch_size * train.grad_accum_steps / size)
-    return f"--set train.micro_batch_size={size} --set train.grad_accum_steps={parts}"
+    return "" if train.micro_batch_size == 1 else micro_batch_flags(train, train.micro_batch_size // 2)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cpulm.analysis.build_report import read_report
-from cpulm.analysis.compare import compare, places
+from cpulm.analysis.compare import compare, x_values
 
 if TYPE_CHECKING:
     from recorded_runs import MakeRun
@@ -99,7 +99,7 @@ def test_curves_stand_along_four_axes(make_run: MakeRun) -> None:
     curve = report.curves["val_loss"]
     last = []
     for by in ("steps", "tokens", "time", "flops"):
-        x = places(report, curve, by)
+        x = x_values(report, curve, by)
         assert x is not None
         last.append(float(x[-1]))
     assert last == pytest.approx([400, 400 * 2048, 400, 400 * 2048 * 1e4])

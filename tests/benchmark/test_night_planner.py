@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cpulm.benchmark import night_planner
-from cpulm.benchmark.night_planner import plan_night, sized
+from cpulm.benchmark.night_planner import plan_night, with_shape
 from cpulm.errors import SettingsError
 from cpulm.events import Event, Progress
 from cpulm.settings import to_yaml
@@ -55,7 +55,7 @@ def test_a_plan_from_pilots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_sizes_keep_everything_but_shape_rate_and_horizon() -> None:
     base = validate({"train": {"steps": 10, "lr": 0.01}, "model": {"n_embd": 256, "n_head": 4}})
-    bigger = sized(base, (8, 512, 8), 3600.0)
+    bigger = with_shape(base, (8, 512, 8), 3600.0)
     assert (bigger.model.n_layer, bigger.model.n_embd, bigger.model.n_head) == (8, 512, 8)
     assert (bigger.train.lr, bigger.train.muon_lr) == (0.005, base.train.muon_lr)
     assert (bigger.train.steps, bigger.train.max_time) == (None, 3600.0)

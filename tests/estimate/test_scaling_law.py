@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cpulm.estimate import scaling_law as laws
-from cpulm.estimate.scaling_law import Law, Observation, effective_tokens
+from cpulm.estimate.scaling_law import Observation, ScalingLaw, effective_tokens
 
 PLENTY = 1e12
 
@@ -25,22 +25,22 @@ def runs(noise: float = 0.0, seed: int = 1) -> list[Observation]:
 
 @pytest.mark.parametrize(("params", "tokens"), [(4e6, 4e6), (1.2e7, 1e7), (2.5e7, 3e7)])
 def test_a_known_law_is_expected_within_its_uncertainty(params: float, tokens: float) -> None:
-    law = Law(runs())
-    expected = law.expect(int(params), tokens, PLENTY)
+    law = ScalingLaw(runs())
+    expected = law.predict(int(params), tokens, PLENTY)
     assert expected.low <= true_loss(params, tokens) <= expected.high
     assert expected.low < expected.loss < expected.high
 
 
 def test_the_further_away_the_less_certain() -> None:
-    law = Law(runs(noise=0.01))
-    near, far = law.expect(4_000_000, 2e6, PLENTY), law.expect(40_000_000, 1e9, PLENTY)
+    law = ScalingLaw(runs(noise=0.01))
+    near, far = law.predict(4_000_000, 2e6, PLENTY), law.predict(40_000_000, 1e9, PLENTY)
     assert far.high - far.low > 2 * (near.high - near.low)
 
 
 def test_more_tokens_and_more_parameters_never_hurt() -> None:
-    law = Law(runs())
-    assert law.expect(10**6, 2e6, PLENTY).loss > law.expect(10**6, 8e6, PLENTY).loss
-    assert law.expect(10**6, 2e6, PLENTY).loss >= law.expect(10**7, 2e6, PLENTY).loss
+    law = ScalingLaw(runs())
+    assert law.predict(10**6, 2e6, PLENTY).loss > law.predict(10**6, 8e6, PLENTY).loss
+    assert law.predict(10**6, 2e6, PLENTY).loss >= law.predict(10**7, 2e6, PLENTY).loss
 
 
 def test_the_loss_expected_is_never_outside_of_its_span(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,15 +52,15 @@ def test_the_loss_expected_is_never_outside_of_its_span(monkeypatch: pytest.Monk
         (5e3, (2.00496, 0.08116, 0.07844, 0.07784, 1.00203, 0.10014)),
     ):
         runs_of = [Observation(int(n), d, unique, loss) for (n, d), loss in zip(shapes, losses, strict=True)]
-        law = Law(runs_of)
+        law = ScalingLaw(runs_of)
         for params, tokens in itertools.product((3_000, 9_000, 40_000), (2e5, 2e6)):
-            expected = law.expect(params, tokens, unique)
+            expected = law.predict(params, tokens, unique)
             assert expected.low <= expected.loss <= expected.high
 
 
 def test_what_fits_badly_says_so() -> None:
     strange = [Observation(10**6, 1e6 * (k + 1), PLENTY, 3.0 + 0.5 * (k % 2)) for k in range(6)]
-    assert Law(strange).misfit_nats > 5 * Law(runs()).misfit_nats
+    assert ScalingLaw(strange).misfit_nats > 5 * ScalingLaw(runs()).misfit_nats
 
 
 @pytest.mark.parametrize(
@@ -73,4 +73,4 @@ def test_tokens_seen_again_count_less(tokens: float, unique: float, worth: float
 
 def test_two_runs_are_no_law() -> None:
     with pytest.raises(ValueError, match="at least three"):
-        Law(runs()[:2])
+        ScalingLaw(runs()[:2])

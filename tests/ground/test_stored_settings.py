@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from cpulm.preset_files import preset_names
 from cpulm.settings import HORIZONS, Settings, to_yaml
-from cpulm.settings_resolver import preset_names, read_yaml, resolve, validate
+from cpulm.settings_resolver import read_yaml, resolve, validate
 
 
 def write(folder: Path, text: str) -> Path:

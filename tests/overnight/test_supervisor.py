@@ -333,7 +333,7 @@ class TestAtBoot:
     def leave(self, run: RunDir, state: NightState, **fields: Any) -> None:
         """A night's record by a supervisor that is gone."""
         night = supervisor_state.new_state(run, [])
-        night.state, night.host = state, process.host()
+        night.state, night.host = state, process.host_name()
         night.pid, night.pid_started = os.getpid(), "another process with this number"
         for name, value in fields.items():
             setattr(night, name, value)

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from cpulm.events import Event, MachineSampled, from_json, to_json
-from cpulm.system.monitor import Monitor, Sampler, reading
+from cpulm.system.monitor import Monitor, Sampler, or_default
 
 
 def test_samples_come_soon_and_end_with_the_context() -> None:
@@ -90,7 +90,7 @@ def test_what_a_system_does_not_tell_is_left_out() -> None:
     def wrong() -> float:
         raise ZeroDivisionError
 
-    assert reading(unsupported, None) is None
-    assert reading(gone, 0.0) == 0.0
+    assert or_default(unsupported, None) is None
+    assert or_default(gone, 0.0) == 0.0
     with pytest.raises(ZeroDivisionError):
-        reading(wrong, 0.0)
+        or_default(wrong, 0.0)

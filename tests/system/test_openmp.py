@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from cpulm.system.cpu_use import SHORTEST_SECONDS, OthersUse
-from cpulm.system.openmp import ShortSpin, _loaded_library
+from cpulm.system.openmp import ShortSpin, _openmp_library
 
 VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
@@ -28,7 +28,7 @@ def spin(monkeypatch: pytest.MonkeyPatch) -> ShortSpin:
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
     torch.ones(2, 2) @ torch.ones(2, 2)
-    if _loaded_library() is None:
+    if _openmp_library() is None:
         pytest.skip("no OpenMP library is loaded here")
     return ShortSpin()
 

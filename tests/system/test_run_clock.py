@@ -12,7 +12,7 @@ import time
 import pytest
 
 from cpulm.system.run_clock import (
-    LOOK_EVERY_SECONDS,
+    READING_INTERVAL_SECONDS,
     ClockReading,
     Ledger,
     RunClock,
@@ -85,7 +85,7 @@ def test_the_pace_is_also_measured_from_frequent_readings() -> None:
         ledger.add(reading)
     gap = ledger.add(later(reading, 30.0, 30.0, 15.0, 30.0))
     assert gap is not None
-    assert ledger.seconds == pytest.approx(10.0 + LOOK_EVERY_SECONDS)
+    assert ledger.seconds == pytest.approx(10.0 + READING_INTERVAL_SECONDS)
 
 
 def test_without_regular_readings_a_long_time_is_run_time() -> None:
@@ -143,7 +143,7 @@ def test_a_gap_is_reported_once_and_off_the_main_thread() -> None:
         assert clock.now() == 0.25  # found here, told by the clock's own thread
         assert heard.wait(10)
         clocks.advance(0.25)
-        time.sleep(2.5 * LOOK_EVERY_SECONDS)
+        time.sleep(2.5 * READING_INTERVAL_SECONDS)
     assert [seconds for seconds, _ in told] == [HOUR]
     assert told[0][1] is not threading.main_thread()
     assert clock.gaps == [(START.wall, HOUR)]
