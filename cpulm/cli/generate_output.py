@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 import time
@@ -205,6 +206,8 @@ def converse(writer: Writer, seed: int) -> None:
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 - importing it gives input() a history and line editing
     at_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    if isinstance(sys.stdin, io.TextIOWrapper) and not sys.stdin.isatty():
+        sys.stdin.reconfigure(encoding="utf-8-sig")  # of a file or a pipe, whatever the locale says
     if at_terminal:
         stderr().print(
             "Begin a text and press Enter. Ctrl-C stops it, Ctrl-D or an empty line ends.", style="dim"

@@ -51,7 +51,9 @@ for _hidden in (supervise, summary):
 
 def _show_version(asked: bool) -> None:
     if asked:
-        typer.echo(f"cpulm {__version__}")
+        from cpulm.ui.console import write_text
+
+        write_text(f"cpulm {__version__}\n")
         raise typer.Exit
 
 

@@ -190,7 +190,7 @@ def _stop(supervisor: subprocess.Popen[bytes]) -> None:
 
 def _report(run: RunDir, json: bool) -> None:
     from cpulm.runs import supervisor_state
-    from cpulm.ui.console import print_json, stderr, write_text
+    from cpulm.ui.console import print_json, stderr, write_text_or_warn
 
     night = supervisor_state.read(run)
     watched = night is not None and night.is_active()
@@ -212,4 +212,4 @@ def _report(run: RunDir, json: bool) -> None:
         lines = [f"\n{run.path} has already ended: see {run.path / 'summary.md'}"]
     for line in lines:
         stderr().print(line, soft_wrap=True)
-    write_text(f"{run.path}\n")
+    write_text_or_warn(f"{run.path}\n")

@@ -212,9 +212,9 @@ def _end(outcome: RunOutcome, json: bool) -> None:
     if outcome.reason == "stopped":
         raise StoppedError(f"everything is saved in {run.path}", f"continue with `cpulm resume {run.path}`")
     if not json:
-        from cpulm.ui.console import write_text
+        from cpulm.ui.console import write_text_or_warn
 
-        write_text(f"{run.best if run.best.is_file() else run.latest}\n")
+        write_text_or_warn(f"{run.best if run.best.is_file() else run.latest}\n")
 
 
 def _needs(ready: PreparedRun) -> dict[str, Any]:

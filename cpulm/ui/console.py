@@ -1,7 +1,8 @@
 """The one owner of output: data on stdout, progress, warnings and errors on stderr.
 
 Colour follows NO_COLOR, FORCE_COLOR and TERM=dumb. Text from users and models is never read as
-markup. A character that the console's encoding lacks is replaced; it never causes a crash.
+markup. A file or a pipe gets UTF-8, whatever the locale says; a character that a terminal's encoding lacks is
+replaced. Data that cannot be written is an error; progress that cannot be written is dropped.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 from rich.console import Console, RenderableType
 from rich.text import Text
 
+from cpulm.errors import ResourceError
 from cpulm.ui.terminal_text import harmless
 
 _NOBODY_READS = (errno.EPIPE, errno.EIO, errno.EINVAL)
@@ -43,11 +45,7 @@ def say(content: RenderableType) -> None:
 
     A closed terminal, or a log on a full disk, must not end a run: what cannot be written is dropped.
     """
-    try:
-        stderr().print(content, soft_wrap=True)
-    except OSError as error:
-        if error.errno in _NOBODY_READS:
-            _drop(sys.stderr)
+    stderr().print(content, soft_wrap=True)
 
 
 def is_utf8(stream: TextIO) -> bool:
@@ -68,30 +66,39 @@ def print_json(value: Any) -> None:
 def write_json_line(text: str) -> bool:
     """Write a JSON text and a line end on stdout; False once there is no reader.
 
-    What the console cannot encode is escaped, so the text stays JSON and means the same.
+    Raises:
+        ResourceError: as :func:`write_text`.
     """
+    return write_text(json_for_stdout(text) + "\n")
+
+
+def json_for_stdout(text: str) -> str:
+    """The JSON ``text`` with what stdout cannot encode escaped, so that it stays JSON and means the same."""
+    _set_encoding(sys.stdout)
     try:
         text.encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:
         text = "".join(char if char.isascii() else json.dumps(char)[1:-1] for char in text)
-    return write_text(text + "\n")
+    return text
 
 
 def write_text(text: str) -> bool:
     """Write ``text`` as it is on stdout, immediately; False once there is no reader.
 
     A reader that closed the pipe (``| head``) is not an error: further output is dropped silently.
+
+    Raises:
+        ResourceError: if it cannot be written for another reason, such as a full disk.
     """
-    _replace_what_cannot_be_written(sys.stdout)
+    return _Output(sys.stdout).write_now(text)
+
+
+def write_text_or_warn(text: str) -> None:
+    """As :func:`write_text`, for output that must not end the work: a failure is a warning, once."""
     try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    except OSError as error:
-        if error.errno not in _NOBODY_READS:
-            raise
-        _drop(sys.stdout)
-        return False
-    return True
+        write_text(text)
+    except ResourceError as error:
+        show_warning(f"{error.message}; the work continues without this output")
 
 
 def show_error(message: str, hint: str = "", *, label: str = "error") -> None:
@@ -108,20 +115,68 @@ def show_warning(message: str) -> None:
 
 
 def _console(stream: TextIO) -> Console:
-    _replace_what_cannot_be_written(stream)
-    terminal = stream.isatty()
-    width = None if terminal or os.environ.get("COLUMNS") else _PIPE_WIDTH
-    return _Console(file=stream, width=width, markup=False, emoji=False, highlight=False)
+    width = None if stream.isatty() or os.environ.get("COLUMNS") else _PIPE_WIDTH
+    output = cast(TextIO, _Output(stream))
+    return Console(file=output, width=width, markup=False, emoji=False, highlight=False)
 
 
-class _Console(Console):
-    def on_broken_pipe(self) -> None:
-        """Leave it to the caller; rich would end the whole program."""
-        raise BrokenPipeError(errno.EPIPE, "no reader")
+class _Output:
+    """A standard stream that decides what a failed write means: for data an error, for progress nothing.
+
+    Everything that it does not define is the stream's own.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        _set_encoding(stream)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        try:
+            self._stream.write(text)
+        except OSError as error:
+            self._failed(error)
+        return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError as error:
+            self._failed(error)
+
+    def write_now(self, text: str) -> bool:
+        """Write and flush; False if nobody reads."""
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except OSError as error:
+            self._failed(error)
+            return False
+        return True
+
+    def _failed(self, error: OSError) -> None:
+        nobody_reads = error.errno in _NOBODY_READS
+        if self._stream is not sys.stdout:
+            # A log may have room again later; a reader does not return.
+            if nobody_reads:
+                _drop(self._stream)
+            return
+        _drop(self._stream)
+        if not nobody_reads:
+            raise ResourceError(
+                f"the output cannot be written: {error.strerror}",
+                "free some disk space, or write it elsewhere",
+            ) from error
 
 
-def _replace_what_cannot_be_written(stream: TextIO) -> None:
-    if isinstance(stream, io.TextIOWrapper) and stream.errors not in ("replace", "backslashreplace"):
+def _set_encoding(stream: TextIO) -> None:
+    if not isinstance(stream, io.TextIOWrapper):
+        return
+    if not stream.isatty() and (stream.encoding or "").lower() not in ("utf-8", "utf8"):
+        stream.reconfigure(encoding="utf-8", errors="replace")
+    elif stream.errors not in ("replace", "backslashreplace"):
         stream.reconfigure(errors="replace")
 
 

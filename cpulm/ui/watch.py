@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from cpulm.events import Event, Progress, to_json
-from cpulm.ui.console import write_json_line
+from cpulm.ui.console import json_for_stdout, write_json_line, write_text_or_warn
 from cpulm.ui.snapshot import Snapshot
 
 Listener = Callable[[Event], None]
@@ -112,7 +112,10 @@ class _JsonView:
 
 @contextmanager
 def _json_lines() -> Iterator[Listener]:
-    """One line of JSON per event on stdout; at most two :class:`Progress` per second and stage."""
+    """One line of JSON per event on stdout; at most two :class:`Progress` per second and stage.
+
+    Lines that cannot be written do not end the run.
+    """
     shown: dict[str, float] = {}
 
     def listener(event: Event) -> None:
@@ -120,6 +123,6 @@ def _json_lines() -> Iterator[Listener]:
             if not event.finished and event.time - shown.get(event.stage, -1.0) < _PROGRESS_SECONDS:
                 return
             shown[event.stage] = event.time
-        write_json_line(to_json(event))
+        write_text_or_warn(json_for_stdout(to_json(event)) + "\n")
 
     yield listener

@@ -1,4 +1,7 @@
-"""Every command with standard streams that are closed, as ``2>&-`` does it: the work is done all the same."""
+"""Every command with standard streams that are closed, as ``2>&-`` does it, or on a full disk.
+
+The work is done all the same; only data that could not be written is an error.
+"""
 
 from __future__ import annotations
 
@@ -82,3 +85,37 @@ def test_every_command_ends_as_it_would_otherwise(folder: Path, arguments: str, 
 def test_a_night_begins_without_streams(folder: Path) -> None:
     assert closed(folder, "train --config quick.yaml --out night --no-nice --overnight") == 0
     assert (folder / "night" / "overnight.json").is_file()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("streams", [">/dev/full", "2>/dev/full", ">/dev/full 2>/dev/full"])
+@pytest.mark.parametrize("json", ["--json", ""])
+def test_a_full_disk_for_the_output_never_costs_training(
+    folder: Path, tmp_path: Path, json: str, streams: str
+) -> None:
+    for name in ("rhyme.txt", "quick.yaml"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    assert closed(tmp_path, f"train --config quick.yaml {json} --set log.report=false", streams) == 0
+    assert (tmp_path / RUN / "best.pt").is_file()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        f"generate --checkpoint {RUN} --max-new-tokens 4",
+        f"generate --checkpoint {RUN} --max-new-tokens 4 --json",
+        f"analyze {RUN}",
+        f"analyze {RUN} --json",
+        f"evaluate --checkpoint {RUN} rhyme.txt",
+        "runs",
+        "--help",
+        "--version",
+    ],
+)
+def test_data_that_could_not_be_written_is_an_error(folder: Path, arguments: str) -> None:
+    command = ["sh", "-c", 'exec "$@" >/dev/full', "sh", *cpulm_command(*arguments.split())]
+    done = subprocess.run(command, cwd=folder, timeout=120, check=False, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 5
+    assert "error: the output cannot be written: No space left on device\n" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from cpulm.errors import ResourceError
 from cpulm.ui import console
 from cpulm.ui.tables import key_values, rows
 from cpulm.ui.terminal_text import fit, fold, harmless
@@ -117,12 +118,41 @@ def test_a_console_without_utf8_gets_ascii_frames_and_no_crash(
 
 def test_json_stays_json_on_any_console(monkeypatch: pytest.MonkeyPatch) -> None:
     value = {"text": "日本語 \U0001f600 \udc80", "loss": float("nan"), "path": Path("a") / "b", "none": None}
-    for encoding in ("ascii", "utf-8"):
-        stream = Stream(encoding)
+    for encoding, terminal in (("ascii", True), ("utf-8", False)):
+        stream = Stream(encoding, terminal)
         monkeypatch.setattr(sys, "stdout", stream)
         console.print_json(value)
         back = json.loads(stream.written())
         assert back == {**value, "loss": "nan", "path": str(Path("a") / "b")}
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-16"])
+def test_a_file_gets_utf8_whatever_the_locale_says(monkeypatch: pytest.MonkeyPatch, encoding: str) -> None:
+    stream, log = Stream(encoding), Stream(encoding)
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setattr(sys, "stderr", log)
+    console.write_text("你好\n")
+    console.stdout().print("größe ✓")
+    console.write_json_line('"世界"')
+    console.say("世界")
+    assert stream.buffer.getvalue() == '你好\ngröße ✓\n"世界"\n'.encode()  # type: ignore[attr-defined]
+    assert log.buffer.getvalue() == "世界\n".encode()  # type: ignore[attr-defined]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_data_for_a_full_disk_is_an_error_and_progress_is_dropped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with Path("/dev/full").open("wb", buffering=0) as full:
+        monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(full, write_through=True))  # type: ignore[arg-type]
+        console.say("progress")
+        console.show_warning("beware")
+    for write in (console.write_text, console.print_json, lambda text: console.stdout().print(text)):
+        with Path("/dev/full").open("w") as full:
+            monkeypatch.setattr(sys, "stdout", full)
+            with pytest.raises(ResourceError, match="cannot be written: No space left"):
+                write("text")
+            assert console.write_text("dropped from now on")
 
 
 def test_a_reader_that_leaves_is_not_an_error() -> None:
