@@ -179,6 +179,19 @@ class DataSettings(Section):
     """The field of a JSONL line that holds its text."""
     errors: Literal["strict", "replace"] = "strict"
     """What to do with bytes that are not UTF-8: stop and name the place, or put U+FFFD there."""
+    encoding: str = "utf-8"
+    """The encoding of files that are not UTF-8, such as `cp1252`; UTF-8 files are read as UTF-8."""
+    skip_bad: bool = False
+    """Leave out JSONL lines that cannot be used, and count them, instead of stopping at the first."""
+
+    @field_validator("encoding")
+    @classmethod
+    def _is_an_encoding(cls, value: str) -> str:
+        try:
+            "text".encode(value)
+        except (LookupError, ValueError):
+            raise ValueError("must be the name of an encoding, such as cp1252, utf-16 or shift_jis") from None
+        return value
 
 
 class TrainSettings(Section):

@@ -27,7 +27,7 @@ from benchmarks.soak import small
 from cpulm.checkpoints import checkpoint as checkpoints
 from cpulm.checkpoints.load_model import load_model
 from cpulm.cli.until import parse_until
-from cpulm.data.readers import read_chunks
+from cpulm.data.readers import Reading, read_chunks
 from cpulm.data.sources import find_files
 from cpulm.data.tokenfile import TokenFolder
 from cpulm.data.tokenizer import Tokenizer
@@ -243,7 +243,7 @@ class World:
     def jsonl(self, content: bytes) -> None:
         path = self.folder / "rows.jsonl"
         path.write_bytes(content)
-        list(read_chunks(find_files([str(path)])[0], "text", "strict"))
+        list(read_chunks(find_files([str(path)])[0], Reading()))
 
     def meta(self, content: bytes) -> None:
         self._token_file("meta.json", content)

@@ -14,7 +14,10 @@ from cpulm.analysis.report import Curve, Floats, Report
 By = Literal["steps", "tokens", "time", "flops"]
 
 _NO_DIFFERENCE = {"preset", "log.tensorboard"}
-_TEXT_KEYS = ("data.source", "data.val_source", "data.val_fraction", "data.field", "data.errors")
+_TEXT_KEYS = (
+    *("data.source", "data.val_source", "data.val_fraction"),
+    *("data.field", "data.errors", "data.encoding", "data.skip_bad"),
+)
 _NO_EFFECT = (
     "eval.",
     "checkpoint.",

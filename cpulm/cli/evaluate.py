@@ -156,21 +156,21 @@ def evaluate(
     }
     has_text = bool(texts) or not (choices or num_samples)
     text_options = {"--stride": stride, "--each-document": each_document or None, "--max-tokens": max_tokens}
-    reading = {"--field": flags.get("data.field"), "--errors": flags.get("data.errors")}
+    reading = {f"--{name.replace('_', '-')}": flags.get(f"data.{name}") for name in READING}
     _refuse_without_effect(given, "--num-samples", has_it=num_samples is not None)
     _refuse_without_effect(text_options, "a text", has_it=has_text)
     _refuse_without_effect(reading, "--data", has_it=bool(texts))
     _refuse_int8(flags.get("runtime.precision"))
     settings = resolve(environ=os.environ, flags={"runtime.precision": "fp32", **flags})
 
+    from cpulm.data.readers import Reading
     from cpulm.evaluation.evaluate import EvaluationRequest
     from cpulm.evaluation.multiple_choice import read_questions
 
     request = EvaluationRequest(
         sources=tuple(texts),
         with_text=has_text,
-        field=settings.data.field,
-        errors=settings.data.errors,
+        reading=Reading.of(settings.data),
         stride=stride,
         apart=each_document,
         max_tokens=max_tokens,

@@ -167,6 +167,10 @@ FLAGS = {
             complete=completion.choices("data.errors"),
         ),
         SettingFlag(
+            "data.encoding", ("--encoding",), "NAME", "Encoding of files that are not UTF-8, such as cp1252."
+        ),
+        SettingFlag("data.skip_bad", ("--skip-bad",), "", "Leave out JSONL lines that cannot be used."),
+        SettingFlag(
             "runtime.device",
             ("--device",),
             "NAME",
@@ -212,7 +216,7 @@ FLAGS = {
 }
 """All of them, by the names of their parameters."""
 
-READING = ("field", "errors")
+READING = ("field", "errors", "encoding", "skip_bad")
 TEXTS = ("data", "val_data", "val_fraction", "tokenizer", "vocab_size", *READING)
 HORIZON = ("max_time", "steps", "epochs", "tokens", "until")
 SHAPE = ("n_layer", "n_head", "n_embd", "block_size", "dropout")

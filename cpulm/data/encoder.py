@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,9 @@ END = "\udcff"
 
 Encode = Callable[[str], Ids]
 """Encodes a text, with ``END`` after each document that ends, to ids, uint32 [n]. Safe in several threads."""
+
+CountingEncode = Callable[[str], tuple[Ids, int]]
+"""As :data:`Encode`, and gives how many bytes of the text decoding the ids does not give back."""
 
 _TABLE_PIECES = 1 << 18
 # White space as Unicode and the tokenizers library define it; str.split() would take U+001C-001F too.
@@ -43,6 +47,48 @@ def bulk_encoder(tokenizer: Tokenizer) -> Encode:
     if splits_like_gpt2(tokenizer.parts):
         return _gpt2_bpe_encoder(tokenizer)
     return _library_encoder(tokenizer)
+
+
+def counting_losses(tokenizer: Tokenizer, encode: Encode) -> CountingEncode:
+    """Return an encoder that gives the ids and how many bytes of the text they do not give back."""
+    if keeps_every_text(tokenizer):
+        return lambda text: (encode(text), 0)
+
+    def counted(text: str) -> tuple[Ids, int]:
+        ids = encode(text)
+        return ids, lost_bytes(tokenizer, text.replace(END, ""), ids.tolist())
+
+    return counted
+
+
+def keeps_every_text(tokenizer: Tokenizer) -> bool:
+    """Whether decoding is known to give every text back; others are measured, with :func:`lost_bytes`."""
+    if tokenizer.kind == "char":  # it refuses what it lacks
+        return tokenizer.parts.get("normalizer") is None
+    byte_level = (tokenizer.parts.get("decoder") or {}).get("type") == "ByteLevel"
+    complete = tokenizer.inner.get_vocab().keys() >= set(byte_letters())
+    return byte_level and complete and (tokenizer.kind == "byte" or splits_like_gpt2(tokenizer.parts))
+
+
+def lost_bytes(tokenizer: Tokenizer, text: str, ids: Sequence[int]) -> int:
+    """How many bytes of ``text`` its tokens ``ids`` do not give back.
+
+    Characters are counted, not aligned: what comes back elsewhere, or was never there, does not count. So it
+    is 0 if decoding gives the text back, and never more than was lost.
+    """
+    unknown = unknown_id(tokenizer)
+    back = tokenizer.decode([number for number in ids if number != unknown])
+    if back == text:
+        return 0
+    lost = Counter(text) - Counter(back)
+    return sum(count * len(character.encode()) for character, count in lost.items())
+
+
+def unknown_id(tokenizer: Tokenizer) -> int | None:
+    """The id for all text that the vocabulary lacks; None if it lacks none."""
+    model = tokenizer.parts["model"]
+    name = model.get("unk_token")
+    return model.get("unk_id") if name is None else tokenizer.inner.token_to_id(name)
 
 
 def splits_like_gpt2(parts: dict[str, Any]) -> bool:

@@ -11,12 +11,14 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 
 from cpulm.cache_dir import cache_folder
-from cpulm.data.encoder import END, Encode, bulk_encoder, safe_border
+from cpulm.data.encoder import END, CountingEncode, bulk_encoder, counting_losses, safe_border
 from cpulm.data.holdout import SPLIT_VERSION
 from cpulm.data.pretoken_cache import Ids
+from cpulm.data.readers import Losses, Reading, unused_field
 from cpulm.data.sources import SourceFile, find_files
 from cpulm.data.split import Corpus, Split, readable, scan
 from cpulm.data.tokenfile import FORMAT_VERSION, TokenFolder, is_token_folder, require_block
@@ -67,6 +69,7 @@ def prepare(
     else:
         folder = _find_or_build(data, out, emit, should_stop)
     _report_split(folder, emit)
+    _report_losses(folder, emit)
     if block_size is not None:
         require_block("train", len(folder.train), block_size)
         require_block("val", len(folder.val), block_size)
@@ -85,6 +88,20 @@ def _report_split(folder: TokenFolder, emit: Listener) -> None:
     share = val["bytes"] / (train["bytes"] + val["bytes"])
     what = f"{share:.1%} of the text, {format_bytes(val['bytes'])}: {' and '.join(counted)}"
     emit(Notice(level="info", message=f"held out for validation: {what}"))
+
+
+def _report_losses(folder: TokenFolder, emit: Listener) -> None:
+    """Say what of the text was lost: in reading, and by a tokenizer that cannot give it back."""
+    for message in Losses(**folder.meta.get("lost_in_reading", {})).in_words():
+        emit(Notice(level="warning", message=message))
+    if folder.lost_share:
+        emit(
+            Notice(
+                level="warning",
+                message=f"the tokenizer loses {folder.lost_share:.1%} of the validation text, which decoding "
+                "does not give back: bits per byte are not comparable with those of other tokenizers",
+            )
+        )
 
 
 def check(folder: TokenFolder, emit: Listener, should_stop: Callable[[], bool]) -> None:
@@ -131,6 +148,8 @@ def _find_or_build(
     if out is not None:
         _refuse_existing(out)
     files, val_files = find_files(data.source), find_files(data.val_source)
+    if warning := unused_field([*files, *val_files], Reading.of(data)):
+        emit(Notice(level="warning", message=warning))
     target = out
     if target is None:
         target = cache_folder() / "tokens" / _cache_key(data, files, val_files)
@@ -175,8 +194,9 @@ def _scan_sources(
     emit: Listener,
     should_stop: Callable[[], bool],
 ) -> Corpus:
-    text_files, skipped = readable(files)
-    val_text_files, val_skipped = readable(val_files)
+    how = Reading.of(data)
+    text_files, skipped = readable(files, how)
+    val_text_files, val_skipped = readable(val_files, how)
     if left_out := [*skipped, *val_skipped]:
         first, number = left_out[0], len(left_out)
         what = f"{number} binary files, such as {first}" if number > 1 else f"the binary file {first}"
@@ -187,8 +207,7 @@ def _scan_sources(
             text_files,
             val_text_files,
             val_fraction=data.val_fraction,
-            field=data.field,
-            errors=data.errors,
+            how=how,
             collect_characters=data.tokenizer == "char",
             stage=stage,
         )
@@ -197,7 +216,7 @@ def _scan_sources(
 def _encode(corpus: Corpus, folder: FolderWriter, stage: Stage) -> None:
     """Encode all text on all cores, in order."""
     threads = _usable_cores()
-    encode = bulk_encoder(folder.tokenizer)
+    encode = counting_losses(folder.tokenizer, bulk_encoder(folder.tokenizer))
     with ThreadPoolExecutor(threads, thread_name_prefix="cpulm-encode") as pool:
         jobs = _EncodeJobs(pool, encode, folder, stage, limit=2 * threads)
         try:
@@ -214,7 +233,12 @@ class _EncodeJobs:
     """Gathers text into jobs of even size, encodes them in a pool and writes them in order."""
 
     def __init__(
-        self, pool: ThreadPoolExecutor, encode: Encode, folder: FolderWriter, stage: Stage, limit: int
+        self,
+        pool: ThreadPoolExecutor,
+        encode: CountingEncode,
+        folder: FolderWriter,
+        stage: Stage,
+        limit: int,
     ) -> None:
         self._pool = pool
         self._encode = encode
@@ -224,7 +248,7 @@ class _EncodeJobs:
         self._texts: dict[Split, list[str]] = {"train": [], "val": []}
         self._sizes: dict[Split, int] = {"train": 0, "val": 0}
         self._source_bytes = 0
-        self._running: deque[tuple[Split, Future[Ids], int]] = deque()
+        self._running: deque[tuple[Split, Future[tuple[Ids, int]], int]] = deque()
 
     def add(self, split: Split, text: str, source_bytes: int) -> None:
         """Add text; send off what fills a job, cut at a safe border."""
@@ -255,7 +279,7 @@ class _EncodeJobs:
         split, future, source_bytes = self._running.popleft()
         while not wait([future], timeout=_POLL_SECONDS).done:
             self._stage.advance()
-        self._folder.splits[split].write(future.result())
+        self._folder.splits[split].write(*future.result())
         self._stage.advance(source_bytes)
 
 
@@ -273,6 +297,7 @@ def _provenance(data: DataSettings, corpus: Corpus) -> dict[str, object]:
         "val_source": list(data.val_source),
         "val_fraction": None if data.val_source else data.val_fraction,
         "ends_held_out": len(corpus.held_out.borders) if corpus.held_out is not None else 0,
+        "lost_in_reading": asdict(corpus.losses),
         "vocabulary_sample_bytes": SAMPLE_BYTES if trains_vocabulary(data.tokenizer) else None,
         "file_count": len(files),
         "files": files[:_FILES_LISTED],
@@ -300,8 +325,7 @@ def _cache_key(data: DataSettings, files: Sequence[SourceFile], val_files: Seque
         tokenizer,
         data.vocab_size if trains_vocabulary(data.tokenizer) else None,
         None if val_files else data.val_fraction,
-        data.field,
-        data.errors,
+        *Reading.of(data),
         SAMPLE_BYTES,
     ]
     return hashlib.blake2b(json.dumps(what).encode(), digest_size=16).hexdigest()

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from cpulm.data.holdout import DocumentSizes, HeldOut
-from cpulm.data.readers import DocumentChunk, Errors, is_binary, read_chunks
+from cpulm.data.readers import DocumentChunk, Losses, Reading, is_binary, read_files
 from cpulm.data.sources import SourceFile
 from cpulm.errors import DataError
 from cpulm.progress import Stage
@@ -40,14 +40,15 @@ class Corpus:
         files: readable files of the source.
         val_files: readable files of the validation text, empty if the source is split.
         held_out: what of the source is validation text; None if there are ``val_files``.
+        losses: what reading it all loses.
         characters: every character that occurs, if requested.
     """
 
     files: tuple[SourceFile, ...]
     val_files: tuple[SourceFile, ...]
     held_out: HeldOut | None
-    field: str
-    errors: Errors
+    reading: Reading
+    losses: Losses
     characters: frozenset[str] = frozenset()
 
     @property
@@ -59,14 +60,14 @@ class Corpus:
         """Yield all text, in order, each part with its split."""
         number = -1
         border: int | None = None
-        for number, piece, begins_at in _numbered(self.files, self.field, self.errors):
+        for number, piece, begins_at in _numbered(self.files, self.reading):
             if begins_at == 0 and self.held_out is not None:
                 border = self.held_out.border(number, piece.name)
             if border is None:
                 yield SplitText("train", number, piece.text, piece.ends, piece.source_bytes)
             else:
                 yield from _cut(number, piece, border - begins_at)
-        for val_number, piece, _ in _numbered(self.val_files, self.field, self.errors):
+        for val_number, piece, _ in _numbered(self.val_files, self.reading):
             yield SplitText("val", number + 1 + val_number, piece.text, piece.ends, piece.source_bytes)
 
 
@@ -90,7 +91,7 @@ class _Scan:
     alphabet: set[str] = field(default_factory=set)
 
 
-def readable(files: Sequence[SourceFile]) -> tuple[list[SourceFile], list[str]]:
+def readable(files: Sequence[SourceFile], how: Reading) -> tuple[list[SourceFile], list[str]]:
     """Return the files that hold text, and the names of the binary ones.
 
     Raises:
@@ -99,12 +100,12 @@ def readable(files: Sequence[SourceFile]) -> tuple[list[SourceFile], list[str]]:
     text_files: list[SourceFile] = []
     skipped: list[str] = []
     for file in files:
-        if not is_binary(file):
+        if not is_binary(file, how.encoding):
             text_files.append(file)
         elif file.named:
             raise DataError(
                 f"{file.path} is a binary file: it holds NUL bytes",
-                "give text in UTF-8: convert UTF-16, unpack archives",
+                "give text, unpack archives; for UTF-16 without a byte order mark: --encoding utf-16-le",
             )
         else:
             skipped.append(file.name)
@@ -120,8 +121,7 @@ def scan(
     val_files: Sequence[SourceFile],
     *,
     val_fraction: float,
-    field: str,
-    errors: Errors,
+    how: Reading,
     collect_characters: bool,
     stage: Stage,
 ) -> Corpus:
@@ -136,9 +136,9 @@ def scan(
     Raises:
         DataError: if a file cannot be used, or there is too little text.
     """
-    main, val = _Scan(), _Scan()
+    main, val, losses = _Scan(), _Scan(), Losses()
     for files_here, seen in ((files, main), (val_files, val)):
-        _scan_files(files_here, seen, field, errors, collect_characters, stage)
+        _scan_files(files_here, seen, how, losses, collect_characters, stage)
         if seen.characters < MINIMUM_CHARACTERS and files_here:
             raise DataError(
                 f"{_describe(files_here)} has {seen.characters} characters of text: too little to learn from",
@@ -148,17 +148,17 @@ def scan(
         files=tuple(files),
         val_files=tuple(val_files),
         held_out=None if val_files else main.sizes.hold_out(val_fraction),
-        field=field,
-        errors=errors,
+        reading=how,
+        losses=losses,
         characters=frozenset(main.alphabet | val.alphabet),
     )
 
 
 def _scan_files(
-    files: Sequence[SourceFile], seen: _Scan, field: str, errors: Errors, collect: bool, stage: Stage
+    files: Sequence[SourceFile], seen: _Scan, how: Reading, losses: Losses, collect: bool, stage: Stage
 ) -> None:
     size = 0
-    for number, piece, begins_at in _numbered(files, field, errors):
+    for number, piece, begins_at in _numbered(files, how, losses):
         size += len(piece.text) if piece.text.isascii() else len(piece.text.encode())
         seen.characters += len(piece.text)
         if piece.ends:
@@ -170,16 +170,15 @@ def _scan_files(
 
 
 def _numbered(
-    files: Sequence[SourceFile], field: str, errors: Errors
+    files: Sequence[SourceFile], how: Reading, losses: Losses | None = None
 ) -> Iterator[tuple[int, DocumentChunk, int]]:
     """Yield each chunk with its document's number and the document's characters before it."""
     number, begins_at = 0, 0
-    for file in files:
-        for piece in read_chunks(file, field, errors):
-            yield number, piece, begins_at
-            begins_at += len(piece.text)
-            if piece.ends:
-                number, begins_at = number + 1, 0
+    for piece in read_files(files, how, losses):
+        yield number, piece, begins_at
+        begins_at += len(piece.text)
+        if piece.ends:
+            number, begins_at = number + 1, 0
 
 
 def _describe(files: Sequence[SourceFile]) -> str:

@@ -74,6 +74,12 @@ class TokenFolder:
         return float(self.meta["val"]["bytes_per_token"])
 
     @property
+    def lost_share(self) -> float:
+        """The share of the validation text, in bytes, that its tokens do not give back; 0 if unknown."""
+        val = self.meta["val"]
+        return float(val.get("lost_bytes", 0) / max(1, val["bytes"]))
+
+    @property
     def train_documents(self) -> int:
         """Documents that are at least partly in the training split."""
         return int(self.meta["train"]["documents"])

@@ -30,6 +30,7 @@ class SplitWriter:
         self.documents = 0
         self.text_bytes = 0
         self.tokens = 0
+        self.lost_bytes = 0
         self._file = path.open("wb")
         self._dtype = dtype
         self._hasher = hashlib.blake2b(digest_size=16)
@@ -41,8 +42,9 @@ class SplitWriter:
         self._document = document
         self.text_bytes += len(text.encode())
 
-    def write(self, ids: Ids) -> None:
-        """Append tokens."""
+    def write(self, ids: Ids, lost_bytes: int = 0) -> None:
+        """Append tokens; ``lost_bytes`` of their text they do not give back."""
+        self.lost_bytes += lost_bytes
         data = ids.astype(self._dtype).tobytes()
         self._hasher.update(data)
         self._file.write(data)
@@ -56,6 +58,7 @@ class SplitWriter:
             "documents": self.documents,
             "bytes": self.text_bytes,
             "tokens": self.tokens,
+            "lost_bytes": self.lost_bytes,
             "bytes_per_token": self.text_bytes / max(1, self.tokens),
             "blake2b": self._hasher.hexdigest(),
         }
@@ -99,9 +102,10 @@ class FolderWriter:
             **facts,
         }
         meta["blake2b"] = digest_of(meta)
-        for name, content in ((TOKENIZER, text), (META, json.dumps(meta, ensure_ascii=False, indent=2))):
+        # In ASCII, because a file's name may hold what no encoding writes and reads back as it was.
+        for name, content in ((TOKENIZER, text), (META, json.dumps(meta, indent=2))):
             with (self.folder / name).open("wb") as file:
-                file.write(content.encode("utf-8", "surrogateescape"))
+                file.write(content.encode())
                 flush_to_disk(file)
         flush_folder(self.folder)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from cpulm.checkpoints.checkpoint import Checkpoint
 from cpulm.checkpoints.load_model import load_model
 from cpulm.checkpoints.training_data import same_tokens
-from cpulm.data.readers import Errors
+from cpulm.data.readers import DEFAULT, Reading
 from cpulm.data.tokenfile import TokenFolder
 from cpulm.data.tokenizer import Tokenizer
 from cpulm.errors import DataError, SettingsError
@@ -40,8 +40,7 @@ class EvaluationRequest:
 
     sources: tuple[str, ...] = ()
     with_text: bool = True
-    field: str = "text"
-    errors: Errors = "strict"
+    reading: Reading = DEFAULT
     stride: int | None = None
     apart: bool = False
     max_tokens: int | None = None
@@ -224,7 +223,7 @@ def _text(
     if not request.with_text:
         return None, None
     if request.sources:
-        text = open_text(request.sources, tokenizer, field=request.field, errors=request.errors, emit=show)
+        text = open_text(request.sources, tokenizer, request.reading, emit=show)
         return text, None
     assert data is not None
     meta = data.meta

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from cpulm.data.encoder import END, bulk_encoder, safe_border
 from cpulm.data.prepare import JOB_CHARACTERS
-from cpulm.data.readers import Errors, read_chunks
+from cpulm.data.readers import Losses, Reading, read_files, unused_field
 from cpulm.data.sources import SourceFile, find_files
 from cpulm.data.split import readable
 from cpulm.data.tokenfile import TokenFolder, is_token_folder
@@ -48,9 +48,7 @@ class Text:
     unit: Literal["bytes", "tokens"]
 
 
-def open_text(
-    sources: Sequence[str], tokenizer: Tokenizer, *, field: str, errors: Errors, emit: Listener
-) -> Text:
+def open_text(sources: Sequence[str], tokenizer: Tokenizer, how: Reading, *, emit: Listener) -> Text:
     """Open the text of ``sources``: whatever ``cpulm tokenize`` reads, or one token folder.
 
     Raises:
@@ -59,12 +57,14 @@ def open_text(
     folders = [source for source in sources if is_token_folder(Path(source).expanduser())]
     if folders:
         return _from_folder(folders[0], len(sources), tokenizer)
-    files, skipped = readable(find_files(sources))
+    files, skipped = readable(find_files(sources), how)
+    if warning := unused_field(files, how):
+        emit(Notice(level="warning", message=warning))
     if skipped:
         emit(Notice(level="info", message=f"left out {len(skipped)} binary files, such as {skipped[0]}"))
 
     def chunks() -> Iterator[Chunk]:
-        return _encoded(files, tokenizer, field, errors)
+        return _encoded(files, tokenizer, how, emit)
 
     return Text(", ".join(sources), chunks, sum(file.size for file in files), "bytes")
 
@@ -113,12 +113,6 @@ def bytes_of_tokens(tokenizer: Tokenizer) -> npt.NDArray[np.float64]:
     return table
 
 
-def unknown_id(tokenizer: Tokenizer) -> int | None:
-    """The id for all text that the vocabulary lacks; None if it lacks none."""
-    name = tokenizer.parts["model"].get("unk_token")
-    return None if name is None else tokenizer.inner.token_to_id(name)
-
-
 def _from_folder(source: str, count: int, tokenizer: Tokenizer) -> Text:
     if count > 1:
         raise DataError(
@@ -135,9 +129,10 @@ def _from_folder(source: str, count: int, tokenizer: Tokenizer) -> Text:
 
 
 def _encoded(
-    files: Sequence[SourceFile], tokenizer: Tokenizer, field: str, errors: Errors
+    files: Sequence[SourceFile], tokenizer: Tokenizer, how: Reading, emit: Listener
 ) -> Iterator[Chunk]:
     encode = bulk_encoder(tokenizer)
+    losses = Losses()
     held: list[str] = []
     length, read = 0, 0
 
@@ -145,18 +140,19 @@ def _encoded(
         ids = _ids_of(encode, text)
         return Chunk(ids, len(text.replace(END, "").encode()), read)
 
-    for file in files:
-        for piece in read_chunks(file, field, errors):
-            held.append(piece.text + END if piece.ends else piece.text)
-            length += len(held[-1])
-            read += piece.source_bytes
-            if length >= JOB_CHARACTERS:
-                gathered = "".join(held)
-                border = safe_border(gathered)
-                yield chunk(gathered[:border])
-                held, length, read = [gathered[border:]], len(gathered) - border, 0
+    for piece in read_files(files, how, losses):
+        held.append(piece.text + END if piece.ends else piece.text)
+        length += len(held[-1])
+        read += piece.source_bytes
+        if length >= JOB_CHARACTERS:
+            gathered = "".join(held)
+            border = safe_border(gathered)
+            yield chunk(gathered[:border])
+            held, length, read = [gathered[border:]], len(gathered) - border, 0
     if length:
         yield chunk("".join(held))
+    for message in losses.in_words():
+        emit(Notice(level="warning", message=message))
 
 
 def _ids_of(encode: Callable[[str], npt.NDArray[np.uint32]], text: str) -> npt.NDArray[np.uint32]:

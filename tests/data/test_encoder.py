@@ -10,8 +10,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer as JsonTokenizer
+from tokenizers import normalizers
 
-from cpulm.data.encoder import END, bulk_encoder, safe_border, splits_like_gpt2
+from cpulm.data.encoder import (
+    END,
+    bulk_encoder,
+    counting_losses,
+    keeps_every_text,
+    safe_border,
+    splits_like_gpt2,
+)
 from cpulm.data.pretoken_cache import PieceEncoder, piece_starts
 from cpulm.data.tokenizer import Tokenizer, byte_tokenizer, char_tokenizer, train_bpe, train_word
 from cpulm.errors import DataError
@@ -154,3 +163,33 @@ def test_cutting_at_the_border_changes_no_id(text: str) -> None:
 )
 def test_the_border_is_between_the_last_words_else_before_a_blank(text: str, border: int) -> None:
     assert safe_border(text) == border
+
+
+@pytest.mark.parametrize(
+    ("text", "lost"),
+    [
+        ("the cat sat", 0),
+        (
+            "the cat  sat\n",
+            2,
+        ),  # only one space between words comes back, with nothing where a word is unknown
+        ("the dog sat", 3 + 1),
+        ("the Katze sat é", 5 + 2 + 2),
+    ],
+)
+def test_what_decoding_does_not_give_back_is_counted(text: str, lost: int) -> None:
+    tokenizer = train_word(["the cat sat"], None)
+    assert not keeps_every_text(tokenizer)
+    assert counting_losses(tokenizer, bulk_encoder(tokenizer))(text + END)[1] == lost
+
+
+def test_a_tokenizer_that_lowers_letters_loses_them() -> None:
+    inner = JsonTokenizer.from_str(train_bpe(["the cat sat on the mat " * 9], 260).to_json())
+    inner.normalizer = normalizers.Lowercase()
+    tokenizer = Tokenizer(inner)
+    assert counting_losses(tokenizer, bulk_encoder(tokenizer))("The Cat sat" + END)[1] == 2
+
+
+def test_tokenizers_for_every_text_lose_none() -> None:
+    for tokenizer in (byte_tokenizer(), train_bpe(["the cat sat " * 9], 260), char_tokenizer("the cs")):
+        assert keeps_every_text(tokenizer)

@@ -7,15 +7,26 @@ from pathlib import Path
 
 import pytest
 
-from cpulm.data.readers import DocumentChunk, Errors, is_binary, read_chunks
+from cpulm.data.readers import (
+    DEFAULT,
+    DocumentChunk,
+    Losses,
+    Reading,
+    is_binary,
+    read_chunks,
+    read_files,
+    unused_field,
+)
 from cpulm.data.sources import find_files
 from cpulm.errors import DataError
 
+REPLACE = Reading(errors="replace")
 
-def documents(path: Path, field: str = "text", errors: Errors = "strict") -> list[str]:
+
+def documents(path: Path, how: Reading = DEFAULT, losses: Losses | None = None) -> list[str]:
     """The texts of all documents, put together from their pieces."""
     texts, current = [], ""
-    for piece in pieces(path, field, errors):
+    for piece in pieces(path, how, losses):
         current += piece.text
         if piece.ends:
             texts.append(current)
@@ -24,8 +35,8 @@ def documents(path: Path, field: str = "text", errors: Errors = "strict") -> lis
     return texts
 
 
-def pieces(path: Path, field: str = "text", errors: Errors = "strict") -> list[DocumentChunk]:
-    return list(read_chunks(find_files([str(path)])[0], field, errors))
+def pieces(path: Path, how: Reading = DEFAULT, losses: Losses | None = None) -> list[DocumentChunk]:
+    return list(read_files(find_files([str(path)]), how, losses))
 
 
 def write(path: Path, content: str | bytes = "text") -> Path:
@@ -108,14 +119,14 @@ def test_invalid_utf8_is_named_with_its_offset(tmp_path: Path, before: int) -> N
     with pytest.raises(DataError, match=f"0xe9 at offset {before:,}") as caught:
         documents(path)
     assert str(path) in caught.value.message
-    assert documents(path, errors="replace") == ["x" * before + "\ufffdt\ufffd"]
+    assert documents(path, REPLACE) == ["x" * before + "\ufffdt\ufffd"]
 
 
 def test_a_character_cut_off_at_the_end_is_invalid(tmp_path: Path) -> None:
     path = write(tmp_path / "a.txt", "a€".encode()[:-1])
     with pytest.raises(DataError, match="offset 1"):
         documents(path)
-    assert documents(path, errors="replace") == ["a\ufffd"]
+    assert documents(path, REPLACE) == ["a\ufffd"]
 
 
 def test_a_jsonl_line_is_a_document(tmp_path: Path) -> None:
@@ -147,7 +158,7 @@ def test_a_jsonl_line_that_cannot_be_used_is_named(tmp_path: Path, line: str, me
 
 def test_jsonl_reads_another_field_and_replaces_on_request(tmp_path: Path) -> None:
     path = write(tmp_path / "a.ndjson", b'{"body": "a\xff"}\n{"body": "\\ud83d\\ude42 \\ud83d"}\n')
-    assert documents(path, field="body", errors="replace") == ["a\ufffd", "🙂 \ufffd"]
+    assert documents(path, Reading("body", "replace")) == ["a\ufffd", "🙂 \ufffd"]
 
 
 def test_zero_bytes_make_a_file_binary(tmp_path: Path) -> None:
@@ -160,4 +171,112 @@ def test_a_file_that_vanished_is_one_error(tmp_path: Path) -> None:
     file = find_files([str(path)])[0]
     path.unlink()
     with pytest.raises(DataError, match="cannot read"):
-        list(read_chunks(file, "text", "strict"))
+        list(read_chunks(file, Reading()))
+
+
+FRENCH = "Le garçon a été étonné ; où est « l’été » ?\n" * 20
+ENCODED = [
+    (FRENCH, "cp1252", "cp1252"),
+    (FRENCH, "utf-16", "utf-16"),
+    (FRENCH, "utf-32", "utf-32"),
+    ("plain ASCII in two bytes a letter\n" * 20, "utf-16", "utf-16"),
+    (FRENCH, "utf-16-be", "utf-16-be"),
+    ("你好世界。" * 400, "utf-16", "utf-16"),
+    ("他们说这个国家的人在时间上有一个问题，我不知道。" * 20, "gb2312", "gb18030"),
+    ("吾輩は猫である。名前はまだ無い。" * 20, "shift_jis", "shift_jis"),
+    ("Всё смешалось в доме Облонских. " * 20, "koi8_r", "koi8_r"),
+    ("Всё смешалось в доме Облонских. " * 20, "cp1251", "cp1251"),
+]
+
+
+@pytest.mark.parametrize(("text", "encoding", "likely"), ENCODED)
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
+def test_a_text_in_another_encoding_is_one_error_that_names_it_and_the_option_reads_it(
+    tmp_path: Path, text: str, encoding: str, likely: str, name: str
+) -> None:
+    content = text if name == "a.txt" else json.dumps({"text": text}, ensure_ascii=False) + "\n"
+    path = write(tmp_path / name, content.encode(encoding))
+    with pytest.raises(DataError, match="is not valid UTF-8") as caught:
+        documents(path)
+    assert f"it looks like {likely}" in caught.value.message
+    assert f"--encoding {likely}" in caught.value.hint
+    assert not is_binary(find_files([str(path)])[0])
+    assert documents(path, Reading(encoding=likely)) == [text]
+
+
+def test_an_encoding_is_for_files_that_are_not_utf8(tmp_path: Path) -> None:
+    write(tmp_path / "1.txt", "été")
+    write(tmp_path / "2.txt", "été".encode("cp1252"))
+    write(tmp_path / "3.txt", "日本".encode("iso2022_jp"))
+    assert documents(tmp_path, Reading(encoding="cp1252"))[:2] == ["été", "été"]
+    assert documents(tmp_path / "3.txt", Reading(encoding="iso2022_jp")) == ["日本"]
+
+
+def test_a_few_wrong_bytes_in_utf8_are_not_taken_for_another_encoding(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.txt", FRENCH.encode() + b"\xe9 ")
+    with pytest.raises(DataError, match="not valid UTF-8") as caught:
+        documents(path)
+    assert "looks like" not in caught.value.message
+    assert "--errors replace" in caught.value.hint
+
+
+def test_all_files_in_another_encoding_are_named(tmp_path: Path) -> None:
+    for number in range(4):
+        write(tmp_path / f"{number}.txt", FRENCH.encode("utf-8" if number == 1 else "cp1252"))
+    with pytest.raises(DataError) as caught:
+        documents(tmp_path)
+    assert "3 files are like that: 0.txt (cp1252), 2.txt (cp1252), 3.txt (cp1252)" in caught.value.message
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
+def test_what_is_replaced_is_counted(tmp_path: Path, name: str) -> None:
+    text = b'{"text": "caf\xe9 \xef\xbf\xbd caf\xe9"}'
+    losses = Losses()
+    documents(write(tmp_path / name, text), REPLACE, losses)
+    assert losses.replaced == 2
+    assert any("in 2 places" in line for line in losses.in_words())
+
+
+def test_bad_lines_are_left_out_on_request_and_counted(tmp_path: Path) -> None:
+    good = b'{"text": "fine"}\n'
+    bad = [
+        b'{"event": 1}',
+        b'{"text": 5}',
+        b"not JSON",
+        b'{"text": "caf\xe9"}',
+        b'{"text": "\\ud83d"}',
+        b"[" * 9999,
+    ]
+    path = write(tmp_path / "a.jsonl", good + b"\n".join(bad) + b"\n" + good)
+    for line in bad:
+        with pytest.raises(DataError, match="line 1") as caught:
+            documents(write(tmp_path / "one.jsonl", line + b"\n"))
+        assert "--skip-bad" in caught.value.hint
+    losses = Losses()
+    assert documents(path, Reading(skip_bad=True), losses) == ["fine", "fine"]
+    assert losses.skipped == len(bad)
+    assert "6 lines were left out, the first because" in losses.in_words()[0]
+    assert "line 2 has no field 'text'" in losses.in_words()[0]
+
+
+def test_a_number_of_thousands_of_digits_is_json(tmp_path: Path) -> None:
+    line = '{"n": ' + "9" * 5000 + ', "text": "fine", "m": -' + "8" * 5000 + "}\n"
+    assert documents(write(tmp_path / "a.jsonl", line)) == ["fine"]
+
+
+@pytest.mark.parametrize(
+    ("names", "field", "said"),
+    [
+        (["a.csv"], "body", "no effect on a.csv:"),
+        (["a.csv", "b.csv", "c.jsonl"], "body", "no effect on a.csv and 1 more"),
+        (["a.txt"], "body", "no effect on a.txt"),
+        (["a.txt", "c.jsonl"], "body", None),
+        (["a.csv"], "text", None),
+    ],
+)
+def test_a_field_that_has_no_effect_is_said(
+    tmp_path: Path, names: list[str], field: str, said: str | None
+) -> None:
+    files = find_files([str(write(tmp_path / name)) for name in names])
+    warning = unused_field(files, Reading(field=field))
+    assert (said in warning) if said and warning else warning == said

@@ -105,12 +105,14 @@ def test_changed_bytes_are_found_by_the_digest(tmp_path: Path) -> None:
         opened.verify()
 
 
-def test_a_source_name_that_is_not_utf_8_is_kept(tmp_path: Path) -> None:
+@pytest.mark.parametrize("names", [["caf\udce9.txt"], ["caf\udcc3\udca9.txt"], ["\ud800.txt", "\U0001f600"]])
+def test_a_source_name_that_is_not_utf_8_is_kept(tmp_path: Path, names: list[str]) -> None:
+    """Bytes that UTF-8 would read as characters stay bytes: a locale of ASCII names files that way."""
     with writing_folder(tmp_path / "tokens", byte_tokenizer(), keep_existing=False) as folder:
         for split in ("train", "val"):
             folder.splits[split].write(np.array([1, 2], dtype=np.uint32))
-        folder.finish({"source": ["caf\udce9.txt"]})
-    assert TokenFolder.open(tmp_path / "tokens").meta["source"] == ["caf\udce9.txt"]
+        folder.finish({"source": names})
+    assert TokenFolder.open(tmp_path / "tokens").meta["source"] == names
 
 
 def test_an_error_on_the_way_leaves_nothing(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 import small_runs
 import torch
 
+from cpulm.data.readers import Reading
 from cpulm.data.tokenizer import Tokenizer, byte_tokenizer, train_word
 from cpulm.errors import DataError
 from cpulm.evaluation.text_score import TextScore, difference, score_text
@@ -41,7 +42,7 @@ def figures(
     most: int | None = None,
     emit: Listener = lambda _: None,
 ) -> TextScore:
-    text = open_text([str(source)], tokenizer, field="text", errors="strict", emit=lambda _: None)
+    text = open_text([str(source)], tokenizer, Reading(), emit=lambda _: None)
     return score_text(
         model,
         tokenizer,
@@ -214,9 +215,7 @@ def test_a_document_of_any_length_is_read_in_pieces(tmp_path: Path) -> None:
     with (tmp_path / "long.txt").open("w") as file:
         for number in range(90_000):
             file.write(f"line {number}\n")
-    text = open_text(
-        [str(tmp_path / "long.txt")], tokenizer, field="text", errors="strict", emit=lambda _: None
-    )
+    text = open_text([str(tmp_path / "long.txt")], tokenizer, Reading(), emit=lambda _: None)
     sizes = [len(chunk.ids) for chunk in text.chunks()]
     assert sum(sizes) == (tmp_path / "long.txt").stat().st_size + 1
     assert max(sizes) < 400_000 < sum(sizes)
