@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cpulm.data.encoder import unknown_id
 from cpulm.data.tokenizer import Tokenizer
 from cpulm.errors import DataError
 from cpulm.evaluation.scoring import TOKENS_PER_BATCH, score
 from cpulm.evaluation.standard_error import Figure, Units, ratio
-from cpulm.evaluation.text_tokens import Text, bytes_of_tokens, first_tokens, unknown_id
+from cpulm.evaluation.text_tokens import Text, bytes_of_tokens, first_tokens
 from cpulm.evaluation.text_windows import Batch, Protocol, batches, windows
 from cpulm.evaluation.validation_loss import Evaluation
 from cpulm.events import Listener
