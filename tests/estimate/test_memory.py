@@ -34,7 +34,7 @@ WAYS = ("int8", "fp32", "torch")
 
 
 def settings_of(
-    batch: int = 16, accumulate: int = 1, optimizer: str = "muon", masked: bool = False, **model: Any
+    batch: int = 8, accumulate: int = 1, optimizer: str = "muon", masked: bool = False, **model: Any
 ) -> Settings:
     shape = [f"model.{name}={value}" for name, value in {**SHAPE, **model}.items()]
     return resolve(
@@ -125,7 +125,7 @@ def test_a_large_vocabulary_is_never_held_for_every_token(monkeypatch: pytest.Mo
         settings, way = settings_of(n_layer=1), way_of(name)
         counted = training_bytes(settings, vocab_size, way)
         assert counted == pytest.approx(most_in_use(settings, way), rel=0.07)
-        assert counted < 2 * 4 * 16 * 128 * vocab_size
+        assert counted < 2 * 4 * 8 * 128 * vocab_size
 
 
 def test_kernels_keep_less_and_int8_keeps_least() -> None:
