@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from cpulm.cache_dir import cache_folder
+from cpulm.data.copies import warn_of_copies, without_validation
 from cpulm.data.encoder import END, CountingEncode, bulk_encoder, counting_losses, safe_border
 from cpulm.data.holdout import SPLIT_VERSION
 from cpulm.data.pretoken_cache import Ids
@@ -147,7 +148,8 @@ def _find_or_build(
 ) -> TokenFolder:
     if out is not None:
         _refuse_existing(out)
-    files, val_files = find_files(data.source), find_files(data.val_source)
+    val_files = find_files(data.val_source, emit, should_stop)
+    files = without_validation(find_files(data.source, emit, should_stop), val_files, emit)
     if warning := unused_field([*files, *val_files], Reading.of(data)):
         emit(Notice(level="warning", message=warning))
     target = out
@@ -194,6 +196,7 @@ def _scan_sources(
     emit: Listener,
     should_stop: Callable[[], bool],
 ) -> Corpus:
+    warn_of_copies(files, val_files, emit, should_stop)
     how = Reading.of(data)
     text_files, skipped = readable(files, how)
     val_text_files, val_skipped = readable(val_files, how)
@@ -316,7 +319,7 @@ def _cache_key(data: DataSettings, files: Sequence[SourceFile], val_files: Seque
                 f"give a tokenizer.json, or one of {', '.join(KINDS)}",
             ) from error
     listed = [
-        [(str(f.path.resolve()), f.name, f.size, f.mtime_ns) for f in part] for part in (files, val_files)
+        [(file.place, file.name, file.size, file.mtime_ns) for file in part] for part in (files, val_files)
     ]
     what = [
         FORMAT_VERSION,

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from cpulm.data.encodings import SAMPLE_BYTES, is_text_in, likely_encoding, marked_encoding
 from cpulm.data.sources import SourceFile
@@ -139,7 +139,7 @@ def is_binary(file: SourceFile, encoding: str = "utf-8") -> bool:
         DataError: if the file cannot be opened.
     """
     try:
-        with _open(file) as handle:
+        with file.open() as handle:
             data = handle.read(_SNIFFED_BYTES)
     except OSError as error:
         raise DataError(f"cannot read {file.path}: {error.strerror}", "check its permissions") from error
@@ -161,10 +161,6 @@ def unused_field(files: Sequence[SourceFile], how: Reading) -> str | None:
     )
 
 
-def _open(file: SourceFile) -> BinaryIO:
-    return file.path.open("rb")
-
-
 def _suffix(file: SourceFile) -> str:
     return file.path.suffix.lower()
 
@@ -174,7 +170,7 @@ def _encoding_of(file: SourceFile, how: Reading) -> str:
     if how.encoding == "utf-8":
         return how.encoding
     decoder, ascii_only, at = codecs.getincrementaldecoder("utf-8")(), True, 0
-    with _open(file) as handle:
+    with file.open() as handle:
         while data := handle.read(_CHUNK_BYTES):
             if at == 0 and (marked := marked_encoding(data)):
                 return marked
@@ -206,7 +202,7 @@ def _texts(file: SourceFile, how: Reading, losses: Losses) -> Iterator[tuple[str
     """Decode a file piece by piece: each text with the bytes that were read for it."""
     decoder = codecs.getincrementaldecoder(how.encoding)(how.errors)
     offset = 0
-    with _open(file) as handle:
+    with file.open() as handle:
         while True:
             data = handle.read(_CHUNK_BYTES)
             begin = offset - len(decoder.getstate()[0])
@@ -241,7 +237,7 @@ def _lines(file: SourceFile, how: Reading, losses: Losses) -> Iterator[tuple[str
         yield rest, 0
         return
     offset = 0
-    with _open(file) as handle:
+    with file.open() as handle:
         for number, data in enumerate(handle, start=1):
             try:
                 line = data.decode(how.encoding, how.errors)
@@ -257,7 +253,7 @@ def _encoding_error(
 ) -> EncodingError:
     """The error for bytes of the file, which start at ``begin``, that cannot be decoded."""
     at = begin + error.start
-    with _open(file) as handle:
+    with file.open() as handle:
         sample = handle.read(SAMPLE_BYTES)
         if at >= SAMPLE_BYTES and not marked_encoding(sample):
             handle.seek((at - SAMPLE_BYTES // 2) // 4 * 4)

@@ -1,18 +1,28 @@
-"""Resolves what a user names to files: paths, folders, globs and ``builtin:python``."""
+"""Resolves what a user names to files: paths, folders, globs, ``-`` for stdin, and ``builtin:python``."""
 
 from __future__ import annotations
 
+import errno
+import fnmatch
 import glob
+import io
 import os
+import stat
 import sysconfig
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NoReturn
 
+from cpulm.data.own_folders import is_own_folder
+from cpulm.data.spool import STDIN, FirstBytes, Spool, can_be_read_once, spool
+from cpulm.data.tokenizer import KINDS
 from cpulm.errors import DataError
+from cpulm.events import Listener, Notice
+from cpulm.settings import DataSettings, changed
 
 BUILTIN_PYTHON = "builtin:python"
-_BUILTIN_LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
+_BUILTIN_LEFT_OUT = ("site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__")
 
 
 @dataclass(frozen=True)
@@ -23,10 +33,11 @@ class SourceFile:
         path: where the file is.
         name: its name in splits and messages: the path below the folder or glob that named it, with
             forward slashes; the file's own name if the user named the file itself.
-        size: in bytes.
+        size: in bytes, when it was found; no more is read, whatever is added meanwhile.
         mtime_ns: when it was last modified.
         named: the user named this very file, so leaving it out would be a surprise.
         builtin: it belongs to ``builtin:python``.
+        spool: the content, if the file can be read only once.
     """
 
     path: Path
@@ -35,41 +46,79 @@ class SourceFile:
     mtime_ns: int
     named: bool = False
     builtin: bool = False
+    spool: Spool | None = field(default=None, compare=False)
+
+    @property
+    def place(self) -> str:
+        """What tells the file from others: its real path; of what can be read only once, its content."""
+        return str(self.path.resolve()) if self.spool is None else f"read once: {self.spool.digest}"
+
+    def open(self) -> io.BufferedReader:
+        """Open the file from its beginning to the size that it was found with.
+
+        Raises:
+            OSError: if it cannot be opened.
+        """
+        if self.spool is None:
+            raw = FirstBytes(str(self.path), self.path.open("rb", buffering=0), self.size)
+        else:
+            raw = FirstBytes(self.name, self.spool.file, self.size, shared=self.spool.lock)
+        return io.BufferedReader(raw)
 
 
-def find_files(sources: Sequence[str]) -> list[SourceFile]:
+def find_files(
+    sources: Sequence[str],
+    emit: Listener = lambda _: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> list[SourceFile]:
     """Return the files that ``sources`` name, each once, in the order given and by name within one source.
 
-    Hidden files and folders inside a folder are left out; links to folders are not followed.
+    Inside a folder, hidden files and folders are left out, and so is what cpulm wrote; links to folders are
+    not followed. What can be read only once is read here, to its end.
+
+    Args:
+        emit: receives a Notice of what is left out, and Progress while a pipe is read.
+        should_stop: called while a pipe is read.
 
     Raises:
-        DataError: if a source names nothing.
+        DataError: if a source names nothing, or a file or folder cannot be read.
+        ResourceError: if there is no space to keep what can be read only once.
+        StoppedError: if ``should_stop`` returned True.
     """
-    found: dict[Path, SourceFile] = {}
+    found: dict[str, SourceFile] = {}
     names: set[str] = set()
+    own: list[Path] = []
     for source in sources:
-        for file in _resolve_source(source):
-            place = file.path.resolve()
-            if place not in found:
-                # Names decide the split, so two files must not share one.
-                found[place] = replace(file, name=file.path.as_posix()) if file.name in names else file
-                names.add(file.name)
+        if can_be_read_once(source, _stat(Path(source).expanduser())):
+            kept = spool(source, emit, should_stop)
+            name = "stdin" if source in STDIN else Path(source).name
+            files = [SourceFile(Path(source), name, kept.size, 0, named=True, spool=kept)]
+        else:
+            files = _resolve_source(source, own)
+        for file in files:
+            if file.place not in found:
+                found[file.place] = _named_apart(file, names)
+                names.add(found[file.place].name)
+    if own:
+        what = f"{len(own)} folders that cpulm wrote, such as" if len(own) > 1 else "what cpulm wrote:"
+        emit(Notice(level="info", message=f"left out {what} {own[0]}"))
     return list(found.values())
 
 
-def _resolve_source(source: str) -> list[SourceFile]:
-    if source == BUILTIN_PYTHON:
-        return builtin_python()
-    if source.startswith("builtin:"):
-        raise DataError(f"there is no built-in text {source!r}", f"the built-in text is {BUILTIN_PYTHON}")
-    path = Path(source).expanduser()
-    if path.is_dir():
-        return _files_below(path, source)
-    if path.exists():
-        return [_source_file(path, path.name, named=True)]
-    if glob.has_magic(source):
-        return _files_matching(str(path), source)
-    raise DataError(f"{source} does not exist", "give a file, a folder, a glob or builtin:python")
+def absolute_sources(data: DataSettings) -> DataSettings:
+    """The same settings with absolute paths, which mean the same from any folder."""
+
+    def absolute(source: str) -> str:
+        if source == "-" or source.startswith("builtin:") or not source.strip():
+            return source
+        return str(Path(source).expanduser().absolute())
+
+    return changed(
+        data,
+        source=[absolute(source) for source in data.source],
+        val_source=[absolute(source) for source in data.val_source],
+        tokenizer=data.tokenizer if data.tokenizer in KINDS else absolute(data.tokenizer),
+    )
 
 
 def builtin_python() -> list[SourceFile]:
@@ -81,7 +130,7 @@ def builtin_python() -> list[SourceFile]:
     root = Path(sysconfig.get_path("stdlib"))
     files = [
         _source_file(path, path.relative_to(root).as_posix(), builtin=True)
-        for path in _walk(root, _BUILTIN_LEFT_OUT)
+        for path in _walk(root, [], _BUILTIN_LEFT_OUT)
         if path.suffix == ".py"
     ]
     if not files:
@@ -89,20 +138,45 @@ def builtin_python() -> list[SourceFile]:
     return sorted(files, key=lambda file: file.name)
 
 
-def _files_below(folder: Path, source: str) -> list[SourceFile]:
-    files = [_source_file(path, path.relative_to(folder).as_posix()) for path in _walk(folder, frozenset())]
-    if not files:
-        raise DataError(f"the folder {source} has no files", "give a folder with text files")
-    return sorted(files, key=lambda file: file.name)
+def _named_apart(file: SourceFile, names: set[str]) -> SourceFile:
+    """The file with as much of its path in its name as tells it from ``names``: names decide the split."""
+    parts = file.path.absolute().parts
+    depth, name = len(Path(file.name).parts), file.name
+    while name in names and depth < len(parts):
+        depth += 1
+        name = "/".join(parts[-depth:])
+    return replace(file, name=name)
 
 
-def _files_matching(pattern: str, source: str) -> list[SourceFile]:
-    fixed = Path(*_literal_prefix(Path(pattern).parts))
-    paths = (Path(match) for match in glob.iglob(pattern, recursive=True))  # noqa: PTH207 - takes absolute patterns
-    files = [_source_file(path, path.relative_to(fixed).as_posix()) for path in paths if path.is_file()]
-    if not files:
+def _resolve_source(source: str, own: list[Path]) -> list[SourceFile]:
+    if source == BUILTIN_PYTHON:
+        return builtin_python()
+    if source.startswith("builtin:"):
+        raise DataError(f"there is no built-in text {source!r}", f"the built-in text is {BUILTIN_PYTHON}")
+    if not source.strip():
+        raise DataError("a text has an empty name", "give a file or a folder; this folder is `.`")
+    path = Path(source).expanduser()
+    if _stat(path) is None and glob.has_magic(source):
+        fixed = Path(*_literal_prefix(path.parts))
+        return _files_of(_matching(fixed, path.parts[len(fixed.parts) :], own), fixed, source, own)
+    if _stat(path) is None:
+        raise DataError(f"{source} does not exist", "give a file, a folder, a glob or builtin:python")
+    if not stat.S_ISDIR(_mode(path)):
+        return [_source_file(path, path.name, named=True)]
+    if is_own_folder(path):
+        raise DataError(f"{source} was written by cpulm, and is not text", "give the text to learn from")
+    return _files_of(_walk(path, own), path, source, own)
+
+
+def _files_of(paths: Iterator[Path], folder: Path, source: str, own: list[Path]) -> list[SourceFile]:
+    """The files at ``paths``, by their names below ``folder``."""
+    found = {path.relative_to(folder).as_posix(): path for path in paths}
+    if not found and glob.has_magic(source):
         raise DataError(f"no file matches {source!r}", "quote the pattern, and check it with ls")
-    return sorted(files, key=lambda file: file.name)
+    if not found:
+        but = f" but what cpulm wrote, such as {own[0]}" if own else ""
+        raise DataError(f"the folder {source} has no files{but}", "give a folder with text files")
+    return [_source_file(path, name) for name, path in sorted(found.items())]
 
 
 def _literal_prefix(parts: Sequence[str]) -> Iterator[str]:
@@ -112,20 +186,94 @@ def _literal_prefix(parts: Sequence[str]) -> Iterator[str]:
         yield part
 
 
-def _walk(folder: Path, left_out: set[str] | frozenset[str]) -> Iterator[Path]:
-    for where, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".") and name not in left_out]
+def _matching(folder: Path, pattern: Sequence[str], own: list[Path]) -> Iterator[Path]:
+    """Yield the files below ``folder`` that match; ``**`` is any number of folders.
+
+    Unlike ``glob.glob`` it does not pass over folders that cannot be listed.
+    """
+    if not pattern:
+        if _is_file(folder):
+            yield folder
+        return
+    if not stat.S_ISDIR(_mode(folder)) or _left_out(folder, own):
+        return
+    part, rest = pattern[0], pattern[1:]
+    if part == "**":
+        yield from _matching(folder, rest or ["*"], own)
+        for entry in _list(folder):
+            if not entry.name.startswith(".") and not entry.is_symlink() and entry.is_dir():
+                yield from _matching(folder / entry.name, pattern, own)
+    elif glob.has_magic(part):
+        for name in fnmatch.filter([entry.name for entry in _list(folder)], part):
+            if part.startswith(".") or not name.startswith("."):
+                yield from _matching(folder / name, rest, own)
+    else:
+        yield from _matching(folder / part, rest, own)
+
+
+def _walk(folder: Path, own: list[Path], left_out: Sequence[str] = ()) -> Iterator[Path]:
+    """Yield the files below ``folder``; what cpulm wrote is noted in ``own`` instead."""
+    for where, folders, names in os.walk(folder, onerror=_refuse_folder):
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith(".") and name not in left_out and not _left_out(Path(where) / name, own)
+        ]
         for name in names:
             path = Path(where) / name
-            if not name.startswith(".") and path.is_file():
+            if not name.startswith(".") and _is_file(path):
                 yield path
 
 
-def _source_file(path: Path, name: str, *, named: bool = False, builtin: bool = False) -> SourceFile:
+def _left_out(folder: Path, own: list[Path]) -> bool:
+    if not is_own_folder(folder):
+        return False
+    if folder not in own:
+        own.append(folder)
+    return True
+
+
+def _list(folder: Path) -> list[os.DirEntry[str]]:
     try:
-        stat = path.stat()
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
-        raise DataError(
-            f"cannot read {path}: {error.strerror}", "check the path and its permissions"
-        ) from error
-    return SourceFile(path, name, stat.st_size, stat.st_mtime_ns, named, builtin)
+        _refuse_folder(error)
+
+
+def _refuse_folder(error: OSError) -> NoReturn:
+    raise DataError(
+        f"cannot list the folder {error.filename}: {error.strerror}",
+        "check its permissions, or name the folders beside it one by one",
+    ) from error
+
+
+def _is_file(path: Path) -> bool:
+    return stat.S_ISREG(_mode(path))
+
+
+def _mode(path: Path) -> int:
+    there = _stat(path)
+    return 0 if there is None else there.st_mode
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    """What the system says of ``path``; None if there is no such thing, or only a link to no such thing.
+
+    Raises:
+        DataError: if that cannot be known, as below a folder that may not be entered.
+    """
+    try:
+        return path.stat()
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return None
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise DataError(f"cannot read {path}: {reason}", "check the path and its permissions") from error
+
+
+def _source_file(path: Path, name: str, *, named: bool = False, builtin: bool = False) -> SourceFile:
+    there = _stat(path)
+    if there is None:
+        raise DataError(f"cannot read {path}: it is gone", "run the command again")
+    return SourceFile(path, name, there.st_size, there.st_mtime_ns, named, builtin)

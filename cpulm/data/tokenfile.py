@@ -131,10 +131,15 @@ class TokenFolder:
 
 
 def is_token_folder(path: Path) -> bool:
-    """Whether ``path`` looks like a folder that ``cpulm tokenize`` wrote, intact or damaged."""
-    return any((path / f"{split}.bin").is_file() for split in SPLITS) and any(
-        (path / name).is_file() for name in (META, TOKENIZER)
-    )
+    """Whether ``path`` looks like a folder that ``cpulm tokenize`` wrote, intact or damaged.
+
+    False if it may not be entered: what is wrong with it is said when it is read.
+    """
+    try:
+        has_tokens = any((path / f"{split}.bin").is_file() for split in SPLITS)
+        return has_tokens and any((path / name).is_file() for name in (META, TOKENIZER))
+    except OSError:
+        return False
 
 
 def dtype_for(vocab_size: int) -> np.dtype[Any]:

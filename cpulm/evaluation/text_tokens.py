@@ -57,7 +57,7 @@ def open_text(sources: Sequence[str], tokenizer: Tokenizer, how: Reading, *, emi
     folders = [source for source in sources if is_token_folder(Path(source).expanduser())]
     if folders:
         return _from_folder(folders[0], len(sources), tokenizer)
-    files, skipped = readable(find_files(sources), how)
+    files, skipped = readable(find_files(sources, emit), how)
     if warning := unused_field(files, how):
         emit(Notice(level="warning", message=warning))
     if skipped:

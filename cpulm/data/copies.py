@@ -1,0 +1,103 @@
+"""Keeps validation text out of the training text, and names texts that are there twice."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+
+from cpulm.data.sources import SourceFile
+from cpulm.errors import DataError
+from cpulm.events import Listener, Notice
+from cpulm.progress import Stage
+
+
+def without_validation(
+    files: Sequence[SourceFile], val_files: Sequence[SourceFile], emit: Listener
+) -> list[SourceFile]:
+    """Return the files that are not among the validation text.
+
+    Raises:
+        DataError: if there are none.
+    """
+    held_out = {file.place for file in val_files}
+    kept = [file for file in files if file.place not in held_out]
+    if files and not kept:
+        raise DataError(
+            "all of the training text is the validation text too",
+            "leave out --val-data to hold out a part, or give another text",
+        )
+    if left_out := [file.name for file in files if file.place in held_out]:
+        what = left_out[0] if len(left_out) == 1 else f"{len(left_out)} files, such as {left_out[0]}"
+        emit(Notice(level="info", message=f"not trained on, because it is validation text: {what}"))
+    return kept
+
+
+def warn_of_copies(
+    files: Sequence[SourceFile],
+    val_files: Sequence[SourceFile],
+    emit: Listener,
+    should_stop: Callable[[], bool],
+) -> None:
+    """Warn of texts under two names, if one may be trained on and the other validated on.
+
+    Only files of the same size are read. The built-in text is known, and not compared.
+
+    Raises:
+        DataError: if a file cannot be read.
+        StoppedError: if ``should_stop`` returned True.
+    """
+    pairs = _copies(files, val_files, emit, should_stop)
+    if not pairs:
+        return
+    first, second = pairs[0]
+    where = "the validation text" if val_files else "the text"
+    twice = "a text is" if len(pairs) == 1 else f"{len(pairs):,} texts are"
+    emit(
+        Notice(
+            level="warning",
+            message=f"{twice} in {where} under a second name, such as {second} (the same as {first}): "
+            "the validation loss is too low if one is trained on and the other held out",
+        )
+    )
+
+
+def _copies(
+    files: Sequence[SourceFile],
+    val_files: Sequence[SourceFile],
+    emit: Listener,
+    should_stop: Callable[[], bool],
+) -> list[tuple[str, str]]:
+    """The names of files with the same content: each with the first such file before it."""
+    by_size: dict[int, list[tuple[SourceFile, bool]]] = defaultdict(list)
+    for part, is_val in ((files, False), (val_files, True)):
+        for file in part:
+            if file.size and not file.builtin:
+                by_size[file.size].append((file, is_val))
+    alike = [group for group in by_size.values() if len(group) > 1]
+    if val_files:
+        alike = [group for group in alike if len({is_val for _, is_val in group}) == 2]
+    if not alike:
+        return []
+    first: dict[str, tuple[SourceFile, bool]] = {}
+    pairs: list[tuple[str, str]] = []
+    with Stage(
+        "comparing files", sum(g[0][0].size * len(g) for g in alike), "bytes", emit, should_stop
+    ) as stage:
+        for file, is_val in (one for group in alike for one in group):
+            original, original_is_val = first.setdefault(_digest(file, stage), (file, is_val))
+            if original is not file and (not val_files or is_val != original_is_val):
+                pairs.append((original.name, file.name))
+    return pairs
+
+
+def _digest(file: SourceFile, stage: Stage) -> str:
+    hasher = hashlib.blake2b(digest_size=16)
+    try:
+        with file.open() as handle:
+            while chunk := handle.read(1 << 20):
+                hasher.update(chunk)
+                stage.advance(len(chunk))
+    except OSError as error:
+        raise DataError(f"cannot read {file.path}: {error.strerror}", "check its permissions") from error
+    return hasher.hexdigest()

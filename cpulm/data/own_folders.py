@@ -1,0 +1,28 @@
+"""Tells what cpulm wrote from text: a folder that holds both is trained on its text alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cpulm.cache_dir import cache_folder
+from cpulm.data.tokenfile import is_token_folder
+from cpulm.run_dir import RunDir
+
+_SWEEP_PLAN = "sweep.yaml"
+
+
+def is_own_folder(folder: Path) -> bool:
+    """Whether ``folder`` is a run, a sweep, a token folder or the cache; False if it may not be entered."""
+    run = RunDir(folder)
+    try:
+        is_run = run.settings.is_file() and any(
+            trace.is_file() for trace in (run.metrics, run.lock, run.latest, run.best)
+        )
+        return is_run or (folder / _SWEEP_PLAN).is_file() or is_token_folder(folder) or _is_cache(folder)
+    except OSError:
+        return False
+
+
+def _is_cache(folder: Path) -> bool:
+    cache = cache_folder()
+    return cache.is_dir() and folder.samefile(cache)
