@@ -22,7 +22,7 @@ _WHY = {
     "SIGKILL": "often by the system, when memory runs out",
     "SIGSEGV": "a crash inside a library",
     "SIGABRT": "a crash inside a library",
-    "SIGBUS": "often a disk or a file that went away",
+    "SIGBUS": "often a disk or a file that disappeared",
     "SIGILL": "an instruction that this processor lacks",
 }
 
@@ -31,10 +31,10 @@ def exit_in_words(code: int | None) -> str:
     """``killed by SIGKILL (often by the system, when memory runs out)``, ``exit code 5: no room …``.
 
     Args:
-        code: as Python has it, negative for a signal; None if the process vanished with its computer.
+        code: as Python has it, negative for a signal; None if the process ended together with its computer.
     """
     if code is None:
-        return "gone, with the computer or the process that watched it"
+        return "ended together with the computer or the supervisor"
     number = -code if code < 0 else code - 128 if 128 < code < 160 and code != ABORTED else 0
     if number:
         try:

@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
         print(file=sys.stderr, flush=True)
         _follow([str(cpulm), "summary", "--", str(newest.parent)], stdout=sys.stderr)
     if code == STOPPED:
-        print(f'\ngo on with: "{cpulm}" resume "{newest.parent}"', file=sys.stderr)
+        print(f'\ncontinue with: "{cpulm}" resume "{newest.parent}"', file=sys.stderr)
     best = newest.with_name("best.pt")
     if code == 0 and "--json" not in arguments:
         shown = best if best.is_file() else newest

@@ -1,4 +1,4 @@
-"""``cpulm analyze``: what became of a run, why, and which of several runs is the best."""
+"""``cpulm analyze``: how a run went, why, and which of several runs is the best."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def analyze(
         str | None,
         typer.Option(
             metavar="TEXT",
-            help="Show attention and the next token for this. [default: a part of the text]",
+            help="Show attention and the next token for this text. [default: a part of the text]",
             rich_help_panel=MODEL,
         ),
     ] = None,
@@ -87,8 +87,8 @@ def analyze(
 ) -> None:
     """Analyze a run: how it went, what happened, what to do next. Or compare several, best first.
 
-    Only the run's record is read, so this works while the run trains, after a crash, and without the
-    model. Several runs are compared by bits per byte, which means the same for every tokenizer.
+    It reads only the run's log, so it works while the run trains, after a crash, and without the model.
+    Several runs are compared by bits per byte, which does not depend on the tokenizer.
 
     **Examples**
 
@@ -130,7 +130,7 @@ def read_all(paths: list[Path]) -> list[Report]:
     """The reports of the runs named, and of those in the folders named.
 
     Raises:
-        DataError: where one that is named is no run, or a folder holds none that has begun.
+        DataError: if a named path is not a run, or a folder holds no run that has begun.
     """
     from cpulm.analysis.build_report import read_report
     from cpulm.errors import DataError
@@ -180,7 +180,7 @@ def _write(
 
 
 def _show_run(report: Report | None, found: ModelReport | None, *, json: bool) -> None:
-    """The report, the model looked into, or one behind the other; in JSON the latter is ``model``."""
+    """The report, the inspected model, or both; in JSON the model is under ``model``."""
     from cpulm.ui.analysis import drawing_width, glyphs_here, report_screen
     from cpulm.ui.console import print_json, stdout
 

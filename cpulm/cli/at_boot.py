@@ -28,9 +28,9 @@ def at_boot(
 ) -> None:
     """Continue an overnight run after a reboot.
 
-    Prints an entry, for your account only, for what starts programs on this system: a systemd user unit,
-    a launchd agent or a scheduled task. `--install` writes and enables it. The entry does nothing if
-    the run has finished or was stopped on purpose.
+    Prints a start-up entry for your account only: a systemd user unit on Linux, a launchd agent on macOS,
+    a scheduled task on Windows. `--install` writes and enables it. The entry does nothing if the run has
+    finished or was stopped on purpose.
 
     Example: `cpulm at-boot runs/small-1 --install`
     """
@@ -51,7 +51,7 @@ def at_boot(
         return
     if not install:
         write_text(entry.text)
-        note = f"\nThis belongs into {entry.path}; --install writes it. Then {entry.advice}."
+        note = f"\n--install writes this to {entry.path} and enables it. Then {entry.advice}."
         stderr().print(note, soft_wrap=True)
         return
     _require_night(RunDir(path), run)

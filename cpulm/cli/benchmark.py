@@ -1,4 +1,4 @@
-"""``cpulm benchmark``: what this machine makes of a preset, before a night is spent on it."""
+"""``cpulm benchmark``: how fast a preset trains on this machine."""
 
 from __future__ import annotations
 
@@ -74,9 +74,9 @@ def benchmark(
 ) -> None:
     """Measure how fast a preset trains here.
 
-    Real updates on a throwaway model: tokens a second and where the time goes, beside the fastest
-    matrix product that this machine manages; memory; the time for a pass over your text and for the
-    whole run; and what cpulm chose here and why.
+    Runs real updates on a model that is discarded. Shows tokens per second, the parts of a step, the
+    speed relative to this machine's fastest matrix product, memory, the time for a pass over your text
+    and for the whole run, and what cpulm chose here and why.
 
     **Examples**
 
@@ -230,5 +230,5 @@ def _compare(assignments: list[str], flags: dict[str, Any], *, json: bool) -> No
     ]
     columns = ["preset", "params", "in", "a step", "tok/s", "GFLOP/s", "of peak", "memory", "whole run"]
     stdout().print(rows("All presets here, eager", columns, table))
-    note = "\nof peak: of a matrix product in fp32; int8 can go beyond it."
+    note = "\nof peak: relative to a matrix product in fp32; int8 can exceed it."
     stdout().print(note, style="dim", highlight=False)

@@ -16,7 +16,7 @@ def plan(base: Settings, duration: str, out: Path | None, *, json: bool) -> None
     """Plan a training of ``duration``, show it, and write it to ``out``.
 
     Raises:
-        SettingsError: where the duration is none, or ``out`` exists.
+        SettingsError: if the duration is invalid, or ``out`` exists.
     """
     from cpulm.benchmark.night_planner import plan_night
     from cpulm.ui.console import print_json
@@ -71,7 +71,7 @@ def _show(night: NightPlan, out: Path | None) -> None:
     if out is not None:
         console.print(f"\nTrain it: cpulm train --config {out}")
     else:
-        console.print("\nWith --out plan.yaml it becomes a file for `cpulm train --config`.", style="dim")
+        console.print("\n--out plan.yaml writes this plan to a file for `cpulm train --config`.", style="dim")
 
 
 def _write(night: NightPlan, out: Path) -> None:

@@ -65,7 +65,7 @@ def evaluate(
         typer.Option(
             metavar="N",
             help="Begin a window every N tokens: each token then has at least the context minus N tokens "
-            "before it. [default: the context, windows side by side as in training's validation]",
+            "before it. [default: the context length; windows do not overlap, as in validation]",
             rich_help_panel=TEXT,
         ),
     ] = None,
@@ -73,7 +73,7 @@ def evaluate(
         bool,
         typer.Option(
             "--each-document",
-            help="No context from the document before. [default: one stream, as in training]",
+            help="Score each document without the one before it. [default: one stream, as in training]",
             rich_help_panel=TEXT,
         ),
     ] = False,
@@ -106,7 +106,7 @@ def evaluate(
     max_new_tokens: Annotated[
         int | None,
         typer.Option(
-            metavar="N", min=1, help="Most tokens of a sample. [default: 256]", rich_help_panel=SAMPLES
+            metavar="N", min=1, help="Maximum length of a sample. [default: 256]", rich_help_panel=SAMPLES
         ),
     ] = None,
     temperature: Annotated[
@@ -131,8 +131,8 @@ def evaluate(
     """Judge a model: loss, perplexity, bits per byte and accuracy, with standard errors.
 
     Every token is scored once, in fp32 unless `--precision` says otherwise. With `--choices` or
-    `--num-samples` and no `--data`, only those are done. Several runs are compared on the same text;
-    bits per byte decide if their tokenizers differ.
+    `--num-samples`, text is scored only if `--data` is given too. Several runs are compared on the same
+    text, by bits per byte if their tokenizers differ.
 
     **Examples**
 

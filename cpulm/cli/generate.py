@@ -1,4 +1,4 @@
-"""``cpulm generate``: text from a trained model, to the terminal as it comes, or as JSON."""
+"""``cpulm generate``: text from a trained model, streamed to the terminal, or as JSON."""
 
 from __future__ import annotations
 
@@ -53,13 +53,18 @@ def generate(
         typer.Option(
             "--interactive",
             "-i",
-            help="Ask for one prompt after another. Ctrl-C stops a text; Ctrl-D or an empty line ends.",
+            help="Ask for one prompt after another. Ctrl-C stops a text; Ctrl-D or an empty line exits.",
             rich_help_panel=COMMON,
         ),
     ] = False,
     max_new_tokens: Annotated[
         int,
-        typer.Option(metavar="N", min=0, help="Most tokens to write. [default: 256]", rich_help_panel=COMMON),
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="Maximum number of tokens to write. [default: 256]",
+            rich_help_panel=COMMON,
+        ),
     ] = 256,
     num_samples: Annotated[
         int,
@@ -85,7 +90,7 @@ def generate(
         float | None,
         typer.Option(
             metavar="X",
-            help="Choose among the fewest likeliest tokens with this total probability. [default: off]",
+            help="Choose among the likeliest tokens that together have probability X. [default: off]",
             rich_help_panel=SAMPLING,
         ),
     ] = None,
@@ -110,7 +115,7 @@ def generate(
         typer.Option(
             metavar="N",
             min=0,
-            help="The same seed gives the same text. [default: another one each time]",
+            help="The same seed gives the same text. [default: random]",
             rich_help_panel=SAMPLING,
         ),
     ] = None,
@@ -118,7 +123,7 @@ def generate(
         list[str] | None,
         typer.Option(
             metavar="TEXT",
-            help="End before this text; \\n and \\t are read as line end and tab; repeatable.",
+            help="End the text before this string; \\n and \\t are read as line end and tab; repeatable.",
             rich_help_panel=SAMPLING,
         ),
     ] = None,
@@ -131,7 +136,7 @@ def generate(
 ) -> None:
     """Write text with a trained model.
 
-    The text goes to stdout as it comes; tokens per second and the seed go to stderr.
+    The text goes to stdout while it is written; tokens per second and the seed go to stderr.
 
     **Examples**
 
@@ -142,7 +147,7 @@ def generate(
     model = _one_model(run, checkpoint)
     if interactive and (prompt is not None or prompt_file is not None or json):
         raise SettingsError(
-            "--interactive asks for its prompts and shows plain text",
+            "--interactive asks for prompts and prints plain text",
             "leave out --prompt, --prompt-file and --json, or leave out --interactive",
         )
     text = None if interactive else _read_prompt(prompt, prompt_file)

@@ -128,7 +128,7 @@ def load(checkpoint: Path, flags: Mapping[str, Any], request: GenerateRequest) -
 
 
 def _text_writer() -> Callable[[str], bool]:
-    """Writes text on stdout; what a terminal would obey is made harmless first."""
+    """Writes text on stdout; control characters are made harmless first."""
     from cpulm.ui.console import write_text
     from cpulm.ui.terminal_text import harmless
 
@@ -141,7 +141,7 @@ def _stream(texts: Texts, echo: bool) -> bool:
     """Write the texts one after another, each piece as soon as it is its turn, and a line end.
 
     Returns:
-        False where nobody reads any more.
+        False if nobody reads any more.
     """
     write = _text_writer()
     head = texts.prompt if echo else ""
@@ -210,7 +210,7 @@ def converse(writer: Writer, seed: int) -> None:
         sys.stdin.reconfigure(encoding="utf-8-sig")  # of a file or a pipe, whatever the locale says
     if at_terminal:
         stderr().print(
-            "Begin a text and press Enter. Ctrl-C stops it, Ctrl-D or an empty line ends.", style="dim"
+            "Begin a text and press Enter. Ctrl-C stops it, Ctrl-D or an empty line exits.", style="dim"
         )
     while True:
         try:

@@ -1,4 +1,4 @@
-"""What ``analyze --model`` does: read the text it is to be shown, and look into the model."""
+"""What ``analyze --model`` does: read a text, and inspect the model on it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from cpulm.inspection.model_report import ModelReport
 
 MOST_TEXT_BYTES = 4 << 20
-"""Of a longer text the beginning is taken: a look reads no more than some ten thousand tokens anyway."""
+"""Only the beginning of a longer text is read: the inspection uses some ten thousand tokens."""
 
 
 def require_model(*, model: bool, text: Path | None, prompt: str | None, words: Sequence[str] | None) -> None:
@@ -27,26 +27,26 @@ def require_model(*, model: bool, text: Path | None, prompt: str | None, words: 
 
 
 def require_one(runs: Sequence[Path], reports: Sequence[Report], *, pages: bool) -> None:
-    """Raises SettingsError where ``--model`` is given with several runs, or a page is to be made of none."""
+    """Raises SettingsError if ``--model`` is given with several runs, or a page without a run."""
     if len(reports) > 1:
         raise SettingsError("--model inspects one model", "give one run, or one checkpoint")
     if pages and not reports:
         raise SettingsError(
-            f"{runs[0]} is a checkpoint, and a page shows a run's record", "give the run's folder"
+            f"{runs[0]} is a checkpoint, and --html and --png need a run's log", "give the run's folder"
         )
 
 
 def look(
     path: Path, text: Path | None, prompt: str | None, words: Sequence[str] | None, *, quiet: bool
 ) -> ModelReport:
-    """Look into the model of a run or a checkpoint, and say on stderr how far that is.
+    """Inspect the model of a run or a checkpoint, with progress on stderr.
 
     Args:
         text: a file of text, ``-`` for stdin; None for the validation set.
         quiet: no progress.
 
     Raises:
-        CpulmError: where there is no model or no text, or a word is no token.
+        CpulmError: if there is no model or no text, or a word is not a token.
     """
     content = None if text is None else _read(text)
 
@@ -57,7 +57,7 @@ def look(
     from cpulm.ui.console import show_warning
     from cpulm.ui.watch import choose_mode, watch
 
-    # For torch's threads and denormals; the model is looked into on the CPU, in fp32.
+    # For torch's threads and denormals; the model is inspected on the CPU, in fp32.
     choose_runtime(RuntimeSettings(device="cpu", precision="fp32"), read_machine())
     shown = InspectionRequest(content, "stdin" if str(text) == "-" else str(text), prompt, tuple(words or ()))
     with watch(choose_mode(json=False, headless=quiet)) as emit:
@@ -65,7 +65,7 @@ def look(
 
 
 def _read(path: Path) -> str:
-    """The text in a file or on stdin, its beginning where it is long."""
+    """The text in a file or on stdin; only the beginning of a long one."""
     is_stdin = str(path) == "-"
     try:
         if is_stdin:

@@ -67,7 +67,7 @@ def cpulm(
 
 
 def main() -> NoReturn:
-    """Run the command line; errors a user can mend end as one message, one hint and an exit code."""
+    """Run the command line; errors that a user can fix end as one message, one hint and an exit code."""
     _open_missing_streams()
     try:
         ended_with = app(prog_name="cpulm", standalone_mode=False)
@@ -83,7 +83,7 @@ def main() -> NoReturn:
 
 
 def _open_missing_streams() -> None:
-    """Give this process its three standard streams: what is closed goes nowhere.
+    """Give this process its three standard streams: a closed one becomes the null device.
 
     ``2>&-`` closes one, and pythonw.exe has none: Python's stream is None, and the next file that is opened
     (a checkpoint, say) gets the free number, into which every library then writes its warnings.

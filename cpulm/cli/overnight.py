@@ -63,7 +63,7 @@ def resume_overnight(path: Path, end: Mapping[str, Any], changes: Mapping[str, A
     run = run_dir.find(path)
     if path.is_file():
         raise SettingsError(
-            f"{path} is a single checkpoint, and --overnight continues a run from its newest one",
+            f"{path} is a single checkpoint; --overnight continues a run from its newest checkpoint",
             f"give the run's folder: `cpulm resume {run.path} --overnight`",
         )
     night = supervisor_state.read(run)
@@ -150,7 +150,7 @@ def _follow(
 
 
 def _watcher(run: RunDir) -> _Watcher | None:
-    """The process that the record of the run's night names; another one than before once the run has begun.
+    """The supervisor's process that ``overnight.json`` names; it changes once the run has begun.
 
     A process and not a time: the clock may be set back at any moment.
     """

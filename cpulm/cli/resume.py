@@ -36,7 +36,7 @@ def resume(
         bool,
         typer.Option(
             "--overnight",
-            help="In the background: survives this terminal and crashes.",
+            help="Train in the background, even after this terminal is closed; restart after a crash.",
             rich_help_panel=MACHINE,
         ),
     ] = False,
@@ -47,9 +47,9 @@ def resume(
 ) -> None:
     """Continue a run exactly where it stopped.
 
-    The weights come out bit-identical to those of a run that was never stopped (for a horizon in
-    steps, epochs or tokens, with the same number of threads). A damaged checkpoint is named and the
-    one before it is used. A new horizon extends the run. A sweep is continued as it was planned.
+    The weights are bit-identical to those of a run that was never stopped (for a horizon in steps,
+    epochs or tokens, with the same number of threads). If the newest checkpoint is damaged, it is named
+    and the previous one is used. A new horizon extends the run. A sweep continues as planned.
 
     **Examples**
 
@@ -76,6 +76,6 @@ def _require_alone(sweep: Path, flags: dict[str, Any], *, overnight: bool) -> No
 
     if flags or overnight:
         raise SettingsError(
-            f"{sweep} is a sweep, which is continued as it was planned",
+            f"{sweep} is a sweep, which continues as planned",
             f"leave out the other options: `cpulm resume {sweep}`",
         )

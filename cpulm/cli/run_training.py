@@ -141,8 +141,8 @@ def show_presets(json: bool) -> None:
     stdout().print(rows("Presets", columns, table))
     stdout().print(
         "\nw/o emb.: parameters without embeddings and head; memory: on this machine;\n"
-        "time: roughly, in fp32 on four cores; --dry-run measures it here, int8 included.\n"
-        "More on each: docs/presets.md, or --preset NAME --print-config.",
+        "time: an estimate for fp32 on four cores; --dry-run measures it on this machine.\n"
+        "Details: docs/presets.md, or --preset NAME --print-config.",
         style="dim",
         highlight=False,
     )
@@ -150,7 +150,7 @@ def show_presets(json: bool) -> None:
 
 @contextmanager
 def _record(begins: RecordStart) -> Iterator[Listener]:
-    """The listeners that write into the run's folder; what they wrote past its beginning goes first."""
+    """The listeners that write into the run's folder; events after its start are deleted first."""
     from cpulm.runlog.truncate import truncate_after
     from cpulm.runlog.writer import MetricsWriter
     from cpulm.ui.console import show_warning
@@ -175,7 +175,7 @@ def _record(begins: RecordStart) -> Iterator[Listener]:
 
 @contextmanager
 def _page_at_the_end() -> Iterator[Recorder]:
-    """What opens a run's record; once the run is over, however it ended, its page is written."""
+    """Open a run's log; when the run has ended, for any reason, write its page."""
     begun: list[RecordStart] = []
 
     @contextmanager
@@ -202,9 +202,9 @@ def _write_page(run: RunDir) -> None:
 
     problem = write_report(run)
     if problem:
-        show_warning(f"{problem} (`cpulm train --set log.report=false` leaves it out)")
+        show_warning(f"{problem} (`cpulm train --set log.report=false` turns it off)")
     elif run.report.is_file():
-        say(f"the run on a page: {run.report}")
+        say(f"report: {run.report}")
 
 
 def _end(outcome: RunOutcome, json: bool) -> None:
@@ -268,7 +268,7 @@ def _needs_in_words(ready: PreparedRun) -> list[tuple[str, str]]:
     else:
         seconds = seconds_needed(plan, ready.settings.train) or 0.0
         pairs.append(
-            ("time to finish", f"{format_duration(seconds)} as asked, about {seconds / step:,.0f} steps")
+            ("time to finish", f"{format_duration(seconds)} as requested, about {seconds / step:,.0f} steps")
         )
     pairs += [("choice", note) for note in runtime.notes]
     return pairs

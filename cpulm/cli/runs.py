@@ -1,4 +1,4 @@
-"""``cpulm runs``: which runs there are, and how each stands."""
+"""``cpulm runs``: lists runs with their progress and state."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def runs(
 ) -> None:
     """List runs, newest first: progress, best loss, state.
 
-    States: *running*; *finished*; *stopped* (on purpose, can be resumed); *diverged*; *out of room*
-    (no checkpoint could be written); *failed* (by an error); *crashed* (its process is gone:
-    `cpulm resume` continues it); *restarting* (an overnight supervisor is about to do that); *new* (not
-    started).
+    States: *running*; *finished*; *stopped* (on purpose, can be resumed); *diverged*; *out of room* (a
+    checkpoint could not be written, or memory ran out); *failed* (by an error); *crashed* (its process
+    ended unexpectedly: `cpulm resume` continues it); *restarting* (its overnight supervisor is about to
+    start it again); *new* (not started).
 
     **Examples**
 

@@ -92,11 +92,11 @@ FLAGS = {
             "train.max_time",
             ("--max-time",),
             "DURATION",
-            "Training time over all parts of the run, such as 8h or 90min.",
+            "Training time of the run in total, such as 8h or 90min.",
         ),
-        SettingFlag("train.steps", ("--steps",), "N", "Optimizer updates, from the very start."),
+        SettingFlag("train.steps", ("--steps",), "N", "Optimizer updates in total."),
         SettingFlag("train.epochs", ("--epochs",), "X", "Passes over the training text."),
-        SettingFlag("train.tokens", ("--tokens",), "N", "Trained tokens."),
+        SettingFlag("train.tokens", ("--tokens",), "N", "Trained tokens in total."),
         SettingFlag(
             "train.until",
             ("--until",),
@@ -157,13 +157,13 @@ FLAGS = {
         ),
         SettingFlag("data.vocab_size", ("--vocab-size",), "N", "Entries of the vocabulary of bpe or word."),
         SettingFlag(
-            "data.field", ("--field",), "NAME", "Field of a JSONL line with its text. [default: text]"
+            "data.field", ("--field",), "NAME", "Field of a JSONL line that holds its text. [default: text]"
         ),
         SettingFlag(
             "data.errors",
             ("--errors",),
             "strict|replace",
-            "Bytes that are not UTF-8: stop, or put U+FFFD there. [default: strict]",
+            "At bytes that are not UTF-8: stop, or read U+FFFD. [default: strict]",
             complete=completion.choices("data.errors"),
         ),
         SettingFlag(
@@ -189,10 +189,10 @@ FLAGS = {
             "runtime.compile",
             ("--compile/--no-compile",),
             "",
-            "Use torch.compile. [default: when it pays]",
+            "Use torch.compile. [default: if it saves time]",
             convert=_on_or_off,
         ),
-        SettingFlag("runtime.nice", ("--nice/--no-nice",), "", "Give way to other programs."),
+        SettingFlag("runtime.nice", ("--nice/--no-nice",), "", "Run at low priority."),
         SettingFlag(
             "runtime.allow_sleep",
             ("--allow-sleep/--no-allow-sleep",),

@@ -26,18 +26,16 @@ def stop(
     all_runs: Annotated[
         bool, typer.Option("--all", help="Every run in runs/ that is being trained.")
     ] = False,
-    no_wait: Annotated[
-        bool, typer.Option("--no-wait", help="Request it, and do not wait until the run has ended.")
-    ] = False,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Request the stop and return at once.")] = False,
     json: Annotated[
         bool, typer.Option("--json", help="Write the state of each run as one JSON array.")
     ] = False,
 ) -> None:
     """Stop a run from another terminal, with everything saved.
 
-    The run ends its step, saves, and can be resumed, as after Ctrl-C in its own terminal. This also works
-    from another computer that shares the disk. An overnight run stays stopped, even after a reboot. Ctrl-C
-    while this command waits does not cancel the request.
+    The run finishes its step and saves, as after Ctrl-C in its own terminal; `cpulm resume` continues it.
+    This also works from another computer that shares the disk. An overnight run stays stopped, even after
+    a reboot. Ctrl-C while this command waits does not cancel the request.
 
     **Examples**
 
@@ -93,7 +91,7 @@ def _wait_for_end(run: RunDir) -> None:
     from cpulm.ui.waiting import waiting
 
     try:
-        with waiting(f"{run.path}: requested to stop; it ends its step and saves") as show:
+        with waiting(f"{run.path}: requested to stop; it finishes its step and saves") as show:
             while is_at_work(run):
                 _wake(run)
                 if not run.stop.exists():
@@ -108,7 +106,7 @@ def _wait_for_end(run: RunDir) -> None:
 
 
 def _wake(run: RunDir) -> None:
-    """Let a suspended run, or its supervisor, go on: it cannot save otherwise.
+    """Continue a suspended run, or its supervisor: it cannot save otherwise.
 
     Raises:
         SettingsError: if this user may not do that.
@@ -140,9 +138,9 @@ def _say(now: RunStatus, *, asked: bool) -> None:
         where = f" (step {now.step:,} of {now.steps:,})"
     run, how = harmless(now.run), RUN_STATES[now.state]
     if not asked:
-        how = f"nobody trains it: {how}"
+        how = f"not running: {how}"
     elif now.state in ("running", "restarting"):
-        how = "it is requested to stop"
+        how = "requested to stop"
     write_text(f"{run}: {how}{where}\n")
     if now.state not in ("running", "restarting", "finished"):
         say(f" hint: continue it with `cpulm resume {run}`")

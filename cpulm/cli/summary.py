@@ -1,4 +1,4 @@
-"""``cpulm summary``: what became of a run, on one page. Hidden: the scripts beside the package show it."""
+"""``cpulm summary``: how a run went, on one page. Hidden: the scripts beside the package show it."""
 
 from __future__ import annotations
 

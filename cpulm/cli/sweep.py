@@ -50,7 +50,7 @@ def sweep(
         list[str] | None,
         typer.Argument(
             metavar="TEXT...",
-            help="Text to learn from, as for train.",
+            help="Text to learn from, as in cpulm train.",
             rich_help_panel=COMMON,
             autocompletion=completion.paths,
         ),
@@ -60,8 +60,8 @@ def sweep(
         typer.Option(
             "--set",
             metavar="KEY=V,V",
-            help="Any setting: one value for all runs, several to try each, or a range LOW..HIGH to draw "
-            "from; repeatable.",
+            help="Any setting: one value for all runs, several values to try, or a range LOW..HIGH for "
+            "--random; repeatable.",
             rich_help_panel=COMMON,
             autocompletion=completion.assignment,
         ),
@@ -78,7 +78,7 @@ def sweep(
         typer.Option(
             metavar="N",
             min=0,
-            help="Seed of the draws; that of the runs is --set train.seed=N. [default: 0]",
+            help="Seed of the random draws; --set train.seed=N is the seed of the runs. [default: 0]",
             rich_help_panel=COMMON,
         ),
     ] = None,
@@ -95,7 +95,7 @@ def sweep(
         typer.Option(
             metavar="N",
             min=1,
-            help="Train N runs at a time, the cores divided among them. [default: 1]",
+            help="Train N runs at a time; each gets a share of the cores. [default: 1]",
             rich_help_panel=COMMON,
         ),
     ] = None,
@@ -118,10 +118,10 @@ def sweep(
     *,
     flags: dict[str, Any],
 ) -> None:
-    """Try several values of settings: one run for each, and a comparison, best first.
+    """Try several values of settings: train one run for each, and compare them.
 
-    Ctrl-C saves every run; `cpulm resume FOLDER`, or the same command again, continues. Each run is an
-    ordinary run's folder: `cpulm watch`, `generate`, `evaluate` and `resume` work on it.
+    Ctrl-C saves every run; `cpulm resume FOLDER`, or the same command again, continues. Each run has a
+    folder of its own, for `cpulm watch`, `generate`, `evaluate` and `resume`.
 
     **Examples**
 
@@ -135,7 +135,7 @@ def sweep(
         others = (text, preset, assignments, random, seed, parallel, config, out)
         if flags or halving or dry_run or any(one not in (None, []) for one in others):
             raise SettingsError(
-                f"{resume} is continued as it was planned",
+                f"{resume} continues as planned",
                 f"leave out the other options: `cpulm resume {resume}`",
             )
         continue_sweep(resume, headless=headless, json=json)

@@ -1,4 +1,4 @@
-"""``cpulm sysinfo``: what this machine is, and what cpulm will choose on it."""
+"""``cpulm sysinfo``: this machine, and what cpulm will choose on it."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def sysinfo(
 ) -> None:
     """Show this machine, and what cpulm will choose on it and why.
 
-    Processor, memory, disk, software and GPUs: the cores and the memory that *this process* may use,
-    within affinity and container limits.
+    Shows processor, memory, disk, software and GPUs. Cores and memory are those that *this process* may
+    use, within CPU affinity and container limits.
 
     **Examples**
 
@@ -109,7 +109,7 @@ def _software(machine: Machine) -> _Pairs:
         ("system", machine.system),
         ("Python", machine.python),
         ("torch", f"{torch.version}, for {torch.accelerator or 'the CPU'}" if torch else "not installed"),
-        ("torch's maths", torch.maths if torch else None),
+        ("torch's math", torch.maths if torch else None),
         ("C++ compiler", f"{compiler.command}, {compiler.version}" if compiler else machine.compiler_problem),
     ]
     return (

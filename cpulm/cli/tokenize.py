@@ -37,7 +37,9 @@ def tokenize(
     out: Annotated[
         Path | None,
         typer.Option(
-            metavar="FOLDER", help="The token folder to write: absent, or empty.", rich_help_panel=COMMON
+            metavar="FOLDER",
+            help="The token folder to write; if it exists, it must be empty.",
+            rich_help_panel=COMMON,
         ),
     ] = None,
     headless: Headless = False,
@@ -47,9 +49,9 @@ def tokenize(
 ) -> None:
     """Turn text into a folder of tokens that `cpulm train` reads.
 
-    Training does this by itself; do it beforehand to choose the tokenizer, to see the counts, or to
+    Training does this automatically. Do it beforehand to choose the tokenizer, to see the counts, or to
     use the same tokens many times. The folder holds train.bin, val.bin, tokenizer.json and meta.json,
-    and is written whole or not at all.
+    and is written completely or not at all.
 
     **Examples**
 
@@ -71,7 +73,7 @@ def tokenize(
     if out is None:
         raise SettingsError("--out is missing", example)
     if "data.val_fraction" in flags and "data.val_source" in flags:
-        raise SettingsError("--val-fraction has no effect beside --val-data", "keep one of them")
+        raise SettingsError("--val-fraction has no effect together with --val-data", "keep one of them")
     data = resolve(environ=os.environ, flags=flags).data
     # The result is one JSON object, so progress is for people in either case.
     with watch(choose_mode(json=False, headless=headless or json)) as show:

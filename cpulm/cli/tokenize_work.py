@@ -24,7 +24,7 @@ def tokenize(data: DataSettings, out: Path, *, vocab_size_given: bool, show: Lis
 
     Raises:
         CpulmError: what :func:`cpulm.data.prepare.prepare` raises.
-        SettingsError: where a vocabulary size is given for a tokenizer that trains none.
+        SettingsError: if a vocabulary size is given for a tokenizer that trains none.
     """
     if vocab_size_given and not trains_vocabulary(data.tokenizer):
         raise SettingsError(

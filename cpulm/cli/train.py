@@ -66,7 +66,7 @@ def train(
         bool,
         typer.Option(
             "--overnight",
-            help="In the background: survives this terminal and crashes.",
+            help="Train in the background, even after this terminal is closed; restart after a crash.",
             rich_help_panel=COMMON,
         ),
     ] = False,
@@ -95,8 +95,8 @@ def train(
     sources. Ctrl-C stops and saves; `cpulm resume` continues. The path of the best checkpoint is
     printed at the end.
 
-    Settings come from, in rising order: defaults, preset, `--config`, environment
-    (`CPULM_TRAIN__LR`), `--set`, the named options. All of them: docs/settings.md.
+    Later sources of settings override earlier ones: defaults, preset, `--config`, environment
+    (`CPULM_TRAIN__LR`), `--set`, named options. All settings: docs/settings.md.
 
     **Examples**
 

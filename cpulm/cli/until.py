@@ -17,7 +17,7 @@ def parse_until(text: str, now: datetime | None = None) -> datetime:
 
     A time of day (``7:00``, ``07:00:30``) is the next time that the clock on the wall shows it, also in
     a night in which the clocks change; where it shows it twice, the first that is still to come; where
-    it skips it, the moment as far after the change as the time asked for. A date and a time may carry
+    it skips it, the moment as far after the change as the requested time. A date and a time may carry
     an offset (``2026-11-22T07:00+01:00``).
 
     Args:
@@ -25,7 +25,7 @@ def parse_until(text: str, now: datetime | None = None) -> datetime:
         now: the present; naive means local time.
 
     Raises:
-        SettingsError: where the text is neither, or names a moment that has passed.
+        SettingsError: if the text is neither, or names a moment that has passed.
     """
     now = (now or datetime.now(timezone.utc)).astimezone()
     written = text.strip()

@@ -100,7 +100,7 @@ def _as_setting(bare: str, context: Any) -> str:
 def _with_or_without_value(name: str, context: Any) -> SettingsError:
     parameter = _parameter(name, context)
     if parameter is None:
-        return SettingsError(f"{name} cannot be used like that", _help_of(context))
+        return SettingsError(f"{name} cannot be used this way", _help_of(context))
     if is_switch(parameter):
         spellings = " or ".join([*parameter.opts[:1], *parameter.secondary_opts[:1]])
         return SettingsError(f"{name} takes no value", f"write {spellings} alone")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _POLL_SECONDS = 0.25
 _LOOK_SECONDS = 1.0
-"""Between two looks at who holds the run's lock."""
+"""Seconds between two checks of the run's lock."""
 
 
 def watch(
@@ -42,9 +42,9 @@ def watch(
     """Follow a run live, or replay a finished one.
 
     The run may train in another terminal, overnight, or on a computer that shares the disk. The
-    dashboard stays until the run has ended. Ctrl-C leaves it and does not touch the run. Of a finished run
-    the last state is shown; with `--speed` the whole run is replayed. In a pipe, or with `--headless`, new
-    events come as plain lines.
+    dashboard stays until the run has ended. Ctrl-C closes the dashboard, and the run continues. For a
+    finished run it shows the last state; `--speed` replays the whole run. In a pipe, or with
+    `--headless`, it prints plain lines instead.
 
     **Examples**
 
@@ -77,7 +77,7 @@ def watch(
 
 
 def _follow(run: RunDir, mode: Mode, left: Callable[[], bool]) -> None:
-    """Show the run as it goes on, until it ends or the watcher leaves."""
+    """Show the run while it trains, until it ends or the watcher leaves."""
     from cpulm.runlog.tail import Tail
     from cpulm.ui.console import say
     from cpulm.ui.watch import look_on
@@ -87,7 +87,7 @@ def _follow(run: RunDir, mode: Mode, left: Callable[[], bool]) -> None:
         _join(run, tail, view)
         _look_on(run, tail, view, left)
     if left():
-        say(f"{run.path} keeps training")
+        say(f"{run.path} continues to train")
 
 
 def _look_on(run: RunDir, tail: Tail, view: View, left: Callable[[], bool]) -> None:
@@ -118,7 +118,7 @@ def _join(run: RunDir, tail: Tail, view: View) -> None:
 
 
 def _play(run: RunDir, mode: Mode, speed: float, left: Callable[[], bool]) -> None:
-    """Show all of the run once more, and go on with what it does now."""
+    """Replay the run from its start, then follow it if it still trains."""
     from cpulm.runlog.tail import Tail
     from cpulm.runs.status import is_at_work
     from cpulm.ui.replay import Player
@@ -150,8 +150,8 @@ def _say_if_crashed(run: RunDir) -> None:
     if now.state == "new":
         show_error(f"{run.path} has not started, and no process trains it", hint, label="new")
     if now.state == "crashed":
-        what = f"{run.path}: its process ended without saying why"
+        what = f"{run.path}: its process ended unexpectedly"
         if now.step is not None and now.seen is not None:
             heard = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(now.seen))
-            what += f"; its last record is of step {now.step:,}, {heard}"
+            what += f"; the last event in its log is from step {now.step:,}, {heard}"
         show_error(what, hint, label="crashed")

@@ -26,17 +26,19 @@ from cpulm.errors import ResourceError, SettingsError
 from cpulm.run_dir import RunDir
 
 SAVING_SECONDS = 300
-"""How long the system is asked to wait for a checkpoint at shutdown."""
+"""Seconds that the system should wait for a checkpoint at shutdown."""
 
 _NICE = 10
-_INSTEAD = "leave out --install to print the entry, and add it to whatever starts programs on this system"
+_INSTEAD = (
+    "leave out --install to print the entry, and add it yourself to what starts programs on this system"
+)
 
 
 @dataclass(frozen=True)
 class Entry:
     """Continues a run when the computer starts.
 
-    ``text`` belongs into the file ``path``; ``enable`` are the commands to run after it was written, and
+    ``text`` is the content of the file ``path``; ``enable`` are the commands to run after writing it, and
     ``disable`` those to undo them. ``advice`` says when the entry takes effect.
     """
 
@@ -106,7 +108,7 @@ def remove(entry: Entry) -> bool:
         return False
     try:
         for command in entry.disable:
-            _run(command, "the entry's file is removed; run that command yourself when it works")
+            _run(command, "the entry's file is removed; run that command again later")
     finally:
         entry.path.unlink(missing_ok=True)
     return True
@@ -143,7 +145,7 @@ def _unit(name: str, command: Sequence[str], run: RunDir, home: Path) -> Entry:
         "[Service]",
         f"ExecStart={' '.join(_systemd_word(word) for word in command)}",
         f"Nice={_NICE}",
-        "# The supervisor is told to end; it waits until the training has saved.",
+        "# At shutdown the supervisor stops the training and waits until it has saved.",
         "KillMode=mixed",
         f"TimeoutStopSec={SAVING_SECONDS}",
         f"SuccessExitStatus={exit_codes.STOPPED}",

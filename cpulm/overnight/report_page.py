@@ -14,7 +14,7 @@ from cpulm.run_dir import RunDir
 from cpulm.system.allocator import release_memory
 
 _LONGEST_SECONDS = 120.0
-"""A record of a million lines takes 3 to 5."""
+"""Seconds; a log of a million lines takes 3 to 5."""
 
 
 def write_report(run: RunDir) -> str:
@@ -44,7 +44,7 @@ def write_report(run: RunDir) -> str:
 
 
 def is_outdated(run: RunDir) -> bool:
-    """Whether the log is newer than the page, and the run's settings ask for a page."""
+    """Whether the log is newer than the page, and the run's settings request a page."""
     from cpulm.runs.stored_settings import read_settings
 
     try:

@@ -1,7 +1,7 @@
 """Writes one page on what happened in a run: ``summary.md`` in its folder.
 
 Its only sources are ``metrics.jsonl`` and, if there was a supervisor, ``overnight.json``: no checkpoint is
-opened. Damaged lines and files are passed over.
+opened. Damaged lines and files are ignored.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def summary(run: RunDir) -> str:
     if happened:
         lines += ["", "## What happened", "", *[f"- {_clock(when)}  {text}" for when, text in happened]]
     if record.sample:
-        lines += ["", f"## What it wrote at step {record.sample.step:,}", "", *_sample(record.sample)]
+        lines += ["", f"## Sample at step {record.sample.step:,}", "", *_sample(record.sample)]
     lines += ["", "## Next commands", "", *_commands(run, night, record)]
     return "\n".join(lines) + "\n"
 
@@ -55,14 +55,18 @@ def summary(run: RunDir) -> str:
 def _state(run: RunDir, night: SupervisorState | None, record: NightLog) -> str:
     """The state of the run in one sentence."""
     reason = record.finished.reason if record.finished else None
-    ended = f"The run {END_REASONS[reason]}." if reason else "The run has not ended, or its process vanished."
+    ended = (
+        f"The run {END_REASONS[reason]}."
+        if reason
+        else "The run has not ended, or its process ended unexpectedly."
+    )
     if night is None:
         return ended
     if night.state == "finished" and reason:
         return ended
     if night.state == "failed" and night.attempts:
         last = night.attempts[-1]
-        return f"Ended: {last.error or exit_in_words(last.code)}. Starting it again would not help."
+        return f"Ended: {last.error or exit_in_words(last.code)}. Another start would fail in the same way."
     saved = supervisor_state.checkpoint_step(run)
     words = NIGHT_STATES[night.state]
     return words if night.state == "training" or saved is None else f"{words} Saved up to step {saved:,}."
@@ -88,7 +92,7 @@ def _facts(run: RunDir, night: SupervisorState | None, record: NightLog) -> list
 def _how_long(night: SupervisorState | None, record: NightLog) -> str:
     first, last = record.first_step, record.step
     if night is None:
-        return f"{format_duration(last.elapsed_seconds)} trained" if last else "no step yet"
+        return f"{format_duration(last.elapsed_seconds)} trained" if last else "no step trained yet"
     end = night.attempts[-1].ended if night.attempts and night.attempts[-1].ended else time.time()
     whole = max(0.0, end - night.since)
     begin, until = _clock(night.since), _clock(end)
@@ -107,7 +111,7 @@ def _how_long(night: SupervisorState | None, record: NightLog) -> str:
 def _how_far(record: NightLog) -> str:
     step, started = record.step, record.started
     if step is None:
-        return "no step yet"
+        return "no step trained yet"
     if started is None:
         return f"step {step.step:,}"
     tokens = f"{format_count(step.step * started.tokens_per_step)} tokens"
@@ -117,7 +121,7 @@ def _how_far(record: NightLog) -> str:
 
 
 def _happened(night: SupervisorState | None, record: NightLog) -> list[tuple[float, str]]:
-    """Starts, ends and notable events between them, by time; of very many the middle is left out."""
+    """Starts, ends and notable events, by time; if there are very many, the middle ones are left out."""
     told = _merged(record.notes)
     if night is not None:
         for at, attempt in enumerate(night.attempts):
@@ -175,7 +179,7 @@ def _commands(run: RunDir, night: SupervisorState | None, record: NightLog) -> l
     ended = night.state in ENDED if night else reason is not None
     commands = []
     if run.best.is_file() or run.latest.is_file():
-        commands.append((f"cpulm generate {model}", "let it write"))
+        commands.append((f"cpulm generate {model}", "generate text"))
     if not ended:
         commands += [(f"cpulm watch {place}", "watch it"), (f"cpulm stop {place}", "save and stop")]
     if reason == "horizon" and record.step:

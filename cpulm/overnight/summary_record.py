@@ -24,7 +24,7 @@ _SLACK_SECONDS = 1.0
 
 @dataclass
 class NightLog:
-    """What a run log says of a night. ``notes`` are times and texts of what is worth a line."""
+    """What a run log says of a night. ``notes`` are times and texts of notable events."""
 
     started: RunStarted | None = None
     first_step: StepDone | None = None
@@ -73,7 +73,7 @@ def _note(night: NightLog, event: Event, since: float) -> None:
 
 
 def _roll_back(night: NightLog, event: RolledBack, since: float) -> None:
-    """Forget what no longer counts; the time that it took is gone all the same."""
+    """Forget undone steps; the time that they took still counts."""
     night.validations = [v for v in night.validations if v.step <= event.to_step]
     if night.step is not None:
         night.step = replace(night.step, step=event.to_step)
@@ -83,7 +83,7 @@ def _roll_back(night: NightLog, event: RolledBack, since: float) -> None:
 
 
 def _is_worth_a_line(notice: Notice, night: NightLog, since: float) -> bool:
-    """Whether it is of the night, and a warning or more than the usual words before a run's first step."""
+    """Whether it belongs to the night, and is a warning or came later than the notices of the start."""
     if notice.time < since - _SLACK_SECONDS:
         return False
     if notice.level == "warning":

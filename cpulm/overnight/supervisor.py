@@ -1,6 +1,6 @@
 """Watches an overnight run: starts it, starts it again after a crash, and decides when to stop trying.
 
-It is a process of its own, ``cpulm supervise``. It loads neither torch nor anything that draws: it needs
+It is a process of its own, ``cpulm supervise``. It loads neither torch nor rich: it needs
 little memory beside the training, and what kills the training (memory, a bug in a library) leaves it alive.
 """
 
@@ -38,7 +38,7 @@ TRIES = 8
 """Starts without a newer checkpoint after which the supervisor gives up."""
 
 _HOPELESS = (exit_codes.SETTINGS, exit_codes.DATA, exit_codes.DIVERGED)
-"""A further start would end in the same way."""
+"""Another start would end in the same way."""
 
 NO_ROOM_RUNGS = 3
 """Disk and memory become available when something else ends, not within seconds: pauses start longer."""
@@ -75,7 +75,7 @@ def decide(
         progressed: whether the newest checkpoint is newer than at its start.
         tries: starts before it that brought no newer checkpoint.
         stop_requested: whether the user wants the run stopped.
-        shut_down: whether the supervisor itself was asked to end, as when the computer shuts down.
+        shut_down: whether the supervisor itself was requested to end, as when the computer shuts down.
     """
     if code == exit_codes.FINISHED:
         return Decision("finished", 0)
@@ -212,7 +212,7 @@ class Supervisor:
     def _follow_clock(self) -> None:
         """Keep the night's times comparable with those of the run's events if the clock is set back.
 
-        Later events stay later if it is set forward, which on some systems cannot be told from sleep.
+        Later events stay later if it is set forward, which on some systems looks the same as sleep.
         """
         clock = time.time() - time.monotonic()
         if clock < self._clock - _CLOCK_SLACK_SECONDS:
@@ -246,9 +246,9 @@ class Supervisor:
         then = ""
         if decision.pause_seconds is not None:
             night.waiting_until = time.time() + decision.pause_seconds
-            then = f"; again in {format_duration(decision.pause_seconds)}"
+            then = f"; starting it again in {format_duration(decision.pause_seconds)}"
         elif decision.state == "given_up":
-            then = f"; {decision.tries} starts brought no newer checkpoint, so nothing is started again"
+            then = f"; giving up: {decision.tries} starts in a row brought no newer checkpoint"
         self._log_line(
             f"{exit_in_words(code)}{then or ('; the run was complete' if complete and code else '')}"
         )

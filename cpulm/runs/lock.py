@@ -97,7 +97,7 @@ def _acquire(descriptor: int, run: RunDir) -> None:
             raise _held_error(run, other)
         if time.monotonic() > patience:
             raise SettingsError(
-                f"another process holds {run.lock}; its number is unknown",
+                f"another process holds {run.lock}; its process id is unknown",
                 f"find the cpulm process that trains in {run.path}, and end it",
             )
         time.sleep(_POLL_SECONDS)
@@ -120,7 +120,7 @@ def _held_error(run: RunDir, other: Holder) -> SettingsError:
         )
     return SettingsError(
         f"{run.path} is locked by process {other.pid} on another machine, {other.host}, since {since}",
-        f"if nothing trains there any more, remove {run.lock}",
+        f"if that process no longer trains, remove {run.lock}",
     )
 
 

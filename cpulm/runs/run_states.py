@@ -16,12 +16,12 @@ RUN_STATES: dict[RunState, str] = {
     "finished": "it has finished",
     "stopped": "it was stopped, with everything saved",
     "diverged": "training diverged",
-    "out of room": "there was no room for a checkpoint, or no memory",
+    "out of room": "there was not enough disk space or memory",
     "failed": "it ended with an error",
-    "crashed": "its process ended without a last event",
-    "new": "it has not taken a step",
+    "crashed": "its process ended unexpectedly",
+    "new": "it has not trained a step",
 }
-"""All states, each with a sentence whose subject is the run."""
+"""All states, each as a sentence about the run."""
 
 END_STATES: dict[EndReason, RunState] = {
     "horizon": "finished",

@@ -1,4 +1,4 @@
-"""Tells the status of a run from its log and its lock alone: neither torch nor a checkpoint is needed.
+"""Reads the status of a run from its log and its lock alone: neither torch nor a checkpoint is needed.
 
 The log of a long run has a million lines. Only its two ends are read, and if the best validation is further
 back, the bytes between are searched for it.
@@ -22,7 +22,7 @@ from cpulm.runs.run_states import END_STATES, RunState
 from cpulm.system import process
 
 _SILENT_SECONDS = 600.0
-"""A run of another machine whose log has not grown for so long is taken for dead: it samples every 2 s."""
+"""A run on another machine counts as dead if its log has not grown for so long: it is sampled every 2 s."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,8 @@ def find_runs(folders: Iterable[Path]) -> list[RunDir]:
     for folder in folders:
         if not folder.is_dir():
             raise DataError(
-                f"{folder} is not a folder", "give a folder of runs, such as runs, or a run's own"
+                f"{folder} is not a folder",
+                "give a folder of runs, such as runs, or a run's folder, such as runs/tiny-1",
             )
         inside = [folder] if is_run(RunDir(folder)) else sorted(folder.iterdir())
         for path in inside:
@@ -82,7 +83,7 @@ def is_run(run: RunDir) -> bool:
 
 
 def status_of(run: RunDir) -> RunStatus:
-    """Return the status of the run. Damaged lines of its log are passed over."""
+    """Return the status of the run. Damaged lines of its log are ignored."""
     end = run_end(run.metrics)
     found = _from_log(run.metrics, end)
     trainer = trainer_of(run)
@@ -133,7 +134,7 @@ def _state(end: RunFinished | None, trainer: Holder | None, *, began: bool, rest
 
 
 def _from_log(metrics: Path, end: RunFinished | None) -> dict[str, Any]:
-    """Return what the log tells, by the names of :class:`RunStatus`."""
+    """Return what the log says, by the names of :class:`RunStatus`."""
     found: dict[str, Any] = {}
     last, step = last_event(metrics, Event), last_event(metrics, StepDone)
     started = _started(metrics, step)

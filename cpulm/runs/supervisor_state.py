@@ -1,7 +1,7 @@
 """The state of a supervised run: ``overnight.json`` in its folder.
 
 The supervisor writes it; the summary and ``cpulm stop`` read it. This module is part of a process that runs
-all night beside the training: it loads neither torch nor anything that draws.
+all night beside the training: it loads neither torch nor rich.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ NightState = Literal["training", "waiting", "interrupted", "finished", "stopped"
 NIGHT_STATES: dict[NightState, str] = {
     "training": "The run is being trained.",
     "waiting": "The supervisor waits before it starts the run again.",
-    "interrupted": "Interrupted: the computer, or the process that watched the run, was shut down.",
+    "interrupted": "Interrupted: the computer or the supervisor was shut down.",
     "finished": "Finished.",
     "stopped": "Stopped on purpose.",
-    "failed": "Ended: starting it again would not help.",
-    "given_up": "Given up: several starts brought no newer checkpoint. See overnight.log.",
+    "failed": "Ended: another start would fail in the same way.",
+    "given_up": "Given up: several starts in a row made no progress. See overnight.log.",
 }
 """All states of a supervised run, each in a sentence."""
 
@@ -156,5 +156,5 @@ def checkpoint_step(run: RunDir) -> int | None:
 
 
 def new_state(run: RunDir, arguments: list[str]) -> SupervisorState:
-    """The state of a night that begins now, in the current folder."""
+    """The state of an overnight run that begins now, in the current folder."""
     return SupervisorState(run=str(run.path), folder=str(Path.cwd()), arguments=arguments, since=time.time())

@@ -155,7 +155,7 @@ def read_settings(folder: SweepDir, trial: Trial) -> Settings:
 
 
 def is_same(folder: SweepDir, plan: Plan, settings: Sequence[Settings]) -> bool:
-    """Whether the folder holds this very sweep."""
+    """Whether the folder holds the same sweep."""
     try:
         if read_plan(folder) != plan:
             return False

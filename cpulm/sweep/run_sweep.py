@@ -163,10 +163,10 @@ class Sweep:
         for trial in self._alive:
             self._progress[trial].follow()
         waiting = [trial for trial in self._alive if not self._is_there(trial)]
-        told = False
+        announced = False
         while waiting or self._running:
-            if stop() and self._running and not told:
-                told = True
+            if stop() and self._running and not announced:
+                announced = True
                 self._say(
                     "stopping: each run finishes its step and saves; press Ctrl-C again to exit immediately"
                 )
@@ -279,7 +279,7 @@ class Sweep:
 
     def _stopped(self) -> StoppedError:
         folder = self._folder.path
-        return StoppedError(f"everything is saved in {folder}", f"go on with `cpulm resume {folder}`")
+        return StoppedError(f"everything is saved in {folder}", f"continue with `cpulm resume {folder}`")
 
     def _failure(self) -> CpulmError:
         """The error of a sweep without any result, by the exit code of its first failed trial."""

@@ -43,7 +43,7 @@ class TrialProcess:
         except OSError as error:
             raise ResourceError(
                 f"cannot start {trial.name} with its log {self._log}: {error.strerror}",
-                f"mend it, then go on with `cpulm resume {folder.path}`",
+                f"solve this, then continue with `cpulm resume {folder.path}`",
             ) from error
 
     def poll(self) -> int | None:
@@ -53,7 +53,7 @@ class TrialProcess:
     def request_stop(self) -> None:
         """Request it to end its step and save; to be repeated until it has ended.
 
-        A process that is just starting removes a request that it finds as an old one.
+        A process that is just starting deletes an existing request, because it takes it for an old one.
         """
         self.stop_requested = True
         if self._run.stop.exists():

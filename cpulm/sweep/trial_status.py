@@ -1,4 +1,4 @@
-"""Tells the status of the trials of a sweep, from their run logs as they grow."""
+"""Reads the status of the trials of a sweep, from their run logs as they grow."""
 
 from __future__ import annotations
 

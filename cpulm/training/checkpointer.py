@@ -16,9 +16,9 @@ from cpulm.settings import CheckpointSettings, to_yaml
 from cpulm.units import format_duration
 
 RETRY_SECONDS = 30.0
-"""Between two attempts after a save that failed."""
+"""Seconds between two attempts after a failed save."""
 LAST_TRIES_SECONDS = 60.0
-"""So long the end of a run waits for a disk that does not take its last checkpoint."""
+"""How long a run waits at its end if its last checkpoint cannot be written."""
 _MAX_COST = 0.01
 """The part of a run's time that checkpoints may take without a warning."""
 
@@ -141,9 +141,7 @@ class Checkpointer:
         if not self._run.path.is_dir():
             self._run.path.mkdir(parents=True)
             write_text(self._run.settings, to_yaml(self._make().settings))
-            self._warn(
-                f"the run's folder {self._run.path} was gone; it is created again from what is in memory"
-            )
+            self._warn(f"the run's folder {self._run.path} was deleted; it is created again from memory")
         self._write(self._run.latest, "latest")
 
     def _write_numbered(self, step: int) -> None:
@@ -154,7 +152,7 @@ class Checkpointer:
             self._run.numbered(old).unlink(missing_ok=True)
 
     def _write(self, path: Path, role: str) -> None:
-        # At a new stage the record is written out up to here, so that no checkpoint is ever ahead of it.
+        # At a new stage the log is flushed, so that no checkpoint is ever newer than the log.
         self._emit(Progress(stage="saving a checkpoint", done=0, total=None, unit="checkpoints"))
         began = time.perf_counter()
         checkpoint = self._make()
@@ -203,7 +201,7 @@ class Checkpointer:
         if part > _MAX_COST and elapsed_seconds > 10 * self._settings.every and not self._warned_of_cost:
             self._warned_of_cost = True
             self._warn(
-                f"checkpoints take {part:.1%} of this run's time; a longer --checkpoint-every takes less"
+                f"checkpoints take {part:.1%} of this run's time; a longer --checkpoint-every lowers that"
             )
 
     def _warn(self, message: str) -> None:

@@ -1,4 +1,4 @@
-"""What a run does when its numbers diverge: roll back to the last good checkpoint and skip the data."""
+"""What a run does when training diverges: roll back to the last good checkpoint and skip the data."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def roll_back(
         raise _diverged(problem, f"after {limit} rollbacks" if limit else "", state, run)
     checkpoint = _last_good(run, emit)
     if checkpoint is None:
-        raise _diverged(problem, "and no checkpoint from before is left", state, run)
+        raise _diverged(problem, "and no earlier checkpoint is left", state, run)
     first = max(0, last + 1 - state.losses.high_updates)
     steps = range(first, last + 1)
     batches = sorted(

@@ -42,9 +42,7 @@ class MemoryWatch:
         if part >= SAVE_AT and not self._saved:
             self._saved = True
             self._request_checkpoint()
-            self._emit(
-                Notice(level="warning", message=f"memory is {part:.0%} full: saving a checkpoint at once")
-            )
+            self._emit(Notice(level="warning", message=f"memory is {part:.0%} full: saving a checkpoint now"))
 
     def _warning(self, event: MachineSampled, part: float) -> str:
         own, used = event.process_bytes, event.memory_used_bytes

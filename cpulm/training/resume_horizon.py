@@ -62,7 +62,7 @@ def report_requirements(plan: Requirements, settings: Settings, emit: Listener) 
     """Report the time, memory and disk that a run will need."""
     seconds = requirements.seconds_needed(plan, settings.train) or 0.0
     duration = (
-        f"about {format_duration(seconds)} of training steps"
+        f"about {format_duration(seconds)} without validations"
         if plan.steps is not None
         else f"{format_duration(seconds)} as requested"
     )

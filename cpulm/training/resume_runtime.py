@@ -26,8 +26,8 @@ NAMES = {
     "torch": "torch",
     "cpu_capability": "instruction set that torch uses",
     "instruction_sets": "instruction sets",
-    "kernels_compiler": "compiler of the kernels",
-    "kernels_key": "build of the kernels",
+    "kernels_compiler": "compiler of the compiled kernels",
+    "kernels_key": "build of the compiled kernels",
     "math_variables": "environment",
 }
 """The recorded facts that the bits of a run depend on, as they are named to users."""

@@ -48,7 +48,7 @@ from cpulm.training.session import host_settings, run_session
 
 @dataclass(frozen=True)
 class RecordStart:
-    """Where a run's record begins: after its checkpoint number ``saves``, at ``step``."""
+    """Where the log of a new or resumed run begins: after its checkpoint number ``saves``, at ``step``."""
 
     run: RunDir
     settings: Settings

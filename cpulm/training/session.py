@@ -30,7 +30,7 @@ def run_session(trainer: Trainer, plan: Requirements) -> EndReason:
         Why it ended.
 
     Raises:
-        DivergedError: if the numbers diverge again after the rollbacks that are allowed.
+        DivergedError: if training diverges again after the rollbacks that are allowed.
         ResourceError: if memory runs out, or checkpoints cannot be written any more.
         StoppedError: if a stop is requested before the first update.
     """

@@ -101,7 +101,7 @@ class Trainer:
             Why it ended: ``horizon``, ``target_loss``, ``patience`` or ``stopped``.
 
         Raises:
-            DivergedError: if the numbers diverge again after the rollbacks that are allowed.
+            DivergedError: if training diverges again after the rollbacks that are allowed.
             ResourceError: if checkpoints cannot be written any more.
         """
         self.parts.model.train()

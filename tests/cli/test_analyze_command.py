@@ -235,7 +235,7 @@ def test_a_damaged_last_line_and_a_crash_are_told(cpulm: Cpulm, runs: Path, tmp_
     code, out, err = cpulm(str(cut))
     words = " ".join(out.split())
     assert (code, err) == (0, "")
-    assert "crashed, its process ended without a last event" in words
+    assert "crashed, its process ended unexpectedly" in words
     assert "1 line of the record cannot be read" in words
     assert "step 12 of 20 (60%)" in words
 

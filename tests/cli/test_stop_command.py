@@ -95,7 +95,7 @@ def test_it_waits_until_the_run_has_saved_and_says_how_it_stands(tmp_path: Path,
     assert process.wait(5) == 0  # it had let go before the answer came
     name = Path("runs", "one")
     assert err == (
-        f"{name}: requested to stop; it ends its step and saves\n"
+        f"{name}: requested to stop; it finishes its step and saves\n"
         f" hint: continue it with `cpulm resume {name}`\n"
     )
     assert out == f"{name}: it was stopped, with everything saved (step 1,234)\n"
@@ -115,7 +115,7 @@ def test_without_waiting(tmp_path: Path, trainer: Trainer) -> None:
     run = a_run(tmp_path / "one")
     process = trainer(run)
     code, out, err = cpulm(tmp_path, "stop", "one", "--no-wait")
-    assert (code, out, err) == (0, "one: it is requested to stop\n", "")
+    assert (code, out, err) == (0, "one: requested to stop\n", "")
     assert process.wait(5) == 0
 
 
@@ -137,7 +137,7 @@ def test_who_does_not_want_to_wait_leaves_and_takes_nothing_back(tmp_path: Path,
         [sys.executable, "-m", "cpulm", "stop", "one"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
     )
     assert process.stderr is not None
-    assert process.stderr.readline() == "one: requested to stop; it ends its step and saves\n"
+    assert process.stderr.readline() == "one: requested to stop; it finishes its step and saves\n"
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -162,7 +162,7 @@ def test_all_that_are_at_work(tmp_path: Path, trainer: Trainer) -> None:
 
 def test_a_run_that_nobody_trains_is_told_as_it_stands(tmp_path: Path, trainer: Trainer) -> None:
     run = a_run(tmp_path / "one")
-    assert cpulm(tmp_path, "stop", "one")[:2] == (0, "one: nobody trains it: it has not taken a step\n")
+    assert cpulm(tmp_path, "stop", "one")[:2] == (0, "one: not running: it has not trained a step\n")
     killed = trainer(run)
     run.metrics.write_text(to_json(run_started(steps=50)) + "\n")
     killed.kill()
@@ -171,7 +171,7 @@ def test_a_run_that_nobody_trains_is_told_as_it_stands(tmp_path: Path, trainer: 
     hint = " hint: continue it with `cpulm resume one`\n"
     assert answer == (
         0,
-        "one: nobody trains it: its process ended without a last event (step 0 of 50)\n",
+        "one: not running: its process ended unexpectedly (step 0 of 50)\n",
         hint,
     )
     assert not run.stop.exists()
@@ -184,7 +184,7 @@ def test_a_supervisor_between_two_tries_is_told_too(tmp_path: Path) -> None:
     night.set_supervisor()  # this process stands for the supervisor
     supervisor_state.write(run, night)
     code, out, _ = cpulm(tmp_path, "stop", "one", "--no-wait")
-    assert (code, out) == (0, "one: it is requested to stop\n")
+    assert (code, out) == (0, "one: requested to stop\n")
     assert run.stop.is_file()
 
 

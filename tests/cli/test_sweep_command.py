@@ -204,7 +204,7 @@ def test_where_every_trial_fails_so_does_the_sweep(run: Run) -> None:
     [
         (["sweep"], 2, "nothing to try"),
         (["sweep", "--set", "train.lr=1,2", "--seed", "4"], 2, "--seed"),
-        (["sweep", "--resume", "sweeps/tiny-1", "--steps", "5"], 2, "continued as it was planned"),
+        (["sweep", "--resume", "sweeps/tiny-1", "--steps", "5"], 2, "continues as planned"),
         (["sweep", "--resume", "absent"], 3, "absent"),
         (["sweep", "--set", "train.lrr=1,2"], 2, "train.lrr"),
     ],

@@ -47,7 +47,7 @@ WRONG = [
     ("train --muon-lr 1 --set train.optimizer=adamw", "no effect", "--set train.optimizer=muon"),
     ("generate", "RUN is missing", "such as `cpulm generate runs/tiny-1`"),
     ("generate RUN --model other", "no option --model", "give it as the argument RUN"),
-    ("generate RUN --max-new-tokens many", "--max-new-tokens many: this is not a whole number", "N: Most"),
+    ("generate RUN --max-new-tokens many", "--max-new-tokens many: this is not a whole number", "N: Max"),
     ("generate RUN --num-samples 0", "--num-samples 0: this must be at least 1", "--num-samples N: "),
     ("resume", "RUN is missing", "such as `cpulm resume runs/tiny-1`"),
     ("resume a b", "b: too many arguments", "cpulm resume RUN [OPTIONS]"),

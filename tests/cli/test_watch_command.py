@@ -171,7 +171,9 @@ def test_a_run_whose_process_is_gone_is_said_to_have_crashed(run: RunDir, watche
         assert process.poll() is None
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (0, "")
-    assert err.startswith("crashed: one: its process ended without saying why; its last record is of step 7")
+    assert err.startswith(
+        "crashed: one: its process ended unexpectedly; the last event in its log is from step 7"
+    )
     assert "cpulm resume one" in err
 
 
@@ -183,7 +185,7 @@ def test_leaving_does_not_touch_the_run(run: RunDir, watcher: Watcher) -> None:
         read_until(process, '"step":7')
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
-        assert (process.returncode, out, err) == (0, "", "one keeps training\n")
+        assert (process.returncode, out, err) == (0, "", "one continues to train\n")
         assert not run.stop.exists()
         assert sorted(path.name for path in run.path.iterdir()) == ["lock", "metrics.jsonl", "settings.yaml"]
 
@@ -269,7 +271,7 @@ def test_the_dashboard_says_that_it_only_watches(run: RunDir) -> None:
             left += chunk
     os.close(ours)
     assert b"\x1b[?1049l" in left  # the terminal as it was
-    assert left.rstrip().endswith(b"one keeps training")
+    assert left.rstrip().endswith(b"one continues to train")
 
 
 def _read(descriptor: int) -> bytes:

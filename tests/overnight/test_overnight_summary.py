@@ -172,7 +172,7 @@ def test_the_page_tells_how_long_how_far_how_good_and_what_happened(tmp_path: Pa
 
 def test_what_a_model_wrote_stays_text(tmp_path: Path) -> None:
     page = summary(make(tmp_path, NIGHT, PARTS))
-    assert "## What it wrote at step 400\n\n    Once upon\n    a  [31mtime\n" in page
+    assert "## Sample at step 400\n\n    Once upon\n    a  [31mtime\n" in page
     assert "\x1b" not in page
 
 
@@ -206,11 +206,11 @@ def test_damaged_lines_cost_what_stood_in_them(tmp_path: Path) -> None:
 
 def test_nothing_to_read_is_still_a_page(tmp_path: Path) -> None:
     run = RunDir(tmp_path / "nothing")
-    assert "no step yet" in summary(run)
+    assert "no step trained yet" in summary(run)
     run.path.mkdir()
     run.overnight.write_text("[]")
     run.metrics.write_bytes(b"\xff\xfe")
-    assert "no step yet" in summary(run)
+    assert "no step trained yet" in summary(run)
 
 
 def test_steps_that_were_rolled_back_do_not_count(tmp_path: Path) -> None:
@@ -294,7 +294,7 @@ def test_of_a_long_log_most_steps_are_left_out_and_their_time_is_not(
         (-11, "killed by SIGSEGV (a crash inside a library)"),
         (130, "aborted (exit code 130)"),
         (0xC0000005, "crashed with status 0xC0000005"),
-        (None, "gone, with the computer or the process that watched it"),
+        (None, "ended together with the computer or the supervisor"),
     ],
 )
 def test_how_a_process_ended_in_words(code: int | None, words: str) -> None:

@@ -218,7 +218,7 @@ class TestNights:
         assert night is not None
         assert (ended, night.state) == (code, "failed")
         page = (tmp_path / "run/summary.md").read_text(encoding="utf-8")
-        assert "Ended: the text has changed. Starting it again would not help." in page
+        assert "Ended: the text has changed. Another start would fail in the same way." in page
 
     def test_it_gives_up_after_so_many_starts_without_a_newer_checkpoint(self, tmp_path: Path) -> None:
         idle = {"events": [("step", 5)], "code": 1}

@@ -231,7 +231,7 @@ def test_a_file_lock_without_a_name_is_waited_for_and_then_told(run: RunDir) -> 
         other.say(run.path)
         assert other.hear() == "held"
         run.lock.write_bytes(b"")
-        with pytest.raises(SettingsError, match="its number is unknown"), locked(run):
+        with pytest.raises(SettingsError, match="its process id is unknown"), locked(run):
             pass
 
 

@@ -134,7 +134,7 @@ def test_a_folder_that_is_deleted_is_created_again(text: Path, tmp_path: Path) -
     after = at({6: lambda: shutil.rmtree(run)})
     outcome = runs.train(settings, run, show=watching(after, seen), record=record)
     assert outcome.reason == "horizon"
-    assert any("was gone; it is created again" in line for line in warnings(seen))
+    assert any("was deleted; it is created again" in line for line in warnings(seen))
     assert same(run / "latest.pt", tmp_path / "calm" / "latest.pt")
     assert (run / "settings.yaml").is_file()
     assert '"run_finished"' in (run / "metrics.jsonl").read_text()
