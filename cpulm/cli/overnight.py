@@ -90,13 +90,16 @@ def child_arguments(arguments: Sequence[str]) -> list[str]:
 
 def as_flags(settings: Mapping[str, Any]) -> list[str]:
     """The options of ``cpulm resume`` that give these settings, None for those not given."""
+    from cpulm.cli.setting_flags import FLAGS
+
+    options = {flag.key.removeprefix("train."): flag.options[0].split("/")[0] for flag in FLAGS.values()}
     flags = []
     for name, value in settings.items():
-        option = name.removeprefix("runtime.").replace(".", "-").replace("_", "-")
+        option = options[name.removeprefix("train.")]
         if isinstance(value, bool):
-            flags.append(f"--{option}" if value else f"--no-{option}")
+            flags.append(option if value else option.replace("--", "--no-", 1))
         elif value is not None:
-            flags.append(f"--{option}={value}")
+            flags += [f"{option}={one}" for one in (value if isinstance(value, list) else [value])]
     return flags
 
 

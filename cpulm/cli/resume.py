@@ -14,6 +14,7 @@ from cpulm.cli.setting_flags import (
     HOW_LONG,
     MACHINE,
     OUTPUT,
+    TEXT,
     Headless,
     JsonEvents,
     horizon,
@@ -21,7 +22,9 @@ from cpulm.cli.setting_flags import (
 )
 
 
-@setting_flags({HOW_LONG: HORIZON, MACHINE: BEHAVIOUR, OUTPUT: ("checkpoint_every",)})
+@setting_flags(
+    {HOW_LONG: HORIZON, TEXT: ("data", "val_data"), MACHINE: BEHAVIOUR, OUTPUT: ("checkpoint_every",)}
+)
 def resume(
     run: Annotated[
         Path,
@@ -49,7 +52,8 @@ def resume(
 
     The weights are bit-identical to those of a run that was never stopped (for a horizon in steps,
     epochs or tokens, with the same number of threads). If the newest checkpoint is damaged, it is named
-    and the previous one is used. A new horizon extends the run. A sweep continues as planned.
+    and the previous one is used. A new horizon extends the run. The text is needed again only if its
+    tokens are gone from the cache; `--data` says where it is now. A sweep continues as planned.
 
     **Examples**
 

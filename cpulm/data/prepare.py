@@ -5,16 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from cpulm.cache_dir import cache_folder
 from cpulm.data.copies import warn_of_copies, without_validation
 from cpulm.data.encoder import END, CountingEncode, bulk_encoder, counting_losses, safe_border
 from cpulm.data.holdout import SPLIT_VERSION
@@ -22,11 +18,12 @@ from cpulm.data.pretoken_cache import Ids
 from cpulm.data.readers import Losses, Reading, unused_field
 from cpulm.data.sources import SourceFile, find_files
 from cpulm.data.split import Corpus, Split, readable, scan
+from cpulm.data.token_cache import delete_abandoned, find_cached, token_caches
 from cpulm.data.tokenfile import FORMAT_VERSION, TokenFolder, is_token_folder, require_block
-from cpulm.data.tokenizer import KINDS
+from cpulm.data.tokenizer import KINDS, Tokenizer
 from cpulm.data.vocabulary import SAMPLE_BYTES, make_tokenizer, trains_vocabulary
 from cpulm.data.write import FolderWriter, writing_folder
-from cpulm.errors import DataError, SettingsError
+from cpulm.errors import DataError, ResourceError, SettingsError
 from cpulm.events import Listener, Notice
 from cpulm.progress import Stage
 from cpulm.settings import DataSettings
@@ -38,7 +35,6 @@ JOB_CHARACTERS = 1 << 18
 _POLL_SECONDS = 0.1
 _CHECKED_WITHOUT_PROGRESS_BYTES = 1 << 28
 _FILES_LISTED = 1000
-_ABANDONED_SECONDS = 86_400
 
 
 def prepare(
@@ -70,6 +66,7 @@ def prepare(
     else:
         folder = _find_or_build(data, out, emit, should_stop)
     _report_split(folder, emit)
+    _report_vocabulary(data, folder, emit)
     _report_losses(folder, emit)
     if block_size is not None:
         require_block("train", len(folder.train), block_size)
@@ -89,6 +86,16 @@ def _report_split(folder: TokenFolder, emit: Listener) -> None:
     share = val["bytes"] / (train["bytes"] + val["bytes"])
     what = f"{share:.1%} of the text, {format_bytes(val['bytes'])}: {' and '.join(counted)}"
     emit(Notice(level="info", message=f"held out for validation: {what}"))
+
+
+def _report_vocabulary(data: DataSettings, folder: TokenFolder, emit: Listener) -> None:
+    """Say if the vocabulary is not as large as ``data.vocab_size``, which is a wish."""
+    wanted, is_trained = data.vocab_size, trains_vocabulary(folder.tokenizer.kind)
+    if wanted is None or wanted == folder.vocab_size or not is_trained or data.tokenizer not in KINDS:
+        return
+    why = "the token folder has" if is_token_folder(Path(data.source[0]).expanduser()) else "the text fills"
+    message = f"{why} a vocabulary of {folder.vocab_size:,}, not of {wanted:,} (data.vocab_size)"
+    emit(Notice(level="info", message=message))
 
 
 def _report_losses(folder: TokenFolder, emit: Listener) -> None:
@@ -133,14 +140,7 @@ def _open_prepared(data: DataSettings, out: Path | None) -> TokenFolder | None:
         )
     if out is not None:
         raise SettingsError(f"{folders[0]} already holds tokens", "give the text that it was made from")
-    folder = TokenFolder.open(Path(folders[0]).expanduser())
-    wanted = data.vocab_size
-    if trains_vocabulary(folder.tokenizer.kind) and wanted is not None and wanted != folder.vocab_size:
-        raise SettingsError(
-            f"{folders[0]} has a vocabulary of {folder.vocab_size}, but data.vocab_size is {wanted}",
-            f"give that of the folder: --vocab-size {folder.vocab_size}, or null",
-        )
-    return folder
+    return TokenFolder.open(Path(folders[0]).expanduser())
 
 
 def _find_or_build(
@@ -152,21 +152,39 @@ def _find_or_build(
     files = without_validation(find_files(data.source, emit, should_stop), val_files, emit)
     if warning := unused_field([*files, *val_files], Reading.of(data)):
         emit(Notice(level="warning", message=warning))
-    target = out
-    if target is None:
-        target = cache_folder() / "tokens" / _cache_key(data, files, val_files)
-        if target.exists():
-            try:
-                known = TokenFolder.open(target)
-                check(known, emit, should_stop)
-                return known
-            except DataError as error:
-                emit(Notice(level="warning", message=f"{error.message}: building it again"))
-                shutil.rmtree(target)
-        _delete_abandoned(target.parent)
+    key = _cache_key(data, files, val_files)
+    if out is None:
+        if known := find_cached(key, emit, lambda folder: check(folder, emit, should_stop)):
+            return known
+        delete_abandoned()
     corpus = _scan_sources(data, files, val_files, emit, should_stop)
     tokenizer = make_tokenizer(data, corpus, emit, should_stop)
-    with writing_folder(target, tokenizer, keep_existing=out is None) as folder:
+    if out is not None:
+        return _written(data, corpus, tokenizer, out, emit, should_stop, keep_existing=False)
+    cache, instead = token_caches()
+    try:
+        return _written(data, corpus, tokenizer, cache / key, emit, should_stop)
+    except ResourceError as error:
+        advice = "CPULM_CACHE names another folder for the cache"
+        emit(Notice(level="warning", message=f"{error.message}: keeping them in {instead}; {advice}"))
+        try:
+            return _written(data, corpus, tokenizer, instead / key, emit, should_stop)
+        except ResourceError:
+            raise ResourceError(error.message, f"{advice}; or free some disk space") from error
+
+
+def _written(
+    data: DataSettings,
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    target: Path,
+    emit: Listener,
+    should_stop: Callable[[], bool],
+    *,
+    keep_existing: bool = True,
+) -> TokenFolder:
+    """Encode the corpus to the folder ``target``, and open it."""
+    with writing_folder(target, tokenizer, keep_existing=keep_existing) as folder:
         with Stage("tokenizing", corpus.source_bytes, "bytes", emit, should_stop) as stage:
             _encode(corpus, folder, stage)
         folder.finish(_provenance(data, corpus))
@@ -178,15 +196,6 @@ def _refuse_existing(out: Path) -> None:
         raise SettingsError(f"{out} exists and is not empty", "choose another --out")
     if out.name in ("", ".."):
         raise SettingsError(f"{out} cannot be the name of a new folder", "give one, such as --out tokens")
-
-
-def _delete_abandoned(folder: Path) -> None:
-    """Delete unfinished folders, a day old, that killed processes left in the cache."""
-    for unfinished in folder.glob(".*.tmp"):
-        with suppress(FileNotFoundError):  # another process has just renamed it
-            newest = max(path.stat().st_mtime for path in (unfinished, *unfinished.iterdir()))
-            if time.time() - newest > _ABANDONED_SECONDS:
-                shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _scan_sources(

@@ -182,7 +182,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """Train a byte-level BPE tokenizer with GPT-2's splitting expression on ``texts``.
 
     Raises:
-        SettingsError: if ``vocab_size`` is under 257, or more than the texts can fill.
+        SettingsError: if ``vocab_size`` is under 257.
     """
     if vocab_size < BYTE_LEVEL_MINIMUM:
         raise SettingsError(
@@ -199,7 +199,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         show_progress=False,
     )
     inner.train_from_iterator(texts, trainer)
-    return _with_end_of_text(inner, vocab_size, "bpe")
+    return _with_end_of_text(inner)
 
 
 def byte_tokenizer() -> Tokenizer:
@@ -208,7 +208,7 @@ def byte_tokenizer() -> Tokenizer:
     inner = JsonTokenizer(models.BPE(vocab=vocab, merges=[]))
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     inner.decoder = decoders.ByteLevel()
-    return _with_end_of_text(inner, None, "byte")
+    return _with_end_of_text(inner)
 
 
 def char_tokenizer(characters: Iterable[str]) -> Tokenizer:
@@ -216,7 +216,7 @@ def char_tokenizer(characters: Iterable[str]) -> Tokenizer:
     vocab = {character: number for number, character in enumerate(sorted(set(characters)))}
     inner = JsonTokenizer(models.BPE(vocab=vocab, merges=[]))
     inner.decoder = decoders.Fuse()
-    return _with_end_of_text(inner, None, "char")
+    return _with_end_of_text(inner)
 
 
 def train_word(texts: Iterable[str], vocab_size: int | None) -> Tokenizer:
@@ -225,7 +225,7 @@ def train_word(texts: Iterable[str], vocab_size: int | None) -> Tokenizer:
     White space is not kept: decoding puts one space between words.
 
     Raises:
-        SettingsError: if ``vocab_size`` is under 3, or more than the texts can fill.
+        SettingsError: if ``vocab_size`` is under 3.
         DataError: if a size is given and the texts have no words.
     """
     if vocab_size is not None and vocab_size < 3:
@@ -245,7 +245,7 @@ def train_word(texts: Iterable[str], vocab_size: int | None) -> Tokenizer:
     vocab = {UNKNOWN: 0, **{word: number for number, word in enumerate(kept, start=1)}}
     inner = JsonTokenizer(models.WordLevel(vocab=vocab, unk_token=UNKNOWN))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return _with_end_of_text(inner, vocab_size, "word")
+    return _with_end_of_text(inner)
 
 
 def kind_of(parts: dict[str, Any]) -> str:
@@ -275,15 +275,8 @@ def byte_letters() -> list[str]:
     return [chr(byte) if byte in printable else chr(next(spare)) for byte in range(256)]
 
 
-def _with_end_of_text(inner: JsonTokenizer, vocab_size: int | None, kind: str) -> Tokenizer:
-    """Append the end-of-text token; refuse a vocabulary that the text did not fill."""
+def _with_end_of_text(inner: JsonTokenizer) -> Tokenizer:
     inner.add_special_tokens([AddedToken(END_OF_TEXT, special=True, normalized=False)])
-    size = inner.get_vocab_size()
-    if vocab_size is not None and size < vocab_size:
-        raise SettingsError(
-            f"data.vocab_size = {vocab_size}, but the text fills a {kind} vocabulary of {size} only",
-            f"give no more than that: --vocab-size {size}; or more text",
-        )
     return Tokenizer(inner)
 
 

@@ -15,6 +15,7 @@ from cpulm.checkpoints import checkpoint as checkpoints
 from cpulm.checkpoints.checkpoint import Checkpoint
 from cpulm.checkpoints.training_data import same_tokens
 from cpulm.data.prepare import prepare
+from cpulm.data.sources import absolute_sources
 from cpulm.data.tokenfile import TokenFolder
 from cpulm.errors import SettingsError
 from cpulm.estimate import requirements
@@ -30,7 +31,7 @@ from cpulm.interrupts import StopRequest
 from cpulm.run_dir import RunDir
 from cpulm.runs.lock import locked
 from cpulm.runs.stop_file import watch_for_stop
-from cpulm.settings import HORIZONS, Settings, to_yaml
+from cpulm.settings import HORIZONS, Settings, changed, to_yaml
 from cpulm.settings_resolver import replaced
 from cpulm.system.allocator import release_memory
 from cpulm.system.machine import Machine, read_machine
@@ -101,6 +102,7 @@ def train(
         CpulmError: for everything that the user can correct; nothing that existed before is changed.
     """
     began = time.monotonic() if began is None else began
+    settings = changed(settings, data=absolute_sources(settings.data))
     if out is not None:
         run_dir.check_free(out)
     with StopRequest(leave) as stop, host_settings(settings.runtime) as report_host:
@@ -132,7 +134,7 @@ def resume(
     Args:
         horizon: a new horizon by the settings' names; None for those not given.
         changes: other settings that do not affect the weights, such as ``runtime.nice``; None for those not
-            given.
+            given. ``data.source`` says where the same text is now.
         leave: as in :func:`train`.
         began: as in :func:`train`.
 
@@ -145,6 +147,7 @@ def resume(
         candidates = [path] if path.is_file() and path.suffix == ".pt" else run.checkpoints()
         checkpoint, source, damaged = checkpoints.load_newest(candidates)
         settings = replaced(with_horizon(checkpoint.settings, horizon), changes)
+        settings = changed(settings, data=absolute_sources(settings.data))
         with host_settings(settings.runtime) as report_host:
             prepared = _prepare_resume(settings, checkpoint, show, stop)
             require_unfinished(settings, prepared.plan, checkpoint, run)
@@ -235,7 +238,7 @@ def _prepare_resume(
     runtime = resumed_runtime(checkpoint, machine)
     arithmetic = arithmetic_of(runtime)
     requirements.check_memory(settings, checkpoint.vocab_size, arithmetic, machine.memory_available_bytes)
-    tokens = same_tokens(checkpoint, show, should_stop)
+    tokens = same_tokens(checkpoint, show, should_stop, settings.data)
     if checkpoint.step:
         seconds = checkpoint.state.elapsed_seconds / checkpoint.step
     else:

@@ -79,7 +79,6 @@ def test_every_option_is_heard(story: Path, monkeypatch: pytest.MonkeyPatch) -> 
     ("arguments", "code", "message", "hint"),
     [
         (["missing.txt"], 3, "missing.txt does not exist", "give a file"),
-        (["story.txt", "--vocab-size", "100000"], 2, "fills a bpe vocabulary of", "--vocab-size "),
         (["story.txt", "--vocab-size", "300", "--tokenizer", "char"], 2, "has no effect", "leave it out"),
         (["story.txt", "--val-fraction", "0.1", "--val-data", "story.txt"], 2, "has no effect", "keep one"),
         (["story.txt", "--val-fraction", "2"], 2, "--val-fraction 2: must be less than 1", ""),

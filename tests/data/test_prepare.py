@@ -213,9 +213,20 @@ def test_a_token_folder_is_opened_as_it_is(tmp_path: Path) -> None:
     again = made(folder.path, tokenizer="bpe", vocab_size=290)
     assert again.path == folder.path
     assert made(folder.path, vocab_size=None).digest == folder.digest
-    with pytest.raises(SettingsError, match=r"vocabulary of 290, but data\.vocab_size is 4096") as caught:
-        made(folder.path, vocab_size=4096)
-    assert "--set data.vocab_size=290" in caught.value.hint
+    events: list[Event] = []
+    assert made(folder.path, tokenizer="bpe", vocab_size=4096, events=events).digest == folder.digest
+    said = "the token folder has a vocabulary of 290, not of 4,096 (data.vocab_size)"
+    assert said in [event.message for event in events if isinstance(event, Notice)]
+
+
+@pytest.mark.parametrize("kind", ["bpe", "word"])
+def test_a_vocabulary_is_as_large_as_the_text_fills(tmp_path: Path, kind: str) -> None:
+    for _ in range(2):  # built, and found in the cache
+        events: list[Event] = []
+        size = made(story(tmp_path), tokenizer=kind, vocab_size=100_000, events=events).vocab_size
+        said = f"the text fills a vocabulary of {size}, not of 100,000 (data.vocab_size)"
+        assert said in [event.message for event in events if isinstance(event, Notice)]
+    assert made(story(tmp_path), tokenizer=kind, vocab_size=size).vocab_size == size
 
 
 def test_the_vocabulary_size_does_not_count_for_bytes(tmp_path: Path) -> None:
