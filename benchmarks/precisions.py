@@ -4,7 +4,7 @@
     python benchmarks/precisions.py --seconds 20
     python benchmarks/precisions.py --shape small --shape 64:12x64
 
-A step is forward, backward, gradient clipping and one update of the preset's optimizer, eager, on one fixed
+A step is the update that a run takes, of one micro-batch, eager, on one fixed
 batch of random tokens. All variants of a shape run in one process and in turns, so that whatever else the
 machine does falls on all alike; a ratio is the median of the rounds' ratios. ``share`` is the part of its
 threads' time that the process received: a table is worth keeping only where it is near 1.
@@ -22,12 +22,11 @@ from collections.abc import Callable
 import torch
 
 from cpulm.execution.runtime import choose_runtime
-from cpulm.model.transformer import Transformer
-from cpulm.optim.build_optimizers import build_optimizers
-from cpulm.optim.clip import clip_gradients
+from cpulm.execution.update import StepTimer, training_update
 from cpulm.settings import Settings
 from cpulm.settings_resolver import resolve
 from cpulm.system.machine import read_machine
+from cpulm.training.build import build_random_parts
 
 SHAPES = (
     *("16:4x16", "32:4x16", "64:4x16", "128:4x16", "256:4x16", "512:4x16"),
@@ -61,24 +60,8 @@ def step_of(settings: Settings) -> Callable[[], object]:
     """One update on a fixed batch."""
     runtime = choose_runtime(settings.runtime, read_machine())
     vocab = settings.data.vocab_size or CHARACTERS
-    model = Transformer(settings.model, vocab)
-    model.init_weights(0)
-    runtime.equip(model)
-    optimizers = build_optimizers(model, settings.train, runtime.int8_kernels)
-    shape = (settings.train.micro_batch_size, settings.model.block_size + 1)
-    tokens = torch.randint(vocab, shape, generator=torch.Generator().manual_seed(0))
-    idx, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
-
-    def step() -> None:
-        with runtime.autocast():
-            loss = model(idx, targets=targets)
-        loss.backward()
-        clip_gradients(model.parameters(), settings.train.grad_clip)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-
-    return step
+    parts = build_random_parts(settings, vocab, runtime)
+    return lambda: training_update(parts, (0,), runtime, settings.train.grad_clip, StepTimer())
 
 
 def in_turns(steps: dict[str, Callable[[], object]], seconds: float) -> tuple[dict[str, list[float]], float]:
