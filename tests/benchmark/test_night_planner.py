@@ -63,5 +63,5 @@ def test_sizes_keep_everything_but_shape_rate_and_horizon() -> None:
 
 
 def test_a_time_too_short_is_refused() -> None:
-    with pytest.raises(SettingsError, match="--time 1m 00s is too short to be planned"):
+    with pytest.raises(SettingsError, match="--max-time 1m 00s is too short for a plan"):
         plan_night(validate({}), 60.0, show=lambda _: None)

@@ -14,23 +14,29 @@ import pytest
 import torch
 from cpus import CPUS
 
-from cpulm.data.loader import Loader
 from cpulm.errors import ResourceError
 from cpulm.estimate import memory
-from cpulm.estimate.memory import Arithmetic, expected_arithmetic, memory_bytes, training_bytes, vector_lanes
+from cpulm.estimate.memory import (
+    Arithmetic,
+    arithmetic_of,
+    expected_arithmetic,
+    memory_bytes,
+    training_bytes,
+    vector_lanes,
+)
 from cpulm.estimate.requirements import check_memory
-from cpulm.execution.runtime import choose_runtime
-from cpulm.model.transformer import Transformer
+from cpulm.execution.runtime import Runtime, choose_runtime
+from cpulm.execution.update import StepTimer, training_update
 from cpulm.native.kernels import Kernels
-from cpulm.optim.build_optimizers import build_optimizers
 from cpulm.settings import Settings
 from cpulm.settings_resolver import resolve
 from cpulm.system.machine import read_machine
+from cpulm.training.build import build_random_parts
 
 VOCAB = 192
 SHAPE = {"n_layer": 3, "n_head": 4, "n_embd": 64, "block_size": 128}
 GPT2 = {"norm": "layernorm", "position": "learned", "mlp": "gelu", "qk_norm": "false", "bias": "true"}
-WAYS = ("int8", "fp32", "torch")
+COMPUTED_IN = ("int8", "fp32", "torch")
 
 
 def settings_of(
@@ -54,40 +60,24 @@ def kernels() -> Kernels | None:
     return choose_runtime(settings_of().runtime, read_machine()).kernels
 
 
-def way_of(name: str) -> Arithmetic:
+def runtime_named(name: str) -> Runtime:
     compiled = kernels()
     if name != "torch" and compiled is None:
         pytest.skip("no C++ compiler")
-    lanes = 0 if compiled is None or name == "torch" else compiled.lanes
-    return Arithmetic(int8=name == "int8", lanes=lanes)
+    precision = "int8" if name == "int8" else "fp32"
+    used = None if name == "torch" else compiled
+    return Runtime(torch.device("cpu"), "CPU", torch.get_num_threads(), precision, kernels=used)
 
 
-def parts_of(settings: Settings, way: Arithmetic) -> tuple[Transformer, list[torch.optim.Optimizer], Loader]:
-    model = Transformer(settings.model, VOCAB)
-    model.init_weights(0)
-    model.mask_documents(0 if settings.train.document_mask else None)
-    used = kernels() if way.lanes else None
-    model.use_kernels(used)
-    int8 = used.int8 if used is not None and way.int8 else None
-    model.use_int8(int8)
-    optimizers = build_optimizers(model, settings.train, int8)
-    batch, block = settings.train.micro_batch_size, settings.model.block_size
-    tokens = np.random.default_rng(0).integers(0, VOCAB, 4 * batch * block + 1).astype(np.uint32)
-    return model, optimizers, Loader(tokens, block, batch, 0)
-
-
-def most_in_use(settings: Settings, way: Arithmetic) -> int:
+def most_in_use(settings: Settings, runtime: Runtime) -> int:
     """The most bytes that torch held at once over two updates, by its own account of its allocator."""
     activities = [torch.profiler.ProfilerActivity.CPU]
+    count, train = settings.train.grad_accum_steps, settings.train
     with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
-        model, optimizers, loader = parts_of(settings, way)
+        parts = build_random_parts(settings, VOCAB, runtime)
         for step in range(2):
-            for micro in range(settings.train.grad_accum_steps):
-                x, y = loader.batch(2 * step + micro)
-                torch.autograd.backward(model(x, targets=y))
-            for optimizer in optimizers:
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
+            batches = range(step * count, (step + 1) * count)
+            training_update(parts, batches, runtime, train.grad_clip, StepTimer())
     assert profile.profiler is not None
     assert profile.profiler.kineto_results is not None
     events: Iterable[Any] = profile.profiler.kineto_results.events()
@@ -95,7 +85,7 @@ def most_in_use(settings: Settings, way: Arithmetic) -> int:
     return int(np.cumsum([count for _, count in changes]).max())
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", COMPUTED_IN)
 @pytest.mark.parametrize(
     "changes",
     [
@@ -112,19 +102,19 @@ def most_in_use(settings: Settings, way: Arithmetic) -> int:
     ],
     ids=str,
 )
-def test_what_is_counted_is_what_torch_holds(changes: dict[str, Any], way: str) -> None:
-    settings = settings_of(**changes)
-    measured = most_in_use(settings, way_of(way))
-    assert training_bytes(settings, VOCAB, way_of(way)) == pytest.approx(measured, rel=0.07)
+def test_what_is_counted_is_what_torch_holds(changes: dict[str, Any], name: str) -> None:
+    settings, runtime = settings_of(**changes), runtime_named(name)
+    measured = most_in_use(settings, runtime)
+    assert training_bytes(settings, VOCAB, arithmetic_of(runtime)) == pytest.approx(measured, rel=0.07)
 
 
 def test_a_large_vocabulary_is_never_held_for_every_token(monkeypatch: pytest.MonkeyPatch) -> None:
     vocab_size = 8192
     monkeypatch.setitem(globals(), "VOCAB", vocab_size)
-    for name in WAYS:
-        settings, way = settings_of(n_layer=1), way_of(name)
-        counted = training_bytes(settings, vocab_size, way)
-        assert counted == pytest.approx(most_in_use(settings, way), rel=0.07)
+    for name in COMPUTED_IN:
+        settings, runtime = settings_of(n_layer=1), runtime_named(name)
+        counted = training_bytes(settings, vocab_size, arithmetic_of(runtime))
+        assert counted == pytest.approx(most_in_use(settings, runtime), rel=0.07)
         assert counted < 2 * 4 * 8 * 128 * vocab_size
 
 
@@ -132,8 +122,8 @@ def test_kernels_keep_less_and_int8_keeps_least() -> None:
     settings = resolve(preset="medium")
     assert settings.data.vocab_size is not None
     int8, fp32, plain = (
-        training_bytes(settings, settings.data.vocab_size, way)
-        for way in (Arithmetic(True, 16), Arithmetic(False, 16), Arithmetic())
+        training_bytes(settings, settings.data.vocab_size, arithmetic)
+        for arithmetic in (Arithmetic(True, 16), Arithmetic(False, 16), Arithmetic())
     )
     assert int8 < fp32 < plain
 
@@ -169,14 +159,14 @@ def test_what_is_requested_is_expected() -> None:
 
 
 def test_what_is_too_large_is_refused_with_what_fits() -> None:
-    settings, way = settings_of(batch=64), Arithmetic()
-    needed = memory_bytes(settings, VOCAB, way)
-    check_memory(settings, VOCAB, way, needed)
+    settings, arithmetic = settings_of(batch=64), Arithmetic()
+    needed = memory_bytes(settings, VOCAB, arithmetic)
+    check_memory(settings, VOCAB, arithmetic, needed)
     with pytest.raises(ResourceError) as refused:
-        check_memory(settings, VOCAB, way, needed - 1)
+        check_memory(settings, VOCAB, arithmetic, needed - 1)
     assert "train.micro_batch_size=32 --set train.grad_accum_steps=2" in refused.value.hint
     with pytest.raises(ResourceError, match="memory"):
-        check_memory(settings, VOCAB, way, memory.PROCESS_BYTES)
+        check_memory(settings, VOCAB, arithmetic, memory.PROCESS_BYTES)
 
 
 def test_counting_does_not_load_torch() -> None:

@@ -1,4 +1,4 @@
-"""Disks that refuse: a run goes on in memory, keeps what it saved, and stops only when nothing helps."""
+"""Disks that fail: a run continues in memory, keeps what it saved, and stops only when nothing helps."""
 
 from __future__ import annotations
 

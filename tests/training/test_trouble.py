@@ -1,4 +1,4 @@
-"""Numbers in trouble: a run goes back to its last good checkpoint, leaves out the data, and goes on."""
+"""Divergence: a run rolls back to its last good checkpoint, skips the data, and continues."""
 
 from __future__ import annotations
 
