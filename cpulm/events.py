@@ -1,8 +1,8 @@
 """Defines the events of a run, frozen dataclasses, and converts them to JSON and back.
 
 A run emits events; listeners (the run log, the dashboard, plain lines, JSON lines) receive them. An event
-holds plain values only and knows nothing of who reads it. Every number of an event that comes from a file
-is checked: its type says what it may be.
+contains only plain values and does not depend on its readers. Every number in an event from a file is checked
+against the range of its type.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Moment = Annotated[float, Meta(ge=0, le=LATEST)]
 """Seconds since the epoch."""
 if TYPE_CHECKING:
     Loss = float
-    """Any float: in a run in trouble a loss is NaN or infinite. JSON has words for these."""
+    """Any float: the loss of a diverging run may be NaN or infinite, which are strings in JSON."""
 else:
     Loss = float | Literal["nan", "inf", "-inf"]
 _LOSSES = {"loss", "grad_norm", "perplexity", "bits_per_byte", "best_loss", "best_bits_per_byte"}
@@ -46,12 +46,12 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True)
 class RunStarted(Event):
-    """A run, new or resumed, is about to take its first step.
+    """A run, new or resumed, is about to begin its first step.
 
-    ``steps`` is the horizon in optimizer updates; None where the horizon is ``max_time_seconds``.
-    ``notes`` says in words what was chosen for this machine and why. ``peak_flops_per_second`` is what a
-    matrix product in fp32 reached as the run began; None where an earlier version wrote the record.
-    ``precision_reason`` says why ``precision`` was chosen; empty where an earlier version wrote the record.
+    ``steps`` is the horizon in optimizer updates; None if the horizon is ``max_time_seconds``. ``notes`` are
+    the choices for this machine and their reasons, in words. ``peak_flops_per_second`` is the rate of a
+    matrix product in fp32 at the start of the run; None in the log of an earlier version.
+    ``precision_reason`` is the reason for ``precision``; empty in the log of an earlier version.
     """
 
     kind: ClassVar[str] = "run_started"
@@ -84,10 +84,10 @@ class RunStarted(Event):
 class StepDone(Event):
     """One optimizer update. ``loss`` is in nats per token, the mean over the step's tokens.
 
-    ``step`` counts finished updates, ``tokens`` trained tokens, ``elapsed_seconds`` training time
-    of the whole run, interruptions left out. ``data_seconds`` of ``step_seconds`` went into
-    making the batch. ``lr`` is the learning rate of AdamW, ``muon_lr`` that of Muon; None if everything is
-    AdamW's, or if an earlier version wrote the record.
+    ``step`` counts finished updates, ``tokens`` trained tokens. ``elapsed_seconds`` is the run time of the
+    whole run without interruptions. ``step_seconds`` includes ``data_seconds``, the time to load the batch.
+    ``lr`` is the learning rate of AdamW, ``muon_lr`` that of Muon; None without Muon, or in the log of an
+    earlier version.
     """
 
     kind: ClassVar[str] = "step"
@@ -106,11 +106,11 @@ class StepDone(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class LayerStats(Event):
-    """What the update ``step`` did to each matrix of the model, measured every so many updates.
+    """Statistics of each matrix of the model in update ``step``, measured every ``log.layer_stats_every``.
 
-    One entry per matrix in all four. ``names`` are as in the model, ``blocks.0.attn.qkv``. Norms are
-    Frobenius norms: ``weight_norms`` after the update, ``grad_norms`` before clipping. ``update_ratios`` are
-    the norm of the update over the norm of the weights.
+    All four tuples have one entry per matrix. ``names`` are as in the model, such as ``blocks.0.attn.qkv``.
+    Norms are Frobenius norms: ``weight_norms`` after the update, ``grad_norms`` before clipping.
+    ``update_ratios`` are the norm of the update over the norm of the weights.
     """
 
     kind: ClassVar[str] = "layer_stats"
@@ -123,7 +123,7 @@ class LayerStats(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Validated(Event):
-    """A pass over the validation split. ``whole`` is False where only some batches were taken."""
+    """A validation. ``whole`` is False if it covered only some batches of the validation split."""
 
     kind: ClassVar[str] = "validated"
     step: Count
@@ -138,9 +138,9 @@ class Validated(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointSaved(Event):
-    """A checkpoint stands on the disk. ``role`` is ``latest`` or ``best``; the best is the latest, too.
+    """A checkpoint was written. ``role`` is ``latest`` or ``best``; the best one is also the latest.
 
-    ``saves`` is its number among the run's checkpoints: there may be several of one step.
+    ``saves`` is its number among the run's checkpoints; several may have the same step.
     """
 
     kind: ClassVar[str] = "checkpoint"
@@ -154,11 +154,11 @@ class CheckpointSaved(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class RolledBack(Event):
-    """The run went from ``step`` back to its checkpoint of ``to_step``; the steps between count no more.
+    """The run was rolled back from ``step`` to its checkpoint of ``to_step``; the steps between are undone.
 
-    ``reason`` says in words what was wrong. ``skipped_batches`` are the micro-batches, by their number in
-    the loader, that are left out from now on. ``count`` is the how manieth time it is since the last new
-    best validation loss, ``limit`` the most that is allowed.
+    ``reason`` is the problem in words. ``skipped_batches`` are the loader's indices of the micro-batches that
+    are skipped from now on. ``count`` is the number of rollbacks since the last new best validation loss,
+    ``limit`` the most that are allowed.
     """
 
     kind: ClassVar[str] = "rolled_back"
@@ -172,7 +172,7 @@ class RolledBack(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class SampleMade(Event):
-    """Text from the model as it stands."""
+    """Text that the current model generated."""
 
     kind: ClassVar[str] = "sample"
     step: Count
@@ -182,7 +182,7 @@ class SampleMade(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class MachineSampled(Event):
-    """The machine's state. Per cents are of the whole machine; None where it cannot be read."""
+    """The machine's state. Percentages are of the whole machine; None if a value cannot be read."""
 
     kind: ClassVar[str] = "machine"
     cpu_percent: Number
@@ -196,10 +196,10 @@ class MachineSampled(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Progress(Event):
-    """How far a stage outside the training steps is; not kept in the metrics.
+    """The progress of a stage outside the training steps; not written to the run log.
 
-    ``done`` and ``total`` are in ``unit``; ``total`` is None where unknown. ``finished`` marks the
-    stage's last event.
+    ``done`` and ``total`` are in ``unit``; ``total`` is None if unknown. ``finished`` marks the last event of
+    the stage.
     """
 
     kind: ClassVar[str] = "progress"
@@ -212,7 +212,7 @@ class Progress(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Notice(Event):
-    """Something worth a line: ``level`` is ``info`` or ``warning``."""
+    """A message to the user; ``level`` is ``info`` or ``warning``."""
 
     kind: ClassVar[str] = "notice"
     level: str
@@ -223,7 +223,7 @@ EndReason = Literal["horizon", "target_loss", "patience", "stopped", "diverged",
 """Why a run ended; ``no_room``: no checkpoint could be written, or memory ran out."""
 
 COMPLETE: tuple[EndReason, ...] = ("horizon", "target_loss", "patience")
-"""Reasons of a run that has nothing left to do."""
+"""The reasons of complete runs, which have no steps left."""
 
 END_REASONS: dict[EndReason, str] = {
     "horizon": "finished",
@@ -234,18 +234,18 @@ END_REASONS: dict[EndReason, str] = {
     "no_room": "ran out of disk space or memory",
     "failed": "failed",
 }
-"""What the run did in the end, by the reason: the only words for it in reports and on screens."""
+"""How a run ended, by the reason, in the words of all reports and screens."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunFinished(Event):
     """The last event of a run.
 
-    ``estimated_seconds`` was reported at its start: the time given, or the time of all training steps. The
-    steps since the last start took ``time_over_estimate`` times their share of it; None if the run did not
-    reach a horizon in steps. ``tokens_per_second`` and ``flops_per_second`` are of the training steps since
-    the last start; ``share_of_peak`` is relative to a matrix product in fp32, and may be above 1 if products
-    are in int8 or bf16.
+    ``estimated_seconds`` is the estimate at its start: the requested time, or the time of all training steps.
+    ``time_over_estimate`` is the time of the steps since the last start relative to their part of that
+    estimate; None if the run did not reach a horizon in steps. ``tokens_per_second`` and
+    ``flops_per_second`` are those of the training steps since the last start. ``share_of_peak`` is relative
+    to a matrix product in fp32, and may be above 1 if products are in int8 or bf16.
     """
 
     kind: ClassVar[str] = "run_finished"
@@ -298,7 +298,7 @@ def to_json(event: Event) -> str:
 
 
 class _Head(msgspec.Struct):
-    """What every event has. The time is required here, for its default is that of an event made now."""
+    """The fields of every event. ``time`` is required here: its default is for events created now."""
 
     event: str
     time: Moment
@@ -312,7 +312,7 @@ def from_json(line: str | bytes) -> Event:
     """Return the event in one line of JSON; keys that this version does not know are ignored.
 
     Raises:
-        ValueError: the line is not an event, or one of its values is impossible.
+        ValueError: if the line is not an event, or one of its values is invalid.
     """
     kind = typed_json.decode(line, _HEAD).event
     if kind not in _DECODERS:
@@ -326,7 +326,7 @@ def from_json(line: str | bytes) -> Event:
 
 
 def line_start(kind: type[Event]) -> bytes:
-    """Return how each line of this kind of event begins; for :class:`Event` itself, of any kind."""
+    """Return the start of every line of this kind of event; of any event for :class:`Event` itself."""
     return f'{{"event":"{kind.kind}",'.encode() if kind.kind else b'{"event":"'
 
 

@@ -1,4 +1,4 @@
-"""Turns stop signals into a request that work in progress can check; the second Ctrl-C ends it at once."""
+"""Turns stop signals into a flag that running work can check; a second Ctrl-C ends the process at once."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from typing import Any
 from cpulm import exit_codes
 from cpulm.errors import AbortedError
 
-# SIGHUP comes when a terminal is closed, SIGBREAK is Ctrl-Break and closing the console on Windows; not every
-# system has both.
+# A closed terminal sends SIGHUP; on Windows, Ctrl-Break and a closed console send SIGBREAK. No system has
+# both.
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
 
 GRACE_SECONDS = 1.0
-"""How long the second Ctrl-C waits for Python's own way out; a long product in C would keep it waiting."""
+"""How long the second Ctrl-C waits for Python to exit; a long matrix product in C would delay it."""
 
 
 class StopNow(BaseException):
-    """Raised by a request to stop in a section that may be left at any point.
+    """A stop request in a section that may be interrupted at any point.
 
-    It is not an Exception, so that code that handles failures does not take it for one.
+    It does not derive from Exception, so that code that handles errors does not catch it.
     """
 
 
 class StopRequest:
-    """While entered, turns stop signals into a flag that the work in progress checks.
+    """Turns stop signals into a flag, in a ``with`` block.
 
-    Call the object to ask whether a stop was requested; ``why`` names the origin of the first request. The
+    Call the object to check whether a stop was requested; ``why`` names the origin of the first request. The
     second Ctrl-C raises AbortedError in the main thread. If the main thread does not return to Python within
     :data:`GRACE_SECONDS`, the process ends immediately with exit code 130.
 
@@ -60,12 +60,12 @@ class StopRequest:
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """A section that a request to stop ends at once with StopNow, at any point.
+        """Interrupt the block with StopNow as soon as a stop is requested.
 
-        For work that cannot check the flag and loses nothing, such as compiling.
+        For work that cannot check the flag and can be repeated, such as compiling.
 
         Raises:
-            StopNow: at the request, or on entering if a stop was requested before.
+            StopNow: at the request, or at the start if a stop was requested before.
         """
         if self():
             raise StopNow
@@ -78,7 +78,7 @@ class StopRequest:
     def __enter__(self) -> StopRequest:
         for name in _SIGNALS:
             number = getattr(signal, name, None)
-            # Whoever ignored a signal before us meant it: nohup ignores SIGHUP, a shell's `&` SIGINT.
+            # Signals that the parent ignores stay ignored: nohup ignores SIGHUP, a shell's `&` SIGINT.
             if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
                 self._previous[number] = signal.signal(number, self._on_signal)
         self._watch_signals()
@@ -89,7 +89,7 @@ class StopRequest:
     ) -> None:
         if self._wakeup is not None:
             signal.set_wakeup_fd(self._wakeup[2])
-            self._wakeup[1].close()  # the watching thread reads the end, and closes its own
+            self._wakeup[1].close()  # the watching thread then reads an end of file and closes its socket
             self._wakeup = None
         for number, handler in self._previous.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
@@ -104,10 +104,10 @@ class StopRequest:
             raise StopNow
 
     def _watch_signals(self) -> None:
-        """Let a thread see each signal as soon as it arrives.
+        """Start a thread that sees each signal as soon as it arrives.
 
-        Python's own handlers run in the main thread only, between two bytecodes: in the middle of a
-        backward pass that is seconds away. The C handler writes the signal's number to a socket at once.
+        Python runs its handlers only in the main thread, between two bytecodes; during a backward pass that
+        may take seconds. The C handler writes the signal's number to a socket at once.
         """
         ours, its = socket.socketpair()
         its.setblocking(False)
@@ -128,7 +128,7 @@ class StopRequest:
             with contextlib.suppress(TimeoutError):
                 while signals.recv(1):
                     pass
-                return  # the main thread has left by itself
+                return  # the main thread has left the block
         if self._leave is not None:
             self._leave()
         os._exit(exit_codes.ABORTED)
@@ -137,7 +137,7 @@ class StopRequest:
         """Run :meth:`_on_signal` in the main thread, even while it waits for a program or the disk."""
         main = threading.main_thread().ident
         number = next((number for number in self._previous if number != signal.SIGINT), None)
-        if number is None:  # all of them are ignored: the section ends by itself
+        if number is None:  # all signals are ignored: the section ends by itself
             return
         if hasattr(signal, "pthread_kill") and main is not None:
             signal.pthread_kill(main, number)

@@ -14,13 +14,13 @@ _REPORT_SECONDS = 0.25
 
 
 class Stage:
-    """While entered, :meth:`advance` reports progress about four times a second.
+    """Reports progress about four times a second and checks for stop requests, in a ``with`` block.
 
     Args:
         name: the task's name in the progress display.
         total: the amount of work, None if unknown.
         unit: of ``total``.
-        emit: receives Progress events; the last one is marked as finished if no error ends the stage.
+        emit: receives Progress events; the last one is marked as finished unless an error ends the stage.
         should_stop: called at the first step and then about ten times a second.
     """
 

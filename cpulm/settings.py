@@ -1,6 +1,6 @@
-"""Every setting of a run, with its default, its meaning and its limits.
+"""All settings of a run, with their defaults, meanings and limits.
 
-Where the values come from (preset, file, environment, flags) is in :mod:`cpulm.settings_resolver`.
+:mod:`cpulm.settings_resolver` takes their values from presets, files, the environment and flags.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ TokenizerKind = Literal["bpe", "byte", "char", "word"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
 LARGEST = 10**15
-"""No run counts further; beyond 2^53 a count is no whole number any more once it passes a float."""
+"""The largest count: floats, which some counts are converted to, are exact only up to 2^53."""
 
 
 def _as_list(value: Any) -> Any:
-    """A list of texts from one text or path, or from several."""
+    """Convert one text or path, or several, to a list of texts."""
     values = [value] if isinstance(value, (str, Path)) else value
     if not isinstance(values, (list, tuple)):
         return values
@@ -43,7 +43,7 @@ def _as_seconds(value: Any) -> Any:
 
 
 def _as_moment(value: Any) -> Any:
-    """Text as ISO 8601 with its offset from UTC; YAML readers make date-times of it by themselves."""
+    """Convert to ISO 8601 with the offset from UTC; a YAML reader may already give a datetime."""
     if isinstance(value, str):
         try:
             value = datetime.fromisoformat(value)
@@ -60,7 +60,7 @@ Moment = Annotated[str, Field(json_schema_extra={"format": "date-time"}), Before
 
 
 class Section(BaseModel):
-    """Base of the sections: unknown keys are errors, values are checked when changed as well."""
+    """Base of the sections: immutable, and unknown keys are errors."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -163,7 +163,7 @@ class ModelSettings(Section):
 
 
 class DataSettings(Section):
-    """What the model learns from."""
+    """The training and validation text."""
 
     source: Sources = Field(["builtin:python"], min_length=1)
     """Files, folders, globs, one prepared token folder, or `builtin:python`."""
@@ -195,7 +195,7 @@ class DataSettings(Section):
 
 
 class TrainSettings(Section):
-    """How the model learns. One of `steps`, `epochs`, `tokens`, `max_time`, `until` is the horizon."""
+    """How the model is trained. One of `steps`, `epochs`, `tokens`, `max_time`, `until` is the horizon."""
 
     steps: int | None = Field(None, ge=1, le=LARGEST)
     """Horizon in optimizer updates."""
@@ -263,7 +263,7 @@ class EvalSettings(Section):
 
 
 class CheckpointSettings(Section):
-    """When to save. The end of the run and a stop on purpose save too."""
+    """When to save checkpoints. The end of a run and a requested stop always save one."""
 
     every: Seconds = 600.0
     """Training time between checkpoints (seconds, or `10min`)."""
@@ -281,9 +281,9 @@ class SampleSettings(Section):
     max_new_tokens: int = Field(100, ge=0)
     """Length of the sample; 0 makes none."""
     temperature: float = Field(0.8, ge=0)
-    """0 takes the likeliest token; 1 the model's own probabilities."""
+    """0 takes the most likely token; 1 samples from the model's own probabilities."""
     top_k: int | None = Field(50, ge=1)
-    """Sample from this many likeliest tokens; unset: from all."""
+    """Sample from this many of the most likely tokens; unset: from all."""
 
 
 class RuntimeSettings(Section):
@@ -295,17 +295,17 @@ class RuntimeSettings(Section):
     """Threads for the CPU's arithmetic; unset: OMP_NUM_THREADS if it is set, else one for each physical core
     that this process may use, without slow cores that would hold up the fast ones."""
     precision: Literal["auto", "fp32", "bf16", "int8"] = "auto"
-    """Of the matrix products. `auto` is int8 or bf16 if the device has instructions for it and the model is
-    wide enough to gain (`cpulm/system/precisions.py` has the table), else fp32. With int8 the products of the
-    linear layers, of the head and of Muon run on rows and columns rounded to 8 bits; weights, sums, attention
-    and validation stay in fp32."""
+    """Precision of the matrix products. `auto` is int8 or bf16 if the device has instructions for it and the
+    model is wide enough to gain from it (`cpulm/system/precisions.py` has the table), else fp32. With int8 the
+    products of the linear layers, of the head and of Muon use rows and columns rounded to 8 bits; weights,
+    sums, attention and validation stay in fp32."""
     kernels: Literal["auto", "off"] = "auto"
-    """Kernels for norms, attention, activation and dropout, compiled once where there is a C++ compiler."""
+    """Kernels for norms, attention, activation and dropout, compiled once if there is a C++ compiler."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """torch.compile; `auto` uses it where a C++ compiler is found, the run is long enough to gain, and
-    neither int8 nor the kernels make more of it."""
+    """torch.compile; `auto` uses it if a C++ compiler is found, the run is long enough to gain from it, and
+    neither int8 nor the kernels are used, which are faster."""
     nice: bool = False
-    """Give way to other programs: this process gets a low priority."""
+    """Give this process a low priority, so that other programs come first."""
     allow_sleep: bool = False
     """Let the machine go to sleep while it trains."""
     pause_on_battery: bool = False
@@ -317,18 +317,18 @@ class LogSettings(Section):
 
     layer_stats_every: int = Field(50, ge=0, le=LARGEST)
     """Updates between measurements of every matrix: its norm, its gradient's norm before clipping, and the
-    update over the weight; 0 makes none. The weights learn the same with and without."""
+    norm of the update relative to its norm; 0 measures nothing. The weights are bit-identical either way."""
     tensorboard: bool = False
     """Write TensorBoard event files too; needs the extra `tensorboard`."""
     report: bool = True
-    """Write `report.html`, the page of the run, whenever it ends."""
+    """Write `report.html`, the report on the run, whenever it ends."""
 
 
 class Settings(Section):
     """All settings of one run."""
 
     preset: str = ""
-    """The preset that these settings began with; a name for people, without effect."""
+    """The preset that these settings are based on; a label without effect."""
     model: ModelSettings = ModelSettings()
     data: DataSettings = DataSettings()
     train: TrainSettings = TrainSettings()
@@ -357,21 +357,21 @@ _S = TypeVar("_S", bound=Section)
 
 
 def changed(section: _S, **values: Any) -> _S:
-    """A copy of ``section`` with ``values`` replaced and everything validated again.
+    """Return a copy of ``section`` with other ``values``, validated again.
 
     Raises:
-        pydantic.ValidationError: where a value, or the combination, does not fit.
+        pydantic.ValidationError: if a value, or the combination, is invalid.
     """
     return type(section).model_validate({**section.model_dump(), **values})
 
 
 def to_yaml(settings: Settings) -> str:
-    """The settings as YAML that ``--config`` reads back to the same settings."""
+    """Convert the settings to YAML from which ``--config`` reads the same settings."""
     return yaml.dump(settings.model_dump(mode="json"), Dumper=_Yaml, sort_keys=False, allow_unicode=True)
 
 
 class _Yaml(yaml.SafeDumper):
-    """Text that a reader could take for a number, or with invisible characters, in double quotes."""
+    """Puts text that looks like a number, or has invisible characters, in double quotes."""
 
 
 def _represent_text(dumper: _Yaml, text: str) -> yaml.ScalarNode:

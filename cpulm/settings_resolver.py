@@ -1,4 +1,4 @@
-"""From where a run's settings come, in rising order of precedence:
+"""Resolves a run's settings from several sources, in rising order of precedence:
 
 default < preset < ``--config FILE`` < environment (``CPULM_TRAIN__LR``) < ``--set train.lr=3e-4``
 < named flags.
@@ -26,10 +26,10 @@ _SEE_ALL = "see `cpulm train --print-config` for all settings"
 
 
 def load_preset(name: str) -> tuple[Layer, dict[str, Any]]:
-    """A preset's settings, and what its ``about`` section says of it (title, minutes, why).
+    """Load a preset's settings, and its ``about`` section (title, time, reasons).
 
     Raises:
-        SettingsError: where there is no such preset; the nearest one is named.
+        SettingsError: if there is no such preset; the hint names the nearest one.
     """
     if name not in preset_names():
         raise SettingsError(f"there is no preset {name!r}", nearest(name, preset_names()))
@@ -44,17 +44,17 @@ def resolve(
     assignments: Iterable[str] = (),
     flags: Mapping[str, Any] | None = None,
 ) -> Settings:
-    """Settings from all layers, validated.
+    """Merge and validate the settings from all sources.
 
     Args:
-        preset: name of a preset; where None the one that ``config`` names, if any.
-        config: a YAML file of settings, such as the one a run stores.
+        preset: name of a preset; if None, the one that ``config`` names, if any.
+        config: a YAML file of settings, such as the one that a run stores.
         environ: the environment; ``CPULM_TRAIN__LR=3e-4`` sets ``train.lr``.
-        assignments: ``a.b=value`` texts; the value is YAML, for a setting that is text the text itself.
-        flags: dotted key to value; entries that are None were not given.
+        assignments: texts of the form ``a.b=value``; the value is YAML, or plain text if the setting is text.
+        flags: values by dotted key; None for flags that were not given.
 
     Raises:
-        SettingsError: naming the key, the value and what would fit.
+        SettingsError: names the key, the value and what is valid.
     """
     from_file = _from_file(config) if config else {}
     preset = preset or str(from_file.get("preset") or "")
@@ -72,10 +72,10 @@ def resolve(
 
 
 def validate(values: Mapping[str, Any]) -> Settings:
-    """Settings from a nested mapping.
+    """Validate a nested mapping as settings.
 
     Raises:
-        SettingsError: naming the first key that does not fit.
+        SettingsError: names the first key that is invalid.
     """
     try:
         return Settings.model_validate(dict(values))
@@ -84,10 +84,10 @@ def validate(values: Mapping[str, Any]) -> Settings:
 
 
 def read_yaml(path: Path) -> Layer:
-    """The mapping in a YAML file, read by the rules of YAML 1.2: ``on`` is text and ``3e-4`` a number.
+    """Read a mapping from a file of YAML 1.2, in which ``on`` is text and ``3e-4`` a number.
 
     Raises:
-        SettingsError: where the file cannot be read or holds no mapping.
+        SettingsError: if the file cannot be read or is not a mapping.
     """
     try:
         loaded = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_Yaml)
@@ -103,12 +103,12 @@ def read_yaml(path: Path) -> Layer:
     if loaded is None:
         return {}
     if not isinstance(loaded, dict) or not all(isinstance(key, str) for key in loaded):
-        raise SettingsError(f"{path} holds no sections of settings", _SEE_ALL)
+        raise SettingsError(f"{path} does not contain sections of settings", _SEE_ALL)
     return loaded
 
 
 def known_keys() -> dict[str, Any]:
-    """Every dotted key of the settings with its default value."""
+    """Return the default value of every setting by dotted key."""
     keys: dict[str, Any] = {}
     for name, spec in Settings.model_fields.items():
         if isinstance(spec.default, BaseModel):
@@ -120,9 +120,9 @@ def known_keys() -> dict[str, Any]:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """A hint that names the known word nearest to ``word``, or all of them where they are few.
+    """Return a hint that names the known word nearest to ``word``, or all known words if they are few.
 
-    A key given without its section (``lr``) is known by its last part (``train.lr``).
+    A key without its section (``lr``) matches the key with it (``train.lr``).
     """
     choices = list(known)
     close = [choice for choice in choices if choice.rpartition(".")[2] == word.rpartition(".")[2]]
@@ -133,14 +133,14 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 class _Yaml(yaml.SafeLoader):
-    """YAML 1.2's plain values: no ``on`` that is true, no ``1:30`` that is 90, no dates; each key once."""
+    """Reads plain values by YAML 1.2: ``on``, ``1:30`` and dates are text. A repeated key is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"{key.value!r} stands there twice", key.start_mark
+                    None, None, f"{key.value!r} is given twice", key.start_mark
                 )
             seen.add(str(key.value))
         return super().construct_mapping(node, deep)
@@ -159,7 +159,7 @@ for _tag, _pattern, _first in (
 
 
 def _integer(loader: _Yaml, node: yaml.ScalarNode) -> int:
-    """Always decimal: YAML 1.1 would read 010 as eight."""
+    """Read an integer as decimal; YAML 1.1 would read 010 as eight."""
     return int(loader.construct_scalar(node))
 
 
@@ -180,7 +180,7 @@ def _from_environment(environ: Mapping[str, str]) -> Layer:
         key = name[len(ENV_PREFIX) :].lower().replace("__", ".", 1)
         if key.split(".")[0] not in sections:
             raise SettingsError(
-                f"the environment variable {name} names no section of settings",
+                f"the environment variable {name} does not name a section of settings",
                 nearest(key.split(".")[0], sections),
             )
         _check_key(key, f"the environment variable {name}")
@@ -189,7 +189,7 @@ def _from_environment(environ: Mapping[str, str]) -> Layer:
 
 
 def _refuse_one_underscore(name: str) -> None:
-    """Raises SettingsError for ``CPULM_TRAIN_LR``, which would set nothing."""
+    """Raise SettingsError for a variable such as ``CPULM_TRAIN_LR``, which would set nothing."""
     if not name.upper().startswith(ENV_PREFIX) or "__" in name:
         return
     key = name[len(ENV_PREFIX) :].lower().replace("_", ".", 1)
@@ -218,10 +218,10 @@ def _from_flags(flags: Mapping[str, Any]) -> Layer:
 
 
 def _flat(layer: Layer, source: str) -> Layer:
-    """A file's nested mapping with dotted keys; the ``about`` of a preset is no setting.
+    """Flatten a file's nested mapping to dotted keys, without the ``about`` section of a preset.
 
     Raises:
-        SettingsError: where a key is unknown or a section holds something else than settings.
+        SettingsError: if a key is unknown or a section is not a mapping.
     """
     flat: Layer = {}
     for name, inside in layer.items():
@@ -267,7 +267,7 @@ def _sections() -> list[str]:
 
 
 def _merge_layer(merged: Layer, layer: Layer) -> None:
-    """Lay ``layer`` over ``merged``; a horizon replaces any horizon of the layers below."""
+    """Merge ``layer`` into ``merged``; a horizon replaces any horizon of the layers before it."""
     horizons = [f"train.{name}" for name in HORIZONS]
     if any(layer.get(key) is not None for key in horizons):
         for key in horizons:
@@ -276,9 +276,9 @@ def _merge_layer(merged: Layer, layer: Layer) -> None:
 
 
 def parse_value(text: str, key: str) -> Any:
-    """The value in ``text``; for a setting that is text (or a list of texts) the text as it stands.
+    """Parse the value of setting ``key``: YAML, or plain text if the setting is text or a list of texts.
 
-    Quotes and brackets are YAML's there too: ``"a\\nb"`` has a line break, ``[a, b]`` is a list.
+    For these, too, quotes and brackets are YAML: ``"a\\nb"`` has a line break, ``[a, b]`` is a list.
     """
     is_text, is_list = _kind(key)
     quoted = text[:1] in ('"', "'") or (is_list and text[:1] == "[")
@@ -294,7 +294,7 @@ def parse_value(text: str, key: str) -> Any:
 
 
 def allowed_values(key: str) -> list[str]:
-    """The words that the setting ``key`` takes; none if it takes something else, or is unknown."""
+    """Return the words that setting ``key`` allows; empty if it allows other values or is unknown."""
     section, _, name = key.partition(".")
     inside = getattr(Settings.model_fields.get(section), "default", None)
     spec = type(inside).model_fields.get(name) if isinstance(inside, BaseModel) else None
@@ -306,10 +306,10 @@ def allowed_values(key: str) -> list[str]:
 
 
 def replaced(settings: Settings, values: Mapping[str, Any]) -> Settings:
-    """A copy of ``settings`` with other values, by their keys with a dot; None for those that stay.
+    """Return a copy of ``settings`` with other values by dotted key; None leaves a value unchanged.
 
     Raises:
-        SettingsError: naming the key, the value and what would fit.
+        SettingsError: names the key, the value and what is valid.
     """
     merged = settings.model_dump()
     for key, value in values.items():
@@ -358,16 +358,16 @@ _REASONS = {
     **dict.fromkeys(("bool_type", "bool_parsing"), "must be true or false"),
     **dict.fromkeys(("string_type", "string_unicode"), "must be text"),
 }
-"""What a value must be, by the kind of pydantic's complaint, with the limits that come with it."""
+"""What a value must be, by the type of pydantic's error; the limits come from its context."""
 
 
-def _reason(complaint: Mapping[str, Any]) -> str:
-    """In our words, what is wrong with a value; pydantic's own sentence is never shown."""
-    kind, limits = complaint["type"], complaint.get("ctx", {})
+def _reason(error: Mapping[str, Any]) -> str:
+    """Return what is wrong with a value, in cpulm's words; pydantic's message is never shown."""
+    kind, limits = error["type"], error.get("ctx", {})
     if kind == "value_error":
         reason = str(limits["error"])
-        told = reason.removeprefix(f"{complaint['input']!r} ")
-        return reason if told == reason else f"this {told}"
+        rest = reason.removeprefix(f"{error['input']!r} ")
+        return reason if rest == reason else f"this {rest}"
     if kind == "literal_error":
         return f"must be one of {limits['expected'].replace(chr(39), '')}".replace(" or ", ", ")
     return _REASONS.get(kind, "cannot be used here").format(**limits)
@@ -379,7 +379,7 @@ def _abbreviated(value: Any) -> str:
 
 
 def _description(key: str) -> str:
-    """What the settings say of ``key``."""
+    """Return the documentation of setting ``key``, as a hint."""
     section, *names = key.split(".")[:2]  # data.source.0 is an item of data.source
     spec = Settings.model_fields[section]
     meaning = spec.description

@@ -1,7 +1,7 @@
-"""Turns JSON from a file into the type it should have, and checks every type and size first.
+"""Converts JSON from a file to a given type, and checks the type and range of every value.
 
-A file may come from another version, another program or half a disk. Code that reads it further can then
-rely on its numbers being numbers.
+A file may come from another version or another program, or may be damaged. The code that uses the result can
+rely on its types.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ _Check = Callable[[Any], Any]
 
 LARGEST = 2.0**63
 LATEST = 32_503_680_000.0
-"""The year 3000, in seconds since the epoch: the clocks of some systems end there."""
+"""The year 3000 in seconds since the epoch: some systems cannot convert later times."""
 _MOMENTS = {"time", "since", "began", "ended", "waiting_until"}
 _ANY_FLOAT = {"loss", "grad_norm", "perplexity", "bits_per_byte", "best_loss", "best_bits_per_byte"}
-"""Fields that may be not finite: a diverging run has such losses."""
+"""Fields that may be infinite or NaN, as the losses of a diverging run."""
 
 
 def from_record(cls: Callable[..., _T], record: Any) -> _T:
     """Build the dataclass ``cls`` from JSON values; unknown keys are ignored.
 
     Raises:
-        ValueError: naming the first field that is missing or has an invalid value.
+        ValueError: names the first field that is missing or invalid.
     """
     if not isinstance(record, Mapping):
         raise ValueError("not a record")
@@ -49,10 +49,10 @@ def from_record(cls: Callable[..., _T], record: Any) -> _T:
 
 
 def decode(line: str | bytes, decoder: msgspec.json.Decoder[_T]) -> _T:
-    """Return what ``decoder`` makes of a line of JSON.
+    """Decode a line of JSON.
 
     Raises:
-        ValueError: the line is damaged or nested too deeply, or does not fit the type of ``decoder``.
+        ValueError: if the line is damaged, nested too deeply, or not of the type of ``decoder``.
     """
     try:
         return decoder.decode(line)
@@ -65,7 +65,7 @@ def decode(line: str | bytes, decoder: msgspec.json.Decoder[_T]) -> _T:
 
 
 def _decode_leniently(line: str | bytes, decoder: msgspec.json.Decoder[_T]) -> _T:
-    """Decode with the standard library: it takes NaN, half a surrogate pair, and bytes that are not UTF-8."""
+    """Decode with the standard library, which accepts NaN, a lone surrogate, and bytes that are not UTF-8."""
     text = line if isinstance(line, str) else line.decode("utf-8", "replace")
     try:
         return msgspec.convert(json.loads(text), decoder.type)
@@ -75,7 +75,7 @@ def _decode_leniently(line: str | bytes, decoder: msgspec.json.Decoder[_T]) -> _
 
 @lru_cache(maxsize=64)
 def _fields(cls: Hashable) -> list[tuple[str, _Check, bool]]:
-    """Name, check and whether it is required, of each field."""
+    """Return name, converter and whether it is required, for each field."""
     hints = typing.get_type_hints(cls)
     fields = []
     for spec in dataclasses.fields(typing.cast(Any, cls)):
@@ -85,7 +85,7 @@ def _fields(cls: Hashable) -> list[tuple[str, _Check, bool]]:
 
 
 def _converter(kind: Any, name: str) -> _Check:
-    """Return a function that converts a value to type ``kind`` or raises."""
+    """Return a function that converts a value to type ``kind``, or raises."""
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         (inner,) = [part for part in parts if part is not type(None)]

@@ -1,1 +1,1 @@
-"""What the log of a run says: curves, timeline, findings, comparisons. Never loads torch."""
+"""Analyzes run logs: curves, timeline, findings, comparisons. Never loads torch."""

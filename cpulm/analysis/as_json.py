@@ -1,4 +1,4 @@
-"""Reports as plain values for JSON."""
+"""Converts reports to plain values for JSON."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from cpulm.analysis.compare import RunComparison
 from cpulm.analysis.report import Report
 
 _DIGITS = 7
-"""As many as in the log."""
+"""Significant digits, as in the log."""
 
 
 def report_as_json(report: Report) -> dict[str, Any]:
-    """Return the whole report; curves are objects of lists."""
+    """Convert a report; curves are objects of lists."""
     plain: dict[str, Any] = _plain(report)
     return plain
 
 
 def comparison_as_json(comparison: RunComparison) -> dict[str, Any]:
-    """Return the comparison, best run first, with each run's whole report."""
+    """Convert a comparison, best run first, with the report of each run."""
     plain: dict[str, Any] = _plain(comparison)
     return plain
 

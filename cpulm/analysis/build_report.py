@@ -1,4 +1,4 @@
-"""From a run's folder to its report."""
+"""Builds the report on a run from its folder."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _FROM_MACHINE = {
     "memory_used_bytes": "memory_used_bytes",
     "temperature_c": "cpu_temperature",
 }
-"""Curves by the names of the report, with the fields that they come from."""
+"""The report's names of the curves, and the event fields they come from."""
 _FROM_STARTED = (
     "version",
     "device_name",
@@ -57,14 +57,14 @@ _FROM_STARTED = (
 
 
 def read_report(run: Path, points: int = POINTS) -> Report:
-    """All there is to say of the run in a folder, finished, running or dead. Damaged lines are passed over.
+    """Build the report on a run that is running, has ended or has crashed. Damaged lines are skipped.
 
     Args:
         run: a run's folder, or any file directly in it.
-        points: at most so many in each curve.
+        points: the most points in each curve.
 
     Raises:
-        DataError: where that is no run, or it has not begun.
+        DataError: if it is not a run, or the run has not begun.
     """
     found = RunDir(run if run.is_dir() else run.parent)
     if not run.exists():
@@ -165,9 +165,9 @@ def _curves(log: RunLog, points: int) -> dict[str, Curve]:
 
 
 def _throughput(log: RunLog, points: int) -> Curve | None:
-    """Tokens per second of training steps, each value over as many steps as make ``points`` values of all.
+    """Return tokens per second, averaged over groups of steps of equal size, at most ``points`` of them.
 
-    Single steps are not shown: one in which the system had something else to do says nothing.
+    Single steps are not shown: other work of the system can slow down any one of them.
     """
     steps = log.steps
     if log.started is None or not len(steps["step"]):
@@ -183,20 +183,20 @@ def _throughput(log: RunLog, points: int) -> Curve | None:
 
 
 def _layers(log: RunLog, points: int) -> dict[str, dict[str, Curve]]:
-    """Measure -> part -> curve. Parts may come and go where a run was resumed by another version."""
-    told = [(one.at, one.event) for one in log.events if isinstance(one.event, LayerStats)]
-    if not told:
+    """Return measure -> matrix -> curve. After a resumption by another version the matrices may differ."""
+    events = [(one.at, one.event) for one in log.events if isinstance(one.event, LayerStats)]
+    if not events:
         return {}
-    at = log.places(np.array([at for at, _ in told], dtype=np.int64))
-    names = dict.fromkeys(name for _, event in told for name in event.names)
+    at = log.places(np.array([at for at, _ in events], dtype=np.int64))
+    names = dict.fromkeys(name for _, event in events for name in event.names)
     found: dict[str, dict[str, Curve]] = {}
     for measure, field in (
         ("weight_norm", "weight_norms"),
         ("grad_norm", "grad_norms"),
         ("update_ratio", "update_ratios"),
     ):
-        table = {name: np.full(len(told), np.nan) for name in names}
-        for row, (_, event) in enumerate(told):
+        table = {name: np.full(len(events), np.nan) for name in names}
+        for row, (_, event) in enumerate(events):
             for name, value in zip(event.names, getattr(event, field), strict=False):
                 table[name][row] = value
         curves = {name: curve(at[:, 0], at[:, 1], at[:, 2], values, points) for name, values in table.items()}
@@ -205,20 +205,20 @@ def _layers(log: RunLog, points: int) -> dict[str, dict[str, Curve]]:
 
 
 def _samples(log: RunLog) -> tuple[Sample, ...]:
-    """The samples; of a great many those at about equal distances, the first and the last among them."""
-    told = [(one.at, one.event) for one in log.events if isinstance(one.event, SampleMade)]
-    if len(told) > _MOST_SAMPLES:
-        chosen = np.linspace(0, len(told) - 1, _MOST_SAMPLES).round().astype(int)
-        told = [told[index] for index in chosen]
+    """Return the samples; if there are too many, evenly spaced ones, including the first and the last."""
+    events = [(one.at, one.event) for one in log.events if isinstance(one.event, SampleMade)]
+    if len(events) > _MOST_SAMPLES:
+        chosen = np.linspace(0, len(events) - 1, _MOST_SAMPLES).round().astype(int)
+        events = [events[index] for index in chosen]
     samples = []
-    for at, event in told:
+    for at, event in events:
         place = log.place(at)
         samples.append(Sample(event.step, place.tokens, place.seconds, event.prompt + event.text))
     return tuple(samples)
 
 
 def _time_parts(log: RunLog, seconds: float) -> dict[str, float]:
-    """Where the run's own time went; what was trained and then gone back from is ``undone``."""
+    """Split the run time into parts; ``undone`` is the training that rollbacks have undone."""
     steps = log.steps
     data = float(np.nansum(steps["data_seconds"]))
     parts = {

@@ -1,4 +1,4 @@
-"""Which of a run's stored settings differ from its preset."""
+"""Finds the settings of a run that differ from its preset."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ def changes_from_preset(settings: dict[str, Any]) -> tuple[SettingChange, ...]:
         return ()
     name = settings.get("preset")
     preset = resolve(preset=name if name in preset_names() else None).model_dump(mode="json")
-    as_meant = flatten(preset)
+    unchanged = flatten(preset)
     return tuple(
-        SettingChange(key, as_meant.get(key), value)
+        SettingChange(key, unchanged.get(key), value)
         for key, value in flatten(settings).items()
-        if key != "preset" and as_meant.get(key) != value
+        if key != "preset" and unchanged.get(key) != value
     )
 
 

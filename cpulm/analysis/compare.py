@@ -29,14 +29,14 @@ _NO_EFFECT = (
 )
 """Prefixes of settings that do not affect the weights, so they have no effect to report."""
 _SAME_RATIO = 1e-4
-"""Bits per byte over nats per token is fixed by a tokenizer and a text; figures are stored with 7 digits."""
+"""Tolerance of bits per byte over nats per token, a constant of tokenizer and text; both have 7 digits."""
 
 
 @dataclass(frozen=True)
 class ComparedRun:
     """One of the compared runs. ``values`` are its settings for the keys that differ.
 
-    ``behind`` is by how many bits per byte it is worse than the best.
+    ``behind`` is its distance from the best run in bits per byte.
     """
 
     name: str
@@ -70,8 +70,8 @@ class Effect:
 class RunComparison:
     """Runs, best first by bits per byte, those without a validation last.
 
-    ``reports`` are in the order of ``rows``. ``keys`` are the settings that differ. ``effects`` has figures
-    for each of their values, if runs share the value or it is the only difference. ``notes`` say what the
+    ``reports`` are in the order of ``rows``. ``keys`` are the settings that differ. ``effects`` has the scores
+    of each of their values, if several runs share a value or it is the only difference. ``notes`` say what the
     comparison can and cannot show. ``measure`` is the measure of the compared curves: ``loss``, or
     ``bits_per_byte`` if the tokenizers differ.
     """
@@ -111,7 +111,7 @@ def compare(reports: Sequence[Report]) -> RunComparison:
 
 
 def x_values(report: Report, curve: Curve, by: By) -> Floats | None:
-    """The curve's x values in steps, tokens, seconds or FLOPs; None if unknown."""
+    """Return the curve's x values in steps, tokens, seconds or FLOPs; None if unknown."""
     if by == "steps":
         return curve.steps.astype(float)
     if by == "time":
@@ -129,7 +129,7 @@ def _score(report: Report) -> float:
 
 
 def _names(reports: Sequence[Report]) -> list[str]:
-    """Folder names; whole paths if two runs have the same."""
+    """Return folder names, or full paths if two runs have the same name."""
     names = [report.name for report in reports]
     return [name if names.count(name) == 1 else str(r.path) for name, r in zip(names, reports, strict=True)]
 
@@ -162,7 +162,10 @@ def _row(report: Report, name: str, values: dict[str, Any], best: float) -> Comp
 
 
 def _effects(rows: Sequence[ComparedRun], keys: Sequence[str]) -> Iterable[Effect]:
-    """For each setting its values, best mean first; values that no two of several runs share are left out."""
+    """Yield the effects of each setting, best mean first.
+
+    A setting is left out if every run has a different value and other settings differ as well.
+    """
     keys = [key for key in keys if not key.startswith(_NO_EFFECT)]
     for key in keys:
         groups: dict[str, list[ComparedRun]] = {}
@@ -181,9 +184,10 @@ def _effects(rows: Sequence[ComparedRun], keys: Sequence[str]) -> Iterable[Effec
 
 
 def _same_tokenizer(reports: Sequence[Report]) -> bool:
-    """Whether all runs count the same tokens of the same text.
+    """Whether all runs have the same tokenizer and validation text, so that losses are comparable.
 
-    Bits per byte are nats per token over ln 2 and the bytes of a token: if that ratio is equal, so are these.
+    Bits per byte are nats per token divided by ln 2 and by the bytes per token. So their ratio is the same
+    only if the bytes per token are.
     """
     ratios = [
         report.figures.best_bits_per_byte / report.figures.best_loss

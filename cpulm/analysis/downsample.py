@@ -32,7 +32,7 @@ def _extremes(values: Floats, points: int) -> Integers:
         return np.arange(count)
     ranges = max(1, (points - 2) // 2)
     length = -(-count // ranges)
-    # Padded to whole ranges with the last value; argmin and argmax return its first index.
+    # The last range is padded with the last value; argmin and argmax return the first index of equal values.
     padded = np.concatenate([values, np.full(-count % length, values[-1])]).reshape(-1, length)
     begins = np.arange(len(padded)) * length
     places = [[0, count - 1], begins + padded.argmin(axis=1), begins + padded.argmax(axis=1)]

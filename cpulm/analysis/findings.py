@@ -17,7 +17,7 @@ _MANY_EPOCHS = 4.0
 """Up to this many epochs, repeated text is worth nearly as much as new text (Muennighoff et al., 2023)."""
 _DATA_PART, _VALIDATION_PART, _CHECKPOINT_PART, _UNDONE_PART = 0.05, 0.15, 0.03, 0.05
 _LEAST_SECONDS = 60.0
-"""How a shorter run spent its time does not matter."""
+"""Shorter runs get no findings about time."""
 
 
 def findings(

@@ -17,20 +17,20 @@ from cpulm.units import format_duration
 _HOUR = 3600.0
 _FURTHEST = 3.0
 """Multiple of the tokens so far up to which a curve is extrapolated."""
-_WORTH_A_WORD = 0.005
-"""Fraction of the loss: an hour that gains less counts as little."""
+_SMALL_GAIN = 0.005
+"""Fraction of the loss: a smaller gain in an hour means that the run has converged."""
 _WIDE_NATS = 0.05
-"""Width of a gain's range above which its third digit is meaningless."""
+"""Width of a gain's range from which on it is shown with two digits."""
 _LEAST_RISE_NATS = 0.01
 _NEAR_STEPS = 50
-"""Steps over which the training loss is averaged to compare two places."""
+"""Steps over which the training loss is averaged to compare two points of a run."""
 _FULL_LR = 0.9
 """Fraction of the peak above which the learning rate counts as full."""
 _LATE = 0.25
 """Fraction of the tokens before which losses are left out of the fit."""
 _LOSS_BINS = 16
 _BLOCK_STEPS, _LOOK_BACK_BLOCKS = 5, 20
-"""A spike is detected by block means, so that one odd batch is not a spike."""
+"""Spikes are detected in block means, so that one unusual batch is not a spike."""
 _SPIKE_NATS, _SPIKE_DEVIATIONS = 0.3, 6.0
 _MANY_SPIKES = 3
 _SMALL_BATCH_NOISE = 0.15
@@ -62,7 +62,7 @@ def _validations(log: RunLog) -> tuple[Floats, Floats]:
 
 
 def _overfitting(log: RunLog, figures: Figures) -> Finding | None:
-    """Detect a validation loss that has risen from its minimum, by two later ones or more."""
+    """Detect a validation loss that has risen from its minimum in the two last validations."""
     steps, losses = _validations(log)
     if len(losses) < FEWEST_POINTS:
         return None
@@ -127,7 +127,7 @@ def _improving(log: RunLog, settings: dict[str, Any], figures: Figures) -> Itera
 
 
 def _include_decay(log: RunLog, figures: Figures, found: Gain, more: float, source: str) -> tuple[Gain, str]:
-    """Return the gain with an upper bound that also counts what the learning rate's decay gained as progress.
+    """Return the gain with an upper bound from a fit that includes the losses during the decay.
 
     A longer run has a longer decay, which gains more: the preset tiny at twice its steps gained 0.35 nats,
     where a power law through its losses at the full rate predicted 0.23, and one through all of them 0.41.
@@ -174,7 +174,7 @@ def _improvement(found: Gain, figures: Figures, seconds: float, source: str, at_
         "loss_then": to,
         "more_seconds": seconds,
     }
-    if found.nats < _WORTH_A_WORD * figures.best_loss:
+    if found.nats < _SMALL_GAIN * figures.best_loss:
         return Finding("converged", "good", f"Little is left to gain with more time: {text}.", numbers)
     return Finding("improving", "good", f"Still improving{at_the_end}: {text}.", numbers)
 
@@ -182,15 +182,15 @@ def _improvement(found: Gain, figures: Figures, seconds: float, source: str, at_
 def _losses_to_fit(log: RunLog, figures: Figures) -> tuple[Floats, Floats, str]:
     """Return tokens and losses at one learning rate: validations if there are enough, else training losses.
 
-    While the learning rate decays the loss falls for that reason too, and a power law through it would be
-    too optimistic. The training loss serves as well while the text is new; else all validations are used.
+    The decay of the learning rate lowers the loss, too, so a power law through these losses would be too
+    optimistic. In the first epoch the training loss can be used instead; otherwise all validations are used.
     """
     steps, losses = _validations(log)
     full = _at_full_lr(log)
     at = np.clip(np.searchsorted(log.steps["step"], steps), 0, max(0, len(full) - 1))
     tokens = log.steps["tokens"][at] if len(full) else np.zeros(0)
     chosen = full[at] if len(full) else np.zeros(0, dtype=bool)
-    # The first losses, of a model that knows nothing yet, do not follow a power law.
+    # The first losses, of an untrained model, do not follow a power law.
     late = chosen & (tokens >= _LATE * tokens[chosen].max(initial=0.0))
     if late.sum() >= FEWEST_POINTS:
         return tokens[late], losses[late], "the validations at full learning rate"
@@ -204,7 +204,7 @@ def _losses_to_fit(log: RunLog, figures: Figures) -> tuple[Floats, Floats, str]:
 
 
 def _binned(tokens: Floats, losses: Floats) -> tuple[Floats, Floats]:
-    """Means over ranges in which the tokens grow by the same factor, without the steep beginning."""
+    """Return means over logarithmic bins of tokens, without the steep beginning."""
     edges = np.geomspace(max(tokens[0], _LATE * tokens[-1]), tokens[-1] * (1 + 1e-9), _LOSS_BINS + 1)
     which = np.digitize(tokens, edges) - 1
     inside = [(which == part) & np.isfinite(losses) for part in range(_LOSS_BINS)]
@@ -322,7 +322,7 @@ def _batch(log: RunLog, settings: dict[str, Any], figures: Figures) -> Iterator[
     late = late[np.isfinite(late)]
     if len(losses) < _FEWEST_STEPS or len(late) < 2 or not figures.tokens_per_step:
         return
-    # Differences of neighbours ignore the trend; the robust estimate ignores spikes.
+    # Differences of adjacent steps remove the trend; the median makes the estimate robust to spikes.
     noise = 1.4826 * float(np.median(np.abs(np.diff(late)))) / 2**0.5
     share = noise / max(float(np.median(late)), 1e-9)
     if share <= _SMALL_BATCH_NOISE:

@@ -1,4 +1,4 @@
-"""The report on one run, from its log alone: what the terminal and the page show."""
+"""The report on one run, as the terminal and the HTML page show it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Integers = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """Values of one measure, in order, downsampled so that all peaks and troughs are kept. All finite.
+    """Finite values of one measure, in order, downsampled so that all peaks and troughs are kept.
 
-    The four arrays, 1-D, have the same length. ``steps`` and ``tokens`` are those completed at the value,
-    ``seconds`` the run time then, without interruptions.
+    All four arrays are 1-D and have the same length. ``steps``, ``tokens`` and ``seconds`` (run time without
+    interruptions) are the x values.
     """
 
     steps: Integers
@@ -82,11 +82,11 @@ class Finding:
 
 @dataclass(frozen=True)
 class Figures:
-    """The numbers of the summary; None if the log does not contain them.
+    """The numbers of a run; None if the log does not contain them.
 
     Losses are in nats per token, times in seconds, ``began`` and ``seen`` since the epoch. ``seconds`` is run
-    time, ``wall_seconds`` the time from the first to the last event. ``flops_per_second`` is the rate while
-    training, ``peak_flops_per_second`` what a matrix product in fp32 reached at the start of the run.
+    time, ``wall_seconds`` the time from the first to the last event. ``flops_per_second`` is the rate of the
+    training steps, ``peak_flops_per_second`` that of a matrix product in fp32 at the start of the run.
     """
 
     preset: str | None = None
@@ -129,11 +129,11 @@ class Figures:
 class Report:
     """The report on one run.
 
-    ``state`` is one of ``cpulm runs``. ``settings`` are all of them, nested. ``curves`` holds what the record
-    has of ``loss``, ``val_loss``, ``val_bits_per_byte``, ``lr``, ``muon_lr``, ``grad_norm``, ``tok_per_s``,
+    ``state`` is one of the states of ``cpulm runs``. ``settings`` are all of them, nested. ``curves`` has
+    those that the log contains of ``loss``, ``val_loss``, ``val_bits_per_byte``, ``lr``, ``muon_lr``, ``grad_norm``, ``tok_per_s``,
     ``cpu_percent``, ``process_cpu_percent``, ``cpu_mhz``, ``rss_bytes``, ``memory_used_bytes`` and
-    ``temperature_c``. ``layers`` goes from a measure (``weight_norm``, ``grad_norm``, ``update_ratio``) to a
-    part of the model to its curve; empty where none was recorded. ``time_parts`` are seconds of ``training``,
+    ``temperature_c``. ``layers`` maps a measure (``weight_norm``, ``grad_norm``, ``update_ratio``) and a matrix
+    of the model to a curve; empty if none was recorded. ``time_parts`` are the seconds of ``training``,
     ``data``, ``validation``, ``checkpoints`` and the ``rest``.
     """
 

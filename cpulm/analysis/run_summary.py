@@ -1,4 +1,4 @@
-"""The summary of a run in words."""
+"""Summarizes a run in words."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _facts(status: RunStatus, figures: Figures, log: RunLog) -> Iterator[Fact]:
         yield Fact("memory", format_bytes(figures.peak_process_bytes), "peak of the process")
     if log.damaged_lines and status.state not in ("running", "restarting"):
         lines = f"{log.damaged_lines} line{'s' * (log.damaged_lines != 1)}"
-        yield Fact("damage", f"{lines} of the record cannot be read", "skipped")
+        yield Fact("damage", f"{lines} of the log cannot be read", "skipped")
 
 
 def _why(status: RunStatus, log: RunLog) -> str:
@@ -71,7 +71,7 @@ def _machine(started: RunStarted) -> tuple[str, str]:
 
 
 def _arithmetic(figures: Figures) -> str:
-    """The throughput in floating point operations, and its share of the machine's peak."""
+    """Return the throughput in FLOP/s, and its share of the machine's peak."""
     if figures.flops_per_second is None:
         return ""
     done = f"{figures.flops_per_second / 1e9:.1f} GFLOP/s while training"

@@ -1,4 +1,4 @@
-"""Finds when a machine was slower than usual, and the reason as far as the log shows it."""
+"""Detects periods in which the machine was slower than usual, and their reason if the log shows it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FEWEST_WINDOWS, _FEWEST_STEPS = 6, 8
 _SLOW = 1.25
 """Multiple of the usual duration of a step."""
 _USUAL_QUANTILE = 0.2
-"""Quantile of the windows' durations: a machine that is slow most of the time was fast for some of it."""
+"""Quantile of the windows' durations that is usual: a machine may be slow for most of a run."""
 _LEAST_PART, _LEAST_SECONDS = 0.1, 30.0
 _OTHERS_PERCENT = 8.0
 _CLOCK_LOSS = 0.08
@@ -34,7 +34,7 @@ class Stretch:
 
 
 def slowdown(log: RunLog) -> Finding | None:
-    """Return what slowed the run for a tenth of its steps or more; None if nothing did."""
+    """Return the finding if a tenth of the steps or more were slow; else None."""
     stretch = _slow_stretch(log)
     if stretch is None:
         return None
@@ -61,7 +61,7 @@ def _slow_stretch(log: RunLog) -> Stretch | None:
     if windows < _FEWEST_WINDOWS:
         return None
     length = len(seconds) // windows
-    # The remainder is dropped at the beginning, the time of compilation and cold caches.
+    # The remainder is dropped at the beginning, which includes compilation and cold caches.
     skipped = len(seconds) - windows * length
     medians = np.median(np.nan_to_num(seconds[skipped:]).reshape(windows, length), axis=1)
     usual = float(np.quantile(medians, _USUAL_QUANTILE))
@@ -81,7 +81,7 @@ def _slow_stretch(log: RunLog) -> Stretch | None:
 
 
 def _longest(flags: Booleans) -> tuple[int, int]:
-    """Begin and end of the longest run of true values."""
+    """Return begin and end of the longest sequence of True."""
     padded = np.concatenate([[False], flags, [False]]).astype(np.int8)
     begins, ends = np.flatnonzero(np.diff(padded) == 1), np.flatnonzero(np.diff(padded) == -1)
     if not len(begins):
@@ -91,7 +91,7 @@ def _longest(flags: Booleans) -> tuple[int, int]:
 
 
 def _reason(log: RunLog, stretch: Stretch) -> tuple[str, str, dict[str, float]]:
-    """Kind, words and figures of the machine's state in the period and outside of it."""
+    """Return kind, text and figures of the reason: compares the machine's state in and outside the period."""
     machine = log.machine
     inside = (machine["time"] >= stretch.began) & (machine["time"] <= stretch.ended)
     others = machine["cpu_percent"] - machine["process_cpu_percent"]

@@ -1,4 +1,4 @@
-"""The timeline of a run: its starts and ends, problems and warnings."""
+"""Builds the timeline of a run: starts and ends, problems and warnings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Predicts the gain of more training: power laws through a run's losses, with their uncertainty."""
+"""Predicts the gain of more training by power laws through a run's losses, with the uncertainty."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from cpulm.estimate.scaling_law import effective_tokens, weighted_quantiles
 
 _DRAWS = 20_000
 _BETA = (0.2, 0.7)
-"""Exponents of the loss over tokens: a range around the 0.28 of Hoffmann et al., as in the scaling law."""
+"""Range of the exponent of tokens: Hoffmann et al. found 0.28; as in the scaling law."""
 _LEAST_NOISE_NATS = 0.01
-"""The noise assumed at least, even if the losses fit a power law more closely."""
+"""The least noise that is assumed, even if the losses are closer to a power law."""
 FEWEST_POINTS = 4
 
 
 @dataclass(frozen=True)
 class Gain:
-    """By how many nats the loss would fall; 80% of the fitting laws are between ``low`` and ``high``."""
+    """The expected fall of the loss in nats; 80% of the weighted samples are between ``low`` and ``high``."""
 
     nats: float
     low: float
@@ -27,11 +27,11 @@ class Gain:
 
 
 def gain(tokens: Floats, losses: Floats, now: float, more: float, unique_tokens: float) -> Gain | None:
-    """Predict the gain of ``more`` tokens after ``now`` for a run that is that much longer from its start.
+    """Predict the gain of a run with ``now + more`` tokens over one with ``now`` tokens.
 
-    The law is ``L = E + A / D^beta``. Losses at one learning rate determine A and beta; the depth of the
-    decay at a run's end is part of E and does not affect the difference. A few losses do not determine
-    three numbers: many laws are drawn, each weighted by how well it fits.
+    The law is ``L = E + A / D^beta``. Losses at one learning rate determine A and beta. What the decay at the
+    end of a run gains is part of E and cancels out in the difference. A few losses do not determine three
+    parameters, so these are sampled many times, and each sample is weighted by its likelihood.
 
     Args:
         tokens: D, tokens trained before each loss, float64 [n]; repeated ones count less.
@@ -50,11 +50,11 @@ def gain(tokens: Floats, losses: Floats, now: float, more: float, unique_tokens:
     terms = (worth / worth[-1])[None, :] ** -beta
     rest = losses[None, :] - floor
     a = np.maximum(_dots(terms, rest) / _dots(terms, terms), 0.0)
-    # In place: of a long run each of the two tables has a hundred megabytes.
+    # In place: for a long run each of the two arrays has a hundred megabytes.
     terms *= a[:, None]
     rest -= terms
     misfit = np.sqrt(_dots(rest, rest) / len(losses))
-    # The residual of the best law is the noise of the losses; it fits two numbers.
+    # The residual of the best fit, which has two free parameters, is the noise of the losses.
     freedom = len(losses) / max(1, len(losses) - 2)
     noise = max(_LEAST_NOISE_NATS, float(misfit.min()) * freedom**0.5)
     weight = np.exp(-0.5 * len(losses) * (misfit**2 - misfit.min() ** 2) / noise**2)

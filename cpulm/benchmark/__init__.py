@@ -1,1 +1,1 @@
-"""How fast this machine trains, and what it can train in a given time."""
+"""Measures how fast this machine trains, and plans what it can train in a given time."""

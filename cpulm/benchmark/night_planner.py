@@ -1,8 +1,8 @@
-"""Plans a training of given length on this machine and text: compares model sizes, and picks one to train.
+"""Plans a training run of a given duration on this machine and text: finds the best model size.
 
-The step of each size is measured. A few short pilot runs of the smaller sizes, each with its whole schedule,
-show how the loss falls with size and tokens (:mod:`cpulm.estimate.scaling_law`). From both follows the
-expected loss of each size after the tokens that it can be trained on in the time.
+The step of each size is measured. A few short pilot runs of the smaller sizes, each with a complete schedule,
+determine how the loss falls with size and tokens (:mod:`cpulm.estimate.scaling_law`). Both together give the
+expected loss of each size after the tokens that it can be trained on in that time.
 """
 
 from __future__ import annotations
@@ -40,24 +40,24 @@ SHAPES = (
     (8, 512, 8),
     (10, 640, 10),
 )
-"""Layers, width and heads; heads are 64 wide, and deeper models are wider, as in the presets."""
+"""Layers, width and heads. All heads are 64 wide, and deeper models are wider, as in the presets."""
 SHORTEST_SECONDS = 600.0
 _PILOT_SHAPES = 3
 _PILOT_PART = 1 / 20
 _PILOT_SECONDS = (60.0, 900.0)
 """The pilots take a twentieth of the planned time, but at least one and at most fifteen minutes."""
 _LENGTHS = (0.5, 1.5)
-"""Each pilot shape runs twice, for these parts of its share of the pilots' time."""
+"""Each pilot shape runs twice, for these multiples of its share of the pilots' time."""
 _FEWEST_STEPS = 30
 _TRAINED_PART = 0.95
 """Part of the time for training steps; preparation, validations and checkpoints take the rest."""
 _FEWEST_TOKENS_PER_PARAMETER = 1.0
-"""A size that is trained on fewer, and every larger one, is left out."""
+"""A size that would be trained on fewer tokens is left out, and so are all larger ones."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A size, and what it reaches in the time."""
+    """A model size, and its expected result in the planned time."""
 
     settings: Settings
     params: int
@@ -74,7 +74,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class NightPlan:
-    """Candidates by size, the ``best`` of them, and the pilots from which the losses are predicted."""
+    """Candidates by size, the ``best`` one, and the pilot runs that the predictions are based on."""
 
     seconds: float
     candidates: list[Candidate]
@@ -94,7 +94,7 @@ def plan_night(base: Settings, seconds: float, *, show: Listener) -> NightPlan:
     """Measure the sizes, run the pilots, and predict the loss of each size.
 
     Args:
-        base: everything but the model's size, its learning rates and the horizon.
+        base: all settings but the model's size, its learning rates and the horizon.
         seconds: the planned time.
 
     Raises:
@@ -120,7 +120,7 @@ def plan_night(base: Settings, seconds: float, *, show: Listener) -> NightPlan:
 
 
 def with_shape(base: Settings, shape: tuple[int, int, int], seconds: float) -> Settings:
-    """``base`` with a shape, the learning rates for it, and the time as the horizon."""
+    """Return ``base`` with this shape, its learning rates, and ``seconds`` as the horizon."""
     layers, width, heads = shape
     model = changed(
         base.model, n_layer=layers, n_embd=width, n_head=heads, n_kv_head=None, head_dim=None, n_inner=None
@@ -178,7 +178,7 @@ def _run_pilots(
 def _run_pilot(
     size: _MeasuredSize, seconds: float, tokens: TokenFolder, stage: str, show: Listener
 ) -> Observation:
-    """Train a size for about ``seconds`` with its whole schedule, in a temporary folder."""
+    """Train a size for about ``seconds`` with a complete schedule, in a temporary folder."""
     steps = max(_FEWEST_STEPS, round(seconds / size.step_seconds))
     none = {"max_time": None, "steps": steps, "target_loss": None, "patience": None}
     settings = changed(
@@ -192,7 +192,7 @@ def _run_pilot(
     )
     losses: list[float] = []
 
-    def hear(event: Event) -> None:
+    def listen(event: Event) -> None:
         if isinstance(event, StepDone):
             show(Progress(stage=stage, done=event.step, total=steps, unit="steps"))
         elif isinstance(event, Validated):
@@ -200,7 +200,7 @@ def _run_pilot(
 
     with tempfile.TemporaryDirectory(prefix="cpulm-pilot-") as folder:
         outcome = runs.train(
-            settings, Path(folder) / "run", show=hear, record=lambda _: nullcontext(lambda _: None)
+            settings, Path(folder) / "run", show=listen, record=lambda _: nullcontext(lambda _: None)
         )
     show(Progress(stage=stage, done=steps, total=steps, unit="steps", finished=True))
     if outcome.reason == "stopped":

@@ -1,6 +1,6 @@
-"""Measures a preset on this machine: its peak, the parts of a step, memory, and the time to the end.
+"""Measures a preset on this machine: FLOP/s, the parts of a step, memory, and the duration of the run.
 
-Real updates are taken on random tokens and a model that is thrown away.
+It runs real updates of a temporary model on random tokens.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ _FEWEST_STEPS = 3
 class Peak:
     """The machine's measured peak.
 
-    ``gflops`` is of square matrix products in fp32, by their side; ``memory_gb_per_second`` is of a copy,
-    with reading and writing both counted.
+    ``gflops`` maps the side of square matrices to the rate of their product in fp32;
+    ``memory_gb_per_second`` counts both the reads and the writes of a copy.
     """
 
     gflops: dict[int, float]
@@ -54,7 +54,7 @@ class Peak:
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of the median update, and of its parts."""
+    """Seconds of the median update and of its parts."""
 
     step_seconds: float
     parts: dict[StepPart, float]
@@ -63,11 +63,10 @@ class Timing:
 
 @dataclass(frozen=True)
 class Result:
-    """The figures of a preset on this machine.
+    """The measurements of a preset on this machine.
 
-    ``memory_bytes`` is the process's peak, these updates included. ``validation_seconds`` is of one
-    validation by the settings, ``horizon_seconds`` of the whole run by its horizon, validations included;
-    None if the settings name none or it cannot be known.
+    ``memory_bytes`` is the peak of the process, including these updates. ``validation_seconds`` is the time
+    of one validation, ``horizon_seconds`` that of the whole run including validations; None if unknown.
     """
 
     preset: str
@@ -115,7 +114,7 @@ class DataSizes:
 
 
 def measure_peak(device: torch.device, emit: Listener, seconds: float = 0.25) -> Peak:
-    """Measure matrix products and a copy, each the fastest of those that fit into ``seconds``."""
+    """Measure matrix products and a copy; each rate is that of the fastest call within ``seconds``."""
     stage, total = "measuring the machine's peak", len(SIDES) + 1
     gflops = {}
     for done, side in enumerate(SIDES):
@@ -140,12 +139,12 @@ def benchmark_step(
     emit: Listener,
     stop: StopRequest,
 ) -> Result:
-    """Take updates of a preset for about ``seconds``, and at least three.
+    """Run updates of a preset for about ``seconds``, at least three.
 
     Args:
-        runtime: as a run would choose it, eager.
-        decide: gives the runtime that a run of so many updates would choose. If that is a compiled one, the
-            compiled step is measured as well.
+        runtime: the runtime that a run would choose, eager.
+        decide: returns the runtime that a run of a given number of updates would choose. If its step is
+            compiled, the compiled step is measured as well.
 
     Raises:
         StoppedError: if a stop is requested.
@@ -197,7 +196,7 @@ def _time_updates(
     emit: Listener,
     should_stop: Callable[[], bool],
 ) -> Timing:
-    """Warm up with one update, then take updates until the time is over."""
+    """Warm up with one update, then run updates until ``seconds`` have passed."""
     stage = f"measuring {settings.preset or 'the step'}{', compiled' if runtime.compiled else ''}"
     taken: list[dict[StepPart, float]] = []
     end = None
@@ -226,9 +225,9 @@ def _stopped() -> StoppedError:
 def _validation_seconds(
     parts: TrainingParts, runtime: Runtime, settings: Settings, sizes: DataSizes
 ) -> float | None:
-    """Seconds of one validation; None if neither the validation text nor a number of batches is known.
+    """Measure the seconds of one validation, in fp32 as in :func:`cpulm.evaluation.validation_loss.evaluate`.
 
-    In fp32, as a run validates (:func:`cpulm.evaluation.validation_loss.evaluate`).
+    None if neither the length of the validation text nor a number of batches is known.
     """
     block, rows, limit = settings.model.block_size, settings.train.micro_batch_size, settings.eval.batches
     if sizes.val_tokens is None:

@@ -29,8 +29,8 @@ def benchmark_preset(
     """Measure one preset, and the machine's peak.
 
     Args:
-        with_data: prepare the settings' data, for its real vocabulary and length.
-        seconds: about how long to take updates, eager and compiled each.
+        with_data: whether to prepare the data, for its real vocabulary and length.
+        seconds: the approximate time of the updates, of eager and of compiled ones.
 
     Raises:
         CpulmError: if a run with the settings could not begin on this machine.
@@ -57,13 +57,14 @@ def benchmark_preset(
 
 
 def benchmark_all(arguments: list[str], *, show: Listener) -> list[dict[str, Any]]:
-    """Measure every preset, each in a process of its own so that each has its own peak of memory.
+    """Measure every preset, each in its own process, so that its peak memory is its own.
 
     Args:
-        arguments: more of them for ``cpulm benchmark``.
+        arguments: additional arguments of ``cpulm benchmark``.
 
     Returns:
-        The ``--json`` object of each; a preset that does not fit into this machine is left out.
+        The ``--json`` object of each preset; presets that do not fit into this machine's memory are left
+        out.
 
     Raises:
         StoppedError: on Ctrl-C.

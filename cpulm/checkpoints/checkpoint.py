@@ -1,8 +1,8 @@
-"""The checkpoint file: all that is needed to continue a run, or to generate from its model.
+"""Reads and writes checkpoint files, from which a run can be continued and its model be used.
 
-The file is the zip archive that ``torch.save`` writes, with a BLAKE2b digest of itself as the archive's
-comment, so that other tools can open it and damage is noticed before anything is read from it. It is read
-with ``weights_only=True`` and nothing else: no code in a checkpoint is ever run.
+The file is the zip archive that ``torch.save`` writes, with its own BLAKE2b digest as the archive's comment.
+Other tools can open it, and damage is noticed before anything is read from it. It is always read with
+``weights_only=True``: no code in a checkpoint is ever executed.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class Checkpoint:
 
     Attributes:
         starts_documents: whether the end-of-text token begins documents in the training data.
-        state: where the run stands.
-        random_state: by device type, the state of its default generator (uint8 tensors).
+        state: the training state: step, best loss, skipped batches.
+        random_state: the state of the default generator (uint8 tensor) by device type.
         runtime: the choices, versions and instruction sets that the bits of a resumed run depend on, see
             :meth:`cpulm.execution.runtime.Runtime.facts`.
         data: the path and digest of the token folder.
@@ -113,10 +113,10 @@ def load(path: Path) -> Checkpoint:
     _check_seal(path)
     try:
         record = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many classes for files that are not its own
+    except Exception as error:  # torch raises errors of many classes for other files
         raise _not_ours(path, str(error).splitlines()[0]) from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise _not_ours(path, "its contents are something else")
+        raise _not_ours(path, "it has other contents")
     if record.get("version") != VERSION:
         raise DataError(
             f"{path} has checkpoint format {record.get('version')!r}; this cpulm reads format {VERSION}",
@@ -152,8 +152,8 @@ def _checkpoint(record: dict[str, Any]) -> Checkpoint:
 
 @dataclass
 class _Facts:
-    """The values under ``runtime``. A checkpoint made only to generate from has none of them; those that an
-    earlier version did not record are None."""
+    """The values under ``runtime``. The defaults stand for a checkpoint that no run wrote; None stands for a
+    value that an earlier version did not record."""
 
     device: str = ""
     device_name: str | None = None
@@ -173,7 +173,7 @@ class _Facts:
 
 @dataclass
 class _Data:
-    """The values under ``data``; likewise."""
+    """The values under ``data``; empty for a checkpoint that no run wrote."""
 
     path: str = ""
     digest: str = ""
@@ -211,7 +211,7 @@ def load_newest(paths: list[Path]) -> tuple[Checkpoint, Path, list[str]]:
 def restore(
     checkpoint: Checkpoint, model: nn.Module, optimizers: list[torch.optim.Optimizer] | None = None
 ) -> None:
-    """Restore weights, optimizer states and random states as they were when ``checkpoint`` was made.
+    """Restore weights, optimizer states and random states from ``checkpoint``.
 
     Args:
         optimizers: None for the weights alone.
@@ -231,7 +231,7 @@ def restore(
 
 
 def require_fit(checkpoint: Checkpoint) -> None:
-    """Compare the number of weights with the settings, before a model of any size is built from them.
+    """Compare the number of weights with the settings, before a model of that size is built.
 
     Raises:
         DataError: if they differ.
@@ -247,7 +247,7 @@ def _no_fit(why: str) -> DataError:
 
 
 def duplicate(path: Path, other: Path) -> None:
-    """Put the file at ``path`` at ``other`` too: by a hard link if possible, else by a copy."""
+    """Make ``other`` a duplicate of ``path``: a hard link if possible, else a copy."""
     temporary = other.with_name(f".{other.name}.{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)
     try:
@@ -261,7 +261,7 @@ def duplicate(path: Path, other: Path) -> None:
 
 
 def _seal(file: IO[bytes]) -> None:
-    """Write the digest of the zip archive in ``file`` into its comment; the file is then at its end."""
+    """Write the digest of the zip archive in ``file`` into its comment; leave the file at its end."""
     end = file.seek(0, os.SEEK_END)
     file.seek(end - _END_RECORD_LENGTH)
     if file.read(4) != _END_RECORD:
@@ -304,7 +304,7 @@ def _check_entries(path: Path, size: int) -> None:
 
 
 def _digest(file: IO[bytes], length: int) -> bytes:
-    """Hex BLAKE2b-256 of the first ``length`` bytes."""
+    """Return the BLAKE2b-256 digest of the first ``length`` bytes, in hexadecimal."""
     file.seek(0)
     state = hashlib.blake2b(digest_size=32)
     while length > 0:

@@ -18,10 +18,11 @@ from cpulm.model.transformer import Transformer
 def load_model(
     path: Path, device: torch.device | str = "cpu", *, warn: Callable[[str], None]
 ) -> tuple[Transformer, Tokenizer, Checkpoint]:
-    """Load a trained model: without dropout and gradients, with documents masked as in its training.
+    """Load a trained model for inference; documents are masked as in training.
 
     Args:
-        path: a checkpoint, or a run's folder: its ``best.pt``, else its newest undamaged checkpoint.
+        path: a checkpoint, or a run's folder: then its ``best.pt`` is loaded or, without one, its newest
+            undamaged checkpoint.
         device: the device that the model will run on.
         warn: called for each damaged checkpoint that was skipped.
 

@@ -1,4 +1,4 @@
-"""Where a run stands: what its next update depends on, beside the weights and the optimizers' states."""
+"""The training state: what the next update depends on beside the weights and the optimizers' states."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 from cpulm.typed_json import from_record
 
 SPIKE_UPDATES = 5
-"""A single odd document makes one high loss; a run that diverges has many in a row."""
+"""High losses in a row that make a spike: an unusual document causes one, divergence causes many."""
 _MEAN_DECAY = 0.98
-"""Of the running mean: it looks back over about fifty updates."""
+"""Decay of the exponential mean of the loss, which averages over about fifty updates."""
 
 
 @dataclass
 class LossTracker:
-    """Follows the training loss to notice a spike. It is part of the state, so that resuming is exact.
+    """Detects spikes of the training loss. It is part of the training state, so that resuming is exact.
 
     Attributes:
         mean_loss: exponential mean over the updates that were not a spike; None before the first one.
@@ -26,10 +26,10 @@ class LossTracker:
     high_updates: int = 0
 
     def update(self, loss: float, spike_nats: float | None) -> str | None:
-        """Take in the finite loss of one update.
+        """Add the loss of one update, which must be finite.
 
         Returns:
-            The problem in words if :data:`SPIKE_UPDATES` losses in a row lie more than ``spike_nats`` above
+            The problem in words if :data:`SPIKE_UPDATES` losses in a row are more than ``spike_nats`` above
             the mean; else None.
         """
         mean = self.mean_loss
@@ -44,26 +44,26 @@ class LossTracker:
         return None
 
     def note_non_finite(self) -> None:
-        """Take in an update whose loss or gradient norm was not finite."""
+        """Count an update whose loss or gradient norm was not finite."""
         self.high_updates += 1
 
 
 @dataclass
 class TrainState:
-    """Where a run stands.
+    """The training state of a run.
 
     Attributes:
         step: finished updates.
         tokens: trained tokens.
-        elapsed_seconds: the run's own time, without interruptions.
+        elapsed_seconds: run time, without interruptions.
         best_loss: the lowest validation loss, in nats per token; ``best_step`` and ``best_bits_per_byte``
             belong to it.
         stale_validations: validations since the best one.
         validated_step: the step of the last validation.
-        skipped: numbers of the loader's batches that are left out, ascending.
+        skipped: the loader's indices of the batches that are skipped, ascending.
         rollbacks: rollbacks since the best validation.
         saves: checkpoints written.
-        losses: follows the training loss.
+        losses: detects spikes of the training loss.
     """
 
     step: int = 0
@@ -85,16 +85,16 @@ _LOSSES_KEY = "course"
 
 
 def to_stored(state: TrainState) -> dict[str, Any]:
-    """The plain values that a checkpoint file keeps of ``state``."""
+    """Convert ``state`` to the plain values in a checkpoint file."""
     values = asdict(state)
     values[_LOSSES_KEY] = values.pop("losses")
     return values
 
 
 def from_stored(values: dict[str, Any]) -> TrainState:
-    """The state from what :func:`to_stored` gave.
+    """Convert the result of :func:`to_stored` back to the state.
 
     Raises:
-        ValueError: if a value is missing or cannot be what it should.
+        ValueError: if a value is missing or has the wrong type.
     """
     return from_record(TrainState, {**values, "losses": values.get(_LOSSES_KEY, {})})

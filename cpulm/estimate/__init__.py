@@ -1,1 +1,1 @@
-"""What a run will need before it starts: memory, disk, time, and the loss to expect. Never loads torch."""
+"""Estimates what a run will need before it starts: memory, disk, time; predicts its loss. No torch."""

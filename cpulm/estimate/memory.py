@@ -1,8 +1,8 @@
 """Estimates the peak memory of a training process from its settings. Loads no torch.
 
-The memory in use is counted at the moments of an update at which it may be highest: in the head, after all
-blocks have saved what their backward passes read; in the first and in the last block of the backward pass;
-and in the optimizers.
+The memory in use is counted at the four points of an update at which it may peak: in the head, when all
+blocks have saved the activations for their backward passes; in the first and in the last block of the
+backward pass; and in the optimizers.
 """
 
 from __future__ import annotations
@@ -30,29 +30,29 @@ if TYPE_CHECKING:
 FLOAT_BYTES = 4
 
 PROCESS_BYTES = 330 << 20
-"""Resident size of a process after torch's first update of a tiny model: its code, and the workspaces in
-which the matrix products pack their factors (Linux, torch 2.13)."""
+"""Resident size of a process after torch's first update of a tiny model: its code, and the workspaces into
+which matrix products pack their operands (Linux, torch 2.13)."""
 
 HEAP_FRAGMENTATION = 1.3
-"""Resident bytes per byte in use: allocations of changing sizes leave holes in the C library's heap. Measured
-with glibc on the shapes of ``benchmarks/memory.py`` that are not presets; the presets check it."""
+"""Resident bytes per byte in use: allocations of different sizes fragment the C library's heap. Measured with
+glibc on the shapes of ``benchmarks/memory.py`` that are not presets; the presets validate it."""
 
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """How a step is computed, as far as the memory depends on it.
+    """The properties of the computation that its memory depends on.
 
     Attributes:
-        int8: whether the linear layers' products are in int8, and the head's too if there are kernels.
-        lanes: float32 numbers in a vector of the compiled kernels, which widths have to be multiples of; 0 if
-            there are no kernels.
+        int8: whether the linear layers' products are in int8; with kernels the head's products are, too.
+        lanes: float32 numbers in a vector of the compiled kernels, which need widths that are multiples of
+            it; 0 without kernels.
     """
 
     int8: bool = False
     lanes: int = 0
 
     def has_kernels_for(self, *widths: int) -> bool:
-        """Whether the compiled kernels compute rows of such widths."""
+        """Whether the compiled kernels support all of these widths."""
         return self.lanes > 0 and all(width % self.lanes == 0 for width in widths)
 
     def quantizes(self, layer: LinearShape) -> bool:
@@ -61,13 +61,13 @@ class Arithmetic:
 
 
 def arithmetic_of(runtime: Runtime) -> Arithmetic:
-    """The arithmetic of ``runtime``."""
+    """Return the arithmetic of ``runtime``."""
     lanes = 0 if runtime.kernels is None or runtime.precision == "bf16" else runtime.kernels.lanes
     return Arithmetic(int8=runtime.precision == "int8", lanes=lanes)
 
 
 def expected_arithmetic(settings: Settings, machine: Machine) -> Arithmetic:
-    """The arithmetic that a run with ``settings`` will choose on ``machine``, unless compiling fails."""
+    """Return the arithmetic of a run with ``settings`` on ``machine``, if the kernels can be compiled."""
     runtime = settings.runtime
     device = choose(machine).device.value if runtime.device == "auto" else runtime.device
     if device != "cpu":
@@ -81,7 +81,7 @@ def expected_arithmetic(settings: Settings, machine: Machine) -> Arithmetic:
 
 
 def vector_lanes(instruction_sets: Collection[str]) -> int:
-    """The float32 numbers in a vector of kernels compiled for a CPU with these instruction sets."""
+    """Return the float32 numbers per vector in kernels compiled for a CPU with these instruction sets."""
     if any(name.startswith(("AVX512", "AVX-512")) for name in instruction_sets):
         return 16
     return 8 if any(name.startswith("AVX") for name in instruction_sets) else 4
@@ -100,15 +100,15 @@ def training_bytes(settings: Settings, vocab_size: int, arithmetic: Arithmetic) 
     moments = 2 * counts.total - (matrices if train.optimizer == "muon" else 0)
     tokens = train.micro_batch_size * model.block_size
     # With several micro-batches the gradients exist during all forward and backward passes but the first.
-    standing = FLOAT_BYTES * (counts.total + moments + (counts.total if train.grad_accum_steps > 1 else 0))
+    permanent = FLOAT_BYTES * (counts.total + moments + (counts.total if train.grad_accum_steps > 1 else 0))
     gradients = FLOAT_BYTES * counts.total
     update = gradients + (_muon_bytes(model, arithmetic) if train.optimizer == "muon" else 0)
     if train.grad_accum_steps > 1:
         update -= gradients
-    passing = _forward_backward_bytes(model, vocab_size, tokens, arithmetic, train.grad_accum_steps > 1)
+    passes = _forward_backward_bytes(model, vocab_size, tokens, arithmetic, train.grad_accum_steps > 1)
     if train.document_mask and not arithmetic.has_kernels_for(model.head_width):
-        passing += FLOAT_BYTES * tokens * model.block_size  # the mask, one for all layers
-    return standing + max(update, passing)
+        passes += FLOAT_BYTES * tokens * model.block_size  # the mask, one for all layers
+    return permanent + max(update, passes)
 
 
 def activation_bytes(model: ModelSettings, tokens: int, arithmetic: Arithmetic) -> int:
@@ -123,7 +123,7 @@ def activation_bytes(model: ModelSettings, tokens: int, arithmetic: Arithmetic) 
 def _forward_backward_bytes(
     model: ModelSettings, vocab_size: int, tokens: int, arithmetic: Arithmetic, accumulates: bool
 ) -> int:
-    """The most bytes that a forward and a backward pass add to weights and optimizer state: in the head, in
+    """Return the peak that a forward and a backward pass add to weights and optimizer state: in the head, in
     the first block of the backward pass, or in its last one."""
     stream, table = FLOAT_BYTES * tokens * model.n_embd, FLOAT_BYTES * vocab_size * model.n_embd
     kept = activation_bytes(model, tokens, arithmetic)
@@ -163,20 +163,20 @@ def _block_bytes(model: ModelSettings, tokens: int, arithmetic: Arithmetic) -> i
 
 
 def _attention_bytes(model: ModelSettings, arithmetic: Arithmetic) -> int:
-    """Bytes per token that attention saves: its layers' inputs, the projection, the heads' results."""
+    """Bytes per token that attention saves: its layers' inputs, the projection, the heads' outputs."""
     layers = model.linear_layers
     d, q, projection = model.n_embd, layers.out.inputs, layers.qkv.outputs
     kv = (projection - q) // 2
-    floats = projection + q + model.n_head  # the projection, the results, the softmaxes' divisors
+    floats = projection + q + model.n_head  # the projection, the heads' outputs, the softmax denominators
     if not arithmetic.has_kernels_for(model.head_width):
         if model.position == "rope" or model.qk_norm:
-            floats += q + kv  # a copy of queries and keys, rotated or normed
+            floats += q + kv  # a copy of queries and keys, rotated or normalized
         if model.qk_norm:
             floats += model.n_head + model.kv_heads
         if model.dropout:  # torch's plain attention: scaled queries and keys, weights, mask, product of both
             floats += 2 * q + 3 * model.n_head * model.block_size
     qkv_input = d if arithmetic.quantizes(layers.qkv) else FLOAT_BYTES * d
-    out_input = q if arithmetic.quantizes(layers.out) else 0  # in fp32 the results are counted above
+    out_input = q if arithmetic.quantizes(layers.out) else 0  # in fp32 the heads' outputs are counted above
     return FLOAT_BYTES * floats + qkv_input + out_input
 
 
@@ -188,15 +188,15 @@ def _mlp_bytes(model: ModelSettings, arithmetic: Arithmetic) -> int:
 
 
 def _down_input_bytes(model: ModelSettings, arithmetic: Arithmetic) -> int:
-    """Bytes per token that the MLP's last layer saves, beside the activation's."""
+    """Bytes per token that the MLP's last layer saves, beside those of the activation function."""
     if arithmetic.quantizes(model.linear_layers.down):
         return model.inner_width
     return 0 if ACTIVATIONS[model.mlp].keeps_result else FLOAT_BYTES * model.inner_width
 
 
 def _mlp_gradient_bytes(model: ModelSettings, tokens: int, arithmetic: Arithmetic) -> int:
-    """Bytes of the gradients inside the MLP: of the stream, of the activation's result and of its input, less
-    the saved input of the last layer, which is freed. Torch makes some of them in several steps."""
+    """Bytes of the gradients in the MLP (of the stream, and of the activation function's output and input),
+    less the saved input of the last layer, which is freed. Torch computes some with temporary tensors."""
     stream = model.n_embd * (2 if model.dropout else 1)
     steps = 0 if arithmetic.has_kernels_for(model.inner_width) else ACTIVATIONS[model.mlp].temporaries
     inside = model.linear_layers.up.outputs + (1 + steps) * model.inner_width
@@ -206,10 +206,10 @@ def _mlp_gradient_bytes(model: ModelSettings, tokens: int, arithmetic: Arithmeti
 def _head_bytes(
     model: ModelSettings, vocab_size: int, tokens: int, arithmetic: Arithmetic, accumulates: bool
 ) -> int:
-    """Bytes of the head and its loss: the logits and their gradients, or, in fp32, the weights' and inputs'
-    gradients twice, before and after scaling.
+    """Bytes of the head and its loss: the logits and their gradients, or, in fp32, the gradients of weights
+    and inputs twice, before and after scaling.
 
-    In int8 a later micro-batch adds to the gradient of the earlier ones in place.
+    In int8, later micro-batches add to the existing gradient in place.
     """
     d, v = model.n_embd, vocab_size
     stream, table = FLOAT_BYTES * tokens * d, FLOAT_BYTES * v * d

@@ -1,4 +1,4 @@
-"""Describes presets by their settings: sizes and requirements are computed, never claimed."""
+"""Describes presets: computes sizes and requirements from their settings."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from cpulm.preset_files import preset_names
 from cpulm.settings_resolver import load_preset, resolve
 from cpulm.system.machine import Machine
 
-# A character vocabulary has as many entries as its text has different characters; English about this many.
 CHARACTERS = 66
+"""The assumed size of a character vocabulary: about the number of different characters in an English text."""
 
 
 @dataclass(frozen=True)
 class PresetDescription:
-    """One preset. Sizes are for its own vocabulary; ``time`` is meant for a laptop with 4 cores."""
+    """One preset. Sizes are for its own vocabulary; ``time`` is that of a laptop with 4 cores."""
 
     name: str
     title: str
@@ -30,7 +30,7 @@ class PresetDescription:
 
 
 def describe_presets(machine: Machine) -> list[PresetDescription]:
-    """Describe every preset as ``machine`` would train it, in the presets' own order."""
+    """Describe every preset as trained on ``machine``, in the order that the presets define."""
     described = []
     for name in preset_names():
         _, about = load_preset(name)

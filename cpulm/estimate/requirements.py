@@ -1,4 +1,4 @@
-"""Estimates what a run requires by its settings: steps, memory, disk. Loads no torch."""
+"""Estimates what a run requires from its settings: steps, memory, disk. Loads no torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ from cpulm.units import format_bytes
 
 @dataclass(frozen=True)
 class Requirements:
-    """What a run requires. ``steps`` is None if the horizon is a time; the last two are measured later."""
+    """What a run requires. ``steps`` is None if the horizon is a time.
+
+    ``step_seconds`` and ``peak_flops_per_second`` are measured later.
+    """
 
     params_total: int
     params_non_embedding: int
@@ -40,7 +43,7 @@ class Requirements:
 
 
 def total_steps(train: TrainSettings, tokens_per_step: int, train_tokens: int) -> int | None:
-    """The horizon in updates; None if it is a time."""
+    """Return the horizon in updates; None if it is a time."""
     if train.steps is not None:
         return train.steps
     if train.tokens is not None:
@@ -51,13 +54,13 @@ def total_steps(train: TrainSettings, tokens_per_step: int, train_tokens: int) -
 
 
 def seconds_needed(plan: Requirements, train: TrainSettings) -> float | None:
-    """How long the run will take: as requested, or by its measured step; None if neither is known."""
+    """Return the run's duration: the requested time, else steps times the measured step; None if unknown."""
     requested = _seconds_requested(train)
     return requested if requested is not None else plan.train_seconds
 
 
 def _seconds_requested(train: TrainSettings) -> float | None:
-    """A horizon in time, from now on; None for other horizons."""
+    """Return the horizon in time, in seconds from now; None for other horizons."""
     if train.until is not None:
         return max(0.0, datetime.fromisoformat(train.until).timestamp() - time.time())
     return train.max_time
@@ -68,9 +71,9 @@ _NOMINAL_FLOPS_PER_SECOND = {"cpu": 1e11, "mps": 1e12, "cuda": 1e13}
 
 
 def nominal_seconds(settings: Settings, vocab_size: int, steps: int | None, device: str) -> float | None:
-    """How long a run takes by its settings alone, so that decisions do not depend on how busy the machine is.
+    """Return a run's duration from its settings alone, for decisions that must not depend on the load.
 
-    As requested, or by the operations of so many updates at a nominal rate; None if unknown.
+    It is the requested time, else the operations of ``steps`` updates at a nominal rate; None if unknown.
     """
     requested = _seconds_requested(settings.train)
     if requested is not None or steps is None:
@@ -82,7 +85,7 @@ def nominal_seconds(settings: Settings, vocab_size: int, steps: int | None, devi
 def estimate_requirements(
     settings: Settings, vocab_size: int, train_tokens: int, arithmetic: Arithmetic
 ) -> Requirements:
-    """Estimate a run's requirements by its settings; nothing is measured."""
+    """Estimate a run's requirements from its settings; nothing is measured."""
     counts = count(settings.model, vocab_size)
     steps = total_steps(settings.train, settings.tokens_per_step, train_tokens)
     return Requirements(
@@ -98,7 +101,10 @@ def estimate_requirements(
 
 
 def disk_bytes(settings: Settings, params: int) -> int:
-    """All checkpoints that exist at once, one being written included: weights and two moments in fp32."""
+    """Return the bytes of all checkpoints that exist at once, including the one being written.
+
+    Each has the weights and two moments in fp32.
+    """
     return 3 * 4 * params * (settings.checkpoint.keep + 3)
 
 
@@ -121,7 +127,7 @@ def micro_batch_flags(train: TrainSettings, micro_batch_size: int) -> str:
 
 
 def check_memory(settings: Settings, vocab_size: int, arithmetic: Arithmetic, available: int) -> None:
-    """Raise ResourceError if the run needs more bytes than ``available``, with a batch that would fit."""
+    """Raise ResourceError, with flags that fit, if the run needs more bytes than ``available``."""
     needed = memory_bytes(settings, vocab_size, arithmetic)
     if needed <= available:
         return

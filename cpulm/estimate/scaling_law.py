@@ -4,8 +4,8 @@ The law is ``L(N, D) = E + A / N^alpha + B / D^beta`` (Hoffmann et al., "Trainin
 Language Models", 2022, https://arxiv.org/abs/2203.15556, eq. 10). Repeated tokens count less, as in
 Muennighoff et al., "Scaling Data-Constrained Language Models", 2023, https://arxiv.org/abs/2305.16264, eq. 5.
 
-A few short runs do not determine five numbers. So many laws are drawn at random and weighted by how well each
-fits the runs; their weighted predictions give the expectation and its uncertainty.
+A few short runs do not determine five parameters. So the parameters are sampled many times, each sample is
+weighted by its likelihood, and the weighted predictions give the expected loss and its uncertainty.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 
 REPEATED_WORTH = 15.39
-"""R*_D of Muennighoff et al.: after so many repetitions the next one is worth 1/e of a first pass."""
+"""R*_D of Muennighoff et al.: after this many repetitions, another one is worth 1/e of a first pass."""
 _DRAWS = 40_000
 _NOISE_NATS = 0.02
-"""Standard deviation of one run's validation loss by its seed, and of what the law does not describe."""
+"""Standard deviation of a run's validation loss: by its seed, and by all that the law does not describe."""
 _ALPHA = (0.2, 0.6)
 _BETA = (0.2, 0.7)
-"""Ranges around the 0.34 and 0.28 that Hoffmann et al. found with models a thousand times larger."""
+"""Ranges of the exponents: Hoffmann et al. found 0.34 and 0.28 with models a thousand times larger."""
 
 
 @dataclass(frozen=True)
 class Observation:
-    """One run: its parameters, trained tokens, how many of these are different ones, and its loss in nats."""
+    """One run: its parameters, trained tokens, unique tokens among them, and loss in nats."""
 
     params: int
     tokens: float
@@ -41,7 +41,7 @@ class Observation:
 
 @dataclass(frozen=True)
 class Expectation:
-    """A loss in nats; eight of ten drawn laws predict between ``low`` and ``high``."""
+    """An expected loss in nats; 80% of the weighted samples are between ``low`` and ``high``."""
 
     loss: float
     low: float
@@ -49,7 +49,7 @@ class Expectation:
 
 
 class ScalingLaw:
-    """Laws drawn at random, weighted by how well they fit some runs.
+    """Samples of the law's parameters, weighted by their likelihood given some runs.
 
     Args:
         runs: at least three, of at least two sizes and two lengths.
@@ -65,7 +65,7 @@ class ScalingLaw:
         floor = draw.uniform(0.0, losses.min(), _DRAWS)
         params = np.array([run.params for run in runs], dtype=float)
         tokens = np.array([effective_tokens(run.tokens, run.unique_tokens) for run in runs])
-        # With the exponents and E drawn, A and B are two unknowns of a linear problem, not below zero.
+        # Given the exponents and E, a non-negative linear least squares problem determines A and B.
         n_terms = params[None, :] ** -self._alpha[:, None]
         d_terms = tokens[None, :] ** -self._beta[:, None]
         rest = losses[None, :] - floor[:, None]
@@ -76,26 +76,26 @@ class ScalingLaw:
         self._weight: Floats = weight / weight.sum()
         self._floor, self._a, self._b = floor, a, b
         self.misfit_nats = float(np.sqrt(np.mean(misfit**2, axis=1)) @ self._weight)
-        """Root mean square distance of the runs from the laws."""
+        """Root mean square residual of the runs."""
 
     def predict(self, params: int, tokens: float, unique_tokens: float) -> Expectation:
-        """Predict the loss of a model after ``tokens`` tokens, ``unique_tokens`` of them different ones."""
+        """Predict the loss of a model after ``tokens`` tokens of a text of ``unique_tokens`` tokens."""
         effective = effective_tokens(tokens, unique_tokens)
         losses = self._floor + self._a * params**-self._alpha + self._b * effective**-self._beta
         low, high = weighted_quantiles(losses, self._weight, (0.1, 0.9))
-        mean = float(losses @ self._weight)  # a few extreme draws may move it out of the span of most
+        mean = float(losses @ self._weight)  # a few extreme samples may move it out of the range
         return Expectation(mean, min(low, mean), max(high, mean))
 
 
 def effective_tokens(tokens: float, unique_tokens: float) -> float:
-    """How many first-seen tokens ``tokens`` are worth if only ``unique_tokens`` of them are different."""
+    """Return how many new tokens ``tokens`` trained ones are worth if the text has ``unique_tokens``."""
     unique = min(tokens, unique_tokens)
     repetitions = tokens / unique - 1.0
     return unique * (1.0 + REPEATED_WORTH * (1.0 - math.exp(-repetitions / REPEATED_WORTH)))
 
 
 def _non_negative_least_squares(x: Floats, y: Floats, target: Floats) -> tuple[Floats, Floats]:
-    """Row by row, the least-squares ``a, b >= 0`` of ``a x + b y = target``."""
+    """Solve ``a x + b y = target`` in each row, by least squares with ``a, b >= 0``."""
     xx, yy, xy = (np.sum(p * q, axis=1) for p, q in ((x, x), (y, y), (x, y)))
     xt, yt = np.sum(x * target, axis=1), np.sum(y * target, axis=1)
     determinant = np.maximum(xx * yy - xy**2, 1e-300)

@@ -1,11 +1,10 @@
-"""Changes the number of threads during a run, to the fastest one beside the other programs on the machine.
+"""Adapts the number of threads during a run to the load of other programs on the machine.
 
-The threads of a parallel region wait for the last one. If other programs use the same cores, one thread is
-often without a core while all others wait for it: two threads beside two busy programs can be slower than
-one. So while other programs are busy, numbers of threads are tried in turns on real updates, and the
-fastest is kept for a while. The weights do not depend on it: the kernels add in an order that the number of
-threads does not change, and whether torch's operations do as well is checked before the number is changed
-for the first time.
+All threads of a parallel region wait for the slowest one. If other programs use the same cores, one thread
+often has no core while all others wait for it: two threads beside two busy programs can be slower than one.
+While other programs are busy, several thread counts are therefore tried in turns on real updates, and the
+fastest is used for a while. The weights do not depend on the thread count: the kernels sum in an order that
+is independent of it. Whether torch's operations are independent of it too is checked before the first change.
 """
 
 from __future__ import annotations
@@ -28,24 +27,24 @@ from cpulm.system.cpu_use import OthersUse
 from cpulm.system.openmp import ShortSpin
 
 BUSY, CALM = 0.3, 0.15
-"""Processors used by others from which on they count, and below which they no longer do."""
+"""Processors that other programs use: at ``BUSY`` or more the search begins, at ``CALM`` or less it ends."""
 TRIAL_SECONDS, TRIAL_UPDATES, ROUNDS = 0.6, 3, 2
-"""Each number is tried for so long and so many updates, so many times in turns."""
+"""Each turn takes at least this time and this many updates; each thread count has this many turns."""
 FIRST_HOLD_SECONDS, LONGEST_HOLD_SECONDS = 15.0, 120.0
-"""How long the fastest number is kept until the next trial: longer when the last trial confirmed it."""
+"""Time until the next trial: it doubles, up to the longest, each time that a trial confirms the result."""
 
 
 _Item = TypeVar("_Item")
 
 
 def adaptive_threads(parts: TrainingParts, runtime: Runtime) -> AdaptiveThreads:
-    """The threads of a run: ``runtime``'s number or fewer on a CPU, always its number on another device."""
+    """Return the adaptive threads of a run: at most ``runtime.threads`` on a CPU, one on another device."""
     most = runtime.threads if runtime.device.type == "cpu" else 1
     return AdaptiveThreads(most, may_change=lambda: same_bits(parts, runtime, (1, most)))
 
 
 def threads_for_model(model: Transformer) -> AdaptiveThreads:
-    """The threads of work without gradients: torch's number or fewer, if the model uses the kernels."""
+    """Return the adaptive threads of inference: at most torch's number; fixed if the model has no kernels."""
     return AdaptiveThreads(
         torch.get_num_threads() if model.head_weight.device.type == "cpu" else 1,
         may_change=lambda: model.attention_kernels is not None,
@@ -53,9 +52,9 @@ def threads_for_model(model: Transformer) -> AdaptiveThreads:
 
 
 def same_bits(parts: TrainingParts, runtime: Runtime, numbers: Sequence[int]) -> bool:
-    """Whether a micro-batch has the same loss and gradients, bit for bit, with each number of threads.
+    """Whether loss and gradients of a micro-batch are bit-identical for each number of threads.
 
-    Threads, random state and gradients (none) are afterwards as before.
+    Restores the number of threads and the random state, and leaves no gradients.
     """
     before, state = torch.get_num_threads(), random_states(runtime.device)
     found = set()
@@ -78,7 +77,7 @@ def _digest(gradient: Tensor) -> bytes:
 
 @dataclass
 class _Trial:
-    """Numbers of threads tried in turns; ``seconds`` and ``updates`` of each so far."""
+    """The thread counts still to try, in ``turns``; ``seconds`` and ``updates`` of each so far."""
 
     turns: list[int]
     seconds: dict[int, float] = field(default_factory=dict)
@@ -87,7 +86,7 @@ class _Trial:
     turn_updates: int = 0
 
     def note(self, seconds: float) -> bool:
-        """Count one update of the number whose turn it is; True when its turn is over."""
+        """Count one update of the current thread count; return whether its turn is over."""
         number = self.turns[0]
         self.seconds[number] = self.seconds.get(number, 0.0) + seconds
         self.updates[number] = self.updates.get(number, 0) + 1
@@ -104,15 +103,15 @@ class _Trial:
 
 
 class AdaptiveThreads:
-    """Decides after every update how many threads the next one gets. Used from the thread that trains.
+    """Decides after every update how many threads the next one gets. Not thread-safe: one thread calls it.
 
     Args:
-        most: the number while the machine is calm.
-        others: gives the processors that other programs use, or None when it is too early to say.
-        spin: is switched to short spinning while others are busy.
-        may_change: asked once, before the first trial. If it says no, the number stays.
-        use: takes a number of threads over.
-        now: seconds of a clock that never goes back.
+        most: the number of threads while the machine is calm.
+        others: returns how many processors other programs use; None if it is too early to know.
+        spin: switches short spinning on while others are busy.
+        may_change: called once, before the first trial. If it returns False, the number never changes.
+        use: sets the number of threads.
+        now: a monotonic clock, in seconds.
     """
 
     def __init__(
@@ -139,10 +138,11 @@ class AdaptiveThreads:
         self._next_trial = 0.0
 
     def update_done(self, seconds: float, kind: str = "update") -> None:
-        """Note that a piece of work took so long; the next one may get another number of threads.
+        """Record the duration of one piece of work; the next one may get another number of threads.
 
         Args:
-            seconds: of the piece. Pieces of one ``kind`` are alike, so that their times compare.
+            seconds: the duration.
+            kind: only durations of the same kind of work are compared.
         """
         others = self._others()
         if others is not None:
@@ -160,7 +160,7 @@ class AdaptiveThreads:
                 self._begin_trial()
 
     def each(self, items: Iterable[_Item], kind: str = "update") -> Iterator[_Item]:
-        """The items, each with what is done with it counted as one piece of work of this ``kind``."""
+        """Yield the items, and record the time that the caller spends on each as one piece of work."""
         last = time.perf_counter()
         for item in items:
             yield item
@@ -174,7 +174,7 @@ class AdaptiveThreads:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Take all threads again, and the library's own spinning."""
+        """Restore all threads and the library's own spinning."""
         self._become_calm()
 
     def _note_load(self, others: float) -> None:
@@ -194,7 +194,7 @@ class AdaptiveThreads:
         self._take(self._trial.turns[0])
 
     def _thread_counts(self) -> list[int]:
-        """All, half as many, and so on down to one."""
+        """Return all threads, half as many, and so on down to one."""
         numbers = [self.most]
         while numbers[-1] > 1:
             numbers.append(numbers[-1] // 2)

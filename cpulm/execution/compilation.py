@@ -29,9 +29,8 @@ def decide_compile(
 
     Args:
         requested: ``auto``, ``on`` or ``off``.
-        nominal_seconds: how long the run will take, see
-            :func:`cpulm.estimate.requirements.nominal_seconds`: a measured time would decide differently on
-            a busy machine. None: unknown.
+        nominal_seconds: the run's duration by :func:`cpulm.estimate.requirements.nominal_seconds`, because
+            with a measured one the decision would depend on how busy the machine is. None: unknown.
 
     Raises:
         SettingsError: if ``on`` is requested and no C++ compiler is found.
@@ -46,7 +45,7 @@ def decide_compile(
             )
         return runtime.with_note(f"eager: {machine.compiler_problem}")
     if machine.compiler is not None:
-        # Inductor calls g++ (clang++ on macOS) unless told otherwise, whatever else is installed.
+        # Without CXX, Inductor calls g++ (clang++ on macOS), even if only another compiler is installed.
         os.environ.setdefault("CXX", machine.compiler.command)
     # By default torch keeps what it compiled in the folder for temporary files, which a restart empties.
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))
@@ -69,14 +68,14 @@ def compile_forward(
 ) -> tuple[TrainingParts, Runtime]:
     """Compile the forward function of ``parts`` if ``runtime`` says so, and use it if that works.
 
-    One forward and one backward pass are run to compile it; weights and random state are left as they were.
-    A compiler that fails (a folder name that it cannot read, a missing header) costs the speed, not the run.
+    One forward and one backward pass trigger the compilation; weights and random state do not change. If the
+    compiler fails (a folder name that it cannot read, a missing header), the run continues eagerly.
 
     Returns:
-        The parts to train with, and the runtime with what came true.
+        The parts to train with, and the runtime that is really used.
 
     Raises:
-        StopNow: if a stop is requested meanwhile: a compiler does not look at requests.
+        StopNow: if a stop is requested meanwhile. It interrupts, because a compiler cannot check for a stop.
     """
     if not runtime.compiled:
         return parts, runtime
@@ -86,7 +85,7 @@ def compile_forward(
     try:
         with stop.interruptible():
             accumulate_gradients(compiled, (0,), runtime, StepTimer(runtime.device))
-    except Exception as error:  # torch wraps what compilers and linkers say in many classes
+    except Exception as error:  # torch wraps the errors of compilers and linkers in many classes
         torch._dynamo.reset()
         why = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         return parts, runtime.with_note(

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def random_states(device: torch.device) -> dict[str, Tensor]:
-    """The states of the default generators that a step on ``device`` may draw from."""
+    """Return the states of the default generators that a step on ``device`` may draw from, by device type."""
     states = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         states["cuda"] = torch.cuda.get_rng_state(device)
@@ -15,7 +15,7 @@ def random_states(device: torch.device) -> dict[str, Tensor]:
 
 
 def restore_random_states(states: dict[str, Tensor]) -> None:
-    """Undo any draw since :func:`random_states`."""
+    """Set the default generators to the states that :func:`random_states` returned."""
     torch.set_rng_state(states["cpu"])
     if "cuda" in states and torch.cuda.is_available():
         torch.cuda.set_rng_state(states["cuda"])

@@ -33,19 +33,19 @@ MATH_VARIABLES = (
     "OMP_DYNAMIC",
     "OPENBLAS_CORETYPE",
 )
-"""Environment variables with which torch's libraries compute other bits."""
+"""Environment variables that change the bits of what torch's libraries compute."""
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """What was chosen.
+    """The device, threads, precision and kernels that a run uses.
 
     Attributes:
         precision: ``fp32``, ``bf16`` or ``int8``.
-        precision_reason: why, in words.
+        precision_reason: the reason for it, in words.
         kernels: the compiled kernels; None: everything runs in torch.
-        libraries: what else the bits depend on, see :func:`library_facts`.
-        notes: the choices in words.
+        libraries: the other facts that the bits depend on, see :func:`library_facts`.
+        notes: the choices and their reasons, in words.
     """
 
     device: torch.device
@@ -59,13 +59,13 @@ class Runtime:
     notes: tuple[str, ...] = field(default=(), compare=False)
 
     def autocast(self) -> AbstractContextManager[object]:
-        """The context in which the model runs forward."""
+        """Return the context for forward passes."""
         if self.precision == "bf16":
             return torch.autocast(self.device.type, dtype=torch.bfloat16)
         return nullcontext()
 
     def facts(self) -> dict[str, Any]:
-        """What the bits of a resumed run depend on."""
+        """Return all facts that the bits of a resumed run depend on."""
         return {
             "device": self.device.type,
             "device_name": self.device_name,
@@ -79,16 +79,16 @@ class Runtime:
 
     @property
     def int8_kernels(self) -> Int8Kernels | None:
-        """The kernels for int8, where that is the precision and they have them."""
+        """The int8 kernels; None if the precision is not int8, or the kernels have none for it."""
         return self.kernels.int8 if self.kernels is not None and self.precision == "int8" else None
 
     def equip(self, model: Transformer) -> None:
-        """Have the parts of ``model`` computed as was chosen."""
+        """Set the kernels and the quantizer that ``model`` computes with."""
         model.use_kernels(self.kernels)
         model.use_int8((self.int8_kernels or TorchQuantizer()) if self.precision == "int8" else None)
 
     def with_note(self, note: str, **changes: Any) -> Runtime:
-        """A copy with one note more."""
+        """Return a copy with one more note, and with ``changes``."""
         return replace(self, notes=(*self.notes, note), **changes)
 
 
@@ -98,14 +98,14 @@ def choose_runtime(
     model: ModelSettings | None = None,
     requested: str = "requested",
 ) -> Runtime:
-    """Choose the device, the threads, the kernels and the precision by rules; compilation comes later.
+    """Choose the device, the threads, the kernels and the precision by rules; nothing is measured.
 
-    Sets torch's number of threads.
+    Sets torch's number of threads. Whether the step is compiled is decided later.
 
     Args:
         model: the model that will be trained; None: nothing is trained, and ``precision: auto`` is fp32 on
             a CPU.
-        requested: the reason that the notes give for what ``settings`` ask for.
+        requested: the reason that the notes give for a value that ``settings`` request.
 
     Raises:
         SettingsError: if the requested device, precision or number of threads is not available.
@@ -113,7 +113,7 @@ def choose_runtime(
     device, device_note = _device(settings.device)
     threads, thread_note = _threads(settings.threads, machine, requested)
     torch.set_num_threads(threads)
-    # Denormals cost a hundred times a normal product on x86 and carry nothing that training needs.
+    # On x86 a product of denormals takes a hundred times as long, and training does not need them.
     torch.set_flush_denormal(True)
     keep_freed_memory()
     kernels, kernels_note = _kernels(settings.kernels, device, machine)
@@ -137,7 +137,7 @@ def choose_runtime(
 def library_facts(
     machine: Machine, kernels: Kernels | None, environ: Mapping[str, str] = os.environ
 ) -> dict[str, str]:
-    """Versions, instruction sets and environment variables that the bits of a run depend on.
+    """Return the versions, instruction sets and environment variables that the bits of a run depend on.
 
     ``cpu_capability`` is the level that torch's own kernels use, which ATEN_CPU_CAPABILITY may lower.
     """
@@ -153,49 +153,53 @@ def library_facts(
     }
 
 
-def _device(asked: str) -> tuple[torch.device, str]:
+def _device(requested: str) -> tuple[torch.device, str]:
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if asked == "auto":
-        taken = next(name for name in ("cuda", "mps", "cpu") if available[name])
-        return torch.device(taken), f"{taken}: the first there is of cuda, mps, cpu"
-    if not available[asked]:
-        have = ", ".join(name for name, there in available.items() if there)
-        raise SettingsError(f"runtime.device = {asked!r} is not to be had here", f"this machine has: {have}")
-    return torch.device(asked), f"{asked}: asked for"
+    if requested == "auto":
+        chosen = next(name for name in ("cuda", "mps", "cpu") if available[name])
+        return torch.device(chosen), f"{chosen}: the first available of cuda, mps, cpu"
+    if not available[requested]:
+        names = ", ".join(name for name, is_available in available.items() if is_available)
+        raise SettingsError(
+            f"runtime.device = {requested!r} is not available on this machine", f"available: {names}"
+        )
+    return torch.device(requested), f"{requested}: requested"
 
 
-def _threads(asked: int | None, machine: Machine, requested: str) -> tuple[int, str]:
-    if asked is None:
+def _threads(number: int | None, machine: Machine, reason: str) -> tuple[int, str]:
+    if number is None:
         choice = choose(machine).threads
         return choice.value, f"{_format_threads(choice.value)}: {choice.reason}"
-    if asked > machine.usable_logical:
+    if number > machine.usable_logical:
         raise SettingsError(
-            f"runtime.threads = {asked}, and this process may use {machine.usable_logical} logical cores",
+            f"runtime.threads = {number}, and this process may use {machine.usable_logical} logical cores",
             f"give at most {machine.usable_logical}, or leave it unset",
         )
     limit = machine.openmp.thread_limit
-    if limit is not None and limit < asked:
-        return limit, f"{_format_threads(limit)}: OMP_THREAD_LIMIT allows no more, {asked} were requested"
-    return asked, f"{_format_threads(asked)}: {requested}"
+    if limit is not None and limit < number:
+        return limit, f"{_format_threads(limit)}: OMP_THREAD_LIMIT allows no more, {number} were requested"
+    return number, f"{_format_threads(number)}: {reason}"
 
 
 def _format_threads(number: int) -> str:
     return f"{number} thread{'' if number == 1 else 's'}"
 
 
-def _kernels(asked: str, device: torch.device, machine: Machine) -> tuple[Kernels | None, tuple[str, ...]]:
-    """The compiled kernels, where they are wanted and to be had, and what to say of them."""
+def _kernels(
+    requested: str, device: torch.device, machine: Machine
+) -> tuple[Kernels | None, tuple[str, ...]]:
+    """Return the compiled kernels, None if they are switched off or not available, and a note on them."""
     if device.type != "cpu":
         return None, ()
-    if asked == "off":
-        return None, ("no compiled kernels: asked for",)
+    if requested == "off":
+        return None, ("no compiled kernels: requested",)
     if machine.compiler is None:
         return None, (f"no compiled kernels: {machine.compiler_problem}",)
     command, version = machine.compiler.command, machine.compiler.version
     try:
         library, problem = compile_kernels(command, version, machine.cpu_identity, cache_folder() / "kernels")
-        said = "norms, attention and activation in kernels compiled for this CPU"
-        return Kernels(library), (f"{said}; {problem}" if problem else said,)
+        note = "norms, attention and activation in kernels compiled for this CPU"
+        return Kernels(library), (f"{note}; {problem}" if problem else note,)
     except KernelsUnavailableError as error:
         return None, (f"no compiled kernels: {error}",)
 
@@ -203,11 +207,11 @@ def _kernels(asked: str, device: torch.device, machine: Machine) -> tuple[Kernel
 def _precision(
     device: torch.device, machine: Machine, model: ModelSettings | None, *, kernels: bool
 ) -> tuple[str, str]:
-    """What ``auto`` chooses, and the reason."""
+    """Return what ``auto`` chooses, and the reason."""
     if device.type == "cuda":
         if torch.cuda.is_bf16_supported():
-            return "bf16", "the GPU has it"
-        return "fp32", "the GPU has no bf16"
+            return "bf16", "the GPU supports bf16"
+        return "fp32", "the GPU does not support bf16"
     if device.type == "mps":
         return "fp32", "the safe choice on mps"
     if model is None:
@@ -215,10 +219,10 @@ def _precision(
     return cpu_precision(machine.instruction_sets, kernels=kernels, model=model)
 
 
-def _require_precision(asked: str, device: torch.device, machine: Machine) -> None:
-    if asked == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+def _require_precision(requested: str, device: torch.device, machine: Machine) -> None:
+    if requested == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise SettingsError("runtime.precision = 'bf16' is not available on this GPU", "use fp32")
-    if asked != "int8":
+    if requested != "int8":
         return
     if device.type != "cpu":
         raise SettingsError(

@@ -17,9 +17,9 @@ _PEAK_SIDES, _PEAK_SECONDS = (512, 1024), 0.1
 
 
 def measure_step(parts: TrainingParts, runtime: Runtime, train: TrainSettings) -> float:
-    """Measure the seconds of one update on ``parts`` that are thrown away: their optimizers' states change.
+    """Measure the seconds of one update: the faster of two, after one that warms up caches and allocators.
 
-    The first update warms up caches and allocators; the faster of the two that follow counts.
+    Discard ``parts`` afterwards: the optimizers' states have changed.
     """
     seconds = [sum(time_update(parts, runtime, train, number).values()) for number in range(3)]
     return min(seconds[1:])
@@ -28,11 +28,11 @@ def measure_step(parts: TrainingParts, runtime: Runtime, train: TrainSettings) -
 def time_update(
     parts: TrainingParts, runtime: Runtime, train: TrainSettings, number: int
 ) -> dict[StepPart, float]:
-    """Take update ``number`` of ``parts`` and return the seconds of each part of a whole update.
+    """Run update ``number`` and return the seconds of each part of a full update.
 
-    At most two micro-batches are computed, and counted as often as a whole update has them: the first one
-    makes the gradients, and each later one adds to them, as in a run. The learning rate is zero: a rate that
-    diverges without its warm-up would have the optimizers skipped, and so not timed.
+    At most two micro-batches are computed, and their time is scaled to the number in a full update: as in a
+    run, the first creates the gradients and each later one adds to them. The learning rate is zero, because a
+    rate that diverges without warm-up would make the update skip the optimizers, and they would not be timed.
     """
     whole = train.grad_accum_steps
     computed = min(whole, _MICRO_BATCHES)
@@ -48,7 +48,7 @@ def time_update(
 
 @lru_cache
 def cached_fp32_peak(device: torch.device, threads: int) -> float:
-    """As :func:`fp32_peak` with ``threads``, measured once in a process."""
+    """Return :func:`fp32_peak` with ``threads``, measured once per process."""
     torch.set_num_threads(threads)
     return fp32_peak(device)
 
@@ -58,7 +58,7 @@ def fp32_peak(device: torch.device) -> float:
     rates = []
     for side in _PEAK_SIDES:
         side *= 1 if device.type == "cpu" else 4
-        matrix = torch.ones(side, side, device=device)  # draws nothing: the generator is the run's
+        matrix = torch.ones(side, side, device=device)  # not random: the default generator is the run's
         seconds = best_seconds(partial(torch.matmul, matrix, matrix), device, _PEAK_SECONDS)
         rates.append(2 * side**3 / seconds)
     return max(rates)

@@ -10,13 +10,13 @@ import torch
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until ``device`` has computed what it was given; the CPU always has."""
+    """Wait until ``device`` has finished all queued work; the CPU has no queue."""
     if device.type != "cpu":
         getattr(torch, device.type).synchronize()
 
 
 def best_seconds(work: Callable[[], object], device: torch.device, seconds: float) -> float:
-    """Time the fastest call of those that fit into ``seconds``: at least two, after one to warm up."""
+    """Return the fastest time of the calls that fit into ``seconds``: at least two, after a warm-up."""
     work()
     best, taken, end = math.inf, 0, time.perf_counter() + seconds
     while taken < 2 or time.perf_counter() < end:

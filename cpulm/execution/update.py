@@ -1,4 +1,4 @@
-"""One training update: the same code for a run and for every measurement of its step."""
+"""One training update: runs and all measurements of a step use this code."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from cpulm.model.transformer import Transformer
 from cpulm.optim.clip import clip_gradients
 
 Forward = Callable[..., Tensor]
-"""Computes the training loss from (idx, targets=...): the model, or the model compiled."""
+"""Computes the training loss from (idx, targets=...): the model or the compiled model."""
 
 StepPart = Literal["data", "forward", "backward", "optimizer"]
 STEP_PARTS: tuple[StepPart, ...] = ("data", "forward", "backward", "optimizer")
-"""Parts of an update in their order. The optimizer's part includes clipping and freeing the gradients."""
+"""The parts of an update, in order. ``optimizer`` includes clipping and freeing the gradients."""
 
 
 @dataclass
@@ -44,8 +44,8 @@ class StepTimer:
     """Measures the seconds of each part of an update.
 
     Args:
-        device: waited for at the end of each part, so that its work is counted in the part that started it.
-            None: not waited for, as in a run, which an accelerator computes ahead of.
+        device: synchronized at the end of each part, so that its work is counted in the part that queued it.
+            None: no synchronization, as in a run, in which the CPU queues work ahead of an accelerator.
     """
 
     def __init__(self, device: torch.device | None = None) -> None:
@@ -64,12 +64,12 @@ class StepTimer:
 
 @dataclass(frozen=True)
 class UpdateResult:
-    """One update's figures.
+    """The loss and the gradient norm of one update.
 
     Attributes:
         loss: mean over the micro-batches, in nats per token.
         grad_norm: of all gradients together, before clipping.
-        problem: names the figure that is not finite; the weights were left as they were. None if both are.
+        problem: names the value that is not finite; the weights were not updated. None if both are finite.
     """
 
     loss: float
@@ -87,18 +87,18 @@ def training_update(
     should_stop: Callable[[], bool] = lambda: False,
     on_gradients: Callable[[], None] = lambda: None,
 ) -> UpdateResult | None:
-    """Update the weights once: forward, backward, clip, check, optimizers. No gradient is left behind.
+    """Update the weights once: forward, backward, clip, check, optimizers; then free the gradients.
 
-    Gradients that are not finite never reach the weights or the optimizers' states.
+    Non-finite gradients never reach the weights or the optimizers' states.
 
     Args:
-        batches: the loader's numbers of the micro-batches, at least one; their gradients are averaged.
+        batches: indices of the micro-batches in the loader, at least one; their gradients are averaged.
         grad_clip: as in :func:`cpulm.optim.clip.clip_gradients`.
-        should_stop: asked between micro-batches.
+        should_stop: checked between micro-batches.
         on_gradients: called when the gradients are complete and not yet clipped.
 
     Returns:
-        None if ``should_stop`` ended it; the weights are as before, the random state is not.
+        None if ``should_stop`` ended the update: the weights have not changed, the random state has.
     """
     loss = accumulate_gradients(parts, batches, runtime, timer, should_stop)
     if loss is None:
@@ -122,12 +122,12 @@ def accumulate_gradients(
     timer: StepTimer,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> float | None:
-    """Run forward and backward over the micro-batches: the half of an update that leaves the weights alone.
+    """Run forward and backward over the micro-batches: an update up to the gradients.
 
     Arguments are those of :func:`training_update`.
 
     Returns:
-        The mean loss in nats per token; None if ``should_stop`` ended it.
+        The mean loss in nats per token; None if ``should_stop`` ended the update.
     """
     count = len(batches)
     loss_sum: Tensor | None = None
@@ -148,7 +148,7 @@ def accumulate_gradients(
 
 
 def non_finite(loss: float, grad_norm: float) -> str | None:
-    """Name the figure that is not finite; None if both are."""
+    """Return a message that names the value that is not finite; None if both are finite."""
     if not math.isfinite(loss):
         return f"the loss is {loss}"
     if not math.isfinite(grad_norm):

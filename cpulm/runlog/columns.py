@@ -1,4 +1,4 @@
-"""Reads many lines of one kind of event as columns of numbers, without an object for each event."""
+"""Parses many lines of one kind of event into columns of numbers, without an object per event."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Floats = npt.NDArray[np.float64]
 
 
 class Columns:
-    """Turns lines of one kind of event, all of whose fields are numbers, into rows of numbers.
+    """Parses lines of one kind of event into rows of numbers; all its fields must be numbers.
 
     Args:
         kind: the class of the event, as :func:`cpulm.events.to_json` writes it.
@@ -32,12 +32,12 @@ class Columns:
         """The fields, in the order of the columns."""
         self.start = line_start(kind)
         """How each such line begins."""
-        # Fields with a default are those that an earlier version did not write; the time is always written.
+        # An earlier version did not write the fields that have a default.
         defaults = {spec.name for spec in dataclasses.fields(kind) if spec.default is not dataclasses.MISSING}
         fields = [
             (name, hints[name], math.nan) if name in defaults else (name, hints[name]) for name in self.names
         ]
-        # A struct, because msgspec makes one in half the time that a dataclass takes.
+        # msgspec creates a struct in half the time of a dataclass.
         self._row = msgspec.defstruct(
             kind.__name__, fields, tag_field="event", tag=kind.kind, kw_only=True, gc=False
         )

@@ -1,7 +1,7 @@
 """Finds single events in a run log, from either end, without reading the rest.
 
-The log of a long run has a million lines. The newest event of a kind is searched from the end, block by
-block, so the length of the log matters only if the event is far back: 200 MB take a tenth of a second.
+The log of a long run has a million lines. The search for the newest event of a kind begins at the end and
+reads block by block, so it is slower only if the event is far back: 200 MB take a tenth of a second.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ E = TypeVar("E", bound=Event)
 
 
 def event_in(line: bytes) -> Event | None:
-    """Return the event in a whole line; None if the line is damaged, or of another version."""
+    """Return the event in a complete line; None if the line is damaged or from another version."""
     try:
         return from_json(line) if line.endswith(b"\n") else None
     except ValueError:
@@ -27,7 +27,7 @@ def event_in(line: bytes) -> Event | None:
 
 
 def first_event(metrics: Path, kind: type[E]) -> E | None:
-    """Return the first event of a kind in the run log; None if there is none, or no log that can be read."""
+    """Return the first event of a kind in the run log; None if there is none or the log cannot be read."""
     start = line_start(kind)
     try:
         with metrics.open("rb") as file:
@@ -42,11 +42,11 @@ def first_event(metrics: Path, kind: type[E]) -> E | None:
 def last_event(metrics: Path, *kinds: type[E], where: Callable[[E], bool] | None = None) -> E | None:
     """Return the newest event of one of ``kinds`` in the run log, read from the end.
 
-    Damaged lines are passed over; so is what follows the last line end.
+    Damaged lines and an incomplete last line are skipped.
 
     Args:
         kinds: classes of events; :class:`Event` stands for all of them.
-        where: a further condition on the event.
+        where: an additional condition on the event.
     """
     try:
         with metrics.open("rb") as file:
@@ -60,15 +60,15 @@ def last_event(metrics: Path, *kinds: type[E], where: Callable[[E], bool] | None
 
 
 def run_end(metrics: Path) -> RunFinished | None:
-    """Return the end of the run; None if it has not ended, or was resumed and has trained since."""
+    """Return the last event of a run that has ended; None if it has not, or was resumed since."""
     last = last_event(metrics, RunStarted, StepDone, RunFinished)
     return last if isinstance(last, RunFinished) else None
 
 
 def _lines_from_the_end(file: BinaryIO, starts: list[bytes]) -> Iterator[bytes]:
-    """Yield the lines that begin with one of ``starts``, the last one first.
+    """Yield the lines that begin with one of ``starts``, last line first.
 
-    Inside of JSON's strings quotes are escaped, so a start is never found in a text.
+    JSON escapes quotes in strings, so no string contains a start.
     """
     longest = max(map(len, starts))
     end = file.seek(0, os.SEEK_END)
@@ -85,6 +85,6 @@ def _lines_from_the_end(file: BinaryIO, starts: list[bytes]) -> Iterator[bytes]:
 
 
 def _begins_a_line(file: BinaryIO, at: int) -> bool:
-    """Whether a line begins at the byte ``at``, to which the file is left."""
+    """Whether a line begins at byte ``at``; leaves the file at that position."""
     file.seek(max(0, at - 1))
     return at == 0 or file.read(1) == b"\n"

@@ -1,4 +1,4 @@
-"""Reads a run log whole, in one pass: its steps as columns, its other events as they are."""
+"""Reads a complete run log in one pass: steps as columns, other events as objects."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ _STEPS, _MACHINE = Columns(StepDone), Columns(MachineSampled)
 
 
 class LogEvent(NamedTuple):
-    """An event that is not a step, and how many lines of steps stand before it."""
+    """An event that is not a step; ``at`` is the number of step lines before it."""
 
     at: int
     event: Event
 
 
 class Place(NamedTuple):
-    """How far a run is: finished updates, trained tokens, seconds of its own time."""
+    """A point in a run: finished updates, trained tokens, seconds of run time."""
 
     step: int
     tokens: int
@@ -59,11 +59,11 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class RunLog:
-    """What a run log holds, in the order in which it was written, without what a run went back from.
+    """The contents of a run log in order, without the steps that a rollback or a resumption has undone.
 
-    ``steps`` and ``machine`` go from the fields of StepDone and MachineSampled to their values, float64, 1-D;
-    unknown ones are NaN. ``machine_at`` says for each sample how many lines of steps stand before it.
-    ``events`` are all others. ``damaged_lines`` were passed over; a last line without an end is one.
+    ``steps`` and ``machine`` map the fields of StepDone and MachineSampled to their values, float64, 1-D;
+    unknown values are NaN. ``machine_at`` is the number of step lines before each machine sample. ``events``
+    are all other events. ``damaged_lines`` counts skipped lines, including an incomplete last line.
     """
 
     steps: dict[str, Floats]
@@ -72,11 +72,11 @@ class RunLog:
     events: tuple[LogEvent, ...]
     damaged_lines: int
     _lines: Floats
-    """Step, tokens and seconds of every line of a step, float64 [lines, 3]."""
+    """Step, tokens and seconds of every step line, float64 [lines, 3]."""
 
     @property
     def started(self) -> RunStarted | None:
-        """The newest RunStarted: that of a resumed run has its new horizon."""
+        """The newest RunStarted; after a resumption it has the new horizon."""
         return next((event for _, event in reversed(self.events) if isinstance(event, RunStarted)), None)
 
     @property
@@ -92,12 +92,12 @@ class RunLog:
         ]
 
     def place(self, at: int) -> Place:
-        """Return how far the run was after ``at`` lines of steps."""
+        """Return the point that the run had reached after ``at`` step lines."""
         step, tokens, seconds = self.places(np.array([at]))[0]
         return Place(int(step), int(tokens), float(seconds))
 
     def places(self, at: Integers) -> Floats:
-        """Return the same for many at once: steps, tokens and seconds, float64 [len(at), 3]."""
+        """Return steps, tokens and seconds for many points at once, float64 [len(at), 3]."""
         if not len(self._lines):
             return np.zeros((len(at), 3))
         found: Floats = self._lines[np.clip(at - 1, 0, len(self._lines) - 1)]
@@ -109,7 +109,7 @@ def read_run_log(metrics: Path) -> RunLog:
     """Read the log of a run.
 
     Raises:
-        DataError: there is none, it cannot be read, or it holds no event.
+        DataError: if it does not exist, cannot be read, or contains no event.
     """
     reader = _Reader()
     try:
@@ -137,12 +137,12 @@ class _Reader:
         self._damaged = 0
 
     def read(self, lines: Sequence[bytes]) -> None:
-        """Take in the next lines."""
+        """Add the next lines."""
         is_step = [line.startswith(_STEPS.start) for line in lines]
         if any(is_step):
             self._steps.append(_STEPS.rows(_drop_incomplete(list(compress(lines, is_step)))))
         machine: list[bytes] = []
-        # So many lines of steps stand before each line.
+        # The number of step lines before each line.
         before = self._lines + np.cumsum(is_step) - is_step
         for index in np.flatnonzero(~np.array(is_step)).tolist():
             line, at = lines[index], int(before[index])
@@ -165,16 +165,16 @@ class _Reader:
             self._damaged += not _is_from_another_version(line)
 
     def _add_layer_stats(self) -> None:
-        """Take in the statistics of layers: hundreds of numbers a line, so only some of very many lines."""
+        """Add the layer statistics. A line has hundreds of numbers, so only every n-th of many is parsed."""
         stride = -(-len(self._stats) // _MOST_STATISTICS) or 1
         others, self._events = self._events, []
         for at, line in self._stats[::stride]:
             self._add_event(line, at)
-        # They follow their step directly, before any other event.
+        # Stable sort: layer statistics directly follow their step, before any other event.
         self._events = sorted(self._events + others, key=lambda one: one.at)
 
     def run_log(self) -> RunLog:
-        """Return all that was read."""
+        """Return the log of all lines added so far."""
         self._add_layer_stats()
         steps, step_is_sound = _join(self._steps, _STEPS, ("step", "tokens", "elapsed_seconds"))
         machine, machine_is_sound = _join(self._machine, _MACHINE, ("process_bytes",))
@@ -195,14 +195,14 @@ class _Reader:
 
 
 def _drop_incomplete(lines: list[bytes]) -> list[bytes]:
-    """Return the lines, the last one empty if it has no end: it may end in the middle of a number."""
+    """Replace an incomplete last line by an empty one: it may end in the middle of a number."""
     if not lines[-1].endswith(b"\n"):
         lines[-1] = b"\n"
     return lines
 
 
 def _is_from_another_version(line: bytes) -> bool:
-    """Whether the line is whole JSON, or empty: not damaged, though not an event of this version."""
+    """Whether a line that is not a known event is complete JSON or empty, so not damaged."""
     try:
         typed_json.decode(line, _ANY)
     except ValueError:
@@ -213,7 +213,7 @@ def _is_from_another_version(line: bytes) -> bool:
 def _join(
     blocks: list[Floats], columns: Columns, needed: tuple[str, ...]
 ) -> tuple[dict[str, Floats], Booleans]:
-    """Return the columns of all blocks, and which rows have a time and all that is ``needed``."""
+    """Join the blocks; return their columns, and which rows have a time and all ``needed`` fields."""
     nothing = np.zeros((0, len(columns.names)))
     joined = {
         name: np.concatenate([block[:, index] for block in (blocks or [nothing])])
@@ -231,7 +231,7 @@ def _select_rows(columns: dict[str, Floats], which: Booleans) -> dict[str, Float
 
 
 def _fill_forward(rows: Floats, known: Booleans) -> Floats:
-    """Replace each row that is not known by the last known one before it; zeros if there is none."""
+    """Replace each unknown row by the last known row before it, or by zeros if there is none."""
     if known.all():
         return rows
     latest = np.maximum.accumulate(np.where(known, np.arange(len(rows)), -1))
@@ -240,7 +240,7 @@ def _fill_forward(rows: Floats, known: Booleans) -> Floats:
 
 
 def _undone_steps(steps: Floats, events: Sequence[LogEvent]) -> Booleans:
-    """Return which lines of steps do not count: the run went back, or was resumed, to a step before them."""
+    """Return which step lines were undone: the run was rolled back or resumed at an earlier step."""
     gone = np.zeros(len(steps), dtype=bool)
     for at, event in events:
         back_to = _restored_step(event)
@@ -250,7 +250,7 @@ def _undone_steps(steps: Floats, events: Sequence[LogEvent]) -> Booleans:
 
 
 def _without_undone(events: Sequence[LogEvent]) -> tuple[LogEvent, ...]:
-    """Leave out what was measured at steps that do not count."""
+    """Leave out the measurements at undone steps."""
     kept: list[LogEvent] = []
     newest = math.inf
     for one in reversed(events):
@@ -263,7 +263,7 @@ def _without_undone(events: Sequence[LogEvent]) -> tuple[LogEvent, ...]:
 
 
 def _restored_step(event: Event) -> int | None:
-    """Return the last step before the event that counts; None if all of them do."""
+    """Return the step that the event restored; None if it restored none."""
     if isinstance(event, RolledBack):
         return event.to_step
     return event.step if isinstance(event, RunStarted) else None

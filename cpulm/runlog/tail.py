@@ -1,4 +1,4 @@
-"""Follows a run log while it grows, and reads one from its start to its end."""
+"""Follows a run log while it grows, or reads it once from start to end."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from cpulm.events import Event, MachineSampled, RunStarted, StepDone, line_start
 from cpulm.runlog.find_event import event_in
 
 _KEPT_STEPS = 12_000
-"""How many steps of a long run are read: a curve has a thousand points."""
+"""How many steps of a long run are read; a curve on the screen has a thousand points."""
 _STEP_BYTES = 225
 _DENSE_BYTES = 2**21
-"""At the end every line is read: throughput and smoothed loss are those of the last steps."""
+"""This much at the end is read in full: throughput and smoothed loss are those of the last steps."""
 _BLOCK_BYTES = 2**20
 _STEP, _MACHINE = line_start(StepDone), line_start(MachineSampled)
 
@@ -27,13 +27,14 @@ class _StepSeconds(msgspec.Struct):
 
 
 _STEP_SECONDS = msgspec.json.Decoder(_StepSeconds)
-"""Takes a fifth of the time that the whole event takes."""
+"""Takes a fifth of the time of decoding the whole event."""
 
 
 class Tail:
-    """Reads what was added to a run log since the last time; holds the file open only while it reads.
+    """Reads what was added to a run log since the last read.
 
-    So a run on Windows can replace it. After a replacement or a truncation it reads from the start again.
+    The file is open only during a read, so that a run on Windows can replace it. After a replacement or a
+    truncation it is read from the start again.
     """
 
     def __init__(self, path: Path) -> None:
@@ -42,16 +43,16 @@ class Tail:
         self._at = 0
 
     def is_replaced(self) -> bool:
-        """Whether the file no longer begins with what was read so far."""
+        """Whether the file was replaced or truncated since the last read."""
         status = self._status()
         return status is not None and self._identity is not None and self._is_other(status)
 
     def new_events(self, *, downsample: bool = False) -> Iterator[Event]:
-        """Yield the events of the whole lines added since the last time; damaged lines are passed over.
+        """Yield the events of the complete lines added since the last read; damaged lines are skipped.
 
         Args:
-            downsample: leave out most steps and machine states if there are more than a screen can show. A
-                step that is kept has the ``step_seconds`` of those left out before it added.
+            downsample: leave out most steps and machine samples if there are more than a screen can show. The
+                next step's ``step_seconds`` then includes the time of the steps left out before it.
         """
         status = self._status()
         if status is None:
@@ -70,7 +71,7 @@ class Tail:
                 yield line
 
     def _block(self) -> list[bytes]:
-        """Return the next lines; none at the end, and none once another file has replaced this one."""
+        """Return the next lines; none at the end, or if another file has replaced this one."""
         try:
             with self._path.open("rb") as file:
                 status = os.fstat(file.fileno())
@@ -92,7 +93,7 @@ class Tail:
 
 
 def read_events(metrics: Path) -> Iterator[Event]:
-    """Yield the events of a run log, downsampled as a screen needs them; none if it cannot be read."""
+    """Yield the events of a run log, downsampled for a screen; none if it cannot be read."""
     return Tail(metrics).new_events(downsample=True)
 
 
@@ -104,7 +105,7 @@ def _events(lines: Iterable[bytes]) -> Iterator[Event]:
 
 
 def _downsampled(lines: Iterable[bytes], size: int) -> Iterator[Event]:
-    """Yield the events of ``size`` bytes of lines; a step that is kept takes the time of those left out."""
+    """Yield events of ``size`` bytes of lines; a step includes the time of the steps left out before it."""
     sparse = size - _DENSE_BYTES
     stride = max(1, sparse // (_STEP_BYTES * _KEPT_STEPS))
     read, steps, seconds = 0, 0, 0.0

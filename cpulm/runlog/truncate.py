@@ -1,4 +1,4 @@
-"""Cuts a run log where a checkpoint was saved, for a run that is resumed there."""
+"""Truncates a run log at the checkpoint from which its run is resumed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cpulm.events import CheckpointSaved, RunFinished, line_start
 
 
 class _Line(msgspec.Struct):
-    """What is needed of any line, also of a later version's events, which are kept."""
+    """The needed fields of a line; they also fit events of a later version, which are kept."""
 
     event: str
     step: Any = None
@@ -24,15 +24,15 @@ _LINE = msgspec.json.Decoder(_Line)
 
 
 def truncate_after(metrics: Path, step: int, saves: int | None = None) -> None:
-    """Keep only what happened up to a checkpoint, so that a resumed run's log continues without doubling.
+    """Remove everything after a checkpoint, so that the log of a resumed run contains no step twice.
 
-    Everything after the line of the checkpoint of ``step`` with the number ``saves`` is removed. If there is
-    no such line, or no number, the events of later steps are removed, and with them those without a step
-    that stand among them. The end of a run and damaged lines are removed as well. The file is replaced whole
-    or not at all; a missing one stays missing.
+    All lines after the one of checkpoint number ``saves`` at ``step`` are removed. If there is no such line,
+    or ``saves`` is None, the events of later steps are removed, together with the events between them that
+    have no step. RunFinished events and damaged lines are removed as well. The file is replaced atomically; a
+    missing file stays missing.
 
     Raises:
-        ResourceError: the disk is full.
+        ResourceError: if the disk is full.
     """
     if not metrics.is_file():
         return
@@ -53,7 +53,7 @@ def truncate_after(metrics: Path, step: int, saves: int | None = None) -> None:
 
 
 def _end_of_checkpoint(metrics: Path, step: int, saves: int) -> int | None:
-    """Return the place in the file, in bytes, after the line that tells of the checkpoint."""
+    """Return the position in the file, in bytes, after the line of the checkpoint."""
     end, read, start = None, 0, line_start(CheckpointSaved)
     with metrics.open("rb") as file:
         for line in file:
@@ -65,7 +65,7 @@ def _end_of_checkpoint(metrics: Path, step: int, saves: int) -> int | None:
 
 
 def _parse(line: bytes) -> _Line | None:
-    """Return what a whole line holds; None if it is damaged."""
+    """Parse a complete line; None if it is damaged."""
     try:
         return typed_json.decode(line, _LINE) if line.endswith(b"\n") else None
     except ValueError:

@@ -13,7 +13,7 @@ from cpulm.events import CheckpointSaved, Event, Progress, RolledBack, RunFinish
 
 _FLUSH_SECONDS = 1.0
 _MOST_PENDING_BYTES = 64 * 2**20
-"""How much is kept in memory while the disk cannot be written; beyond it the oldest lines are dropped."""
+"""The limit of pending lines while the disk cannot be written; beyond it the oldest lines are dropped."""
 
 _FLUSHED_AT_ONCE = (CheckpointSaved, Validated, RolledBack, RunFinished)
 
@@ -21,14 +21,14 @@ _FLUSHED_AT_ONCE = (CheckpointSaved, Validated, RolledBack, RunFinished)
 class MetricsWriter:
     """Listener that appends every event but :class:`Progress` to a file of JSON lines.
 
-    Calling it costs one append; encoding and writing happen once a second in a thread of its own, and at
-    once for checkpoints, validations, rollbacks and the end, and when a stage such as saving begins. A disk
-    that cannot be written does not stop the run: lines wait in memory, ``on_problem`` is called once, and
-    every flush tries again.
+    A call only appends to a queue. Its own thread encodes and writes the queue once a second. The queue is
+    written immediately after checkpoints, validations, rollbacks and the end of the run, and when a stage
+    begins, such as saving. A disk that cannot be written does not stop the run: the lines stay in memory,
+    ``on_problem`` is called once, and every flush tries again.
 
     Args:
-        path: the file; new lines are appended to what it holds.
-        on_problem: called with one sentence when writing fails.
+        path: the file; new lines are appended to its contents.
+        on_problem: called with one sentence if writing fails.
     """
 
     def __init__(self, path: Path, on_problem: Callable[[str], None]) -> None:
@@ -66,7 +66,7 @@ class MetricsWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Hand every line so far to the operating system, or keep it for the next try."""
+        """Write all pending lines to the file; keep those that cannot be written for the next attempt."""
         with self._lock:
             while self._events:
                 line = to_json(self._events.popleft()) + "\n"
@@ -82,27 +82,27 @@ class MetricsWriter:
             self.flush()
 
     def _write_pending(self) -> str:
-        """Write what is pending; return what went wrong, or an empty string."""
+        """Write the pending lines; return the problem in words, or an empty string."""
         try:
             if self._file is not None and not self._path.exists():
-                # Deleted under the run: what is written to an open file without a name is lost.
+                # The file was deleted during the run: what is written to the open file would be lost.
                 self._file.close()
                 self._file = None
             if self._file is None:
                 self._file = FileIO(self._path, "a")
             while self._pending:
-                # A full disk takes a part: the rest continues in the middle of its line.
+                # A full disk accepts only a part; the rest follows later, from the middle of a line.
                 written = self._file.write(self._pending)
                 del self._pending[:written]
         except OSError as error:
-            self._forget_oldest()
+            self._drop_oldest()
             return f"{self._path} cannot be written ({error.strerror or error}); training continues, retrying"
         return ""
 
-    def _forget_oldest(self) -> None:
+    def _drop_oldest(self) -> None:
         excess = len(self._pending) - _MOST_PENDING_BYTES
         if excess > 0:
-            # The rest of a line that is half written must stay, so lines go from the first line end on.
+            # The rest of a partly written line must stay, so only lines after the first line end are dropped.
             first = self._pending.find(b"\n") + 1
             last = self._pending.find(b"\n", first + excess) + 1
             del self._pending[first:last]

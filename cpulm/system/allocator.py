@@ -1,4 +1,4 @@
-"""Freed memory: kept from one step to the next, returned to the system after a model is no longer needed."""
+"""Controls freed memory: keeps it from step to step, and returns it to the system after a discarded model."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _NEVER = (1 << 31) - 1
 
 
 def keep_freed_memory() -> bool:
-    """Make the allocator keep freed blocks for the next step; return whether that was possible.
+    """Make glibc keep freed blocks for the next step; return whether that was possible.
 
     By default glibc returns large blocks to the system, which clears and maps their pages again at the next
     request: up to 36,000 pages in a step of ``medium``, 3 to 8 % of its time (2 cores, AVX-512, torch 2.13).
-    Other systems' allocators are left alone.
+    Other allocators do not change.
     """
     if sys.platform != "linux":
         return False
@@ -31,8 +31,8 @@ def keep_freed_memory() -> bool:
 def release_memory() -> None:
     """Collect reference cycles and make glibc return free memory to the system.
 
-    After a model that was only measured this returned 490 MiB (preset llm-trainer-small): the run's next
-    allocations have other sizes and another order, and fit only partly into the freed blocks.
+    After the step of preset llm-trainer-small was measured, this returned 490 MiB: the run's next allocations
+    have other sizes and another order, and fit only partly into the freed blocks.
     """
     gc.collect()
     if sys.platform == "linux":

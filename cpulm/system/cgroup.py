@@ -16,10 +16,10 @@ _NO_LIMIT = 1 << 60
 
 @dataclass(frozen=True)
 class Limits:
-    """``cpus`` is the limit of processor time in logical processors, ``memory_bytes`` that of memory.
+    """The limits of a process. None means no limit.
 
-    ``memory_used_bytes`` is the memory charged against it, without the file cache that can be dropped. None
-    means no limit.
+    ``cpus`` limits processor time, in logical processors, ``memory_bytes`` limits memory.
+    ``memory_used_bytes`` counts towards it; the file cache that can be dropped is not included.
     """
 
     cpus: float | None = None
@@ -29,7 +29,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class _Hierarchy:
-    """A mounted hierarchy, the process's group in it, and whether it is of version 2."""
+    """A mounted hierarchy, the process's group in it, and whether it is version 2."""
 
     mount: Path
     group: Path
@@ -119,7 +119,7 @@ def _quota(level: Path, unified: bool) -> list[float]:
 
 
 def _memory(level: Path, unified: bool) -> list[tuple[int, int | None]]:
-    """Return the group's memory limits with the memory used of each.
+    """Return the group's lowest memory limit and its memory in use; empty if it has no limit.
 
     ``memory.high`` slows a process down so much that it counts as a limit.
     """
@@ -144,5 +144,5 @@ def _number(path: Path) -> int | None:
 
 
 def _unescape(text: str) -> str:
-    """Decode the blanks that mountinfo writes as three octal digits."""
+    """Decode the whitespace and backslashes that mountinfo writes as three octal digits."""
     return text.replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")

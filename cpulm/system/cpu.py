@@ -1,4 +1,4 @@
-"""The processor's description, shared by the readers for each system."""
+"""Describes processors, for the readers of each operating system."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ INSTRUCTION_SETS = {
     "sve": "SVE",
     "sve2": "SVE2",
 }
-"""The instruction sets that decide how fast training is: Linux's name and the usual name of each."""
+"""The instruction sets that affect the speed of training: Linux's name -> the usual name."""
 
 SLOW_CORE_SPEED = 0.4
 """The assumed speed of an efficiency core's matrix products relative to a performance core: its vector
@@ -35,11 +35,10 @@ units are about half as wide and its clock is lower."""
 
 @dataclass(frozen=True)
 class Cpu:
-    """One machine's processors.
+    """The processors of a machine.
 
-    ``usable_logical`` and ``usable_physical`` are those that the process may be scheduled on;
-    ``usable_performance`` is how many of the latter are performance cores, None if all are alike or it is
-    unknown. ``caches`` maps ``L1d``, ``L2`` and ``L3`` to the bytes available to one core.
+    ``usable_logical`` and ``usable_physical`` count those that the process may be scheduled on;
+    ``usable_performance`` counts the performance cores among the latter, None if all are alike or unknown. ``caches`` maps ``L1d``, ``L2`` and ``L3`` to the bytes available to one core.
     """
 
     model: str
@@ -72,7 +71,7 @@ def name_instruction_sets(flags: set[str]) -> tuple[str, ...]:
 
 
 def clean_model(name: str) -> str:
-    """Remove trademarks, doubled blanks and the frequency from a model's name."""
+    """Remove trademarks, repeated spaces and the frequency from a processor's name."""
     name = re.sub(r"\((?:R|TM|tm|r)\)", "", name)
     name = re.sub(r"\s*@\s*[\d.]+\s*GHz", "", name)
     name = re.sub(r"\s+\d+-Core Processor\b|\b(?:CPU|Processor)\b", "", name)
@@ -82,7 +81,7 @@ def clean_model(name: str) -> str:
 def architecture() -> str:
     """The processor's architecture as the system names it: ``x86_64``, ``arm64``, ``amd64``."""
     if sys.platform == "win32":
-        # PROCESSOR_ARCHITECTURE is the interpreter's; the other one is set if it is emulated
+        # PROCESSOR_ARCHITECTURE is the interpreter's; PROCESSOR_ARCHITEW6432 is set under emulation
         name = os.environ.get("PROCESSOR_ARCHITEW6432") or os.environ.get("PROCESSOR_ARCHITECTURE")
         return (name or UNKNOWN).lower()
     return os.uname().machine

@@ -1,4 +1,4 @@
-"""How much of the processor other programs use."""
+"""Measures the processor time that other programs use."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import time
 import psutil
 
 SHORTEST_SECONDS = 0.5
-"""Between two readings: the system counts in hundredths of a second."""
+"""The least time between two readings: the system counts in hundredths of a second."""
 
 
 class OthersUse:
-    """Processors that other programs were busy on, on average since the reading before.
+    """Measures how many processors other programs used on average since the previous reading.
 
-    What a hypervisor gives to other machines counts as well: it cannot be used here either.
+    Time that a hypervisor gives to other virtual machines is included: it is not available here either.
     """
 
     def __init__(self) -> None:
         self._at, self._busy, self._own = _reading()
 
     def read(self) -> float | None:
-        """Processors, 0 or more; None within :data:`SHORTEST_SECONDS` of the reading before."""
+        """Return the processors in use by others; None within :data:`SHORTEST_SECONDS` of the last reading."""
         if time.monotonic() - self._at < SHORTEST_SECONDS:
             return None
         at, busy, own = _reading()
@@ -30,7 +30,7 @@ class OthersUse:
 
 
 def _reading() -> tuple[float, float, float]:
-    """Seconds: of the clock, of all processors at work, of this process at work."""
+    """Return seconds: of the clock, of processor time by all programs, and of processor time by this one."""
     times = psutil.cpu_times()._asdict()
     for name in ("idle", "iowait", "guest", "guest_nice"):  # guests are counted in user and nice already
         times.pop(name, None)

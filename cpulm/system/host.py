@@ -1,4 +1,4 @@
-"""The system around the processor: its name, memory, swap and power."""
+"""Reads the system's name, memory, swap and power source."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def read_host() -> Host:
 
 
 def system_name(os_release: Path = Path("/etc/os-release")) -> str:
-    """The operating system's common name, with the kernel's release on Linux."""
+    """Return the operating system's common name, on Linux with the kernel's release."""
     if sys.platform == "win32":
         build = sys.getwindowsversion().build
         return f"Windows {11 if build >= 22000 else 10} (build {build})"
@@ -86,8 +86,8 @@ def _power_by_psutil() -> Power:
 def linux_power(supplies: Path = Path("/sys/class/power_supply")) -> Power:
     """Read the power source from the kernel's power supplies; with several batteries, the mean charge.
 
-    psutil takes any battery for the machine's, even that of a wireless mouse, and so takes a desktop for
-    a machine on battery. A supply of scope ``Device`` powers something other than the machine.
+    psutil would count any battery as the machine's, even that of a wireless mouse, and report a desktop
+    computer as running on battery. A supply of scope ``Device`` does not power the machine.
     """
     try:
         found = list(supplies.iterdir())
@@ -105,7 +105,7 @@ def linux_power(supplies: Path = Path("/sys/class/power_supply")) -> Power:
         return Power("mains", percent)
     if "Discharging" in states:
         return Power("battery", percent)
-    if states & {"Charging", "Full", "Not charging"}:  # by USB, whose entry does not tell the direction
+    if states & {"Charging", "Full", "Not charging"}:  # charged by USB, whose entry has no direction
         return Power("mains", percent)
     return Power("battery" if online else UNKNOWN, percent)
 

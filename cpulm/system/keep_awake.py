@@ -1,8 +1,8 @@
 """Keeps the machine awake during a run.
 
-wakepy requests it from the desktop on Linux, from ``caffeinate`` on macOS and from Windows itself. On a
-Linux without such a desktop, ``systemd-inhibit`` requests it from systemd's login manager, around a child
-that ends when this process does. All of these release the machine when this process ends, however it ends.
+wakepy requests it from the desktop on Linux, from ``caffeinate`` on macOS and from Windows itself. On Linux
+without a desktop, ``systemd-inhibit`` requests it from systemd's login manager, as long as a child process
+runs that ends with this process. All of them release the machine when this process ends, even if it is killed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from cpulm.system.small_file import read_small_file
 _PATIENCE_SECONDS = 0.5
 """The longest time that the start of a run waits for the answer."""
 _ANSWER_SECONDS = 3.0
-"""The longest time that ``systemd-inhibit`` may take to take its lock."""
+"""The longest time that ``systemd-inhibit`` may take to acquire its lock."""
 _LET_GO_SECONDS = 3.0
 """The longest time that the end of a run waits for the release."""
 
@@ -45,13 +45,13 @@ class Awake:
 
     @property
     def held(self) -> bool:
-        """Whether the machine is kept awake; waits as :attr:`note` does."""
+        """Whether the machine is kept awake; waits like :attr:`note`."""
         self._wait()
         return self._held
 
     @property
     def note(self) -> str:
-        """The result in words; waits for the answer until half a second after the request."""
+        """The result in words; waits for the answer, at most until half a second after the request."""
         self._wait()
         return self._note
 
@@ -59,7 +59,7 @@ class Awake:
         self._answered.wait(max(0.0, self._asked_at + _PATIENCE_SECONDS - time.monotonic()))
 
     def _hold(self) -> None:
-        """Request, report and hold until released: all in one thread, as wakepy requires."""
+        """Request, report and hold until released; wakepy requires that one thread does all of it."""
         with suppress(Exception), ExitStack() as stack:  # a failure here must not end a run
             try:
                 self._note, self._held = _ask(stack), True
@@ -72,9 +72,9 @@ class Awake:
 
 @contextmanager
 def keep_awake() -> Iterator[Awake]:
-    """Request that the system does not fall asleep by itself until the context ends.
+    """Keep the system from going to sleep by itself until the context ends.
 
-    It never raises an error of its own and never delays a run: a thread makes the request.
+    A thread makes the request, so that it never delays a run; it raises no errors.
     """
     awake = Awake()
     thread = threading.Thread(target=awake._hold, name="cpulm-awake", daemon=True)
@@ -120,8 +120,8 @@ def _through_wakepy(stack: ExitStack) -> str:
 def _through_systemd(stack: ExitStack) -> str:
     """Hold an inhibitor lock of systemd's login manager.
 
-    Without a session at the machine itself, for example over ssh, only the lock against sleep from
-    idleness is granted; a desktop that sends the machine to sleep ignores it.
+    Without a local session, for example over ssh, systemd grants only the lock against idle sleep, which a
+    desktop that suspends the machine ignores.
     """
     program = shutil.which("systemd-inhibit")
     if program is None:
@@ -141,7 +141,7 @@ def _through_systemd(stack: ExitStack) -> str:
 
 @contextmanager
 def _inhibitor(program: str, what: str) -> Iterator[None]:
-    """Run ``systemd-inhibit`` around ``cat``, which ends when its input does, so when this process ends."""
+    """Run ``cat`` under ``systemd-inhibit``; it ends with its input, so also when this process ends."""
     process = subprocess.Popen(
         [program, f"--what={what}", "--mode=block", "--who=cpulm", "--why=training a model", "cat"],
         stdin=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""The machine's properties that matter to training, and the choices cpulm makes from them, without torch."""
+"""Reads the machine's properties that affect training, and chooses defaults from them, without torch."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Machine:
 
     @property
     def cpu_identity(self) -> str:
-        """The CPU's architecture, model and instruction sets: what code compiled for it depends on."""
+        """The CPU's architecture, model and instruction sets, on which code compiled for it depends."""
         return " ".join((self.architecture, self.cpu_model, *self.instruction_sets))
 
 
@@ -78,9 +78,11 @@ class Choice(Generic[_T]):
 
 @dataclass(frozen=True)
 class Choices:
-    """``precision`` is that of a model wide enough for it; ``compile`` says whether runs that are long
-    enough are compiled. ``preset`` suggests one for a first night. ``notes`` are things that the user may
-    want to fix first."""
+    """The defaults for a machine.
+
+    ``precision`` is that of a sufficiently wide model. ``compile`` is whether sufficiently long runs are
+    compiled. ``preset`` is a suggestion for the first night. ``notes`` are problems to fix before a run.
+    """
 
     device: Choice[str]
     threads: Choice[int]
@@ -149,8 +151,8 @@ def read_cpu() -> Cpu:
 def usable_cores(cpu: Cpu, quota: float | None) -> int:
     """Return how many physical cores get a thread each: those worth using within the quota, at least 1.
 
-    A fraction of a processor in the quota is left unused: threads wait for each other by spinning, and
-    more threads than the quota allows would spend it on that.
+    A fractional processor of the quota stays unused: threads wait for each other by spinning, and with more
+    threads than the quota allows they would spend the quota on spinning.
     """
     cores = worth_using(cpu.usable_physical, cpu.usable_performance)
     return max(1, cores if quota is None else min(cores, int(quota)))
@@ -190,8 +192,10 @@ def _choose_device(machine: Machine) -> Choice[str]:
 
 
 def _choose_threads(machine: Machine) -> Choice[int]:
-    """OMP_NUM_THREADS if it is set, as in torch, else one for each core worth using; OMP_THREAD_LIMIT caps
-    either."""
+    """Choose OMP_NUM_THREADS if it is set, as torch does, else one thread per core worth using.
+
+    OMP_THREAD_LIMIT limits both.
+    """
     asked, limit = machine.openmp.num_threads, machine.openmp.thread_limit
     if asked is None:
         choice = Choice(machine.usable_cores, _why_threads(machine))
@@ -242,8 +246,8 @@ def _choose_compile(machine: Machine, device: str, precision: str) -> Choice[boo
 
 
 _PRESETS = (("large", 4, 8), ("medium", 2, 4), ("small", 1, 2))
-"""Preset, cores and GiB of available memory needed to finish within a night of 8 hours: the presets take
-8 h, 3 h and 30 min on 4 cores, so 32, 12 and 2 core-hours."""
+"""Preset, and the cores and GiB of available memory that it needs to finish within a night of 8 hours: the
+presets take 8 h, 3 h and 30 min on 4 cores, so 32, 12 and 2 core-hours."""
 
 
 def _choose_preset(machine: Machine, device: str) -> Choice[str]:

@@ -28,7 +28,7 @@ _T = TypeVar("_T")
 
 
 class Monitor:
-    """Emit :class:`~cpulm.events.MachineSampled` every ``interval_seconds`` while the context is open.
+    """Emits :class:`~cpulm.events.MachineSampled` every ``interval_seconds`` while the context is open.
 
     Args:
         emit: receives the events in the monitor's thread.
@@ -60,7 +60,7 @@ class Monitor:
 
 
 class Sampler:
-    """Takes samples; keeps the state that differences and slow readings need."""
+    """Takes samples; keeps the previous counters and the slow readings."""
 
     def __init__(self) -> None:
         self._process = psutil.Process()
@@ -74,7 +74,7 @@ class Sampler:
         self._process_percent()
 
     def sample(self) -> MachineSampled:
-        """The current state of the machine; CPU percentages are over the time since the previous sample."""
+        """Return the state of the machine; CPU percentages are averages since the previous sample."""
         if time.monotonic() - self._slow_at >= _SLOW_READINGS_SECONDS:
             self._read_slow()
         used, total = memory()
@@ -100,7 +100,7 @@ class Sampler:
         self._slow_at = time.monotonic()
         known = set(self._children)
         found = _descendants(self._process)
-        # a known child keeps its object, which stores its last CPU time
+        # keep the objects of known children, which store their last CPU time
         self._children = [child for child in self._children if child in found]
         self._children += [child for child in found if child not in known]
         self._mhz = or_default(_mhz, None)
@@ -108,7 +108,7 @@ class Sampler:
 
 
 def memory() -> tuple[int, int]:
-    """Used and total bytes: the container's if its limit is below the machine's memory."""
+    """Return used and total bytes: the container's if its limit is below the machine's memory."""
     whole = or_default(psutil.virtual_memory, None)
     if whole is None:
         return 0, 0
@@ -117,7 +117,7 @@ def memory() -> tuple[int, int]:
 
 
 def peak_bytes() -> int:
-    """Peak memory of this process in bytes; 0 if the system does not report it."""
+    """Return the peak memory of this process in bytes."""
     if sys.platform == "win32":
         return int(psutil.Process().memory_info().peak_wset)
     import resource
@@ -127,7 +127,7 @@ def peak_bytes() -> int:
 
 
 def or_default(read: Callable[[], _T], otherwise: _T) -> _T:
-    """Return ``read()``, or ``otherwise`` if this system cannot tell or the process has ended."""
+    """Return ``read()``, or ``otherwise`` if the system does not support it or the process has ended."""
     try:
         return read()
     except (psutil.Error, OSError, AttributeError, NotImplementedError, RuntimeError, ValueError):

@@ -1,8 +1,9 @@
-"""How long the threads of an OpenMP library spin at the end of a parallel region before they sleep.
+"""Controls how long OpenMP threads spin at the end of a parallel region before they sleep.
 
-They spin so that the next region finds them awake: 3 ms with libgomp, 200 ms with LLVM's and Intel's. That is
-right while the processor is theirs. Beside other busy programs a spinning thread takes the processor from the
-very thread that it waits for: a region of 0.1 ms then takes 30 (2 cores, two busy programs, torch 2.13).
+They spin to be ready for the next region: 3 ms with libgomp, 200 ms with LLVM's and Intel's library. That is
+fast if no other program needs the processor. Beside busy programs, however, a spinning thread takes the
+processor from the thread that it waits for: a region of 0.1 ms then takes 30 ms (2 cores, two busy programs,
+torch 2.13).
 """
 
 from __future__ import annotations
@@ -21,26 +22,28 @@ _REGION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
 class ShortSpin:
-    """Switches the OpenMP library that is loaded between its own spinning and a very short one.
+    """Switches the loaded OpenMP library between its default spinning and very short spinning.
 
-    - LLVM's and Intel's have a function for it.
-    - libgomp has none, but spins 100 times instead of 300,000 while it manages more threads than there are
-      processors (``gomp_throttled_spin_count_var`` in its ``env.c``, read at every wait). A second team, of
-      a thread of its own that then sleeps, makes it so; when that thread ends, so does its team.
+    - The libraries of LLVM and Intel have a function for it.
+    - libgomp has none, but it spins 100 times instead of 300,000 while it manages more threads than there are
+      processors (``gomp_throttled_spin_count_var`` in its ``env.c``, read at every wait). So an extra thread
+      creates a second team of that many threads and sleeps; the team ends with that thread.
 
-    Does nothing where no such library is found, or where the user has set ``OMP_WAIT_POLICY``,
-    ``GOMP_SPINCOUNT`` or ``KMP_BLOCKTIME``: whoever sets these means it.
+    Does nothing if no such library is found, or if the user has set ``OMP_WAIT_POLICY``, ``GOMP_SPINCOUNT`` or
+    ``KMP_BLOCKTIME``.
     """
 
     def __init__(self) -> None:
-        meant = any(name in os.environ for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"))
-        self._library = None if meant else _openmp_library()
+        set_by_user = any(
+            name in os.environ for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+        )
+        self._library = None if set_by_user else _openmp_library()
         self._end: threading.Event | None = None
         self._team: threading.Thread | None = None
         self.is_on = False
 
     def switch(self, on: bool) -> None:
-        """Spin shortly from the next wait on, or as the library does by itself."""
+        """Switch to short spinning from the next wait on, or back to the library's default."""
         if on == self.is_on or self._library is None:
             return
         self.is_on = on
@@ -61,7 +64,7 @@ class ShortSpin:
 
 
 def _hold_team(library: Any, ready: threading.Event, end: threading.Event) -> None:
-    """Own a team of more threads than there are processors, all asleep, until ``end``."""
+    """Hold a team of more threads than there are processors, all asleep, until ``end`` is set."""
     nothing = _REGION(lambda _: None)
     library.GOMP_parallel(nothing, None, ctypes.c_uint((os.cpu_count() or 1) + 1), ctypes.c_uint(0))
     ready.set()
@@ -69,12 +72,12 @@ def _hold_team(library: Any, ready: threading.Event, end: threading.Event) -> No
 
 
 def _openmp_library() -> ctypes.CDLL | None:
-    """The OpenMP library in this process; None where none is loaded or it can be neither way."""
+    """Return the OpenMP library of this process; None if none is loaded or its spinning cannot be changed."""
     path = _library_path()
     if path is None:
         return None
     try:
-        library = ctypes.CDLL(path)  # loaded already: this only finds it
+        library = ctypes.CDLL(path)  # it is loaded already: this returns a handle
     except OSError:
         return None
     known = hasattr(library, "kmp_set_blocktime") or hasattr(library, "GOMP_parallel")

@@ -1,4 +1,4 @@
-"""Mains or battery power: queries, a warning, and waiting for mains power."""
+"""Warns of a run on battery, and waits for mains power."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _POLL_SECONDS = 0.5
 
 
 def battery_warning() -> str | None:
-    """The warning for a run that begins on battery; None on mains or if the source is unknown."""
+    """Return the warning for a run that begins on battery; None on mains or if the source is unknown."""
     power = read_power()
     if power.source != "battery":
         return None
@@ -30,8 +30,8 @@ class BatteryWatch:
 
     Args:
         read: reads the power source; an unknown source counts as mains.
-        every_seconds: how long a reading is used.
-        monotonic: the clock for that.
+        every_seconds: how long a reading stays valid.
+        monotonic: the clock for it.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class BatteryWatch:
         self._power = Power("unknown")
 
     def paused(self) -> bool:
-        """Whether the machine runs on battery, as of at most ``every_seconds`` ago."""
+        """Whether the machine runs on battery; the reading is at most ``every_seconds`` old."""
         now = self._monotonic()
         if self._read_at is None or now - self._read_at >= self._every_seconds:
             self._read_at, self._power = now, self._read()
@@ -56,9 +56,9 @@ class BatteryWatch:
     def wait_for_mains(
         self, should_stop: Callable[[], bool], tell: Callable[[str], None], clock: RunClock
     ) -> None:
-        """Return immediately on mains; else when mains power is back or ``should_stop()`` is True.
+        """Return immediately on mains; else wait until mains power is back or ``should_stop()`` is True.
 
-        ``clock`` stands still meanwhile. ``tell`` is called at the beginning and at the end.
+        ``clock`` is paused meanwhile. ``tell`` is called at the beginning and at the end.
         """
         if not self.paused() or should_stop():
             return

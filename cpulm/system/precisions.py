@@ -1,7 +1,7 @@
-"""Which precision trains fastest on a CPU: decided by its instruction sets and the model's widths.
+"""Chooses the fastest precision on a CPU from its instruction sets and the model's widths.
 
-Nothing is measured when a run starts: the same command on the same machine chooses the same precision,
-whether the machine is busy or not. Loads no torch.
+Nothing is measured when a run starts, so the same command on the same machine always chooses the same
+precision, however busy the machine is. Loads no torch.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ INT8_SETS = ("AVX512-VNNI", "AVX-VNNI", "AMX-INT8", "NEON-i8mm")
 """Instruction sets that multiply int8 several times as fast as fp32."""
 
 WHOLE_VECTORS = 16
-"""What the widths of int8's matrices have to be multiples of: the numbers in the widest vector."""
+"""The widths of int8 matrices must be multiples of this: the numbers in the widest vector."""
 
 
 _NOT_MEASURED = "cpulm was not measured on such a CPU"
 _UNUSED = ("AMX-INT8", "AMX-BF16")
-"""Instruction sets beside those of a rule that might be faster still."""
+"""Instruction sets that no kernel uses yet; with them, another precision might be faster still."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """When a CPU trains in less than fp32.
+    """A rule by which a CPU trains in int8 or bf16 instead of fp32.
 
     Attributes:
         precision: ``int8`` or ``bf16``.
-        instructions: the instruction set that the CPU has.
-        kernels: whether this is for runs with the compiled kernels or for runs without them.
-        from_width: the least ``n_embd``; None: never.
-        source: the time of a step relative to fp32, and where it was measured.
+        instructions: the instruction set that the CPU must have.
+        kernels: whether the rule is for runs with the compiled kernels or for runs without them.
+        from_width: the smallest ``n_embd``; None: the precision is only suggested.
+        source: the time of a step relative to fp32, and the CPU on which it was measured.
     """
 
     precision: str
@@ -51,7 +51,7 @@ RULES = (
     Rule("int8", "AMX-INT8", True, None, _NOT_MEASURED),
     Rule("bf16", "AVX512-BF16", False, 256, "0.70 of fp32's time 256 wide on an AMD EPYC"),
 )
-"""The first rule that fits the CPU and the kernels is taken; without one it is fp32.
+"""The first rule that matches the CPU and the kernels is used; without a match the precision is fp32.
 
 Measured by ``python benchmarks/precisions.py`` on an AMD EPYC with 2 cores (AVX512-VNNI, AVX512-BF16), and by
 ``cpulm benchmark`` on an Intel Xeon with 2 cores (AVX512-VNNI), where int8 took 0.50 of fp32's time 192 wide
@@ -62,18 +62,18 @@ Xeon, which has no BF16, a product took five times as long in bf16 as in fp32. W
 
 
 def has_fast_int8(instruction_sets: Collection[str]) -> bool:
-    """Whether ``--precision int8`` is of use on a CPU with these instruction sets."""
+    """Whether a CPU with these instruction sets multiplies int8 faster than fp32."""
     return any(name in instruction_sets for name in INT8_SETS)
 
 
 def cpu_precision(
     instruction_sets: Collection[str], *, kernels: bool, model: ModelSettings | None = None
 ) -> tuple[str, str]:
-    """``int8``, ``bf16`` or ``fp32`` for training on a CPU, and the reason.
+    """Choose ``int8``, ``bf16`` or ``fp32`` for training on a CPU; return it and the reason.
 
     Args:
         kernels: whether the compiled kernels are used.
-        model: what is trained; None: a model that is wide enough.
+        model: the model that is trained; None: any that is wide enough.
     """
     rule = next((r for r in RULES if r.instructions in instruction_sets and r.kernels == kernels), None)
     if rule is None:

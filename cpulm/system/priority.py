@@ -8,14 +8,14 @@ from contextlib import suppress
 from pathlib import Path
 
 NICE = 10
-"""Of 19; on Linux a competing process of priority 0 gets nine times its processor time."""
+"""The niceness of a run, of at most 19: on Linux a process of niceness 0 gets nine times its time."""
 _BELOW_NORMAL_PRIORITY_CLASS = 0x4000
 
 
 def lower_priority() -> str:
-    """Give this process, its threads and the processes it starts from now on a low priority.
+    """Give this process, its threads and its future child processes a low priority.
 
-    A priority that is already lower is never raised, and a failure never ends a run.
+    A priority that is already lower stays, and a failure never ends a run.
 
     Returns:
         The result in words.
@@ -31,7 +31,7 @@ def lower_priority() -> str:
 def _lower_on_posix() -> str:
     before = os.getpriority(os.PRIO_PROCESS, 0)
     if before < NICE:
-        # Linux keeps a priority per thread; a new thread inherits that of its creator
+        # On Linux each thread has a priority; a new thread inherits that of its creator
         for thread in _threads():
             with suppress(ProcessLookupError):  # it has just ended
                 os.setpriority(os.PRIO_PROCESS, thread, NICE)

@@ -1,4 +1,4 @@
-"""Identifies processes reliably: a process id alone is reused, also after a reboot."""
+"""Identifies processes reliably: process ids alone are reused, also after a reboot."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def is_running(pid: int, token: str) -> bool:
 
 
 def start_token(pid: int) -> str | None:
-    """Return a token for the start of process ``pid`` that no other process with that id ever had.
+    """Return a token that identifies the start of process ``pid``; it differs if the id was reused.
 
     None if there is no such process, or only its zombie.
     """
@@ -38,7 +38,7 @@ def start_token(pid: int) -> str | None:
 
 
 def is_suspended(pid: int) -> bool:
-    """Whether the process is stopped by SIGSTOP or Ctrl-Z; False if there is none or it cannot be asked."""
+    """Whether the process is stopped by SIGSTOP or Ctrl-Z; False if there is none or access is denied."""
     if Path("/proc/self/stat").exists():
         fields = _fields_linux(pid)
         return bool(fields) and fields[0] == b"T"
@@ -51,19 +51,19 @@ def is_suspended(pid: int) -> bool:
 
 
 def wake(pid: int) -> bool:
-    """Let a suspended process run again; False if this user may not or the system has no such signal."""
-    go_on: int | None = getattr(signal, "SIGCONT", None)
-    if go_on is None:
+    """Continue a suspended process; False if the user may not, or the system has no such signal."""
+    sigcont: int | None = getattr(signal, "SIGCONT", None)
+    if sigcont is None:
         return False
     try:
-        os.kill(pid, go_on)
+        os.kill(pid, sigcont)
     except OSError:
         return False
     return True
 
 
 def _start_token_linux(pid: int) -> str | None:
-    """The boot id and the clock tick since then: psutil's time of creation moves when the clock is set."""
+    """Return boot id and start tick; psutil's creation time would change when the clock is set."""
     fields = _fields_linux(pid)
     if len(fields) < 20 or fields[0] in (b"Z", b"X"):
         return None
@@ -76,7 +76,7 @@ def _fields_linux(pid: int) -> list[bytes]:
         line = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
         return []
-    # The name is in brackets and may contain anything, including brackets and blanks.
+    # The name is in parentheses and may contain anything, including parentheses and spaces.
     return line[line.rfind(b")") + 1 :].split()
 
 
@@ -89,7 +89,7 @@ def boot() -> str:
 
 
 def pid_namespace() -> str:
-    """The id of the namespace of this process's id: each container has its own."""
+    """Return the id of the PID namespace of this process; each container has its own."""
     try:
         return f"{boot()} {Path('/proc/self/ns/pid').readlink()}"
     except OSError:

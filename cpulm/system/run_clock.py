@@ -1,10 +1,10 @@
-"""A run's own time: without the machine's sleep, without stops by Ctrl-Z, without pauses.
+"""Measures run time: without the machine's sleep, without stops by Ctrl-Z, without pauses.
 
-No clock of any system leaves out all three. While the machine sleeps, Python's ``time.perf_counter`` stands
-still on Linux (CLOCK_MONOTONIC) and macOS (mach_absolute_time) but continues on Windows
-(QueryPerformanceCounter); while a process is stopped, it continues everywhere. So a thread reads the clocks
-twice a second, and a long time without a reading is a gap: see :class:`Ledger`. The wall clock, which
-people, servers and summer time set, is used only for the time when a gap began.
+No system clock excludes all three. While the machine sleeps, Python's ``time.perf_counter`` stops on Linux
+(CLOCK_MONOTONIC) and macOS (mach_absolute_time) but continues on Windows (QueryPerformanceCounter); while a
+process is stopped, it continues on all systems. So a thread reads the clocks twice a second, and a long time
+without a reading is a gap: see :class:`Ledger`. The wall clock, which users, servers and summer time change,
+is used only for the time at which a gap began.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from dataclasses import dataclass
 from types import TracebackType
 
 READING_INTERVAL_SECONDS = 0.5
-"""Time between two readings. This much of a gap counts as run time, because it may have been."""
+"""Time between two readings. This much of a gap counts as run time: the process may have run so long."""
 SHORTEST_GAP_SECONDS = 15.0
-"""Swapping, or a call that holds the GIL, delays a reading for seconds; sleep is longer."""
+"""Shorter delays of a reading may come from swapping, or from a call that holds the GIL."""
 _IDLE_CPU_SHARE = 0.02
-"""Share of one processor: a process that used less did not run."""
+"""Fraction of one processor: a process that used less was stopped."""
 
 
 @dataclass(frozen=True)
 class ClockReading:
     """All clocks at one moment, in seconds.
 
-    ``monotonic`` may or may not stand still while the machine sleeps, ``boot`` never does; on a system
-    without such a clock both are the same. ``cpu`` is the processor time of all threads of this process.
+    ``monotonic`` may stop while the machine sleeps; ``boot`` continues, or equals ``monotonic`` on a system
+    without such a clock. ``cpu`` is the processor time of all threads of this process.
     """
 
     monotonic: float
@@ -48,13 +48,12 @@ class Gap:
 
 
 class Ledger:
-    """Adds up run time from readings; no clock, no thread.
+    """Adds up run time from readings; has no clock or thread of its own.
 
-    Two things are not run time. The amount by which ``boot`` has advanced more than ``monotonic`` is sleep.
-    And an advance of ``monotonic`` far beyond the interval between two readings is time in which the process
-    did not run, if it used hardly any processor time: at most what it would have used since the last reading
-    at its own pace, or two percent of one processor. A stopped process uses none, while one that was delayed
-    by swapping or by a long call still uses it.
+    Two kinds of time are not run time. The time by which ``boot`` advanced more than ``monotonic`` is sleep.
+    If ``monotonic`` advanced much more than the interval between two readings, and the process used hardly
+    any processor time, it was stopped. Hardly any is what it would have used in one interval at its own pace,
+    or two percent of one processor. A process that swapping or a long call has delayed uses more.
     """
 
     def __init__(self, first: ClockReading) -> None:
@@ -63,7 +62,7 @@ class Ledger:
         self._last = first
         self._pace_since = first
         self._pace = 1.0
-        """The most processors that were busy at once between two readings."""
+        """The most processors that the process kept busy between two readings."""
 
     def add(self, reading: ClockReading, *, counts: bool = True, regular: bool = True) -> Gap | None:
         """Count the time since the previous reading.
@@ -71,11 +70,11 @@ class Ledger:
         Args:
             reading: the clocks now.
             counts: False while the run pauses on purpose.
-            regular: whether a reading was due within ``READING_INTERVAL_SECONDS``; without regular readings a
-                long time between two of them says nothing.
+            regular: whether a thread takes readings every ``READING_INTERVAL_SECONDS``; without it, a long
+                time between two readings is not a gap.
 
         Returns:
-            The gap, if the time since the previous reading held one.
+            The gap since the previous reading, if there was one.
         """
         last, self._last = self._last, reading
         advance = max(0.0, reading.monotonic - last.monotonic)
@@ -106,7 +105,7 @@ def read_clocks() -> ClockReading:
 
 
 def _boot_clock(otherwise: float) -> float:
-    """A clock that continues while the machine sleeps; ``otherwise`` if there is no such clock."""
+    """Read a clock that continues while the machine sleeps; ``otherwise`` if there is no such clock."""
     if sys.platform == "linux":
         now = time.clock_gettime(time.CLOCK_BOOTTIME)
     elif sys.platform == "darwin":  # this clock, unlike on Linux, continues in sleep
@@ -117,14 +116,14 @@ def _boot_clock(otherwise: float) -> float:
 
 
 class RunClock:
-    """The run time of a run. Any thread may read it; open it as a context while the run is under way.
+    """Measures the run time of a run; any thread may read it. Enter it as a context while the run trains.
 
-    Outside the context there are no regular readings: the machine's sleep is left out if the system reports
-    it, stops are not.
+    Outside the context there are no regular readings: sleep is excluded if the system reports it, but time in
+    which the process was stopped counts.
 
     Args:
         start_seconds: the run time before this resumption.
-        on_gap: called with the length of every gap, once, from the clock's own thread.
+        on_gap: called once for each gap with its seconds, from the clock's own thread.
         read: the clocks.
     """
 
@@ -173,7 +172,7 @@ class RunClock:
 
     @contextmanager
     def pause(self) -> Iterator[None]:
-        """Leave the time within the context out."""
+        """Exclude the time within the context."""
         self._change_pauses(+1)
         try:
             yield

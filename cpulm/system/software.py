@@ -16,7 +16,7 @@ from cpulm.system.cpu import UNKNOWN
 from cpulm.system.small_file import read_small_file
 
 PROBE_SECONDS = 3.0
-"""How long another program may take to answer before it counts as missing."""
+"""The time after which another program that does not answer counts as missing."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def find_compiler(environ: Mapping[str, str] = os.environ) -> tuple[Compiler | N
 
 
 def _words(name: str, environ: Mapping[str, str]) -> list[str]:
-    """The command's full path and its options, as in ``CXX="ccache g++"``; nothing if it is not found."""
+    """Return the command's full path and its options, as in ``CXX="ccache g++"``; empty if not found."""
     readings = [[name]] if os.name == "nt" else [[name], shlex.split(name)]
     for command, *options in filter(None, readings):
         if found := shutil.which(command, path=environ.get("PATH")):
@@ -127,7 +127,7 @@ def read_gpus(
 ) -> tuple[Gpu, ...]:
     """Find NVIDIA GPUs by ``nvidia-smi``, and the GPU of Apple silicon.
 
-    An empty ``CUDA_VISIBLE_DEVICES``, or -1 in it, hides the NVIDIA GPUs from torch, so also here.
+    An empty ``CUDA_VISIBLE_DEVICES``, or -1, hides the NVIDIA GPUs from torch, and so from this function.
     """
     if platform == "darwin":
         return (Gpu("Apple GPU", "mps", None),) if architecture == "arm64" else ()
@@ -161,7 +161,7 @@ def _compiler_names() -> tuple[str, ...]:
 
 
 def _is_apple_stub(command: str) -> bool:
-    """macOS without developer tools has a clang++ that only opens a dialog to install them."""
+    """Whether this is the clang++ of macOS that only opens a dialog to install the developer tools."""
     if sys.platform == "darwin" and command.startswith("/usr/bin/"):
         answer = _ask(["/usr/bin/xcode-select", "--print-path"])
         return answer is None or answer.returncode != 0
@@ -169,7 +169,7 @@ def _is_apple_stub(command: str) -> bool:
 
 
 def _ask_compiler(command: list[str], environ: Mapping[str, str]) -> tuple[str, str]:
-    """Version and problem of a compiler with GCC's options: it must find the headers of C and OpenMP."""
+    """Return version and problem of a compiler with GCC's options: it must find C's and OpenMP's headers."""
     prefixes = [environ.get("OMP_PREFIX", ""), environ.get("CONDA_PREFIX", "")]
     if sys.platform == "darwin":
         prefixes += ["/opt/homebrew/opt/libomp", "/usr/local/opt/libomp"]
@@ -186,7 +186,7 @@ def _ask_compiler(command: list[str], environ: Mapping[str, str]) -> tuple[str, 
 
 
 def _ask_msvc(command: str) -> tuple[str, str]:
-    """Version and problem of Microsoft's compiler, which writes its banner when called without arguments."""
+    """Return version and problem of Microsoft's compiler, which prints its version without arguments."""
     answer = _ask([command])
     first = next(iter((answer.stderr + answer.stdout).strip().splitlines()), "") if answer else ""
     match = re.search(r"\d+\.\d+\.\d+", first)
@@ -194,7 +194,7 @@ def _ask_msvc(command: str) -> tuple[str, str]:
 
 
 def _missing_python_header() -> str:
-    """The problem if Python came without its C headers: compiled steps are Python extensions."""
+    """Return the problem if Python's C headers are missing: compiled steps are Python extensions."""
     import sysconfig
 
     try:

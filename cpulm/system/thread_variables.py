@@ -1,4 +1,4 @@
-"""The environment variables by which users set the number of OpenMP threads, which torch obeys too."""
+"""Reads the environment variables that set the number of OpenMP threads, in torch as well."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ThreadVariables:
-    """``num_threads`` is OMP_NUM_THREADS, and ``thread_limit`` OMP_THREAD_LIMIT; None if unset or not a
-    positive number, which OpenMP ignores too."""
+    """``num_threads`` is OMP_NUM_THREADS, and ``thread_limit`` OMP_THREAD_LIMIT.
+
+    None if unset or not a positive number; OpenMP ignores such values, too.
+    """
 
     num_threads: int | None = None
     thread_limit: int | None = None
 
 
 def read_thread_variables(environ: Mapping[str, str] = os.environ) -> ThreadVariables:
-    """What ``environ`` sets. The first number of a list such as ``4,2`` is that of the outermost level."""
+    """Read ``environ``. In a list such as ``4,2`` the first number is that of the outermost level."""
     first = environ.get("OMP_NUM_THREADS", "").split(",")[0]
     return ThreadVariables(_positive(first), _positive(environ.get("OMP_THREAD_LIMIT", "")))
 

@@ -1,4 +1,4 @@
-"""Reads processors from Windows, by the calls and the registry that the standard library reaches.
+"""Reads processors from Windows, by system calls and the registry through the standard library.
 
 Sources: the Windows SDK's winnt.h for PF_* numbers and SYSTEM_LOGICAL_PROCESSOR_INFORMATION_EX.
 """

@@ -1,4 +1,4 @@
-"""The only place that turns settings into the objects of a run."""
+"""Builds the objects of a run from its settings; no other module does."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ RANDOM_BATCHES = 4
 
 
 def build_parts(settings: Settings, tokens: TokenFolder, runtime: Runtime) -> TrainingParts:
-    """Make the parts of a run as they are before the first update: a function of the settings' seed."""
+    """Build the parts of a run as they are before the first update: they depend only on settings and data."""
     return _parts(settings, tokens.train, tokens.vocab_size, tokens.tokenizer.eot_id, runtime)
 
 
 def build_random_parts(settings: Settings, vocab_size: int, runtime: Runtime) -> TrainingParts:
-    """Make the same parts on random tokens, for measurements: an update takes the same time on any text."""
+    """Build the same parts on random tokens, for measurements: an update takes the same time on any text."""
     train = settings.train
     count = RANDOM_BATCHES * train.micro_batch_size * settings.model.block_size + 1
     tokens = np.random.default_rng(train.seed).integers(0, vocab_size, count).astype(np.uint32)
@@ -73,10 +73,10 @@ def build_trainer(
     began: float,
     step_seconds: float,
 ) -> Trainer:
-    """Assemble a run; with ``checkpoint`` it continues exactly where that was written.
+    """Build the trainer of a run; with ``checkpoint`` the run continues exactly from its state.
 
     Args:
-        began: when the command began, by ``time.monotonic``: a horizon in time counts from then.
+        began: ``time.monotonic()`` at the start of the command: a horizon in time counts from then.
         step_seconds: of one update; 0 if unknown.
 
     Raises:
@@ -103,9 +103,9 @@ def build_trainer(
 
 
 def _horizon(settings: Settings, tokens: TokenFolder, seconds_gone: float, step_seconds: float) -> Horizon:
-    """The horizon; of one in time, the seconds of a last validation are reserved.
+    """Return the horizon; a horizon in time reserves the seconds of a last validation.
 
-    Its forward passes are estimated as a third of the training passes.
+    A validation's forward pass is estimated to take a third of a training pass.
     """
     train, block = settings.train, settings.model.block_size
     steps = total_steps(train, settings.tokens_per_step, len(tokens.train))

@@ -20,7 +20,7 @@ RETRY_SECONDS = 30.0
 LAST_TRIES_SECONDS = 60.0
 """How long a run waits at its end if its last checkpoint cannot be written."""
 _MAX_COST = 0.01
-"""The part of a run's time that checkpoints may take without a warning."""
+"""The fraction of a run's time above which the cost of checkpoints gives a warning."""
 
 
 class Checkpointer:

@@ -26,16 +26,16 @@ def roll_back(
     """Restore ``parts`` from the last checkpoint before the problem, and skip the data that caused it.
 
     Args:
-        problem: in words.
-        last: the last update with the problem is the one after this step.
-        state: the run as it stands, with the problem.
+        problem: the problem in words.
+        last: the number of finished updates before the update in which the problem was noticed.
+        state: the state of the run with the problem.
 
     Returns:
         The state to continue from.
 
     Raises:
         DivergedError: after ``train.max_rollbacks`` rollbacks without a new best validation loss, or if no
-            checkpoint from before is left.
+            earlier checkpoint is left.
     """
     count, limit = state.rollbacks + 1, train.max_rollbacks
     if count > limit:
@@ -68,16 +68,16 @@ def roll_back(
 
 
 def update_batches(step: int, grad_accum_steps: int, skipped: Sequence[int]) -> list[int]:
-    """The loader's numbers of the micro-batches of the update after ``step``."""
+    """Return the loader's indices of the micro-batches of the update after ``step``."""
     first = step * grad_accum_steps
     return [unskipped_batch(index, skipped) for index in range(first, first + grad_accum_steps)]
 
 
 def unskipped_batch(index: int, skipped: Sequence[int]) -> int:
-    """The number of the ``index``-th of the loader's batches that are not skipped.
+    """Return the loader's index of batch number ``index`` among the batches that are not skipped.
 
     Args:
-        skipped: numbers of batches to leave out, ascending.
+        skipped: the loader's indices of the skipped batches, ascending.
     """
     for batch in skipped:
         if batch > index:
@@ -87,7 +87,7 @@ def unskipped_batch(index: int, skipped: Sequence[int]) -> int:
 
 
 def _last_good(run: RunDir, emit: Listener) -> Checkpoint | None:
-    """The newest undamaged checkpoint that was not written during a spike."""
+    """Return the newest undamaged checkpoint that was not written during a spike."""
     for path in run.checkpoints():
         try:
             checkpoint = checkpoints.load(path)

@@ -1,4 +1,4 @@
-"""The horizon of a run: where it ends, and how much of it is done."""
+"""The horizon of a run: when it ends, and how much of it is done."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cpulm.settings import TrainSettings
 class Horizon:
     """The end of a run: after ``steps`` updates, after ``seconds`` of its own time, or at ``deadline``.
 
-    Exactly one is given; ``deadline`` is in seconds since the epoch. A horizon in time keeps
+    Exactly one of them is given; ``deadline`` is in seconds since the epoch. A horizon in time reserves
     ``reserve_seconds`` for the last validation and the last checkpoint.
     """
 
@@ -26,12 +26,12 @@ class Horizon:
         return self.steps is None
 
     def progress(self, step: int, elapsed_seconds: float, now: float) -> float:
-        """The part of the run that is done, in [0, 1].
+        """Return the fraction of the run that is done, in [0, 1].
 
         Args:
             elapsed_seconds: the run's own time.
-            now: the wall clock, in seconds since the epoch. If the machine slept or the clock was corrected,
-                the end of a run with a deadline moves, as it must.
+            now: the wall clock, in seconds since the epoch. After the machine slept, or the clock was
+                corrected, a run with a deadline is that much nearer to its end.
         """
         if self.steps is not None:
             return min(1.0, step / self.steps)
@@ -41,22 +41,22 @@ class Horizon:
         return elapsed_seconds / (elapsed_seconds + left)
 
     def seconds_left(self, elapsed_seconds: float, now: float) -> float:
-        """Time to the end, including the reserve; only for a horizon in time."""
+        """Return the time to the end, including the reserve; only for a horizon in time."""
         if self.deadline is not None:
             return self.deadline - now
         assert self.seconds is not None
         return self.seconds - elapsed_seconds
 
     def warmup_steps(self, requested: int) -> int:
-        """The steps of warm-up: as requested, but at most a tenth of a horizon in steps."""
+        """Return the warm-up steps: as requested, but at most a tenth of a horizon in steps."""
         return requested if self.steps is None else min(requested, self.steps // 10)
 
 
 def horizon_of(train: TrainSettings, steps: int | None, seconds_gone: float = 0.0) -> Horizon:
-    """The horizon by the settings.
+    """Return the horizon that the settings request.
 
     Args:
-        steps: their steps, tokens or epochs in updates; None if the horizon is a time.
+        steps: the horizon in updates; None if it is a time.
         seconds_gone: seconds of ``max_time`` that the preparation took.
     """
     if train.max_time is not None:

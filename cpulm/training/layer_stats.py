@@ -1,4 +1,4 @@
-"""Statistics of each matrix in an update: its norm, its gradient's norm, and the norm of the change."""
+"""Measures each weight matrix in an update: its norm, its gradient's norm, and the norm of the update."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from cpulm.events import LayerStats
 
 _DIGITS = 4
-"""Significant digits: a long run records many of these numbers, and they are only looked at."""
+"""Significant digits: a long run records many of these numbers, and they are only plotted."""
 
 
 class LayerStatistics:
@@ -44,7 +44,7 @@ class LayerStatistics:
 
     @torch.no_grad()
     def after_update(self) -> LayerStats | None:
-        """The statistics of the update; None if it is not measured."""
+        """Return the statistics of the update; None if it is not measured."""
         if not self._before:
             return None
         torch._foreach_sub_(self._before, self._matrices)

@@ -9,9 +9,9 @@ from cpulm.units import format_bytes
 
 WARN_AT = 0.85
 SAVE_AT = 0.93
-"""Parts of this machine's memory, or of the container's limit, that all programs together use."""
+"""Fractions of this machine's memory, or of the container's limit, in use by all programs together."""
 _CALM_BELOW = 0.80
-"""After use fell below this part, the next rise is warned of again."""
+"""After memory in use fell below this fraction, the next rise gives a new warning."""
 
 
 class MemoryWatch:
@@ -20,7 +20,7 @@ class MemoryWatch:
     Args:
         emit: receives the warnings.
         request_checkpoint: makes a checkpoint due.
-        smaller_batch: flags of a run that would need less, for the warning; empty if there are none.
+        smaller_batch: flags of a run that needs less memory, for the warning; empty if there are none.
     """
 
     def __init__(self, emit: Listener, request_checkpoint: Callable[[], None], smaller_batch: str) -> None:

@@ -1,4 +1,4 @@
-"""A new horizon for a run that continues, and the notices before a run begins or continues."""
+"""Sets a new horizon for a resumed run, and emits the notices before a run begins or continues."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def with_horizon(settings: Settings, horizon: Mapping[str, Any]) -> Settings:
     """Replace the horizon of ``settings``, if another one is given.
 
     Args:
-        horizon: by the settings' names; None for those not given.
+        horizon: values by the settings' names; None for those not given.
 
     Raises:
         SettingsError: if several are given.
@@ -43,9 +43,9 @@ def with_horizon(settings: Settings, horizon: Mapping[str, Any]) -> Settings:
 
 
 def require_unfinished(settings: Settings, plan: Requirements, checkpoint: Checkpoint, run: RunDir) -> None:
-    """Raise SettingsError if the checkpoint is at the end of its run, with the last validation done.
+    """Raise SettingsError if the run is complete, including its last validation.
 
-    A run that was killed between its last update and that validation continues, to validate.
+    A run that was killed between its last update and that validation can be resumed, to validate.
     """
     state = checkpoint.state
     if state.validated_step != state.step:
@@ -78,7 +78,7 @@ def report_requirements(plan: Requirements, settings: Settings, emit: Listener) 
 
 
 def warn_if_mask_has_no_effect(tokens: TokenFolder, settings: Settings, emit: Listener) -> None:
-    """Warn if documents are to be masked and no token in the training text separates them."""
+    """Warn if ``document_mask`` is on but no token in the training text separates documents."""
     if settings.train.document_mask and not tokens.separates_documents():
         emit(
             Notice(
@@ -91,7 +91,7 @@ def warn_if_mask_has_no_effect(tokens: TokenFolder, settings: Settings, emit: Li
 def report_new_horizon(
     checkpoint: Checkpoint, settings: Settings, plan: Requirements, emit: Listener
 ) -> None:
-    """Report what a new horizon does to the learning rate at the step from which the run continues."""
+    """Report how a new horizon changes the learning rate at the step from which the run continues."""
     old, new = checkpoint.settings.train, settings.train
     if new == old:
         return

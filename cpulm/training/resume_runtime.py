@@ -1,4 +1,4 @@
-"""Chooses the runtime of a resumed run, that of its start if this machine allows, and reports differences."""
+"""Chooses the runtime of a resumed run, the original one if this machine allows, and reports differences."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ NAMES = {
     "kernels_key": "build of the compiled kernels",
     "math_variables": "environment",
 }
-"""The recorded facts that the bits of a run depend on, as they are named to users."""
+"""The recorded facts that the bits of a run depend on, and their names in messages."""
 
 
 def resumed_runtime(checkpoint: Checkpoint, machine: Machine) -> Runtime:
-    """The choices that the checkpoint was made under, if this machine has them."""
+    """Return the runtime that the checkpoint was made with, as far as this machine supports it."""
     facts = checkpoint.runtime
     threads = facts["threads"] if 1 <= facts["threads"] <= machine.usable_logical else None
     kernels = "auto" if facts.get("kernels") else "off"
@@ -46,18 +46,21 @@ def resumed_runtime(checkpoint: Checkpoint, machine: Machine) -> Runtime:
     runtime = choose_runtime(requested, machine, requested=KEPT)
     runtime = decide_compile(runtime, "on" if facts["compiled"] else "off", machine, None)
     if reason:
-        said = reason if lost else f"{precision} was chosen when the run began: {reason}"
-        runtime = runtime.with_note(said, precision_reason=reason)
-    wanted = machine.openmp.num_threads
-    if wanted is not None and threads is not None and wanted != threads:
-        runtime = runtime.with_note(f"OMP_NUM_THREADS is {wanted}: not used, a resumed run keeps its threads")
+        note = reason if lost else f"{precision} was chosen when the run began: {reason}"
+        runtime = runtime.with_note(note, precision_reason=reason)
+    by_openmp = machine.openmp.num_threads
+    if by_openmp is not None and threads is not None and by_openmp != threads:
+        runtime = runtime.with_note(
+            f"OMP_NUM_THREADS is {by_openmp}: not used, a resumed run keeps its threads"
+        )
     return runtime
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Each fact that differs, as ``torch 2.12.0 -> 2.13.0``.
+    """Return one text for each fact that differs, such as ``torch 2.12.0 -> 2.13.0``.
 
-    What was not recorded cannot differ, and the kernels compute the same bits with every number of threads.
+    Facts that were not recorded are not compared. Neither is the number of threads if both runs use the
+    kernels, whose results do not depend on it.
     """
     differing = []
     in_kernels = all(facts.get("kernels") and facts.get("precision") != "bf16" for facts in (before, now))
@@ -71,7 +74,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def report_differences(checkpoint: Checkpoint, runtime: Runtime, emit: Listener) -> None:
-    """Warn if the weights cannot be those of a run that was never stopped."""
+    """Warn if the weights will not be bit-identical to those of a run that was never stopped."""
     differing = differences(checkpoint.runtime, runtime.facts())
     if differing:
         message = (

@@ -62,7 +62,7 @@ Recorder = Callable[[RecordStart], AbstractContextManager[Listener]]
 
 @dataclass(frozen=True)
 class RunOutcome:
-    """A run that has ended, and why."""
+    """A run that has ended, and the reason."""
 
     run: RunDir
     reason: EndReason
@@ -70,7 +70,7 @@ class RunOutcome:
 
 @dataclass(frozen=True)
 class PreparedRun:
-    """A run that could begin: it lacks only a folder."""
+    """A run that is ready to begin; its folder does not exist yet."""
 
     settings: Settings
     machine: Machine
@@ -96,7 +96,8 @@ def train(
         show: receives every event.
         record: opens the listeners that write into the run's folder, once it exists.
         leave: restores the terminal if a second Ctrl-C ends the process at once.
-        began: when the command began, by ``time.monotonic``: ``train.max_time`` counts from then. None: now.
+        began: ``time.monotonic()`` at the start of the command: ``train.max_time`` counts from then. None:
+            now.
 
     Raises:
         CpulmError: for everything that the user can correct; nothing that existed before is changed.
@@ -132,9 +133,9 @@ def resume(
     """Continue the run at ``path``, a folder or a checkpoint in it, as if it had never stopped.
 
     Args:
-        horizon: a new horizon by the settings' names; None for those not given.
-        changes: other settings that do not affect the weights, such as ``runtime.nice``; None for those not
-            given. ``data.source`` says where the same text is now.
+        horizon: the new horizon, by the settings' names; None for those not given.
+        changes: other settings that do not affect the weights, by dotted key, such as ``runtime.nice``; None
+            for those not given. ``data.source`` says where the same text is now.
         leave: as in :func:`train`.
         began: as in :func:`train`.
 
@@ -231,7 +232,7 @@ def prepare_run(settings: Settings, *, show: Listener, should_stop: Callable[[],
 def _prepare_resume(
     settings: Settings, checkpoint: Checkpoint, show: Listener, should_stop: Callable[[], bool]
 ) -> PreparedRun:
-    """Prepare a run as the checkpoint's was, on the same data; its step time is the mean so far."""
+    """Prepare a resumed run on the same data; its step time is the mean so far."""
     _require_horizon(settings)
     checkpoints.require_fit(checkpoint)
     machine = read_machine()
@@ -260,7 +261,7 @@ def _require_horizon(settings: Settings) -> None:
 
 
 def _measured_step(settings: Settings, tokens: TokenFolder, runtime: Runtime, show: Listener) -> float:
-    """Measure the seconds of one update on parts that are thrown away."""
+    """Measure the seconds of one update on temporary parts."""
     show(Progress(stage="measuring a step", done=0, total=None, unit="steps"))
     try:
         return measure_step(build_parts(settings, tokens, runtime), runtime, settings.train)
@@ -269,7 +270,7 @@ def _measured_step(settings: Settings, tokens: TokenFolder, runtime: Runtime, sh
 
 
 def tee(first: Listener, second: Listener) -> Listener:
-    """A listener that passes every event to both."""
+    """Return a listener that passes every event to both."""
 
     def emit(event: Event) -> None:
         first(event)

@@ -20,14 +20,14 @@ from cpulm.training.memory_watch import MemoryWatch
 from cpulm.training.trainer import Trainer
 
 _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "bad alloc")
-"""Parts of torch's messages on the systems and devices that it supports."""
+"""Parts of torch's messages when memory runs out, on all systems and devices that it supports."""
 
 
 def run_session(trainer: Trainer, plan: Requirements) -> EndReason:
     """Train between RunStarted and RunFinished.
 
     Returns:
-        Why it ended.
+        The reason why it ended.
 
     Raises:
         DivergedError: if training diverges again after the rollbacks that are allowed.
@@ -58,20 +58,20 @@ def _monitored(trainer: Trainer) -> Iterator[None]:
     emit = trainer.emit
     watch = MemoryWatch(emit, trainer.checkpointer.request, _smaller_batch(trainer))
 
-    def hear(event: Event) -> None:
+    def emit_and_watch(event: Event) -> None:
         emit(event)
         if isinstance(event, MachineSampled):
             watch(event)
 
-    with trainer.clock, Monitor(hear):
+    with trainer.clock, Monitor(emit_and_watch):
         yield
 
 
 @contextmanager
 def host_settings(runtime: RuntimeSettings) -> Iterator[Callable[[Listener], None]]:
-    """Apply the settings that concern the computer as a whole: process priority, and no sleep.
+    """Apply the settings that concern the whole computer: process priority, and keeping it awake.
 
-    It begins before the data is read. Yields a function that reports the outcome, once there is a listener.
+    Yields a function that reports the result to a listener: the settings take effect before one exists.
     """
     with ExitStack() as stack:
         notices = []
@@ -99,7 +99,7 @@ def _smaller_batch(trainer: Trainer) -> str:
 
 @contextmanager
 def _memory_errors(trainer: Trainer) -> Iterator[None]:
-    """Turn what Python and torch raise when memory runs out into ResourceError."""
+    """Turn the errors that Python and torch raise when memory runs out into ResourceError."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -114,7 +114,7 @@ def _memory_errors(trainer: Trainer) -> Iterator[None]:
 
 
 def _time_given(trainer: Trainer) -> float | None:
-    """The whole time of a run whose horizon is a time, in seconds of its own; None for other horizons."""
+    """Return the run time of a run with a horizon in time, in seconds; None for other horizons."""
     train, elapsed = trainer.settings.train, trainer.state.elapsed_seconds
     if train.until is None:
         return train.max_time
@@ -160,7 +160,7 @@ def _finished(
     over = None
     trained = reason == "horizon" and trainer.trained_tokens  # zero if only the last validation was missing
     if trained and estimated_seconds is not None and estimated_seconds == plan.train_seconds:
-        # The estimate is of the training steps alone, but of the whole run: a resumed one did some before.
+        # The estimate counts the training steps of the whole run; this process trained only a part of them.
         over = trainer.trained_seconds / (estimated_seconds * trainer.trained_tokens / state.tokens)
     return RunFinished(
         step=state.step,

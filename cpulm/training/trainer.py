@@ -31,12 +31,12 @@ from cpulm.training.validator import Validator
 
 @dataclass
 class Trainer:
-    """One run: its objects, and the loop over them. ``cpulm.training.build`` assembles it.
+    """The objects of a run and its training loop. ``cpulm.training.build`` builds it.
 
     Attributes:
-        clock: counts the run's own time.
-        battery: says when to wait for mains power; None if the run never waits.
-        trained_seconds: spent in the updates since this process began to train, ``trained_tokens`` of them.
+        clock: counts the run time.
+        battery: tells when to wait for mains power; None if the run never waits.
+        trained_seconds: time in the updates of this process; ``trained_tokens`` are their tokens.
     """
 
     settings: Settings
@@ -73,7 +73,7 @@ class Trainer:
         self.layer_stats = LayerStatistics(self.parts.model, self.settings.log.layer_stats_every)
 
     def prepare(self) -> None:
-        """Before the first update: write a checkpoint to roll back to, and compile the step.
+        """Write a checkpoint to roll back to, and compile the step; called before the first update.
 
         Raises:
             StoppedError: if a stop is requested meanwhile.
@@ -95,10 +95,10 @@ class Trainer:
             self.horizon = replace(self.horizon, seconds=self.horizon.seconds - spent)
 
     def train(self) -> EndReason:
-        """Train to the horizon, to an early end or until a stop is requested.
+        """Train until the horizon, an early end or a stop request.
 
         Returns:
-            Why it ended: ``horizon``, ``target_loss``, ``patience`` or ``stopped``.
+            The reason why it ended: ``horizon``, ``target_loss``, ``patience`` or ``stopped``.
 
         Raises:
             DivergedError: if training diverges again after the rollbacks that are allowed.
@@ -134,10 +134,10 @@ class Trainer:
                 self._save()
 
     def update(self) -> str | None:
-        """Train one update. A stop requested between its micro-batches undoes it: the step stays.
+        """Run one update; a stop request between its micro-batches discards it, and ``step`` does not change.
 
         Returns:
-            The problem with the numbers in words, or None.
+            The problem in words if the numbers diverge, else None.
         """
         began = self.clock.now()
         train, state, timer = self.settings.train, self.state, StepTimer()
@@ -214,7 +214,7 @@ class Trainer:
         self.checkpointer.save(self.state.step, self.clock.elapsed())
 
     def _wait_for_mains(self, battery: BatteryWatch) -> None:
-        """Save, because the battery may run out, and wait; a deadline on the wall clock ends the wait too."""
+        """Save a checkpoint, because the battery may run out, and wait for mains, a stop or the deadline."""
         self._save()
 
         def warn(message: str) -> None:
@@ -229,7 +229,7 @@ class Trainer:
         return reason
 
     def _reserve(self, validation_seconds: float) -> None:
-        """Keep time for the end: one more validation with its sample, two checkpoints like the slowest."""
+        """Reserve time for the end: a validation with its sample, and two checkpoints like the slowest."""
         if self.horizon.is_time:
             reserve = validation_seconds + 2 * self.checkpointer.slowest_seconds
             self.horizon = replace(self.horizon, reserve_seconds=reserve)

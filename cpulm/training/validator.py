@@ -1,4 +1,4 @@
-"""Validation during a run: measure the loss, keep the best model, write a sample, decide on an early end."""
+"""Validates during a run: measures the loss, keeps the best model, writes a sample, ends the run early."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Validator:
     """Validates ``model`` on the validation split of ``tokens``.
 
     Attributes:
-        save_best: writes ``best.pt`` and returns whether it is on the disk.
+        save_best: writes ``best.pt`` and returns whether that succeeded.
     """
 
     settings: Settings
@@ -31,10 +31,10 @@ class Validator:
     save_best: Callable[[], bool]
 
     def validate(self, state: TrainState) -> EndReason | None:
-        """Validate, and note the result in ``state``.
+        """Validate, and update ``state`` with the result.
 
         Returns:
-            A reason to end the run; None to continue, or if ``should_stop`` ended the validation.
+            The reason to end the run; None to continue, or if ``should_stop`` ended the validation.
         """
         result = self._evaluate()
         if result is None:
@@ -83,7 +83,7 @@ class Validator:
             )
         )
         if best and not self.save_best():
-            # The next better model is to be saved even if it is not as good as the one that was lost.
+            # best.pt was not written, so the next model that beats the one on disk must be saved.
             state.best_loss, state.best_step, state.best_bits_per_byte = best_before
 
     def _sample(self, step: int) -> None:
