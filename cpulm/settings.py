@@ -297,8 +297,8 @@ class RuntimeSettings(Section):
     precision: Literal["auto", "fp32", "bf16", "int8"] = "auto"
     """Precision of the matrix products. `auto` is int8 or bf16 if the device has instructions for it and the
     model is wide enough to gain from it (`cpulm/system/precisions.py` has the table), else fp32. With int8
-    the products of the linear layers, of the head and of Muon use rows and columns rounded to 8 bits; weights,
-    sums, attention and validation stay in fp32."""
+    the products of the linear layers, of the head and of Muon use rows and columns rounded to 8 bits;
+    weights, sums, attention and validation stay in fp32."""
     kernels: Literal["auto", "off"] = "auto"
     """Kernels for norms, attention, activation and dropout, compiled once if there is a C++ compiler."""
     compile: Literal["auto", "on", "off"] = "auto"

@@ -70,9 +70,9 @@ class Effect:
 class RunComparison:
     """Runs, best first by bits per byte, those without a validation last.
 
-    ``reports`` are in the order of ``rows``. ``keys`` are the settings that differ. ``effects`` has the scores
-    of each of their values, if several runs share a value or it is the only difference. ``notes`` say what the
-    comparison can and cannot show. ``measure`` is the measure of the compared curves: ``loss``, or
+    ``reports`` are in the order of ``rows``. ``keys`` are the settings that differ. ``effects`` has the
+    scores of each of their values, if several runs share a value or it is the only difference. ``notes`` are
+    the limits of the comparison. ``measure`` is the measure of the compared curves: ``loss``, or
     ``bits_per_byte`` if the tokenizers differ.
     """
 

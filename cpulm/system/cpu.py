@@ -38,7 +38,8 @@ class Cpu:
     """The processors of a machine.
 
     ``usable_logical`` and ``usable_physical`` count those that the process may be scheduled on;
-    ``usable_performance`` counts the performance cores among the latter, None if all are alike or unknown. ``caches`` maps ``L1d``, ``L2`` and ``L3`` to the bytes available to one core.
+    ``usable_performance`` counts the performance cores among the latter, None if all are alike or unknown.
+    ``caches`` maps ``L1d``, ``L2`` and ``L3`` to the bytes available to one core.
     """
 
     model: str

@@ -20,7 +20,7 @@ class OthersUse:
         self._at, self._busy, self._own = _reading()
 
     def read(self) -> float | None:
-        """Return the processors in use by others; None within :data:`SHORTEST_SECONDS` of the last reading."""
+        """Return the processors in use by others; None if the last reading is too recent."""
         if time.monotonic() - self._at < SHORTEST_SECONDS:
             return None
         at, busy, own = _reading()

@@ -2,7 +2,7 @@
 
 wakepy requests it from the desktop on Linux, from ``caffeinate`` on macOS and from Windows itself. On Linux
 without a desktop, ``systemd-inhibit`` requests it from systemd's login manager, as long as a child process
-runs that ends with this process. All of them release the machine when this process ends, even if it is killed.
+runs that ends with this process. All of them release the machine when this process ends, even if killed.
 """
 
 from __future__ import annotations

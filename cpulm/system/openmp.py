@@ -29,8 +29,8 @@ class ShortSpin:
       processors (``gomp_throttled_spin_count_var`` in its ``env.c``, read at every wait). So an extra thread
       creates a second team of that many threads and sleeps; the team ends with that thread.
 
-    Does nothing if no such library is found, or if the user has set ``OMP_WAIT_POLICY``, ``GOMP_SPINCOUNT`` or
-    ``KMP_BLOCKTIME``.
+    Does nothing if no such library is found, or if the user has set ``OMP_WAIT_POLICY``,
+    ``GOMP_SPINCOUNT`` or ``KMP_BLOCKTIME``.
     """
 
     def __init__(self) -> None:
