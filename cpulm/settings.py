@@ -26,6 +26,7 @@ from cpulm.units import parse_duration
 TokenizerKind = Literal["bpe", "byte", "char", "word"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
+_PATIENCE = 10
 LARGEST = 10**15
 """The largest count: floats, which some counts are converted to, are exact only up to 2^53."""
 
@@ -210,8 +211,9 @@ class TrainSettings(Section):
     time left."""
     target_loss: float | None = Field(None, gt=0)
     """End as soon as the validation loss is at or below this (nats per token)."""
-    patience: int | None = Field(None, ge=1)
-    """End after this many validations in a row without a new best loss."""
+    patience: int | None = Field(None, ge=0)
+    """End after this many validations in a row without a new best loss; 0: never. Unset: 10 if the horizon is
+    a time, which a text may be too short for, else never."""
     micro_batch_size: int = Field(16, ge=1)
     """Sequences in one forward and backward pass."""
     grad_accum_steps: int = Field(1, ge=1)
@@ -251,6 +253,13 @@ class TrainSettings(Section):
     max_rollbacks: int = Field(3, ge=0)
     """After a spike, or a loss or gradient that is not finite, go back to the last good checkpoint and skip
     the data that caused it; at most this many times without a new best validation loss, then stop."""
+
+    @property
+    def stale_validations(self) -> int | None:
+        """Validations in a row without a new best loss that end the run; None: none do."""
+        if self.patience is not None:
+            return self.patience or None
+        return _PATIENCE if self.max_time is not None or self.until is not None else None
 
 
 class EvalSettings(Section):

@@ -46,7 +46,7 @@ ROOMS: dict[str, tuple[int, str]] = {
     "runs": (3, "runlog system"),
     "ui": (3, "runlog"),
     "checkpoints": (4, "execution.rng data model"),
-    "analysis": (4, "runs runlog estimate.scaling_law"),
+    "analysis": (4, "runs runlog estimate.scaling_law estimate.overfitting estimate.repeated_text"),
     "sweep": (4, "runs estimate runlog data system"),
     "overnight": (4, "runs runlog system"),
     "evaluation": (5, "checkpoints generation execution data model system"),

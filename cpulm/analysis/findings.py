@@ -8,13 +8,12 @@ from typing import Any
 from cpulm.analysis.learning import learning_findings
 from cpulm.analysis.report import Figures, Finding
 from cpulm.analysis.slowdown import slowdown
+from cpulm.estimate.repeated_text import MOST_PASSES
 from cpulm.events import CheckpointSaved
 from cpulm.runlog.run_log import RunLog
 from cpulm.runs.status import RunStatus
 
 _ORDER = ("warning", "note", "good")
-_MANY_EPOCHS = 4.0
-"""Up to this many epochs, repeated text is worth nearly as much as new text (Muennighoff et al., 2023)."""
 _DATA_PART, _VALIDATION_PART, _CHECKPOINT_PART, _UNDONE_PART = 0.05, 0.15, 0.03, 0.05
 _LEAST_SECONDS = 60.0
 """Shorter runs get no findings about time."""
@@ -64,11 +63,11 @@ def _repetition(figures: Figures) -> Iterator[Finding]:
         return
     text = f"The training text was seen {figures.epochs:.1f} times"
     numbers = {"epochs": figures.epochs, "train_tokens": float(figures.train_tokens)}
-    if figures.epochs > _MANY_EPOCHS:
+    if figures.epochs > MOST_PASSES:
         yield Finding(
             "repeated_data",
             "note",
-            f"{text}: beyond {_MANY_EPOCHS:.0f} times it teaches less and less. More text would help "
+            f"{text}: beyond {MOST_PASSES:.0f} times it teaches less and less. More text would help "
             "more than more time.",
             numbers,
         )

@@ -10,6 +10,7 @@ import numpy as np
 
 from cpulm.analysis.report import Figures, Finding, Floats
 from cpulm.analysis.trend import FEWEST_POINTS, Gain, gain
+from cpulm.estimate.overfitting import Rise, risen_since
 from cpulm.events import RolledBack
 from cpulm.runlog.run_log import Booleans, RunLog
 from cpulm.units import format_duration
@@ -21,7 +22,6 @@ _SMALL_GAIN = 0.005
 """Fraction of the loss: a smaller gain in an hour means that the run has converged."""
 _WIDE_NATS = 0.05
 """Width of a gain's range from which on it is shown with two digits."""
-_LEAST_RISE_NATS = 0.01
 _NEAR_STEPS = 50
 """Steps over which the training loss is averaged to compare two points of a run."""
 _FULL_LR = 0.9
@@ -64,45 +64,27 @@ def _validations(log: RunLog) -> tuple[Floats, Floats]:
 def _overfitting(log: RunLog, figures: Figures) -> Finding | None:
     """Detect a validation loss that has risen from its minimum in the two last validations."""
     steps, losses = _validations(log)
-    if len(losses) < FEWEST_POINTS:
+    best = risen_since(losses.tolist())
+    if best is None:
         return None
-    best = int(losses.argmin())
-    after = losses[best + 1 :]
-    # Second differences of a smooth curve are its noise; the factor turns their median into a deviation.
-    noise = 1.4826 * float(np.median(np.abs(np.diff(losses, 2)))) / 6**0.5
-    rise = float(after[-2:].min() - losses[best]) if len(after) >= 2 else 0.0
-    if rise <= max(_LEAST_RISE_NATS, 3 * noise):
-        return None
-    then, now = _train_loss_at(log, steps[best]), _train_loss_at(log, steps[-1])
-    figures_ = {
-        "since_step": float(steps[best]),
-        "best_loss": float(losses[best]),
-        "last_loss": float(losses[-1]),
-        "rise_nats": float(losses[-1] - losses[best]),
-        "train_loss_then": then,
-        "train_loss_now": now,
-        "epochs": figures.epochs,
+    rise = Rise(
+        since_step=int(steps[best]),
+        best_loss=float(losses[best]),
+        last_loss=float(losses[-1]),
+        train_loss_then=_train_loss_at(log, steps[best]),
+        train_loss_now=_train_loss_at(log, steps[-1]),
+        passes=figures.epochs,
+    )
+    numbers = {
+        "since_step": float(rise.since_step),
+        "best_loss": rise.best_loss,
+        "last_loss": rise.last_loss,
+        "rise_nats": rise.last_loss - rise.best_loss,
+        "train_loss_then": rise.train_loss_then,
+        "train_loss_now": rise.train_loss_now,
+        "epochs": rise.passes,
     }
-    text = (
-        f"since step {steps[best]:,.0f} the validation loss has risen from {losses[best]:.4f} to "
-        f"{losses[-1]:.4f}, while the training loss"
-    )
-    if now < then:
-        return Finding(
-            "overfitting",
-            "warning",
-            f"Overfitting: {text} kept falling, from {then:.3f} to {now:.3f}. The text was seen "
-            f"{figures.epochs:.1f} times. best.pt is the model to use; more text, a smaller model, "
-            "model.dropout or train.weight_decay would help.",
-            figures_,
-        )
-    return Finding(
-        "worsening",
-        "warning",
-        f"It got worse: {text} did not fall either ({then:.3f} then, {now:.3f} now). This is not "
-        "overfitting: check the learning rate. best.pt is the model to use.",
-        figures_,
-    )
+    return Finding("overfitting" if rise.overfits else "worsening", "warning", rise.describe(), numbers)
 
 
 def _train_loss_at(log: RunLog, step: float) -> float:

@@ -18,6 +18,7 @@ from cpulm.data.tokenfile import TokenFolder
 from cpulm.errors import ResourceError, SettingsError, StoppedError
 from cpulm.estimate import requirements
 from cpulm.estimate.memory import arithmetic_of
+from cpulm.estimate.repeated_text import MOST_PASSES
 from cpulm.estimate.scaling_law import Expectation, Observation, ScalingLaw
 from cpulm.events import Event, Listener, Progress, StepDone, Validated
 from cpulm.execution.runtime import Runtime, choose_runtime
@@ -57,7 +58,10 @@ _FEWEST_TOKENS_PER_PARAMETER = 1.0
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model size, and its expected result in the planned time."""
+    """A model size, and its expected result: ``expected`` after ``tokens``, in ``epochs`` passes.
+
+    ``settings`` has the planned time as its horizon, or passes if the time is too long for the text.
+    """
 
     settings: Settings
     params: int
@@ -81,6 +85,9 @@ class NightPlan:
     best: Candidate
     pilots: list[Observation]
     misfit_nats: float
+    most_passes: float
+    """Nothing is predicted beyond so many passes over the text: the pilots saw no more, and the law does not
+    know overfitting."""
 
 
 @dataclass(frozen=True)
@@ -114,9 +121,11 @@ def plan_night(base: Settings, seconds: float, *, show: Listener) -> NightPlan:
         sizes = _measured_sizes(base, tokens, runtime, machine, seconds, show, stop)
     pilots = _run_pilots(sizes[:_PILOT_SHAPES], tokens, seconds, show)
     law = ScalingLaw(pilots)
-    candidates = [_candidate(size, tokens, seconds, law) for size in sizes]
+    # One pass repeats nothing, so its end may be predicted from its beginning.
+    most_passes = max(1.0, *(pilot.tokens / pilot.unique_tokens for pilot in pilots))
+    candidates = [_candidate(size, tokens, seconds, law, most_passes) for size in sizes]
     best = min(candidates, key=lambda candidate: candidate.expected.loss)
-    return NightPlan(seconds, candidates, best, pilots, law.misfit_nats)
+    return NightPlan(seconds, candidates, best, pilots, law.misfit_nats, most_passes)
 
 
 def with_shape(base: Settings, shape: tuple[int, int, int], seconds: float) -> Settings:
@@ -209,15 +218,26 @@ def _run_pilot(
     return Observation(size.params, trained, len(tokens.train), losses[-1])
 
 
-def _candidate(size: _MeasuredSize, tokens: TokenFolder, seconds: float, law: ScalingLaw) -> Candidate:
-    trained = _TRAINED_PART * seconds / size.step_seconds * size.settings.tokens_per_step
-    expected = law.predict(size.params, trained, len(tokens.train))
+def _candidate(
+    size: _MeasuredSize, tokens: TokenFolder, seconds: float, law: ScalingLaw, most_passes: float
+) -> Candidate:
+    """Predict a size's loss at the end of the time, or after ``most_passes`` if the time allows more.
+
+    If the time allows more passes than repeated text is good for, the settings end after those.
+    """
+    unique, settings = len(tokens.train), size.settings
+    in_time = _TRAINED_PART * seconds / size.step_seconds * settings.tokens_per_step
+    enough = max(MOST_PASSES, most_passes)
+    if in_time > enough * unique:
+        settings = changed(settings, train=changed(settings.train, max_time=None, epochs=round(enough, 2)))
+    trained = min(in_time, most_passes * unique)
+    expected = law.predict(size.params, trained, unique)
     return Candidate(
-        settings=size.settings,
+        settings=settings,
         params=size.params,
         step_seconds=size.step_seconds,
         tokens=trained,
-        epochs=trained / len(tokens.train),
+        epochs=trained / unique,
         expected=expected,
         bits_per_byte=expected.loss / math.log(2) / tokens.bytes_per_token,
     )

@@ -68,10 +68,31 @@ def _show(night: NightPlan, out: Path | None) -> None:
         style="dim",
         highlight=False,
     )
+    short = _text_is_short(night)
+    if short is not None:
+        console.print(f"\n{short}", highlight=False)
     if out is not None:
         console.print(f"\nTrain it: cpulm train --config {out}")
     else:
         console.print("\n--out plan.yaml writes this plan to a file for `cpulm train --config`.", style="dim")
+
+
+def _text_is_short(night: NightPlan) -> str | None:
+    """What to say if the losses are expected before the time is over; None if they are not."""
+    from cpulm.estimate.repeated_text import describe_passes
+    from cpulm.units import format_duration
+
+    best = night.best
+    seconds = best.tokens / best.tokens_per_second
+    if best.epochs < night.most_passes:
+        return None
+    epochs = best.settings.train.epochs
+    end = f"after {describe_passes(epochs)}" if epochs is not None else "with the time"
+    return (
+        f"The text is short for the time: the loss is expected after {describe_passes(best.epochs)}, about "
+        f"{format_duration(seconds)}. The pilots\nsaw no more passes, and nothing is promised beyond them: "
+        f"it may overfit. The plan ends {end}.\nMore text would use the time."
+    )
 
 
 def _write(night: NightPlan, out: Path) -> None:
@@ -111,5 +132,6 @@ def _record(night: NightPlan) -> dict[str, Any]:
         "best": described(night.best),
         "pilots": [pilot.__dict__ for pilot in night.pilots],
         "misfit_nats": night.misfit_nats,
+        "most_passes": night.most_passes,
         "settings": night.best.settings.model_dump(mode="json"),
     }

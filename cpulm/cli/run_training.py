@@ -85,6 +85,7 @@ def go_on(
 
 def rehearse(settings: Settings, warnings: Sequence[str], *, headless: bool, json: bool) -> None:
     """Show what a run with ``settings`` would need."""
+    from cpulm.estimate.repeated_text import passes_warning
     from cpulm.interrupts import StopRequest
     from cpulm.training import run
     from cpulm.ui.console import print_json, stdout
@@ -95,6 +96,7 @@ def rehearse(settings: Settings, warnings: Sequence[str], *, headless: bool, jso
     with watch(choose_mode(json=False, headless=headless or json)) as show, StopRequest() as stop:
         _warn(show, warnings)
         ready = run.prepare_run(settings, show=show, should_stop=stop)
+        _warn(show, [warning] if (warning := passes_warning(_passes(ready), ready.plan.train_tokens)) else [])
     if json:
         print_json(_needs(ready))
     else:
@@ -217,6 +219,12 @@ def _end(outcome: RunOutcome, json: bool) -> None:
         write_text_or_warn(f"{run.best if run.best.is_file() else run.latest}\n")
 
 
+def _passes(ready: PreparedRun) -> float | None:
+    from cpulm.estimate.requirements import expected_passes
+
+    return expected_passes(ready.plan, ready.settings.train)
+
+
 def _needs(ready: PreparedRun) -> dict[str, Any]:
     from cpulm.estimate.requirements import seconds_needed
 
@@ -225,6 +233,7 @@ def _needs(ready: PreparedRun) -> dict[str, Any]:
         **plan.__dict__,
         "train_seconds": plan.train_seconds,
         "seconds_needed": seconds_needed(plan, ready.settings.train),
+        "passes": _passes(ready),
         "vocab_size": ready.tokens.vocab_size,
         "val_tokens": len(ready.tokens.val),
         **runtime.facts(),
@@ -233,6 +242,7 @@ def _needs(ready: PreparedRun) -> dict[str, Any]:
 
 
 def _needs_in_words(ready: PreparedRun) -> list[tuple[str, str]]:
+    from cpulm.estimate.repeated_text import describe_passes
     from cpulm.estimate.requirements import seconds_needed
     from cpulm.units import format_bytes, format_count, format_duration
 
@@ -262,13 +272,17 @@ def _needs_in_words(ready: PreparedRun) -> list[tuple[str, str]]:
         ),
     ]
     if plan.steps is not None and plan.train_seconds is not None:
-        epochs = f", {plan.epochs:.2f} passes over the text" if plan.epochs is not None else ""
-        pairs.append(("steps", f"{plan.steps:,}{epochs}"))
+        pairs.append(("steps", f"{plan.steps:,}"))
         pairs.append(("time to finish", f"{format_duration(plan.train_seconds)}, validations not counted"))
     else:
         seconds = seconds_needed(plan, ready.settings.train) or 0.0
         pairs.append(
             ("time to finish", f"{format_duration(seconds)} as requested, about {seconds / step:,.0f} steps")
         )
+    passes, stale = _passes(ready), ready.settings.train.stale_validations
+    if passes is not None:
+        pairs.append(("passes", describe_passes(passes)))
+    if stale is not None:
+        pairs.append(("ends early", f"after {stale} validations without a new best loss (train.patience)"))
     pairs += [("choice", note) for note in runtime.notes]
     return pairs

@@ -59,6 +59,21 @@ def seconds_needed(plan: Requirements, train: TrainSettings) -> float | None:
     return requested if requested is not None else plan.train_seconds
 
 
+def expected_passes(plan: Requirements, train: TrainSettings, trained_tokens: int = 0) -> float | None:
+    """How often the whole run will see its training text; with a horizon in time, by its measured step.
+
+    Args:
+        trained_tokens: before now; what is left until a moment of the wall clock comes on top.
+    """
+    if plan.epochs is not None:
+        return plan.epochs
+    seconds = _seconds_requested(train)
+    if seconds is None or not plan.step_seconds:
+        return None
+    before = trained_tokens if train.until is not None else 0
+    return (before + seconds / plan.step_seconds * plan.tokens_per_step) / plan.train_tokens
+
+
 def _seconds_requested(train: TrainSettings) -> float | None:
     """Return the horizon in time, in seconds from now; None for other horizons."""
     if train.until is not None:

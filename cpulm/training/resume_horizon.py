@@ -10,6 +10,7 @@ from cpulm.checkpoints.checkpoint import Checkpoint
 from cpulm.data.tokenfile import TokenFolder
 from cpulm.errors import SettingsError
 from cpulm.estimate import requirements
+from cpulm.estimate.repeated_text import describe_passes, passes_warning
 from cpulm.estimate.requirements import Requirements
 from cpulm.events import Listener, Notice
 from cpulm.optim.schedule import lr_scale
@@ -42,6 +43,25 @@ def with_horizon(settings: Settings, horizon: Mapping[str, Any]) -> Settings:
     )
 
 
+def require_time(plan: Requirements, settings: Settings, seconds_gone: float) -> None:
+    """Raise SettingsError if a horizon in time is over before one update could be made.
+
+    Args:
+        seconds_gone: seconds of ``max_time`` that the preparation took.
+    """
+    train, step = settings.train, plan.step_seconds or 0.0
+    horizon = horizon_of(train, plan.steps, seconds_gone)
+    if horizon.is_time and horizon.seconds_left(0.0, time.time()) < step:
+        asked = (
+            f"--max-time {format_duration(train.max_time)}" if train.max_time else f"--until {train.until}"
+        )
+        raise SettingsError(
+            f"{asked} is over before the first update: preparing took {format_duration(seconds_gone)}, "
+            f"and an update takes {format_duration(step)}; the model would be untrained",
+            "give it more time",
+        )
+
+
 def require_unfinished(settings: Settings, plan: Requirements, checkpoint: Checkpoint, run: RunDir) -> None:
     """Raise SettingsError if the run is complete, including its last validation.
 
@@ -70,11 +90,27 @@ def report_requirements(plan: Requirements, settings: Settings, emit: Listener) 
         Notice(
             level="info",
             message=f"this run will need {duration}, {format_bytes(plan.memory_bytes)} of memory, "
-            f"up to {format_bytes(plan.disk_bytes)} of disk; it trains on "
-            f"{format_count(plan.train_tokens)} tokens"
-            + (f", {plan.epochs:.2f} times" if plan.epochs is not None else ""),
+            f"up to {format_bytes(plan.disk_bytes)} of disk",
         )
     )
+    report_passes(plan, settings, emit)
+
+
+def report_passes(plan: Requirements, settings: Settings, emit: Listener, trained_tokens: int = 0) -> None:
+    """Report how often the run will see its text, with a warning if that is too often, and its patience."""
+    train = settings.train
+    passes = requirements.expected_passes(plan, train, trained_tokens)
+    if passes is None:
+        return
+    about = "" if plan.steps is not None else "about "
+    text = f"it trains on {format_count(plan.train_tokens)} tokens: {about}{describe_passes(passes)}"
+    stale = train.stale_validations
+    if train.patience is None and stale is not None:
+        text += f"; it ends early after {stale} validations without a new best loss (--patience 0: never)"
+    emit(Notice(level="info", message=text))
+    warning = passes_warning(passes, plan.train_tokens)
+    if warning is not None:
+        emit(Notice(level="warning", message=warning))
 
 
 def warn_if_mask_has_no_effect(tokens: TokenFolder, settings: Settings, emit: Listener) -> None:

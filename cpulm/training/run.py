@@ -38,7 +38,9 @@ from cpulm.system.machine import Machine, read_machine
 from cpulm.training.build import build_parts, build_trainer
 from cpulm.training.resume_horizon import (
     report_new_horizon,
+    report_passes,
     report_requirements,
+    require_time,
     require_unfinished,
     warn_if_mask_has_no_effect,
     with_horizon,
@@ -108,6 +110,7 @@ def train(
         run_dir.check_free(out)
     with StopRequest(leave) as stop, host_settings(settings.runtime) as report_host:
         prepared = prepare_run(settings, show=show, should_stop=stop)
+        require_time(prepared.plan, settings, time.monotonic() - began)
         requirements.check_disk(prepared.plan.disk_bytes, out or Path("runs"))
         run = run_dir.create(out, settings.preset or "run")
         with _exclusive(run, stop):
@@ -160,6 +163,7 @@ def resume(
                 for line in damaged:
                     emit(Notice(level="warning", message=f"{line}; using {source.name} instead"))
                 report_new_horizon(checkpoint, settings, prepared.plan, emit)
+                report_passes(prepared.plan, settings, emit, checkpoint.state.tokens)
                 report_differences(checkpoint, prepared.runtime, emit)
                 report_host(emit)
                 return _train(prepared, run, emit, stop, began, checkpoint)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cpulm.checkpoints.train_state import TrainState
 from cpulm.data.loader import val_batch_count, val_batches
@@ -13,9 +13,10 @@ from cpulm.events import EndReason, Listener, SampleMade, Validated
 from cpulm.generation.generate import sample_text
 from cpulm.model.transformer import Transformer
 from cpulm.settings import Settings
+from cpulm.training.overfitting_watch import OverfittingWatch
 
 
-@dataclass(frozen=True)
+@dataclass
 class Validator:
     """Validates ``model`` on the validation split of ``tokens``.
 
@@ -29,6 +30,10 @@ class Validator:
     emit: Listener
     should_stop: Callable[[], bool]
     save_best: Callable[[], bool]
+    overfitting: OverfittingWatch = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.overfitting = OverfittingWatch(self.emit, len(self.tokens.train))
 
     def validate(self, state: TrainState) -> EndReason | None:
         """Validate, and update ``state`` with the result.
@@ -44,7 +49,7 @@ class Validator:
         train = self.settings.train
         if train.target_loss is not None and result.loss <= train.target_loss:
             return "target_loss"
-        if train.patience is not None and state.stale_validations >= train.patience:
+        if train.stale_validations is not None and state.stale_validations >= train.stale_validations:
             return "patience"
         return None
 
@@ -82,6 +87,7 @@ class Validator:
                 best=best,
             )
         )
+        self.overfitting.validated(state, result.loss)
         if best and not self.save_best():
             # best.pt was not written, so the next model that beats the one on disk must be saved.
             state.best_loss, state.best_step, state.best_bits_per_byte = best_before

@@ -20,6 +20,8 @@ _EARLY = 0.08
 """The first fraction of the steps whose losses may leave the chart at the top: they would squash the rest."""
 _FEW = 24
 """Up to this many points the whole range is shown."""
+_CLIPPED = 0.1
+"""A peak above the chart by this fraction of its range is marked with its value."""
 _SMOOTHED_PARTS = 60
 """The line is the mean over 1/60 of the chart's width to either side."""
 BRAILLE = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
@@ -49,7 +51,8 @@ class Frame:
 def frame(losses: Sequence[Bucket], validations: Sequence[Bucket]) -> Frame:
     """Choose the visible range: all steps, and the values after the first steep fall.
 
-    Single peaks above 98% of the values touch the upper edge and do not squash the rest.
+    Single peaks of the training loss above 98% of its values touch the upper edge and do not squash the rest.
+    Every validation after the first steep fall is inside: if they rise, the chart shows by how much.
     """
     first, last = losses[0].first, losses[-1].last
     everything = [*losses, *validations]
@@ -58,6 +61,7 @@ def frame(losses: Sequence[Bucket], validations: Sequence[Bucket]) -> Frame:
     shown = everything if len(losses) <= _FEW or len(later) < _FEW else later
     highs = sorted(bucket.high for bucket in shown)
     top = highs[-1] if len(highs) <= _FEW else highs[math.ceil(0.98 * (len(highs) - 1))]
+    top = max([top, *(bucket.high for bucket in validations if bucket.first >= early)])
     bottom = min(bucket.low for bucket in everything)
     top = max(top, bottom + max(1e-3, 1e-3 * abs(bottom)))
     tick = nice((top - bottom) / 4)
@@ -92,6 +96,7 @@ def chart(
     lines: list[Line] = []
     if losses[0].high > view.high:
         _say_where_it_began(plot, f"{glyphs.up}{losses[0].high:.2f}")
+    _mark_clipped(plot, losses, view, glyphs)
     for number, cells in enumerate(plot):
         label = labels.get(number, "")
         edge = glyphs.tick_left if label else glyphs.vertical
@@ -105,6 +110,20 @@ def _say_where_it_began(plot: list[list[Cell]], words: str) -> None:
     # At the left edge, or else after the place where the curve enters.
     at = 0 if top.startswith(" " * (len(words) + 1)) else top.find(" " * (len(words) + 2), 1) + 1
     if at or top[: len(words) + 1].isspace():
+        plot[0][at : at + len(words)] = [(char, Palette.label) for char in words]
+
+
+def _mark_clipped(plot: list[list[Cell]], losses: Sequence[Bucket], view: Frame, glyphs: Glyphs) -> None:
+    """Write the value of the highest later peak at the upper edge if it lies above the chart."""
+    clear = view.high + _CLIPPED * (view.high - view.low)
+    beyond = [bucket for bucket in losses if bucket.high > clear and bucket.first >= view.early]
+    if not beyond:
+        return
+    peak = max(beyond, key=lambda bucket: bucket.high)
+    words = f"{glyphs.up}{peak.high:.2f}"
+    at = round(view.across((peak.first + peak.last) / 2) * (len(plot[0]) - 1)) + 1
+    at = max(0, min(at, len(plot[0]) - len(words)))
+    if all(style is not Palette.label for _, style in plot[0][max(0, at - 1) : at + len(words) + 1]):
         plot[0][at : at + len(words)] = [(char, Palette.label) for char in words]
 
 

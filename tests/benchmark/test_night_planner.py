@@ -41,11 +41,14 @@ def test_a_plan_from_pilots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert [c.settings.model.n_embd for c in night.candidates] == [8, 16, 16, 32]
     assert night.best.expected.loss == min(c.expected.loss for c in night.candidates)
     for candidate in night.candidates:
-        assert candidate.tokens == pytest.approx(0.95 * 30.0 * candidate.tokens_per_second)
+        in_time = 0.95 * 30.0 * candidate.tokens_per_second
+        unique = night.pilots[0].unique_tokens
+        assert candidate.tokens == pytest.approx(min(in_time, night.most_passes * unique))
+        assert candidate.epochs <= max(1.0, *(pilot.tokens / unique for pilot in night.pilots))
+        assert (candidate.settings.train.max_time is None) == (in_time > unique * max(4, night.most_passes))
         assert candidate.expected.low <= candidate.expected.loss <= candidate.expected.high
     stages = {event.stage for event in seen if isinstance(event, Progress)}
     assert {"measuring sizes", "pilot 1 of 6", "pilot 6 of 6"} <= stages
-    assert night.best.settings.train.max_time == 30.0
     assert list(tmp_path.iterdir()) == [text]
 
     plan = tmp_path / "plan.yaml"

@@ -167,9 +167,10 @@ def test_a_peak_is_drawn_however_long_the_run_is(
         return screen(snapshot, 100, 30)[4]
 
     without, with_peak = top_line(3.0), top_line(9.0)
-    (at,) = (at for at in range(100) if without[at] != with_peak[at])
+    at, *value = (at for at in range(100) if without[at] != with_peak[at])
     assert without[at] == " "
     assert 0x2800 < ord(with_peak[at]) <= 0x28FF
+    assert "".join(with_peak[at] for at in value) == "↑9.00"
 
 
 def test_early_huge_losses_do_not_squash_the_curve(

@@ -1,0 +1,27 @@
+"""How often a run will see its training text, and how often is too often. Loads no torch."""
+
+from __future__ import annotations
+
+from cpulm.units import format_count
+
+MOST_PASSES = 4.0
+"""Up to this many passes, repeated text is worth nearly as much as new text (Muennighoff et al., "Scaling
+Data-Constrained Language Models", 2023, https://arxiv.org/abs/2305.16264)."""
+
+
+def describe_passes(passes: float) -> str:
+    """``33% of the text once``, ``5.3 passes over the text``, ``848 passes over the text``."""
+    if passes < 0.995:
+        return f"{passes:.0%} of the text once" if passes >= 0.01 else f"{passes:.2%} of the text once"
+    return f"{passes:.1f} passes over the text" if passes < 100 else f"{passes:,.0f} passes over the text"
+
+
+def passes_warning(passes: float | None, train_tokens: int) -> str | None:
+    """What to say of a run that will see its ``train_tokens`` tokens too often; None if it will not."""
+    if passes is None or passes <= MOST_PASSES:
+        return None
+    return (
+        f"this run makes {describe_passes(passes)} of {format_count(train_tokens)} tokens: beyond "
+        f"{MOST_PASSES:.0f} passes it learns less and less, and it may overfit. More text, a smaller model "
+        "or a shorter run would help"
+    )
