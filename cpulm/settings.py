@@ -107,7 +107,7 @@ class ModelSettings(Section):
     """Base of the rotary frequencies."""
     mlp: Activation = "swiglu"
     """The MLP's activation; `gelu` is the tanh form that GPT-2 uses, `gelu_erf` the exact one, three times
-    faster on a CPU, `relu2` is relu squared. `relu2` is in no block that transformers or llama.cpp loads."""
+    faster on a CPU, `relu2` is relu squared. transformers and llama.cpp load no block with `relu2`."""
     qk_norm: bool = True
     """RMSNorm over each head's queries and keys, as in Qwen3."""
     bias: bool = False
@@ -249,7 +249,7 @@ class TrainSettings(Section):
     grad_clip: float = Field(1.0, ge=0)
     """Largest norm of the whole gradient; 0 does not clip."""
     spike_nats: float | None = Field(1.0, gt=0)
-    """A loss that stays this far above its running mean for five updates is a spike; unset: none is."""
+    """A loss that stays this far above its running mean for five updates is a spike; unset: no spikes."""
     max_rollbacks: int = Field(3, ge=0)
     """After a spike, or a loss or gradient that is not finite, go back to the last good checkpoint and skip
     the data that caused it; at most this many times without a new best validation loss, then stop."""
@@ -322,7 +322,7 @@ class RuntimeSettings(Section):
 
 
 class LogSettings(Section):
-    """What is recorded beside losses, validations and the machine's state."""
+    """What is recorded in addition to losses, validations and the machine's state."""
 
     layer_stats_every: int = Field(50, ge=0, le=LARGEST)
     """Updates between measurements of every matrix: its norm, its gradient's norm before clipping, and the

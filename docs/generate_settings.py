@@ -14,7 +14,7 @@ PAGE = Path(__file__).with_name("settings.md")
 HEAD = """\
 # Settings
 
-Every run is described by these settings. They come, in rising order of precedence, from
+These settings describe a run. Each source overrides those above it:
 
 1. the defaults below,
 2. a preset: `--preset tiny`,
@@ -24,15 +24,15 @@ Every run is described by these settings. They come, in rising order of preceden
 5. `--set train.lr=3e-4`, as often as needed,
 6. the options of `cpulm train`, such as `--steps 500`.
 
-A horizon (`train.steps`, `train.epochs`, `train.tokens` or `train.max_time`) replaces whatever horizon the
-layers below give. A key that does not exist is an error that names the nearest one. `null` unsets a setting
-whose default is *unset*. For text the value is taken as it stands, in quotes as YAML reads it: `"a\\nb"` has
-a line break; a list is written `[a, b]`.
+A horizon (`train.steps`, `train.epochs`, `train.tokens` or `train.max_time`) replaces a horizon of any
+kind from a source above it. A key that does not exist is an error that names the nearest one. `null` unsets a
+setting whose default is *unset*. A text is used as written; in quotes it is read as YAML, so `"a\\nb"` has a
+line break. A list is written `[a, b]`.
 
-The resolved settings of a run are stored in its folder as `settings.yaml`; `cpulm train --config` takes that
-file and trains the same thing again.
+The resolved settings of a run are stored in its folder as `settings.yaml`; `cpulm train --config` reads that
+file and trains the same run again.
 
-This page is made from the code by `python docs/generate_settings.py`.
+This page is generated from the code by `python docs/generate_settings.py`.
 """
 
 LIMITS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}

@@ -82,7 +82,7 @@ def _report_split(folder: TokenFolder, emit: Listener) -> None:
     whole = val["documents"] - ends
     counted = [f"{whole:,} whole {'document' if whole == 1 else 'documents'}"] if whole else []
     if ends:
-        counted.append("the end of one" if ends == 1 else f"the ends of {ends:,}")
+        counted.append("the end of one document" if ends == 1 else f"the ends of {ends:,} documents")
     share = val["bytes"] / (train["bytes"] + val["bytes"])
     what = f"{share:.1%} of the text, {format_bytes(val['bytes'])}: {' and '.join(counted)}"
     emit(Notice(level="info", message=f"held out for validation: {what}"))

@@ -40,7 +40,7 @@ def decide_compile(
     if runtime.device.type == "cpu" and machine.compiler is None:
         if requested == "on":
             raise SettingsError(
-                f"runtime.compile = 'on', and there is {machine.compiler_problem}",
+                f"runtime.compile = 'on' needs a C++ compiler: {machine.compiler_problem}",
                 "install g++ or clang++, or leave runtime.compile at auto",
             )
         return runtime.with_note(f"eager: {machine.compiler_problem}")

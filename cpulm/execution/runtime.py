@@ -172,7 +172,7 @@ def _threads(number: int | None, machine: Machine, reason: str) -> tuple[int, st
         return choice.value, f"{_format_threads(choice.value)}: {choice.reason}"
     if number > machine.usable_logical:
         raise SettingsError(
-            f"runtime.threads = {number}, and this process may use {machine.usable_logical} logical cores",
+            f"runtime.threads = {number}, but this process may use {machine.usable_logical} logical cores",
             f"give at most {machine.usable_logical}, or leave it unset",
         )
     limit = machine.openmp.thread_limit

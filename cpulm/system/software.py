@@ -88,7 +88,7 @@ def find_compiler(environ: Mapping[str, str] = os.environ) -> tuple[Compiler | N
     it runs and finds the headers that compiled steps include.
     """
     asked = environ.get("CXX")
-    problem = f"CXX={asked} is not found" if asked else "none is found"
+    problem = f"CXX={asked} is not found" if asked else "no C++ compiler was found"
     for name in [asked] if asked else _compiler_names():
         command, *options = _words(name, environ) or [""]
         if not command or _is_apple_stub(command):

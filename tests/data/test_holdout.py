@@ -80,7 +80,7 @@ def test_large_documents_each_give_their_end(tmp_path: Path) -> None:
     tokens, notices = folder_of(tmp_path / "books", [60_000, 80_000, 50_000])
     assert tokens.meta["ends_held_out"] == tokens.meta["val"]["documents"] == 3
     assert tokens.meta["val"]["bytes"] == 3_000 + 4_000 + 2_500
-    assert notices == ["held out for validation: 5.0% of the text, 9.3 KiB: the ends of 3"]
+    assert notices == ["held out for validation: 5.0% of the text, 9.3 KiB: the ends of 3 documents"]
 
 
 def chosen(names: list[str], size: int = 300) -> set[str]:
