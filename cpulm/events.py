@@ -123,7 +123,11 @@ class LayerStats(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Validated(Event):
-    """A validation. ``whole`` is False if it covered only some batches of the validation split."""
+    """A validation. ``whole`` is False if it covered only some batches of the validation split.
+
+    ``text_lost`` is the share of the validation text, in bytes, that the tokenizer loses: above 0, bits per
+    byte are not comparable with those of other tokenizers.
+    """
 
     kind: ClassVar[str] = "validated"
     step: Count
@@ -134,6 +138,7 @@ class Validated(Event):
     seconds: Number
     whole: bool
     best: bool
+    text_lost: Number = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,11 +246,11 @@ END_REASONS: dict[EndReason, str] = {
 class RunFinished(Event):
     """The last event of a run.
 
-    ``estimated_seconds`` is the estimate at its start: the requested time, or the time of all training steps.
-    ``time_over_estimate`` is the time of the steps since the last start relative to their part of that
-    estimate; None if the run did not reach a horizon in steps. ``tokens_per_second`` and
-    ``flops_per_second`` are those of the training steps since the last start. ``share_of_peak`` is relative
-    to a matrix product in fp32, and may be above 1 if products are in int8 or bf16.
+    """A validation. ``whole`` is False if it covered only some batches of the validation split.
+
+    ``text_lost`` is the share of the validation text, in bytes, that the tokenizer loses: above 0, bits per
+    byte are not comparable with those of other tokenizers.
+    """
     """
 
     kind: ClassVar[str] = "run_finished"
@@ -262,6 +267,7 @@ class RunFinished(Event):
     time_over_estimate: Number | None = None
     flops_per_second: Number | None = None
     share_of_peak: Number | None = None
+    text_lost: Number = 0.0
 
 
 Listener = Callable[[Event], None]

@@ -76,3 +76,9 @@ def format_count(count: float) -> str:
             break
     digits = 2 if abs(count) < 9.995 else 1 if abs(count) < 99.95 else 0
     return f"{count:.{digits}f} {unit}"
+
+
+def format_bits_per_byte(value: float, text_lost: float) -> str:
+    """``1.2345 bits per byte``; marked if the tokenizer loses a share ``text_lost`` of the text."""
+    mark = f" (not comparable: the tokenizer loses {text_lost:.1%} of the text)" if text_lost else ""
+    return f"{value:.4f} bits per byte{mark}"

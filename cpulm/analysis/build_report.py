@@ -136,6 +136,7 @@ def _validation_figures(log: RunLog) -> dict[str, Any]:
         "best_loss": best.loss,
         "best_step": best.step,
         "best_bits_per_byte": best.bits_per_byte,
+        "text_lost": best.text_lost,
     }
 
 

@@ -53,6 +53,7 @@ class ComparedRun:
     params_total: int | None
     tokens_per_second: float | None
     values: dict[str, Any]
+    text_lost: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Effect:
 
 @dataclass(frozen=True, eq=False)
 class RunComparison:
-    """Runs, best first by bits per byte, those without a validation last.
+    """Runs, best first by bits per byte; those without a comparable figure last.
 
     ``reports`` are in the order of ``rows``. ``keys`` are the settings that differ. ``effects`` has the
     scores of each of their values, if several runs share a value or it is the only difference. ``notes`` are
@@ -124,8 +125,11 @@ def x_values(report: Report, curve: Curve, by: By) -> Floats | None:
 
 
 def _score(report: Report) -> float:
+    """Bits per byte; infinite if there are none, or none that are comparable if text is lost."""
     score = report.figures.best_bits_per_byte
-    return math.inf if score is None or not math.isfinite(score) else score
+    if score is None or not math.isfinite(score) or report.figures.text_lost:
+        return math.inf
+    return score
 
 
 def _names(reports: Sequence[Report]) -> list[str]:
@@ -148,6 +152,7 @@ def _row(report: Report, name: str, values: dict[str, Any], best: float) -> Comp
         path=report.path,
         state=report.state,
         bits_per_byte=figures.best_bits_per_byte,
+        text_lost=figures.text_lost,
         loss=figures.best_loss,
         behind=score - best if math.isfinite(score) else None,
         best_step=figures.best_step,
@@ -170,7 +175,7 @@ def _effects(rows: Sequence[ComparedRun], keys: Sequence[str]) -> Iterable[Effec
     for key in keys:
         groups: dict[str, list[ComparedRun]] = {}
         for row in rows:
-            if row.bits_per_byte is not None and math.isfinite(row.bits_per_byte):
+            if row.bits_per_byte is not None and math.isfinite(row.bits_per_byte) and not row.text_lost:
                 groups.setdefault(repr(row.values[key]), []).append(row)
         counted = sum(map(len, groups.values()))
         if len(groups) < 2 or (len(groups) == counted and len(keys) > 1):
@@ -221,7 +226,13 @@ def _notes(reports: Sequence[Report], settings: Sequence[dict[str, Any]], same: 
         yield f"The runs used different precisions, which differ slightly in loss: {named}."
     if len({report.figures.device_name for report in reports if report.figures.device_name}) > 1:
         yield "The runs were trained on different machines: their times are not comparable."
-    missing = [report.name for report in reports if not math.isfinite(_score(report))]
+    for report in reports:
+        if report.figures.text_lost:
+            yield (
+                f"{report.name}: bits per byte are not comparable, because its tokenizer loses "
+                f"{report.figures.text_lost:.1%} of the text."
+            )
+    missing = [one.name for one in reports if not math.isfinite(_score(one)) and not one.figures.text_lost]
     if missing:
         yield f"Not validated yet: {', '.join(missing)}."
     going = [report.name for report in reports if report.state in ("running", "restarting")]

@@ -118,6 +118,7 @@ class Figures:
     best_loss: float | None = None
     best_step: int | None = None
     best_bits_per_byte: float | None = None
+    text_lost: float = 0.0
     tokens_per_second: float | None = None
     flops_per_second: float | None = None
     peak_flops_per_second: float | None = None

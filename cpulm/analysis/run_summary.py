@@ -10,7 +10,7 @@ from cpulm.events import END_REASONS, RunStarted
 from cpulm.runlog.run_log import RunLog
 from cpulm.runs.run_states import RUN_STATES
 from cpulm.runs.status import RunStatus
-from cpulm.units import format_bytes, format_count, format_duration
+from cpulm.units import format_bits_per_byte, format_bytes, format_count, format_duration
 
 
 def facts(status: RunStatus, figures: Figures, log: RunLog) -> tuple[Fact, ...]:
@@ -34,7 +34,8 @@ def _facts(status: RunStatus, figures: Figures, log: RunLog) -> Iterator[Fact]:
         yield Fact(
             "best",
             f"loss {figures.best_loss:.4f}",
-            f"{figures.best_bits_per_byte:.4f} bits per byte, on the validation split at step "
+            f"{format_bits_per_byte(figures.best_bits_per_byte or 0.0, figures.text_lost)}, "
+            "on the validation split at step "
             f"{figures.best_step:,}",
         )
     elif figures.last_loss is not None:

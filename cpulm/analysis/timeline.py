@@ -12,7 +12,7 @@ from cpulm.events import END_REASONS, Event, Notice, RolledBack, RunFinished, Ru
 from cpulm.exit_codes import exit_in_words
 from cpulm.runlog.run_log import Place, RunLog
 from cpulm.runs.supervisor_state import SupervisorState
-from cpulm.units import format_duration
+from cpulm.units import format_bits_per_byte, format_duration
 
 _SLACK_SECONDS = 1.0
 """Notices this soon after the start describe the machine and are not part of the timeline."""
@@ -47,8 +47,8 @@ def _entries_of_log(log: RunLog) -> Iterator[TimelineEntry]:
         elif isinstance(event, RunFinished):
             yield _entry("ended", END_REASONS[event.reason], event, place)
         elif best is not None and event is best:
-            text = f"best validation loss: {best.loss:.4f}, {best.bits_per_byte:.4f} bits per byte"
-            yield _entry("best", text, event, place)
+            bits = format_bits_per_byte(best.bits_per_byte, best.text_lost)
+            yield _entry("best", f"best validation loss: {best.loss:.4f}, {bits}", event, place)
 
 
 def _start(event: RunStarted, place: Place, last_step_time: float | None) -> TimelineEntry:

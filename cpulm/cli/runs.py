@@ -75,6 +75,7 @@ def _show(standings: list[RunStatus]) -> None:
             progress=one.progress,
             best_loss=one.best_loss,
             best_bits_per_byte=one.best_bits_per_byte,
+            text_lost=one.text_lost,
             seconds_ago=None if one.seen is None else max(0.0, now - one.seen),
             preset=one.preset,
         )

@@ -106,8 +106,8 @@ def _report_losses(folder: TokenFolder, emit: Listener) -> None:
         emit(
             Notice(
                 level="warning",
-                message=f"the tokenizer loses {folder.lost_share:.1%} of the validation text, which decoding "
-                "does not give back: bits per byte are not comparable with those of other tokenizers",
+                message=f"the tokenizer loses at least {folder.lost_share:.1%} of the validation text, which "
+                "decoding does not give back: bits per byte are not comparable with those of other tokenizers",
             )
         )
 

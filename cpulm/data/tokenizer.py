@@ -9,6 +9,7 @@ characters.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
@@ -27,6 +28,8 @@ BYTE_LEVEL_MINIMUM = 257
 """The smallest byte-level vocabulary: 256 bytes and the end-of-text token."""
 
 _END_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "[EOS]", "<|im_end|>", "[SEP]")
+_LONG_WORD = 1024
+_LONG_WORDS = re.compile(rf"\S{{{_LONG_WORD}}}|\s{{{_LONG_WORD}}}")
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -198,8 +201,22 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    inner.train_from_iterator(texts, trainer)
+    inner.train_from_iterator(_without_long_words(texts), trainer)
     return _with_end_of_text(inner)
+
+
+def _without_long_words(texts: Iterable[str]) -> Iterator[str]:
+    """Cut what has no borders for the splitting expression: a merge looks through the whole of such a word.
+
+    For 300 KB without white space that is fifty times as long (59 s for 1.2 s on an AMD EPYC, Zen 5).
+    """
+    for text in texts:
+        begin = 0
+        if len(text) > _LONG_WORD:
+            for long in _LONG_WORDS.finditer(text):
+                yield text[begin : long.end()]
+                begin = long.end()
+        yield text[begin:]
 
 
 def byte_tokenizer() -> Tokenizer:

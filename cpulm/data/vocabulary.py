@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 from cpulm.data.encoder import safe_border
+from cpulm.data.pretoken_cache import piece_starts
 from cpulm.data.split import Corpus
 from cpulm.data.tokenizer import KINDS, Tokenizer, byte_tokenizer, char_tokenizer, train_bpe, train_word
 from cpulm.errors import SettingsError, StoppedError
@@ -16,6 +18,9 @@ from cpulm.settings import DataSettings
 
 SAMPLE_BYTES = 32 << 20
 """A vocabulary is trained on at most this much text, spread evenly over the training split."""
+DISTINCT_BYTES = 6 << 20
+"""... and on about so much of distinct pieces of text, for which training needs some 70 bytes of memory each
+byte. Ordinary text repeats its words and has less; DNA or random names, say, do not repeat."""
 
 _POLL_SECONDS = 0.1
 
@@ -100,6 +105,8 @@ class _Sample:
         self.ended = False
         self._corpus = corpus
         self._stopped = False
+        self._pieces: set[int] = set()
+        self._distinct = 0
 
     def stop(self) -> None:
         self._stopped = True
@@ -113,7 +120,7 @@ class _Sample:
             if self._stopped:
                 raise StoppedError("while sampling text", "run the command again")
             seen += part.source_bytes
-            if part.split != "train" or self.taken * total > SAMPLE_BYTES * seen:
+            if part.split != "train" or self._has_enough(seen, total):
                 yield held
                 held = ""
                 continue
@@ -121,6 +128,25 @@ class _Sample:
             text = held + part.text
             border = len(text) if part.ends else safe_border(text)
             held = text[border:]
+            self._note(text[:border])
             yield text[:border]
         yield held
         self.ended = True
+
+    def _has_enough(self, seen: int, total: int) -> bool:
+        """Whether the sample has its share of the text read so far: ``seen`` bytes of ``total``.
+
+        Of distinct pieces half of the limit may come from anywhere: every text begins with new words.
+        """
+        half = DISTINCT_BYTES // 2
+        return self.taken * total > SAMPLE_BYTES * seen or (self._distinct - half) * total > half * seen
+
+    def _note(self, text: str) -> None:
+        """Count the bytes of pieces that were not in the sample before."""
+        data = text.encode()
+        starts = [*piece_starts(data).tolist(), len(data)] if data else []
+        for piece in {data[begin:end] for begin, end in pairwise(starts)}:
+            number = hash(piece)
+            if number not in self._pieces:
+                self._pieces.add(number)
+                self._distinct += len(piece)

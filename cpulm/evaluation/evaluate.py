@@ -233,12 +233,24 @@ def _text(
 
 
 def _ranked(scores: list[CheckpointScore]) -> list[CheckpointScore]:
-    """Sort by bits per byte, best first, each with its distance from the best."""
+    """Sort by bits per byte, best first, each with its distance from the best.
 
-    def bits(score: CheckpointScore) -> float:
+    Those whose tokenizers lose text come last: their figures are not comparable.
+    """
+
+    def bits(score: CheckpointScore) -> tuple[bool, float]:
         assert score.text is not None
-        return score.text.bits_per_byte.value
+        return bool(score.text.text_lost), score.text.bits_per_byte.value
 
     best, *others = sorted(scores, key=bits)
     assert best.text is not None
-    return [best, *(replace(one, behind=difference(one.text, best.text)) for one in others if one.text)]
+    return [
+        best,
+        *(
+            one
+            if one.text.text_lost or best.text.text_lost
+            else replace(one, behind=difference(one.text, best.text))
+            for one in others
+            if one.text
+        ),
+    ]

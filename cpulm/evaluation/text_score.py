@@ -46,6 +46,8 @@ class TextScore:
         unit: what the standard errors are over: ``documents`` or ``blocks``, ``units`` of them; a block has
             about ``block_tokens`` tokens.
         seconds: for reading, encoding and scoring.
+        text_lost: the share of the text, in bytes, that the tokenizer loses; above 0, bits per byte are not
+            comparable with those of other tokenizers.
         unknown: the share of tokens for words that the vocabulary lacks; None if it can encode every text.
     """
 
@@ -62,6 +64,7 @@ class TextScore:
     units: int
     block_tokens: int | None
     seconds: float
+    text_lost: float
     unknown: float | None
     sums: npt.NDArray[np.float64] = field(repr=False, compare=False)
 
@@ -83,6 +86,7 @@ class _Reading:
 
     def __init__(self, text: Text, limit: int | None, tokenizer: Tokenizer) -> None:
         self.tokens, self.text_bytes, self.documents, self.unknown, self.read = 0, 0.0, 0, 0, 0.0
+        self.lost_bytes = 0.0
         self._text, self._limit = text, limit
         self._eot_id, self._unknown_id = tokenizer.eot_id, unknown_id(tokenizer)
         self._ended = True
@@ -93,6 +97,7 @@ class _Reading:
             if len(chunk.ids):
                 self.tokens += len(chunk.ids)
                 self.text_bytes += chunk.text_bytes
+                self.lost_bytes += chunk.lost_bytes
                 self.documents += int(np.count_nonzero(chunk.ids == self._eot_id))
                 self._ended = bool(chunk.ids[-1] == self._eot_id)
                 if self._unknown_id is not None:
@@ -203,6 +208,7 @@ def _figures(
         units=len(sums),
         block_tokens=block_tokens,
         seconds=seconds,
+        text_lost=reading.lost_bytes / max(1.0, reading.text_bytes),
         unknown=None if reading._unknown_id is None else reading.unknown / reading.tokens,
         sums=sums,
     )

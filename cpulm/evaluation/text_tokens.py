@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from cpulm.data.encoder import END, bulk_encoder, safe_border
+from cpulm.data.encoder import END, CountingEncode, bulk_encoder, counting_losses, safe_border
 from cpulm.data.prepare import JOB_CHARACTERS
 from cpulm.data.readers import Losses, Reading, read_files, unused_field
 from cpulm.data.sources import SourceFile, find_files
@@ -25,11 +25,15 @@ _CHUNK_TOKENS = 1 << 18
 
 @dataclass(frozen=True)
 class Chunk:
-    """Tokens, their bytes of text, and how much of the text's ``total`` was read for them."""
+    """Tokens, their bytes of text, and how much of the text's ``total`` was read for them.
+
+    ``lost_bytes`` of the text decoding does not give back.
+    """
 
     ids: npt.NDArray[Any]
     text_bytes: float
     read: float
+    lost_bytes: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,8 @@ def validation_text(tokens: TokenFolder, name: str) -> Text:
     def chunks() -> Iterator[Chunk]:
         for begin in range(0, len(tokens.val), _CHUNK_TOKENS):
             ids = np.asarray(tokens.val[begin : begin + _CHUNK_TOKENS])
-            yield Chunk(ids, len(ids) * tokens.bytes_per_token, len(ids))
+            size = len(ids) * tokens.bytes_per_token
+            yield Chunk(ids, size, len(ids), size * tokens.lost_share)
 
     return Text(name, chunks, len(tokens.val), "tokens")
 
@@ -88,7 +93,8 @@ def first_tokens(chunks: Iterator[Chunk], limit: int | None) -> Iterator[Chunk]:
             yield chunk
         else:
             part = left / len(chunk.ids)
-            yield Chunk(chunk.ids[:left], chunk.text_bytes * part, chunk.read * part)
+            cut = chunk.text_bytes * part, chunk.read * part, chunk.lost_bytes * part
+            yield Chunk(chunk.ids[:left], *cut)
         if left is not None:
             left -= len(chunk.ids)
             if left <= 0:
@@ -131,14 +137,14 @@ def _from_folder(source: str, count: int, tokenizer: Tokenizer) -> Text:
 def _encoded(
     files: Sequence[SourceFile], tokenizer: Tokenizer, how: Reading, emit: Listener
 ) -> Iterator[Chunk]:
-    encode = bulk_encoder(tokenizer)
+    encode = counting_losses(tokenizer, bulk_encoder(tokenizer))
     losses = Losses()
     held: list[str] = []
     length, read = 0, 0
 
     def chunk(text: str) -> Chunk:
-        ids = _ids_of(encode, text)
-        return Chunk(ids, len(text.replace(END, "").encode()), read)
+        ids, lost = _ids_of(encode, text)
+        return Chunk(ids, len(text.replace(END, "").encode()), read, lost)
 
     for piece in read_files(files, how, losses):
         held.append(piece.text + END if piece.ends else piece.text)
@@ -155,7 +161,7 @@ def _encoded(
         emit(Notice(level="warning", message=message))
 
 
-def _ids_of(encode: Callable[[str], npt.NDArray[np.uint32]], text: str) -> npt.NDArray[np.uint32]:
+def _ids_of(encode: CountingEncode, text: str) -> tuple[npt.NDArray[np.uint32], int]:
     try:
         return encode(text)
     except DataError as error:

@@ -18,7 +18,7 @@ from cpulm.overnight.summary_record import NightLog, read_night_log
 from cpulm.run_dir import RunDir
 from cpulm.runs import supervisor_state
 from cpulm.runs.supervisor_state import ENDED, NIGHT_STATES, Attempt, SupervisorState
-from cpulm.units import format_count, format_duration
+from cpulm.units import format_bits_per_byte, format_count, format_duration
 
 _MOST_LINES = 24
 _SAMPLE_LINES = 12
@@ -79,7 +79,7 @@ def _facts(run: RunDir, night: SupervisorState | None, record: NightLog) -> list
         facts.append(
             (
                 "best loss",
-                f"{best.loss:.4f} ({best.bits_per_byte:.4f} bits per byte) "
+                f"{best.loss:.4f} ({format_bits_per_byte(best.bits_per_byte, best.text_lost)}) "
                 f"at step {best.step:,}, {_clock(best.time)}",
             )
         )

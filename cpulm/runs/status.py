@@ -49,6 +49,7 @@ class RunStatus:
     best_loss: float | None = None
     best_step: int | None = None
     best_bits_per_byte: float | None = None
+    text_lost: float = 0.0
     elapsed_seconds: float | None = None
     tokens_per_second: float | None = None
     began: float | None = None
@@ -151,9 +152,10 @@ def _from_log(metrics: Path, end: RunFinished | None) -> dict[str, Any]:
         found.update(_values(step, "step", "progress", "tokens", "loss", "elapsed_seconds"))
     if end is not None:
         found.update(_values(end, "reason", "step", "tokens", "elapsed_seconds", "tokens_per_second"))
-        found.update(_values(end, "best_loss", "best_step", "best_bits_per_byte"))
+        found.update(_values(end, "best_loss", "best_step", "best_bits_per_byte", "text_lost"))
     elif best := last_event(metrics, Validated, where=lambda validated: validated.best):
         found.update(best_loss=best.loss, best_step=best.step, best_bits_per_byte=best.bits_per_byte)
+        found["text_lost"] = best.text_lost
     return found
 
 

@@ -78,7 +78,9 @@ class TrialLog:
         elif isinstance(event, RunFinished):
             self.reason = event.reason
         elif isinstance(event, Validated):
-            self.scores[event.step], self.losses[event.step] = event.bits_per_byte, event.loss
+            # Of a tokenizer that loses text the score is not comparable, so it never counts as better.
+            self.scores[event.step] = math.inf if event.text_lost else event.bits_per_byte
+            self.losses[event.step] = event.loss
         elif isinstance(event, RolledBack):
             for step in [step for step in self.scores if step > event.to_step]:
                 del self.scores[step], self.losses[step]

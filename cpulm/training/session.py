@@ -176,4 +176,5 @@ def _finished(
         time_over_estimate=over,
         flops_per_second=flops or None,
         share_of_peak=flops / peak if flops and peak else None,
+        text_lost=trainer.tokens.lost_share,
     )

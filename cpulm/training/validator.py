@@ -85,6 +85,7 @@ class Validator:
                 seconds=result.seconds,
                 whole=self.settings.eval.batches is None,
                 best=best,
+                text_lost=self.tokens.lost_share,
             )
         )
         self.overfitting.validated(state, result.loss)

@@ -81,12 +81,18 @@ def _short(count: float) -> str:
     return value + unit
 
 
+def _bits_per_byte(row: ComparedRun) -> str:
+    return "not comparable" if row.text_lost else _figure(row.bits_per_byte)
+
+
 def _table(comparison: RunComparison, width: int) -> RenderableType:
     """The runs, best first, with as many columns as fit."""
     columns: dict[str, list[str]] = {
         "": [letter_of(number) for number in range(len(comparison.rows))],
         "run": [row.name for row in comparison.rows],
-        "bits/byte": [_figure(row.bits_per_byte) for row in comparison.rows],
+        "bits/byte": [
+            "not comparable" if row.text_lost else _figure(row.bits_per_byte) for row in comparison.rows
+        ],
         "behind": [_behind(row) for row in comparison.rows],
         "loss": [_figure(row.loss) for row in comparison.rows],
         "steps": [f"{row.steps:,}" for row in comparison.rows],

@@ -142,7 +142,7 @@ def _figures(snapshot: Snapshot, now: float) -> Iterator[list[str]]:
         muon = [] if step.muon_lr is None else [f"muon_lr {step.muon_lr:.1e}"]
         yield [f"loss {figure(step.loss)}", *mean, f"lr {step.lr:.1e}", *muon]
     if validated is not None and best is not None:
-        bits = f"bits/byte {figure(best.bits_per_byte)}"
+        bits = f"bits/byte {'not comparable' if best.text_lost else figure(best.bits_per_byte)}"
         yield [f"validation {figure(validated.loss)}", f"best {figure(best.loss)}", bits]
     if pace.steps_per_second is not None and pace.tokens_per_second is not None:
         yield [f"{significant(pace.steps_per_second)} it/s", f"{format_count(pace.tokens_per_second)} tok/s"]

@@ -53,7 +53,7 @@ def comparison_note(found: EvaluationComparison) -> str | None:
 def _side_by_side(found: EvaluationComparison, width: int) -> RenderableType:
     columns: dict[str, Callable[[CheckpointScore], str]] = {
         "checkpoint": lambda one: str(one.checkpoint),
-        "bits per byte": lambda one: _text(one, lambda text: with_error(text.bits_per_byte)),
+        "bits per byte": lambda one: _text(one, _bits_per_byte),
         "behind the best": lambda one: "" if one.behind is None else "+" + with_error(one.behind),
         "accuracy": lambda one: _text(one, lambda text: per_cent(text.accuracy)),
         "loss": lambda one: _text(one, lambda text: with_error(text.loss)),
@@ -71,6 +71,10 @@ def _side_by_side(found: EvaluationComparison, width: int) -> RenderableType:
         if _natural_width(cells) > width:
             cells.pop(name, None)
     return rows("Comparison", list(cells), zip(*cells.values(), strict=True))
+
+
+def _bits_per_byte(text: TextScore) -> str:
+    return "not comparable" if text.text_lost else with_error(text.bits_per_byte)
 
 
 def _text(one: CheckpointScore, value: Callable[[TextScore], str]) -> str:
@@ -104,9 +108,10 @@ def _text_pairs(score: TextScore, name: str, protocol: Protocol) -> Pairs:
     units = "too little text to estimate it" if score.units < 2 else f"over {score.units} {score.unit}"
     if score.block_tokens is not None and score.units > 1:
         units += f" of {score.block_tokens:,} tokens"
-    unknown = None
-    if score.unknown:
-        unknown = f"{score.unknown:.1%} of the tokens: their text is not scored, so bits per byte are too low"
+    unknown = f"{score.unknown:.1%} of the tokens" if score.unknown else None
+    lost = None
+    if score.text_lost:
+        lost = f"{score.text_lost:.1%} by the tokenizer: bits per byte are too low, and not comparable"
     return [
         ("text", f"{name}: {format_bytes(score.text_bytes)}, {score.tokens:,} tokens, {documents}"),
         ("loss", f"{with_error(score.loss)} nats per token"),
@@ -116,6 +121,7 @@ def _text_pairs(score: TextScore, name: str, protocol: Protocol) -> Pairs:
         ("± is", f"one standard error, {units}"),
         ("context", _protocol(protocol)),
         ("unknown words", unknown),
+        ("text lost", lost),
         (
             "speed",
             f"{format_count(score.tokens_per_second)} tok/s, {format_duration(score.seconds)} in total",

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from rich.segment import Segment
 from rich.style import Style
 
-from cpulm.events import END_REASONS, StepDone
+from cpulm.events import END_REASONS, StepDone, Validated
 from cpulm.ui.canvas import Glyphs, Line, Palette, apart, bar, exactly, gauge, line_cells, text
 from cpulm.ui.chart import chart, step_label
 from cpulm.ui.snapshot import Snapshot, StageProgress
@@ -112,7 +112,7 @@ def training(snapshot: Snapshot, width: int, glyphs: Glyphs) -> list[Line]:
         _pair("smoothed", _loss(snapshot.smoothed.value), width),
         _pair("validation", _loss(validated.loss if validated else None), width, _new(new_best), star),
         _pair(f"best{at}", _loss(best.loss if best else None), width, Palette.mark),
-        _pair("bits per byte", _loss(best.bits_per_byte if best else None), width),
+        _pair("bits per byte", _bits_per_byte(best), width),
         _pair("perplexity", significant(best.perplexity, 4) if best else _UNKNOWN, width),
         _rates(step, width),
         _pair("gradient norm", significant(step.grad_norm) if step else _UNKNOWN, width),
@@ -267,6 +267,12 @@ def _pair(name: str, value: str, width: int, style: Style = Palette.value, mark:
 
 def _loss(value: float | None) -> str:
     return _UNKNOWN if value is None else figure(value)
+
+
+def _bits_per_byte(best: Validated | None) -> str:
+    if best is not None and best.text_lost:
+        return "not comparable"
+    return _loss(None if best is None else best.bits_per_byte)
 
 
 def _loss_style(loss: float) -> Style:

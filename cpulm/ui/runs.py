@@ -29,6 +29,7 @@ class RunRow:
     best_bits_per_byte: float | None
     seconds_ago: float | None
     preset: str | None
+    text_lost: float = 0.0
 
 
 _COLUMNS: dict[str, Callable[[RunRow], str]] = {
@@ -37,7 +38,7 @@ _COLUMNS: dict[str, Callable[[RunRow], str]] = {
     "step": lambda row: _step(row),
     "": lambda row: "-" if row.progress is None else f"{int(100 * row.progress)}%",
     "best loss": lambda row: "-" if row.best_loss is None else figure(row.best_loss),
-    "bits/byte": lambda row: "-" if row.best_bits_per_byte is None else figure(row.best_bits_per_byte),
+    "bits/byte": lambda row: _bits_per_byte(row),
     "seen": lambda row: _age(row.seconds_ago),
     "preset": lambda row: row.preset or "-",
 }
@@ -73,3 +74,9 @@ def _age(seconds: float | None) -> str:
         return "now"
     unit = next(unit for unit, length in _UNITS.items() if seconds >= length)
     return f"{int(seconds // _UNITS[unit])}{unit} ago"
+
+
+def _bits_per_byte(row: RunRow) -> str:
+    if row.best_bits_per_byte is None:
+        return "-"
+    return "not comparable" if row.text_lost else figure(row.best_bits_per_byte)

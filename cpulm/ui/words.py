@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cpulm.events import END_REASONS, RolledBack, RunFinished, RunStarted
 from cpulm.ui.terminal_text import figure, harmless, significant
-from cpulm.units import format_bytes, format_count, format_duration
+from cpulm.units import format_bits_per_byte, format_bytes, format_count, format_duration
 
 NO_PRESET = "none"
 """The preset in :class:`cpulm.events.RunStarted` of a run without one; it is not shown."""
@@ -62,7 +62,8 @@ def end_lines(event: RunFinished) -> list[str]:
     how = END_REASONS[event.reason]
     lines = [f"{how} after step {event.step}: {_time_taken(event)}", _speed(event)]
     if event.best_loss is not None:
-        bits = "" if event.best_bits_per_byte is None else f", {event.best_bits_per_byte:.4f} bits per byte"
+        value = event.best_bits_per_byte
+        bits = "" if value is None else f", {format_bits_per_byte(value, event.text_lost)}"
         lines.append(f"best validation loss {figure(event.best_loss)} at step {event.best_step}{bits}")
     if event.checkpoint is not None:
         lines.append(f"checkpoint {harmless(event.checkpoint)}")

@@ -46,10 +46,16 @@ def compared(comparison: RunComparison) -> dict[str, Any]:
     }
 
 
+def _bits_per_byte(row: ComparedRun) -> str:
+    if row.bits_per_byte is None:
+        return "–"
+    return "not comparable" if row.text_lost else f"{row.bits_per_byte:.4f}"
+
+
 def _cells(row: ComparedRun, keys: tuple[str, ...]) -> list[str]:
     return [
         printable(row.name),
-        "–" if row.bits_per_byte is None else f"{row.bits_per_byte:.4f}",
+        _bits_per_byte(row),
         "–" if row.behind is None else f"{row.behind:+.4f}" if row.behind else "best",
         *(_shown(row.values.get(key)) for key in keys),
         "–" if row.loss is None else f"{row.loss:.4f}",
