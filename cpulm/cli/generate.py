@@ -199,7 +199,7 @@ def _read_prompt(prompt: str | None, file: Path | None) -> str:
         return ""
     try:
         content = sys.stdin.buffer.read() if file is None or str(file) == "-" else file.read_bytes()
-        text = content.decode("utf-8-sig").replace("\r\n", "\n")
+        text = content.decode("utf-8-sig")
     except OSError as error:
         raise DataError(f"cannot read the prompt from {file or 'stdin'}: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -209,7 +209,7 @@ def _read_prompt(prompt: str | None, file: Path | None) -> str:
             "save the file as UTF-8",
         ) from error
     # Editors and echo put a line end behind what was meant
-    return text.removesuffix("\n")
+    return text[:-2] if text.endswith("\r\n") else text.removesuffix("\n")
 
 
 def _unescape(text: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from cpulm.data.prepare import prepare
 from cpulm.data.tokenfile import TokenFolder
 from cpulm.data.vocabulary import trains_vocabulary
-from cpulm.errors import SettingsError
+from cpulm.errors import AbortedError, SettingsError
 from cpulm.events import Listener
 from cpulm.interrupts import StopRequest
 from cpulm.settings import DataSettings
@@ -31,5 +31,8 @@ def tokenize(data: DataSettings, out: Path, *, vocab_size_given: bool, show: Lis
             f"--vocab-size has no effect: the tokenizer {data.tokenizer} has a vocabulary of its own",
             "leave it out, or use --tokenizer bpe or word",
         )
-    with StopRequest() as stop:
-        return prepare(data, emit=show, should_stop=stop, out=out)
+    try:
+        with StopRequest() as stop:
+            return prepare(data, emit=show, should_stop=stop, out=out)
+    except AbortedError as error:
+        raise AbortedError("aborted; nothing was written") from error

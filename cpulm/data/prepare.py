@@ -103,13 +103,9 @@ def _report_losses(folder: TokenFolder, emit: Listener) -> None:
     for message in Losses(**folder.meta.get("lost_in_reading", {})).in_words():
         emit(Notice(level="warning", message=message))
     if folder.lost_share:
-        emit(
-            Notice(
-                level="warning",
-                message=f"the tokenizer loses at least {folder.lost_share:.1%} of the validation text, which "
-                "decoding does not give back: bits per byte are not comparable with those of other tokenizers",
-            )
-        )
+        lost = f"the tokenizer loses at least {folder.lost_share:.1%} of the validation text"
+        message = f"{lost}: bits per byte are not comparable with those of other tokenizers"
+        emit(Notice(level="warning", message=message))
 
 
 def check(folder: TokenFolder, emit: Listener, should_stop: Callable[[], bool]) -> None:

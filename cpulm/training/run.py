@@ -17,7 +17,7 @@ from cpulm.checkpoints.training_data import same_tokens
 from cpulm.data.prepare import prepare
 from cpulm.data.sources import absolute_sources
 from cpulm.data.tokenfile import TokenFolder
-from cpulm.errors import SettingsError
+from cpulm.errors import DataError, SettingsError
 from cpulm.estimate import requirements
 from cpulm.estimate.memory import arithmetic_of, expected_arithmetic
 from cpulm.estimate.requirements import Requirements
@@ -214,7 +214,13 @@ def prepare_run(settings: Settings, *, show: Listener, should_stop: Callable[[],
     choose_runtime(settings.runtime, machine)  # refuses what is not available, before the data is prepared
     block = settings.model.block_size
     tokens = prepare(settings.data, emit=show, should_stop=should_stop, block_size=block)
-    encode_prompt(tokens.tokenizer, settings.sample.prompt, starts_documents=True)
+    try:
+        encode_prompt(tokens.tokenizer, settings.sample.prompt, starts_documents=True)
+    except DataError as error:
+        raise DataError(
+            f"sample.prompt: {error.message}",
+            "change it (--set sample.prompt=TEXT), or use data.tokenizer=byte",
+        ) from error
     expected = expected_arithmetic(settings, machine)
     requirements.check_memory(settings, tokens.vocab_size, expected, machine.memory_available_bytes)
     runtime = choose_runtime(settings.runtime, machine, settings.model)

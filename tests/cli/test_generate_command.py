@@ -120,7 +120,7 @@ def test_the_folder_of_a_run_names_its_best_checkpoint(run: Run, checkpoint: Pat
 def test_the_prompt_comes_from_a_pipe_or_a_file_without_the_last_line_end(run: Run, tmp_path: Path) -> None:
     assert run(*GREEDY, stdin=b"xy\nabc\n").out == "xy\nabcdefgh\n"
     (tmp_path / "prompt.txt").write_bytes(b"q\r\nABC\r\n")
-    assert run("--prompt-file", str(tmp_path / "prompt.txt"), *GREEDY).out == "q\nABCDEFGH\n"
+    assert run("--prompt-file", str(tmp_path / "prompt.txt"), *GREEDY).out == "q\r\nABCDEFGH\n"
     assert run("--prompt-file", "-", *GREEDY, stdin=b"r").out == "rstuvw\n"
 
 

@@ -61,3 +61,11 @@ def test_evaluate_marks_it_and_ranks_it_last(folder: Path) -> None:
     first = done.stdout.index("runs/bytes")
     assert first < done.stdout.index("runs/words")
     assert "behind the best" not in done.stdout
+
+
+def test_a_sample_prompt_that_cannot_be_encoded_names_its_setting(folder: Path) -> None:
+    data = ("--tokenizer", "char", "--set", "data.vocab_size=null", "--set", "sample.prompt=é")
+    done = cpulm(folder, "train", "--config", "small.yaml", *data, "--out", "runs/char", "--headless")
+    assert done.returncode == 3
+    assert "error: sample.prompt: the character vocabulary has no 'é'" in done.stderr
+    assert "--set sample.prompt=TEXT" in done.stderr

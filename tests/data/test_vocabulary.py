@@ -1,0 +1,36 @@
+"""The part of the text that a vocabulary is learned from."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+from cpulm.data import vocabulary
+from cpulm.data.prepare import _scan_sources
+from cpulm.data.sources import find_files
+from cpulm.data.tokenizer import _without_long_words
+from cpulm.settings import DataSettings
+
+
+def sampled(path: Path, text: str) -> str:
+    path.write_text(text, encoding="utf-8")
+    data = DataSettings(source=[str(path)])
+    corpus = _scan_sources(data, find_files(data.source), (), lambda _: None, lambda: False)
+    return "".join(vocabulary._Sample(corpus).texts())
+
+
+def test_text_that_does_not_repeat_is_sampled_up_to_a_limit(tmp_path: Path) -> None:
+    """Training keeps every distinct piece in memory; ordinary text of the same size is taken whole."""
+    rng, size = random.Random(1), 2 * vocabulary.DISTINCT_BYTES
+    unique = "".join(rng.choices("ACGT", k=size))
+    assert len(sampled(tmp_path / "dna.txt", unique)) < 1.1 * vocabulary.DISTINCT_BYTES
+    prose = "the cat sat on the mat; " * (size // 24)
+    assert len(sampled(tmp_path / "prose.txt", prose)) > 0.94 * len(prose)
+
+
+def test_words_are_cut_where_they_are_longer_than_any_token() -> None:
+    texts = ["a b" * 500, "x" * 5000 + " end", " " * 3000, "", "short"]
+    parts = list(_without_long_words(texts))
+    assert "".join(parts) == "".join(texts)
+    assert max(len(word) for part in parts for word in part.split(" ")) <= 1024
+    assert max(len(part) for part in parts if part.isspace()) <= 1024
