@@ -144,7 +144,7 @@ def test_data_for_a_full_disk_is_an_error_and_progress_is_dropped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with Path("/dev/full").open("wb", buffering=0) as full:
-        monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(full, write_through=True))  # type: ignore[arg-type]
+        monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(full, write_through=True))
         console.say("progress")
         console.show_warning("beware")
     for write in (console.write_text, console.print_json, lambda text: console.stdout().print(text)):
