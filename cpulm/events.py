@@ -246,11 +246,12 @@ END_REASONS: dict[EndReason, str] = {
 class RunFinished(Event):
     """The last event of a run.
 
-    """A validation. ``whole`` is False if it covered only some batches of the validation split.
-
-    ``text_lost`` is the share of the validation text, in bytes, that the tokenizer loses: above 0, bits per
-    byte are not comparable with those of other tokenizers.
-    """
+    ``estimated_seconds`` is the estimate at its start: the requested time, or the time of all training steps.
+    ``time_over_estimate`` is the time of the steps since the last start relative to their part of that
+    estimate; None if the run did not reach a horizon in steps. ``tokens_per_second`` and
+    ``flops_per_second`` are those of the training steps since the last start. ``share_of_peak`` is relative
+    to a matrix product in fp32, and may be above 1 if products are in int8 or bf16. ``text_lost`` is as in
+    :class:`Validated`.
     """
 
     kind: ClassVar[str] = "run_finished"
