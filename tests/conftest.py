@@ -1,4 +1,4 @@
-"""What holds for every test: no settings from the caller's environment, caches in a folder of their own."""
+"""For every test: no settings from the caller's environment, and caches in a temporary folder."""
 
 from __future__ import annotations
 

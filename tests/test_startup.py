@@ -1,4 +1,4 @@
-"""Which modules a fresh interpreter loads on the way to an answer: the price of every start."""
+"""The modules that a fresh interpreter loads for each command, on which start-up time depends."""
 
 from __future__ import annotations
 

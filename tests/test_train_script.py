@@ -1,4 +1,4 @@
-"""What train_cpu.sh and train_cpu.bat do after the set-up: train, tell what happened, show a sample."""
+"""train_cpu.sh and train_cpu.bat after the set-up: train, summarize, show a sample."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ sys.exit(train_cpu.main(sys.argv[1:]))
 
 
 @pytest.mark.slow
-def test_the_script_ends_with_a_page_on_what_happened_and_a_sample(tmp_path: Path) -> None:
+def test_the_script_ends_with_a_summary_and_a_sample(tmp_path: Path) -> None:
     (tmp_path / "rhyme.txt").write_text("the cat sat on the mat; the rat saw the cat and ran.\n" * 60)
     (tmp_path / "quick.yaml").write_text(QUICK)
     command = [sys.executable, "-c", SCRIPT, "--config", "quick.yaml"]

@@ -1,4 +1,4 @@
-"""The wheel: what is in it, and that it works away from the source."""
+"""The wheel: its contents, and that it works without the source tree."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of analysis share: runs as their logs tell of them."""
+"""Shared by the analysis tests: runs made from their logs."""
 
 from recorded_runs import make_run
 

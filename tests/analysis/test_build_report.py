@@ -1,4 +1,4 @@
-"""From a folder to a report: finished, running, crashed, damaged, gone back, resumed."""
+"""Builds reports of finished, running, crashed, damaged, rolled-back and resumed runs."""
 
 from __future__ import annotations
 

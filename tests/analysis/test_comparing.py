@@ -1,4 +1,4 @@
-"""Runs side by side: best first, what differs, what it did, and when losses must not be compared."""
+"""Compares runs: order, differing settings and their effects, and losses that are not comparable."""
 
 from __future__ import annotations
 

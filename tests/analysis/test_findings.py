@@ -1,4 +1,4 @@
-"""Each finding on a record that has it and on one that has it not, with the figures it names."""
+"""Each finding on a log that must give it and on one that must not, with its figures."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_still_improving_holds_what_the_law_would_bring(make_run: MakeRun) -> No
     assert f"{finding.figures['gain_nats']:.2f}" in finding.text
 
 
-def test_a_curve_that_is_flat_has_little_to_gain(make_run: MakeRun) -> None:
+def test_a_flat_curve_has_little_to_gain(make_run: MakeRun) -> None:
     def flat(step: int) -> float:
         return 2 + 5 * math.exp(-step / 20)
 
@@ -94,7 +94,7 @@ def test_the_decay_of_the_learning_rate_is_not_taken_for_progress(make_run: Make
         ("constant", 1200, "Still improving at the end: "),
     ],
 )
-def test_a_decay_that_is_still_to_come_is_named(
+def test_a_decay_that_is_still_ahead_is_mentioned(
     make_run: MakeRun, schedule: str, horizon: int, begins: str
 ) -> None:
     settings = f"preset: ''\ntrain:\n  schedule: {schedule}\n"
@@ -103,7 +103,7 @@ def test_a_decay_that_is_still_to_come_is_named(
     assert ("still to come" in text) == (begins == "Still improving: ")
 
 
-def test_a_range_tells_no_more_digits_than_it_leaves_sure(make_run: MakeRun) -> None:
+def test_a_range_has_only_significant_digits(make_run: MakeRun) -> None:
     finding = found(make_run())["improving"]
     wide = finding.figures["gain_high"] - finding.figures["gain_low"] >= 0.05
     assert f"({finding.figures['gain_low']:.{2 if wide else 3}f} to" in finding.text
@@ -176,7 +176,7 @@ def test_one_spike_that_came_back_is_a_note(make_run: MakeRun) -> None:
     assert findings["spikes"].weight == "note"
 
 
-def test_single_odd_batches_are_no_spikes(make_run: MakeRun) -> None:
+def test_single_unusual_batches_are_not_spikes(make_run: MakeRun) -> None:
     findings = found(make_run(loss=lambda step: falling(step) + 1.5 * (step % 60 == 0)))
     assert not {"spikes", "learning_rate_too_high"} & findings.keys()
 
@@ -269,7 +269,7 @@ def test_a_slow_time_without_a_reason_says_that(make_run: MakeRun) -> None:
     assert " to " in findings["slowed"].text.partition(":")[2]
 
 
-def test_single_slow_steps_are_no_slow_machine(make_run: MakeRun) -> None:
+def test_single_slow_steps_are_not_a_slow_machine(make_run: MakeRun) -> None:
     findings = found(make_run(step_seconds=lambda step: 8.0 if step % 20 == 0 else 1.0))
     assert not {"slowed", "throttled", "other_programs"} & findings.keys()
 

@@ -1,4 +1,4 @@
-"""What a time buys: real pilots of small models, and a plan that fits what was measured."""
+"""Plans a night with real pilot runs of small models; the plan must agree with their measurements."""
 
 from __future__ import annotations
 

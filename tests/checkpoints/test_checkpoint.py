@@ -1,4 +1,4 @@
-"""A checkpoint is written whole, read without running code, and never trusted when damaged."""
+"""Checkpoints are written atomically, loaded without executing code, and refused if damaged."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_an_archive_that_would_fill_the_memory_is_refused(tmp_path: Path) -> Non
         checkpoints.load(path)
 
 
-def test_what_is_no_checkpoint_is_named(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_checkpoint_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.pt").write_text("hello " * 100)
     with pytest.raises(DataError, match=r"a\.pt is not a cpulm checkpoint"):
         checkpoints.load(tmp_path / "a.pt")

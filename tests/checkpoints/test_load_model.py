@@ -1,4 +1,4 @@
-"""A model comes back from its checkpoint alone, and a damaged one is passed over aloud."""
+"""A model is loaded from its checkpoint alone; a damaged checkpoint is skipped with a warning."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_load_model_takes_the_best_of_a_run_else_the_newest(tmp_path: Path) -> N
     assert "latest.pt" in said[0]
 
 
-def test_load_model_of_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
+def test_load_model_refuses_a_file_that_is_not_a_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "settings.yaml").write_text("{}")
     with pytest.raises(DataError, match="no checkpoint yet"):
         load_model(tmp_path, warn=pytest.fail)

@@ -1,4 +1,4 @@
-"""``cpulm analyze`` as a person and a script meet it: what it writes, and what it says where it cannot."""
+"""``cpulm analyze``: its files, its output, and its errors."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def damaged(run: Path, copy: Path, lines: Sequence[bytes] = (), cut: int = 0) ->
     return copy
 
 
-def test_a_run_is_told_of_in_a_pipe(cpulm: Cpulm) -> None:
+def test_a_run_is_described_in_a_pipe(cpulm: Cpulm) -> None:
     code, out, err = cpulm("low")
     assert (code, err) == (0, "")
     heads = (
@@ -181,7 +181,7 @@ def test_a_checkpoint_without_its_data_needs_a_text(
         (["low/best.pt", "--model", "--html", "x.html"], 2, "is a checkpoint", "give the run's folder"),
     ],
 )
-def test_what_cannot_be_is_one_error_and_one_hint(
+def test_an_invalid_request_is_one_error_and_one_hint(
     cpulm: Cpulm, arguments: list[str], code: int, error: str, hint: str
 ) -> None:
     done = cpulm(*arguments)
@@ -202,7 +202,7 @@ def test_what_cannot_be_is_one_error_and_one_hint(
         (b"\x00\xff\n{\n", "holds no event of a run"),
     ],
 )
-def test_a_folder_that_tells_nothing_says_why(
+def test_a_folder_without_a_log_is_an_error_with_a_reason(
     cpulm: Cpulm, runs: Path, tmp_path: Path, content: bytes | None, error: str
 ) -> None:
     folder = tmp_path / "folder"
@@ -216,7 +216,7 @@ def test_a_folder_that_tells_nothing_says_why(
     assert err.splitlines()[1].startswith(" hint: ")
 
 
-def test_a_run_that_tells_nothing_is_left_out_of_a_folder_with_a_warning(
+def test_a_run_without_events_is_left_out_of_a_folder_with_a_warning(
     cpulm: Cpulm, runs: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(runs / "low", tmp_path / "low")
@@ -240,7 +240,7 @@ def test_a_damaged_last_line_and_a_crash_are_told(cpulm: Cpulm, runs: Path, tmp_
     assert "step 12 of 20 (60%)" in words
 
 
-def test_a_console_of_ascii_at_eighty_cells_shows_everything(runs: Path) -> None:
+def test_an_ascii_console_of_80_columns_shows_everything(runs: Path) -> None:
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
     done = subprocess.run(
         [sys.executable, "-m", "cpulm", "analyze", "low"],

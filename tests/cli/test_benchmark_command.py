@@ -1,4 +1,4 @@
-"""``cpulm benchmark``: real updates of a small model, their parts, and figures that fit each other."""
+"""``cpulm benchmark``: real updates of a small model; the figures must be consistent."""
 
 from __future__ import annotations
 

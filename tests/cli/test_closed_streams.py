@@ -1,4 +1,4 @@
-"""Every command with standard streams that are closed, as ``2>&-`` does it, or on a full disk.
+"""Every command with a closed standard stream, as by ``2>&-``, still does its work.
 
 The work is done all the same; only data that could not be written is an error.
 """

@@ -1,4 +1,4 @@
-"""``cpulm evaluate`` as a person and a script meet it."""
+"""``cpulm evaluate`` in a terminal and in scripts."""
 
 from __future__ import annotations
 

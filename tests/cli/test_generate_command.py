@@ -1,4 +1,4 @@
-"""``cpulm generate`` as a person, a pipe and a script meet it."""
+"""``cpulm generate`` in a terminal, in pipes and in scripts."""
 
 from __future__ import annotations
 
@@ -200,7 +200,7 @@ def test_json_holds_every_text_with_its_figures(run: Run) -> None:
         assert record == {"prompt": "abc", "text": "de", "tokens": 3, "seed": 4, "stop_reason": "stop"}
 
 
-def test_interactive_goes_on_with_line_after_line_until_an_empty_one(run: Run) -> None:
+def test_interactive_continues_line_by_line_until_an_empty_one(run: Run) -> None:
     done = run("--interactive", *GREEDY, "--seed", "7", stdin=b"abc\nKLM\n\nnever\n")
     assert done.code == 0
     assert done.out == "abcdefgh\nKLMNOPQR\n"
@@ -254,7 +254,7 @@ def test_bytes_that_are_no_utf8_are_named_with_their_place(run: Run) -> None:
     assert "0xff at offset 2" in done.err
 
 
-def test_what_is_no_checkpoint_is_refused(run: Run, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_checkpoint_is_refused(run: Run, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("hello")
     for path in (tmp_path / "notes.txt", tmp_path / "absent.pt", tmp_path):
         assert run("--prompt", "a", at=path).code == 3

@@ -1,4 +1,4 @@
-"""``--overnight`` as a person uses it: real runs, closed terminals, kills, requests to stop, reboots."""
+"""``--overnight``: real runs, closed terminals, kills, stop requests, reboots."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def wait_for_end(folder: Path) -> dict[str, Any]:
     return wait_for(folder, lambda night: not process.is_running(night["pid"], night["pid_started"]))
 
 
-def test_a_run_that_is_killed_is_home_in_the_morning(folder: Path) -> None:
+def test_a_run_that_is_killed_is_complete_in_the_morning(folder: Path) -> None:
     begun = begin(folder, "train", "--config", "quick.yaml", "--steps", "900")
     assert begun.returncode == 0, begun.stderr
     assert begun.stdout == f"{Path('runs/run-1')}\n"
@@ -110,7 +110,7 @@ def test_a_request_to_stop_is_for_good(folder: Path) -> None:
 
 
 @posix
-def test_a_run_is_gone_on_with_after_the_computer_was_shut_down(folder: Path) -> None:
+def test_a_run_continues_after_the_computer_was_shut_down(folder: Path) -> None:
     begin(folder, "train", "--config", "quick.yaml", "--steps", "2500")  # long enough to be in the middle
     os.kill(night_of(folder)["pid"], signal.SIGTERM)
     assert wait_for_end(folder)["state"] == "interrupted"
@@ -121,7 +121,7 @@ def test_a_run_is_gone_on_with_after_the_computer_was_shut_down(folder: Path) ->
     assert night["attempts"][0]["step"] == night["attempts"][1]["from_step"]
 
 
-def test_resume_goes_on_overnight_with_a_new_horizon(folder: Path) -> None:
+def test_resume_continues_overnight_with_a_new_horizon(folder: Path) -> None:
     train = [*CPULM, "train", "--config", "quick.yaml", "--steps", "3", "--headless"]
     subprocess.run(train, cwd=folder, capture_output=True, timeout=60, check=True)
     begun = begin(folder, "resume", "runs/run-1", "--steps", "30")
@@ -141,7 +141,7 @@ def test_resume_goes_on_overnight_with_a_new_horizon(folder: Path) -> None:
         (["--config", "quick.yaml", "--stepz", "3"], 2, "--stepz"),
     ],
 )
-def test_a_mistake_is_told_at_once_and_leaves_nothing(
+def test_an_error_is_reported_at_once_and_leaves_nothing(
     folder: Path, arguments: list[str], code: int, said: str
 ) -> None:
     begun = begin(folder, "train", *arguments)

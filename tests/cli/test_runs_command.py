@@ -1,4 +1,4 @@
-"""``cpulm runs`` as a person types it."""
+"""``cpulm runs``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``cpulm stop`` as a person types it, with other processes that train."""
+"""``cpulm stop`` on runs that train in other processes."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_a_request_that_a_starting_run_took_for_an_old_one_is_said_again(
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends SIGINT to one process")
-def test_who_does_not_want_to_wait_leaves_and_takes_nothing_back(tmp_path: Path, trainer: Trainer) -> None:
+def test_ctrl_c_while_waiting_leaves_the_request_in_place(tmp_path: Path, trainer: Trainer) -> None:
     run = a_run(tmp_path / "one")
     trainer(run, late=20.0)
     process = subprocess.Popen(
@@ -160,7 +160,7 @@ def test_all_that_are_at_work(tmp_path: Path, trainer: Trainer) -> None:
     assert cpulm(tmp_path, "stop", "--all") == (0, "nothing is being trained in runs/\n", "")
 
 
-def test_a_run_that_nobody_trains_is_told_as_it_stands(tmp_path: Path, trainer: Trainer) -> None:
+def test_a_run_without_a_process_is_shown_with_its_last_state(tmp_path: Path, trainer: Trainer) -> None:
     run = a_run(tmp_path / "one")
     assert cpulm(tmp_path, "stop", "one")[:2] == (0, "one: not running: it has not trained a step\n")
     killed = trainer(run)
@@ -177,7 +177,7 @@ def test_a_run_that_nobody_trains_is_told_as_it_stands(tmp_path: Path, trainer: 
     assert not run.stop.exists()
 
 
-def test_a_supervisor_between_two_tries_is_told_too(tmp_path: Path) -> None:
+def test_a_supervisor_between_two_attempts_is_stopped_too(tmp_path: Path) -> None:
     run = a_run(tmp_path / "one")
     night = new_state(run, [])
     night.state = "waiting"

@@ -1,4 +1,4 @@
-"""``cpulm sweep`` with real processes, as a person and a script meet it."""
+"""``cpulm sweep`` with real processes, in a terminal and in scripts."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def test_ctrl_c_saves_every_run_and_resume_goes_on(run: Run, folder: Path) -> No
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no kill -9")
-def test_a_sweep_that_was_killed_takes_back_the_run_it_left_behind(run: Run, folder: Path) -> None:
+def test_a_sweep_that_was_killed_continues_the_run_it_left_behind(run: Run, folder: Path) -> None:
     asked = arguments("--set=train.steps=1200,9", "--headless")
     process = begin(asked)
     first = folder / "sweeps" / "tiny-1" / "steps=1200"
@@ -191,7 +191,7 @@ def test_a_trial_that_fails_is_left_out_with_its_reason(run: Run, folder: Path) 
     assert "checkpoint cannot be used (exit code 3)" in done.err
 
 
-def test_where_every_trial_fails_so_does_the_sweep(run: Run) -> None:
+def test_if_every_trial_fails_the_sweep_fails(run: Run) -> None:
     tried = ("--set=data.tokenizer=char", "--set=sample.prompt=ß", "--set=train.lr=1e-3,2e-3")
     done = run(*arguments(*tried, "--steps=4"))
     assert done.code == 3

@@ -1,4 +1,4 @@
-"""``cpulm sysinfo`` in a pipe: its text, its JSON."""
+"""``cpulm sysinfo`` in a pipe: text and JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``cpulm tokenize`` as a user sees it: folders, streams and exit codes."""
+"""``cpulm tokenize``: folders, streams and exit codes."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_json_is_one_object_on_stdout(
     assert result["tokenizer"] == "char"
 
 
-def test_every_option_is_heard(story: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_option_has_an_effect(story: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("a.jsonl").write_bytes(b'{"body": "caf\xe9 one two three"}\n' * 40)
     Path("val.txt").write_text(STORY.upper(), encoding="utf-8")
     options = ["--field", "body", "--errors", "replace", "--val-data", "val.txt"]

@@ -1,4 +1,4 @@
-"""``cpulm train`` and ``cpulm resume`` as a person types them: what stands where, with which exit code."""
+"""``cpulm train`` and ``cpulm resume``: which output goes to which stream, and exit codes."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_debugging_shows_the_traceback(folder: Path) -> None:
     assert "Traceback" in done.stderr
 
 
-def test_out_that_is_a_run_is_gone_on_with_only_when_asked(folder: Path) -> None:
+def test_out_that_is_a_run_is_continued_only_on_request(folder: Path) -> None:
     run = ["train", "--config", "quick.yaml", "--out", "here"]
     assert cpulm(folder, *run).returncode == 0
     refused = cpulm(folder, *run)
@@ -156,7 +156,7 @@ def test_out_that_is_a_run_is_gone_on_with_only_when_asked(folder: Path) -> None
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_stop_saves_and_says_how_to_go_on(folder: Path, number: signal.Signals) -> None:
+def test_a_stop_saves_and_prints_how_to_continue(folder: Path, number: signal.Signals) -> None:
     command = [sys.executable, "-m", "cpulm", "train", "--config", "quick.yaml", "--steps", "1000000"]
     process = subprocess.Popen(
         command,
@@ -179,7 +179,7 @@ def test_a_stop_saves_and_says_how_to_go_on(folder: Path, number: signal.Signals
     assert (folder / "runs" / "run-1" / "latest.pt").is_file()
 
 
-def test_resume_names_what_is_no_run(folder: Path) -> None:
+def test_resume_names_a_folder_that_is_not_a_run(folder: Path) -> None:
     for path in (".", "rhyme.txt", "absent"):
         done = cpulm(folder, "resume", path)
         assert done.returncode == 3, path

@@ -1,4 +1,4 @@
-"""``--until``: what each way to write it means, also in the nights in which the clocks change."""
+"""``--until``: the meaning of each way to write it, also in nights in which the clocks change."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_a_night_in_which_the_clocks_change_has_its_own_length() -> None:
     ["", "7", "7am", "24:00", "12:60", "-1:00", "07:00+01:00", "2026-11-22", "2026-02-30 07:00", "tomorrow",
      "22.11.2026 07:00", "2026-11-22 07:00 CET", "9999-99-99 00:00", "8h"],
 )  # fmt: skip
-def test_what_is_no_time_is_named_with_examples(text: str) -> None:
+def test_an_invalid_time_is_named_with_examples(text: str) -> None:
     with pytest.raises(SettingsError) as caught:
         parse_until(text, local("2026-11-21T23:00"))
     assert repr(text) in caught.value.message

@@ -1,4 +1,4 @@
-"""What is typed wrongly: one message, one hint, exit code 2, in one style; and what Tab offers."""
+"""Usage errors: one message, one hint, exit code 2, in one style; and tab completion."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_the_options_that_people_of_other_tools_type(
     assert data["source"] == ["notes.txt", "more.txt"]
 
 
-def test_an_option_goes_before_an_assignment_and_that_before_the_environment(
+def test_an_option_overrides_an_assignment_which_overrides_the_environment(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("CPULM_TRAIN__MICRO_BATCH_SIZE", "5")

@@ -1,4 +1,4 @@
-"""``cpulm watch`` as a person types it, on runs that this test trains, or seems to."""
+"""``cpulm watch`` on runs that train, or whose files look like it."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_new_events_as_json_until_the_end(run: RunDir, watcher: Watcher) -> None
     assert (process.returncode, out, err) == (0, "", "")
 
 
-def test_a_resumed_run_is_told_anew_and_nothing_twice(run: RunDir, watcher: Watcher) -> None:
+def test_a_resumed_run_is_reported_again_and_no_event_twice(run: RunDir, watcher: Watcher) -> None:
     add(run, began(), step(1), step(2), step(3), finished(3, "stopped"))
     with locked(run):
         process = watcher("--json")

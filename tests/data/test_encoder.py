@@ -1,4 +1,4 @@
-"""The fast encoders against the plain ones, and the borders where text may be cut."""
+"""The fast encoders against the library's, and the positions at which text may be split."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is held out for validation: a share of the bytes by hashes of names, whatever the sizes are."""
+"""The validation split: a share of the bytes, chosen by hashes of names, for any document sizes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batches: a pure function of the seed and the index, every window once an epoch, every target once."""
+"""Batches depend only on seed and index; an epoch has every window and every target once."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_every_target_is_predicted_exactly_once(n: int, block: int, batch: int) 
     assert seen == Counter(range(1, n))
 
 
-def test_a_limit_takes_batches_spread_over_the_split() -> None:
+def test_a_limit_selects_batches_evenly_from_the_split() -> None:
     firsts = [int(x[0, 0]) for x, _ in val_batches(counting(1001), 10, 5, limit=4)]
     assert firsts == [0, 250, 500, 750]
     assert len(list(val_batches(counting(1001), 10, 5, limit=99))) == 20

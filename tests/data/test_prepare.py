@@ -1,4 +1,4 @@
-"""From sources and settings to a token folder: the split, the cache, the checks, the stop."""
+"""From sources and settings to a token folder: split, cache, checks, stop requests."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_the_tokens_are_the_texts(tmp_path: Path, kind: str) -> None:
     assert text_of(folder, "val") == (STORY + "é🙂")[cut[0] :] + STORY[5:][cut[1] :]
 
 
-def test_a_document_that_is_cut_ends_in_both_splits(tmp_path: Path) -> None:
+def test_a_document_that_is_split_ends_in_both_splits(tmp_path: Path) -> None:
     """Else the training part would run into the next document, and no text would ever end."""
     folder = made(story(tmp_path, "a.txt"), story(tmp_path, "b.txt"), val_fraction=0.25)
     for split in (folder.train, folder.val):

@@ -1,4 +1,4 @@
-"""What a user names, and the files and documents behind it."""
+"""Sources as a user names them, and their files and documents."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A token folder is opened whole or refused, and names what is wrong with it."""
+"""A token folder is opened if it is complete; otherwise the error names the problem."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_a_full_disk_is_one_error_and_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_another_has_written_meanwhile_is_kept(tmp_path: Path) -> None:
+def test_a_file_written_meanwhile_by_another_process_is_kept(tmp_path: Path) -> None:
     target, ids = tmp_path / "tokens", np.arange(5, dtype=np.uint32)
 
     def write_late(*, keep_existing: bool) -> Ids:

@@ -1,4 +1,4 @@
-"""Every kind of tokenizer: its ids, its way to JSON and back, and its text as tokens come."""
+"""Every kind of tokenizer: ids, conversion to JSON and back, decoding of a token stream."""
 
 from __future__ import annotations
 

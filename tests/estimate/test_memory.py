@@ -1,4 +1,4 @@
-"""The estimate of memory against what torch really holds while small models train."""
+"""The estimate of memory against the memory that torch uses while small models train."""
 
 from __future__ import annotations
 

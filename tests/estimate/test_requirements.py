@@ -1,4 +1,4 @@
-"""The length of a run by its settings alone, which decides what the start of a run must not measure."""
+"""The duration of a run from its settings alone, for decisions that must not depend on measurements."""
 
 from __future__ import annotations
 

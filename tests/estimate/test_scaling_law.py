@@ -1,4 +1,4 @@
-"""Expected losses: found again where the law is known, honest about what the runs do not say."""
+"""Expected losses: recover a known law, and give an honest uncertainty."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_the_loss_expected_is_never_outside_of_its_span(monkeypatch: pytest.Monk
             assert expected.low <= expected.loss <= expected.high
 
 
-def test_what_fits_badly_says_so() -> None:
+def test_a_bad_fit_is_reported() -> None:
     strange = [Observation(10**6, 1e6 * (k + 1), PLENTY, 3.0 + 0.5 * (k % 2)) for k in range(6)]
     assert ScalingLaw(strange).misfit_nats > 5 * ScalingLaw(runs()).misfit_nats
 

@@ -1,4 +1,4 @@
-"""Every token of a text is scored once, with as much context as was promised."""
+"""Every token of a text is scored once, with the promised context."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stands word for word in the training tokens, against looking at every place one by one."""
+"""Verbatim copies of the training tokens, against a brute-force search."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The likeliest choice, against the probabilities of its tokens one by one."""
+"""The most likely choice, against the probabilities of its tokens one by one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Distinct n-grams and repetition, counted by hand."""
+"""Distinct n-grams and repetition against counts by hand."""
 
 from __future__ import annotations
 

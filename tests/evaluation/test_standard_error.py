@@ -1,4 +1,4 @@
-"""Sums over units, and the error of a mean over them."""
+"""Sums over units, and the standard error of a mean over them."""
 
 from __future__ import annotations
 

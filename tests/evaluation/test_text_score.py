@@ -1,4 +1,4 @@
-"""A model's figures on a text, against its logits taken one token at a time."""
+"""The scores of a model on a text, against its logits one token at a time."""
 
 from __future__ import annotations
 

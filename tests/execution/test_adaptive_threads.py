@@ -1,4 +1,4 @@
-"""Threads that follow what other programs leave: on made-up times of updates, and on a clock of our own."""
+"""Adaptive threads, on simulated update times and a simulated clock."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_one_thread_has_nothing_to_choose() -> None:
     assert set(day.train(60, worse_with_more)) == {1}
 
 
-def test_a_number_that_would_change_the_bits_stays_and_the_short_spinning_helps_alone() -> None:
+def test_if_the_bits_would_change_the_threads_stay_and_only_spinning_is_short() -> None:
     day, asked = Day(2), list[str]()
 
     def ask() -> bool:
@@ -137,7 +137,7 @@ def test_a_number_that_would_change_the_bits_stays_and_the_short_spinning_helps_
     assert len(asked) == 1
 
 
-def test_leaving_gives_everything_back() -> None:
+def test_leaving_restores_everything() -> None:
     day = Day(2)
     day.others = 2.0
     day.train(30, worse_with_more)

@@ -1,4 +1,4 @@
-"""The precision that ``auto`` chooses for a run, and that a resumed run keeps it."""
+"""The precision that ``auto`` chooses, and that a resumed run keeps it."""
 
 from __future__ import annotations
 

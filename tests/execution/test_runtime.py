@@ -1,4 +1,4 @@
-"""When the step is compiled by torch, how many threads there are, and what is recorded of the arithmetic."""
+"""When the step is compiled by torch, the number of threads, and the recorded facts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The training update: what it does to the weights, what it leaves alone, and what measuring it takes."""
+"""The training update: its effect on the weights, and its measurement."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def update(of: TrainingParts, batches: range, **more: Any) -> Any:
         (2.0, math.inf, "the gradient norm is inf"),
     ],
 )
-def test_a_figure_that_is_not_finite_is_named(loss: float, grad_norm: float, named: str | None) -> None:
+def test_a_non_finite_value_is_named(loss: float, grad_norm: float, named: str | None) -> None:
     assert non_finite(loss, grad_norm) == named
 
 

@@ -1,4 +1,4 @@
-"""Text from a model: the cache against the plain road, seeds, ends, stop strings, UTF-8."""
+"""Text generation: the cache against the uncached model, seeds, ends, stop strings, UTF-8."""
 
 from __future__ import annotations
 

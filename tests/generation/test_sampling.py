@@ -1,4 +1,4 @@
-"""From logits to the next token: each rule against its definition, the whole against transformers."""
+"""From logits to the next token: each rule against its definition, all together against transformers."""
 
 from __future__ import annotations
 

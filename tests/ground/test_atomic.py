@@ -1,4 +1,4 @@
-"""Files are written whole or not at all."""
+"""Files are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_threads_that_write_the_same_file_leave_one_of_their_contents_whole(tmp_
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no limit on the size of files")
-def test_no_room_is_a_resource_error_and_harms_nothing(tmp_path: Path) -> None:
+def test_a_full_disk_is_a_resource_error_and_harms_nothing(tmp_path: Path) -> None:
     path = tmp_path / "a.bin"
     path.write_bytes(b"old")
     program = """if True:

@@ -1,4 +1,4 @@
-"""Where what can be made again is kept."""
+"""The location of the cache."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How cpulm starts itself: by one function, and never with the working folder as a place for modules."""
+"""cpulm starts itself by one function, and never imports modules from the working folder."""
 
 from __future__ import annotations
 

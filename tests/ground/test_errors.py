@@ -1,4 +1,4 @@
-"""The exit codes that scripts rely on: their numbers, their words, and the one table in the docs."""
+"""Exit codes, on which scripts rely: numbers, words, and the one table in the docs."""
 
 from __future__ import annotations
 

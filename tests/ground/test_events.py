@@ -1,4 +1,4 @@
-"""Events are frozen, and every one survives the way to JSON and back."""
+"""Events are immutable, and every one survives the conversion to JSON and back."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_keys_of_a_newer_version_are_ignored() -> None:
         '{"event":"notice","time":1,"level":"info","message":"hello","new":' + '{"a":' * 100_000,
     ],
 )
-def test_what_is_no_event_is_refused(line: str) -> None:
+def test_a_line_that_is_not_an_event_is_refused(line: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - json's own errors are ValueErrors with texts of theirs
         from_json(line)
 
@@ -129,7 +129,7 @@ def test_no_number_of_an_event_may_be_an_impossible_one(kind: str) -> None:
                 from_json(line)
 
 
-def test_a_loss_that_is_no_number_may_come_from_another_program() -> None:
+def test_a_non_finite_loss_may_come_from_another_program() -> None:
     line = to_json(a_step()).replace('"loss":1', '"loss":NaN')
     back = from_json(line)
     assert isinstance(back, StepDone)

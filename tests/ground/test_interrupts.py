@@ -1,4 +1,4 @@
-"""A request to stop: noted at the first, obeyed at the second, and at once where nothing can look."""
+"""Stop requests: the first one sets a flag, the second one exits, and an interruptible block ends at once."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_thread_may_ask() -> None:
         assert stop.why == "cpulm stop"
 
 
-def test_work_that_cannot_look_is_left_at_once() -> None:
+def test_work_that_cannot_check_for_a_stop_is_interrupted() -> None:
     with StopRequest() as stop:
         began = time.monotonic()
         threading.Timer(0.2, stop.request, ("cpulm stop",)).start()
@@ -119,7 +119,7 @@ def test_a_signal_that_whoever_started_us_ignores_stays_ignored(names: list[str]
 
 
 @POSIX
-def test_work_is_left_at_once_also_if_the_usual_signals_are_ignored() -> None:
+def test_work_is_interrupted_even_if_the_usual_signals_are_ignored() -> None:
     program = (
         "import subprocess, sys, threading\nfrom cpulm.interrupts import StopNow, StopRequest\n"
         "with StopRequest() as stop:\n"

@@ -1,4 +1,4 @@
-"""A run's folder: how it comes to be, what is in it, how it is found again."""
+"""A run's folder: how it is created, its contents, how it is found."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The settings: their limits, the combinations that cannot be, and their page in the docs."""
+"""The settings: limits, invalid combinations, and their page in the docs."""
 
 from __future__ import annotations
 

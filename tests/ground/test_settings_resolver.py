@@ -1,4 +1,4 @@
-"""From where settings come, and which place wins."""
+"""The sources of settings, and their order of precedence."""
 
 from __future__ import annotations
 
@@ -32,33 +32,33 @@ def first_change(preset: str) -> tuple[str, str, Any]:
     raise AssertionError(f"{preset} changes nothing")
 
 
-def test_a_preset_goes_before_the_defaults() -> None:
+def test_a_preset_overrides_the_defaults() -> None:
     section, key, value = first_change("tiny")
     settings = resolve(preset="tiny")
     assert getattr(getattr(settings, section), key) == value
     assert settings.preset == "tiny"
 
 
-def test_a_file_goes_before_the_preset(tmp_path: Path) -> None:
+def test_a_file_overrides_the_preset(tmp_path: Path) -> None:
     config = write(tmp_path, "model: {n_layer: 11}\ntrain:\n")
     settings = resolve(preset="tiny", config=config)
     assert settings.model.n_layer == 11
     assert settings.model.n_embd == resolve(preset="tiny").model.n_embd
 
 
-def test_the_environment_goes_before_the_file(tmp_path: Path) -> None:
+def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
     config = write(tmp_path, "train: {lr: 0.1, seed: 1}")
     settings = resolve(config=config, environ={"CPULM_TRAIN__LR": "0.2"})
     assert (settings.train.lr, settings.train.seed) == (0.2, 1)
 
 
-def test_an_assignment_goes_before_the_environment() -> None:
+def test_an_assignment_overrides_the_environment() -> None:
     environ = {"CPULM_TRAIN__LR": "0.2", "CPULM_TRAIN__SEED": "2"}
     settings = resolve(environ=environ, assignments=["train.lr=0.3"])
     assert (settings.train.lr, settings.train.seed) == (0.3, 2)
 
 
-def test_a_flag_goes_before_an_assignment() -> None:
+def test_a_flag_overrides_an_assignment() -> None:
     flags = {"train.lr": 0.4, "train.seed": None}
     settings = resolve(assignments=["train.lr=0.3", "train.seed=3"], flags=flags)
     assert (settings.train.lr, settings.train.seed) == (0.4, 3)
@@ -68,7 +68,7 @@ def test_of_two_assignments_the_last_wins() -> None:
     assert resolve(assignments=["train.lr=0.3", "train.lr=0.5"]).train.lr == 0.5
 
 
-def test_a_flag_goes_before_everything(tmp_path: Path) -> None:
+def test_a_flag_overrides_everything(tmp_path: Path) -> None:
     settings = resolve(
         preset="tiny",
         config=write(tmp_path, "model: {n_layer: 2}"),
@@ -318,7 +318,7 @@ def test_a_misspelt_preset_names_the_nearest(name: str, near: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["../presets/tiny", "tiny.yaml", "."])
-def test_a_preset_is_a_name_and_no_path(name: str) -> None:
+def test_a_preset_is_a_name_and_not_a_path(name: str) -> None:
     with pytest.raises(SettingsError, match="there is no preset"):
         resolve(preset=name)
 

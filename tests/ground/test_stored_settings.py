@@ -1,4 +1,4 @@
-"""The settings that a run stores, given back with ``--config``, are the same settings."""
+"""The settings that a run stores are the same settings with ``--config``."""
 
 from __future__ import annotations
 

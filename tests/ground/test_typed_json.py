@@ -1,4 +1,4 @@
-"""Plain values become a dataclass, or are refused with the field's name."""
+"""JSON values become a dataclass; an error names the field."""
 
 from __future__ import annotations
 

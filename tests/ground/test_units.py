@@ -1,4 +1,4 @@
-"""Durations, sizes and counts as literal tables."""
+"""Durations, sizes and counts as tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attention maps are the weights that the model itself attends with, whatever its block is made of."""
+"""Attention maps are the weights that the model attends with, for every kind of block."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A whole look into a run's model: on its validation set, on a given text, and where there is neither."""
+"""Inspects a run's model on its validation split, on a given text, and without either."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_its_parts_fit_each_other(look: ModelReport) -> None:
     assert {each.token for each in look.neighbours} <= set(TEXT)
 
 
-def test_all_of_it_is_json(look: ModelReport) -> None:
+def test_the_whole_output_is_json(look: ModelReport) -> None:
     record = json.loads(json.dumps(look.to_json(), allow_nan=False))
     assert set(record) == set(look.__dict__)
     assert [len(row) for row in record["attention"]["weights"][0][0]] == list(range(1, 17))
@@ -81,7 +81,7 @@ def test_all_of_it_is_json(look: ModelReport) -> None:
     assert record["by_kind"][0]["examples"]
 
 
-def test_looking_twice_finds_the_same(run: Path, look: ModelReport) -> None:
+def test_inspecting_twice_gives_the_same(run: Path, look: ModelReport) -> None:
     assert inspect_model(run).to_json() == look.to_json()
 
 
@@ -120,7 +120,7 @@ def test_prompt_and_words_are_the_requested_ones(run: Path) -> None:
     assert [each.token for each in found.neighbours] == ["t", "9"]
 
 
-def test_a_prompt_of_nothing_is_the_start_of_a_text(run: Path) -> None:
+def test_an_empty_prompt_is_the_start_of_a_text(run: Path) -> None:
     found = inspect_model(run, InspectionRequest(prompt=""))
     assert found.attention.tokens == ("\n",)
 

@@ -1,4 +1,4 @@
-"""What the model thought at each token of a passage, and what it expects next."""
+"""The model's predictions at each token of a passage, and for the next one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The surprise of every token is the model's own loss, and hidden units are told apart by what they did."""
+"""The surprise of every token is the model's own loss; statistics of hidden units."""
 
 from __future__ import annotations
 

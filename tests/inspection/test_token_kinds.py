@@ -1,4 +1,4 @@
-"""What a token stands for, and of which kind it is."""
+"""The text and the kind of each token."""
 
 from __future__ import annotations
 

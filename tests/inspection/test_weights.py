@@ -1,4 +1,4 @@
-"""Embeddings, matrices and vocabulary: what became of the weights."""
+"""Embeddings, matrices and vocabulary of a trained model."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_tokens_are_counted_chunk_by_chunk(monkeypatch: pytest.MonkeyPatch) -> N
     assert sum(told) == 7
 
 
-def test_unused_tokens_are_those_that_the_training_data_lacks() -> None:
+def test_unused_tokens_do_not_occur_in_the_training_data() -> None:
     counts = np.full(257, 11)
     counts[[65, 66]] = 0
     counts[[70, 71, 72]] = 10

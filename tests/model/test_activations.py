@@ -1,4 +1,4 @@
-"""An activation stands in two places: its costs in layer_shapes, its formula in the model."""
+"""An activation has two entries: its costs in layer_shapes, its formula in the model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""With the cache the model says what it says without."""
+"""The logits with the cache are those without it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Counts without torch against the real model, and known figures of known models."""
+"""Counts without torch against the real model, and published figures of known models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The kernel for the next token says what torch says."""
+"""The kernel for the next token gives the logits of torch."""
 
 from __future__ import annotations
 

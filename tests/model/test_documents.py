@@ -1,4 +1,4 @@
-"""Documents packed into one window: what each token sees, by the kernels and by torch."""
+"""Documents packed into one window: which tokens each token sees, with the kernels and with torch."""
 
 from __future__ import annotations
 

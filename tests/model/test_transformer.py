@@ -1,4 +1,4 @@
-"""What holds for every combination of the model's parts."""
+"""Properties of the model for every combination of its parts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Python knows of the C functions is what the library says of itself."""
+"""Python's declarations of the C functions match the library's own."""
 
 from __future__ import annotations
 

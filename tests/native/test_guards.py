@@ -1,4 +1,4 @@
-"""A tensor that does not fit is refused with an error: a kernel would read or write beyond its end."""
+"""A tensor of the wrong shape is refused: a kernel would read or write beyond its end."""
 
 from __future__ import annotations
 

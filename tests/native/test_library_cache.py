@@ -1,4 +1,4 @@
-"""The folder of compiled libraries: what is kept, what is refused, what is removed."""
+"""The cache of compiled libraries: which are kept, refused or removed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every parameter has one optimizer, one rate and the decay that its kind is due."""
+"""Every parameter has one optimizer, one learning rate, and the weight decay of its kind."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_settings_reach_the_optimizers() -> None:
 
 @BOTH
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
-def test_a_batch_is_learned_by_heart(settings: ModelSettings, optimizer: str) -> None:
+def test_a_batch_is_overfitted(settings: ModelSettings, optimizer: str) -> None:
     model = model_of(changed(settings, n_layer=1))
     optimizers = build_optimizers(model, TrainSettings(optimizer=optimizer, lr=0.02))
     tokens = torch.randint(29, (2, 9), generator=torch.Generator().manual_seed(1))
@@ -89,7 +89,7 @@ def test_a_batch_is_learned_by_heart(settings: ModelSettings, optimizer: str) ->
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
-def test_state_restored_midway_goes_on_bit_for_bit(optimizer: str) -> None:
+def test_a_restored_state_continues_bit_for_bit(optimizer: str) -> None:
     train = TrainSettings(optimizer=optimizer)
     tokens = torch.randint(29, (4, 17), generator=torch.Generator().manual_seed(1))
 

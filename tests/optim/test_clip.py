@@ -1,4 +1,4 @@
-"""Clipping beside torch's own."""
+"""Gradient clipping against torch's own."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_gradients_within_the_limit_are_not_touched() -> None:
 
 
 @pytest.mark.parametrize("value", [math.inf, math.nan])
-def test_a_norm_that_is_no_number_is_told(value: float) -> None:
+def test_a_non_finite_norm_is_reported(value: float) -> None:
     ours = parameters()
     assert ours[0].grad is not None
     ours[0].grad[0, 0] = value

@@ -1,4 +1,4 @@
-"""The optimizer that imports no compiler is torch's own, update by update and in what it saves."""
+"""The optimizer that imports no compiler equals torch's own, in every update and in its state."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def take_steps(optimizer: torch.optim.Optimizer, model: list[nn.Parameter], firs
 
 
 @pytest.mark.parametrize(("before", "after"), [(torch.optim.AdamW, AdamW), (AdamW, torch.optim.AdamW)])
-def test_it_goes_on_from_torchs_state_and_torchs_from_its(
+def test_it_continues_from_torchs_state_and_torch_from_its_state(
     before: type[torch.optim.AdamW], after: type[torch.optim.AdamW]
 ) -> None:
     model, other = parameters(), parameters()

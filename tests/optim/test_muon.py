@@ -193,7 +193,7 @@ def test_blocks_of_rows_are_updated_as_matrices_of_their_own() -> None:
     torch.testing.assert_close(whole.detach(), torch.cat([p.detach() for p in parts]))
 
 
-def test_state_restored_midway_goes_on_bit_for_bit() -> None:
+def test_a_restored_state_continues_bit_for_bit() -> None:
     straight = matrices()
     optimizer = Muon(straight, lr=0.1, weight_decay=0.1)
     for seed in range(2):

@@ -1,4 +1,4 @@
-"""Schedules as literal tables: progress of the run -> part of the peak learning rate."""
+"""Schedules as tables: progress of the run -> fraction of the peak learning rate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Entries for what starts programs on each system: read back by that system's own rules."""
+"""The start-up entries for each system, parsed by that system's own rules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The log of a night: bounded, and continued in place."""
+"""The log of a night: limited in size, and continued in place."""
 
 from __future__ import annotations
 

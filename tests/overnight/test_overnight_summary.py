@@ -1,4 +1,4 @@
-"""The page on what happened in the night, from records whole and damaged."""
+"""The summary of a night, from complete and damaged logs."""
 
 from __future__ import annotations
 
@@ -231,7 +231,7 @@ def test_steps_that_were_rolled_back_do_not_count(tmp_path: Path) -> None:
     assert "1.2500 (0.6250 bits per byte) at step 400" in page
 
 
-def test_a_night_of_crashes_stays_on_one_page(tmp_path: Path) -> None:
+def test_the_summary_of_many_crashes_fits_on_one_page(tmp_path: Path) -> None:
     parts = [
         Attempt(began=at(60 * n), from_step=n, ended=at(60 * n + 50), code=-9, step=n, pause_seconds=5.0)
         for n in range(500)

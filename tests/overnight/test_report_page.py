@@ -1,4 +1,4 @@
-"""The page that every run leaves: made anew whenever it ends, and never the run's undoing."""
+"""The report page: written whenever a run ends; a failure never harms the run."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_folder_without_a_checkpoint_stays_free_for_a_run(tmp_path: Path) -> N
     assert not is_outdated(RunDir(tmp_path))
 
 
-def test_who_wants_none_gets_none_in_the_night_either(trained: RunDir, tmp_path: Path) -> None:
+def test_a_night_without_a_report_on_request_writes_none(trained: RunDir, tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     run.metrics.write_bytes(trained.metrics.read_bytes())
     run.settings.write_text(trained.settings.read_text())

@@ -1,4 +1,4 @@
-"""The night's supervisor: what follows the end of a process, with processes that end in every way."""
+"""The supervisor of a night: its reaction to every way in which a process can end."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ class SetBack:
 
 @pytest.mark.usefixtures("_signals")
 class TestNights:
-    def test_a_run_that_crashes_is_brought_home(self, tmp_path: Path) -> None:
+    def test_a_run_that_crashes_is_restarted_and_completed(self, tmp_path: Path) -> None:
         plan: list[dict[str, Any]] = [
             {"events": [("checkpoint", 0), ("step", 1), ("checkpoint", 4), ("step", 5)], "code": 1},
             {"events": [("step", 5)], "code": 5},
@@ -212,7 +212,7 @@ class TestNights:
         assert "error: what is wrong" in (tmp_path / "first.log").read_text(encoding="utf-8")
 
     @pytest.mark.parametrize("code", [2, 3, 4])
-    def test_what_would_fail_again_ends_the_night_and_is_named(self, tmp_path: Path, code: int) -> None:
+    def test_an_error_that_would_repeat_ends_the_night_and_is_named(self, tmp_path: Path, code: int) -> None:
         plan = [{"events": [("step", 1)], "code": 1}, {"code": code, "say": "error: the text has changed"}]
         ended, night = spend(tmp_path, plan)
         assert night is not None
@@ -220,7 +220,7 @@ class TestNights:
         page = (tmp_path / "run/summary.md").read_text(encoding="utf-8")
         assert "Ended: the text has changed. Another start would fail in the same way." in page
 
-    def test_it_gives_up_after_so_many_starts_without_a_newer_checkpoint(self, tmp_path: Path) -> None:
+    def test_it_gives_up_after_several_starts_without_a_newer_checkpoint(self, tmp_path: Path) -> None:
         idle = {"events": [("step", 5)], "code": 1}
         plan = [{"events": [("checkpoint", 4)], "code": 1}, idle, idle]
         plan += [{"events": [("checkpoint", 8)], "code": 1}, *[idle] * TRIES]
@@ -271,7 +271,9 @@ class TestNights:
         assert night is not None
         assert (code, night.state) == (75, "stopped")
 
-    def test_a_complete_run_whose_process_is_killed_afterwards_is_finished(self, tmp_path: Path) -> None:
+    def test_a_complete_run_is_finished_even_if_its_process_is_killed_afterwards(
+        self, tmp_path: Path
+    ) -> None:
         ends = {"events": [("step", 9), ("checkpoint", 9), ("run_finished", 9)], "reason": "horizon"}
         _, night = spend(tmp_path, [{**ends, "code": 137}])
         assert night is not None
@@ -283,7 +285,7 @@ class TestNights:
         assert night is not None
         assert (night.state, len(night.attempts)) == ("finished", 2)
 
-    def test_a_clock_that_is_set_back_as_the_night_begins(
+    def test_the_clock_is_set_back_at_the_start_of_the_night(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The events of the run are then older than its start as the supervisor noted it."""
@@ -295,7 +297,7 @@ class TestNights:
         assert all(part.ended is not None and part.began <= part.ended for part in night.attempts)
         assert "started again from step 4" in (tmp_path / "run/summary.md").read_text(encoding="utf-8")
 
-    def test_an_old_request_means_nothing(self, tmp_path: Path) -> None:
+    def test_an_old_request_is_ignored(self, tmp_path: Path) -> None:
         (tmp_path / "run").mkdir()
         (tmp_path / "run/stop").write_text("last night")
         code, night = spend(tmp_path, [{"events": [("step", 1)], "code": 1}, {}])
@@ -303,7 +305,7 @@ class TestNights:
         assert (code, night.state) == (0, "finished")
 
     @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
-    def test_shutting_down_lets_the_run_save_and_leaves_it_to_be_gone_on_with(self, tmp_path: Path) -> None:
+    def test_a_shutdown_lets_the_run_save_so_that_it_can_be_continued(self, tmp_path: Path) -> None:
         going = {
             "events": [("step", 1)],
             "signal_supervisor": int(signal.SIGTERM),
@@ -340,7 +342,7 @@ class TestAtBoot:
         supervisor_state.write(run, night)
 
     @pytest.mark.parametrize("state", ["training", "waiting", "interrupted"])
-    def test_an_interrupted_night_is_gone_on_with(
+    def test_an_interrupted_night_is_continued(
         self, run: RunDir, state: NightState, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.chdir(Path.cwd())  # it goes to the folder where the run was started
@@ -379,9 +381,7 @@ class TestAtBoot:
         assert night is not None
         assert night.state == "stopped"
 
-    def test_a_computer_that_the_run_itself_brings_down_is_not_brought_down_for_ever(
-        self, run: RunDir
-    ) -> None:
+    def test_a_run_that_crashes_the_computer_is_not_restarted_forever(self, run: RunDir) -> None:
         self.leave(
             run, "training", tries=TRIES - 1, attempts=[supervisor_state.Attempt(began=time.time() - 99)]
         )

@@ -1,4 +1,4 @@
-"""The comparisons with other programs live under ``benchmarks``; these tests run their own parts."""
+"""The comparisons with other programs are in ``benchmarks``; these tests run their own parts."""
 
 from __future__ import annotations
 

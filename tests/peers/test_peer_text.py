@@ -1,4 +1,4 @@
-"""nanochat as it is trained beside us: its schedules, and that every token but the first is scored once."""
+"""nanochat in the comparison: its schedules, and that every token but the first is scored once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a comparison counts: the memory of a program and of its helpers, and the steps between two updates."""
+"""Measurements of a comparison: memory of a program and its helpers, steps between two updates."""
 
 from __future__ import annotations
 

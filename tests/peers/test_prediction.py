@@ -1,4 +1,4 @@
-"""What a forecast is held against."""
+"""The measurements that a prediction is compared with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bits per byte of a text, as nanoGPT's model is scored on it, and how its updates are made to fit a time."""
+"""Bits per byte of a text by nanoGPT's evaluation, and the number of its updates in a given time."""
 
 from __future__ import annotations
 

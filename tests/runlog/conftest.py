@@ -1,4 +1,4 @@
-"""What these tests share: one small run as its events."""
+"""Shared by these tests: a small run as events."""
 
 from one_run import events, started, step
 

@@ -1,4 +1,4 @@
-"""Lines as columns: the same numbers as from a JSON parser, whatever stands in the lines."""
+"""Lines as columns: the same numbers as from a JSON parser, for any contents."""
 
 from __future__ import annotations
 

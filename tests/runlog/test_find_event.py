@@ -1,4 +1,4 @@
-"""Single events found in a run log from either end, whatever stands between."""
+"""Finds single events in a run log from either end, with any lines between."""
 
 from __future__ import annotations
 

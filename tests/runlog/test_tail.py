@@ -1,4 +1,4 @@
-"""A run log that is followed: only what is new, however the file changes, and a part that tells the same."""
+"""Follows a run log: reads only new lines, however the file changes; downsampling keeps the curves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run log cut at a checkpoint, which a resumed run continues without gap or doubling."""
+"""Truncates a run log at a checkpoint: a resumed run continues it without gaps or duplicates."""
 
 from __future__ import annotations
 

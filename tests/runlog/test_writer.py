@@ -1,4 +1,4 @@
-"""The writer of the run log: complete, appended to, and never a reason to stop."""
+"""The writer of the run log: complete, appending, and never the reason why a run stops."""
 
 from __future__ import annotations
 

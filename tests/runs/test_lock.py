@@ -1,4 +1,4 @@
-"""One process trains in a folder: whoever comes at whatever moment, and however the one before ended."""
+"""Only one process trains in a folder, whenever a second one starts and however the first one ended."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def stale_line(run: RunDir, **changes: Any) -> None:
     run.lock.write_text(json.dumps({**line, **changes}) + "\n")
 
 
-def test_who_holds_it_is_named_and_forgotten_again(run: RunDir) -> None:
+def test_the_holder_is_recorded_and_removed_afterwards(run: RunDir) -> None:
     assert holder(run) is None
     with locked(run):
         found = holder(run)
@@ -89,7 +89,7 @@ def test_who_holds_it_is_named_and_forgotten_again(run: RunDir) -> None:
     assert run.lock.read_bytes() == b""
 
 
-def test_a_second_process_is_refused_and_told_what_to_do(run: RunDir) -> None:
+def test_a_second_process_is_refused_with_a_hint(run: RunDir) -> None:
     with processes(1) as [other]:
         other.say(run.path)
         assert other.hear() == "held"
@@ -116,7 +116,7 @@ def test_the_lock_is_given_back_after_an_error(run: RunDir) -> None:
 
 
 @pytest.mark.parametrize("left_over", [False, True], ids=["fresh", "stale"])
-def test_of_two_that_start_together_one_gets_it(run: RunDir, left_over: bool) -> None:
+def test_of_two_processes_that_start_together_one_gets_the_lock(run: RunDir, left_over: bool) -> None:
     with processes(2) as pair:
         for number in range(30):
             path = run.path / str(number)
@@ -149,7 +149,7 @@ def test_a_killed_holder_blocks_nobody(run: RunDir) -> None:
             assert holder(run) is None
 
 
-def test_what_a_killed_holder_left_names_it_as_dead(run: RunDir) -> None:
+def test_the_lock_of_a_killed_process_is_recognized(run: RunDir) -> None:
     with processes(1) as [other]:
         other.say(run.path)
         assert other.hear() == "held"
@@ -170,7 +170,7 @@ def test_what_a_killed_holder_left_names_it_as_dead(run: RunDir) -> None:
     ],
     ids=["number given again", "number gone", "booted since", "copied"],
 )
-def test_a_lock_that_means_nobody_is_taken_over(run: RunDir, changes: dict[str, Any]) -> None:
+def test_a_lock_of_a_dead_process_is_taken_over(run: RunDir, changes: dict[str, Any]) -> None:
     stale_line(run, **changes)
     found = holder(run)
     assert found is None or not found.alive
@@ -187,7 +187,7 @@ def test_an_intact_line_of_this_process_is_respected(run: RunDir) -> None:
         pass
 
 
-def test_another_machine_may_be_at_work(run: RunDir) -> None:
+def test_another_machine_may_train_the_run(run: RunDir) -> None:
     stale_line(run, host="elsewhere", boot="another", table="another")
     found = holder(run)
     assert found is not None
@@ -217,7 +217,7 @@ def test_a_container_on_this_machine_is_judged_by_the_file_s_lock(run: RunDir) -
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"7\n", b"\xff\x00", b'{"pid": 1}\n', b"x" * 10000])
-def test_a_damaged_lock_means_nobody(run: RunDir, content: bytes) -> None:
+def test_a_damaged_lock_is_held_by_nobody(run: RunDir, content: bytes) -> None:
     run.lock.write_bytes(content)
     assert holder(run) is None
     with locked(run):

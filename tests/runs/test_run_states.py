@@ -1,4 +1,4 @@
-"""The states of a run: each has its words, and every end of a run is one of them."""
+"""Every state of a run has its words, and every end of a run is a state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The status of a run, from its log and its lock: exact, fast, and never hurt by damage."""
+"""The status of a run, from its log and its lock: exact, fast, and robust to damage."""
 
 from __future__ import annotations
 
@@ -112,14 +112,14 @@ def test_all_that_is_known_of_a_run(tmp_path: Path) -> None:
         ("failed", "failed"),
     ],
 )
-def test_the_last_word_is_the_state(tmp_path: Path, reason: EndReason, state: str) -> None:
+def test_the_final_event_is_the_state(tmp_path: Path, reason: EndReason, state: str) -> None:
     run = record(tmp_path, started(), step(1), validated(1, 4.0, True), finished(30, reason))
     found = status_of(run)
     assert (found.state, found.reason) == (state, reason)
     assert (found.step, found.best_loss, found.best_step, found.tokens_per_second) == (30, 1.5, 20, 64.0)
 
 
-def test_states_without_a_last_word(tmp_path: Path) -> None:
+def test_states_without_a_final_event(tmp_path: Path) -> None:
     run = record(tmp_path)
     assert status_of(run).state == "new"
     run.metrics.unlink()
@@ -134,7 +134,7 @@ def test_states_without_a_last_word(tmp_path: Path) -> None:
     assert status_of(run).state == "crashed"
 
 
-def test_a_run_of_another_machine_is_believed_while_it_speaks(tmp_path: Path) -> None:
+def test_a_run_on_another_machine_is_running_while_its_log_grows(tmp_path: Path) -> None:
     run = record(tmp_path, started(), step(1))
     with locked(run):
         line = json.loads(run.lock.read_text())

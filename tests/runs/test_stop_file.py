@@ -1,4 +1,4 @@
-"""The request to stop that another terminal leaves in a run's folder."""
+"""The stop request that another terminal writes into a run's folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def wait_for(requests: list[str], seconds: float = 3.0) -> None:
         time.sleep(0.02)
 
 
-def test_a_request_is_noticed_once_and_stands(tmp_path: Path) -> None:
+def test_a_request_is_reported_once_and_stays(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     requests: list[str] = []
     with watch_for_stop(run, requests.append):

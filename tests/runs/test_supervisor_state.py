@@ -1,4 +1,4 @@
-"""The record of a night."""
+"""The state file of a night."""
 
 from __future__ import annotations
 

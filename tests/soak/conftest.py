@@ -1,4 +1,4 @@
-"""The soaks live under ``benchmarks``; these tests run short versions of them."""
+"""The soak tests are in ``benchmarks``; these tests run short versions of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A folder in which a run was killed before it had saved anything can be used again."""
+"""The folder of a run that was killed before its first checkpoint can be used again."""
 
 from __future__ import annotations
 

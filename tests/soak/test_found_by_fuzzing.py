@@ -1,4 +1,4 @@
-"""What the fuzzing found, held by one small case each."""
+"""One small case for each fault that fuzzing has found."""
 
 from __future__ import annotations
 

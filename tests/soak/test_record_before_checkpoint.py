@@ -1,4 +1,4 @@
-"""A kill between a checkpoint's rename and the next line of the record must not cost the record a step."""
+"""A kill between a checkpoint's rename and the next log line must not remove a step from the log."""
 
 from __future__ import annotations
 

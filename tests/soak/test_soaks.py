@@ -1,4 +1,4 @@
-"""Short versions of the soaks: the same code, fewer cases. ``docs/reliability.md`` has the long ones."""
+"""Short versions of the soak tests: the same code, fewer cases. ``docs/reliability.md`` has the long ones."""
 
 from __future__ import annotations
 

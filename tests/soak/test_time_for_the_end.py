@@ -1,4 +1,4 @@
-"""A run with a time horizon keeps enough of it for what its end takes."""
+"""A run with a horizon in time reserves enough time for its end."""
 
 from __future__ import annotations
 

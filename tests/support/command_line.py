@@ -1,4 +1,4 @@
-"""``cpulm`` as a person types it: in the test's own process, or in a new one, which loads torch for 2 s."""
+"""Runs ``cpulm`` in the test's own process, or in a new one, which takes 2 s to load torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The instruction sets of other people's CPUs, so that one machine shows what another would choose."""
+"""The instruction sets of other CPUs, to test on one machine what another would choose."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How tests get the kernels compiled, beside the way that a run has them."""
+"""Compiles the kernels for tests, in the same way as runs or in other ways."""
 
 from __future__ import annotations
 

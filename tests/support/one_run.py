@@ -1,4 +1,4 @@
-"""One small run as its events: what every output must be able to show."""
+"""A small run as events, which every output must be able to show."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs as their records tell of them, with and without trouble: what analysis must and must not find."""
+"""Logs of runs with and without problems, for what the analysis must and must not find."""
 
 from __future__ import annotations
 

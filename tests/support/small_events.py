@@ -1,4 +1,4 @@
-"""Events of a small run, for run logs made by hand."""
+"""Events of a small run, for synthetic run logs."""
 
 from __future__ import annotations
 

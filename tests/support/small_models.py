@@ -1,4 +1,4 @@
-"""Small models of every family, with weights large enough that what they predict and attend to differs."""
+"""Small models of every family, with weights large enough that predictions and attention differ."""
 
 from __future__ import annotations
 

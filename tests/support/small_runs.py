@@ -1,4 +1,4 @@
-"""Whole runs on a small text, for the tests that look at different sides of them."""
+"""Complete runs on a small text, for tests of different aspects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which combinations a sweep tries."""
+"""The combinations that a sweep tries."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def test_one_value_is_fixed_and_several_are_an_axis() -> None:
     ]
 
 
-def test_a_path_with_dots_is_not_a_range() -> None:
+def test_a_path_with_dots_is_not_a_range_of_values() -> None:
     assert axes_of(["data.source=../notes"]) == (["data.source=../notes"], [])
 
 
 @pytest.mark.parametrize(
     "assignments", [["train.lr=1,2", "train.lr=3"], ["train.lr=2e-3..1e-3"], ["train.lr=1e-3,"]]
 )
-def test_what_can_be_no_axis_is_refused(assignments: list[str]) -> None:
+def test_a_setting_that_cannot_be_an_axis_is_refused(assignments: list[str]) -> None:
     with pytest.raises(SettingsError, match=r"train\.lr"):
         axes_of(assignments)
 

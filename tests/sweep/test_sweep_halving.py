@@ -1,4 +1,4 @@
-"""When the worse half is stopped."""
+"""When the worse half of the trials is stopped."""
 
 from __future__ import annotations
 

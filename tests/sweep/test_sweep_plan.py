@@ -1,4 +1,4 @@
-"""From a request to a plan on the disk; what is wrong is found before anything is trained."""
+"""From a request to a plan on the disk; errors are found before training begins."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A trial's record followed while it grows."""
+"""Follows the log of a trial while it grows."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_a_record_that_a_resumed_run_has_cut_is_read_anew(tmp_path: Path) -> Non
     assert now == (1, {1: 5.0}, None)
 
 
-def test_the_end_is_the_last_word_only(tmp_path: Path) -> None:
+def test_only_the_final_event_is_the_end(tmp_path: Path) -> None:
     run, progress = RunDir(tmp_path), TrialLog(RunDir(tmp_path))
     write(run, a_step(5), the_end(5, "horizon"))
     progress.follow()

@@ -1,4 +1,4 @@
-"""Memory that is freed: taken again at the next step, and given back where there is none."""
+"""Freed memory: used again by the next step, and returned to the system if there is none."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_freed_blocks_are_returned_although_later_ones_follow_them() -> None:
     assert behind.sum() == behind.numel()
 
 
-def test_what_was_on_the_way_to_an_error_is_let_go_and_its_lines_stay() -> None:
+def test_the_frames_of_an_error_are_released_and_its_lines_stay() -> None:
     held: list[weakref.ref[Holder]] = []
 
     def deep() -> None:

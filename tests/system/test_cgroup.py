@@ -1,4 +1,4 @@
-"""Container limits from built /proc and /sys/fs/cgroup trees of both versions."""
+"""Container limits from synthetic /proc and /sys/fs/cgroup trees of both versions."""
 
 from __future__ import annotations
 

@@ -220,7 +220,7 @@ def desktop(monkeypatch: pytest.MonkeyPatch) -> Iterator[subprocess.Popen[str]]:
         bus.communicate()
 
 
-def test_a_desktop_is_asked_first_and_released_at_the_end(desktop: subprocess.Popen[str]) -> None:
+def test_the_desktop_is_requested_first_and_released_at_the_end(desktop: subprocess.Popen[str]) -> None:
     assert desktop.stdout is not None
     with keep_awake() as kept:
         assert kept.held

@@ -1,4 +1,4 @@
-"""Processors from recorded /proc/cpuinfo texts (flags shortened) and built /sys trees."""
+"""Processors from recorded /proc/cpuinfo texts (flags shortened) and synthetic /sys trees."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ def test_arm_big_little_by_capacity(tmp_path: Path) -> None:
     assert (found.usable_physical, found.usable_performance) == (4, 2)
 
 
-def test_a_system_that_tells_nothing(tmp_path: Path) -> None:
+def test_a_system_that_reports_nothing(tmp_path: Path) -> None:
     cpu = read_linux(tmp_path, affinity={0})
     assert (cpu.model, cpu.usable_logical, cpu.usable_physical, cpu.caches) == ("unknown", 1, 1, {})
 

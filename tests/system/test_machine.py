@@ -1,4 +1,4 @@
-"""What cpulm makes of a machine."""
+"""The defaults that cpulm chooses for a machine."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def test_threads_by_the_environment(environ: dict[str, str], threads: int, words
     assert words in chosen.reason
 
 
-def test_notes_name_what_to_mend_first() -> None:
+def test_notes_name_what_to_fix_first() -> None:
     assert choose(LAPTOP).notes == ()
     notes = choose(machine(power=Power("battery", 40), disk_free_bytes=GIB, torch=None)).notes
     assert [word for word in ("battery", "1.0 GiB", "torch") if any(word in note for note in notes)] == [

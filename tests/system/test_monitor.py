@@ -1,4 +1,4 @@
-"""The monitor on this machine: what it samples, and that it starts and stops."""
+"""The monitor on this machine: its samples, and that it starts and stops."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_memory_of_children_counts() -> None:
     assert sampler.sample().process_bytes < alone + (48 << 20)
 
 
-def test_what_a_system_does_not_tell_is_left_out() -> None:
+def test_values_that_a_system_does_not_report_are_left_out() -> None:
     def unsupported() -> float:
         raise NotImplementedError
 

@@ -1,4 +1,4 @@
-"""Short spinning switched on and off in the OpenMP library that torch brings."""
+"""Switches short spinning on and off in torch's OpenMP library."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_switching_holds_a_team_and_lets_it_go(spin: ShortSpin) -> None:
 
 
 @pytest.mark.parametrize("name", VARIABLES)
-def test_what_the_user_has_set_stays(spin: ShortSpin, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_settings_by_the_user_stay(spin: ShortSpin, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "100")
     chosen = ShortSpin()
     chosen.switch(True)

@@ -1,4 +1,4 @@
-"""Processors of macOS from recorded sysctl outputs, and of Windows from the kernel's records."""
+"""Processors of macOS from recorded sysctl outputs, and of Windows from the kernel's structures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mains or battery: built trees of the kernel's power supplies, and waiting for the mains."""
+"""Mains or battery: synthetic trees of the kernel's power supplies, and waiting for mains power."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_power_supplies_of_linux(supplies: Supplies, expected: Power, tmp_path: 
     assert linux_power(tmp_path) == expected
 
 
-def test_a_linux_without_power_supplies_does_not_tell(tmp_path: Path) -> None:
+def test_a_linux_without_power_supplies_is_unknown(tmp_path: Path) -> None:
     assert linux_power(tmp_path / "missing") == Power("unknown")
 
 

@@ -1,4 +1,4 @@
-"""The table by which a CPU trains in int8 or fp32."""
+"""The rules by which a CPU trains in int8, bf16 or fp32."""
 
 from __future__ import annotations
 
@@ -61,13 +61,13 @@ def test_widths_between_vectors_are_fp32(model: ModelSettings) -> None:
 
 @pytest.mark.parametrize("instructions", ["AVX-VNNI", "NEON-i8mm", "AMX-INT8"])
 @pytest.mark.parametrize("width", [16, 512])
-def test_what_nobody_measured_is_said(instructions: str, width: int) -> None:
+def test_a_precision_that_was_not_measured_is_reported(instructions: str, width: int) -> None:
     model = ModelSettings(n_embd=width, n_head=1)
     _, reason = cpu_precision((instructions,), kernels=True, model=model)
     assert "not measured" in reason
 
 
-def test_what_might_be_faster_still_is_said() -> None:
+def test_an_instruction_set_that_was_not_measured_is_mentioned() -> None:
     precision, reason = cpu_precision(CPUS["AMX"], kernels=True, model=ModelSettings(n_embd=512, n_head=1))
     assert precision == "int8"
     assert "AMX-INT8 was not measured" in reason

@@ -1,4 +1,4 @@
-"""Low priority, as the system itself tells of it."""
+"""Low priority, as the system itself reports it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def after(program: str, nice: int = 0) -> list[str]:
 BEFORE = os.getpriority(os.PRIO_PROCESS, 0) if sys.platform != "win32" else 0
 
 
-def test_the_process_and_its_children_go_last() -> None:
+def test_the_process_and_its_children_get_low_priority() -> None:
     note, own, child = after(
         "print(lower_priority(), flush=True)\n"
         "print(os.getpriority(os.PRIO_PROCESS, 0), flush=True)\n"
@@ -46,7 +46,7 @@ def test_a_lower_priority_stays_as_it_is() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a priority per thread")
-def test_threads_that_are_there_already_go_last_too() -> None:
+def test_existing_threads_get_low_priority_too() -> None:
     lines = after(
         "import threading\n"
         "done = threading.Event()\n"

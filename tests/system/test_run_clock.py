@@ -1,4 +1,4 @@
-"""The run's own time: a table of what clocks do on each system, and a real stop of a real process."""
+"""Run time: a table of the clocks' behaviour on each system, and a real stop of a real process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Torch's files, compilers and GPUs, from real small files and programs."""
+"""Torch's files, compilers and GPUs, from small real files and programs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Disks that fail: a run continues in memory, keeps what it saved, and stops only when nothing helps."""
+"""Disks that fail: a run continues in memory, keeps its checkpoints, and stops only as a last resort."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_a_disk_that_stays_full_stops_the_run_and_keeps_what_it_has(text: Path, 
 
 
 @needs_limits
-def test_the_last_checkpoint_waits_for_room(
+def test_the_last_checkpoint_waits_for_disk_space(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Event] = []

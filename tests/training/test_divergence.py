@@ -1,4 +1,4 @@
-"""A spike is told from a single odd document, and the data that caused it is skipped."""
+"""A spike is distinguished from a single unusual document, and the data that caused it is skipped."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_high_losses_do_not_move_the_mean_that_they_are_judged_by() -> None:
     assert tracker == LossTracker(mean_loss=2.0, high_updates=SPIKE_UPDATES - 1)
 
 
-def test_a_falling_loss_is_no_spike() -> None:
+def test_a_falling_loss_is_not_a_spike() -> None:
     assert heard([8.0 * 0.99**number for number in range(500)]) == []
 
 

@@ -1,4 +1,4 @@
-"""``train.document_mask`` in whole runs: what it changes, a resume, and data where it cannot act."""
+"""``train.document_mask`` in complete runs: its effect, a resumption, and data without documents."""
 
 from __future__ import annotations
 

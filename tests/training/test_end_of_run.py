@@ -1,4 +1,4 @@
-"""What a run says as it ends: its speed against the machine's peak, its time against the estimate."""
+"""The figures at the end of a run: speed relative to the machine's peak, time relative to the estimate."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_the_figures_of_the_end_follow_from_those_of_the_run(text: Path, tmp_pat
     assert seconds < end.elapsed_seconds  # which has the validations too
 
 
-def test_a_run_that_ends_early_is_not_held_against_the_time_for_all_of_it(text: Path, tmp_path: Path) -> None:
+def test_a_run_that_ends_early_is_not_compared_with_the_estimate(text: Path, tmp_path: Path) -> None:
     events, _ = train(settings_for(text), tmp_path / "run", stop_at=4)
     end = of(RunFinished, events)[0]
     assert end.reason == "stopped"

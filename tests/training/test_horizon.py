@@ -1,4 +1,4 @@
-"""How far a run is, by steps, by its own time, and by the clock on the wall."""
+"""The progress of a run, by steps, by run time, and by the wall clock."""
 
 from __future__ import annotations
 

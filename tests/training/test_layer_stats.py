@@ -1,4 +1,4 @@
-"""Layer statistics: the right numbers, at the right updates, and no trace of them in the weights."""
+"""Layer statistics: the right numbers at the right updates, and no effect on the weights."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_the_first_update_and_every_so_manieth_are_measured(every: int, steps: l
     assert measured == steps
 
 
-def test_an_update_that_was_given_up_leaves_nothing_behind() -> None:
+def test_an_interrupted_update_leaves_no_trace() -> None:
     model = a_model(n_layer=1)
     statistics = LayerStatistics(model, 2)
     statistics.before_update(2)

@@ -1,4 +1,4 @@
-"""Memory that fills up: one warning with the remedy that fits, and a checkpoint in time."""
+"""Memory fills up: one warning with a suitable remedy, and a checkpoint in time."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_below_the_limit_nothing_is_said() -> None:
     assert watched([(1, 1), (8.4, 8), (8.4, 1)]) == ([], 0)
 
 
-def test_a_rise_is_told_once_with_what_helps() -> None:
+def test_a_rise_gives_one_warning_with_a_remedy() -> None:
     messages, saves = watched([(8.6, 8), (9.0, 8), (8.6, 8)])
     assert saves == 0
     assert len(messages) == 1
@@ -46,12 +46,12 @@ def test_other_programs_are_named_where_they_take_the_most() -> None:
     assert messages[0].endswith("close other programs")
 
 
-def test_a_checkpoint_comes_before_the_kernel_does_and_again_after_calm() -> None:
+def test_a_checkpoint_is_saved_before_the_kernel_kills_and_again_after_the_next_rise() -> None:
     assert watched([(9.4, 8), (9.6, 8), (9.4, 8)])[1] == 1
     assert watched([(9.4, 8), (5, 4), (9.4, 8)])[1] == 2
 
 
-def test_a_system_that_does_not_tell_is_left_alone() -> None:
+def test_a_system_without_an_answer_is_left_alone() -> None:
     heard: list[Event] = []
     nothing = MachineSampled(
         cpu_percent=0.0,

@@ -1,4 +1,4 @@
-"""What a resumed run says of the arithmetic that differs from its first part."""
+"""The differences of the runtime that a resumed run reports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole runs on a small text: the main job, its ends, and that a resumed run is the same run."""
+"""Complete runs on a small text: training, ends, and that a resumed run is bit-identical."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_early_ends(text: Path, tmp_path: Path) -> None:
     assert of(StepDone, events)[-1].step == 10
 
 
-def test_divergence_stops_before_the_weights(text: Path, tmp_path: Path) -> None:
+def test_divergence_stops_before_the_weights_change(text: Path, tmp_path: Path) -> None:
     settings = settings_for(
         text, "train.lr=1e30", "train.optimizer=adamw", "checkpoint.every_steps=1", "train.warmup_steps=0"
     )
@@ -170,7 +170,7 @@ def test_divergence_stops_before_the_weights(text: Path, tmp_path: Path) -> None
     assert all(bool(torch.isfinite(value).all()) for value in state.values())
 
 
-def test_what_cannot_be_is_said_before_anything_is_written(text: Path, tmp_path: Path) -> None:
+def test_an_invalid_request_is_reported_before_anything_is_written(text: Path, tmp_path: Path) -> None:
     taken = tmp_path / "taken"
     taken.mkdir()
     (taken / "thesis.txt").write_text("mine")
@@ -229,7 +229,9 @@ def test_the_best_checkpoint_stands_alone(text: Path, tmp_path: Path) -> None:
     assert Tokenizer.from_json(loaded.tokenizer_json).decode([104, 105]) == "hi"
 
 
-def test_a_run_that_was_killed_before_its_last_validation_makes_up_for_it(text: Path, tmp_path: Path) -> None:
+def test_a_run_that_was_killed_before_its_last_validation_validates_on_resume(
+    text: Path, tmp_path: Path
+) -> None:
     settings = settings_for(text, "checkpoint.every_steps=12", "eval.every=100")
     whole, _ = train(settings, tmp_path / "whole")
 

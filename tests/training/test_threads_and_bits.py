@@ -1,4 +1,4 @@
-"""The weights do not depend on the number of threads, and so not on how busy the machine was."""
+"""The weights do not depend on the number of threads, nor on how busy the machine is."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ def test_a_loss_that_jumps_and_stays_is_a_spike(
     assert checkpoints.load(tmp_path / "run" / "latest.pt").step == 20
 
 
-def test_trouble_that_does_not_end_ends_the_run(
+def test_repeated_divergence_ends_the_run(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = settings_for(text, "checkpoint.every_steps=5", "train.max_rollbacks=2", "eval.every=100")
@@ -112,7 +112,7 @@ def test_trouble_that_does_not_end_ends_the_run(
     assert all(torch.isfinite(value).all() for value in weights(tmp_path / "run" / "latest.pt").values())
 
 
-def test_a_new_best_model_forgives_what_was_before(
+def test_a_new_best_model_resets_the_count_of_rollbacks(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = settings_for(
@@ -137,7 +137,7 @@ def test_the_best_model_is_a_checkpoint_to_go_back_to(
     assert best.best_loss == last.best_loss is not None
 
 
-def test_no_going_back_where_it_is_turned_off(
+def test_no_rollback_if_it_is_switched_off(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = settings_for(text, "train.max_rollbacks=0")

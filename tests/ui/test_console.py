@@ -1,4 +1,4 @@
-"""Where output goes, and that no text and no console breaks it."""
+"""Which output goes to which stream; no text and no console causes an error."""
 
 from __future__ import annotations
 
@@ -216,7 +216,7 @@ def test_tables_fit_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
         ("\x9b2J", "\ufffd2J"),
     ],
 )
-def test_harmless_text_cannot_command_a_terminal(text: str, shown: str) -> None:
+def test_text_cannot_control_a_terminal(text: str, shown: str) -> None:
     assert harmless(text) == shown
 
 

@@ -1,4 +1,4 @@
-"""Screens drawn from injected snapshots: their size to the cell, and what is on them."""
+"""Screens drawn from snapshots: their exact size, and their contents."""
 
 from __future__ import annotations
 
@@ -219,7 +219,7 @@ def test_without_a_sample_the_panel_says_when_one_comes(events: list[Event], wid
     assert re.search(r"│ written at each validation *│", shown)
 
 
-def test_no_sample_can_command_the_terminal(events: list[Event]) -> None:
+def test_no_sample_can_control_the_terminal(events: list[Event]) -> None:
     nasty = "".join(map(chr, range(0x20))) + "\x7f\x9b\u202e\u2028 [bold]é\u0301 \U0001f600 日本語\n" * 3
     snapshot = fold(running(events), SampleMade(step=90, prompt="a\nb ", text=nasty))
     for width, height in ((80, 24), (59, 20)):
@@ -246,9 +246,7 @@ def test_what_a_console_cannot_write_leaves_the_frames_whole(
     assert any("caf" in line and "end" in line for line in lines)
 
 
-def test_a_run_without_a_preset_speaks_of_none(
-    events: list[Event], started: Callable[..., RunStarted]
-) -> None:
+def test_a_run_without_a_preset_shows_none(events: list[Event], started: Callable[..., RunStarted]) -> None:
     assert "preset tiny" in screen(folded([started()]), 80, 24)[0]
     without = replace(started(), preset="none")
     assert "preset" not in screen(folded([without]), 80, 24)[0]

@@ -1,4 +1,4 @@
-"""AdamW's and Muon's learning rates stand beside each other wherever one is shown."""
+"""The learning rates of AdamW and Muon are always shown together."""
 
 from __future__ import annotations
 

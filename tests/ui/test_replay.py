@@ -1,4 +1,4 @@
-"""Events played again at any speed."""
+"""Replays events at any speed."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_the_time_between_two_parts_of_a_run_is_not_waited_for(started: Started,
     assert time.monotonic() - began < 1.5
 
 
-def test_playing_ends_when_asked(events: list[Event]) -> None:
+def test_a_replay_ends_on_request(events: list[Event]) -> None:
     heard: list[Event] = []
     began = time.monotonic()
     for event in Player(0.001).play(kept(events), lambda: time.monotonic() - began > 0.3):

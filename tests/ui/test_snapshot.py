@@ -1,4 +1,4 @@
-"""The reducer: what events amount to, in bounded memory, without losing peaks."""
+"""The reducer of events: bounded memory, no lost peaks."""
 
 from __future__ import annotations
 

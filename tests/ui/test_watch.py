@@ -1,4 +1,4 @@
-"""The three outputs from the same events: what goes where, and the terminal afterwards."""
+"""The three outputs of the same events: their streams, and the terminal afterwards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the end of a run is worded."""
+"""The words for the end of a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Real runs of a small model, their pages, and a real browser to open them in."""
+"""Real runs of a small model, their pages, and a real browser."""
 
 from __future__ import annotations
 

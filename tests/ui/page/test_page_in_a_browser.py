@@ -1,4 +1,4 @@
-"""The page in a real browser, as somebody opens it from a mail: by its file, without a network."""
+"""The page in a real browser, opened as a file, without a network."""
 
 from __future__ import annotations
 
@@ -206,7 +206,7 @@ def test_a_head_that_is_clicked_shows_its_map(browser: Browser, pages: dict[str,
         page.get_by_text("Layer 1, head 1").wait_for()
 
 
-def test_a_token_that_is_pointed_at_tells_what_was_expected(
+def test_a_token_under_the_pointer_shows_what_was_expected(
     browser: Browser, pages: dict[str, Path], look: dict[str, Any]
 ) -> None:
     with opened(browser, pages["one"]) as page:

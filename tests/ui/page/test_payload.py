@@ -1,4 +1,4 @@
-"""What of a run the page holds: thinned without losing peaks, smoothed, and never too large for a mail."""
+"""The data in a page: downsampled without losing peaks, smoothed, and small enough for an e-mail."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pictures as files: real PNGs, one for everything that there is."""
+"""The pictures as files: real PNGs, one for each recorded measure."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_without_the_library_the_hint_says_how_to_get_it(
     assert raised.value.hint == "pip install vl-convert-python"
 
 
-def test_a_place_that_cannot_be_written_is_named(report: Report, tmp_path: Path) -> None:
+def test_a_path_that_cannot_be_written_is_named(report: Report, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SettingsError, match="cannot write"):
         write_pictures(tmp_path / "file", [report])
