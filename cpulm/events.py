@@ -224,7 +224,9 @@ class Notice(Event):
     message: str
 
 
-EndReason = Literal["horizon", "target_loss", "patience", "stopped", "diverged", "no_room", "failed"]
+EndReason = Literal[
+    "horizon", "target_loss", "patience", "stopped", "aborted", "diverged", "no_room", "failed"
+]
 """Why a run ended; ``no_room``: no checkpoint could be written, or memory ran out."""
 
 COMPLETE: tuple[EndReason, ...] = ("horizon", "target_loss", "patience")
@@ -235,6 +237,7 @@ END_REASONS: dict[EndReason, str] = {
     "target_loss": "reached its target loss",
     "patience": "ended early without improvement",
     "stopped": "stopped with everything saved",
+    "aborted": "aborted by a second Ctrl-C",
     "diverged": "diverged",
     "no_room": "ran out of disk space or memory",
     "failed": "failed",

@@ -39,10 +39,19 @@ class StopRequest:
 
     Args:
         leave: called before the process ends immediately, to restore the terminal.
+
+    Attributes:
+        on_signal: called in another thread as soon as the first signal arrives, while the main thread may be
+            seconds away from Python; None: nobody is told.
+        unsaved: says in words what the second Ctrl-C loses.
+        on_exit: called in another thread before the process ends immediately.
     """
 
     def __init__(self, leave: Callable[[], None] | None = None) -> None:
         self.why: str | None = None
+        self.on_signal: Callable[[], None] | None = None
+        self.unsaved: Callable[[], str] = lambda: "what was not saved is lost"
+        self.on_exit: Callable[[], None] | None = None
         self._leave = leave
         self._interruptible = False
         self._previous: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
@@ -97,7 +106,7 @@ class StopRequest:
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if self() and number == signal.SIGINT:
-            raise AbortedError("aborted; what was not saved is lost")
+            raise AbortedError(f"aborted; {self.unsaved()}")
         if self.why is None:
             self.why = signal.Signals(number).name
         if self._interruptible:
@@ -116,9 +125,12 @@ class StopRequest:
         threading.Thread(target=self._leave_on_second, args=(ours,), name="cpulm-stop", daemon=True).start()
 
     def _leave_on_second(self, signals: socket.socket) -> None:
-        interrupts = 0
+        interrupts, told = 0, False
         with signals:
             while number := signals.recv(1):
+                if not told and self.on_signal is not None and signal.Signals(number[0]).name in _SIGNALS:
+                    told = True
+                    self.on_signal()
                 interrupts += number[0] == signal.SIGINT
                 if interrupts >= 2 or (interrupts and self.why not in (None, "SIGINT")):
                     break
@@ -129,6 +141,8 @@ class StopRequest:
                 while signals.recv(1):
                     pass
                 return  # the main thread has left the block
+        if self.on_exit is not None:
+            self.on_exit()
         if self._leave is not None:
             self._leave()
         os._exit(exit_codes.ABORTED)

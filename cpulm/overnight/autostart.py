@@ -140,7 +140,7 @@ def _unit(name: str, command: Sequence[str], run: RunDir, home: Path) -> Entry:
     config = Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config")
     lines = [
         "[Unit]",
-        f"Description=cpulm continues {_percent(str(run.path))}",
+        f"Description=cpulm continues {_percent(_one_line(str(run.path)))}",
         "",
         "[Service]",
         f"ExecStart={' '.join(_systemd_word(word) for word in command)}",
@@ -173,7 +173,17 @@ def _unit(name: str, command: Sequence[str], run: RunDir, home: Path) -> Entry:
 def _systemd_word(word: str) -> str:
     """One word of ExecStart: quoted, without the meaning of ``%`` and ``$``. See systemd.service(5)."""
     quoted = word.replace("\\", "\\\\").replace('"', '\\"')
+    quoted = "".join(char if char.isprintable() else _escaped(char) for char in quoted)
     return f'"{_percent(quoted).replace("$", "$$")}"'
+
+
+def _escaped(char: str) -> str:
+    """The bytes of a control character as systemd.syntax(7) reads them: a line end would begin a setting."""
+    return "".join(f"\\x{byte:02x}" for byte in os.fsencode(char))
+
+
+def _one_line(text: str) -> str:
+    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def _percent(text: str) -> str:

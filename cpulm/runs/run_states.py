@@ -7,7 +7,16 @@ from typing import Literal
 from cpulm.events import EndReason
 
 RunState = Literal[
-    "running", "restarting", "finished", "stopped", "diverged", "out of room", "failed", "crashed", "new"
+    "running",
+    "restarting",
+    "finished",
+    "stopped",
+    "aborted",
+    "diverged",
+    "out of room",
+    "failed",
+    "crashed",
+    "new",
 ]
 
 RUN_STATES: dict[RunState, str] = {
@@ -15,6 +24,7 @@ RUN_STATES: dict[RunState, str] = {
     "restarting": "its supervisor is about to start it again",
     "finished": "it has finished",
     "stopped": "it was stopped, with everything saved",
+    "aborted": "it was aborted by a second Ctrl-C, at its last checkpoint",
     "diverged": "training diverged",
     "out of room": "there was not enough disk space or memory",
     "failed": "it ended with an error",
@@ -28,6 +38,7 @@ END_STATES: dict[EndReason, RunState] = {
     "target_loss": "finished",
     "patience": "finished",
     "stopped": "stopped",
+    "aborted": "aborted",
     "diverged": "diverged",
     "no_room": "out of room",
     "failed": "failed",

@@ -52,7 +52,7 @@ class Checkpointer:
         self._settings = settings
         self._make = make
         self._emit = emit
-        self._saved_step = saved_step
+        self.saved_step = saved_step
         self._saved_at = saved_at
         self._failed_at: float | None = None
         self._failed_step = 0
@@ -68,7 +68,7 @@ class Checkpointer:
 
     def is_due(self, step: int, elapsed_seconds: float) -> bool:
         """Whether a checkpoint is due: by steps, by time, by request, or after a save that failed."""
-        if step == self._saved_step:
+        if step == self.saved_step:
             return False
         if self._failed_at is not None:
             waited = elapsed_seconds - self._tried_at >= min(RETRY_SECONDS, self._settings.every)
@@ -168,7 +168,7 @@ class Checkpointer:
         )
 
     def _note_success(self, step: int, elapsed_seconds: float) -> None:
-        self._saved_step, self._saved_at, self._requested = step, elapsed_seconds, False
+        self.saved_step, self._saved_at, self._requested = step, elapsed_seconds, False
         if self._failed_at is not None:
             self._failed_at = None
             self._emit(Notice(level="info", message="checkpoints can be written again"))
@@ -194,7 +194,7 @@ class Checkpointer:
         kept = self._run.checkpoints()
         if not kept:
             return "there is no checkpoint on the disk"
-        return f"the newest checkpoint on the disk is {kept[0]}, of step {self._saved_step}"
+        return f"the newest checkpoint on the disk is {kept[0]}, of step {self.saved_step}"
 
     def _warn_of_cost(self, elapsed_seconds: float) -> None:
         part = self._spent_seconds / max(elapsed_seconds, 1e-9)

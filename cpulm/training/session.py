@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 from cpulm import __version__
-from cpulm.errors import DivergedError, ResourceError
+from cpulm.errors import AbortedError, DivergedError, ResourceError
 from cpulm.estimate.requirements import Requirements, micro_batch_flags, seconds_needed
 from cpulm.events import EndReason, Event, Listener, MachineSampled, Notice, RunFinished, RunStarted
 from cpulm.model.counts import flops_per_token
@@ -18,6 +18,7 @@ from cpulm.system.power import battery_warning
 from cpulm.system.priority import lower_priority
 from cpulm.training.memory_watch import MemoryWatch
 from cpulm.training.trainer import Trainer
+from cpulm.units import format_duration
 
 _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "bad alloc")
 """Parts of torch's messages when memory runs out, on all systems and devices that it supports."""
@@ -38,9 +39,13 @@ def run_session(trainer: Trainer, plan: Requirements) -> EndReason:
     estimated = seconds_needed(plan, trainer.settings.train)
     reason: EndReason = "failed"
     trainer.emit(_started(trainer, plan))
+    announce_stops(trainer, lambda: trainer.emit(_finished(trainer, "aborted", plan, estimated)))
     try:
         with _monitored(trainer), _memory_errors(trainer):
             reason = trainer.train()
+    except AbortedError:
+        reason = "aborted"
+        raise
     except DivergedError:
         reason = "diverged"
         raise
@@ -48,8 +53,34 @@ def run_session(trainer: Trainer, plan: Requirements) -> EndReason:
         reason = "no_room"
         raise
     finally:
+        trainer.stop.on_signal = trainer.stop.on_exit = None
         trainer.emit(_finished(trainer, reason, plan, estimated))
     return reason
+
+
+def announce_stops(trainer: Trainer, aborted: Callable[[], None]) -> None:
+    """Answer the first stop signal at once with a notice, and let the second one say what it loses.
+
+    Args:
+        aborted: records the end before the second one ends the process at once.
+    """
+
+    def unsaved() -> str:
+        saved = trainer.checkpointer.saved_step
+        count = trainer.state.step - saved
+        return f"{count:,} step{'s' * (count != 1)} after the checkpoint of step {saved:,} are lost"
+
+    def announce() -> None:
+        updates = trainer.trained_tokens / trainer.settings.tokens_per_step
+        update = f"in at most {format_duration(trainer.trained_seconds / updates)}" if updates else "soon"
+        save = format_duration(trainer.checkpointer.slowest_seconds)
+        message = (
+            f"stopping: the update in progress ends {update}, saving takes about {save}; with a second "
+            f"Ctrl-C {unsaved()}"
+        )
+        trainer.emit(Notice(level="warning", message=message))
+
+    trainer.stop.on_signal, trainer.stop.unsaved, trainer.stop.on_exit = announce, unsaved, aborted
 
 
 @contextmanager
