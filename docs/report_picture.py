@@ -1,6 +1,6 @@
 """Take a picture of a run's page: ``python docs/report_picture.py runs/tiny-1``.
 
-Makes the page anew from the run's record, opens it in a headless Chromium and writes ``docs/report.png``: the
+Builds the page again from the run's log, opens it in a headless Chromium and writes ``docs/report.png``: the
 top of the page, with the findings, the summary and the first curves. Needs the extra ``test`` and a Chromium.
 """
 

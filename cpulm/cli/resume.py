@@ -53,7 +53,8 @@ def resume(
     The weights are bit-identical to those of a run that was never stopped (for a horizon in steps,
     epochs or tokens, with the same number of threads). If the newest checkpoint is damaged, it is named
     and the previous one is used. A new horizon extends the run. The text is needed again only if its
-    tokens are gone from the cache; `--data` says where it is now. A sweep continues as planned.
+    tokens are no longer in the cache; if it was moved, `--data` gives its new place. A sweep continues as
+    planned.
 
     **Examples**
 

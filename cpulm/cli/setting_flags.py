@@ -115,11 +115,14 @@ FLAGS = {
             "train.lr",
             ("--lr",),
             "X",
-            "Peak learning rate of AdamW: embeddings, head and norms; of everything with "
+            "Peak learning rate of AdamW, which trains embeddings, head and norms, or everything with "
             "train.optimizer=adamw.",
         ),
         SettingFlag(
-            "train.muon_lr", ("--muon-lr",), "X", "Peak learning rate of Muon: the blocks' matrices."
+            "train.muon_lr",
+            ("--muon-lr",),
+            "X",
+            "Peak learning rate of Muon, which trains the blocks' matrices.",
         ),
         SettingFlag("train.seed", ("--seed",), "N", "Seed of weights, data order and dropout."),
         SettingFlag("model.n_layer", ("--n-layer",), "N", "Transformer blocks."),
@@ -296,7 +299,7 @@ def setting_flags(
 
 
 def _naming_the_option(error: SettingsError, given: Mapping[SettingFlag, Any]) -> SettingsError:
-    """``train.lr = -1: must be ...`` as ``--lr -1: must be ...`` where that is what was typed."""
+    """``train.lr = -1: must be ...`` as ``--lr -1: must be ...`` if that was typed."""
     for flag, value in given.items():
         rest = error.message.removeprefix(f"{flag.key} = ")
         if rest != error.message and flag.metavar and not flag.many:
