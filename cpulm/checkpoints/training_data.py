@@ -54,7 +54,7 @@ def same_tokens(
 
 
 def _intact(path: Path, digest: str, show: Listener, should_stop: Callable[[], bool]) -> TokenFolder | None:
-    """The token folder at ``path``; None if it is gone or damaged, or has other tokens."""
+    """Return the token folder at ``path``; None if it is gone or damaged, or has other tokens."""
     try:
         if not path.is_dir():
             return None

@@ -112,7 +112,7 @@ def training_bytes(settings: Settings, vocab_size: int, arithmetic: Arithmetic) 
 
 
 def activation_bytes(model: ModelSettings, tokens: int, arithmetic: Arithmetic) -> int:
-    """Bytes that the forward pass saves for the backward pass, up to the head."""
+    """Return the bytes that the forward pass saves for the backward pass, up to the head."""
     stream = FLOAT_BYTES * tokens * model.n_embd
     kept = stream + tokens * (_norm_statistics(model) + _mask_bytes(model, arithmetic))
     if model.activation_checkpointing:
@@ -143,17 +143,17 @@ def _forward_backward_bytes(
 
 
 def _mask_bytes(model: ModelSettings, arithmetic: Arithmetic) -> int:
-    """Bytes per token that a dropout of the residual stream saves: the kernel saves only a seed."""
+    """Return the bytes per token that dropout on the residual stream saves; the kernel saves only a seed."""
     return FLOAT_BYTES * model.n_embd if model.dropout and not arithmetic.has_kernels_for(model.n_embd) else 0
 
 
 def _norm_statistics(model: ModelSettings) -> int:
-    """Bytes per token that a norm of the residual stream saves beside its input."""
+    """Return the bytes per token that a norm of the residual stream saves beside its input."""
     return FLOAT_BYTES * (1 if model.norm == "rmsnorm" else 2)
 
 
 def _block_bytes(model: ModelSettings, tokens: int, arithmetic: Arithmetic) -> int:
-    """Bytes that one block saves for its backward pass."""
+    """Return the bytes that one block saves for its backward pass."""
     norms = 2 * (FLOAT_BYTES * model.n_embd + _norm_statistics(model))
     masks = 2 * _mask_bytes(model, arithmetic)
     per_token = norms + masks + _attention_bytes(model, arithmetic) + _mlp_bytes(model, arithmetic)
@@ -163,7 +163,7 @@ def _block_bytes(model: ModelSettings, tokens: int, arithmetic: Arithmetic) -> i
 
 
 def _attention_bytes(model: ModelSettings, arithmetic: Arithmetic) -> int:
-    """Bytes per token that attention saves: its layers' inputs, the projection, the heads' outputs."""
+    """Return the bytes per token that attention saves: layers' inputs, projection, heads' outputs."""
     layers = model.linear_layers
     d, q, projection = model.n_embd, layers.out.inputs, layers.qkv.outputs
     kv = (projection - q) // 2
@@ -181,21 +181,21 @@ def _attention_bytes(model: ModelSettings, arithmetic: Arithmetic) -> int:
 
 
 def _mlp_bytes(model: ModelSettings, arithmetic: Arithmetic) -> int:
-    """Bytes per token that the MLP saves: its layers' inputs, and the activation's input."""
+    """Return the bytes per token that the MLP saves: its layers' inputs, and the activation's input."""
     up = model.linear_layers.up
     up_input = up.inputs if arithmetic.quantizes(up) else FLOAT_BYTES * up.inputs
     return FLOAT_BYTES * up.outputs + up_input + _down_input_bytes(model, arithmetic)
 
 
 def _down_input_bytes(model: ModelSettings, arithmetic: Arithmetic) -> int:
-    """Bytes per token that the MLP's last layer saves, beside those of the activation function."""
+    """Return the bytes per token that the MLP's last layer saves, beside those of the activation function."""
     if arithmetic.quantizes(model.linear_layers.down):
         return model.inner_width
     return 0 if ACTIVATIONS[model.mlp].keeps_result else FLOAT_BYTES * model.inner_width
 
 
 def _mlp_gradient_bytes(model: ModelSettings, tokens: int, arithmetic: Arithmetic) -> int:
-    """Bytes of the gradients in the MLP (of the stream, and of the activation function's output and input),
+    """Return the bytes of the gradients in the MLP (of the stream, of the activation's output and input),
     less the saved input of the last layer, which is freed. Torch computes some with temporary tensors."""
     stream = model.n_embd * (2 if model.dropout else 1)
     steps = 0 if arithmetic.has_kernels_for(model.inner_width) else ACTIVATIONS[model.mlp].temporaries
@@ -206,8 +206,8 @@ def _mlp_gradient_bytes(model: ModelSettings, tokens: int, arithmetic: Arithmeti
 def _head_bytes(
     model: ModelSettings, vocab_size: int, tokens: int, arithmetic: Arithmetic, accumulates: bool
 ) -> int:
-    """Bytes of the head and its loss: the logits and their gradients, or, in fp32, the gradients of weights
-    and inputs twice, before and after scaling.
+    """Return the bytes of the head and its loss: the logits and their gradients, or, in fp32, the gradients
+    of weights and inputs twice, before and after scaling.
 
     In int8, later micro-batches add to the existing gradient in place.
     """
@@ -229,7 +229,7 @@ def _head_bytes(
 
 
 def _muon_bytes(model: ModelSettings, arithmetic: Arithmetic) -> int:
-    """Bytes of Muon's iteration on one batch of matrices: directions, iterates, and their products.
+    """Return the bytes of Muon's iteration on one batch of matrices: directions, iterates, products.
 
     The compiled kernels hold one matrix per thread, a few MiB, which is not counted.
     """

@@ -30,7 +30,7 @@ class Rise:
         return self.train_loss_now < self.train_loss_then
 
     def describe(self) -> str:
-        """The finding in words, with what would help."""
+        """Return the finding in words, with what would help."""
         then, now = self.train_loss_then, self.train_loss_now
         text = (
             f"since step {self.since_step:,} the validation loss has risen from {self.best_loss:.4f} to "
@@ -49,7 +49,7 @@ class Rise:
 
 
 def risen_since(losses: Sequence[float]) -> int | None:
-    """The index of the smallest loss if the last two both lie above it by more than noise; else None.
+    """Return the index of the smallest loss if the last two both lie above it by more than noise; else None.
 
     Args:
         losses: finite validation losses in nats, in the order of their steps.

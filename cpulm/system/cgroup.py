@@ -36,7 +36,7 @@ class _Hierarchy:
     unified: bool
 
     def levels(self) -> list[Path]:
-        """The process's group and its ancestors: each limits all groups below it."""
+        """Return the process's group and its ancestors: each limits all groups below it."""
         found = [self.group]
         while found[-1] != self.mount and self.mount in found[-1].parents:
             found.append(found[-1].parent)
@@ -64,7 +64,7 @@ def read_limits(root: Path = Path("/"), process: str = "self") -> Limits:
 
 
 def _hierarchies(root: Path, process: str, controller: str) -> list[_Hierarchy]:
-    """The hierarchies that may limit ``controller``: version 2's, and version 1's for this controller."""
+    """Return the hierarchies that may limit ``controller``: that of version 2, and its own of version 1."""
     groups = _groups(read_small_file(root / "proc" / process / "cgroup"))
     found = []
     for line in read_small_file(root / "proc" / process / "mountinfo").splitlines():
@@ -85,7 +85,7 @@ def _hierarchies(root: Path, process: str, controller: str) -> list[_Hierarchy]:
 
 
 def _groups(text: str) -> dict[str, str]:
-    """The path of the process's group for each controller of version 1, and for version 2 as ``""``."""
+    """Return the path of the process's group by controller; version 2 has the key ``""``."""
     groups: dict[str, str] = {}
     for line in text.splitlines():
         _, _, rest = line.partition(":")
@@ -107,7 +107,7 @@ def _below(path: str, mounted: str) -> str:
 
 
 def _quota(level: Path, unified: bool) -> list[float]:
-    """The group's processor time per period, in processors; empty if it is not limited."""
+    """Return the group's processor time per period, in processors; empty if it is not limited."""
     if unified:
         quota, _, period = read_small_file(level / "cpu.max").strip().partition(" ")
     else:

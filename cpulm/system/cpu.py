@@ -67,7 +67,7 @@ def worth_using(physical: int, performance: int | None) -> int:
 
 
 def name_instruction_sets(flags: set[str]) -> tuple[str, ...]:
-    """The usual names of the relevant ones of Linux's ``flags``, in a fixed order."""
+    """Return the usual names of the relevant ones of Linux's ``flags``, in a fixed order."""
     return tuple(dict.fromkeys(name for flag, name in INSTRUCTION_SETS.items() if flag in flags))
 
 
@@ -80,7 +80,7 @@ def clean_model(name: str) -> str:
 
 
 def architecture() -> str:
-    """The processor's architecture as the system names it: ``x86_64``, ``arm64``, ``amd64``."""
+    """Return the processor's architecture as the system names it: ``x86_64``, ``arm64``, ``amd64``."""
     if sys.platform == "win32":
         # PROCESSOR_ARCHITECTURE is the interpreter's; PROCESSOR_ARCHITEW6432 is set under emulation
         name = os.environ.get("PROCESSOR_ARCHITEW6432") or os.environ.get("PROCESSOR_ARCHITECTURE")

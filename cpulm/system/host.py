@@ -59,7 +59,7 @@ def system_name(os_release: Path = Path("/etc/os-release")) -> str:
 
 
 def pretty_name(os_release: Path) -> str:
-    """The distribution's name in a file such as ``/etc/os-release``; empty if there is none."""
+    """Return the distribution's name in a file such as ``/etc/os-release``; empty if there is none."""
     lines = read_small_file(os_release).splitlines()
     found = (line.partition("=")[2] for line in lines if line.startswith("PRETTY_NAME="))
     return next(found, "").strip("\"'")

@@ -45,7 +45,7 @@ def parse_cpuinfo(text: str) -> dict[str, str]:
 
 
 def cpu_model(cpuinfo: dict[str, str]) -> str:
-    """The processor's common name; ARM's is derived from its implementer and part numbers."""
+    """Return the processor's common name; ARM's is derived from its implementer and part numbers."""
     if "model name" in cpuinfo:
         return clean_model(cpuinfo["model name"])
     if "CPU part" in cpuinfo:
@@ -56,7 +56,7 @@ def cpu_model(cpuinfo: dict[str, str]) -> str:
 
 
 def instruction_sets(cpuinfo: dict[str, str]) -> tuple[str, ...]:
-    """The relevant instruction sets of x86's ``flags`` or ARM's ``Features``.
+    """Return the relevant instruction sets of x86's ``flags`` or ARM's ``Features``.
 
     A Linux guest on Apple silicon may announce bf16 instructions that fault when executed, so they are
     not counted there.
@@ -117,7 +117,7 @@ def _affinity() -> set[int]:
 
 
 def _cores(devices: Path, online: set[int], cpuinfo: dict[str, str]) -> list[frozenset[int]]:
-    """The logical processors of each physical core."""
+    """Return the logical processors of each physical core."""
     found: set[frozenset[int]] = set()
     for cpu in online:
         topology = devices / f"system/cpu/cpu{cpu}/topology"
@@ -129,7 +129,7 @@ def _cores(devices: Path, online: set[int], cpuinfo: dict[str, str]) -> list[fro
 
 
 def _cores_by_count(online: set[int], cpuinfo: dict[str, str]) -> list[frozenset[int]]:
-    """The cores if the kernel lists none: ``siblings`` threads on ``cpu cores``, neighbours together."""
+    """Return the cores from the counts in ``/proc/cpuinfo``, if the kernel does not list them."""
     try:
         threads = max(1, int(cpuinfo["siblings"]) // int(cpuinfo["cpu cores"]))
     except (KeyError, ValueError, ZeroDivisionError):
@@ -139,7 +139,7 @@ def _cores_by_count(online: set[int], cpuinfo: dict[str, str]) -> list[frozenset
 
 
 def _performance_cpus(devices: Path, online: set[int]) -> set[int]:
-    """The fast processors of a machine with two kinds; empty if all are alike or it is unknown.
+    """Return the fast processors of a machine with two kinds; empty if all are alike or it is unknown.
 
     Intel's hybrid processors list them under ``cpu_core``; ARM gives every processor a capacity, of
     which the fast ones have at least half of the largest.
@@ -169,7 +169,7 @@ def _caches(folder: Path) -> dict[str, int]:
 
 
 def _max_mhz(cpufreq: Path, cpuinfo: dict[str, str]) -> float | None:
-    """The highest clock that the driver reports, else the one in ``/proc/cpuinfo``."""
+    """Return the highest clock that the driver reports, else the one in ``/proc/cpuinfo``."""
     khz = read_small_file(cpufreq / "cpuinfo_max_freq").strip()
     if khz.isdigit():
         return int(khz) / 1000

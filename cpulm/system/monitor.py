@@ -150,7 +150,7 @@ def _mhz() -> float | None:
 
 
 def _temperature() -> float | None:
-    """The hottest reading, in degrees Celsius, of the first known CPU sensor."""
+    """Return the hottest reading, in degrees Celsius, of the first known CPU sensor."""
     sensors = psutil.sensors_temperatures()  # AttributeError except on Linux and FreeBSD
     for name in _CPU_SENSORS:
         if sensors.get(name):

@@ -39,7 +39,7 @@ def _lower_on_posix() -> str:
 
 
 def _threads() -> list[int]:
-    """The ids of this process's threads; 0, the whole process, if they are unknown."""
+    """Return the ids of this process's threads; 0, the whole process, if they are unknown."""
     try:
         return [int(entry.name) for entry in Path("/proc/self/task").iterdir()]
     except OSError:

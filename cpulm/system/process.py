@@ -71,7 +71,7 @@ def _start_token_linux(pid: int) -> str | None:
 
 
 def _fields_linux(pid: int) -> list[bytes]:
-    """The fields of ``/proc/PID/stat`` from the state on; empty if there is no such process."""
+    """Return the fields of ``/proc/PID/stat`` from the state on; empty if there is no such process."""
     try:
         line = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
@@ -81,7 +81,7 @@ def _fields_linux(pid: int) -> list[bytes]:
 
 
 def boot() -> str:
-    """The id of this boot of the machine; empty if unknown.
+    """Return the id of this boot of the machine; empty if unknown.
 
     Containers on a machine share it.
     """
@@ -97,5 +97,5 @@ def pid_namespace() -> str:
 
 
 def host_name() -> str:
-    """The machine's host name."""
+    """Return the machine's host name."""
     return socket.gethostname()

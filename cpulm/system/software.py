@@ -64,7 +64,7 @@ def read_torch(folder: Path | None = None) -> Torch | None:
 
 
 def maths_library(folder: Path) -> str:
-    """The libraries named by torch's build configuration, or else by its shared libraries."""
+    """Return the libraries named by torch's build configuration, or else by its shared libraries."""
     config = read_small_file(folder / "include/ATen/Config.h")
     enabled = set(re.findall(r"#define AT_(\w+)_ENABLED\(\) 1", config))
     names = ["MKL"] if "MKL" in enabled else []
