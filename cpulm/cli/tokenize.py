@@ -20,6 +20,8 @@ from cpulm.cli.setting_flags import (
 
 if TYPE_CHECKING:
     from cpulm.data.tokenfile import TokenFolder
+    from cpulm.events import Listener
+    from cpulm.settings import DataSettings
 
 
 @setting_flags({TEXT: TEXTS})
@@ -61,7 +63,6 @@ def tokenize(
     """
     import os
 
-    from cpulm.cli import tokenize_work as work
     from cpulm.errors import SettingsError
     from cpulm.settings_resolver import resolve
     from cpulm.ui.watch import choose_mode, watch
@@ -77,8 +78,32 @@ def tokenize(
     data = resolve(environ=os.environ, flags=flags).data
     # The result is one JSON object, so progress is for people in either case.
     with watch(choose_mode(json=False, headless=headless or json)) as show:
-        folder = work.tokenize(data, out, vocab_size_given="data.vocab_size" in flags, show=show)
+        folder = _make(data, out, vocab_size_given="data.vocab_size" in flags, show=show)
     _report(folder, json)
+
+
+def _make(data: DataSettings, out: Path, *, vocab_size_given: bool, show: Listener) -> TokenFolder:
+    """Make the token folder ``out``; a stop signal ends the work and leaves nothing behind.
+
+    Raises:
+        CpulmError: what :func:`cpulm.data.prepare.prepare` raises.
+        SettingsError: if a vocabulary size is given for a tokenizer that trains none.
+    """
+    from cpulm.data.prepare import prepare
+    from cpulm.data.vocabulary import trains_vocabulary
+    from cpulm.errors import AbortedError, SettingsError
+    from cpulm.interrupts import StopRequest
+
+    if vocab_size_given and not trains_vocabulary(data.tokenizer):
+        raise SettingsError(
+            f"--vocab-size has no effect: the tokenizer {data.tokenizer} has a vocabulary of its own",
+            "leave it out, or use --tokenizer bpe or word",
+        )
+    try:
+        with StopRequest() as stop:
+            return prepare(data, emit=show, should_stop=stop, out=out)
+    except AbortedError as error:
+        raise AbortedError("aborted; nothing was written") from error
 
 
 def _report(folder: TokenFolder, json: bool) -> None:
