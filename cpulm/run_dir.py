@@ -78,11 +78,25 @@ class RunDir:
         steps = {int(match.group(1)) for file in files if (match := _NUMBERED.fullmatch(file.name))}
         return sorted(step for step in steps if self.numbered(step).is_file())
 
+    def numbered_checkpoints(self) -> list[Path]:
+        """Numbered checkpoints in the order in which they were written: after a resume from an older one, the
+        steps begin again."""
+        return sorted(map(self.numbered, self.numbered_steps()), key=_written)
+
     def checkpoints(self) -> list[Path]:
         """Checkpoints that exist, ``latest.pt`` first, then the most recent ones."""
         others = [path for path in (*map(self.numbered, self.numbered_steps()), self.best) if path.is_file()]
         others.sort(key=_written, reverse=True)
         return [self.latest, *others] if self.latest.is_file() else others
+
+
+def exists(path: Path) -> bool:
+    """Whether something is at ``path``, as far as this user can see; names that no file can have are not."""
+    try:
+        path.stat()
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _written(path: Path) -> int:

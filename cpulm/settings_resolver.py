@@ -77,10 +77,25 @@ def validate(values: Mapping[str, Any]) -> Settings:
     Raises:
         SettingsError: names the first key that is invalid.
     """
+    _refuse_nested(values)
     try:
         return Settings.model_validate(dict(values))
     except ValidationError as error:
         raise _explain(error) from error
+
+
+def _refuse_nested(values: Mapping[str, Any]) -> None:
+    """Raises SettingsError for values deeper than any setting: pydantic would visit all that they hold, and
+    a few lists that hold one another many times hold billions."""
+    for section, inside in values.items():
+        for name, value in inside.items() if isinstance(inside, dict) else ():
+            items = value.values() if isinstance(value, dict) else value
+            nested = isinstance(value, dict) or (
+                isinstance(value, (list, tuple))
+                and any(isinstance(one, (list, tuple, dict)) for one in items)
+            )
+            if nested:
+                raise SettingsError(f"{section}.{name} cannot be a nested list", _SEE_ALL)
 
 
 def read_yaml(path: Path) -> Layer:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import reprlib
 import types
 import typing
 from collections.abc import Callable, Hashable, Mapping
@@ -21,6 +22,9 @@ _T = TypeVar("_T")
 _Check = Callable[[Any], Any]
 
 LARGEST = 2.0**63
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 80, 80
+_MOST_SHOWN = 80
 LATEST = 32_503_680_000.0
 """The year 3000 in seconds since the epoch: some systems cannot convert later times."""
 _MOMENTS = {"time", "since", "began", "ended", "waiting_until"}
@@ -41,11 +45,18 @@ def from_record(cls: Callable[..., _T], record: Any) -> _T:
         if name in record:
             try:
                 values[name] = check(record[name])
-            except (ValueError, TypeError, OverflowError):
-                raise ValueError(f"{name} cannot be {record[name]!r:.60}") from None
+            except (ValueError, TypeError, OverflowError, RecursionError):
+                raise ValueError(f"{name} cannot be {shown(record[name])}") from None
         elif required:
             raise ValueError(f"{name} is missing")
     return cls(**values)
+
+
+def shown(value: object) -> str:
+    """``repr(value)``, cut short. Of nested values only the outer ones are visited: nine YAML anchors, or
+    lists that hold one list many times, would fill the memory."""
+    text = _SHORT.repr(value)
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
 
 
 def decode(line: str | bytes, decoder: msgspec.json.Decoder[_T]) -> _T:

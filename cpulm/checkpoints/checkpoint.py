@@ -14,20 +14,21 @@ import struct
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Literal, TypeVar
+from typing import IO, Any, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from cpulm import __version__
-from cpulm.atomic import flush_folder, replacing
+from cpulm.atomic import replacing
 from cpulm.checkpoints.train_state import TrainState, from_stored, to_stored
-from cpulm.errors import DataError, SettingsError
+from cpulm.errors import DataError, ResourceError, SettingsError, out_of_memory
 from cpulm.execution.rng import restore_random_states
 from cpulm.model.counts import count
+from cpulm.optim.restore_state import restore_state
 from cpulm.settings import Settings
 from cpulm.settings_resolver import validate
-from cpulm.typed_json import from_record
+from cpulm.typed_json import from_record, shown
 
 _T = TypeVar("_T")
 
@@ -99,33 +100,107 @@ def save(checkpoint: Checkpoint, path: Path) -> int:
         "data": checkpoint.data,
     }
     with replacing(path) as file:
-        torch.save(record, file)
+        _save_tensors(record, file)
         _seal(file)
         return file.tell()
 
 
-def load(path: Path) -> Checkpoint:
+def _save_tensors(record: dict[str, Any], file: IO[bytes]) -> None:
+    """``torch.save``, whose RuntimeError hides why the file could not be written: that error is raised."""
+    target = _Remembering(file)
+    try:
+        torch.save(record, cast(IO[bytes], target))
+    except RuntimeError as error:
+        raise target.problem or error from error
+
+
+class _Remembering:
+    """Writes to ``file`` and remembers the first error; later writes are dropped, as nothing can follow."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.problem: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        if self.problem is None:
+            try:
+                return self._file.write(data)
+            except OSError as error:
+                self.problem = error
+        raise self.problem
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def load(path: Path, *, mapped: bool = False) -> Checkpoint:
     """Read a checkpoint, on the CPU.
+
+    Args:
+        mapped: leave the tensors in the file, for a reader of the other values; it stays open with them.
 
     Raises:
         DataError: if the file does not exist, is damaged, or is not a cpulm checkpoint.
+        ResourceError: if memory runs out.
     """
     _check_seal(path)
     try:
-        record = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises errors of many classes for other files
-        raise _not_ours(path, str(error).splitlines()[0]) from error
+        record = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except Exception as error:  # torch raises many classes for files that are not its own
+        if why := out_of_memory(error):
+            raise ResourceError(
+                f"out of memory while reading {path}: {why}", "close other programs"
+            ) from error
+        raise _not_ours(path, (str(error).splitlines() or [type(error).__name__])[0]) from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise _not_ours(path, "it has other contents")
     if record.get("version") != VERSION:
         raise DataError(
-            f"{path} has checkpoint format {record.get('version')!r}; this cpulm reads format {VERSION}",
-            f"use the cpulm that wrote it ({record.get('cpulm')})",
+            f"{path} has checkpoint format {shown(record.get('version'))}; this cpulm reads format {VERSION}",
+            f"use the cpulm that wrote it ({shown(record.get('cpulm'))})",
         )
     try:
+        _require_plain_tensors(record)
         return _checkpoint(record)
-    except (AttributeError, KeyError, TypeError, ValueError, SettingsError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, SettingsError) as error:
         raise _not_ours(path, f"a part is missing or wrong: {error}") from error
+
+
+def _require_plain_tensors(record: dict[str, Any]) -> None:
+    """Refuse tensors that are not what :func:`save` writes: kernels read and write them by address.
+
+    Each is dense, contiguous and alone in a memory of exactly its size, wherever in ``record`` it is.
+
+    Raises:
+        ValueError: if one is not.
+    """
+    seen: set[int] = set()
+    memories: set[int] = set()
+    left: list[Any] = [record]
+    while left:
+        value = left.pop()
+        if isinstance(value, Tensor):
+            _require_plain(value, memories)
+        if id(value) in seen:  # a list may hold itself, or one other list a thousand times
+            continue
+        seen.add(id(value))
+        if isinstance(value, dict):
+            left += value.values()
+        elif isinstance(value, (list, tuple)):
+            left += value
+
+
+def _require_plain(value: Tensor, memories: set[int]) -> None:
+    if type(value) is not Tensor or value.layout != torch.strided or value.device.type != "cpu":
+        raise ValueError("a tensor is not a dense one on the CPU")
+    if value.is_conj() or value.is_neg() or value.is_quantized or value.requires_grad:
+        raise ValueError("a tensor is a view or quantized")
+    memory = value.untyped_storage()
+    if not value.is_contiguous() or memory.nbytes() != value.numel() * value.element_size():
+        raise ValueError(f"a tensor of {list(value.shape)} does not fill its memory")
+    if value.numel() and memory.data_ptr() in memories:
+        raise ValueError("two tensors share their memory")
+    memories.add(memory.data_ptr())
 
 
 def _checkpoint(record: dict[str, Any]) -> Checkpoint:
@@ -133,6 +208,8 @@ def _checkpoint(record: dict[str, Any]) -> Checkpoint:
     tensors = {"model": record["model"], "random": record["random"]}
     if not all(isinstance(value, Tensor) for part in tensors.values() for value in part.values()):
         raise TypeError("model or random")
+    if not all(value.dtype == torch.float32 for value in tensors["model"].values()):
+        raise TypeError("the weights are not float32")
     optimizers = record["optimizers"]
     if not isinstance(optimizers, list) or not all(isinstance(state, dict) for state in optimizers):
         raise TypeError("optimizers")
@@ -213,6 +290,8 @@ def restore(
 ) -> None:
     """Restore weights, optimizer states and random states from ``checkpoint``.
 
+    What the settings say, such as the rates and betas of ``optimizers``, stays as it was built from them.
+
     Args:
         optimizers: None for the weights alone.
 
@@ -224,7 +303,7 @@ def restore(
         if optimizers is None:
             return
         for optimizer, state in zip(optimizers, checkpoint.optimizer_states, strict=True):
-            optimizer.load_state_dict(state)
+            restore_state(optimizer, state)
         restore_random_states(checkpoint.random_state)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise _no_fit(str(error).splitlines()[0] if str(error) else type(error).__name__) from error
@@ -236,6 +315,8 @@ def require_fit(checkpoint: Checkpoint) -> None:
     Raises:
         DataError: if they differ.
     """
+    if checkpoint.vocab_size < 1:
+        raise _no_fit(f"its vocabulary has {checkpoint.vocab_size} entries")
     weights = sum(value.numel() for value in checkpoint.model_state.values())
     expected = count(checkpoint.settings.model, checkpoint.vocab_size).total
     if weights != expected:
@@ -247,17 +328,9 @@ def _no_fit(why: str) -> DataError:
 
 
 def duplicate(path: Path, other: Path) -> None:
-    """Make ``other`` a duplicate of ``path``: a hard link if possible, else a copy."""
-    temporary = other.with_name(f".{other.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
-    try:
-        os.link(path, temporary)
-    except OSError:  # filesystems without hard links
-        with path.open("rb") as source, replacing(other) as target:
-            shutil.copyfileobj(source, target, 1 << 20)
-        return
-    temporary.replace(other)
-    flush_folder(other.parent)
+    """Copy the file at ``path`` to ``other``: on blocks of its own, so that a bad one damages one file."""
+    with path.open("rb") as source, replacing(other) as target:
+        shutil.copyfileobj(source, target, 1 << 20)
 
 
 def _seal(file: IO[bytes]) -> None:

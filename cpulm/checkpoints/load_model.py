@@ -37,6 +37,12 @@ def load_model(
         warn(f"{line}; using {used.name} instead")
     tokenizer = Tokenizer.from_json(checkpoint.tokenizer_json)
     checkpoints.require_fit(checkpoint)
+    if tokenizer.vocab_size != checkpoint.vocab_size:
+        raise DataError(
+            f"the parts of {used} do not fit each other: the tokenizer has {tokenizer.vocab_size:,} tokens, "
+            f"the model {checkpoint.vocab_size:,}",
+            "use another checkpoint of the run",
+        )
     model = Transformer(checkpoint.settings.model, checkpoint.vocab_size)
     checkpoints.restore(checkpoint, model)
     model.mask_documents(tokenizer.eot_id if checkpoint.settings.train.document_mask else None)

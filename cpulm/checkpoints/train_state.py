@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from cpulm.settings import LARGEST
 from cpulm.typed_json import from_record
 
 SPIKE_UPDATES = 5
@@ -97,4 +98,12 @@ def from_stored(values: dict[str, Any]) -> TrainState:
     Raises:
         ValueError: if a value is missing or has the wrong type.
     """
-    return from_record(TrainState, {**values, "losses": values.get(_LOSSES_KEY, {})})
+    state = from_record(TrainState, {**values, "losses": values.get(_LOSSES_KEY, {})})
+    for name in ("step", "tokens", "elapsed_seconds", "stale_validations", "rollbacks", "saves"):
+        if getattr(state, name) < 0:
+            raise ValueError(f"{name} cannot be {getattr(state, name)}")
+    if state.step > LARGEST or state.losses.high_updates < 0:
+        raise ValueError("step or high_updates is beyond every run")
+    if any(batch < 0 for batch in state.skipped) or sorted(set(state.skipped)) != state.skipped:
+        raise ValueError("skipped is not ascending")
+    return state

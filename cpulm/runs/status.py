@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cpulm.errors import DataError
-from cpulm.events import EndReason, Event, RunFinished, RunStarted, StepDone, Validated
+from cpulm.events import COMPLETE, EndReason, Event, RunFinished, RunStarted, StepDone, Validated
 from cpulm.run_dir import RunDir
 from cpulm.runlog.find_event import first_event, last_event, run_end
 from cpulm.runs import supervisor_state
@@ -116,6 +116,12 @@ def processes_of(run: RunDir) -> list[int]:
     trains, night = trainer_of(run), supervisor_state.read(run)
     pids = [trains.pid] if trains is not None and process.is_running(trains.pid, trains.started) else []
     return [*pids, night.pid] if night is not None and night.is_watched() else pids
+
+
+def is_complete(run: RunDir) -> bool:
+    """Whether the record's last word is that the run came to its end; False if it was killed before that."""
+    end = run_end(run.metrics)
+    return end is not None and end.reason in COMPLETE
 
 
 def is_supervised(run: RunDir) -> bool:

@@ -70,12 +70,14 @@ def build_trainer(
     emit: Listener,
     stop: StopRequest,
     checkpoint: Checkpoint | None = None,
+    complete: bool = False,
     began: float,
     step_seconds: float,
 ) -> Trainer:
     """Build the trainer of a run; with ``checkpoint`` the run continues exactly from its state.
 
     Args:
+        complete: whether the run had come to its end, and now continues beyond it.
         began: ``time.monotonic()`` at the start of the command: a horizon in time counts from then.
         step_seconds: of one update; 0 if unknown.
 
@@ -99,6 +101,7 @@ def build_trainer(
         clock=RunClock(state.elapsed_seconds, lambda seconds: emit(_slept(seconds))),
         battery=BatteryWatch() if settings.runtime.pause_on_battery else None,
         state=state,
+        complete=complete,
     )
 
 

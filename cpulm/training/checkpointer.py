@@ -145,11 +145,11 @@ class Checkpointer:
         self._write(self._run.latest, "latest")
 
     def _write_numbered(self, step: int) -> None:
-        keep = self._settings.keep
+        keep = self._settings.keep or (0 if self._run.best.is_file() else 1)  # never one file alone
         if keep and step:
             checkpoints.duplicate(self._run.latest, self._run.numbered(step))
-        for old in self._run.numbered_steps()[: -keep or None]:
-            self._run.numbered(old).unlink(missing_ok=True)
+        for old in self._run.numbered_checkpoints()[: -keep or None]:
+            old.unlink(missing_ok=True)
 
     def _write(self, path: Path, role: str) -> None:
         # At a new stage the log is flushed, so that no checkpoint is ever newer than the log.

@@ -30,12 +30,14 @@ from cpulm.generation.generate import encode_prompt
 from cpulm.interrupts import StopRequest
 from cpulm.run_dir import RunDir
 from cpulm.runs.lock import locked
+from cpulm.runs.status import is_complete
 from cpulm.runs.stop_file import watch_for_stop
 from cpulm.settings import HORIZONS, Settings, changed, to_yaml
 from cpulm.settings_resolver import replaced
 from cpulm.system.allocator import release_memory
 from cpulm.system.machine import Machine, read_machine
 from cpulm.training.build import build_parts, build_trainer
+from cpulm.training.go_back import go_back_to
 from cpulm.training.resume_horizon import (
     report_new_horizon,
     report_passes,
@@ -154,19 +156,24 @@ def resume(
         settings = changed(settings, data=absolute_sources(settings.data))
         with host_settings(settings.runtime) as report_host:
             prepared = _prepare_resume(settings, checkpoint, show, stop)
-            require_unfinished(settings, prepared.plan, checkpoint, run)
+            complete = is_complete(run)
+            if complete:
+                require_unfinished(settings, prepared.plan, checkpoint, run)
             requirements.check_disk(prepared.plan.disk_bytes, run.path)
+            earlier = go_back_to(checkpoint, source, run)
             write_text(run.settings, to_yaml(settings))
             begins = RecordStart(run, settings, checkpoint.step, checkpoint.state.saves)
             with record(begins) as recorder:
                 emit = tee(show, recorder)
                 for line in damaged:
                     emit(Notice(level="warning", message=f"{line}; using {source.name} instead"))
+                for line in earlier:
+                    emit(Notice(level="info", message=line))
                 report_new_horizon(checkpoint, settings, prepared.plan, emit)
                 report_passes(prepared.plan, settings, emit, checkpoint.state.tokens)
                 report_differences(checkpoint, prepared.runtime, emit)
                 report_host(emit)
-                return _train(prepared, run, emit, stop, began, checkpoint)
+                return _train(prepared, run, emit, stop, began, checkpoint, complete=complete)
 
 
 @contextmanager
@@ -187,6 +194,8 @@ def _train(
     stop: StopRequest,
     began: float,
     checkpoint: Checkpoint | None = None,
+    *,
+    complete: bool = False,
 ) -> RunOutcome:
     trainer = build_trainer(
         prepared.settings,
@@ -197,6 +206,7 @@ def _train(
         emit=emit,
         stop=stop,
         checkpoint=checkpoint,
+        complete=complete,
         began=began,
         step_seconds=prepared.plan.step_seconds or 0.0,
     )

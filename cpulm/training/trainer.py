@@ -35,6 +35,7 @@ class Trainer:
 
     Attributes:
         clock: counts the run time.
+        complete: whether the run had come to its end before, and now continues beyond it.
         battery: tells when to wait for mains power; None if the run never waits.
         trained_seconds: time in the updates of this process; ``trained_tokens`` are their tokens.
     """
@@ -50,6 +51,7 @@ class Trainer:
     clock: RunClock
     battery: BatteryWatch | None = None
     state: TrainState = field(default_factory=TrainState)
+    complete: bool = False
     trained_seconds: float = field(default=0.0, init=False)
     trained_tokens: int = field(default=0, init=False)
 
@@ -106,11 +108,19 @@ class Trainer:
         """
         self.parts.model.train()
         with adaptive_threads(self.parts, self.runtime) as self.threads:
-            reason = self._loop()
+            reason = self._missed_end() or self._loop()
         if reason == "horizon" and self.state.validated_step != self.state.step:
             reason = self._validate() or reason
         self.checkpointer.save_last()
         return reason
+
+    def _missed_end(self) -> EndReason | None:
+        """The reason for which the last validation ended the run, if it was killed before it could say so."""
+        state = self.state
+        if self.complete or state.validated_step is None or state.validated_step != state.step:
+            return None
+        loss = state.best_loss if state.best_step == state.step else None
+        return self.validator.reason_to_end(state, loss)
 
     def _loop(self) -> EndReason:
         while True:

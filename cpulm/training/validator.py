@@ -46,8 +46,12 @@ class Validator:
             return None
         self._note(result, state)
         self._sample(state.step)
+        return self.reason_to_end(state, result.loss)
+
+    def reason_to_end(self, state: TrainState, loss: float | None) -> EndReason | None:
+        """The reason to end the run after a validation with ``loss``; None: a loss that is not the best."""
         train = self.settings.train
-        if train.target_loss is not None and result.loss <= train.target_loss:
+        if train.target_loss is not None and loss is not None and loss <= train.target_loss:
             return "target_loss"
         if train.stale_validations is not None and state.stale_validations >= train.stale_validations:
             return "patience"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import random
+import sys
 import zipfile
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import torch
 from cpulm.checkpoints import checkpoint as checkpoints
 from cpulm.checkpoints.checkpoint import Checkpoint
 from cpulm.checkpoints.train_state import LossTracker, TrainState
-from cpulm.errors import DataError
+from cpulm.errors import DataError, ResourceError
 from cpulm.settings import ModelSettings, Settings
 
 
@@ -138,6 +139,36 @@ def test_the_first_whole_checkpoint_is_used_and_the_damaged_named(tmp_path: Path
         path.write_bytes(b"")
     with pytest.raises(DataError, match=r"1\.pt"):
         checkpoints.load_newest(paths)
+
+
+def test_a_duplicate_lies_on_blocks_of_its_own(tmp_path: Path) -> None:
+    """A hard link would be the same file: one bad byte on the disk, and both are damaged."""
+    one, other = tmp_path / "best.pt", tmp_path / "latest.pt"
+    checkpoints.save(a_checkpoint(1), one)
+    checkpoints.duplicate(one, other)
+    with other.open("r+b") as file:
+        file.seek(1000)
+        file.write(b"\xff\x00\xff")
+    assert checkpoints.load(one).step == 1
+    with pytest.raises(DataError):
+        checkpoints.load(other)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit on file sizes to refuse a write")
+@pytest.mark.parametrize("room", [100, 9_000, 300_000, 1_000_900])
+def test_a_disk_that_fills_in_the_middle_is_named(tmp_path: Path, room: int) -> None:
+    import resource
+
+    checkpoint = a_checkpoint()
+    checkpoint.model_state = {str(number): torch.zeros(250_000) for number in range(4)}
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        with pytest.raises(ResourceError, match=r"no space to write .*latest\.pt: File too large"):
+            checkpoints.save(checkpoint, tmp_path / "latest.pt")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_duplicate_outlives_its_original(tmp_path: Path) -> None:

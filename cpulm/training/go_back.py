@@ -1,0 +1,49 @@
+"""Makes an older checkpoint the one that its run continues from."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from cpulm.checkpoints import checkpoint as checkpoints
+from cpulm.checkpoints.checkpoint import Checkpoint
+from cpulm.errors import DataError
+from cpulm.run_dir import RunDir
+
+
+def go_back_to(checkpoint: Checkpoint, source: Path, run: RunDir) -> list[str]:
+    """Prepare the run's folder for a run that continues from ``checkpoint``, read from ``source`` in it.
+
+    If that is not ``latest.pt``, it becomes ``latest.pt`` before the record is cut, so that the newest
+    checkpoint is never ahead of the record. A better model in ``best.pt`` stays the best one: ``checkpoint``
+    takes over its loss.
+
+    Returns:
+        What was done, in sentences.
+    """
+    told = []
+    if source.name != run.latest.name:
+        with suppress(OSError):  # another user's file
+            os.utime(source)  # by their times it is now the newest one, also if latest.pt is damaged later
+        checkpoints.duplicate(source, run.latest)
+    best = _best(run)
+    state = checkpoint.state
+    if best is None or best.best_loss is None or best.state.best_step is None:
+        return told
+    if state.best_loss is None or best.best_loss < state.best_loss:
+        state.best_loss, state.best_step = best.best_loss, best.state.best_step
+        state.best_bits_per_byte = best.state.best_bits_per_byte
+        told.append(
+            f"{run.best.name} of step {best.state.best_step} (loss {best.best_loss:.4f}) stays until a lower "
+            "loss is reached"
+        )
+    return told
+
+
+def _best(run: RunDir) -> Checkpoint | None:
+    """What ``best.pt`` tells of itself; None if there is none, or it is damaged."""
+    try:
+        return checkpoints.load(run.best, mapped=True) if run.best.is_file() else None
+    except DataError:
+        return None
