@@ -89,12 +89,8 @@ def _refuse_nested(values: Mapping[str, Any]) -> None:
     a few lists that hold one another many times hold billions."""
     for section, inside in values.items():
         for name, value in inside.items() if isinstance(inside, dict) else ():
-            items = value.values() if isinstance(value, dict) else value
-            nested = isinstance(value, dict) or (
-                isinstance(value, (list, tuple))
-                and any(isinstance(one, (list, tuple, dict)) for one in items)
-            )
-            if nested:
+            in_list = isinstance(value, list) and any(isinstance(one, (list, dict)) for one in value)
+            if isinstance(value, dict) or in_list:
                 raise SettingsError(f"{section}.{name} cannot be a nested list", _SEE_ALL)
 
 
