@@ -104,7 +104,7 @@ def test_killed_before_its_last_word_a_run_is_finished_by_resume(
     assert not of(StepDone, events)
     assert of(RunFinished, map(from_json, run.metrics.read_text().splitlines()))[0].reason == reason
     if reason == "horizon":
-        with pytest.raises(SettingsError, match="reached its horizon"):
+        with pytest.raises(SettingsError, match="is already finished"):
             resume(run.path)
 
 
