@@ -236,7 +236,7 @@ def test_a_damaged_last_line_and_a_crash_are_told(cpulm: Cpulm, runs: Path, tmp_
     words = " ".join(out.split())
     assert (code, err) == (0, "")
     assert "crashed, its process ended unexpectedly" in words
-    assert "1 line of the record cannot be read" in words
+    assert "1 line of the log cannot be read" in words
     assert "step 12 of 20 (60%)" in words
 
 

@@ -1,6 +1,6 @@
 """The options of every command, frozen, and that what hints and help name is there.
 
-``python tests/cli/test_flags.py`` writes ``flags.txt`` anew: look at the difference before it is committed.
+``python tests/cli/test_flags.py`` writes ``flags.txt`` again: check the difference before you commit it.
 """
 
 from __future__ import annotations

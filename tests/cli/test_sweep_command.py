@@ -130,7 +130,7 @@ def test_the_worse_half_stops_early_and_the_best_stands_first(
     assert best["bits_per_byte"] < other["bits_per_byte"]
     assert found["best"] == best["run"]
     assert "seed: 3" in Path(found["sweep"], "trials", "lr=1e-2.yaml").read_text()
-    # A run that was stopped at a rung goes on exactly: no step is missing or there twice.
+    # A run that was stopped at a rung continues exactly: no step is missing or repeated.
     assert steps_of(folder / best["run"]) == list(range(1, 1001))
 
     again = run(*asked)

@@ -127,7 +127,7 @@ def test_on_battery_it_waits_for_the_mains_and_says_so_once_each() -> None:
     assert told[1].startswith("plugged in again: training continues after ")
     assert len(told) == 2
     assert waited >= 0.4
-    assert clock.now() < 0.3  # the time waited is no run time
+    assert clock.now() < 0.3  # waiting is not run time
     watch.wait_for_mains(lambda: False, told.append, clock)
     assert len(told) == 2
 

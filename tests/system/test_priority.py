@@ -34,7 +34,7 @@ def test_the_process_and_its_children_get_low_priority() -> None:
 
 
 def test_lowering_twice_is_the_same_as_once() -> None:
-    """A run that is started anew by a process of low priority stays where it is."""
+    """A run started by a process of low priority keeps that priority."""
     assert after("lower_priority(); lower_priority(); print(os.nice(0))") == [str(max(10, BEFORE))]
 
 

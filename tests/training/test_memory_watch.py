@@ -9,7 +9,7 @@ GIB = 2**30
 
 
 def watched(samples: list[tuple[float, float]], smaller: str = "--set a=1") -> tuple[list[str], int]:
-    """Warnings and checkpoints asked for, over (machine used, this process) in GiB of 10."""
+    """Return the warnings and requested checkpoints for (machine used, this process) in GiB of 10."""
     heard: list[Event] = []
     saves: list[bool] = []
     watch = MemoryWatch(heard.append, lambda: saves.append(True), smaller)
