@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
-from tests.support.command_line import cpulm
+from command_line import cpulm
 
 SETTINGS = """
 model: {n_layer: 1, n_head: 2, n_embd: 16, block_size: 16}
