@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -34,6 +36,14 @@ def cpulm_command(*arguments: str, window: bool = True) -> list[str]:
         without = Path(python).with_name("pythonw.exe")
         python = str(without) if without.is_file() else python
     return [python, str(_PROGRAM), *arguments]
+
+
+def typed(path: Path | str) -> str:
+    """A path as a word of a command to type: quoted for the shell, and never read as an option."""
+    word = str(path)
+    if word.startswith("-"):
+        word = f".{os.sep}{word}"
+    return subprocess.list2cmdline([word]) if os.name == "nt" else shlex.quote(word)
 
 
 def log_environment(*, settings: bool = True) -> dict[str, str]:

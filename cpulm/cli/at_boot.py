@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cpulm import command
 from cpulm.cli import completion
 
 if TYPE_CHECKING:
@@ -70,5 +71,5 @@ def _require_night(run: RunDir, typed: Path) -> None:
         why = "is not trained overnight" if night is None else f"is {night.state.replace('_', ' ')}"
         raise SettingsError(
             f"{typed} {why}, so there is nothing to continue after a reboot",
-            f"start it with `cpulm resume {typed} --overnight`",
+            f"start it with `cpulm resume {command.typed(typed)} --overnight`",
         )

@@ -15,7 +15,7 @@ from typing import IO, Any
 import typer
 
 from cpulm import run_dir
-from cpulm.command import cpulm_command, log_environment
+from cpulm.command import cpulm_command, log_environment, typed
 from cpulm.errors import AbortedError, ResourceError, SettingsError
 from cpulm.run_dir import RunDir
 
@@ -64,13 +64,13 @@ def resume_overnight(path: Path, end: Mapping[str, Any], changes: Mapping[str, A
     if path.is_file():
         raise SettingsError(
             f"{path} is a single checkpoint; --overnight continues a run from its newest checkpoint",
-            f"give the run's folder: `cpulm resume {run.path} --overnight`",
+            f"give the run's folder: `cpulm resume {typed(run.path)} --overnight`",
         )
     night = supervisor_state.read(run)
     if night is not None and night.is_active():
         raise SettingsError(
             f"{run.path} is already trained overnight, supervised by process {night.pid}",
-            f"see it with `cpulm watch {run.path}`, stop it with `cpulm stop {run.path}`",
+            f"see it with `cpulm watch {typed(run.path)}`, stop it with `cpulm stop {typed(run.path)}`",
         )
     _start_supervisor(run, supervisor_state.log_path(run), as_flags({**end, **changes}), new=False, json=json)
 

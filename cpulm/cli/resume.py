@@ -20,6 +20,7 @@ from cpulm.cli.setting_flags import (
     horizon,
     setting_flags,
 )
+from cpulm.command import typed
 
 
 @setting_flags(
@@ -82,5 +83,5 @@ def _require_alone(sweep: Path, flags: dict[str, Any], *, overnight: bool) -> No
     if flags or overnight:
         raise SettingsError(
             f"{sweep} is a sweep, which continues as planned",
-            f"leave out the other options: `cpulm resume {sweep}`",
+            f"leave out the other options: `cpulm resume {typed(sweep)}`",
         )

@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cpulm.command import typed
 from cpulm.errors import CpulmError, StoppedError
 from cpulm.events import Event, Listener, Notice
 from cpulm.run_dir import RunDir
@@ -210,13 +211,30 @@ def _write_page(run: RunDir) -> None:
 
 
 def _end(outcome: RunOutcome, json: bool) -> None:
+    from cpulm.ui.console import say
+
     run = outcome.run
     if outcome.reason == "stopped":
-        raise StoppedError(f"everything is saved in {run.path}", f"continue with `cpulm resume {run.path}`")
+        raise StoppedError(
+            f"everything is saved in {run.path}", f"continue with `cpulm resume {typed(run.path)}`"
+        )
     if not json:
         from cpulm.ui.console import write_text_or_warn
 
+        say(f"next:\n{_next_commands(run, outcome)}")
         write_text_or_warn(f"{run.best if run.best.is_file() else run.latest}\n")
+
+
+def _next_commands(run: RunDir, outcome: RunOutcome) -> str:
+    """What to type after a run, one command a line, with what each does."""
+    place, more = typed(run.path), max(2, 2 * outcome.step)
+    commands = {
+        f"cpulm generate {place} --interactive": "try the model",
+        f"cpulm analyze {place}": "see what it learned, and what would help",
+        f"cpulm resume {place} --steps {more}": "train it for longer",
+    }
+    width = max(map(len, commands))
+    return "\n".join(f"  {command:<{width}}  # {what}" for command, what in commands.items())
 
 
 def _passes(ready: PreparedRun) -> float | None:

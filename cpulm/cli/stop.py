@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cpulm.cli import completion
+from cpulm.command import typed
 
 if TYPE_CHECKING:
     from cpulm.run_dir import RunDir
@@ -143,4 +144,4 @@ def _say(now: RunStatus, *, asked: bool) -> None:
         how = "requested to stop"
     write_text(f"{run}: {how}{where}\n")
     if now.state not in ("running", "restarting", "finished"):
-        say(f" hint: continue it with `cpulm resume {run}`")
+        say(f" hint: continue it with `cpulm resume {typed(run)}`")

@@ -25,6 +25,7 @@ from cpulm.cli.setting_flags import (
     setting_flags,
     with_text,
 )
+from cpulm.command import typed
 
 if TYPE_CHECKING:
     from cpulm.settings import Settings
@@ -136,7 +137,7 @@ def sweep(
         if flags or halving or dry_run or any(one not in (None, []) for one in others):
             raise SettingsError(
                 f"{resume} continues as planned",
-                f"leave out the other options: `cpulm resume {resume}`",
+                f"leave out the other options: `cpulm resume {typed(resume)}`",
             )
         continue_sweep(resume, headless=headless, json=json)
         return

@@ -11,6 +11,7 @@ import typer
 
 from cpulm.cli import completion
 from cpulm.cli.setting_flags import Headless, JsonEvents
+from cpulm.command import typed
 
 if TYPE_CHECKING:
     from cpulm.run_dir import RunDir
@@ -146,7 +147,7 @@ def _say_if_crashed(run: RunDir) -> None:
     from cpulm.runs.status import status_of
     from cpulm.ui.console import show_error
 
-    now, hint = status_of(run), f"continue from the last checkpoint: `cpulm resume {run.path}`"
+    now, hint = status_of(run), f"continue from the last checkpoint: `cpulm resume {typed(run.path)}`"
     if now.state == "new":
         show_error(f"{run.path} has not started, and no process trains it", hint, label="new")
     if now.state == "crashed":

@@ -6,12 +6,10 @@ opened. Damaged lines and files are ignored.
 
 from __future__ import annotations
 
-import os
-import shlex
-import subprocess
 import time
 
 from cpulm.atomic import write_text
+from cpulm.command import typed
 from cpulm.events import END_REASONS, SampleMade
 from cpulm.exit_codes import exit_in_words
 from cpulm.overnight.summary_record import NightLog, read_night_log
@@ -173,8 +171,8 @@ def _sample(event: SampleMade) -> list[str]:
 
 
 def _commands(run: RunDir, night: SupervisorState | None, record: NightLog) -> list[str]:
-    place = _quoted(str(run.path))
-    model = _quoted(str(run.best if run.best.is_file() else run.latest))
+    place = typed(run.path)
+    model = typed(run.best if run.best.is_file() else run.latest)
     reason = record.finished.reason if record.finished else None
     ended = night.state in ENDED if night else reason is not None
     commands = []
@@ -188,10 +186,6 @@ def _commands(run: RunDir, night: SupervisorState | None, record: NightLog) -> l
         commands.append((f"cpulm resume {place}{' --overnight' if night else ''}", "continue it"))
     width = max((len(command) for command, _ in commands), default=0)
     return [f"    {command:<{width}}  # {what}" for command, what in commands]
-
-
-def _quoted(path: str) -> str:
-    return subprocess.list2cmdline([path]) if os.name == "nt" else shlex.quote(path)
 
 
 def _clock(when: float) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cpulm.command import typed
 from cpulm.data.prepare import prepare
 from cpulm.data.tokenfile import TokenFolder, require_block
 from cpulm.errors import ResourceError, SettingsError
@@ -241,7 +242,8 @@ def settle(out: Path | None, stem: str, plan: Plan, settings: Sequence[Settings]
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             what = "another sweep" if folder.plan.is_file() else "something else"
             raise SettingsError(
-                f"{out} holds {what}", f"choose another --out, or continue that sweep: `cpulm resume {out}`"
+                f"{out} holds {what}",
+                f"choose another --out, or continue that sweep: `cpulm resume {typed(out)}`",
             )
         write_plan(folder, plan, settings)
         return folder, False

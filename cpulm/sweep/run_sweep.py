@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from cpulm.command import typed
 from cpulm.errors import (
     AbortedError,
     CpulmError,
@@ -279,7 +280,9 @@ class Sweep:
 
     def _stopped(self) -> StoppedError:
         folder = self._folder.path
-        return StoppedError(f"everything is saved in {folder}", f"continue with `cpulm resume {folder}`")
+        return StoppedError(
+            f"everything is saved in {folder}", f"continue with `cpulm resume {typed(folder)}`"
+        )
 
     def _failure(self) -> CpulmError:
         """The error of a sweep without any result, by the exit code of its first failed trial."""

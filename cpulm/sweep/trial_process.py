@@ -6,7 +6,7 @@ import signal
 import subprocess
 from pathlib import Path
 
-from cpulm.command import cpulm_command, last_error, last_line, log_environment, read_tail
+from cpulm.command import cpulm_command, last_error, last_line, log_environment, read_tail, typed
 from cpulm.errors import CpulmError, ResourceError
 from cpulm.runs.stop_file import request_stop
 from cpulm.sweep.plan import Plan, SweepDir, Trial
@@ -43,7 +43,7 @@ class TrialProcess:
         except OSError as error:
             raise ResourceError(
                 f"cannot start {trial.name} with its log {self._log}: {error.strerror}",
-                f"solve this, then continue with `cpulm resume {folder.path}`",
+                f"solve this, then continue with `cpulm resume {typed(folder.path)}`",
             ) from error
 
     def poll(self) -> int | None:

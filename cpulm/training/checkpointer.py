@@ -9,6 +9,7 @@ from pathlib import Path
 from cpulm.atomic import write_text
 from cpulm.checkpoints import checkpoint as checkpoints
 from cpulm.checkpoints.checkpoint import Checkpoint
+from cpulm.command import typed
 from cpulm.errors import ResourceError
 from cpulm.events import CheckpointSaved, Listener, Notice, Progress
 from cpulm.run_dir import RunDir
@@ -187,7 +188,8 @@ class Checkpointer:
     def _no_room(self, error: Exception) -> ResourceError:
         return ResourceError(
             f"no checkpoint could be written in {self._run.path}: {_reason(error)}; {self._kept()}",
-            f"free some disk space or repair the folder, then continue with `cpulm resume {self._run.path}`",
+            "free some disk space or repair the folder, then continue with "
+            f"`cpulm resume {typed(self._run.path)}`",
         )
 
     def _kept(self) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cpulm.checkpoints.checkpoint import Checkpoint
+from cpulm.command import typed
 from cpulm.data.tokenfile import TokenFolder
 from cpulm.errors import SettingsError
 from cpulm.estimate import requirements
@@ -74,7 +75,7 @@ def require_unfinished(settings: Settings, plan: Requirements, checkpoint: Check
     if horizon.progress(state.step, state.elapsed_seconds, time.time()) >= 1.0:
         raise SettingsError(
             f"{run.path} is already finished (step {state.step})",
-            f"extend it, as with `cpulm resume {run.path} --steps {max(state.step, 1) * 2}`",
+            f"extend it, as with `cpulm resume {typed(run.path)} --steps {max(state.step, 1) * 2}`",
         )
 
 

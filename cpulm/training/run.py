@@ -66,10 +66,11 @@ Recorder = Callable[[RecordStart], AbstractContextManager[Listener]]
 
 @dataclass(frozen=True)
 class RunOutcome:
-    """A run that has ended, and the reason."""
+    """How a run ended, after ``step`` updates."""
 
     run: RunDir
     reason: EndReason
+    step: int
 
 
 @dataclass(frozen=True)
@@ -210,7 +211,8 @@ def _train(
         began=began,
         step_seconds=prepared.plan.step_seconds or 0.0,
     )
-    return RunOutcome(run, run_session(trainer, prepared.plan))
+    reason = run_session(trainer, prepared.plan)
+    return RunOutcome(run, reason, trainer.state.step)
 
 
 def prepare_run(settings: Settings, *, show: Listener, should_stop: Callable[[], bool]) -> PreparedRun:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 from cpulm import __version__
+from cpulm.command import typed
 from cpulm.errors import AbortedError, DivergedError, ResourceError
 from cpulm.estimate.requirements import Requirements, micro_batch_flags, seconds_needed
 from cpulm.events import EndReason, Event, Listener, MachineSampled, Notice, RunFinished, RunStarted
@@ -139,8 +140,8 @@ def _memory_errors(trainer: Trainer) -> Iterator[None]:
             raise
         raise ResourceError(
             f"out of memory in step {trainer.state.step + 1}: {why}",
-            f"close other programs and continue with `cpulm resume {trainer.run.path}`, or start a new run "
-            f"with {_smaller_batch(trainer) or 'a smaller model'}",
+            f"close other programs and continue with `cpulm resume {typed(trainer.run.path)}`, or start "
+            f"a new run with {_smaller_batch(trainer) or 'a smaller model'}",
         ) from error
 
 

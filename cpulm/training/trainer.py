@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from cpulm.checkpoints.checkpoint import Checkpoint
 from cpulm.checkpoints.train_state import TrainState
+from cpulm.command import typed
 from cpulm.data.tokenfile import TokenFolder
 from cpulm.errors import StoppedError
 from cpulm.events import EndReason, Listener, Notice, StepDone
@@ -90,7 +91,7 @@ class Trainer:
         except StopNow:
             raise StoppedError(
                 f"while compiling; {self.run.path} is at step {self.state.step}",
-                f"continue with `cpulm resume {self.run.path}`",
+                f"continue with `cpulm resume {typed(self.run.path)}`",
             ) from None
         if self.horizon.seconds is not None:
             spent = time.monotonic() - began

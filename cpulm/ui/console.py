@@ -45,7 +45,8 @@ def say(content: RenderableType) -> None:
 
     A closed terminal, or a log on a full disk, must not end a run: what cannot be written is dropped.
     """
-    stderr().print(content, soft_wrap=True)
+    shown = harmless(content, keep_lines=True) if isinstance(content, str) else content
+    stderr().print(shown, soft_wrap=True)
 
 
 def is_utf8(stream: TextIO) -> bool:

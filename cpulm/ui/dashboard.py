@@ -21,6 +21,9 @@ _TRAINING = 13
 _MACHINE = 7
 _SUMMARY_WIDTH = 110
 _SUMMARY_HEIGHT = 24
+_LOWEST_SUMMARY = 12
+_FURTHER_LINES = 8
+"""What follows the summary: an empty line, the page, the next commands, the checkpoint, the prompt."""
 
 
 def render(
@@ -43,15 +46,22 @@ def render(
     return Drawing(_dashboard(snapshot, width, height, now, glyphs))
 
 
-def render_summary(snapshot: Snapshot, width: int, glyphs: Glyphs = UNICODE) -> RenderableType:
-    """Render what stays in the terminal after a run: the last frame, how the run ended, its warnings."""
+def render_summary(
+    snapshot: Snapshot, width: int, glyphs: Glyphs = UNICODE, height: int = 2 * _SUMMARY_HEIGHT
+) -> RenderableType:
+    """Render what stays in the terminal after a run: the last frame, how the run ended, its warnings.
+
+    The frame is as low as it must be for its head to stay in a window of ``height`` lines.
+    """
     width = min(width, _SUMMARY_WIDTH)
+    ends = [] if snapshot.finished is None else end_lines(snapshot.finished)
+    room = height - len(ends) - _FURTHER_LINES
+    frame = max(_LOWEST_SUMMARY, min(_SUMMARY_HEIGHT, room))
     fits = width >= _LEAST_WIDTH
-    lines = _dashboard(snapshot, width, _SUMMARY_HEIGHT, snapshot.time, glyphs)[:-1] if fits else []
+    lines = _dashboard(snapshot, width, frame, snapshot.time, glyphs)[:-1] if fits else []
     warnings = [notice for notice in snapshot.notices if notice.level == "warning"]
     lines += panels.notices(snapshot._replace(notices=tuple(warnings)), width, 2 * len(warnings) + 2)
-    if snapshot.finished is not None:
-        lines += [[text(f" {words}")] for words in end_lines(snapshot.finished)]
+    lines += [[text(f" {words}")] for words in ends]
     return Drawing(lines)
 
 

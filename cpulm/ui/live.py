@@ -81,7 +81,7 @@ def print_summary(snapshot: Snapshot) -> None:
 
 
 def _print_summary(snapshot: Snapshot, console: Console, glyphs: Glyphs) -> None:
-    console.print(render_summary(snapshot, console.width, glyphs))
+    console.print(render_summary(snapshot, console.width, glyphs, console.height))
     console.line()
 
 

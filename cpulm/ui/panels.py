@@ -9,6 +9,7 @@ from collections.abc import Callable
 from rich.segment import Segment
 from rich.style import Style
 
+from cpulm.command import typed
 from cpulm.events import END_REASONS, StepDone, Validated
 from cpulm.ui.canvas import Glyphs, Line, Palette, apart, bar, exactly, gauge, line_cells, text
 from cpulm.ui.chart import chart, step_label
@@ -230,7 +231,7 @@ def footer(snapshot: Snapshot, width: int, now: float, glyphs: Glyphs, *, news: 
         style = Palette.warning if notice.level == "warning" else Palette.label
         return [text(fit(f" {harmless(notice.message)}", width, ellipsis=glyphs.ellipsis), style)]
     run = snapshot.started.run if snapshot.started is not None else "RUN"
-    way_out = snapshot.way_out or f"Ctrl-C saves and stops; `cpulm resume {run}` continues it"
+    way_out = snapshot.way_out or f"Ctrl-C saves and stops; `cpulm resume {typed(run)}` continues it"
     return [text(fit(f" {harmless(way_out)}", width, ellipsis=glyphs.ellipsis), Palette.faint)]
 
 

@@ -39,6 +39,9 @@ def test_text_in_a_model_out_and_its_path_on_stdout(folder: Path) -> None:
     assert done.stdout == f"{Path('runs') / 'run-1' / 'best.pt'}\n"
     assert re.search(r"step\s+8/8\s+loss", done.stderr)
     assert "\x1b" not in done.stderr
+    place = Path("runs") / "run-1"
+    for command in (f"generate {place} --interactive", f"analyze {place}", f"resume {place} --steps 16"):
+        assert f"  cpulm {command} " in done.stderr
     assert (folder / "runs" / "run-1" / "report.html").is_file()
     again = cpulm(folder, "train", "--config", "runs/run-1/settings.yaml", "--set", "log.report=false")
     assert again.stdout == f"{Path('runs') / 'run-2' / 'best.pt'}\n"

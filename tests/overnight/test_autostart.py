@@ -43,6 +43,12 @@ def test_a_systemd_unit_starts_the_supervisor_of_that_run(place: str, tmp_path: 
     assert all("\n" not in line for line in unit.text.splitlines())
 
 
+def test_a_line_end_in_a_path_begins_no_line_of_the_unit(tmp_path: Path) -> None:
+    unit = entry("/runs/a\nExecStartPre=/bin/evil", "linux", tmp_path)
+    assert not [line for line in unit.text.splitlines() if line.startswith("ExecStartPre")]
+    assert "a\\x0aExecStartPre" in unit.text
+
+
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
 @pytest.mark.parametrize("place", PLACES)
 def test_systemd_itself_finds_no_fault_with_the_unit(place: str, tmp_path: Path) -> None:

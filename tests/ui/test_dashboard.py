@@ -299,3 +299,10 @@ def test_the_summary_says_how_it_ended(events: list[Event]) -> None:
     assert "best validation loss" in shown
     assert "checkpoint runs/tiny-1/best.pt" in shown
     assert "the disk is nearly full [not markup]" in shown
+
+
+def test_the_summary_keeps_its_head_in_a_small_window(events: list[Event]) -> None:
+    window, follows = 24, 8  # an empty line, the page, four lines of commands, the checkpoint, the prompt
+    summary = lines_of(render_summary(folded(events), 80, height=window), 80, 60)
+    assert len(summary) + follows <= window
+    assert "tiny-1" in summary[0]
