@@ -28,6 +28,7 @@ def begin(
     settings: Settings,
     out: Path | None,
     warnings: Sequence[str],
+    block_is_wish: bool,
     *,
     headless: bool,
     json: bool,
@@ -37,6 +38,7 @@ def begin(
 
     Args:
         warnings: what to say of the settings first.
+        block_is_wish: the block size is not the user's, and smaller if the text is.
     """
     began = time.monotonic()  # loading torch takes seconds, and they are the user's
     if settings.log.tensorboard:
@@ -54,7 +56,15 @@ def begin(
     with _page_at_the_end() as record, watch(choose_mode(json=json, headless=headless)) as show:
         leave = getattr(show, "leave", None)
         _warn(show, warnings)
-        outcome = run.train(settings, out, show=show, record=record, leave=leave, began=began)
+        outcome = run.train(
+            settings,
+            out,
+            show=show,
+            record=record,
+            leave=leave,
+            began=began,
+            block_is_wish=block_is_wish,
+        )
     _end(outcome, json)
 
 
@@ -84,7 +94,9 @@ def go_on(
     _end(outcome, json)
 
 
-def rehearse(settings: Settings, warnings: Sequence[str], *, headless: bool, json: bool) -> None:
+def rehearse(
+    settings: Settings, warnings: Sequence[str], block_is_wish: bool, *, headless: bool, json: bool
+) -> None:
     """Show what a run with ``settings`` would need."""
     from cpulm.estimate.repeated_text import passes_warning
     from cpulm.interrupts import StopRequest
@@ -96,7 +108,7 @@ def rehearse(settings: Settings, warnings: Sequence[str], *, headless: bool, jso
     # Progress goes to stderr; a dry run's JSON is one object, not a stream of events.
     with watch(choose_mode(json=False, headless=headless or json)) as show, StopRequest() as stop:
         _warn(show, warnings)
-        ready = run.prepare_run(settings, show=show, should_stop=stop)
+        ready = run.prepare_run(settings, show=show, should_stop=stop, block_is_wish=block_is_wish)
         _warn(show, [warning] if (warning := passes_warning(_passes(ready), ready.plan.train_tokens)) else [])
     if json:
         print_json(_needs(ready))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -130,9 +131,24 @@ def train(
         flags=with_text(flags, text),
     )
     warnings = check_rates(settings, assignments or (), flags)
+    block_is_wish = not _gives_block(config, assignments or (), flags)
     if print_config:
         run_training.print_settings(settings)
     elif dry_run:
-        run_training.rehearse(settings, warnings, headless=headless, json=json)
+        run_training.rehearse(settings, warnings, block_is_wish, headless=headless, json=json)
     else:
-        run_training.begin(settings, out, warnings, headless=headless, json=json, overnight=overnight)
+        run_training.begin(
+            settings, out, warnings, block_is_wish, headless=headless, json=json, overnight=overnight
+        )
+
+
+def _gives_block(config: str | None, assignments: Sequence[str], flags: dict[str, Any]) -> bool:
+    """Whether the user gave the block size; else it is a preset's, or the default."""
+    import os
+
+    from cpulm.settings_resolver import read_yaml
+
+    in_file = (read_yaml(Path(config)).get("model") or {}) if config else {}
+    assigned = any(text.partition("=")[0].strip() == "model.block_size" for text in assignments)
+    in_environment = any(name.upper() == "CPULM_MODEL__BLOCK_SIZE" for name in os.environ)
+    return assigned or in_environment or "block_size" in in_file or "model.block_size" in flags

@@ -32,6 +32,7 @@ from cpulm.units import format_bytes
 JOB_CHARACTERS = 1 << 18
 """Text that one thread encodes at a time: well under a second even for the slowest tokenizers."""
 
+_BLOCK_MULTIPLE = 16
 _POLL_SECONDS = 0.1
 _CHECKED_WITHOUT_PROGRESS_BYTES = 1 << 28
 _FILES_LISTED = 1000
@@ -72,6 +73,25 @@ def prepare(
         require_block("train", len(folder.train), block_size)
         require_block("val", len(folder.val), block_size)
     return folder
+
+
+def fitting_block(tokens: TokenFolder, block_size: int, emit: Listener) -> int:
+    """Return ``block_size``, or less if a split does not hold such a block; that is said.
+
+    Raises:
+        SettingsError: if not even a block of 16 tokens fits.
+    """
+    split, n_tokens = min((("train", len(tokens.train)), ("val", len(tokens.val))), key=lambda one: one[1])
+    if n_tokens > block_size:
+        return block_size
+    fits = (n_tokens - 1) // _BLOCK_MULTIPLE * _BLOCK_MULTIPLE
+    if not fits:
+        require_block(split, n_tokens, block_size)
+    advice = "; data.val_fraction or --val-data gives it more" if split == "val" else ""
+    name = "validation" if split == "val" else "training"
+    message = f"block_size is {fits} instead of {block_size}: the {name} split has {n_tokens} tokens{advice}"
+    emit(Notice(level="warning", message=message))
+    return fits
 
 
 def _report_split(folder: TokenFolder, emit: Listener) -> None:

@@ -14,7 +14,7 @@ from cpulm.atomic import write_text
 from cpulm.checkpoints import checkpoint as checkpoints
 from cpulm.checkpoints.checkpoint import Checkpoint
 from cpulm.checkpoints.training_data import same_tokens
-from cpulm.data.prepare import prepare
+from cpulm.data.prepare import fitting_block, prepare
 from cpulm.data.sources import absolute_sources
 from cpulm.data.tokenfile import TokenFolder
 from cpulm.errors import DataError, SettingsError
@@ -93,6 +93,7 @@ def train(
     record: Recorder,
     leave: Callable[[], None] | None = None,
     began: float | None = None,
+    block_is_wish: bool = False,
 ) -> RunOutcome:
     """Train a new run.
 
@@ -103,6 +104,7 @@ def train(
         leave: restores the terminal if a second Ctrl-C ends the process at once.
         began: ``time.monotonic()`` at the start of the command: ``train.max_time`` counts from then. None:
             now.
+        block_is_wish: as in :func:`prepare_run`.
 
     Raises:
         CpulmError: for everything that the user can correct; nothing that existed before is changed.
@@ -112,7 +114,8 @@ def train(
     if out is not None:
         run_dir.check_free(out)
     with StopRequest(leave) as stop, host_settings(settings.runtime) as report_host:
-        prepared = prepare_run(settings, show=show, should_stop=stop)
+        prepared = prepare_run(settings, show=show, should_stop=stop, block_is_wish=block_is_wish)
+        settings = prepared.settings
         require_time(prepared.plan, settings, time.monotonic() - began)
         requirements.check_disk(prepared.plan.disk_bytes, out or Path("runs"))
         run = run_dir.create(out, settings.preset or "run")
@@ -215,8 +218,13 @@ def _train(
     return RunOutcome(run, reason, trainer.state.step)
 
 
-def prepare_run(settings: Settings, *, show: Listener, should_stop: Callable[[], bool]) -> PreparedRun:
+def prepare_run(
+    settings: Settings, *, show: Listener, should_stop: Callable[[], bool], block_is_wish: bool = False
+) -> PreparedRun:
     """Prepare a run: tokenize its data, choose the runtime, time real updates, estimate its requirements.
+
+    Args:
+        block_is_wish: take the largest block size that the text allows, if it is less than the settings'.
 
     Raises:
         CpulmError: if the run could not begin.
@@ -224,8 +232,10 @@ def prepare_run(settings: Settings, *, show: Listener, should_stop: Callable[[],
     _require_horizon(settings)
     machine = read_machine()
     choose_runtime(settings.runtime, machine)  # refuses what is not available, before the data is prepared
-    block = settings.model.block_size
+    block = None if block_is_wish else settings.model.block_size
     tokens = prepare(settings.data, emit=show, should_stop=should_stop, block_size=block)
+    block = fitting_block(tokens, settings.model.block_size, show)
+    settings = changed(settings, model=changed(settings.model, block_size=block))
     try:
         encode_prompt(tokens.tokenizer, settings.sample.prompt, starts_documents=True)
     except DataError as error:

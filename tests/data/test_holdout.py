@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cpulm.data.holdout import DocumentSizes, HeldOut
-from cpulm.data.prepare import prepare
+from cpulm.data.prepare import fitting_block, prepare
 from cpulm.data.tokenfile import TokenFolder
 from cpulm.events import Event, Notice
 from cpulm.settings import DataSettings
@@ -112,3 +112,14 @@ def test_a_million_documents_are_chosen_from_in_bounded_memory() -> None:
     held_out = sizes.hold_out(0.1)
     assert held_out.borders == {100_000: 4_500_000}
     assert len(whole(held_out, names)) == pytest.approx(10_000, rel=0.02)
+
+
+def test_a_block_that_is_a_wish_is_as_long_as_the_shorter_split_allows(tmp_path: Path) -> None:
+    tokens, _ = folder_of(tmp_path / "poems", [220] * 45)
+    events: list[Event] = []
+    assert fitting_block(tokens, 441, events.append) == 441
+    assert events == []
+    assert fitting_block(tokens, 512, events.append) == 432
+    (notice,) = events
+    assert isinstance(notice, Notice)
+    assert "the validation split has 442 tokens; data.val_fraction or --val-data" in notice.message
