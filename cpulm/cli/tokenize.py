@@ -10,6 +10,7 @@ import typer
 from cpulm.cli import completion
 from cpulm.cli.setting_flags import (
     COMMON,
+    OUTPUT,
     TEXT,
     TEXTS,
     Headless,
@@ -44,6 +45,20 @@ def tokenize(
             rich_help_panel=COMMON,
         ),
     ] = None,
+    list_cache: Annotated[
+        bool,
+        typer.Option(
+            "--list-cache", help="Show the tokens that runs keep in the cache.", rich_help_panel=OUTPUT
+        ),
+    ] = False,
+    prune_cache: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DURATION",
+            help="Delete cached tokens that no run used for so long, such as 30d or 1s.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
     headless: Headless = False,
     json: JsonResult = False,
     *,
@@ -67,6 +82,11 @@ def tokenize(
     from cpulm.settings_resolver import resolve
     from cpulm.ui.watch import choose_mode, watch
 
+    if list_cache or prune_cache is not None:
+        from cpulm.cli.cached_tokens import show_cache
+
+        show_cache(prune_cache, json=json)
+        return
     flags = with_text(flags, text)
     example = "such as `cpulm tokenize notes/ --out tokens/notes`"
     if "data.source" not in flags:

@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from cpulm.cli.main import main
+from cpulm.data.prepare import prepare
 from cpulm.data.tokenfile import TokenFolder
+from cpulm.settings import DataSettings
 
 ROOT = Path(__file__).parents[2]
 STORY = "The cat sat on the mat, and the dog said: don't you see? It's 9 o'clock.\n" * 60
@@ -147,3 +149,20 @@ def test_torch_is_not_needed(story: Path) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
     )
     assert done.stdout.splitlines()[-1] == "0 False"
+
+
+def test_cached_tokens_are_listed_and_pruned(
+    story: Path, fresh_cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepare(
+        DataSettings(source=[str(story)], tokenizer="byte"), emit=lambda _: None, should_stop=lambda: False
+    )
+    (folder,) = (fresh_cache / "tokens").iterdir()
+    assert cpulm(monkeypatch, "tokenize", "--list-cache", "--json") == 0
+    (one,) = json.loads(capsys.readouterr().out)
+    assert (one["path"], one["source"]) == (str(folder), [str(story)])
+    assert cpulm(monkeypatch, "tokenize", "--prune-cache", "30d") == 0
+    assert folder.is_dir()
+    os.utime(folder, (0, 0))
+    assert cpulm(monkeypatch, "tokenize", "--prune-cache", "30d") == 0
+    assert not folder.exists()
