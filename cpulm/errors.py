@@ -10,18 +10,20 @@ import errno
 
 from cpulm import exit_codes
 
-_OUT_OF_MEMORY = ("can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory")
-_OUT_OF_MEMORY += ("bad alloc", "bad_alloc", "can't start new thread")
+_OUT_OF_MEMORY = (
+    *("can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory"),
+    *("bad alloc", "bad_alloc", "can't start new thread"),
+)
 """Parts of the messages of torch and the C library on the systems and devices that torch supports."""
 
 
 def out_of_memory(error: BaseException) -> str:
     """What ``error`` says if it means that the system refused memory; else empty."""
-    told = (str(error).splitlines() or ["none is left"])[0]
+    message = (str(error).splitlines() or ["none is left"])[0]
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
-        return told
+        return message
     of_torch = isinstance(error, (RuntimeError, OSError, ImportError))
-    return told if of_torch and any(words in told.lower() for words in _OUT_OF_MEMORY) else ""
+    return message if of_torch and any(words in message.lower() for words in _OUT_OF_MEMORY) else ""
 
 
 class CpulmError(Exception):

@@ -22,7 +22,7 @@ def go_back_to(checkpoint: Checkpoint, source: Path, run: RunDir) -> list[str]:
     Returns:
         What was done, in sentences.
     """
-    told = []
+    notices: list[str] = []
     if source.name != run.latest.name:
         with suppress(OSError):  # another user's file
             os.utime(source)  # by their times it is now the newest one, also if latest.pt is damaged later
@@ -30,15 +30,15 @@ def go_back_to(checkpoint: Checkpoint, source: Path, run: RunDir) -> list[str]:
     best = _best(run)
     state = checkpoint.state
     if best is None or best.best_loss is None or best.state.best_step is None:
-        return told
+        return notices
     if state.best_loss is None or best.best_loss < state.best_loss:
         state.best_loss, state.best_step = best.best_loss, best.state.best_step
         state.best_bits_per_byte = best.state.best_bits_per_byte
-        told.append(
+        notices.append(
             f"{run.best.name} of step {best.state.best_step} (loss {best.best_loss:.4f}) stays until a lower "
             "loss is reached"
         )
-    return told
+    return notices
 
 
 def _best(run: RunDir) -> Checkpoint | None:

@@ -15,6 +15,7 @@ from cpulm.checkpoints.load_model import load_model
 from cpulm.data.tokenizer import char_tokenizer
 from cpulm.errors import DataError
 from cpulm.run_dir import RunDir
+from cpulm.training import run as runs
 
 Record = dict[str, Any]
 
@@ -61,7 +62,7 @@ def adamw(record: Record) -> Record:
 
 
 def first(record: Record) -> str:
-    return next(iter(record["model"]))
+    return str(next(iter(record["model"])))
 
 
 def strided(record: Record) -> None:
@@ -124,7 +125,7 @@ def test_what_cannot_be_is_refused(
     if change in (CHANGES["a path of 100,000 letters"], CHANGES["a path with a zero"]):
         crafted(run, lambda record: (change(record), record["settings"]["data"].update(source=["gone"])))
     with pytest.raises(DataError) as caught:
-        small.runs.resume(run.latest, {"steps": 4}, {}, show=lambda _: None, record=small.record)
+        runs.resume(run.latest, {"steps": 4}, {}, show=lambda _: None, record=small.record)
     assert len(caught.value.message) < 2000
 
 
@@ -143,9 +144,9 @@ def test_rates_and_blocks_are_those_of_the_settings(run: RunDir) -> None:
                 group.update(block_rows=10**9, betas=(7.0, 7.0), eps=-1.0, weight_decay=-3.0, momentum=9.0)
 
     crafted(run, lambda record: None)
-    small.runs.resume(run.latest, {"steps": 4}, {}, show=lambda _: None, record=small.record)
+    runs.resume(run.latest, {"steps": 4}, {}, show=lambda _: None, record=small.record)
     honest = small.course(run.latest)
     crafted(run, change)
-    small.runs.resume(run.latest, {"steps": 4}, {}, show=lambda _: None, record=small.record)
+    runs.resume(run.latest, {"steps": 4}, {}, show=lambda _: None, record=small.record)
     assert small.equal(small.course(run.latest)["model"], honest["model"])
     assert small.equal(small.course(run.latest)["optimizers"], honest["optimizers"])
