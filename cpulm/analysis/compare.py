@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,7 +36,7 @@ _SAME_RATIO = 1e-4
 class ComparedRun:
     """One of the compared runs. ``values`` are its settings for the keys that differ.
 
-    ``behind`` is its distance from the best run in bits per byte.
+    ``behind`` is its distance in bits per byte from the best run on the same validation text.
     """
 
     name: str
@@ -54,6 +54,8 @@ class ComparedRun:
     tokens_per_second: float | None
     values: dict[str, Any]
     text_lost: float = 0.0
+    val_text: int = 1
+    """The number of its validation text; runs on different texts are not comparable."""
 
 
 @dataclass(frozen=True)
@@ -69,12 +71,14 @@ class Effect:
 
 @dataclass(frozen=True, eq=False)
 class RunComparison:
-    """Runs, best first by bits per byte; those without a comparable figure last.
+    """Runs by validation text, and on each text best first by bits per byte.
+
+    Runs without a comparable figure are the last on their text.
 
     ``reports`` are in the order of ``rows``. ``keys`` are the settings that differ. ``effects`` has the
-    scores of each of their values, if several runs share a value or it is the only difference. ``notes`` are
-    the limits of the comparison. ``measure`` is the measure of the compared curves: ``loss``, or
-    ``bits_per_byte`` if the tokenizers differ.
+    scores of each of their values, among runs that differ in that setting alone.
+    ``notes`` are the limits of the comparison. ``measure`` is the measure of the compared curves:
+    ``loss``, or ``bits_per_byte`` if the tokenizers differ.
     """
 
     rows: tuple[ComparedRun, ...]
@@ -91,13 +95,20 @@ class RunComparison:
 
 def compare(reports: Sequence[Report]) -> RunComparison:
     """Compare runs."""
-    ordered = sorted(reports, key=lambda report: (_score(report), report.name))
+    texts = [_val_text(report) for report in reports]
+    best = {
+        text: min(_score(r) for r, own in zip(reports, texts, strict=True) if own == text) for text in texts
+    }
+    ordered = sorted(reports, key=lambda r: (best[_val_text(r)], _val_text(r), _score(r), r.name))
+    numbers = {text: number for number, text in enumerate(dict.fromkeys(map(_val_text, ordered)), 1)}
     settings = [flatten(report.settings) for report in ordered]
     names = _names(ordered)
     keys = _differing(settings)
-    best = _score(ordered[0]) if ordered else math.inf
     rows = tuple(
-        _row(report, name, {key: values.get(key) for key in keys}, best)
+        replace(
+            _row(report, name, {key: values.get(key) for key in keys}, best[_val_text(report)]),
+            val_text=numbers[_val_text(report)],
+        )
         for report, name, values in zip(ordered, names, settings, strict=True)
     )
     same = _same_tokenizer(ordered)
@@ -106,7 +117,7 @@ def compare(reports: Sequence[Report]) -> RunComparison:
         reports=tuple(ordered),
         keys=keys,
         effects=tuple(_effects(rows, keys)),
-        notes=tuple(_notes(ordered, settings, same)),
+        notes=tuple(_notes(ordered, same)),
         measure="loss" if same else "bits_per_byte",
     )
 
@@ -122,6 +133,13 @@ def x_values(report: Report, curve: Curve, by: By) -> Floats | None:
         return tokens
     each = report.figures.flops_per_token
     return None if each is None else tokens * each
+
+
+def _val_text(report: Report) -> str:
+    """What identifies the validation text: the settings that choose it."""
+    settings = flatten(report.settings)
+    own = settings.get("data.val_source")
+    return repr([settings.get(key) for key in (_TEXT_KEYS[1:2] + _TEXT_KEYS[3:] if own else _TEXT_KEYS)])
 
 
 def _score(report: Report) -> float:
@@ -169,16 +187,24 @@ def _row(report: Report, name: str, values: dict[str, Any], best: float) -> Comp
 def _effects(rows: Sequence[ComparedRun], keys: Sequence[str]) -> Iterable[Effect]:
     """Yield the effects of each setting, best mean first.
 
-    A setting is left out if every run has a different value and other settings differ as well.
+    Only runs count that differ from another run in this setting alone. What the text is has no effect that
+    could be compared: the runs are validated on a part of it.
     """
     keys = [key for key in keys if not key.startswith(_NO_EFFECT)]
+    scored = [row for row in rows if row.bits_per_byte is not None and math.isfinite(row.bits_per_byte)]
     for key in keys:
+        if key in _TEXT_KEYS:
+            continue
+        alike: dict[str, list[ComparedRun]] = {}
+        for row in scored:
+            if not row.text_lost:
+                alike.setdefault(repr([row.values[other] for other in keys if other != key]), []).append(row)
         groups: dict[str, list[ComparedRun]] = {}
-        for row in rows:
-            if row.bits_per_byte is not None and math.isfinite(row.bits_per_byte) and not row.text_lost:
-                groups.setdefault(repr(row.values[key]), []).append(row)
-        counted = sum(map(len, groups.values()))
-        if len(groups) < 2 or (len(groups) == counted and len(keys) > 1):
+        for runs in alike.values():
+            if len({repr(row.values[key]) for row in runs}) > 1:
+                for row in runs:
+                    groups.setdefault(repr(row.values[key]), []).append(row)
+        if not groups:
             continue
         effects = []
         for group in groups.values():
@@ -203,16 +229,16 @@ def _same_tokenizer(reports: Sequence[Report]) -> bool:
     return len(sizes) <= 1 and (not ratios or max(ratios) - min(ratios) <= _SAME_RATIO * max(ratios))
 
 
-def _notes(reports: Sequence[Report], settings: Sequence[dict[str, Any]], same: bool) -> Iterable[str]:
+def _notes(reports: Sequence[Report], same: bool) -> Iterable[str]:
     if not same:
         yield (
             "The runs have different tokenizers, so losses per token are not comparable. The runs are "
             "compared by bits per byte."
         )
-    texts = {repr([one.get(key) for key in _TEXT_KEYS]) for one in settings if one}
-    if len(texts) > 1:
+    if len({_val_text(report) for report in reports if report.settings}) > 1:
         yield (
-            "The runs were validated on different texts, some of which may be harder than others; "
+            "The runs were validated on different texts, some of which may be harder than others, and are "
+            "ranked on each text alone; "
             "`cpulm evaluate` scores several checkpoints on one text."
         )
     if len({report.figures.tokens for report in reports}) > 1:

@@ -242,7 +242,7 @@ def _next_commands(run: RunDir, outcome: RunOutcome) -> str:
     place, more = typed(run.path), max(2, 2 * outcome.step)
     commands = {
         f"cpulm generate {place} --interactive": "try the model",
-        f"cpulm analyze {place}": "see what it learned, and what would help",
+        f"cpulm analyze {place}": "see what it learned",
         f"cpulm resume {place} --steps {more}": "train it for longer",
     }
     width = max(map(len, commands))

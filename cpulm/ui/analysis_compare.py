@@ -93,6 +93,7 @@ def _table(comparison: RunComparison, width: int) -> RenderableType:
         "bits/byte": [
             "not comparable" if row.text_lost else _figure(row.bits_per_byte) for row in comparison.rows
         ],
+        **({"text": [str(row.val_text) for row in comparison.rows]} if _several_texts(comparison) else {}),
         "behind": [_behind(row) for row in comparison.rows],
         "loss": [_figure(row.loss) for row in comparison.rows],
         "steps": [f"{row.steps:,}" for row in comparison.rows],
@@ -108,7 +109,11 @@ def _table(comparison: RunComparison, width: int) -> RenderableType:
     for name in ("tok/s", "state", "parameters", "tokens", "steps"):
         if _natural_width(columns) > width:
             del columns[name]
-    return rows("Best first", list(columns), zip(*columns.values(), strict=True))
+    return rows(
+        "Best first on each validation text" if _several_texts(comparison) else "Best first",
+        list(columns),
+        zip(*columns.values(), strict=True),
+    )
 
 
 def _settings(comparison: RunComparison) -> RenderableType:
@@ -151,6 +156,10 @@ def _natural_width(columns: dict[str, list[str]]) -> int:
 
 def _figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
+
+
+def _several_texts(comparison: RunComparison) -> bool:
+    return len({row.val_text for row in comparison.rows}) > 1
 
 
 def _behind(row: ComparedRun) -> str:

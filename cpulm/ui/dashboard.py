@@ -55,12 +55,13 @@ def render_summary(
     """
     width = min(width, _SUMMARY_WIDTH)
     ends = [] if snapshot.finished is None else end_lines(snapshot.finished)
-    room = height - len(ends) - _FURTHER_LINES
+    warnings = tuple(notice for notice in snapshot.notices if notice.level == "warning")
+    warned = panels.notices(snapshot._replace(notices=warnings), width, 2 * len(warnings) + 2)
+    room = height - len(warned) - len(ends) - _FURTHER_LINES
     frame = max(_LOWEST_SUMMARY, min(_SUMMARY_HEIGHT, room))
     fits = width >= _LEAST_WIDTH
     lines = _dashboard(snapshot, width, frame, snapshot.time, glyphs)[:-1] if fits else []
-    warnings = [notice for notice in snapshot.notices if notice.level == "warning"]
-    lines += panels.notices(snapshot._replace(notices=tuple(warnings)), width, 2 * len(warnings) + 2)
+    lines += warned
     lines += [[text(f" {words}")] for words in ends]
     return Drawing(lines)
 

@@ -103,3 +103,36 @@ def test_curves_stand_along_four_axes(make_run: MakeRun) -> None:
         assert x is not None
         last.append(float(x[-1]))
     assert last == pytest.approx([400, 400 * 2048, 400, 400 * 2048 * 1e4])
+
+
+def test_runs_on_different_texts_are_ranked_apart_and_have_no_effects(make_run: MakeRun) -> None:
+    def run(name: str, loss: float, lr: float, source: str) -> Path:
+        settings = f"preset: ''\ntrain:\n  lr: {lr}\ndata:\n  source: [{source}]\n  val_source: []\n"
+        return make_run(name, val_loss=lambda step: loss + 1 / step, settings=settings)
+
+    runs = [
+        run("easy", 1.0, 0.01, "rhymes"),
+        run("hard", 3.0, 0.02, "proofs"),
+        run("easier", 0.9, 0.03, "rhymes"),
+        run("harder", 3.1, 0.04, "proofs"),
+    ]
+    found = compare([read_report(run) for run in runs])
+    assert [(row.name, row.val_text) for row in found.rows] == [
+        ("easier", 1),
+        ("easy", 1),
+        ("hard", 2),
+        ("harder", 2),
+    ]
+    assert [row.behind == 0 for row in found.rows] == [True, False, True, False]
+    assert {effect.key for effect in found.effects} == {"train.lr"}  # among runs on one text
+
+
+def test_an_effect_needs_runs_that_differ_in_that_setting_alone(make_run: MakeRun) -> None:
+    def run(name: str, loss: float, lr: float, seed: int, batch: int) -> Path:
+        settings = f"preset: ''\ntrain:\n  lr: {lr}\n  seed: {seed}\n  micro_batch_size: {batch}\n"
+        return make_run(name, val_loss=lambda step: loss + 1 / step, settings=settings)
+
+    runs = [run("a", 2.0, 0.01, 0, 8), run("b", 2.1, 0.01, 1, 16), run("c", 2.2, 0.02, 2, 8)]
+    assert compare([read_report(run) for run in runs]).effects == ()
+    alone = compare([read_report(run) for run in [*runs, run("d", 2.3, 0.03, 2, 8)]]).effects
+    assert [(effect.value, effect.runs) for effect in alone] == [(0.02, 1), (0.03, 1)]
