@@ -153,9 +153,8 @@ def machine(snapshot: Snapshot, width: int, now: float, glyphs: Glyphs) -> list[
     if saved is None:
         lines.append(_pair("checkpoint", "none yet", width, Palette.label))
     else:
-        age = format_duration(max(0.0, now - saved.time)).split(".")[0].rstrip("s")
-        age = f"{age}s" if age.isdigit() else age
-        lines.append(_pair(f"checkpoint at {step_label(saved.step)}", f"{age} ago", width))
+        age = format_duration(max(0.0, now - saved.time))
+        lines.append(_pair(f"saved at {step_label(saved.step)}", f"{age} ago", width))
     return lines
 
 

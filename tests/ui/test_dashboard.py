@@ -14,7 +14,16 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from cpulm.events import Event, MachineSampled, Notice, Progress, RunStarted, SampleMade, StepDone
+from cpulm.events import (
+    CheckpointSaved,
+    Event,
+    MachineSampled,
+    Notice,
+    Progress,
+    RunStarted,
+    SampleMade,
+    StepDone,
+)
 from cpulm.ui.canvas import ASCII, UNICODE, Glyphs
 from cpulm.ui.dashboard import render, render_summary
 from cpulm.ui.snapshot import Snapshot, fold
@@ -105,7 +114,7 @@ def test_every_figure_is_on_the_screen(events: list[Event], width: int, height: 
         "2.50 GHz  61 °C",
         "this run 812.0 MiB",
         "3.0/8.0 GiB",
-        "checkpoint at 80",
+        "saved at 80",
         "10s ago",
         "sample at step 80",
         "def read(path):",
@@ -306,3 +315,10 @@ def test_the_summary_keeps_its_head_in_a_small_window(events: list[Event]) -> No
     summary = lines_of(render_summary(folded(events), 80, height=window), 80, 60)
     assert len(summary) + follows <= window
     assert "tiny-1" in summary[0]
+
+
+def test_the_age_of_a_checkpoint_stands_apart_from_its_step(events: list[Event]) -> None:
+    saved = [event for event in events if isinstance(event, CheckpointSaved)][-1]
+    snapshot = fold(running(events), replace(saved, step=6))
+    drawn = render(snapshot, 80, 24, now=saved.time + 790)
+    assert re.search(r" saved at 6 +13m 10s ago ", "\n".join(lines_of(drawn, 80, 24)))
