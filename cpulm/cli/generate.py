@@ -173,7 +173,7 @@ def generate(
     writer = generate_output.load(model, flags, request)
     first_seed = random.randrange(10**6) if seed is None else seed
     if text is None:
-        generate_output.converse(writer, first_seed)
+        generate_output.converse(writer, first_seed, str(model))
     elif json:
         generate_output.write_json(writer, text, first_seed)
     else:

@@ -199,9 +199,14 @@ def write_json(writer: Writer, prompt: str, seed: int) -> None:
     )
 
 
-def converse(writer: Writer, seed: int) -> None:
-    """Prompt, text, prompt, text, until Ctrl-D or an empty line. Each text has the next seed."""
-    from cpulm.ui.console import show_error, stderr, write_text
+def converse(writer: Writer, seed: int, name: str) -> None:
+    """Prompt, text, prompt, text, until Ctrl-D, /bye or an empty line. Each text has the next seed.
+
+    Args:
+        name: of the model, to show.
+    """
+    from cpulm.cli.generate_commands import HELP, with_setting
+    from cpulm.ui.console import say, show_error, stderr, write_text
 
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 - importing it gives input() a history and line editing
@@ -209,12 +214,13 @@ def converse(writer: Writer, seed: int) -> None:
     if isinstance(sys.stdin, io.TextIOWrapper) and not sys.stdin.isatty():
         sys.stdin.reconfigure(encoding="utf-8-sig")  # of a file or a pipe, whatever the locale says
     if at_terminal:
-        stderr().print(
-            "Begin a text and press Enter. Ctrl-C stops it, Ctrl-D or an empty line exits.", style="dim"
-        )
+        say(f"{name}. Begin a text and press Enter. Ctrl-C stops it, /help shows more, /bye exits.")
+    mark = "> "
+    if stderr().color_system and not stderr().no_color and "readline" in sys.modules:
+        mark = "\001\033[1;36m\002> \001\033[0m\002"  # readline does not count what is between 1 and 2
     while True:
         try:
-            prompt = input("> " if at_terminal else "")
+            prompt = input(mark if at_terminal else "")
         except EOFError:
             prompt = ""
         except KeyboardInterrupt:
@@ -223,10 +229,17 @@ def converse(writer: Writer, seed: int) -> None:
         except UnicodeDecodeError:
             show_error("the line is not UTF-8", "set the terminal's encoding to UTF-8")
             continue
-        if not prompt:
+        command = prompt.split() if prompt.startswith("/") and not prompt.startswith("//") else []
+        if not prompt or command == ["/bye"]:
             break
+        if command and command[0] != "/set":
+            say(HELP)
+            continue
         try:
-            texts = Texts(writer, prompt, seed)
+            if command:
+                writer = with_setting(writer, command[1:])
+                continue
+            texts = Texts(writer, prompt.removeprefix("/") if prompt.startswith("//") else prompt, seed)
         except CpulmError as error:
             show_error(error.message, error.hint)
             continue

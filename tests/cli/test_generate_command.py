@@ -208,6 +208,15 @@ def test_interactive_continues_line_by_line_until_an_empty_one(run: Run) -> None
     assert "seed 8" in done.err
 
 
+def test_interactive_obeys_commands_and_continues_no_other_slash(run: Run) -> None:
+    lines = b"/help\n/set max_new_tokens 2\nabc\n/set heat 3\n/set temperature -1\n/bye\nnever\n"
+    done = run("--interactive", *GREEDY, stdin=lines)
+    assert (done.code, done.out) == (0, "abcde\n")
+    assert "/set temperature 0.7" in done.err
+    assert "names: temperature" in done.err
+    assert "temperature = -1 must be 0 or more" in done.err
+
+
 def test_interactive_survives_a_prompt_that_cannot_be(run: Run, tmp_path: Path) -> None:
     letters = make_checkpoint(tmp_path / "letters.pt", "abcdefghijkl")
     done = run("--interactive", *GREEDY, stdin="aé\nabc\n".encode(), at=letters)
