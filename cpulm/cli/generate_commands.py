@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cpulm.errors import SettingsError
 
 if TYPE_CHECKING:
-    from cpulm.cli.generate_output import Writer
+    from cpulm.generation.sampling import Sampling
 
 HELP = """Begin a text and press Enter; the model continues it. Ctrl-C stops the model.
   /set temperature 0.7   also top_k, top_p, min_p ("off" unsets these), repetition_penalty, max_new_tokens
@@ -21,8 +21,8 @@ _SETTINGS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "ma
 _OPTIONAL = ("top_k", "top_p", "min_p")
 
 
-def with_setting(writer: Writer, words: list[str]) -> Writer:
-    """``writer`` after ``/set NAME VALUE``, given as its words.
+def with_setting(sampling: Sampling, max_new_tokens: int, words: list[str]) -> tuple[Sampling, int]:
+    """``sampling`` and ``max_new_tokens`` after ``/set NAME VALUE``, given as its words.
 
     Raises:
         SettingsError: if there is no such setting, or the value does not fit.
@@ -40,7 +40,8 @@ def with_setting(writer: Writer, words: list[str]) -> Writer:
                 f"{name} = {value!r} is not a number", "such as /set temperature 0.7"
             ) from None
     if name != "max_new_tokens":
-        return replace(writer, sampling=replace(writer.sampling, **{name: number}))
+        change: dict[str, Any] = {name: number}
+        return replace(sampling, **change), max_new_tokens
     if number is None or number < 1:
         raise SettingsError(f"max_new_tokens = {value} must be 1 or more", "such as /set max_new_tokens 200")
-    return replace(writer, request=replace(writer.request, max_new_tokens=int(number)))
+    return sampling, int(number)

@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -237,7 +237,9 @@ def converse(writer: Writer, seed: int, name: str) -> None:
             continue
         try:
             if command:
-                writer = with_setting(writer, command[1:])
+                sampling, most = with_setting(writer.sampling, writer.request.max_new_tokens, command[1:])
+                request = replace(writer.request, max_new_tokens=most)
+                writer = replace(writer, sampling=sampling, request=request)
                 continue
             texts = Texts(writer, prompt.removeprefix("/") if prompt.startswith("//") else prompt, seed)
         except CpulmError as error:
