@@ -30,7 +30,8 @@ def runs(
 ) -> None:
     """List runs, newest first: progress, best loss, state.
 
-    States: *running*; *finished*; *stopped* (on purpose, can be resumed); *diverged*; *out of room* (a
+    States: *running*; *finished*; *stopped* (on purpose, can be resumed); *aborted* (by a second
+    Ctrl-C); *diverged*; *out of room* (a
     checkpoint could not be written, or memory ran out); *failed* (by an error); *crashed* (its process
     ended unexpectedly: `cpulm resume` continues it); *restarting* (its overnight supervisor is about to
     start it again); *new* (not started).

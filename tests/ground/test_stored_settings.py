@@ -85,6 +85,7 @@ def any_settings(draw: st.DrawFn) -> Settings:
     kv_heads, width = draw(st.integers(1, 8)), draw(st.integers(1, 64))
     values["model"].update(n_kv_head=kv_heads, n_head=kv_heads * draw(st.integers(1, 4)), head_dim=2 * width)
     values["model"]["n_embd"] *= 2
+    values["data"]["encoding"] = draw(st.sampled_from(["utf-8", "cp1252", "utf-16", "shift_jis"]))
     kept = draw(st.sampled_from(HORIZONS))
     values["train"].update({name: None for name in HORIZONS if name != kept})
     return validate(values)

@@ -67,7 +67,7 @@ def test_its_parts_fit_each_other(look: ModelReport) -> None:
     assert look.attention.weights.shape == (2, 2, 16, 16)
     assert [layer.layer for layer in look.units] == [0, 1]
     assert look.vocabulary.basis == "training data"
-    assert look.vocabulary.unused == 257 - len(set(TEXT))
+    assert look.vocabulary.unused == 257 - len(set(TEXT)) - 1  # the end-of-text token ends the text
     assert {each.token for each in look.neighbours} <= set(TEXT)
 
 
@@ -144,7 +144,7 @@ def test_a_checkpoint_without_its_data_names_the_option(alone: Path) -> None:
     refused(DataError, "checkpoint's training data .*gone does not exist", alone)
     with pytest.raises(DataError) as raised:
         inspect_model(alone)
-    assert "--text FILE" in raised.value.hint
+    assert "--data FILE" in raised.value.hint
 
 
 def test_data_that_has_changed_or_is_damaged_is_not_taken_for_the_runs_own(run: Path, tmp_path: Path) -> None:

@@ -119,7 +119,7 @@ def test_kernels_and_torch_agree_in_loss_and_gradients(settings: ModelSettings, 
     expected, found = gradients(plain), gradients(ours)
     for name, grad in expected.items():
         scale = float(grad.abs().max())
-        torch.testing.assert_close(found[name], grad, rtol=1e-3, atol=1e-4 * scale, msg=name)
+        torch.testing.assert_close(found[name], grad, rtol=1e-3, atol=3e-4 * scale, msg=name)
 
 
 @pytest.mark.parametrize("way", ["torch", "kernels"])

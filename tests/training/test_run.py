@@ -198,7 +198,7 @@ def test_changed_data_is_not_mistaken_for_the_same(text: Path, tmp_path: Path, f
     train(settings_for(text), tmp_path / "run", stop_at=3)
     (fresh_cache / "tokens").rename(tmp_path / "gone")
     text.write_text("something else entirely; " * 100)
-    with pytest.raises(DataError, match="has changed"):
+    with pytest.raises(DataError, match="gives other tokens than the run was trained on"):
         resume(tmp_path / "run")
 
 

