@@ -21,6 +21,7 @@ import io
 import itertools
 import json
 import os
+import select
 import statistics
 import subprocess
 import sys
@@ -109,11 +110,10 @@ def work(pieces: Iterator[int]) -> None:
     for _ in range(3):
         next(pieces)
     print("ready", flush=True)
-    os.set_blocking(0, False)
     tokens, began, cpu = 0, time.perf_counter(), time.process_time()
     for done in pieces:
         tokens += done
-        line = sys.stdin.readline()
+        line = sys.stdin.readline() if select.select([sys.stdin], [], [], 0.0)[0] else ""
         if line:
             now, cpu_now = time.perf_counter(), time.process_time()
             print(json.dumps([tokens, now - began, cpu_now - cpu]), flush=True)
