@@ -14,7 +14,7 @@ from typing import NamedTuple
 SPLIT_VERSION = 2
 """Counts the rules of the choice: tokens that were split by others are not taken from the cache."""
 TAIL_BYTES = 1000
-"""An end shorter than this is no text of its own: such a document is held out whole, or not at all."""
+"""An end shorter than this is too short to validate on: such a document is held out whole, or not at all."""
 
 _LONG = 1 / 4
 """Documents larger than this part of the share are long: each gives its own end."""

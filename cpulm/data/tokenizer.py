@@ -208,7 +208,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 def _without_long_words(texts: Iterable[str]) -> Iterator[str]:
     """Cut what has no borders for the splitting expression: a merge looks through the whole of such a word.
 
-    For 300 KB without white space that is fifty times as long (59 s for 1.2 s on an AMD EPYC, Zen 5).
+    For 300 KB without white space that is fifty times as long (59 s for 1.2 s on an AMD EPYC).
     """
     for text in texts:
         begin = 0

@@ -19,7 +19,7 @@ def restore_state(optimizer: torch.optim.Optimizer, stored: Mapping[str, Any]) -
     """Continue from the parameters' states in ``stored``, which ``optimizer.state_dict()`` gave.
 
     The groups stay as they were built: peak rates, betas and the blocks of Muon's matrices come from the
-    settings. ``lr`` is that of the last update; the next one sets it anew.
+    settings. ``lr`` is that of the last update; the next update sets it again.
 
     Raises:
         ValueError: if a state is not one of ``optimizer`` on its parameters. Kernels write to it by address.

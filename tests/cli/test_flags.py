@@ -106,7 +106,7 @@ def wrong_in(one: Said) -> Iterator[str]:
     for option in re.findall(r"(?<![\w-])--[a-z]+(?:-[a-z]+)*(?![\w-])", rest):
         takers = {name for name in COMMANDS if option in visible(name)}
         if option not in NOT_OURS and not takers:
-            yield f"{one.place}: {option} is no option of any command"
+            yield f"{one.place}: {option} is not an option of any command"
         if "cpulm/data/readers.py" in one.place and not takers.issuperset(READS_TEXT):
             yield f"{one.place}: {option} is not an option of each of {READS_TEXT}"
         stem = Path(one.place.split(":")[0]).stem if one.place.startswith("cpulm/cli/") else ""
