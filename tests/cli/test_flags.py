@@ -130,7 +130,7 @@ def test_every_command_and_option_in_a_message_is_there() -> None:
         ("go on with `cpulm resum runs/tiny-1`", "no command resum"),
         ("try `cpulm evaluate X --set data.errors=replace`", "evaluate has no --set"),
         ("such as --set train.lrr=1", "no setting train.lrr"),
-        ("give --vocabulary-size X", "--vocabulary-size is no option"),
+        ("give --vocabulary-size X", "--vocabulary-size is not an option"),
         ("such as `cpulm sweep --random-seed 3`", "sweep has no --random-seed"),
     ],
 )
