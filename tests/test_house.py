@@ -26,12 +26,13 @@ SOURCES = sorted(
 
 GROUND = (
     *("errors", "exit_codes", "units", "atomic", "cache_dir", "run_dir", "events", "progress", "interrupts"),
-    *("command", "layer_shapes", "settings", "settings_resolver", "preset_files", "typed_json"),
+    *("command", "layer_shapes", "openmp_functions", "settings", "settings_resolver", "preset_files"),
+    "typed_json",
 )
 """Modules of the ground, which every room may import; ``native`` only :data:`GROUND_OF_NATIVE`."""
 
-GROUND_OF_NATIVE = ("atomic", "errors")
-"""For compiled libraries, which are written whole or not at all; the kernels know no settings."""
+GROUND_OF_NATIVE = ("atomic", "errors", "openmp_functions")
+"""Compiled libraries are written whole or not at all, and run on torch's threads; they know no settings."""
 
 ROOMS: dict[str, tuple[int, str]] = {
     "native": (1, ""),

@@ -31,4 +31,4 @@ template <class Result, class... Arguments> const char *signature(Result (*)(Arg
 #define SIGNATURE_OF(function)                                                                                         \
     extern "C" const char *function##_signature() { return signature(function); }
 
-#define NAME_OF(name) #name " "
+#define NAME_OF(name, ...) #name " "

@@ -46,7 +46,7 @@ inline float apply_qk_norm(const float *x, const QKTransform &transform, int wid
 inline void apply_rope(float *x, const QKTransform &transform, int t, int width, float direction) {
     if (!transform.cos) return;
     int half = width / 2;
-    const float *cos = transform.cos + (long)t * half, *sin = transform.sin + (long)t * half;
+    const float *cos = transform.cos + (int64_t)t * half, *sin = transform.sin + (int64_t)t * half;
     int d = 0;
     for (; d + LANES <= half; d += LANES) {
         Floats a = load(x + d), b = load(x + d + half), c = load(cos + d), s = direction * load(sin + d);
@@ -93,17 +93,17 @@ inline void qk_transform_backward(float *g, const float *x, const QKTransform &t
 inline void transpose(const float *x, int rows, int width, float *out, int out_row) {
     for (int t = 0; t < rows; t += LANES)
         for (int d = 0; d < width; d += LANES)
-            transpose_block((const Word *)x + (long)t * width + d, width, (Word *)out + (long)d * out_row + t, out_row,
-                            0);
+            transpose_block((const Word *)x + (int64_t)t * width + d, width, (Word *)out + (int64_t)d * out_row + t,
+                            out_row, 0);
 }
 
 // Copies the queries, keys or values of one head to [tokens, width], transformed and scaled, followed by zeros.
 void gather_head(const float *from, const AttentionShape &shape, const QKTransform *transform, float scale,
                  float *out) {
     for (int t = 0; t < shape.tokens; t++) {
-        const float *x = from + (long)t * shape.row();
-        float *y = out + (long)t * shape.width;
-        prefetch(x + 8 * (long)shape.row(), shape.width); // too far apart for the hardware prefetcher
+        const float *x = from + (int64_t)t * shape.row();
+        float *y = out + (int64_t)t * shape.width;
+        prefetch(x + 8 * (int64_t)shape.row(), shape.width); // too far apart for the hardware prefetcher
         if (!transform) {
             memcpy(y, x, shape.width * sizeof(float));
             continue;
@@ -113,25 +113,18 @@ void gather_head(const float *from, const AttentionShape &shape, const QKTransfo
         if (scale != 1.0f)
             for (int d = 0; d < shape.width; d += LANES) store(y + d, load(y + d) * scale);
     }
-    long end = (long)shape.tokens * shape.width, padded_end = (long)shape.padded_tokens() * shape.width;
+    int64_t end = (int64_t)shape.tokens * shape.width, padded_end = (int64_t)shape.padded_tokens() * shape.width;
     memset(out + end, 0, (padded_end - end) * sizeof(float));
 }
 
-struct ColumnNumbers { // 0, 1, 2 ...
-    Ints numbers;
-    ColumnNumbers() {
-        for (int i = 0; i < LANES; i++) numbers[i] = i;
-    }
-};
-
 inline Ints column_numbers(int j) {
-    static const ColumnNumbers first;
-    return first.numbers + j;
+    static constexpr int32_t first[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    return *(const UnalignedInts *)first + j;
 }
 
 // A token attends to itself at least, and to nothing before token 0.
 inline int first_token(const MaskAndDropout &mask, const AttentionShape &shape, int b, int t) {
-    int first = mask.first ? mask.first[(long)b * shape.tokens + t] : 0;
+    int first = mask.first ? mask.first[(int64_t)b * shape.tokens + t] : 0;
     return first < 0 ? 0 : first > t ? t : first;
 }
 
@@ -150,7 +143,7 @@ inline Floats dropout_scale(const MaskAndDropout &mask, uint32_t row, int j) {
 }
 
 inline uint32_t row_hash(const MaskAndDropout &mask, const AttentionShape &shape, int b, int h, int t) {
-    return hash32(mask.seed + (uint32_t)(((long)b * shape.heads + h) * shape.tokens + t));
+    return hash32(mask.seed + (uint32_t)(((int64_t)b * shape.heads + h) * shape.tokens + t));
 }
 
 struct AttentionWorkspace { // of one thread, in memory that the caller allocates
@@ -162,10 +155,10 @@ struct AttentionWorkspace { // of one thread, in memory that the caller allocate
         score_grads = next, next += block_numbers(s);
         small = next;
     }
-    static long matrix_numbers(const AttentionShape &s) { return (long)s.transposed_stride() * s.width; }
-    static long block_numbers(const AttentionShape &s) { return (long)BLOCK * s.transposed_stride(); }
-    static long numbers(const AttentionShape &s) {
-        return 8 * matrix_numbers(s) + 2 * block_numbers(s) + (long)BLOCK * s.width;
+    static int64_t matrix_numbers(const AttentionShape &s) { return (int64_t)s.transposed_stride() * s.width; }
+    static int64_t block_numbers(const AttentionShape &s) { return (int64_t)BLOCK * s.transposed_stride(); }
+    static int64_t numbers(const AttentionShape &s) {
+        return 8 * matrix_numbers(s) + 2 * block_numbers(s) + (int64_t)BLOCK * s.width;
     }
 };
 
@@ -173,20 +166,20 @@ void attention_forward(const float *qkv, const AttentionShape &s, const QKTransf
                        const QKTransform &k_transform, const MaskAndDropout &mask, int b, int g,
                        AttentionWorkspace &work, float *y, float *lse) {
     int width = s.width, padded = s.padded_tokens(), stride = s.transposed_stride(), group = s.heads / s.kv_heads;
-    const float *rows = qkv + (long)b * s.tokens * s.row();
-    gather_head(rows + (long)(s.heads + g) * width, s, &k_transform, 1.0f, work.k);
+    const float *rows = qkv + (int64_t)b * s.tokens * s.row();
+    gather_head(rows + (int64_t)(s.heads + g) * width, s, &k_transform, 1.0f, work.k);
     transpose(work.k, padded, width, work.k_transposed, stride);
-    gather_head(rows + (long)(s.heads + s.kv_heads + g) * width, s, nullptr, 1.0f, work.v);
+    gather_head(rows + (int64_t)(s.heads + s.kv_heads + g) * width, s, nullptr, 1.0f, work.v);
     for (int h = g * group; h < (g + 1) * group; h++) {
-        gather_head(rows + (long)h * width, s, &q_transform, 1.0f / sqrtf((float)width), work.q);
+        gather_head(rows + (int64_t)h * width, s, &q_transform, 1.0f / sqrtf((float)width), work.q);
         for (int start = 0; start < s.tokens; start += BLOCK) {
             int count = s.tokens - start < BLOCK ? s.tokens - start : BLOCK;
             int keys = (start + count + LANES - 1) / LANES * LANES;
-            small_matmul(count, keys, width, work.q + (long)start * width, width, 1, work.k_transposed, stride,
+            small_matmul(count, keys, width, work.q + (int64_t)start * width, width, 1, work.k_transposed, stride,
                          work.scores, stride, false);
             for (int i = 0; i < count; i++) {
                 int t = start + i, from = first_token(mask, s, b, t);
-                float *row = work.scores + (long)i * stride;
+                float *row = work.scores + (int64_t)i * stride;
                 float most = row[from];
                 Floats mosts = splat(most);
                 for (int j = from; j % LANES && j <= t; j++) most = row[j] > most ? row[j] : most;
@@ -203,14 +196,15 @@ void attention_forward(const float *qkv, const AttentionShape &s, const QKTransf
                     store(row + j, mask.below ? weight * dropout_scale(mask, hash, j) : weight);
                 }
                 float divisor = horizontal_sum(total);
-                lse[((long)b * s.heads + h) * s.tokens + t] = most + logf(divisor);
+                lse[((int64_t)b * s.heads + h) * s.tokens + t] = most + logf(divisor);
                 work.small[i] = 1.0f / divisor;
             }
             float *out = work.grad;
             small_matmul(count, width, start + count, work.scores, stride, 1, work.v, width, out, width, false);
             for (int i = 0; i < count; i++) {
-                float *to = y + ((long)(b * (long)s.tokens + start + i) * s.heads + h) * width;
-                for (int d = 0; d < width; d += LANES) stream(to + d, load(out + (long)i * width + d) * work.small[i]);
+                float *to = y + ((int64_t)(b * (int64_t)s.tokens + start + i) * s.heads + h) * width;
+                for (int d = 0; d < width; d += LANES)
+                    stream(to + d, load(out + (int64_t)i * width + d) * work.small[i]);
             }
         }
     }
@@ -221,39 +215,39 @@ void attention_backward(const float *dy, const float *qkv, const float *y, const
                         int b, int g, AttentionWorkspace &work, float *dqkv, float *q_weight_grad,
                         float *k_weight_grad) {
     int width = s.width, padded = s.padded_tokens(), stride = s.transposed_stride(), group = s.heads / s.kv_heads;
-    long in_row = s.row(), out_row = (long)s.heads * width;
+    int64_t in_row = s.row(), out_row = (int64_t)s.heads * width;
     float scale = 1.0f / sqrtf((float)width);
-    const float *rows = qkv + (long)b * s.tokens * in_row;
-    float *grads = dqkv + (long)b * s.tokens * in_row;
-    gather_head(rows + (long)(s.heads + g) * width, s, &k_transform, 1.0f, work.k);
+    const float *rows = qkv + (int64_t)b * s.tokens * in_row;
+    float *grads = dqkv + (int64_t)b * s.tokens * in_row;
+    gather_head(rows + (int64_t)(s.heads + g) * width, s, &k_transform, 1.0f, work.k);
     transpose(work.k, padded, width, work.k_transposed, stride);
-    gather_head(rows + (long)(s.heads + s.kv_heads + g) * width, s, nullptr, 1.0f, work.v);
+    gather_head(rows + (int64_t)(s.heads + s.kv_heads + g) * width, s, nullptr, 1.0f, work.v);
     transpose(work.v, padded, width, work.v_transposed, stride);
-    memset(work.k_grad, 0, (long)padded * width * sizeof(float));
-    memset(work.v_grad, 0, (long)padded * width * sizeof(float));
+    memset(work.k_grad, 0, (int64_t)padded * width * sizeof(float));
+    memset(work.v_grad, 0, (int64_t)padded * width * sizeof(float));
     for (int h = g * group; h < (g + 1) * group; h++) {
-        gather_head(rows + (long)h * width, s, &q_transform, scale, work.q);
+        gather_head(rows + (int64_t)h * width, s, &q_transform, scale, work.q);
         for (int start = 0; start < s.tokens; start += BLOCK) {
             int count = s.tokens - start < BLOCK ? s.tokens - start : BLOCK;
             int end = start + count, keys = (end + LANES - 1) / LANES * LANES;
-            const float *q = work.q + (long)start * width;
+            const float *q = work.q + (int64_t)start * width;
             float *grad = work.grad; // of the outputs of this block [count, width]
             small_matmul(count, keys, width, q, width, 1, work.k_transposed, stride, work.scores, stride, false);
             for (int i = 0; i < count; i++)
-                memcpy(grad + (long)i * width, dy + ((long)b * s.tokens + start + i) * out_row + (long)h * width,
-                       width * sizeof(float));
+                memcpy(grad + (int64_t)i * width,
+                       dy + ((int64_t)b * s.tokens + start + i) * out_row + (int64_t)h * width, width * sizeof(float));
             small_matmul(count, keys, width, grad, width, 1, work.v_transposed, stride, work.score_grads, stride,
                          false);
             for (int i = 0; i < count; i++) {
                 int t = start + i, from = first_token(mask, s, b, t);
-                long at = ((long)b * s.tokens + t) * out_row + (long)h * width;
+                int64_t at = ((int64_t)b * s.tokens + t) * out_row + (int64_t)h * width;
                 const float *out = y + at;
                 prefetch(out + BLOCK * out_row, width); // of the next block
                 prefetch(dy + at + BLOCK * out_row, width);
                 Floats along = {};
-                for (int d = 0; d < width; d += LANES) along += load(out + d) * load(grad + (long)i * width + d);
-                float delta = horizontal_sum(along), level = lse[((long)b * s.heads + h) * s.tokens + t];
-                float *score = work.scores + (long)i * stride, *score_grad = work.score_grads + (long)i * stride;
+                for (int d = 0; d < width; d += LANES) along += load(out + d) * load(grad + (int64_t)i * width + d);
+                float delta = horizontal_sum(along), level = lse[((int64_t)b * s.heads + h) * s.tokens + t];
+                float *score = work.scores + (int64_t)i * stride, *score_grad = work.score_grads + (int64_t)i * stride;
                 uint32_t hash = mask.below ? row_hash(mask, s, b, h, t) : 0;
                 for (int j = 0; j < keys; j += LANES) {
                     Floats weight = masked_exp(load(score + j) - level, j, from, t);
@@ -273,18 +267,18 @@ void attention_backward(const float *dy, const float *qkv, const float *y, const
             small_matmul(count, width, end, work.score_grads, stride, 1, work.k, width, work.small, width, false);
             for (int i = 0; i < count; i++) {
                 int t = start + i;
-                float *row = work.small + (long)i * width;
+                float *row = work.small + (int64_t)i * width;
                 for (int d = 0; d < width; d += LANES) store(row + d, load(row + d) * scale);
-                long at = (long)t * in_row + (long)h * width;
+                int64_t at = (int64_t)t * in_row + (int64_t)h * width;
                 qk_transform_backward(row, rows + at, q_transform, t, width, grads + at, q_weight_grad);
             }
         }
     }
     for (int t = 0; t < s.tokens; t++) {
-        long at = (long)t * in_row + (long)(s.heads + g) * width;
-        qk_transform_backward(work.k_grad + (long)t * width, rows + at, k_transform, t, width, grads + at,
+        int64_t at = (int64_t)t * in_row + (int64_t)(s.heads + g) * width;
+        qk_transform_backward(work.k_grad + (int64_t)t * width, rows + at, k_transform, t, width, grads + at,
                               k_weight_grad);
-        stream_row(work.v_grad + (long)t * width, width, grads + at + (long)s.kv_heads * width);
+        stream_row(work.v_grad + (int64_t)t * width, width, grads + at + (int64_t)s.kv_heads * width);
     }
 }
 

@@ -7,18 +7,18 @@
 
 namespace {
 
-constexpr long STREAM_FROM = 1 << 22; // bytes; larger outputs would evict the factors from the cache
+constexpr int64_t STREAM_FROM = 1 << 22; // bytes; larger outputs would evict the factors from the cache
 
-inline void quantize_row(const float *x, long width, float most, int8_t *out, float *scale) {
+inline void quantize_row(const float *x, int64_t width, float most, int8_t *out, float *scale) {
     *scale = most / 127.0f;
     float inverse = most > 0 ? 127.0f / most : 0.0f;
-    for (long j = 0; j < width; j += LANES) store_bytes(out + j, round_to_low_bytes(load(x + j) * inverse));
+    for (int64_t j = 0; j < width; j += LANES) store_bytes(out + j, round_to_low_bytes(load(x + j) * inverse));
 }
 
 // The largest magnitude of a row; also updates that of each column so far. NaN if any number is NaN.
-inline float row_max_abs(const float *x, long width, float *columns) {
+inline float row_max_abs(const float *x, int64_t width, float *columns) {
     Ints most = {};
-    for (long j = 0; j < width; j += LANES) {
+    for (int64_t j = 0; j < width; j += LANES) {
         Ints v = magnitude(load(x + j));
         most = max(v, most);
         if (columns) store(columns + j, (Floats)max(v, (Ints)load(columns + j)));
@@ -29,11 +29,11 @@ inline float row_max_abs(const float *x, long width, float *columns) {
 // Addresses in panels [depth, width]: at(q, j) is the offset of quad q of column j, columns(j) the width of j's panel.
 struct Panels {
     int64_t quads, width;
-    long columns(long j) const {
-        long left = width - j / PANEL * PANEL;
+    int64_t columns(int64_t j) const {
+        int64_t left = width - j / PANEL * PANEL;
         return left < PANEL ? left : PANEL;
     }
-    long at(long q, long j) const { return (j / PANEL * PANEL * quads + q * columns(j) + j % PANEL) * 4; }
+    int64_t at(int64_t q, int64_t j) const { return (j / PANEL * PANEL * quads + q * columns(j) + j % PANEL) * 4; }
 };
 
 inline Words four_bytes(Words a, Words b, Words c, Words d) {
@@ -42,15 +42,15 @@ inline Words four_bytes(Words a, Words b, Words c, Words d) {
 
 // Quads written to one panel before the next panel. The same quad of all panels lies far apart in memory, often at a
 // power of two, for which the caches have few sets.
-constexpr long QUADS_AT_ONCE = 16;
+constexpr int64_t QUADS_AT_ONCE = 16;
 
 // Packs quads begin..end of x [rows, width], times a factor for each column, into panels; missing rows become zeros.
-void pack_quads(const float *x, long rows, const float *factors, const Panels &panels, long begin, long end,
+void pack_quads(const float *x, int64_t rows, const float *factors, const Panels &panels, int64_t begin, int64_t end,
                 uint8_t *out, uint32_t flip) {
-    long width = panels.width;
-    for (long first = 0; first < width; first += PANEL) {
-        long columns = panels.columns(first);
-        for (long q = begin; q < end; q++) {
+    int64_t width = panels.width;
+    for (int64_t first = 0; first < width; first += PANEL) {
+        int64_t columns = panels.columns(first);
+        for (int64_t q = begin; q < end; q++) {
             const float *row[4];
             float there[4];
             for (int n = 0; n < 4; n++) {
@@ -58,7 +58,7 @@ void pack_quads(const float *x, long rows, const float *factors, const Panels &p
                 row[n] = x + (q * 4 + (there[n] ? n : 0)) * width;
             }
             uint8_t *at = out + panels.at(q, first);
-            for (long j = first; j < first + columns; j += LANES) {
+            for (int64_t j = first; j < first + columns; j += LANES) {
                 Floats factor = load(factors + j);
                 Words four = four_bytes(round_to_low_bytes(load(row[0] + j) * factor),
                                         round_to_low_bytes(load(row[1] + j) * factor * there[1]),
@@ -82,21 +82,19 @@ int cpulm_fast_int8() { return FAST_DOTS; }
 // quad count as zeros. `scratch` [threads, width].
 void cpulm_quantize(const float *x, int64_t rows, int64_t width, int8_t *by_row, float *row_scale, uint8_t *by_column,
                     float *column_scale, uint32_t flip, float *scratch, int threads) {
-    if (by_column) memset(scratch, 0, (long)threads * width * sizeof(float));
+    if (by_column) memset(scratch, 0, (int64_t)threads * width * sizeof(float));
     Panels panels = {(rows + 3) / 4, width};
-#pragma omp parallel num_threads(threads)
-    {
-        ThreadRange range(panels.quads);
-        long end = range.end * 4 < rows ? range.end * 4 : rows;
-        float *columns = by_column ? scratch + (long)omp_get_thread_num() * width : nullptr;
-        for (long i = range.begin * 4; i < end; i++) {
+    parallel(threads, [=](const Team &team) {
+        ThreadRange range(team, panels.quads);
+        int64_t end = range.end * 4 < rows ? range.end * 4 : rows;
+        float *columns = by_column ? scratch + (int64_t)team.thread * width : nullptr;
+        for (int64_t i = range.begin * 4; i < end; i++) {
             float most = row_max_abs(x + i * width, width, columns);
             if (by_row) quantize_row(x + i * width, width, most, by_row + i * width, row_scale + i);
         }
         if (by_column) {
-#pragma omp barrier
-#pragma omp single
-            for (long j = 0; j < width; j++) {
+            team.barrier();
+            for (int64_t j = 0; j < width && team.thread == 0; j++) {
                 float most = scratch[j];
                 for (int n = 1; n < threads; n++) {
                     float other = scratch[n * width + j];
@@ -105,29 +103,29 @@ void cpulm_quantize(const float *x, int64_t rows, int64_t width, int8_t *by_row,
                 column_scale[j] = most / 127.0f;
                 scratch[j] = most > 0 ? 127.0f / most : 0.0f;
             }
-            for (long q = range.begin; q < range.end; q += QUADS_AT_ONCE)
+            team.barrier();
+            for (int64_t q = range.begin; q < range.end; q += QUADS_AT_ONCE)
                 pack_quads(x, rows, scratch, panels, q, q + QUADS_AT_ONCE < range.end ? q + QUADS_AT_ONCE : range.end,
                            by_column, flip);
         }
-    }
+    });
 }
 
 // Packs the transpose of x [rows, width] as a right factor.
 void cpulm_pack_transposed(const int8_t *x, int64_t rows, int64_t width, uint8_t *out, int threads) {
     Panels panels = {width / 4, rows};
-#pragma omp parallel num_threads(threads)
-    {
-        ThreadRange range((rows + LANES - 1) / LANES);
-        for (long i = range.begin * LANES; i < range.end * LANES; i += LANES) {
-            long q = 0;
+    parallel(threads, [=](const Team &team) {
+        ThreadRange range(team, (rows + LANES - 1) / LANES);
+        for (int64_t i = range.begin * LANES; i < range.end * LANES; i += LANES) {
+            int64_t q = 0;
             for (; q + LANES <= panels.quads; q += LANES)
                 transpose_block((const Word *)(x + i * width) + q, panels.quads, (Word *)(out + panels.at(q, i)),
                                 panels.columns(i), 0x80808080u);
             for (; q < panels.quads; q++)
-                for (long n = 0; n < LANES; n++)
+                for (int64_t n = 0; n < LANES; n++)
                     ((Word *)(out + panels.at(q, i)))[n] = *(const Word *)(x + (i + n) * width + q * 4) ^ 0x80808080u;
         }
-    }
+    });
 }
 
 // Packs x [rows, width] into panels of `quads`, from quad `first` on; `flip` as above. Missing rows of the last quad
@@ -135,15 +133,14 @@ void cpulm_pack_transposed(const int8_t *x, int64_t rows, int64_t width, uint8_t
 void cpulm_pack_rows(const int8_t *x, int64_t rows, int64_t width, uint8_t *out, int64_t quads, int64_t first,
                      uint32_t flip, int threads) {
     Panels panels = {quads, width};
-#pragma omp parallel num_threads(threads)
-    {
-        ThreadRange range((rows + 3) / 4);
-        for (long start = range.begin; start < range.end; start += QUADS_AT_ONCE) {
-            long end = start + QUADS_AT_ONCE < range.end ? start + QUADS_AT_ONCE : range.end;
-            for (long panel = 0; panel < width; panel += PANEL)
-                for (long q = start; q < end; q++) {
+    parallel(threads, [=](const Team &team) {
+        ThreadRange range(team, (rows + 3) / 4);
+        for (int64_t start = range.begin; start < range.end; start += QUADS_AT_ONCE) {
+            int64_t end = start + QUADS_AT_ONCE < range.end ? start + QUADS_AT_ONCE : range.end;
+            for (int64_t panel = 0; panel < width; panel += PANEL)
+                for (int64_t q = start; q < end; q++) {
                     uint8_t *at = out + panels.at(first + q, panel);
-                    for (long j = panel; j < panel + panels.columns(panel); j += LANES) {
+                    for (int64_t j = panel; j < panel + panels.columns(panel); j += LANES) {
                         Words four[4] = {};
                         for (int n = 0; n < 4 && q * 4 + n < rows; n++)
                             four[n] = load_bytes(x + (q * 4 + n) * width + j);
@@ -152,7 +149,7 @@ void cpulm_pack_rows(const int8_t *x, int64_t rows, int64_t width, uint8_t *out,
                     }
                 }
         }
-    }
+    });
 }
 
 // out [rows, cols] = left [rows, depth] right [depth, cols] * row_scale * column_scale + bias, with right packed.
@@ -163,32 +160,31 @@ void cpulm_int8_product(const int8_t *left_values, int packed, const uint8_t *ri
                         int64_t depth, const float *row_scale, const float *column_scale, const float *bias, float *out,
                         int add, const float *kept, int symmetric, int threads) {
     LeftFactor left = {left_values, rows, depth, packed != 0};
-    long block = left.block(), strips = (cols + PANEL - 1) / PANEL, all_items = 0;
-    bool large =
-        !add && !symmetric && rows * cols * (long)sizeof(float) >= STREAM_FROM && (uintptr_t)out % sizeof(Floats) == 0;
+    int64_t block = left.block(), strips = (cols + PANEL - 1) / PANEL, all_items = 0;
+    bool large = !add && !symmetric && rows * cols * (int64_t)sizeof(float) >= STREAM_FROM &&
+                 (uintptr_t)out % sizeof(Floats) == 0;
     // The number of panels to compute for the block of rows from `row` on.
-    auto panels_of = [&](long row) {
-        long reached = (row + block + PANEL - 1) / PANEL;
+    auto panels_of = [=](int64_t row) {
+        int64_t reached = (row + block + PANEL - 1) / PANEL;
         return symmetric && reached < strips ? reached : strips;
     };
-    for (long row = 0; row < rows; row += block) all_items += panels_of(row);
-#pragma omp parallel num_threads(threads)
-    {
-        ThreadRange range(all_items);
+    for (int64_t row = 0; row < rows; row += block) all_items += panels_of(row);
+    parallel(threads, [=](const Team &team) {
+        ThreadRange range(team, all_items);
         alignas(64) int32_t sums[ROW_BLOCK * PANEL], offsets[ROW_BLOCK];
-        long item = 0;
-        for (long row = 0; row < rows && item < range.end; row += block) {
-            long some = rows - row < block ? rows - row : block, panels = panels_of(row);
+        int64_t item = 0;
+        for (int64_t row = 0; row < rows && item < range.end; row += block) {
+            int64_t some = rows - row < block ? rows - row : block, panels = panels_of(row);
             bool started = false;
-            for (long panel = 0; panel < panels; panel++, item++) {
+            for (int64_t panel = 0; panel < panels; panel++, item++) {
                 if (item < range.begin || item >= range.end) continue;
                 if (!started) dot_offsets(left, row, some, offsets);
                 started = true;
-                long column = panel * PANEL, width = cols - column < PANEL ? cols - column : PANEL;
+                int64_t column = panel * PANEL, width = cols - column < PANEL ? cols - column : PANEL;
                 dot_block(left, row, some, right + column * depth, width, sums, offsets);
-                for (long i = 0; i < some; i++) {
+                for (int64_t i = 0; i < some; i++) {
                     float factor = kept ? kept[row + i] : 1.0f;
-                    for (long j = 0; j < width; j += LANES) {
+                    for (int64_t j = 0; j < width; j += LANES) {
                         float *at = out + (row + i) * cols + column + j;
                         Floats v = __builtin_convertvector(*(const UnalignedInts *)(sums + i * PANEL + j), Floats);
                         v *= row_scale[row + i] * load(column_scale + column + j);
@@ -203,13 +199,13 @@ void cpulm_int8_product(const int8_t *left_values, int packed, const uint8_t *ri
         }
         if (large) stream_fence();
         if (symmetric) {
-#pragma omp barrier
-            ThreadRange mirrored(rows / LANES);
-            for (long i = mirrored.begin * LANES; i < mirrored.end * LANES; i += LANES)
-                for (long j = panels_of(i / block * block) * PANEL; j < cols; j += LANES)
+            team.barrier();
+            ThreadRange mirrored(team, rows / LANES);
+            for (int64_t i = mirrored.begin * LANES; i < mirrored.end * LANES; i += LANES)
+                for (int64_t j = panels_of(i / block * block) * PANEL; j < cols; j += LANES)
                     transpose_block((const Word *)out + j * cols + i, cols, (Word *)out + i * cols + j, cols, 0);
         }
-    }
+    });
 }
 
 // From logits [rows, width] to each row's loss and exp(logit - max) in int8; times `scale` these are probabilities.
@@ -217,15 +213,14 @@ void cpulm_int8_product(const int8_t *left_values, int packed, const uint8_t *ri
 // largest logit, so that they are reproducible. A row without a target (negative) has loss and scale 0.
 void cpulm_softmax(const float *logits, int64_t rows, int64_t width, const int64_t *targets, float *loss,
                    int8_t *by_row, float *scale, int threads) {
-#pragma omp parallel num_threads(threads)
-    {
-        ThreadRange range(rows);
+    parallel(threads, [=](const Team &team) {
+        ThreadRange range(team, rows);
         Words lanes;
         for (int i = 0; i < LANES; i++) lanes[i] = i;
-        for (long i = range.begin; i < range.end; i++) {
+        for (int64_t i = range.begin; i < range.end; i++) {
             const float *row = logits + i * width;
             Floats most = splat(-3.4e38f);
-            for (long j = 0; j < width; j += LANES) most = max(load(row + j), most);
+            for (int64_t j = 0; j < width; j += LANES) most = max(load(row + j), most);
             float top = horizontal_max(most), target = targets[i] < 0       ? 0
                                                        : targets[i] < width ? row[targets[i]]
                                                                             : __builtin_nanf("");
@@ -233,7 +228,7 @@ void cpulm_softmax(const float *logits, int64_t rows, int64_t width, const int64
             memcpy(&bits, &top, sizeof bits);
             Words seed = lanes + hash32(bits ^ hash32((uint32_t)i));
             Floats total = {};
-            for (long j = 0; j < width; j += LANES) {
+            for (int64_t j = 0; j < width; j += LANES) {
                 Floats e = exponential(load(row + j) - top);
                 total += e;
                 Ints random = (Ints)(hash32(seed + (uint32_t)j) >> 8);
@@ -246,7 +241,7 @@ void cpulm_softmax(const float *logits, int64_t rows, int64_t width, const int64
             loss[i] = targets[i] < 0 ? 0 : logf(divisor) + top - target;
             scale[i] = targets[i] < 0 ? 0 : 1.0f / (127.0f * divisor);
         }
-    }
+    });
 }
 } // extern "C"
 

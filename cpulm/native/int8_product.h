@@ -43,18 +43,20 @@ struct LeftFactor { // [rows, depth], row-major, or the panels of its transpose
     const int8_t *at;
     int64_t rows, depth;
     bool packed;
-    long panel_rows(long row) const {
-        long left = rows - row / PANEL * PANEL;
+    int64_t panel_rows(int64_t row) const {
+        int64_t left = rows - row / PANEL * PANEL;
         return left < PANEL ? left : PANEL;
     }
-    const int8_t *row(long i) const { return packed ? at + i / PANEL * PANEL * depth + i % PANEL * 4 : at + i * depth; }
-    long row_step() const { return packed ? 4 : depth; }
-    long quad_step(long i) const { return packed ? panel_rows(i) * 4 : 4; }
-    long block() const { return packed ? PANEL : ROW_BLOCK; }
+    const int8_t *row(int64_t i) const {
+        return packed ? at + i / PANEL * PANEL * depth + i % PANEL * 4 : at + i * depth;
+    }
+    int64_t row_step() const { return packed ? 4 : depth; }
+    int64_t quad_step(int64_t i) const { return packed ? panel_rows(i) * 4 : 4; }
+    int64_t block() const { return packed ? PANEL : ROW_BLOCK; }
 };
 
 template <int ROWS, int VECTORS>
-inline void dot_tile(long quads, const int8_t *a, long a_row, long a_quad, const uint8_t *b, int32_t *c,
+inline void dot_tile(int64_t quads, const int8_t *a, int64_t a_row, int64_t a_quad, const uint8_t *b, int32_t *c,
                      const int32_t *offsets) {
     Ints sums[ROWS][VECTORS];
 #pragma GCC unroll 8
@@ -62,7 +64,7 @@ inline void dot_tile(long quads, const int8_t *a, long a_row, long a_quad, const
 #pragma GCC unroll 8
         for (int j = 0; j < VECTORS; j++)
             sums[i][j] = offsets ? Ints{} + offsets[i] : *(const UnalignedInts *)(c + i * PANEL + j * LANES);
-    for (long q = 0; q < quads; q++) {
+    for (int64_t q = 0; q < quads; q++) {
         Words values[VECTORS];
 #pragma GCC unroll 8
         for (int j = 0; j < VECTORS; j++) values[j] = load_words(b + (q * VECTORS + j) * LANES * 4);
@@ -81,13 +83,14 @@ inline void dot_tile(long quads, const int8_t *a, long a_row, long a_quad, const
 
 // Products of `rows` rows from `row` on with one panel of VECTORS vectors, into c [rows, PANEL].
 template <int VECTORS>
-void dot_strip(const LeftFactor &left, long row, long rows, const uint8_t *b, int32_t *c, const int32_t *offsets) {
-    long a_row = left.row_step(), a_quad = left.quad_step(row), all_quads = left.depth / 4;
-    for (long q = 0; q < all_quads; q += DEPTH_BLOCK) {
-        long quads = all_quads - q < DEPTH_BLOCK ? all_quads - q : DEPTH_BLOCK;
+void dot_strip(const LeftFactor &left, int64_t row, int64_t rows, const uint8_t *b, int32_t *c,
+               const int32_t *offsets) {
+    int64_t a_row = left.row_step(), a_quad = left.quad_step(row), all_quads = left.depth / 4;
+    for (int64_t q = 0; q < all_quads; q += DEPTH_BLOCK) {
+        int64_t quads = all_quads - q < DEPTH_BLOCK ? all_quads - q : DEPTH_BLOCK;
         const int8_t *a = left.row(row) + q * a_quad;
         const uint8_t *panel = b + q * VECTORS * LANES * 4;
-        for (long i = 0; i < rows;) {
+        for (int64_t i = 0; i < rows;) {
             const int32_t *first = q ? nullptr : offsets + i;
             if (i + TILE_ROWS <= rows) {
                 dot_tile<TILE_ROWS, VECTORS>(quads, a + i * a_row, a_row, a_quad, panel, c + i * PANEL, first);
@@ -102,28 +105,28 @@ void dot_strip(const LeftFactor &left, long row, long rows, const uint8_t *b, in
 }
 
 // Initial values of the sums: -128 times the sum of each row's bytes.
-void dot_offsets(const LeftFactor &left, long row, long rows, int32_t *offsets) {
+void dot_offsets(const LeftFactor &left, int64_t row, int64_t rows, int32_t *offsets) {
     Words ones = Words{} + 0x01010101u;
     if (left.packed) {
-        long width = left.panel_rows(row);
-        for (long j = 0; j < width; j += LANES) {
+        int64_t width = left.panel_rows(row);
+        for (int64_t j = 0; j < width; j += LANES) {
             Ints sums = {};
-            for (long q = 0; q < left.depth / 4; q++)
+            for (int64_t q = 0; q < left.depth / 4; q++)
                 sums = dot4(sums, ones, load_words(left.row(row) + (q * width + j) * 4));
             *(UnalignedInts *)(offsets + j) = sums * -128;
         }
         return;
     }
-    for (long i = 0; i < rows; i++) {
+    for (int64_t i = 0; i < rows; i++) {
         const int8_t *at = left.row(row + i);
         int32_t total = 0;
-        for (long p = 0; p < left.depth; p++) total += at[p];
+        for (int64_t p = 0; p < left.depth; p++) total += at[p];
         offsets[i] = total * -128;
     }
 }
 
 // Products of `rows` rows from `row` on with the panel b of `width` columns, into c [rows, PANEL].
-void dot_block(const LeftFactor &left, long row, long rows, const uint8_t *b, long width, int32_t *c,
+void dot_block(const LeftFactor &left, int64_t row, int64_t rows, const uint8_t *b, int64_t width, int32_t *c,
                const int32_t *offsets) {
     switch (width / LANES) {
     case 1: return dot_strip<1>(left, row, rows, b, c, offsets);

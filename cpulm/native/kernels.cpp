@@ -6,13 +6,15 @@
 #include "decode.h"
 #include "thread_range.h"
 
+const OpenMP *cpulm_openmp;
+
 namespace {
 
 // Adds the rows of sums [count, width] in order.
-void add_blocks(const float *sums, long count, long width, float *out) {
-    for (long j = 0; j < width; j += LANES) {
+void add_blocks(const float *sums, int64_t count, int64_t width, float *out) {
+    for (int64_t j = 0; j < width; j += LANES) {
         Floats total = load(sums + j);
-        for (long b = 1; b < count; b++) total += load(sums + b * width + j);
+        for (int64_t b = 1; b < count; b++) total += load(sums + b * width + j);
         store(out + j, total);
     }
 }
@@ -25,83 +27,93 @@ int cpulm_lanes() { return LANES; }
 
 int cpulm_sum_blocks() { return SUM_BLOCKS; }
 
+const char *cpulm_openmp_functions() { return OPENMP_FUNCTIONS(NAME_OF); }
+
+// Takes the addresses of OPENMP_FUNCTIONS in their order. Returns whether regions now run on several threads.
+int cpulm_use_openmp(void *const *functions) {
+    static OpenMP given;
+    memcpy(&given, functions, sizeof given);
+    bool gomp = given.GOMP_parallel && given.GOMP_barrier;
+    bool kmpc = given.__kmpc_fork_call && given.__kmpc_push_num_threads && given.__kmpc_barrier &&
+                given.__kmpc_global_thread_num;
+    bool complete = given.omp_get_thread_num && given.omp_get_num_threads && (gomp || kmpc);
+    cpulm_openmp = complete ? &given : nullptr;
+    return complete;
+}
+
 // y[i] = 0 if the hash of i and the seed is below `below`, else x[i] * scale.
 void cpulm_dropout(const float *x, int64_t count, uint32_t seed, uint32_t below, float scale, float *y, int threads) {
-#pragma omp parallel num_threads(threads)
-    {
-        ThreadRange range(count / LANES);
+    parallel(threads, [=](const Team &team) {
+        ThreadRange range(team, count / LANES);
         Words lanes;
         for (int i = 0; i < LANES; i++) lanes[i] = i;
         uint32_t start = hash32(seed);
-        for (long i = range.begin * LANES; i < range.end * LANES; i += LANES) {
+        for (int64_t i = range.begin * LANES; i < range.end * LANES; i += LANES) {
             Words hash = hash32((lanes + (uint32_t)i) * 0x9e3779b9u + start);
             store(y + i, hash < below ? splat(0.0f) : load(x + i) * scale);
         }
-    }
+    });
 }
 
 void cpulm_rms_norm_forward(const float *x, const float *weight, float eps, int64_t rows, int64_t width, float *y,
                             float *rstd, int threads) {
-#pragma omp parallel num_threads(threads)
-    {
-        ThreadRange range(rows);
-        for (long i = range.begin; i < range.end; i++) {
+    parallel(threads, [=](const Team &team) {
+        ThreadRange range(team, rows);
+        for (int64_t i = range.begin; i < range.end; i++) {
             Floats squares = {};
-            for (long j = 0; j < width; j += LANES) squares += load(x + i * width + j) * load(x + i * width + j);
+            for (int64_t j = 0; j < width; j += LANES) squares += load(x + i * width + j) * load(x + i * width + j);
             rstd[i] = 1.0f / sqrtf(horizontal_sum(squares) / width + eps);
-            for (long j = 0; j < width; j += LANES)
+            for (int64_t j = 0; j < width; j += LANES)
                 store(y + i * width + j, load(x + i * width + j) * rstd[i] * load(weight + j));
         }
-    }
+    });
 }
 
 // weight_grad [width]; `scratch` [SUM_BLOCKS, width].
 void cpulm_rms_norm_backward(const float *dy, const float *x, const float *weight, const float *rstd, int64_t rows,
                              int64_t width, float *dx, float *weight_grad, float *scratch, int threads) {
     SumBlocks blocks(rows);
-#pragma omp parallel num_threads(threads)
-    {
-        ThreadRange range(blocks.count);
-        for (long b = range.begin; b < range.end; b++) {
+    parallel(threads, [=](const Team &team) {
+        ThreadRange range(team, blocks.count);
+        for (int64_t b = range.begin; b < range.end; b++) {
             float *sums = scratch + b * width;
             memset(sums, 0, width * sizeof(float));
-            for (long i = blocks.begin(b); i < blocks.end(b); i++) {
+            for (int64_t i = blocks.begin(b); i < blocks.end(b); i++) {
                 const float *g = dy + i * width, *v = x + i * width;
                 Floats along = {};
-                for (long j = 0; j < width; j += LANES) along += load(g + j) * load(v + j) * load(weight + j);
+                for (int64_t j = 0; j < width; j += LANES) along += load(g + j) * load(v + j) * load(weight + j);
                 float r = rstd[i], back = horizontal_sum(along) * r * r / width;
-                for (long j = 0; j < width; j += LANES) {
+                for (int64_t j = 0; j < width; j += LANES) {
                     Floats gradient = load(g + j), value = load(v + j);
                     store(sums + j, load(sums + j) + gradient * value * r);
                     store(dx + i * width + j, (gradient * load(weight + j) - value * back) * r);
                 }
             }
         }
-    }
+    });
     add_blocks(scratch, blocks.count, width, weight_grad);
 }
 
 // mean and rstd [rows]; bias may be null.
 void cpulm_layer_norm_forward(const float *x, const float *weight, const float *bias, float eps, int64_t rows,
                               int64_t width, float *y, float *mean, float *rstd, int threads) {
-#pragma omp parallel num_threads(threads)
-    {
-        ThreadRange range(rows);
-        for (long i = range.begin; i < range.end; i++) {
+    parallel(threads, [=](const Team &team) {
+        ThreadRange range(team, rows);
+        for (int64_t i = range.begin; i < range.end; i++) {
             const float *v = x + i * width;
             Floats total = {}, squares = {};
-            for (long j = 0; j < width; j += LANES) total += load(v + j);
+            for (int64_t j = 0; j < width; j += LANES) total += load(v + j);
             float middle = horizontal_sum(total) / width;
-            for (long j = 0; j < width; j += LANES) squares += (load(v + j) - middle) * (load(v + j) - middle);
+            for (int64_t j = 0; j < width; j += LANES) squares += (load(v + j) - middle) * (load(v + j) - middle);
             float r = 1.0f / sqrtf(horizontal_sum(squares) / width + eps);
-            for (long j = 0; j < width; j += LANES) {
+            for (int64_t j = 0; j < width; j += LANES) {
                 Floats scaled = (load(v + j) - middle) * r * load(weight + j);
                 store(y + i * width + j, bias ? scaled + load(bias + j) : scaled);
             }
             mean[i] = middle;
             rstd[i] = r;
         }
-    }
+    });
 }
 
 // weight_grad and bias_grad [width]; `scratch` [2, SUM_BLOCKS, width].
@@ -110,24 +122,23 @@ void cpulm_layer_norm_backward(const float *dy, const float *x, const float *wei
                                float *bias_grad, float *scratch, int threads) {
     SumBlocks blocks(rows);
     float *bias_scratch = scratch + SUM_BLOCKS * width;
-#pragma omp parallel num_threads(threads)
-    {
-        ThreadRange range(blocks.count);
-        for (long b = range.begin; b < range.end; b++) {
+    parallel(threads, [=](const Team &team) {
+        ThreadRange range(team, blocks.count);
+        for (int64_t b = range.begin; b < range.end; b++) {
             float *sums = scratch + b * width, *bias_sums = bias_scratch + b * width;
             memset(sums, 0, width * sizeof(float));
             memset(bias_sums, 0, width * sizeof(float));
-            for (long i = blocks.begin(b); i < blocks.end(b); i++) {
+            for (int64_t i = blocks.begin(b); i < blocks.end(b); i++) {
                 const float *g = dy + i * width, *v = x + i * width;
                 float middle = mean[i], r = rstd[i];
                 Floats total = {}, along = {};
-                for (long j = 0; j < width; j += LANES) {
+                for (int64_t j = 0; j < width; j += LANES) {
                     Floats scaled = load(g + j) * load(weight + j);
                     total += scaled;
                     along += scaled * (load(v + j) - middle);
                 }
                 float shift = horizontal_sum(total) / width, back = horizontal_sum(along) * r * r / width;
-                for (long j = 0; j < width; j += LANES) {
+                for (int64_t j = 0; j < width; j += LANES) {
                     Floats gradient = load(g + j), value = load(v + j) - middle;
                     store(sums + j, load(sums + j) + gradient * value * r);
                     store(bias_sums + j, load(bias_sums + j) + gradient);
@@ -135,7 +146,7 @@ void cpulm_layer_norm_backward(const float *dy, const float *x, const float *wei
                 }
             }
         }
-    }
+    });
     add_blocks(scratch, blocks.count, width, weight_grad);
     add_blocks(bias_scratch, blocks.count, width, bias_grad);
 }
@@ -143,7 +154,7 @@ void cpulm_layer_norm_backward(const float *dy, const float *x, const float *wei
 // Outputs of this many numbers have left the caches before they are read. At 3072 rows of 1536, storing past the caches
 // saved a quarter of the time of relu2 and a fifth of that of swiglu's backward pass; at 1024 rows it saved as much as
 // the later reads then cost.
-constexpr long LARGE = 1 << 22;
+constexpr int64_t LARGE = 1 << 22;
 
 // `p` is aligned: it points into a tensor that torch has just allocated.
 static inline void store_or_stream(float *p, Floats v, bool past) {
@@ -156,26 +167,24 @@ static inline void store_or_stream(float *p, Floats v, bool past) {
 // gate_up [rows, 2 width] to silu(gate) * up [rows, width].
 void cpulm_swiglu_forward(const float *gate_up, int64_t rows, int64_t width, float *y, int threads) {
     bool past = rows * width >= LARGE;
-#pragma omp parallel num_threads(threads)
-    {
-        ThreadRange range(rows);
-        for (long i = range.begin; i < range.end; i++)
-            for (long j = 0; j < width; j += LANES) {
+    parallel(threads, [=](const Team &team) {
+        ThreadRange range(team, rows);
+        for (int64_t i = range.begin; i < range.end; i++)
+            for (int64_t j = 0; j < width; j += LANES) {
                 Floats gate = load(gate_up + i * 2 * width + j), up = load(gate_up + i * 2 * width + width + j);
                 store_or_stream(y + i * width + j, gate / (1.0f + exponential(-gate)) * up, past);
             }
         stream_fence();
-    }
+    });
 }
 
 void cpulm_swiglu_backward(const float *dy, const float *gate_up, int64_t rows, int64_t width, float *grad,
                            int threads) {
     bool past = 2 * rows * width >= LARGE;
-#pragma omp parallel num_threads(threads)
-    {
-        ThreadRange range(rows);
-        for (long i = range.begin; i < range.end; i++)
-            for (long j = 0; j < width; j += LANES) {
+    parallel(threads, [=](const Team &team) {
+        ThreadRange range(team, rows);
+        for (int64_t i = range.begin; i < range.end; i++)
+            for (int64_t j = 0; j < width; j += LANES) {
                 const float *at = gate_up + i * 2 * width + j;
                 Floats gate = load(at), up = load(at + width), g = load(dy + i * width + j);
                 Floats sigmoid = 1.0f / (1.0f + exponential(-gate));
@@ -184,7 +193,7 @@ void cpulm_swiglu_backward(const float *dy, const float *gate_up, int64_t rows, 
                 store_or_stream(grad + i * 2 * width + width + j, g * silu, past);
             }
         stream_fence();
-    }
+    });
 }
 
 // Keeps NaN.
@@ -193,28 +202,26 @@ static inline Floats relu(Floats v) { return v < 0.0f ? splat(0.0f) : v; }
 // max(x, 0)².
 void cpulm_relu2_forward(const float *x, int64_t count, float *y, int threads) {
     bool past = count >= LARGE;
-#pragma omp parallel num_threads(threads)
-    {
-        ThreadRange range(count / LANES);
-        for (long i = range.begin * LANES; i < range.end * LANES; i += LANES) {
+    parallel(threads, [=](const Team &team) {
+        ThreadRange range(team, count / LANES);
+        for (int64_t i = range.begin * LANES; i < range.end * LANES; i += LANES) {
             Floats v = relu(load(x + i));
             store_or_stream(y + i, v * v, past);
         }
         stream_fence();
-    }
+    });
 }
 
 void cpulm_relu2_backward(const float *dy, const float *x, int64_t count, float *dx, int threads) {
     bool past = count >= LARGE;
-#pragma omp parallel num_threads(threads)
-    {
-        ThreadRange range(count / LANES);
-        for (long i = range.begin * LANES; i < range.end * LANES; i += LANES) {
+    parallel(threads, [=](const Team &team) {
+        ThreadRange range(team, count / LANES);
+        for (int64_t i = range.begin * LANES; i < range.end * LANES; i += LANES) {
             Floats v = relu(load(x + i));
             store_or_stream(dx + i, (v + v) * load(dy + i), past);
         }
         stream_fence();
-    }
+    });
 }
 
 // Floats of the workspace of each thread; for `memory` below.
@@ -230,14 +237,12 @@ void cpulm_attention_forward(const float *qkv, int batch, int tokens, int heads,
     AttentionShape s = {batch, tokens, heads, kv_heads, head_dim};
     QKTransform q_transform = {q_weight, cos, sin, eps}, k_transform = {k_weight, cos, sin, eps};
     MaskAndDropout mask = {first, seed, below, kept};
-#pragma omp parallel num_threads(threads)
-    {
-        AttentionWorkspace work(s, memory + omp_get_thread_num() * AttentionWorkspace::numbers(s));
-#pragma omp for schedule(dynamic)
-        for (int task = 0; task < s.batch * s.kv_heads; task++)
+    parallel(threads, [=](const Team &team) {
+        AttentionWorkspace work(s, memory + team.thread * AttentionWorkspace::numbers(s));
+        for (int task = team.take(); task < s.batch * s.kv_heads; task = team.take())
             attention_forward(qkv, s, q_transform, k_transform, mask, task / s.kv_heads, task % s.kv_heads, work, y,
                               lse);
-    }
+    });
 }
 
 // weight_grads [batch * kv_heads, 2, width]: the caller adds up the gradients of the query and key norms' weights.
@@ -249,22 +254,21 @@ void cpulm_attention_backward(const float *dy, const float *qkv, const float *y,
     AttentionShape s = {batch, tokens, heads, kv_heads, head_dim};
     QKTransform q_transform = {q_weight, cos, sin, eps}, k_transform = {k_weight, cos, sin, eps};
     MaskAndDropout mask = {first, seed, below, kept};
-#pragma omp parallel num_threads(threads)
-    {
-        AttentionWorkspace work(s, memory + omp_get_thread_num() * AttentionWorkspace::numbers(s));
-#pragma omp for schedule(dynamic)
-        for (int task = 0; task < s.batch * s.kv_heads; task++) {
-            float *grads = weight_grads + (long)task * 2 * s.width;
+    parallel(threads, [=](const Team &team) {
+        AttentionWorkspace work(s, memory + team.thread * AttentionWorkspace::numbers(s));
+        for (int task = team.take(); task < s.batch * s.kv_heads; task = team.take()) {
+            float *grads = weight_grads + (int64_t)task * 2 * s.width;
             memset(grads, 0, 2 * s.width * sizeof(float));
             attention_backward(dy, qkv, y, lse, s, q_transform, k_transform, mask, task / s.kv_heads, task % s.kv_heads,
                                work, dqkv, grads, grads + s.width);
         }
-    }
+    });
 }
 } // extern "C"
 
 SIGNATURE_OF(cpulm_lanes)
 SIGNATURE_OF(cpulm_sum_blocks)
+SIGNATURE_OF(cpulm_use_openmp)
 SIGNATURE_OF(cpulm_dropout)
 SIGNATURE_OF(cpulm_rms_norm_forward)
 SIGNATURE_OF(cpulm_rms_norm_backward)

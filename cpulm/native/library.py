@@ -18,6 +18,7 @@ from pathlib import Path
 from cpulm.errors import ResourceError
 from cpulm.native.library_cache import SCRATCH_PREFIX, UnsafeCacheError, find, make_private, store
 from cpulm.native.signatures import NAME_LISTS, RESULTS, SIGNATURES, TYPES
+from cpulm.openmp_functions import openmp_function
 
 UNITS = ("kernels.cpp", "int8.cpp")
 """Translation units; compiling them side by side halves the wait."""
@@ -103,10 +104,7 @@ def _flags() -> list[str]:
     arm = platform.machine().lower() in ("arm64", "aarch64")
     # Without -ffast-math: numbers that are not finite have to stay so, or divergence goes unnoticed.
     flags = ["-std=c++17", "-O3", "-mcpu=native" if arm else "-march=native", "-ffp-contract=fast"]
-    flags += ["-fno-math-errno", "-fno-trapping-math", "-fPIC"]
-    if sys.platform == "darwin":  # torch brings the OpenMP library, which is loaded already
-        return [*flags, "-Xclang", "-fopenmp", "-undefined", "dynamic_lookup"]
-    return [*flags, "-fopenmp"]
+    return [*flags, "-fno-math-errno", "-fno-trapping-math", "-fPIC"]
 
 
 def _run(command: list[str]) -> None:
@@ -127,7 +125,7 @@ def _run(command: list[str]) -> None:
 
 @lru_cache(maxsize=4)
 def load(library: Path) -> ctypes.CDLL:
-    """The loaded library. Load torch first, so that both share one OpenMP.
+    """The loaded library. It uses the threads of torch's OpenMP library if torch is loaded first, else one.
 
     Raises:
         KernelsUnavailableError: if the system's loader refuses it, or its functions take other arguments
@@ -140,6 +138,8 @@ def load(library: Path) -> ctypes.CDLL:
         for name in NAME_LISTS:
             function = getattr(loaded, name)
             function.argtypes, function.restype = [], ctypes.c_char_p
+        names = loaded.cpulm_openmp_functions().decode().split()
+        loaded.cpulm_use_openmp((ctypes.c_void_p * len(names))(*map(openmp_function, names)))
     except (OSError, AttributeError) as error:
         raise KernelsUnavailableError(str(error)) from error
     return loaded

@@ -19,12 +19,12 @@ struct MuonWorkspace { // for one matrix [rows, cols] with rows <= cols, in memo
     double *squares; // of each LANES rows of a weight
     int8_t *by_row;
     uint8_t *packed, *transposed;
-    long bytes = 0;
+    int64_t bytes = 0;
     // Without memory it only counts the bytes.
-    MuonWorkspace(long rows, long cols, char *memory) {
-        auto take = [&](auto *&part, long numbers) {
+    MuonWorkspace(int64_t rows, int64_t cols, char *memory) {
+        auto take = [&](auto *&part, int64_t numbers) {
             if (memory) part = (std::remove_reference_t<decltype(part)>)(memory + bytes);
-            bytes += (numbers * (long)sizeof(*part) + 63) / 64 * 64; // whole cache lines
+            bytes += (numbers * (int64_t)sizeof(*part) + 63) / 64 * 64; // whole cache lines
         };
         take(squares, cols / LANES); // the weight may be the transpose
         take(x, rows * cols);
@@ -38,14 +38,14 @@ struct MuonWorkspace { // for one matrix [rows, cols] with rows <= cols, in memo
         take(by_row, rows * cols);
         take(packed, rows * cols);
         take(transposed, rows * cols);
-        for (long j = 0; memory && j < cols; j++) ones[j] = 1.0f;
+        for (int64_t j = 0; memory && j < cols; j++) ones[j] = 1.0f;
     }
 };
 
 // One thread per matrix if there are enough matrices, else all threads on each.
 struct MuonThreads {
     int across, within;
-    MuonThreads(long matrices, int threads) {
+    MuonThreads(int64_t matrices, int threads) {
         across = matrices >= threads ? threads : 1;
         within = matrices >= threads ? 1 : threads;
     }
@@ -61,14 +61,14 @@ inline Floats nesterov_direction(const float *gradient, float *average, float mo
 
 // Writes the directions of LANES rows of a matrix [.., cols], from row i on, to x; to its transpose
 // [cols, transposed_rows] if that is not 0. Returns the sum of their squares.
-double write_directions(const float *gradient, float *average, long i, long cols, float momentum, float *x,
-                        long transposed_rows) {
+double write_directions(const float *gradient, float *average, int64_t i, int64_t cols, float momentum, float *x,
+                        int64_t transposed_rows) {
     Floats squares = {};
-    for (long j = 0; j < cols; j += transposed_rows ? LANES : cols) {
+    for (int64_t j = 0; j < cols; j += transposed_rows ? LANES : cols) {
         alignas(64) float block[LANES * LANES];
-        for (long n = 0; n < LANES; n++) {
-            long from = (i + n) * cols + j, some = transposed_rows ? LANES : cols;
-            for (long k = 0; k < some; k += LANES) {
+        for (int64_t n = 0; n < LANES; n++) {
+            int64_t from = (i + n) * cols + j, some = transposed_rows ? LANES : cols;
+            for (int64_t k = 0; k < some; k += LANES) {
                 Floats v = nesterov_direction(gradient + from + k, average + from + k, momentum);
                 squares += v * v;
                 store(transposed_rows ? block + n * LANES : x + from + k, v);
@@ -81,16 +81,16 @@ double write_directions(const float *gradient, float *average, long i, long cols
 }
 
 // Applies the update x, laid out as by write_directions, to rows begin..end of the weights.
-void apply_update(float *weight, long begin, long end, long cols, const MuonUpdate &update, const float *x,
-                  long transposed_rows) {
-    for (long i = begin; i < end; i += LANES)
-        for (long j = 0; j < cols; j += transposed_rows ? LANES : cols) {
+void apply_update(float *weight, int64_t begin, int64_t end, int64_t cols, const MuonUpdate &update, const float *x,
+                  int64_t transposed_rows) {
+    for (int64_t i = begin; i < end; i += LANES)
+        for (int64_t j = 0; j < cols; j += transposed_rows ? LANES : cols) {
             alignas(64) float block[LANES * LANES];
             if (transposed_rows)
                 transpose_block((const Word *)(x + j * transposed_rows + i), transposed_rows, (Word *)block, LANES, 0);
-            for (long n = 0; n < LANES; n++) {
-                long to = (i + n) * cols + j, some = transposed_rows ? LANES : cols;
-                for (long k = 0; k < some; k += LANES) {
+            for (int64_t n = 0; n < LANES; n++) {
+                int64_t to = (i + n) * cols + j, some = transposed_rows ? LANES : cols;
+                for (int64_t k = 0; k < some; k += LANES) {
                     Floats v = load(transposed_rows ? block + n * LANES : x + to + k);
                     store(weight + to + k, load(weight + to + k) * (1.0f - update.decay) - v * update.step_size);
                 }
@@ -98,54 +98,53 @@ void apply_update(float *weight, long begin, long end, long cols, const MuonUpda
         }
 }
 
-void quantize_rows(const float *x, long rows, long cols, float factor, int8_t *by_row, float *scale, int threads) {
-#pragma omp parallel num_threads(threads)
-    {
-        ThreadRange range(rows);
-        for (long i = range.begin; i < range.end; i++) {
+void quantize_rows(const float *x, int64_t rows, int64_t cols, float factor, int8_t *by_row, float *scale,
+                   int threads) {
+    parallel(threads, [=](const Team &team) {
+        ThreadRange range(team, rows);
+        for (int64_t i = range.begin; i < range.end; i++) {
             quantize_row(x + i * cols, cols, row_max_abs(x + i * cols, cols, nullptr), by_row + i * cols, scale + i);
             scale[i] *= factor;
         }
-    }
+    });
 }
 
 // The diagonals of G and of the polynomial are far larger than the rest. In int8 they would leave the rest few of the
 // 8 bits, so they are kept separately in float32.
 // Splits G = D + R into the diagonal D [rows] and R, which replaces G and is also quantized by row.
-void split_gram(MuonWorkspace &work, long rows, int threads) {
-#pragma omp parallel num_threads(threads)
-    {
-        ThreadRange range(rows);
-        for (long i = range.begin; i < range.end; i++) {
+void split_gram(MuonWorkspace &work, int64_t rows, int threads) {
+    parallel(threads, [=](const Team &team) {
+        ThreadRange range(team, rows);
+        for (int64_t i = range.begin; i < range.end; i++) {
             float *row = work.gram + i * rows;
             work.diagonal[i] = row[i];
             row[i] = 0;
             quantize_row(row, rows, row_max_abs(row, rows, nullptr), work.by_row + i * rows, work.scale + i);
         }
-    }
+    });
 }
 
 // Quantizes b G + c G G by row, computed from D, R and R R (which is overwritten). Its columns are multiplied by the
 // scales of the rows of x that they meet in the next product. The diagonal plus a goes to row_factor, times `factor`.
-void quantize_polynomial(MuonWorkspace &work, long rows, const MuonUpdate &update, float factor, int threads) {
-#pragma omp parallel num_threads(threads)
-    {
-        ThreadRange range(rows);
-        for (long i = range.begin; i < range.end; i++) {
+void quantize_polynomial(MuonWorkspace &work, int64_t rows, const MuonUpdate &update, float factor, int threads) {
+    parallel(threads, [=](const Team &team) {
+        ThreadRange range(team, rows);
+        for (int64_t i = range.begin; i < range.end; i++) {
             float *row = work.square + i * rows, *rest = work.gram + i * rows, d = work.diagonal[i];
             work.row_factor[i] = (row[i] * update.c + d * (update.b + update.c * d) + update.a) * factor;
-            for (long j = 0; j < rows; j += LANES) {
+            for (int64_t j = 0; j < rows; j += LANES) {
                 Floats combined = load(rest + j) * (update.b + update.c * (load(work.diagonal + j) + d));
                 store(row + j, (combined + load(row + j) * update.c) * load(work.x_scale + j));
             }
             row[i] = 0;
             quantize_row(row, rows, row_max_abs(row, rows, nullptr), work.by_row + i * rows, work.scale + i);
         }
-    }
+    });
 }
 
 // Newton-Schulz iteration of factor * x [rows, cols], in place.
-void newton_schulz(long rows, long cols, float factor, const MuonUpdate &update, int threads, MuonWorkspace &work) {
+void newton_schulz(int64_t rows, int64_t cols, float factor, const MuonUpdate &update, int threads,
+                   MuonWorkspace &work) {
     for (int n = 0; n < update.iterations; n++, factor = 1.0f) {
         quantize_rows(work.x, rows, cols, factor, work.by_row, work.x_scale, threads);
         cpulm_pack_transposed(work.by_row, rows, cols, work.transposed, threads);
@@ -162,26 +161,24 @@ void newton_schulz(long rows, long cols, float factor, const MuonUpdate &update,
     }
 }
 
-void update_matrix(float *weight, const float *gradient, float *average, long rows, long cols, const MuonUpdate &update,
-                   int threads, MuonWorkspace &work) {
-    long transposed_rows = rows > cols ? rows : 0; // so that x xT is [smaller side, smaller side]
-#pragma omp parallel num_threads(threads)
-    {
-        ThreadRange range(rows / LANES);
-        for (long n = range.begin; n < range.end; n++)
-            work.squares[n] = write_directions(gradient, average, n * LANES, cols, update.momentum, work.x,
-                                               transposed_rows);
-    }
+void update_matrix(float *weight, const float *gradient, float *average, int64_t rows, int64_t cols,
+                   const MuonUpdate &update, int threads, MuonWorkspace &work) {
+    int64_t transposed_rows = rows > cols ? rows : 0; // so that x xT is [smaller side, smaller side]
+    parallel(threads, [=](const Team &team) {
+        ThreadRange range(team, rows / LANES);
+        for (int64_t n = range.begin; n < range.end; n++)
+            work.squares[n] =
+                write_directions(gradient, average, n * LANES, cols, update.momentum, work.x, transposed_rows);
+    });
     double total = 0;
-    for (long n = 0; n < rows / LANES; n++) total += work.squares[n];
+    for (int64_t n = 0; n < rows / LANES; n++) total += work.squares[n];
     float norm = sqrt(total);
     newton_schulz(transposed_rows ? cols : rows, transposed_rows ? rows : cols, 1.0f / (norm < 1e-7f ? 1e-7f : norm),
                   update, threads, work);
-#pragma omp parallel num_threads(threads)
-    {
-        ThreadRange range(rows / LANES);
+    parallel(threads, [=](const Team &team) {
+        ThreadRange range(team, rows / LANES);
         apply_update(weight, range.begin * LANES, range.end * LANES, cols, update, work.x, transposed_rows);
-    }
+    });
 }
 
 } // namespace
@@ -191,7 +188,7 @@ extern "C" {
 // Bytes of the workspace of all threads for `matrices` of [rows, cols].
 int64_t cpulm_muon_workspace(int64_t matrices, int64_t rows, int64_t cols, int threads) {
     MuonThreads split(matrices, threads);
-    long small = rows < cols ? rows : cols, large = rows < cols ? cols : rows;
+    int64_t small = rows < cols ? rows : cols, large = rows < cols ? cols : rows;
     return split.across * MuonWorkspace(small, large, nullptr).bytes;
 }
 
@@ -201,18 +198,16 @@ void cpulm_muon(float *const *weights, const float *const *gradients, float *con
                 int iterations, float a, float b, float c, void *memory, int threads) {
     MuonUpdate update = {momentum, decay, step_size, iterations, a, b, c};
     MuonThreads split(count * blocks, threads);
-    long small = rows < cols ? rows : cols, large = rows < cols ? cols : rows;
-    long bytes = MuonWorkspace(small, large, nullptr).bytes;
-#pragma omp parallel num_threads(split.across)
-    {
-        MuonWorkspace work(small, large, (char *)memory + omp_get_thread_num() * bytes);
-#pragma omp for schedule(dynamic)
-        for (long n = 0; n < count * blocks; n++) {
-            long first = n % blocks * rows * cols;
+    int64_t small = rows < cols ? rows : cols, large = rows < cols ? cols : rows;
+    int64_t bytes = MuonWorkspace(small, large, nullptr).bytes;
+    parallel(split.across, [=](const Team &team) {
+        MuonWorkspace work(small, large, (char *)memory + team.thread * bytes);
+        for (int64_t n = team.take(); n < count * blocks; n = team.take()) {
+            int64_t first = n % blocks * rows * cols;
             update_matrix(weights[n / blocks] + first, gradients[n / blocks] + first, averages[n / blocks] + first,
                           rows, cols, update, split.within, work);
         }
-    }
+    });
 }
 
 } // extern "C"

@@ -16,6 +16,7 @@ TYPES: dict[str, type] = {
 SIGNATURES = {
     "cpulm_lanes": "",
     "cpulm_sum_blocks": "",
+    "cpulm_use_openmp": "p",
     "cpulm_fast_int8": "",
     "cpulm_dropout": "pquufpi",
     "cpulm_rms_norm_forward": "ppfqqppi",
@@ -44,6 +45,7 @@ SIGNATURES = {
 RESULTS: dict[str, type] = {
     "cpulm_lanes": ctypes.c_int32,
     "cpulm_sum_blocks": ctypes.c_int32,
+    "cpulm_use_openmp": ctypes.c_int32,
     "cpulm_fast_int8": ctypes.c_int32,
     "cpulm_attention_workspace": ctypes.c_int64,
     "cpulm_decode_workspace": ctypes.c_int64,
@@ -56,5 +58,6 @@ NAME_LISTS = (
     "cpulm_decode_activations",
     "cpulm_decode_sizes",
     "cpulm_decode_tensors",
+    "cpulm_openmp_functions",
 )
 """Functions that return names separated by spaces, in the order of the C code's numbers or memory."""

@@ -5,8 +5,8 @@
 namespace {
 
 template <int ROWS, int VECTORS>
-inline void matmul_tile(int inner, const float *a, long a_row, long a_col, const float *b, long b_row, float *c,
-                        long c_row, bool add) {
+inline void matmul_tile(int inner, const float *a, int64_t a_row, int64_t a_col, const float *b, int64_t b_row,
+                        float *c, int64_t c_row, bool add) {
     Floats sums[ROWS][VECTORS];
 #pragma GCC unroll 8
     for (int i = 0; i < ROWS; i++)
@@ -30,8 +30,8 @@ inline void matmul_tile(int inner, const float *a, long a_row, long a_col, const
 }
 
 template <int VECTORS>
-void matmul_strip(int rows, int inner, const float *a, long a_row, long a_col, const float *b, long b_row, float *c,
-                  long c_row, bool add) {
+void matmul_strip(int rows, int inner, const float *a, int64_t a_row, int64_t a_col, const float *b, int64_t b_row,
+                  float *c, int64_t c_row, bool add) {
     int i = 0;
     for (; i + TILE_ROWS <= rows; i += TILE_ROWS)
         matmul_tile<TILE_ROWS, VECTORS>(inner, a + i * a_row, a_row, a_col, b, b_row, c + i * c_row, c_row, add);
@@ -42,8 +42,8 @@ void matmul_strip(int rows, int inner, const float *a, long a_row, long a_col, c
 }
 
 // C [rows, cols] with sums over `inner`; cols is a multiple of LANES.
-void small_matmul(int rows, int cols, int inner, const float *a, long a_row, long a_col, const float *b, long b_row,
-                  float *c, long c_row, bool add) {
+void small_matmul(int rows, int cols, int inner, const float *a, int64_t a_row, int64_t a_col, const float *b,
+                  int64_t b_row, float *c, int64_t c_row, bool add) {
     int j = 0;
     for (; j + TILE_VECTORS * LANES <= cols; j += TILE_VECTORS * LANES)
         matmul_strip<TILE_VECTORS>(rows, inner, a, a_row, a_col, b + j, b_row, c + j, c_row, add);

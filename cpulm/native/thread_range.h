@@ -1,33 +1,31 @@
 // The rows that each thread of a parallel region works on.
 #pragma once
-extern "C" int omp_get_thread_num(void),
-    omp_get_num_threads(void); // Declared here because Apple's compiler comes without omp.h.
+#include "team.h"
 
 namespace {
 
 struct ThreadRange { // of `rows`, for the calling thread
-    long begin, end;
-    explicit ThreadRange(long rows) {
-        long threads = omp_get_num_threads(); // OMP_DYNAMIC and OMP_THREAD_LIMIT may give fewer than requested
-        long each = (rows + threads - 1) / threads;
-        begin = each * omp_get_thread_num();
+    int64_t begin, end;
+    ThreadRange(const Team &team, int64_t rows) {
+        int64_t each = (rows + team.threads - 1) / team.threads;
+        begin = each * team.thread;
         end = begin + each < rows ? begin + each : rows;
     }
 };
 
 // A sum over rows is taken over blocks of rows and then over the blocks in order. The rows alone decide the blocks, so
 // that the sum has the same bits for any number of threads.
-constexpr long SUM_BLOCKS = 64;
+constexpr int64_t SUM_BLOCKS = 64;
 
 struct SumBlocks {
-    long rows, each, count;
-    explicit SumBlocks(long all) : rows(all) {
+    int64_t rows, each, count;
+    explicit SumBlocks(int64_t all) : rows(all) {
         each = (rows + SUM_BLOCKS - 1) / SUM_BLOCKS;
         if (each < 16) each = 16; // a block's sums cost about as much as a row
         count = (rows + each - 1) / each;
     }
-    long begin(long block) const { return block * each; }
-    long end(long block) const { return (block + 1) * each < rows ? (block + 1) * each : rows; }
+    int64_t begin(int64_t block) const { return block * each; }
+    int64_t end(int64_t block) const { return (block + 1) * each < rows ? (block + 1) * each : rows; }
 };
 
 } // namespace

@@ -151,7 +151,7 @@ inline uint32_t hash32(uint32_t x) {
 }
 
 // Transposes LANES x LANES words of 32 bits and flips the bits `flip` in each; *_row are row strides in words.
-inline void transpose_block(const Word *from, long from_row, Word *to, long to_row, uint32_t flip) {
+inline void transpose_block(const Word *from, int64_t from_row, Word *to, int64_t to_row, uint32_t flip) {
 #if defined(__AVX512F__)
     __m512i rows[LANES];
 #pragma GCC unroll 16

@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import ctypes
 import os
-import sys
 import threading
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
-from cpulm.system.small_file import read_small_file
+from cpulm.openmp_functions import openmp_function
 
 _DEFAULT_BLOCKTIME_MS = 200
 _REGION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
@@ -37,22 +35,24 @@ class ShortSpin:
         set_by_user = any(
             name in os.environ for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
         )
-        self._library = None if set_by_user else _openmp_library()
+        self._set_blocktime = None if set_by_user else _function("kmp_set_blocktime", ctypes.c_int)
+        region = (_REGION, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
+        self._parallel = None if set_by_user else _function("GOMP_parallel", *region)
         self._end: threading.Event | None = None
         self._team: threading.Thread | None = None
         self.is_on = False
 
     def switch(self, on: bool) -> None:
         """Switch to short spinning from the next wait on, or back to the library's default."""
-        if on == self.is_on or self._library is None:
+        if on == self.is_on or (self._set_blocktime is None and self._parallel is None):
             return
         self.is_on = on
-        if hasattr(self._library, "kmp_set_blocktime"):
-            self._library.kmp_set_blocktime(0 if on else _DEFAULT_BLOCKTIME_MS)
-        elif on:
+        if self._set_blocktime is not None:
+            self._set_blocktime(0 if on else _DEFAULT_BLOCKTIME_MS)
+        elif on and self._parallel is not None:
             self._end, ready = threading.Event(), threading.Event()
             self._team = threading.Thread(
-                target=_hold_team, args=(self._library, ready, self._end), name="cpulm-openmp", daemon=True
+                target=_hold_team, args=(self._parallel, ready, self._end), name="cpulm-openmp", daemon=True
             )
             self._team.start()
             ready.wait()
@@ -63,34 +63,15 @@ class ShortSpin:
             self._team.join()
 
 
-def _hold_team(library: Any, ready: threading.Event, end: threading.Event) -> None:
+def _hold_team(parallel: Callable[..., None], ready: threading.Event, end: threading.Event) -> None:
     """Hold a team of more threads than there are processors, all asleep, until ``end`` is set."""
     nothing = _REGION(lambda _: None)
-    library.GOMP_parallel(nothing, None, ctypes.c_uint((os.cpu_count() or 1) + 1), ctypes.c_uint(0))
+    parallel(nothing, None, (os.cpu_count() or 1) + 1, 0)
     ready.set()
     end.wait()
 
 
-def _openmp_library() -> ctypes.CDLL | None:
-    """Return the OpenMP library of this process; None if none is loaded or its spinning cannot be changed."""
-    path = _library_path()
-    if path is None:
-        return None
-    try:
-        library = ctypes.CDLL(path)  # it is loaded already: this returns a handle
-    except OSError:
-        return None
-    known = hasattr(library, "kmp_set_blocktime") or hasattr(library, "GOMP_parallel")
-    return library if known else None
-
-
-def _library_path() -> str | None:
-    if sys.platform == "win32":
-        return "libiomp5md.dll"
-    if sys.platform == "darwin":
-        torch: Any = sys.modules.get("torch")
-        return None if torch is None else str(Path(torch.__file__).parent / "lib" / "libomp.dylib")
-    maps = read_small_file(Path("/proc/self/maps"))
-    paths = (line.split(maxsplit=5)[-1] for line in maps.splitlines())
-    names = ("libgomp", "libomp", "libiomp5")
-    return next((path for path in paths if Path(path).name.startswith(names)), None)
+def _function(name: str, *arguments: type) -> Callable[..., None] | None:
+    """Return a function without a result of torch's OpenMP library; None if it has none of this name."""
+    address = openmp_function(name)
+    return None if address is None else ctypes.CFUNCTYPE(None, *arguments)(address)

@@ -9,8 +9,9 @@ import threading
 import pytest
 import torch
 
+from cpulm.openmp_functions import openmp_function
 from cpulm.system.cpu_use import SHORTEST_SECONDS, OthersUse
-from cpulm.system.openmp import ShortSpin, _openmp_library
+from cpulm.system.openmp import ShortSpin
 
 VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
@@ -28,7 +29,7 @@ def spin(monkeypatch: pytest.MonkeyPatch) -> ShortSpin:
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
     torch.ones(2, 2) @ torch.ones(2, 2)
-    if _openmp_library() is None:
+    if openmp_function("GOMP_parallel") is None:
         pytest.skip("no OpenMP library is loaded here")
     return ShortSpin()
 
