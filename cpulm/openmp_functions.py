@@ -30,12 +30,12 @@ def _libraries() -> list[ctypes.CDLL]:
     extension = getattr(sys.modules.get("torch._C"), "__file__", None)
     if extension is None:
         return []
-    if sys.platform == "linux":
-        return [ctypes.CDLL(None), ctypes.CDLL(extension)]
+    if sys.platform == "win32":
+        return [ctypes.CDLL(path) for path in _WINDOWS_LIBRARIES if _is_loaded(path)]
     if sys.platform == "darwin":  # looks a function up in the library that its caller was linked with
         own = Path(extension).parent / "lib" / "libomp.dylib"
         return [ctypes.CDLL(str(own if own.exists() else extension))]
-    return [ctypes.CDLL(path) for path in _WINDOWS_LIBRARIES if _is_loaded(path)]
+    return [ctypes.CDLL(None), ctypes.CDLL(extension)]
 
 
 def _is_loaded(path: str) -> bool:

@@ -198,10 +198,13 @@ def _kernels(
     command, version = machine.compiler.command, machine.compiler.version
     try:
         library, problem = compile_kernels(command, version, machine.cpu_identity, cache_folder() / "kernels")
-        note = "norms, attention and activation in kernels compiled for this CPU"
-        return Kernels(library), (f"{note}; {problem}" if problem else note,)
+        kernels = Kernels(library)
     except KernelsUnavailableError as error:
         return None, (f"no compiled kernels: {error}",)
+    notes = ["norms, attention and activation in kernels compiled for this CPU"]
+    if not kernels.threaded:
+        notes.append("the kernels run on one thread: torch has no OpenMP library that they could use")
+    return kernels, ("; ".join(filter(None, (*notes, problem))),)
 
 
 def _precision(

@@ -36,6 +36,7 @@ int cpulm_use_openmp(void *const *functions) {
     bool gomp = given.GOMP_parallel && given.GOMP_barrier;
     bool kmpc = given.__kmpc_fork_call && given.__kmpc_push_num_threads && given.__kmpc_barrier &&
                 given.__kmpc_global_thread_num;
+    if (!gomp) given.GOMP_parallel = nullptr, given.GOMP_barrier = nullptr;
     bool complete = given.omp_get_thread_num && given.omp_get_num_threads && (gomp || kmpc);
     cpulm_openmp = complete ? &given : nullptr;
     return complete;

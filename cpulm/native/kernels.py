@@ -16,8 +16,9 @@ from torch import Tensor
 from cpulm.native.arguments import ptr, ptr_or_null, require_lanes, scratch, threads
 from cpulm.native.decode import Decoder, DecoderShape, decoder_fits
 from cpulm.native.int8 import Int8Kernels
-from cpulm.native.library import load
+from cpulm.native.library import load, use_openmp
 from cpulm.native.library_cache import name_of
+from cpulm.openmp_functions import openmp_function
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,8 @@ class Kernels:
         self._library = load(library)
         self.name = name_of(library)
         """Another name for other sources, another compiler or another CPU."""
+        self.threaded = use_openmp(self._library, openmp_function)
+        """Whether they run on torch's threads; else torch has no OpenMP, and they run on one thread."""
         self.lanes = int(self._library.cpulm_lanes())
         """Float32 numbers in one vector; widths have to be multiples of it."""
         self._sum_blocks = int(self._library.cpulm_sum_blocks())

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -18,7 +19,6 @@ from pathlib import Path
 from cpulm.errors import ResourceError
 from cpulm.native.library_cache import SCRATCH_PREFIX, UnsafeCacheError, find, make_private, store
 from cpulm.native.signatures import NAME_LISTS, RESULTS, SIGNATURES, TYPES
-from cpulm.openmp_functions import openmp_function
 
 UNITS = ("kernels.cpp", "int8.cpp")
 """Translation units; compiling them side by side halves the wait."""
@@ -125,7 +125,7 @@ def _run(command: list[str]) -> None:
 
 @lru_cache(maxsize=4)
 def load(library: Path) -> ctypes.CDLL:
-    """The loaded library. It uses the threads of torch's OpenMP library if torch is loaded first, else one.
+    """The loaded library, which runs on one thread until :func:`use_openmp`.
 
     Raises:
         KernelsUnavailableError: if the system's loader refuses it, or its functions take other arguments
@@ -138,11 +138,22 @@ def load(library: Path) -> ctypes.CDLL:
         for name in NAME_LISTS:
             function = getattr(loaded, name)
             function.argtypes, function.restype = [], ctypes.c_char_p
-        names = loaded.cpulm_openmp_functions().decode().split()
-        loaded.cpulm_use_openmp((ctypes.c_void_p * len(names))(*map(openmp_function, names)))
     except (OSError, AttributeError) as error:
         raise KernelsUnavailableError(str(error)) from error
     return loaded
+
+
+def use_openmp(library: ctypes.CDLL, function: Callable[[str], int | None]) -> bool:
+    """Give a library the functions of OpenMP, or take them away.
+
+    Args:
+        function: returns the address of the function of a name, or None.
+
+    Returns:
+        Whether the kernels now run on several threads, else on the calling thread alone.
+    """
+    names = library.cpulm_openmp_functions().decode().split()
+    return bool(library.cpulm_use_openmp((ctypes.c_void_p * len(names))(*map(function, names))))
 
 
 def _declare(library: ctypes.CDLL, name: str, codes: str) -> None:
