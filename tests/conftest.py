@@ -36,12 +36,11 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 def kept_kernels(config: pytest.Config, kind: str = "as in a run") -> Path:
-    """The folder of compiled kernels of one kind, which pytest keeps from one session to the next.
+    """The folder of compiled kernels of one kind, which is kept from one session to the next.
 
     A library there is named after a digest of all that it depends on.
     """
-    assert config.cache is not None, "the tests need pytest's cache: leave out -p no:cacheprovider"
-    return config.cache.mkdir("kernels") / kind
+    return config.rootpath / ".pytest_cache" / "kernels" / kind
 
 
 def library_for_this_machine(compiler: Compiler, folder: Path) -> Path:
@@ -54,7 +53,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Con
     """Tests neither read nor fill the user's cache; what one test caches, the next ones may use."""
     folder = tmp_path_factory.mktemp("cache")
     kernels = kept_kernels(pytestconfig)
-    kernels.mkdir(exist_ok=True)
+    kernels.mkdir(parents=True, exist_ok=True)
     (folder / "kernels").symlink_to(kernels, target_is_directory=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CPULM_CACHE", str(folder))
