@@ -32,7 +32,10 @@ if TYPE_CHECKING:
     """Any float: the loss of a diverging run may be NaN or infinite, which are strings in JSON."""
 else:
     Loss = float | Literal["nan", "inf", "-inf"]
-_LOSSES = {"loss", "grad_norm", "perplexity", "bits_per_byte", "best_loss", "best_bits_per_byte"}
+_LOSSES = {
+    *("loss", "grad_norm", "perplexity", "bits_per_byte", "best_loss", "best_bits_per_byte"),
+    "teacher_divergence",
+}
 """The fields of type :data:`Loss`, of all events."""
 
 
@@ -87,7 +90,8 @@ class StepDone(Event):
     ``step`` counts finished updates, ``tokens`` trained tokens. ``elapsed_seconds`` is the run time of the
     whole run without interruptions. ``step_seconds`` includes ``data_seconds``, the time to load the batch.
     ``lr`` is the learning rate of AdamW, ``muon_lr`` that of Muon; None without Muon, or in the log of an
-    earlier version.
+    earlier version. ``teacher_divergence`` is how far the model's distribution is from its teacher's, in nats
+    per token; None without a teacher.
     """
 
     kind: ClassVar[str] = "step"
@@ -102,6 +106,7 @@ class StepDone(Event):
     data_seconds: Number
     progress: Number
     muon_lr: Number | None = None
+    teacher_divergence: Loss | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

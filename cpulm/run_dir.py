@@ -68,6 +68,10 @@ class RunDir:
         """The run's report page for a browser."""
         return self.path / "report.html"
 
+    def teacher(self, digest: str) -> Path:
+        """The weights of a model that teaches the run's model, in a checkpoint file named by their digest."""
+        return self.path / f"teacher-{digest[:8]}.pt"
+
     def numbered(self, step: int) -> Path:
         """The checkpoint of one step."""
         return self.path / f"step-{step:08d}.pt"

@@ -230,6 +230,15 @@ class TrainSettings(Section):
     """Peak learning rate of AdamW: of embeddings, head, norms and biases, or of everything with `adamw`."""
     muon_lr: float = Field(0.02, gt=0)
     """Peak learning rate of Muon: of the blocks' matrices."""
+    teacher: str | None = None
+    """A run, or a checkpoint, whose model teaches this one: the model learns from the text and from the
+    probabilities that the teacher gives to every next token (distillation). Its tokenizer must be the same,
+    its size need not."""
+    teacher_weight: float = Field(0.5, gt=0, le=1)
+    """The part of the training loss that measures the divergence from the teacher; the rest is the
+    cross-entropy on the text."""
+    teacher_temperature: float = Field(1.0, gt=0)
+    """Divides the logits of both models in the divergence: above 1, unlikely tokens count for more."""
     schedule: Literal["cosine", "wsd", "linear", "constant"] = "wsd"
     """Shape of the learning rate over the run; `wsd` is warm-up, stable, linear decay."""
     warmup_steps: int = Field(50, ge=0)
@@ -253,6 +262,11 @@ class TrainSettings(Section):
     max_rollbacks: int = Field(3, ge=0)
     """After a spike, or a loss or gradient that is not finite, go back to the last good checkpoint and skip
     the data that caused it; at most this many times without a new best validation loss, then stop."""
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether a model teaches another one in the run."""
+        return self.teacher is not None
 
     @property
     def stale_validations(self) -> int | None:

@@ -32,6 +32,21 @@ def load_model(
     Raises:
         DataError: if there is no checkpoint, or it is damaged.
     """
+    checkpoint, _, tokenizer = best_checkpoint(path, warn)
+    model = model_of(checkpoint, tokenizer)
+    checkpoint.model_state, checkpoint.optimizer_states = {}, []
+    return model.to(device).eval().requires_grad_(False), tokenizer, checkpoint
+
+
+def best_checkpoint(path: Path, warn: Callable[[str], None]) -> tuple[Checkpoint, Path, Tokenizer]:
+    """Read the checkpoint that :func:`load_model` takes for ``path``.
+
+    Returns:
+        The checkpoint, its file, and its tokenizer.
+
+    Raises:
+        DataError: as :func:`load_model`.
+    """
     checkpoint, used, damaged = checkpoints.load_newest(_checkpoints_of(path) if path.is_dir() else [path])
     for line in damaged:
         warn(f"{line}; using {used.name} instead")
@@ -43,11 +58,15 @@ def load_model(
             f"the model {checkpoint.vocab_size:,}",
             "use another checkpoint of the run",
         )
+    return checkpoint, used, tokenizer
+
+
+def model_of(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Transformer:
+    """Build the model of ``checkpoint`` with its weights; documents are masked as in training."""
     model = Transformer(checkpoint.settings.model, checkpoint.vocab_size)
     checkpoints.restore(checkpoint, model)
     model.mask_documents(tokenizer.eot_id if checkpoint.settings.train.document_mask else None)
-    checkpoint.model_state, checkpoint.optimizer_states = {}, []
-    return model.to(device).eval().requires_grad_(False), tokenizer, checkpoint
+    return model
 
 
 def _checkpoints_of(folder: Path) -> list[Path]:

@@ -64,6 +64,7 @@ class TrainState:
         skipped: the loader's indices of the batches that are skipped, ascending.
         rollbacks: rollbacks since the best validation.
         saves: checkpoints written.
+        teacher: the digest of the teacher's weights in the run's folder; empty without a teacher.
         losses: detects spikes of the training loss.
     """
 
@@ -78,6 +79,7 @@ class TrainState:
     skipped: list[int] = field(default_factory=list)
     rollbacks: int = 0
     saves: int = 0
+    teacher: str = ""
     losses: LossTracker = field(default_factory=LossTracker)
 
 

@@ -47,12 +47,15 @@ def train_overnight(arguments: Sequence[str], out: Path | None, stem: str, *, js
                 run.path.rmdir()  # it never began
 
 
-def resume_overnight(path: Path, end: Mapping[str, Any], changes: Mapping[str, Any], *, json: bool) -> None:
+def resume_overnight(
+    path: Path, end: Mapping[str, Any], changes: Mapping[str, Any], more: Sequence[str], *, json: bool
+) -> None:
     """Resume the run at ``path`` overnight; returns once it has begun.
 
     Args:
         end: a new horizon by the settings' names, None for those not given.
         changes: other settings by their full names, such as ``runtime.nice``, None for those not given.
+        more: other options of ``cpulm resume``.
 
     Raises:
         CpulmError: the run cannot be resumed.
@@ -72,7 +75,8 @@ def resume_overnight(path: Path, end: Mapping[str, Any], changes: Mapping[str, A
             f"{run.path} is already trained overnight, supervised by process {night.pid}",
             f"see it with `cpulm watch {typed(run.path)}`, stop it with `cpulm stop {typed(run.path)}`",
         )
-    _start_supervisor(run, supervisor_state.log_path(run), as_flags({**end, **changes}), new=False, json=json)
+    flags = [*as_flags({**end, **changes}), *more]
+    _start_supervisor(run, supervisor_state.log_path(run), flags, new=False, json=json)
 
 
 def child_arguments(arguments: Sequence[str]) -> list[str]:

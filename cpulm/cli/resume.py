@@ -44,6 +44,14 @@ def resume(
             rich_help_panel=MACHINE,
         ),
     ] = False,
+    without_teacher: Annotated[
+        bool,
+        typer.Option(
+            "--without-teacher",
+            help="Continue from the text alone if the file of the run's teacher is gone or damaged.",
+            rich_help_panel=TEXT,
+        ),
+    ] = False,
     headless: Headless = False,
     json: JsonEvents = False,
     *,
@@ -69,18 +77,26 @@ def resume(
     from cpulm.cli.sweep import continue_sweep, is_sweep
 
     if is_sweep(run):
-        _require_alone(run, flags, overnight=overnight)
+        _require_alone(run, flags, others=overnight or without_teacher)
         continue_sweep(run, headless=headless, json=json)
         return
     end = horizon(flags)
     changes = {key: value for key, value in flags.items() if key.removeprefix("train.") not in end}
-    run_training.go_on(run, end, changes, headless=headless, json=json, overnight=overnight)
+    run_training.go_on(
+        run,
+        end,
+        changes,
+        headless=headless,
+        json=json,
+        overnight=overnight,
+        without_teacher=without_teacher,
+    )
 
 
-def _require_alone(sweep: Path, flags: dict[str, Any], *, overnight: bool) -> None:
+def _require_alone(sweep: Path, flags: dict[str, Any], *, others: bool) -> None:
     from cpulm.errors import SettingsError
 
-    if flags or overnight:
+    if flags or others:
         raise SettingsError(
             f"{sweep} is a sweep, which continues as planned",
             f"leave out the other options: `cpulm resume {typed(sweep)}`",

@@ -76,13 +76,19 @@ def go_on(
     headless: bool,
     json: bool,
     overnight: bool,
+    without_teacher: bool = False,
 ) -> None:
-    """Resume the run at ``path``; prints what :func:`begin` does."""
+    """Resume the run at ``path``; prints what :func:`begin` does.
+
+    Args:
+        without_teacher: as in :func:`cpulm.training.run.resume`.
+    """
     began = time.monotonic()
     if overnight:
         from cpulm.cli import overnight as background
 
-        background.resume_overnight(path, horizon, changes, json=json)
+        more = ["--without-teacher"] if without_teacher else []
+        background.resume_overnight(path, horizon, changes, more, json=json)
         return
     from cpulm.training import run
     from cpulm.ui.watch import choose_mode, watch
@@ -90,7 +96,16 @@ def go_on(
     history = RunDir(path if path.is_dir() else path.parent).metrics
     with _page_at_the_end() as record, watch(choose_mode(json=json, headless=headless), history) as show:
         leave = getattr(show, "leave", None)
-        outcome = run.resume(path, horizon, changes, show=show, record=record, leave=leave, began=began)
+        outcome = run.resume(
+            path,
+            horizon,
+            changes,
+            show=show,
+            record=record,
+            leave=leave,
+            began=began,
+            without_teacher=without_teacher,
+        )
     _end(outcome, json)
 
 
@@ -271,6 +286,19 @@ def _needs(ready: PreparedRun) -> dict[str, Any]:
     }
 
 
+def _teacher_in_words(ready: PreparedRun) -> list[tuple[str, str]]:
+    """The teacher's size, and the part of a step's arithmetic that its forward pass is."""
+    from cpulm.model.counts import count, flops_per_token
+    from cpulm.units import format_count
+
+    if ready.teacher is None:
+        return []
+    shape, vocab = ready.teacher.settings.model, ready.tokens.vocab_size
+    forward = flops_per_token(shape, vocab) / 3
+    part = forward / (forward + flops_per_token(ready.settings.model, vocab))
+    return [("teacher", f"{format_count(count(shape, vocab).total)} parameters, about {part:.0%} of a step")]
+
+
 def _needs_in_words(ready: PreparedRun) -> list[tuple[str, str]]:
     from cpulm.estimate.repeated_text import describe_passes
     from cpulm.estimate.requirements import seconds_needed
@@ -284,6 +312,7 @@ def _needs_in_words(ready: PreparedRun) -> list[tuple[str, str]]:
             f"{format_count(plan.params_total)}, {format_count(plan.params_non_embedding)} "
             "without embeddings",
         ),
+        *_teacher_in_words(ready),
         ("vocabulary", f"{ready.tokens.vocab_size:,} tokens"),
         (
             "training text",

@@ -124,6 +124,13 @@ FLAGS = {
             "X",
             "Peak learning rate of Muon, which trains the blocks' matrices.",
         ),
+        SettingFlag(
+            "train.teacher",
+            ("--teacher",),
+            "RUN|FILE",
+            "A run or a checkpoint whose model also teaches this one; same tokenizer.",
+            complete=completion.paths,
+        ),
         SettingFlag("train.seed", ("--seed",), "N", "Seed of weights, data order and dropout."),
         SettingFlag("model.n_layer", ("--n-layer",), "N", "Transformer blocks."),
         SettingFlag("model.n_head", ("--n-head",), "N", "Attention heads."),

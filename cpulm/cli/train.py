@@ -37,7 +37,7 @@ from cpulm.cli.setting_flags import (
         TEXT: TEXTS,
         HOW_LONG: ("until", "epochs", "tokens", "target_loss", "patience", "eval_every"),
         MODEL: SHAPE,
-        LEARNING: ("grad_accum", "seed"),
+        LEARNING: ("grad_accum", "seed", "teacher"),
         MACHINE: ("device", "threads", "precision", "compile", *BEHAVIOUR),
         OUTPUT: ("checkpoint_every", "tensorboard"),
     }

@@ -87,13 +87,26 @@ def vector_lanes(instruction_sets: Collection[str]) -> int:
     return 8 if any(name.startswith("AVX") for name in instruction_sets) else 4
 
 
-def memory_bytes(settings: Settings, vocab_size: int, arithmetic: Arithmetic) -> int:
-    """Estimate the peak resident memory of the training process."""
-    return PROCESS_BYTES + round(HEAP_FRAGMENTATION * training_bytes(settings, vocab_size, arithmetic))
+def memory_bytes(
+    settings: Settings, vocab_size: int, arithmetic: Arithmetic, teacher: ModelSettings | None = None
+) -> int:
+    """Estimate the peak resident memory of the training process.
+
+    Args:
+        teacher: the shape of the model that teaches, if one does.
+    """
+    used = training_bytes(settings, vocab_size, arithmetic, teacher)
+    return PROCESS_BYTES + round(HEAP_FRAGMENTATION * used)
 
 
-def training_bytes(settings: Settings, vocab_size: int, arithmetic: Arithmetic) -> int:
-    """Count the most bytes in use at once: weights, gradients, optimizer state and activations."""
+def training_bytes(
+    settings: Settings, vocab_size: int, arithmetic: Arithmetic, teacher: ModelSettings | None = None
+) -> int:
+    """Count the most bytes in use at once: weights, gradients, optimizer state and activations.
+
+    Args:
+        teacher: as in :func:`memory_bytes`.
+    """
     model, train = settings.model, settings.train
     counts = count(model, vocab_size)
     matrices = counts.by_part["attention"] + counts.by_part["mlp"]
@@ -105,7 +118,11 @@ def training_bytes(settings: Settings, vocab_size: int, arithmetic: Arithmetic) 
     update = gradients + (_muon_bytes(model, arithmetic) if train.optimizer == "muon" else 0)
     if train.grad_accum_steps > 1:
         update -= gradients
-    passes = _forward_backward_bytes(model, vocab_size, tokens, arithmetic, train.grad_accum_steps > 1)
+    passes = _forward_backward_bytes(
+        model, vocab_size, tokens, arithmetic, train.grad_accum_steps > 1, teacher
+    )
+    if teacher is not None:
+        permanent += _teacher_weights_bytes(teacher, vocab_size, arithmetic)
     if train.document_mask and not arithmetic.has_kernels_for(model.head_width):
         passes += FLOAT_BYTES * tokens * model.block_size  # the mask, one for all layers
     return permanent + max(update, passes)
@@ -121,7 +138,12 @@ def activation_bytes(model: ModelSettings, tokens: int, arithmetic: Arithmetic) 
 
 
 def _forward_backward_bytes(
-    model: ModelSettings, vocab_size: int, tokens: int, arithmetic: Arithmetic, accumulates: bool
+    model: ModelSettings,
+    vocab_size: int,
+    tokens: int,
+    arithmetic: Arithmetic,
+    accumulates: bool,
+    teacher: ModelSettings | None,
 ) -> int:
     """Return the peak that a forward and a backward pass add to weights and optimizer state: in the head, in
     the first block of the backward pass, or in its last one."""
@@ -135,6 +157,8 @@ def _forward_backward_bytes(
     counts = count(model, vocab_size)
     gradients = FLOAT_BYTES * (counts.by_part["attention"] + counts.by_part["mlp"]) // model.n_layer
     head = kept + _head_bytes(model, vocab_size, tokens, arithmetic, accumulates)
+    if teacher is not None:
+        head += _teacher_head_bytes(model, teacher, vocab_size, tokens, arithmetic)
     inside = table + recomputed + gradients + _mlp_gradient_bytes(model, tokens, arithmetic)
     first = kept - stream + inside  # the last norm's input is freed by then
     last = first + (model.n_layer - 1) * (gradients - kept_by_block)
@@ -226,6 +250,26 @@ def _head_bytes(
     else:
         return stream + 3 * FLOAT_BYTES * tokens * v + table
     return max(working, 2 * (stream + table))
+
+
+def _teacher_weights_bytes(teacher: ModelSettings, vocab_size: int, arithmetic: Arithmetic) -> int:
+    """Return the bytes of a teacher's weights, which in int8 are kept quantized too."""
+    quantized = [layer for layer in teacher.linear_layers if arithmetic.quantizes(layer)]
+    int8 = teacher.n_layer * sum(layer.inputs * layer.outputs for layer in quantized)
+    if arithmetic.int8 and arithmetic.has_kernels_for(vocab_size, teacher.n_embd):
+        int8 += vocab_size * teacher.n_embd
+    return FLOAT_BYTES * count(teacher, vocab_size).total + int8
+
+
+def _teacher_head_bytes(
+    model: ModelSettings, teacher: ModelSettings, vocab_size: int, tokens: int, arithmetic: Arithmetic
+) -> int:
+    """Return the bytes that the student's head holds of a teacher: the outputs of its last norm, and a chunk
+    of its logits. In fp32 also both distributions at the temperature, and their difference."""
+    rows = FLOAT_BYTES * tokens * teacher.n_embd
+    if arithmetic.int8 and arithmetic.has_kernels_for(vocab_size, model.n_embd):
+        return rows + FLOAT_BYTES * min(tokens * vocab_size, INT8_LOGITS_IN_CHUNK)
+    return rows + 4 * FLOAT_BYTES * min(tokens * vocab_size, LOGITS_IN_CHUNK)
 
 
 def _muon_bytes(model: ModelSettings, arithmetic: Arithmetic) -> int:

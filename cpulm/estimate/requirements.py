@@ -12,7 +12,7 @@ from pathlib import Path
 from cpulm.errors import ResourceError
 from cpulm.estimate.memory import Arithmetic, memory_bytes
 from cpulm.model.counts import count, flops_per_token
-from cpulm.settings import Settings, TrainSettings
+from cpulm.settings import ModelSettings, Settings, TrainSettings
 from cpulm.units import format_bytes
 
 
@@ -98,9 +98,17 @@ def nominal_seconds(settings: Settings, vocab_size: int, steps: int | None, devi
 
 
 def estimate_requirements(
-    settings: Settings, vocab_size: int, train_tokens: int, arithmetic: Arithmetic
+    settings: Settings,
+    vocab_size: int,
+    train_tokens: int,
+    arithmetic: Arithmetic,
+    teacher: ModelSettings | None = None,
 ) -> Requirements:
-    """Estimate a run's requirements from its settings; nothing is measured."""
+    """Estimate a run's requirements from its settings; nothing is measured.
+
+    Args:
+        teacher: the shape of the model that teaches, if one does.
+    """
     counts = count(settings.model, vocab_size)
     steps = total_steps(settings.train, settings.tokens_per_step, train_tokens)
     return Requirements(
@@ -110,8 +118,9 @@ def estimate_requirements(
         steps=steps,
         train_tokens=train_tokens,
         epochs=steps * settings.tokens_per_step / train_tokens if steps is not None else None,
-        memory_bytes=memory_bytes(settings, vocab_size, arithmetic),
-        disk_bytes=disk_bytes(settings, counts.total),
+        memory_bytes=memory_bytes(settings, vocab_size, arithmetic, teacher),
+        disk_bytes=disk_bytes(settings, counts.total)
+        + (4 * count(teacher, vocab_size).total if teacher else 0),
     )
 
 
@@ -141,9 +150,19 @@ def micro_batch_flags(train: TrainSettings, micro_batch_size: int) -> str:
     return f"--set train.micro_batch_size={micro_batch_size} --set train.grad_accum_steps={accumulate}"
 
 
-def check_memory(settings: Settings, vocab_size: int, arithmetic: Arithmetic, available: int) -> None:
-    """Raise ResourceError, with flags that fit, if the run needs more bytes than ``available``."""
-    needed = memory_bytes(settings, vocab_size, arithmetic)
+def check_memory(
+    settings: Settings,
+    vocab_size: int,
+    arithmetic: Arithmetic,
+    available: int,
+    teacher: ModelSettings | None = None,
+) -> None:
+    """Raise ResourceError, with flags that fit, if the run needs more bytes than ``available``.
+
+    Args:
+        teacher: as in :func:`estimate_requirements`.
+    """
+    needed = memory_bytes(settings, vocab_size, arithmetic, teacher)
     if needed <= available:
         return
     message = (
@@ -153,7 +172,7 @@ def check_memory(settings: Settings, vocab_size: int, arithmetic: Arithmetic, av
     size = train.micro_batch_size // 2
     while size >= 1:
         smaller = settings.model_copy(update={"train": train.model_copy(update={"micro_batch_size": size})})
-        if memory_bytes(smaller, vocab_size, arithmetic) <= available:
+        if memory_bytes(smaller, vocab_size, arithmetic, teacher) <= available:
             flags = micro_batch_flags(train, size)
             raise ResourceError(message, f"the same batch in smaller micro-batches fits: {flags}")
         size //= 2

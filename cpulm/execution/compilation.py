@@ -79,7 +79,7 @@ def compile_forward(
     """
     if not runtime.compiled:
         return parts, runtime
-    compiled = replace(parts, forward=torch.compile(parts.model))
+    compiled = replace(parts, forward=torch.compile(parts.forward))
     random_state = random_states(runtime.device)
     show(Progress(stage="compiling", done=0, total=None, unit=""))
     try:

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,11 +14,14 @@ from torch import Tensor
 from cpulm.data.loader import Loader
 from cpulm.execution.runtime import Runtime
 from cpulm.execution.stopwatch import synchronize
+from cpulm.execution.teacher import Teacher
+from cpulm.model.distillation import DistillationLoss
 from cpulm.model.transformer import Transformer
 from cpulm.optim.clip import clip_gradients
 
-Forward = Callable[..., Tensor]
-"""Computes the training loss from (idx, targets=...): the model or the compiled model."""
+Forward = Callable[..., Any]
+"""Computes the training loss from (idx, targets=...): the model or the compiled model. With a teacher, its
+``distillation_loss``."""
 
 StepPart = Literal["data", "forward", "backward", "optimizer"]
 STEP_PARTS: tuple[StepPart, ...] = ("data", "forward", "backward", "optimizer")
@@ -27,12 +30,25 @@ STEP_PARTS: tuple[StepPart, ...] = ("data", "forward", "backward", "optimizer")
 
 @dataclass
 class TrainingParts:
-    """The objects that a training update changes, and the function that computes its loss."""
+    """The objects that a training update changes, and the function that computes its loss.
+
+    Attributes:
+        teacher: whose distribution the model learns from, beside the text; None: from the text alone.
+    """
 
     model: Transformer
     optimizers: list[torch.optim.Optimizer]
     loader: Loader
     forward: Forward
+    teacher: Teacher | None = None
+
+    def loss(self, idx: Tensor, targets: Tensor) -> DistillationLoss:
+        """The losses of a micro-batch; without a teacher the objective is the cross-entropy."""
+        if self.teacher is None:
+            loss: Tensor = self.forward(idx, targets=targets)
+            return DistillationLoss(loss, loss.detach(), torch.zeros_like(loss))
+        distilled: DistillationLoss = self.forward(idx, targets, self.teacher.output(idx))
+        return distilled
 
     def zero_grad(self) -> None:
         """Free all gradients."""
@@ -67,7 +83,8 @@ class UpdateResult:
     """The loss and the gradient norm of one update.
 
     Attributes:
-        loss: mean over the micro-batches, in nats per token.
+        loss: cross-entropy on the text, mean over the micro-batches, in nats per token.
+        divergence: of the model's distribution from the teacher's, in nats per token; None without a teacher.
         grad_norm: of all gradients together, before clipping.
         problem: names the value that is not finite; the weights were not updated. None if both are finite.
     """
@@ -75,6 +92,7 @@ class UpdateResult:
     loss: float
     grad_norm: float
     problem: str | None
+    divergence: float | None = None
 
 
 def training_update(
@@ -100,10 +118,11 @@ def training_update(
     Returns:
         None if ``should_stop`` ended the update: the weights have not changed, the random state has.
     """
-    loss = accumulate_gradients(parts, batches, runtime, timer, should_stop)
-    if loss is None:
+    losses = accumulate_gradients(parts, batches, runtime, timer, should_stop)
+    if losses is None:
         parts.zero_grad()
         return None
+    loss, divergence = losses
     on_gradients()
     grad_norm = clip_gradients(parts.model.parameters(), grad_clip)
     problem = non_finite(loss, grad_norm)
@@ -112,7 +131,7 @@ def training_update(
             optimizer.step()
     parts.zero_grad()
     timer.lap("optimizer")
-    return UpdateResult(loss, grad_norm, problem)
+    return UpdateResult(loss, grad_norm, problem, None if parts.teacher is None else divergence)
 
 
 def accumulate_gradients(
@@ -121,13 +140,14 @@ def accumulate_gradients(
     runtime: Runtime,
     timer: StepTimer,
     should_stop: Callable[[], bool] = lambda: False,
-) -> float | None:
+) -> tuple[float, float] | None:
     """Run forward and backward over the micro-batches: an update up to the gradients.
 
     Arguments are those of :func:`training_update`.
 
     Returns:
-        The mean loss in nats per token; None if ``should_stop`` ended the update.
+        The mean loss on the text and the mean divergence from the teacher (0 without one), in nats per
+        token; None if ``should_stop`` ended the update.
     """
     count = len(batches)
     loss_sum: Tensor | None = None
@@ -135,16 +155,17 @@ def accumulate_gradients(
         x, y = (tensor.to(runtime.device) for tensor in parts.loader.batch(index))
         timer.lap("data")
         with runtime.autocast():
-            loss = parts.forward(x, targets=y)
+            losses = parts.loss(x, y)
         timer.lap("forward")
-        (loss / count if count > 1 else loss).backward()
-        detached = loss.detach()
-        loss_sum = detached if loss_sum is None else loss_sum + detached
+        (losses.objective / count if count > 1 else losses.objective).backward()
+        shown = torch.stack(losses[1:])
+        loss_sum = shown if loss_sum is None else loss_sum + shown
         timer.lap("backward")
         if number < count and should_stop():
             return None
     assert loss_sum is not None
-    return float(loss_sum) / count
+    loss, divergence = (total / count for total in loss_sum.tolist())
+    return loss, divergence
 
 
 def non_finite(loss: float, grad_norm: float) -> str | None:

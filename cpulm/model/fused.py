@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from cpulm.model.counts import FEWEST_ROWS_IN_CHUNK, LOGITS_IN_CHUNK
+from cpulm.model.distillation import DistillationLoss, TeacherOutput, distillation_loss
 
 IGNORED = -100
 """A target that is excluded from the loss."""
@@ -43,7 +44,8 @@ def should_fuse(x: Tensor) -> bool:
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """``x / sqrt(mean(x²) + eps) * weight`` over the last dimension; any shape [..., D], weight [D]."""
     if should_fuse(x):
-        return _apply(_FusedRMSNorm, x, weight, eps)
+        y: Tensor = _apply(_FusedRMSNorm, x, weight, eps)
+        return y
     return F.rms_norm(x, weight.shape, weight.to(x.dtype), eps)
 
 
@@ -58,7 +60,8 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """
     cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
     if should_fuse(x):
-        return _apply(_FusedRope, x, cos, sin)
+        y: Tensor = _apply(_FusedRope, x, cos, sin)
+        return y
     a, b = x.chunk(2, dim=-1)
     return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1).to(x.dtype)
 
@@ -66,7 +69,8 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def swiglu(gate_up: Tensor) -> Tensor:
     """``silu(gate) * up`` for gate and up side by side in [..., 2 F]; gives [..., F]."""
     if should_fuse(gate_up):
-        return _apply(_FusedSwiGLU, gate_up)
+        y: Tensor = _apply(_FusedSwiGLU, gate_up)
+        return y
     gate, up = gate_up.chunk(2, dim=-1)
     return F.silu(gate) * up
 
@@ -79,15 +83,34 @@ def head_loss(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
         weight: [V, D].
         targets: [N] int64; -100 is excluded.
     """
-    if can_fuse(x) and x.size(0) * weight.size(0) > LOGITS_IN_CHUNK:
-        with_grad = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
-        return _apply(_ChunkedHeadLoss, x, weight, targets, with_grad)
+    if _in_chunks(x, weight):
+        return _chunked_head_loss(x, weight, targets, None).objective
     return F.cross_entropy(F.linear(x, weight).float(), targets, ignore_index=IGNORED)
 
 
-def _apply(function: type[torch.autograd.Function], *arguments: Any) -> Tensor:
+def distilled_head_loss(
+    x: Tensor, weight: Tensor, targets: Tensor, teacher: TeacherOutput
+) -> DistillationLoss:
+    """The distillation loss of ``x @ weight.T``, without the whole logits; arguments as :func:`head_loss`."""
+    if _in_chunks(x, weight):
+        return _chunked_head_loss(x, weight, targets, teacher)
+    return distillation_loss(F.linear(x, weight).float(), targets, teacher, IGNORED)
+
+
+def _in_chunks(x: Tensor, weight: Tensor) -> bool:
+    return can_fuse(x) and x.size(0) * weight.size(0) > LOGITS_IN_CHUNK
+
+
+def _chunked_head_loss(
+    x: Tensor, weight: Tensor, targets: Tensor, teacher: TeacherOutput | None
+) -> DistillationLoss:
+    with_grad = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    return DistillationLoss(*_apply(_ChunkedHeadLoss, x, weight, targets, with_grad, teacher))
+
+
+def _apply(function: type[torch.autograd.Function], *arguments: Any) -> Any:
     """``function.apply``, which torch leaves untyped."""
-    apply: Callable[..., Tensor] = function.apply
+    apply: Callable[..., Any] = function.apply
     return apply(*arguments)
 
 
@@ -177,32 +200,60 @@ class _ChunkedHeadLoss(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, with_grad: bool) -> Tensor:
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        with_grad: bool,
+        teacher: TeacherOutput | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         rows = min(x.size(0), max(FEWEST_ROWS_IN_CHUNK, LOGITS_IN_CHUNK // weight.size(0)))
         logits, log_probs = x.new_empty(2, rows, weight.size(0)).unbind()
         grad_x = torch.empty_like(x) if with_grad else None
         grad_weight = torch.zeros_like(weight) if with_grad else None
-        total, counted = x.new_zeros(()), (targets != IGNORED).sum()
+        cross_entropy, divergence = x.new_zeros(2).unbind()
+        counted = (targets != IGNORED).sum()
         for start in range(0, x.size(0), rows):
             some, wanted = x[start : start + rows], targets[start : start + rows]
             n = some.size(0)
             torch.mm(some, weight.t(), out=logits[:n])
             torch.log_softmax(logits[:n], -1, out=log_probs[:n])
-            total += F.nll_loss(log_probs[:n], wanted, ignore_index=IGNORED, reduction="sum")
+            cross_entropy += F.nll_loss(log_probs[:n], wanted, ignore_index=IGNORED, reduction="sum")
+            ignored = wanted == IGNORED
+            to_teacher = None
+            if teacher is not None:
+                taught = teacher.logits(slice(start, start + n))
+                by_row, to_teacher = _towards(logits[:n], taught, teacher.temperature)
+                divergence += by_row.masked_fill(ignored, 0.0).sum()
             if grad_x is not None and grad_weight is not None:
                 grad_logits = torch.exp(log_probs[:n], out=logits[:n])
-                ignored = wanted == IGNORED
                 grad_logits[torch.arange(n), wanted.masked_fill(ignored, 0)] -= 1.0
+                if teacher is not None and to_teacher is not None:
+                    grad_logits *= 1 - teacher.weight
+                    grad_logits.add_(to_teacher, alpha=teacher.weight * teacher.temperature)
                 grad_logits[ignored] = 0.0
                 torch.mm(grad_logits, weight, out=grad_x[start : start + n])
                 grad_weight.addmm_(grad_logits.t(), some)
         if with_grad:
             ctx.save_for_backward(grad_x, grad_weight, counted)
-        return total / counted
+        cross_entropy, divergence = cross_entropy / counted, divergence / counted
+        ctx.mark_non_differentiable(cross_entropy, divergence)
+        objective = cross_entropy.clone() if teacher is None else teacher.combined(cross_entropy, divergence)
+        return objective, cross_entropy, divergence
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         grad_x, grad_weight, counted = ctx.saved_tensors
         scale = grad / counted
-        return grad_x * scale, grad_weight * scale, None, None
+        return grad_x * scale, grad_weight * scale, None, None, None
+
+
+def _towards(logits: Tensor, taught: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """The divergence from the teacher [n] of logits [n, V], and ``p_T - q_T`` [n, V]."""
+    student = torch.log_softmax(logits / temperature, -1)
+    taught = torch.log_softmax(taught / temperature, -1)
+    q = taught.exp()
+    divergence = torch.linalg.vecdot(q, taught.sub_(student))
+    return divergence, student.exp_().sub_(q)

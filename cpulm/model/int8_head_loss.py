@@ -17,6 +17,7 @@ from cpulm.model.counts import (
     INT8_LOGITS_IN_CHUNK,
     INT8_PROBABILITIES_AT_ONCE,
 )
+from cpulm.model.distillation import DistillationLoss, TeacherOutput
 from cpulm.model.int8_linear import existing_gradient
 from cpulm.native.int8 import QUAD, Factor, Int8Kernels, whole_quads
 
@@ -31,8 +32,19 @@ def fits(kernels: Int8Kernels, weight: Tensor) -> bool:
 
 def head_loss(kernels: Int8Kernels, x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """As :func:`cpulm.model.fused.head_loss`."""
-    apply: Callable[..., Tensor] = _Int8HeadLoss.apply
-    return apply(kernels, x, weight, targets)
+    return _losses(kernels, x, weight, targets, None).objective
+
+
+def distilled_head_loss(
+    kernels: Int8Kernels, x: Tensor, weight: Tensor, targets: Tensor, teacher: TeacherOutput
+) -> DistillationLoss:
+    """As :func:`cpulm.model.fused.distilled_head_loss`."""
+    return _losses(kernels, x, weight, targets, teacher)
+
+
+def _losses(*arguments: Any) -> DistillationLoss:
+    apply: Callable[..., tuple[Tensor, Tensor, Tensor]] = _Int8HeadLoss.apply
+    return DistillationLoss(*apply(*arguments))
 
 
 class _Int8HeadLoss(torch.autograd.Function):
@@ -43,31 +55,44 @@ class _Int8HeadLoss(torch.autograd.Function):
     quantized once, by row; their scale is multiplied into the products' other factor, or into the result. The
     last product for the head's gradient, most often the only one, is left to the backward pass: there the
     incoming factor is multiplied into its scales, which saves a pass over the gradient, and it is added in
-    place to the gradient of earlier micro-batches.
+    place to the gradient of earlier micro-batches. With a teacher, what is quantized in place of the
+    probabilities is ``(1 - w) p + w T (p_T - q_T)``, and the ones are multiplied by ``1 - w``.
     """
 
     @staticmethod
-    def forward(ctx: Any, kernels: Int8Kernels, x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    def forward(
+        ctx: Any,
+        kernels: Int8Kernels,
+        x: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        teacher: TeacherOutput | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         head = kernels.right_both(weight)
         grad_x, grad_weight = torch.empty_like(x), None
         number = (targets >= 0).sum()
-        total = x.new_zeros(())
+        totals = x.new_zeros(2)
         at_once = _whole(INT8_PROBABILITIES_AT_ONCE // weight.size(0), min(MOST_ROWS, x.size(0)))
         for start in range(0, x.size(0), at_once):
-            some = slice(start, start + at_once)
-            packed, right = _chunks(kernels, x[some], head, targets[some], number, total, grad_x[some])
-            if start + at_once < x.size(0):
+            some = slice(start, min(start + at_once, x.size(0)))
+            packed, right = _chunks(kernels, x, head, targets, number, totals, grad_x, teacher, some)
+            if some.stop < x.size(0):
                 grad_weight = kernels.product(packed, right, out=grad_weight, add=start > 0)
         ones = (targets >= 0).to(x.dtype).unsqueeze(1) / number
+        if teacher is not None:
+            ones *= 1 - teacher.weight
         entries = targets.clamp(min=0)
         grad_x.addcmul_(weight[entries], ones, value=-1.0)
         ctx.kernels, ctx.weight = kernels, weight
         ctx.save_for_backward(grad_x, grad_weight, *packed[:2], *right[:2], x * ones, entries)
-        return total / number
+        cross_entropy, divergence = (totals / number).unbind()
+        ctx.mark_non_differentiable(cross_entropy, divergence)
+        objective = cross_entropy.clone() if teacher is None else teacher.combined(cross_entropy, divergence)
+        return objective, cross_entropy, divergence
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, Tensor | None, None]:
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[None, Tensor, Tensor | None, None, None]:
         grad_x, before, values, ones, right, scale, targeted, entries = ctx.saved_tensors
         there = existing_gradient(ctx.weight)
         out = there
@@ -76,7 +101,7 @@ class _Int8HeadLoss(torch.autograd.Function):
         factors = Factor(values, ones, packed=True), Factor(right, scale * grad)
         grad_weight = ctx.kernels.product(*factors, out=out, add=out is not None)
         grad_weight.index_add_(0, entries, targeted * -grad)
-        return None, grad_x * grad, grad_weight if there is None else None, None
+        return None, grad_x * grad, grad_weight if there is None else None, None, None
 
 
 def _chunks(
@@ -85,26 +110,35 @@ def _chunks(
     head: tuple[Factor, Factor],
     targets: Tensor,
     number: Tensor,
-    total: Tensor,
+    totals: Tensor,
     grad_x: Tensor,
+    teacher: TeacherOutput | None,
+    rows: slice,
 ) -> tuple[Factor, Factor]:
-    """Add some rows' losses to ``total``, write the probabilities' part of their gradients to ``grad_x``.
+    """Process some ``rows``: add their losses to ``totals``, write to ``grad_x`` what is quantized of it.
 
     Returns:
-        The factors whose product is the probabilities' part of the head's gradient.
+        The factors whose product is the quantized part of the head's gradient.
     """
-    vocab = head[0].values.size(1)
-    packed = torch.empty(whole_quads(x.size(0)), vocab, dtype=torch.int8)
-    scales = torch.empty(x.size(0), 1)
-    chunk = _whole(INT8_LOGITS_IN_CHUNK // vocab, x.size(0))
-    for start in range(0, x.size(0), chunk):
-        some = slice(start, start + chunk)
-        losses, p = kernels.softmax(kernels.product(kernels.left(x[some]), head[0]), targets[some])
-        total += losses.sum()
-        scales[some, 0] = p.scale / number
-        kernels.product(p._replace(scale=scales[some, 0]), head[1], out=grad_x[some])
+    vocab, count = head[0].values.size(1), rows.stop - rows.start
+    packed = torch.empty(whole_quads(count), vocab, dtype=torch.int8)
+    scales = torch.empty(count, 1)
+    chunk = _whole(INT8_LOGITS_IN_CHUNK // vocab, count)
+    for start in range(0, count, chunk):
+        part = slice(start, min(start + chunk, count))
+        some = slice(rows.start + part.start, rows.start + part.stop)
+        logits = kernels.product(kernels.left(x[some]), head[0])
+        if teacher is None:
+            by_row, p = kernels.softmax(logits, targets[some])
+            losses = by_row.unsqueeze(0)
+        else:
+            taught = teacher.logits(some)
+            losses, p = kernels.distill(logits, taught, targets[some], teacher.weight, teacher.temperature)
+        totals[: losses.size(0)] += losses.sum(-1)
+        scales[part, 0] = p.scale / number
+        kernels.product(p._replace(scale=scales[part, 0]), head[1], out=grad_x[some])
         kernels.pack_into(packed, p.values, start)
-    return Factor(packed.t(), torch.ones(vocab), packed=True), kernels.right(x * scales)
+    return Factor(packed.t(), torch.ones(vocab), packed=True), kernels.right(x[rows] * scales)
 
 
 def _whole(rows: int, most: int) -> int:

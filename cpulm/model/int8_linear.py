@@ -27,6 +27,7 @@ class Quantizer(Protocol):
         """Widths of its matrices have to be multiples of this."""
         ...
 
+    def left(self, x: Tensor) -> Factor: ...
     def left_and_right(self, x: Tensor) -> tuple[Factor, Factor]: ...
     def left_both(self, x: Tensor) -> tuple[Factor, Factor]: ...
     def right_both(self, x: Tensor) -> tuple[Factor, Factor]: ...
@@ -45,6 +46,10 @@ class TorchQuantizer:
     """With torch's own functions, for machines without a compiler."""
 
     lanes = 1
+
+    def left(self, x: Tensor) -> Factor:
+        """x [M, K] as a left factor."""
+        return _rounded(x, 1)
 
     def left_and_right(self, x: Tensor) -> tuple[Factor, Factor]:
         """x [M, K] as a left factor, and as a right factor [M, K] for products that sum over M."""
@@ -112,6 +117,17 @@ def linear(quantizer: Quantizer, x: Tensor, weight: Tensor, bias: Tensor | None)
     """
     apply: Callable[..., Tensor] = _Int8Linear.apply
     return apply(quantizer, x, weight, bias)
+
+
+def frozen_weight(quantizer: Quantizer, weight: Tensor) -> Factor:
+    """The transpose of ``weight`` [N, K] as a right factor, for :func:`frozen_linear`."""
+    return quantizer.right_both(weight.detach())[0]
+
+
+def frozen_linear(quantizer: Quantizer, x: Tensor, weight: Factor, bias: Tensor | None) -> Tensor:
+    """As :func:`linear`, with a weight that was quantized once, and without gradients."""
+    rows = x.detach().reshape(-1, x.size(-1)).contiguous()
+    return quantizer.product(quantizer.left(rows), weight, bias).view(*x.shape[:-1], -1)
 
 
 class _Int8Linear(torch.autograd.Function):

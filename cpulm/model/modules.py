@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from cpulm.layer_shapes import LinearShape
 from cpulm.model import fused, int8_linear, native_ops
 from cpulm.model.int8_linear import Quantizer
+from cpulm.native.int8 import Factor
 from cpulm.native.kernels import Kernels
 from cpulm.settings import ModelSettings
 
@@ -16,10 +17,12 @@ from cpulm.settings import ModelSettings
 class Linear(nn.Linear):
     """``nn.Linear`` whose weights begin as zeros: ``Transformer.init_weights`` draws them.
 
-    With a ``quantizer``, training runs its products in int8; without gradients they stay in fp32.
+    With a ``quantizer``, training runs its products in int8; without gradients they stay in fp32, but for the
+    weight of a teacher, which is ``frozen`` as an int8 factor.
     """
 
     quantizer: Quantizer | None = None
+    frozen: Factor | None = None
 
     def __init__(self, shape: LinearShape, *, bias: bool) -> None:
         super().__init__(shape.inputs, shape.outputs, bias=bias)
@@ -29,7 +32,14 @@ class Linear(nn.Linear):
         for parameter in self.parameters():
             nn.init.zeros_(parameter)
 
+    def freeze(self) -> None:
+        """Quantize the weight, if the products are in int8, because it will not change any more."""
+        if self.quantizer is not None:
+            self.frozen = int8_linear.frozen_weight(self.quantizer, self.weight)
+
     def forward(self, input: Tensor) -> Tensor:
+        if self.quantizer is not None and self.frozen is not None:
+            return int8_linear.frozen_linear(self.quantizer, input, self.frozen, self.bias)
         if self.quantizer is not None and torch.is_grad_enabled() and not torch.compiler.is_compiling():
             return int8_linear.linear(self.quantizer, input, self.weight, self.bias)
         return F.linear(input, self.weight, self.bias)

@@ -24,6 +24,7 @@ from cpulm.model import fused, int8_head_loss, int8_linear, native_ops
 from cpulm.model.activations import FORMULAS
 from cpulm.model.cache import KVCache
 from cpulm.model.decoding import decoder_for
+from cpulm.model.distillation import DistillationLoss, TeacherOutput
 from cpulm.model.documents import AttentionSpan, attention_span
 from cpulm.model.int8_linear import Quantizer
 from cpulm.model.modules import Dropout, Embedding, LayerNorm, Linear, RMSNorm, make_norm
@@ -232,6 +233,13 @@ class Transformer(nn.Module):
                 )
                 module.quantizer = quantizer if taken else None
 
+    def freeze(self) -> None:
+        """Make the model a teacher: without dropout and gradients, its int8 weights quantized once."""
+        self.eval().requires_grad_(False)
+        for module in self.modules():
+            if isinstance(module, Linear):
+                module.freeze()
+
     @torch.no_grad()
     def init_weights(self, seed: int) -> None:
         """Draw all weights from ``seed`` alone, without the global random state.
@@ -276,9 +284,25 @@ class Transformer(nn.Module):
         if targets is None:
             return F.linear(x, self.head_weight).float()
         rows = x.flatten(0, 1)
-        if self.head_kernels is not None and torch.is_grad_enabled() and fused.can_fuse(rows):
+        if self.head_kernels is not None and self._trains_in_int8(rows):
             return int8_head_loss.head_loss(self.head_kernels, rows, self.head_weight, targets.flatten())
         return fused.head_loss(rows, self.head_weight, targets.flatten())
+
+    def distillation_loss(self, idx: Tensor, targets: Tensor, teacher: TeacherOutput) -> DistillationLoss:
+        """The loss on the text and on a teacher's distribution.
+
+        Args:
+            idx: as in :meth:`forward`, as ``targets``.
+            teacher: its output for the same ``idx``, N = B T.
+        """
+        rows, targets = self.hidden(idx).flatten(0, 1), targets.flatten()
+        if self.head_kernels is not None and self._trains_in_int8(rows):
+            kernels = self.head_kernels
+            return int8_head_loss.distilled_head_loss(kernels, rows, self.head_weight, targets, teacher)
+        return fused.distilled_head_loss(rows, self.head_weight, targets, teacher)
+
+    def _trains_in_int8(self, rows: Tensor) -> bool:
+        return torch.is_grad_enabled() and fused.can_fuse(rows)
 
     def hidden(self, idx: Tensor, cache: KVCache | None = None, *, last_only: bool = False) -> Tensor:
         """The last norm's output [B, T, n_embd], before the head; arguments as in :meth:`forward`."""

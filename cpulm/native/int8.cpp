@@ -243,6 +243,70 @@ void cpulm_softmax(const float *logits, int64_t rows, int64_t width, const int64
         }
     });
 }
+
+// From a student's and a teacher's logits [rows, width] to each row's losses [2, rows], cross-entropy and
+// KL(q_T || p_T) at the temperature T, and to (1 - w) p + w T (p_T - q_T) in int8 times `scale`: the gradient of
+// (1 - w) CE + w T^2 KL without the ones at the targets. Rounded stochastically, with the bits of cpulm_softmax.
+// Both logits are overwritten. A row without a target (negative) has losses and scale 0.
+void cpulm_distill(float *logits, float *taught, int64_t rows, int64_t width, const int64_t *targets, float weight,
+                   float temperature, float *losses, int8_t *by_row, float *scale, int threads) {
+    const float cooler = 1.0f / temperature;
+#pragma omp parallel num_threads(threads)
+    {
+        ThreadRange range(rows);
+        Words lanes;
+        for (int i = 0; i < LANES; i++) lanes[i] = i;
+        for (long i = range.begin; i < range.end; i++) {
+            float *row = logits + i * width, *other = taught + i * width;
+            Floats most = splat(-3.4e38f), most_taught = most;
+            for (long j = 0; j < width; j += LANES) {
+                most = max(load(row + j), most);
+                most_taught = max(load(other + j), most_taught);
+            }
+            float top = horizontal_max(most), top_taught = horizontal_max(most_taught),
+                  target = targets[i] < 0       ? 0
+                           : targets[i] < width ? row[targets[i]]
+                                                : __builtin_nanf("");
+            uint32_t bits;
+            memcpy(&bits, &top, sizeof bits);
+            Words seed = lanes + hash32(bits ^ hash32((uint32_t)i));
+            Floats all = {}, all_soft = {}, all_taught = {}, apart = {};
+            for (long j = 0; j < width; j += LANES) {
+                Floats student = load(row + j) - top, teacher = load(other + j) - top_taught;
+                Floats soft = exponential(student * cooler), q = exponential(teacher * cooler);
+                all += temperature == 1.0f ? soft : exponential(student);
+                all_soft += soft;
+                all_taught += q;
+                apart += q * (teacher - student);
+                store(other + j, q);
+            }
+            float total = horizontal_sum(all), soft_total = horizontal_sum(all_soft),
+                  taught_total = horizontal_sum(all_taught);
+            losses[i] = targets[i] < 0 ? 0 : logf(total) + top - target;
+            losses[rows + i] =
+                targets[i] < 0 ? 0 : horizontal_sum(apart) * cooler / taught_total + logf(soft_total / taught_total);
+            float of_p = (1.0f - weight) / total, of_soft = weight * temperature / soft_total,
+                  of_taught = weight * temperature / taught_total;
+            Ints largest = {};
+            for (long j = 0; j < width; j += LANES) {
+                Floats student = load(row + j) - top, soft = exponential(student * cooler);
+                Floats p = temperature == 1.0f ? soft : exponential(student);
+                Floats v = p * of_p + soft * of_soft - load(other + j) * of_taught;
+                largest = max(magnitude(v), largest);
+                store(row + j, v);
+            }
+            // Below 127, which the largest random number would round to 128, and that is -128 as a byte.
+            float step = horizontal_max_magnitude(largest) / 126.9999f, inverse = step > 0 ? 1.0f / step : 0.0f;
+            for (long j = 0; j < width; j += LANES) {
+                Ints random = (Ints)(hash32(seed + (uint32_t)j) >> 8);
+                Floats up = __builtin_convertvector(random, Floats) * 0x1p-24f;
+                Ints whole = __builtin_convertvector(load(row + j) * inverse + (up + 128.0f), Ints); // above 0
+                store_bytes(by_row + i * width + j, (Words)(whole - 128));
+            }
+            scale[i] = targets[i] < 0 ? 0 : step;
+        }
+    }
+}
 } // extern "C"
 
 #include "muon.h"
@@ -253,5 +317,6 @@ SIGNATURE_OF(cpulm_pack_transposed)
 SIGNATURE_OF(cpulm_pack_rows)
 SIGNATURE_OF(cpulm_int8_product)
 SIGNATURE_OF(cpulm_softmax)
+SIGNATURE_OF(cpulm_distill)
 SIGNATURE_OF(cpulm_muon_workspace)
 SIGNATURE_OF(cpulm_muon)

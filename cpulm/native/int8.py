@@ -179,6 +179,38 @@ class Int8Kernels:
         )
         return losses, Factor(by_row, scale)
 
+    def distill(
+        self, logits: Tensor, taught: Tensor, targets: Tensor, weight: float, temperature: float
+    ) -> tuple[Tensor, Factor]:
+        """Losses of logits [M, V] beside a teacher's, and the distillation loss's gradient as a left factor.
+
+        The losses are [2, M]: cross-entropy and KL(q_T || p_T), in nats. The factor is
+        ``(1 - w) p + w T (p_T - q_T)``, see :mod:`cpulm.model.distillation`; without the ones at the targets.
+
+        Args:
+            logits: overwritten.
+            taught: the teacher's logits [M, V]; overwritten.
+            targets: [M] int64; a negative one gives losses and scale 0, one of V or more the loss NaN.
+        """
+        rows, width = logits.shape
+        require_lanes(width, self.lanes)
+        losses, scale = logits.new_empty(2, rows), logits.new_empty(rows)
+        by_row = torch.empty_like(logits, dtype=torch.int8)
+        self._library.cpulm_distill(
+            ptr(logits, rows, width),
+            ptr(taught, rows, width),
+            rows,
+            width,
+            ptr(targets, rows, dtype=torch.int64),
+            weight,
+            temperature,
+            losses.data_ptr(),
+            by_row.data_ptr(),
+            scale.data_ptr(),
+            threads(),
+        )
+        return losses, Factor(by_row, scale)
+
     def muon(
         self,
         weights: Sequence[Tensor],

@@ -37,6 +37,7 @@ SIGNATURES = {
     "cpulm_pack_rows": "pqqpqqui",
     "cpulm_int8_product": "pipqqqppppipii",
     "cpulm_softmax": "pqqppppi",
+    "cpulm_distill": "ppqqpffpppi",
     "cpulm_muon_workspace": "qqqi",
     "cpulm_muon": "pppqqqqfffifffpi",
 }

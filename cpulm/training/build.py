@@ -10,6 +10,7 @@ import torch
 
 from cpulm.checkpoints import checkpoint as checkpoints
 from cpulm.checkpoints.checkpoint import Checkpoint
+from cpulm.checkpoints.load_model import model_of
 from cpulm.checkpoints.train_state import TrainState
 from cpulm.data.loader import Loader, Tokens, val_batch_count
 from cpulm.data.tokenfile import TokenFolder
@@ -17,12 +18,13 @@ from cpulm.errors import DataError
 from cpulm.estimate.requirements import total_steps
 from cpulm.events import Listener, Notice
 from cpulm.execution.runtime import Runtime
+from cpulm.execution.teacher import Teacher
 from cpulm.execution.update import TrainingParts
 from cpulm.interrupts import StopRequest
 from cpulm.model.transformer import Transformer
 from cpulm.optim.build_optimizers import build_optimizers
 from cpulm.run_dir import RunDir
-from cpulm.settings import Settings
+from cpulm.settings import Settings, TrainSettings
 from cpulm.system.power import BatteryWatch
 from cpulm.system.run_clock import RunClock
 from cpulm.training.horizon import Horizon, horizon_of
@@ -33,17 +35,42 @@ RANDOM_BATCHES = 4
 """Batches of tokens that :func:`build_random_parts` draws: enough that no two micro-batches are the same."""
 
 
-def build_parts(settings: Settings, tokens: TokenFolder, runtime: Runtime) -> TrainingParts:
-    """Build the parts of a run as they are before the first update: they depend only on settings and data."""
-    return _parts(settings, tokens.train, tokens.vocab_size, tokens.tokenizer.eot_id, runtime)
+def build_parts(
+    settings: Settings, tokens: TokenFolder, runtime: Runtime, teacher: Checkpoint | None = None
+) -> TrainingParts:
+    """Build the parts of a run as they are before the first update: they depend only on settings and data.
+
+    Args:
+        teacher: the checkpoint of the model that teaches; None: none does.
+    """
+    parts = _parts(settings, tokens.train, tokens.vocab_size, tokens.tokenizer.eot_id, runtime)
+    if teacher is None:
+        return parts
+    return _taught(parts, model_of(teacher, tokens.tokenizer), settings.train, runtime)
 
 
 def build_random_parts(settings: Settings, vocab_size: int, runtime: Runtime) -> TrainingParts:
-    """Build the same parts on random tokens, for measurements: an update takes the same time on any text."""
+    """Build the same parts on random tokens, for measurements: an update takes the same time on any text.
+
+    A teacher is as large as the model.
+    """
     train = settings.train
     count = RANDOM_BATCHES * train.micro_batch_size * settings.model.block_size + 1
     tokens = np.random.default_rng(train.seed).integers(0, vocab_size, count).astype(np.uint32)
-    return _parts(settings, tokens, vocab_size, vocab_size - 1, runtime)
+    parts = _parts(settings, tokens, vocab_size, vocab_size - 1, runtime)
+    if not train.has_teacher:
+        return parts
+    teacher = Transformer(settings.model, vocab_size)
+    teacher.init_weights(train.seed + 1)
+    return _taught(parts, teacher, train, runtime)
+
+
+def _taught(
+    parts: TrainingParts, teacher: Transformer, train: TrainSettings, runtime: Runtime
+) -> TrainingParts:
+    """Return the parts with a teacher; ``teacher`` becomes frozen."""
+    taught = Teacher(teacher, train.teacher_weight, train.teacher_temperature, runtime)
+    return replace(parts, teacher=taught, forward=parts.model.distillation_loss)
 
 
 def _parts(
@@ -70,6 +97,7 @@ def build_trainer(
     emit: Listener,
     stop: StopRequest,
     checkpoint: Checkpoint | None = None,
+    teacher: str = "",
     complete: bool = False,
     began: float,
     step_seconds: float,
@@ -77,6 +105,7 @@ def build_trainer(
     """Build the trainer of a run; with ``checkpoint`` the run continues exactly from its state.
 
     Args:
+        teacher: the digest of the teacher's weights in the run's folder; empty without a teacher.
         complete: whether the run had come to its end, and now continues beyond it.
         began: ``time.monotonic()`` at the start of the command: a horizon in time counts from then.
         step_seconds: of one update; 0 if unknown.
@@ -89,6 +118,7 @@ def build_trainer(
         _require_same_data(checkpoint, tokens)
         checkpoints.restore(checkpoint, parts.model, parts.optimizers)
         state = checkpoint.state
+    state.teacher = teacher
     return Trainer(
         settings=settings,
         run=run,

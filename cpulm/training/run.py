@@ -49,6 +49,7 @@ from cpulm.training.resume_horizon import (
 )
 from cpulm.training.resume_runtime import report_differences, resumed_runtime
 from cpulm.training.session import host_settings, run_session
+from cpulm.training.teaching import keep_teacher, kept_teacher, teacher_of, with_absolute_teacher
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,10 @@ class RunOutcome:
 
 @dataclass(frozen=True)
 class PreparedRun:
-    """A run that is ready to begin; its folder does not exist yet."""
+    """A run that is ready to begin; its folder does not exist yet.
+
+    ``teacher`` has no optimizer states; None if the model learns from the text alone.
+    """
 
     settings: Settings
     machine: Machine
@@ -83,6 +87,7 @@ class PreparedRun:
     tokens: TokenFolder
     plan: Requirements
     parts: TrainingParts
+    teacher: Checkpoint | None = None
 
 
 def train(
@@ -111,6 +116,7 @@ def train(
     """
     began = time.monotonic() if began is None else began
     settings = changed(settings, data=absolute_sources(settings.data))
+    settings = with_absolute_teacher(settings)
     if out is not None:
         run_dir.check_free(out)
     with StopRequest(leave) as stop, host_settings(settings.runtime) as report_host:
@@ -121,12 +127,13 @@ def train(
         run = run_dir.create(out, settings.preset or "run")
         with _exclusive(run, stop):
             write_text(run.settings, to_yaml(settings))
+            teacher = keep_teacher(prepared.teacher, run) if prepared.teacher else ""
             with record(RecordStart(run, settings)) as recorder:
                 emit = tee(show, recorder)
                 report_requirements(prepared.plan, settings, emit)
                 warn_if_mask_has_no_effect(prepared.tokens, settings, emit)
                 report_host(emit)
-                return _train(prepared, run, emit, stop, began)
+                return _train(prepared, run, emit, stop, began, teacher=teacher)
 
 
 def resume(
@@ -138,6 +145,7 @@ def resume(
     record: Recorder,
     leave: Callable[[], None] | None = None,
     began: float | None = None,
+    without_teacher: bool = False,
 ) -> RunOutcome:
     """Continue the run at ``path``, a folder or a checkpoint in it, as if it had never stopped.
 
@@ -147,6 +155,7 @@ def resume(
             for those not given. ``data.source`` says where the same text is now.
         leave: as in :func:`train`.
         began: as in :func:`train`.
+        without_teacher: if the teacher's file is gone or damaged, continue from the text alone.
 
     Raises:
         CpulmError: for everything that the user can correct; the run stays as it was.
@@ -159,7 +168,7 @@ def resume(
         settings = replaced(with_horizon(checkpoint.settings, horizon), changes)
         settings = changed(settings, data=absolute_sources(settings.data))
         with host_settings(settings.runtime) as report_host:
-            prepared = _prepare_resume(settings, checkpoint, show, stop)
+            prepared = _prepare_resume(settings, checkpoint, run, show, stop, without_teacher)
             complete = is_complete(run)
             if complete:
                 require_unfinished(settings, prepared.plan, checkpoint, run)
@@ -177,7 +186,10 @@ def resume(
                 report_passes(prepared.plan, settings, emit, checkpoint.state.tokens)
                 report_differences(checkpoint, prepared.runtime, emit)
                 report_host(emit)
-                return _train(prepared, run, emit, stop, began, checkpoint, complete=complete)
+                teacher = checkpoint.state.teacher if prepared.teacher else ""
+                return _train(
+                    prepared, run, emit, stop, began, checkpoint, teacher=teacher, complete=complete
+                )
 
 
 @contextmanager
@@ -199,6 +211,7 @@ def _train(
     began: float,
     checkpoint: Checkpoint | None = None,
     *,
+    teacher: str,
     complete: bool = False,
 ) -> RunOutcome:
     trainer = build_trainer(
@@ -210,6 +223,7 @@ def _train(
         emit=emit,
         stop=stop,
         checkpoint=checkpoint,
+        teacher=teacher,
         complete=complete,
         began=began,
         step_seconds=prepared.plan.step_seconds or 0.0,
@@ -243,26 +257,33 @@ def prepare_run(
             f"sample.prompt: {error.message}",
             "change it (--set sample.prompt=TEXT), or use data.tokenizer=byte",
         ) from error
+    teacher = teacher_of(settings, tokens, show)
+    shape = None if teacher is None else teacher.settings.model
     expected = expected_arithmetic(settings, machine)
-    requirements.check_memory(settings, tokens.vocab_size, expected, machine.memory_available_bytes)
+    requirements.check_memory(settings, tokens.vocab_size, expected, machine.memory_available_bytes, shape)
     runtime = choose_runtime(settings.runtime, machine, settings.model)
     plan = requirements.estimate_requirements(
-        settings, tokens.vocab_size, len(tokens.train), arithmetic_of(runtime)
+        settings, tokens.vocab_size, len(tokens.train), arithmetic_of(runtime), shape
     )
     plan = replace(
         plan,
-        step_seconds=_measured_step(settings, tokens, runtime, show),
+        step_seconds=_measured_step(settings, tokens, runtime, teacher, show),
         peak_flops_per_second=cached_fp32_peak(runtime.device, runtime.threads),
     )
     release_memory()
     planned = requirements.nominal_seconds(settings, tokens.vocab_size, plan.steps, runtime.device.type)
     runtime = decide_compile(runtime, settings.runtime.compile, machine, planned)
-    parts = build_parts(settings, tokens, runtime)
-    return PreparedRun(settings, machine, runtime, tokens, plan, parts)
+    parts = build_parts(settings, tokens, runtime, teacher)
+    return PreparedRun(settings, machine, runtime, tokens, plan, parts, teacher)
 
 
 def _prepare_resume(
-    settings: Settings, checkpoint: Checkpoint, show: Listener, should_stop: Callable[[], bool]
+    settings: Settings,
+    checkpoint: Checkpoint,
+    run: RunDir,
+    show: Listener,
+    should_stop: Callable[[], bool],
+    without_teacher: bool,
 ) -> PreparedRun:
     """Prepare a resumed run on the same data; its step time is the mean so far."""
     _require_horizon(settings)
@@ -270,19 +291,23 @@ def _prepare_resume(
     machine = read_machine()
     runtime = resumed_runtime(checkpoint, machine)
     arithmetic = arithmetic_of(runtime)
-    requirements.check_memory(settings, checkpoint.vocab_size, arithmetic, machine.memory_available_bytes)
+    teacher = kept_teacher(run, checkpoint, show, without=without_teacher)
+    shape = None if teacher is None else teacher.settings.model
+    available = machine.memory_available_bytes
+    requirements.check_memory(settings, checkpoint.vocab_size, arithmetic, available, shape)
     tokens = same_tokens(checkpoint, show, should_stop, settings.data)
     if checkpoint.step:
         seconds = checkpoint.state.elapsed_seconds / checkpoint.step
     else:
-        seconds = _measured_step(settings, tokens, runtime, show)
+        seconds = _measured_step(settings, tokens, runtime, teacher, show)
         release_memory()
     plan = replace(
-        requirements.estimate_requirements(settings, tokens.vocab_size, len(tokens.train), arithmetic),
+        requirements.estimate_requirements(settings, tokens.vocab_size, len(tokens.train), arithmetic, shape),
         step_seconds=seconds,
         peak_flops_per_second=cached_fp32_peak(runtime.device, runtime.threads),
     )
-    return PreparedRun(settings, machine, runtime, tokens, plan, build_parts(settings, tokens, runtime))
+    parts = build_parts(settings, tokens, runtime, teacher)
+    return PreparedRun(settings, machine, runtime, tokens, plan, parts, teacher)
 
 
 def _require_horizon(settings: Settings) -> None:
@@ -292,11 +317,13 @@ def _require_horizon(settings: Settings) -> None:
         )
 
 
-def _measured_step(settings: Settings, tokens: TokenFolder, runtime: Runtime, show: Listener) -> float:
+def _measured_step(
+    settings: Settings, tokens: TokenFolder, runtime: Runtime, teacher: Checkpoint | None, show: Listener
+) -> float:
     """Measure the seconds of one update on temporary parts."""
     show(Progress(stage="measuring a step", done=0, total=None, unit="steps"))
     try:
-        return measure_step(build_parts(settings, tokens, runtime), runtime, settings.train)
+        return measure_step(build_parts(settings, tokens, runtime, teacher), runtime, settings.train)
     finally:
         show(Progress(stage="measuring a step", done=3, total=3, unit="steps", finished=True))
 

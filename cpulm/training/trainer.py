@@ -197,6 +197,7 @@ class Trainer:
                 step_seconds=seconds,
                 data_seconds=data_seconds,
                 progress=self._progress(),
+                teacher_divergence=result.divergence,
             )
         )
         if layer_stats is not None:

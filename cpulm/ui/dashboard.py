@@ -151,6 +151,8 @@ def _figures(snapshot: Snapshot, now: float) -> Iterator[list[str]]:
     if step is not None:
         mean = [] if smoothed is None else [f"smoothed {figure(smoothed)}"]
         muon = [] if step.muon_lr is None else [f"muon_lr {step.muon_lr:.1e}"]
+        if step.teacher_divergence is not None:
+            mean.append(f"kl {figure(step.teacher_divergence)}")
         yield [f"loss {figure(step.loss)}", *mean, f"lr {step.lr:.1e}", *muon]
     if validated is not None and best is not None:
         bits = f"bits/byte {'not comparable' if best.text_lost else figure(best.bits_per_byte)}"

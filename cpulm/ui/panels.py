@@ -114,13 +114,20 @@ def training(snapshot: Snapshot, width: int, glyphs: Glyphs) -> list[Line]:
         _pair("validation", _loss(validated.loss if validated else None), width, _new(new_best), star),
         _pair(f"best{at}", _loss(best.loss if best else None), width, Palette.mark),
         _pair("bits per byte", _bits_per_byte(best), width),
-        _pair("perplexity", significant(best.perplexity, 4) if best else _UNKNOWN, width),
+        _perplexity(step, best, width),
         _rates(step, width),
         _pair("gradient norm", significant(step.grad_norm) if step else _UNKNOWN, width),
         _pair("it/s", _or_unknown(pace.steps_per_second, significant), width),
         _pair("tok/s", _or_unknown(pace.tokens_per_second, format_count), width),
         _pair("GFLOP/s", _or_unknown(None if flops is None else flops / 1e9, significant), width),
     ]
+
+
+def _perplexity(step: StepDone | None, best: Validated | None, width: int) -> Line:
+    """The best perplexity; in its place, beside a teacher, how far the model is from it."""
+    if step is not None and step.teacher_divergence is not None:
+        return _pair("KL to teacher", figure(step.teacher_divergence), width)
+    return _pair("perplexity", significant(best.perplexity, 4) if best else _UNKNOWN, width)
 
 
 def _rates(step: StepDone | None, width: int) -> Line:

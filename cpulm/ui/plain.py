@@ -118,7 +118,10 @@ def step_line(event: StepDone, snapshot: Snapshot) -> str:
         where = f"step {event.step:>{len(total)}}/{total}"
     else:
         where = f"step {event.step:>6} {event.progress:4.0%}"
-    parts = [where, f"loss {figure(event.loss):>7}", f"lr {event.lr:.1e}"]
+    parts = [where, f"loss {figure(event.loss):>7}"]
+    if event.teacher_divergence is not None:
+        parts.append(f"kl {figure(event.teacher_divergence):>6}")
+    parts.append(f"lr {event.lr:.1e}")
     if event.muon_lr is not None:
         parts.append(f"muon_lr {event.muon_lr:.1e}")
     parts.append(f"norm {significant(event.grad_norm):>5}")

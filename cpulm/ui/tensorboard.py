@@ -118,6 +118,7 @@ class _Curves:
         self._pace = self._pace.add(event.step_seconds, tokens)
         values = {
             "loss/train": event.loss,
+            **({} if event.teacher_divergence is None else {"loss/teacher_kl": event.teacher_divergence}),
             "train/learning_rate": event.lr,
             **({} if event.muon_lr is None else {"train/muon_learning_rate": event.muon_lr}),
             "train/gradient_norm": event.grad_norm,

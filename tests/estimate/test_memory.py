@@ -40,7 +40,12 @@ COMPUTED_IN = ("int8", "fp32", "torch")
 
 
 def settings_of(
-    batch: int = 8, accumulate: int = 1, optimizer: str = "muon", masked: bool = False, **model: Any
+    batch: int = 8,
+    accumulate: int = 1,
+    optimizer: str = "muon",
+    masked: bool = False,
+    taught: bool = False,
+    **model: Any,
 ) -> Settings:
     shape = [f"model.{name}={value}" for name, value in {**SHAPE, **model}.items()]
     return resolve(
@@ -50,6 +55,7 @@ def settings_of(
             f"train.grad_accum_steps={accumulate}",
             f"train.optimizer={optimizer}",
             f"train.document_mask={masked}".lower(),
+            f"train.teacher={'any' if taught else 'null'}",
         ]
     )
 
@@ -99,13 +105,16 @@ def most_in_use(settings: Settings, runtime: Runtime) -> int:
         {"activation_checkpointing": "true"},
         {"masked": True},
         {"batch": 1, "block_size": 32, "n_embd": 256},  # the update is more than the activations
+        {"taught": True},
     ],
     ids=str,
 )
 def test_what_is_counted_is_what_torch_holds(changes: dict[str, Any], name: str) -> None:
     settings, runtime = settings_of(**changes), runtime_named(name)
     measured = most_in_use(settings, runtime)
-    assert training_bytes(settings, VOCAB, arithmetic_of(runtime)) == pytest.approx(measured, rel=0.07)
+    teacher = settings.model if settings.train.has_teacher else None
+    counted = training_bytes(settings, VOCAB, arithmetic_of(runtime), teacher)
+    assert counted == pytest.approx(measured, rel=0.07)
 
 
 def test_a_large_vocabulary_is_never_held_for_every_token(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from cpulm.model import fused, int8_head_loss, int8_linear, native_ops
 from cpulm.model.cache import KVCache
+from cpulm.model.distillation import TeacherOutput
 from cpulm.model.transformer import Transformer, rope_tables
 from cpulm.native.int8 import Int8Kernels
 from cpulm.native.kernels import AttentionShape, Kernels, QKTransform
@@ -68,6 +69,10 @@ def int8(kernels: Int8Kernels) -> None:
     targets = torch.arange(97) % 80
     targets[::9] = -100
     int8_head_loss.head_loss(kernels, x, weight, targets).backward()
+    for temperature in (1.0, 2.0):
+        head = int8_linear.frozen_weight(kernels, weight)
+        teacher = TeacherOutput(x.detach(), weight.detach(), 0.5, temperature, kernels, head)
+        int8_head_loss.distilled_head_loss(kernels, x, weight, targets, teacher).objective.backward()
     for shape in ((64, 208), (208, 64)):
         matrices = [torch.nn.Parameter(torch.randn(shape)) for _ in range(3)]
         for count in (1, 3):

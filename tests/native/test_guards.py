@@ -95,6 +95,12 @@ WRONG_IN_INT8: dict[str, Callable[[Int8Kernels], object]] = {
     "product, out": lambda k: k.product(k.left(ones(4, D)), k.right(ones(D, D)), out=torch.empty(D, 4).t()),
     "softmax, targets": lambda k: k.softmax(ones(4, D), torch.zeros(4, dtype=torch.int32)),
     "softmax, number of targets": lambda k: k.softmax(ones(4, D), torch.zeros(3, dtype=torch.int64)),
+    "distill, teacher": lambda k: k.distill(
+        ones(4, D), ones(4, 2 * D), torch.zeros(4, dtype=torch.int64), 0.5, 1.0
+    ),
+    "distill, targets": lambda k: k.distill(
+        ones(4, D), ones(4, D), torch.zeros(3, dtype=torch.int64), 0.5, 1.0
+    ),
     "pack_into, start": lambda k: k.pack_into(
         torch.empty(8, D, dtype=torch.int8), torch.ones(4, D, dtype=torch.int8), -4
     ),

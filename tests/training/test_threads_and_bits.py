@@ -29,6 +29,10 @@ CASES = {
         model=ModelSettings(n_layer=2, n_head=4, n_embd=128, block_size=64, dropout=0.1),
         train=TrainSettings(micro_batch_size=12, grad_accum_steps=2),
     ),
+    "qwen3 with a teacher, muon": Settings(
+        model=ModelSettings(n_layer=2, n_head=4, n_embd=128, block_size=64),
+        train=TrainSettings(micro_batch_size=12, teacher="any", teacher_temperature=2.0),
+    ),
     "gpt2, adamw": Settings(
         model=ModelSettings(n_layer=2, n_head=4, n_embd=128, block_size=64, **GPT2),
         train=TrainSettings(micro_batch_size=12, optimizer="adamw"),
