@@ -4,11 +4,12 @@
         [--try 0.5,1 --try 0.7,2 ...] [--threads 1] >> results.jsonl
     python benchmarks/generations.py --table results.jsonl
 
-Trains on the first 100 kB of a text, which is seen many times, and validates on its last 50 kB. For each seed:
-one run of all steps; a teacher of half of them; and for each WEIGHT,TEMPERATURE a student of as many steps as
-take the other half of the time. ``--cost`` says how much longer the student's steps take. One line of JSON per
-run. The table has the best loss of each kind of run and its difference from the one long run with the same
-seed: mean, and standard deviation over the seeds. A pair is as good as the better of its two models.
+Trains on the first 100 kB of a text, which is seen many times, and validates on its last 50 kB. For
+each seed: one run of all steps; a teacher of half of them; and for each WEIGHT,TEMPERATURE a student of
+as many steps as take the other half of the time. ``--cost`` says how much longer the student's steps
+take. One line of JSON per run. The table has the best loss of each kind of run and its difference from
+the one long run with the same seed: mean, and standard deviation over the seeds. A pair is as good as
+the better of its two models.
 """
 
 from __future__ import annotations
@@ -132,10 +133,11 @@ def table(path: Path) -> None:
     for (text, name, steps), losses in sorted(best.items()):
         (base,) = (found for (other, kind, _), found in best.items() if (other, kind) == (text, "one"))
         apart = [loss - base[seed] for seed, loss in losses.items() if seed in base]
+        mean = statistics.mean(losses.values())
         spread = f" ± {statistics.stdev(apart):.4f}" if len(apart) > 1 else ""
         print(
             f"| {text} | {name} | {steps} | {statistics.mean(seconds[text, name, steps]):.0f} "
-            f"| {statistics.mean(losses.values()):.4f} | {statistics.mean(apart):+.4f}{spread} ({len(apart)}) |"
+            f"| {mean:.4f} | {statistics.mean(apart):+.4f}{spread} ({len(apart)}) |"
         )
 
 

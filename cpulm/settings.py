@@ -5,78 +5,18 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, field_validator, model_validator
 
 from cpulm.layer_shapes import ACTIVATIONS, Activation, BlockLayers, LinearShape
-from cpulm.units import parse_duration
+from cpulm.setting_types import LARGEST, Moment, Seconds, Section, Sources
 
 TokenizerKind = Literal["bpe", "byte", "char", "word"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
 _PATIENCE = 10
-LARGEST = 10**15
-"""The largest count: floats, which some counts are converted to, are exact only up to 2^53."""
-
-
-def _as_list(value: Any) -> Any:
-    """Convert one text or path, or several, to a list of texts."""
-    values = [value] if isinstance(value, (str, Path)) else value
-    if not isinstance(values, (list, tuple)):
-        return values
-    return [str(item) if isinstance(item, Path) else item for item in values]
-
-
-def _as_seconds(value: Any) -> Any:
-    return parse_duration(value) if isinstance(value, str) else value
-
-
-def _as_moment(value: Any) -> Any:
-    """Convert to ISO 8601 with the offset from UTC; a YAML reader may already give a datetime."""
-    if isinstance(value, str):
-        try:
-            value = datetime.fromisoformat(value)
-        except ValueError:
-            raise ValueError("must be a date and a time such as 2026-05-01T07:00:00+02:00") from None
-    if not isinstance(value, datetime):
-        return value
-    return (value.astimezone() if value.tzinfo is None else value).isoformat()
-
-
-Sources = Annotated[list[str], BeforeValidator(_as_list)]
-Seconds = Annotated[float, Field(gt=0), BeforeValidator(_as_seconds)]
-Moment = Annotated[str, Field(json_schema_extra={"format": "date-time"}), BeforeValidator(_as_moment)]
-
-
-class Section(BaseModel):
-    """Base of the sections: immutable, and unknown keys are errors."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        allow_inf_nan=False,
-        protected_namespaces=(),
-        use_attribute_docstrings=True,
-    )
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _bool_is_not_a_number(cls, value: Any, info: ValidationInfo) -> Any:
-        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
-            raise ValueError("must not be true or false")
-        return value
 
 
 class ModelSettings(Section):
@@ -168,7 +108,7 @@ class DataSettings(Section):
 
     source: Sources = Field(["builtin:python"], min_length=1)
     """Files, folders, globs, one prepared token folder, or `builtin:python`."""
-    val_source: Sources = []
+    val_source: Sources = Field([])
     """A separate validation text; if empty, a part of `source` is held out."""
     val_fraction: float = Field(0.05, gt=0, lt=1)
     """The part of the source that is held out for validation if `val_source` is empty."""
