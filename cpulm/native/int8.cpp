@@ -251,15 +251,14 @@ void cpulm_softmax(const float *logits, int64_t rows, int64_t width, const int64
 void cpulm_distill(float *logits, float *taught, int64_t rows, int64_t width, const int64_t *targets, float weight,
                    float temperature, float *losses, int8_t *by_row, float *scale, int threads) {
     const float cooler = 1.0f / temperature;
-#pragma omp parallel num_threads(threads)
-    {
-        ThreadRange range(rows);
+    parallel(threads, [=](const Team &team) {
+        ThreadRange range(team, rows);
         Words lanes;
         for (int i = 0; i < LANES; i++) lanes[i] = i;
-        for (long i = range.begin; i < range.end; i++) {
+        for (int64_t i = range.begin; i < range.end; i++) {
             float *row = logits + i * width, *other = taught + i * width;
             Floats most = splat(-3.4e38f), most_taught = most;
-            for (long j = 0; j < width; j += LANES) {
+            for (int64_t j = 0; j < width; j += LANES) {
                 most = max(load(row + j), most);
                 most_taught = max(load(other + j), most_taught);
             }
@@ -271,7 +270,7 @@ void cpulm_distill(float *logits, float *taught, int64_t rows, int64_t width, co
             memcpy(&bits, &top, sizeof bits);
             Words seed = lanes + hash32(bits ^ hash32((uint32_t)i));
             Floats all = {}, all_soft = {}, all_taught = {}, apart = {};
-            for (long j = 0; j < width; j += LANES) {
+            for (int64_t j = 0; j < width; j += LANES) {
                 Floats student = load(row + j) - top, teacher = load(other + j) - top_taught;
                 Floats soft = exponential(student * cooler), q = exponential(teacher * cooler);
                 all += temperature == 1.0f ? soft : exponential(student);
@@ -288,7 +287,7 @@ void cpulm_distill(float *logits, float *taught, int64_t rows, int64_t width, co
             float of_p = (1.0f - weight) / total, of_soft = weight * temperature / soft_total,
                   of_taught = weight * temperature / taught_total;
             Ints largest = {};
-            for (long j = 0; j < width; j += LANES) {
+            for (int64_t j = 0; j < width; j += LANES) {
                 Floats student = load(row + j) - top, soft = exponential(student * cooler);
                 Floats p = temperature == 1.0f ? soft : exponential(student);
                 Floats v = p * of_p + soft * of_soft - load(other + j) * of_taught;
@@ -297,7 +296,7 @@ void cpulm_distill(float *logits, float *taught, int64_t rows, int64_t width, co
             }
             // Below 127, which the largest random number would round to 128, and that is -128 as a byte.
             float step = horizontal_max_magnitude(largest) / 126.9999f, inverse = step > 0 ? 1.0f / step : 0.0f;
-            for (long j = 0; j < width; j += LANES) {
+            for (int64_t j = 0; j < width; j += LANES) {
                 Ints random = (Ints)(hash32(seed + (uint32_t)j) >> 8);
                 Floats up = __builtin_convertvector(random, Floats) * 0x1p-24f;
                 Ints whole = __builtin_convertvector(load(row + j) * inverse + (up + 128.0f), Ints); // above 0
@@ -305,7 +304,7 @@ void cpulm_distill(float *logits, float *taught, int64_t rows, int64_t width, co
             }
             scale[i] = targets[i] < 0 ? 0 : step;
         }
-    }
+    });
 }
 } // extern "C"
 
