@@ -8,10 +8,12 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
-from cpulm.units import parse_duration
+from cpulm.units import LONGEST, parse_duration
 
 LARGEST = 10**15
 """The largest count: floats, which some counts are converted to, are exact only up to 2^53."""
+_SMALLEST = 1e-30
+"""The smallest number above 0: fp32 rounds smaller products to 0."""
 
 
 def _as_list(value: Any) -> Any:
@@ -39,7 +41,7 @@ def _as_moment(value: Any) -> Any:
 
 
 Sources = Annotated[list[str], BeforeValidator(_as_list)]
-Seconds = Annotated[float, Field(gt=0), BeforeValidator(_as_seconds)]
+Seconds = Annotated[float, Field(gt=0, lt=LONGEST), BeforeValidator(_as_seconds)]
 Moment = Annotated[str, Field(json_schema_extra={"format": "date-time"}), BeforeValidator(_as_moment)]
 
 
@@ -56,7 +58,9 @@ class Section(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _bool_is_not_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+    def _is_a_plain_value(cls, value: Any, info: ValidationInfo) -> Any:
         if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
             raise ValueError("must not be true or false")
+        if isinstance(value, float) and 0 < abs(value) < _SMALLEST:
+            raise ValueError(f"must be 0 or at least {_SMALLEST:g}: arithmetic in fp32 makes it 0")
         return value

@@ -7,43 +7,51 @@ from __future__ import annotations
 
 from typing import Any, Literal, TypeVar
 
-import yaml
 from pydantic import Field, field_validator, model_validator
 
 from cpulm.layer_shapes import ACTIVATIONS, Activation, BlockLayers, LinearShape
 from cpulm.setting_types import LARGEST, Moment, Seconds, Section, Sources
+from cpulm.yaml_file import to_yaml
 
 TokenizerKind = Literal["bpe", "byte", "char", "word"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
 _PATIENCE = 10
+_WIDEST, _DEEPEST = 1 << 20, 10_000
+"""The largest width, the longest block and the most layers: far beyond what a machine holds."""
+_LARGEST_BATCH = 1 << 20
+"""The most sequences in a micro-batch, and the most micro-batches in an update, whose numbers are listed."""
+_LARGEST_VOCABULARY = 1 << 24
+"""The largest vocabulary: more than all words of all languages."""
+_FASTEST, _LARGEST_FIGURE = 100.0, 1e6
+"""The largest learning rate (AdamW moves a weight by about as much in an update), norm and loss."""
 
 
 class ModelSettings(Section):
     """The shape and the parts of the transformer. The defaults are the Qwen3 block."""
 
-    n_layer: int = Field(6, ge=1)
+    n_layer: int = Field(6, ge=1, le=_DEEPEST)
     """Number of transformer blocks."""
-    n_head: int = Field(6, ge=1)
+    n_head: int = Field(6, ge=1, le=_WIDEST)
     """Number of query heads."""
-    n_kv_head: int | None = Field(None, ge=1)
+    n_kv_head: int | None = Field(None, ge=1, le=_WIDEST)
     """Number of key and value heads (grouped-query attention); unset: as many as `n_head`."""
-    n_embd: int = Field(384, ge=1)
+    n_embd: int = Field(384, ge=1, le=_WIDEST)
     """Width of the residual stream."""
-    head_dim: int | None = Field(None, ge=1)
+    head_dim: int | None = Field(None, ge=1, le=_WIDEST)
     """Width of one head; unset: `n_embd / n_head`."""
-    n_inner: int | None = Field(None, ge=1)
+    n_inner: int | None = Field(None, ge=1, le=_WIDEST)
     """Width of the MLP's hidden layer; unset: 8/3 of `n_embd` (to a multiple of 32) for `swiglu`, four times
     `n_embd` for the others."""
-    block_size: int = Field(256, ge=2, le=1 << 20)
+    block_size: int = Field(256, ge=2, le=_WIDEST)
     """Tokens in one sequence: the context that the model learns to use."""
     norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
     """Normalisation before attention, before the MLP and before the head."""
-    norm_eps: float = Field(1e-6, gt=0)
+    norm_eps: float = Field(1e-6, gt=0, le=1)
     """Added to the variance inside every norm."""
     position: Literal["rope", "learned", "sinusoidal", "none"] = "rope"
     """How positions are encoded."""
-    rope_theta: float = Field(10_000.0, gt=0)
+    rope_theta: float = Field(10_000.0, gt=0, le=1e12)
     """Base of the rotary frequencies."""
     mlp: Activation = "swiglu"
     """The MLP's activation; `gelu` is the tanh form that GPT-2 uses, `gelu_erf` the exact one, three times
@@ -114,7 +122,7 @@ class DataSettings(Section):
     """The part of the source that is held out for validation if `val_source` is empty."""
     tokenizer: str = "bpe"
     """`bpe` (byte-level), `byte`, `char`, `word`, or the path of a `tokenizer.json`."""
-    vocab_size: int | None = Field(4096, ge=2)
+    vocab_size: int | None = Field(4096, ge=2, le=_LARGEST_VOCABULARY)
     """Entries of the vocabulary that `bpe` and `word` train; unset: as many as the tokenizer has."""
     field: str = "text"
     """The field of a JSONL line that holds its text."""
@@ -140,7 +148,7 @@ class TrainSettings(Section):
 
     steps: int | None = Field(None, ge=1, le=LARGEST)
     """Horizon in optimizer updates."""
-    epochs: float | None = Field(None, gt=0)
+    epochs: float | None = Field(None, gt=0, le=_LARGEST_FIGURE)
     """Horizon in passes over the training split."""
     tokens: int | None = Field(None, ge=1, le=LARGEST)
     """Horizon in trained tokens."""
@@ -149,14 +157,14 @@ class TrainSettings(Section):
     until: Moment | None = None
     """Horizon as a moment of the wall clock, such as `2026-05-01T07:00:00+02:00`: the schedule follows the
     time left."""
-    target_loss: float | None = Field(None, gt=0)
+    target_loss: float | None = Field(None, gt=0, le=_LARGEST_FIGURE)
     """End as soon as the validation loss is at or below this (nats per token)."""
-    patience: int | None = Field(None, ge=0)
+    patience: int | None = Field(None, ge=0, le=LARGEST)
     """End after this many validations in a row without a new best loss; 0: never. Unset: 10 if the horizon is
     a time, which a text may be too short for, else never."""
-    micro_batch_size: int = Field(16, ge=1)
+    micro_batch_size: int = Field(16, ge=1, le=_LARGEST_BATCH)
     """Sequences in one forward and backward pass."""
-    grad_accum_steps: int = Field(1, ge=1)
+    grad_accum_steps: int = Field(1, ge=1, le=_LARGEST_BATCH)
     """Micro-batches in one optimizer update."""
     document_mask: bool = False
     """A token attends only to tokens of its own document if several documents share a window; also in
@@ -166,9 +174,9 @@ class TrainSettings(Section):
     """Seeds initial weights, data order and dropout."""
     optimizer: Literal["muon", "adamw"] = "muon"
     """`muon` for the blocks' matrices with AdamW for the rest, or `adamw` for everything."""
-    lr: float = Field(3e-3, gt=0)
+    lr: float = Field(3e-3, gt=0, le=_FASTEST)
     """Peak learning rate of AdamW: of embeddings, head, norms and biases, or of everything with `adamw`."""
-    muon_lr: float = Field(0.02, gt=0)
+    muon_lr: float = Field(0.02, gt=0, le=_FASTEST)
     """Peak learning rate of Muon: of the blocks' matrices."""
     teacher: str | None = None
     """A run, or a checkpoint, whose model teaches this one: the model learns from the text and from the
@@ -177,17 +185,17 @@ class TrainSettings(Section):
     teacher_weight: float = Field(0.5, gt=0, le=1)
     """The part of the training loss that measures the divergence from the teacher; the rest is the
     cross-entropy on the text."""
-    teacher_temperature: float = Field(1.0, gt=0)
+    teacher_temperature: float = Field(1.0, gt=0, le=_LARGEST_FIGURE)
     """Divides the logits of both models in the divergence: above 1, unlikely tokens count for more."""
     schedule: Literal["cosine", "wsd", "linear", "constant"] = "wsd"
     """Shape of the learning rate over the run; `wsd` is warm-up, stable, linear decay."""
-    warmup_steps: int = Field(50, ge=0)
+    warmup_steps: int = Field(50, ge=0, le=LARGEST)
     """Updates over which the learning rate rises; at most a tenth of a horizon given in steps."""
     decay_fraction: float = Field(0.5, gt=0, le=1)
     """The last part of the run over which `wsd` decays."""
     min_lr_ratio: float = Field(0.0, ge=0, le=1)
     """The learning rate at the end, as a part of the peak."""
-    weight_decay: float = Field(0.1, ge=0)
+    weight_decay: float = Field(0.1, ge=0, le=_LARGEST_FIGURE)
     """Decoupled weight decay on matrices; never on norms and biases."""
     beta1: float = Field(0.9, ge=0, lt=1)
     """AdamW's first moment."""
@@ -195,11 +203,11 @@ class TrainSettings(Section):
     """AdamW's second moment."""
     momentum: float = Field(0.95, ge=0, lt=1)
     """Muon's Nesterov momentum."""
-    grad_clip: float = Field(1.0, ge=0)
+    grad_clip: float = Field(1.0, ge=0, le=_LARGEST_FIGURE)
     """Largest norm of the whole gradient; 0 does not clip."""
-    spike_nats: float | None = Field(1.0, gt=0)
+    spike_nats: float | None = Field(1.0, gt=0, le=_LARGEST_FIGURE)
     """A loss that stays this far above its running mean for five updates is a spike; unset: no spikes."""
-    max_rollbacks: int = Field(3, ge=0)
+    max_rollbacks: int = Field(3, ge=0, le=LARGEST)
     """After a spike, or a loss or gradient that is not finite, go back to the last good checkpoint and skip
     the data that caused it; at most this many times without a new best validation loss, then stop."""
 
@@ -219,9 +227,9 @@ class TrainSettings(Section):
 class EvalSettings(Section):
     """Validation during the run; one more always ends it."""
 
-    every: int = Field(250, ge=1)
+    every: int = Field(250, ge=1, le=LARGEST)
     """Updates between validations."""
-    batches: int | None = Field(None, ge=1)
+    batches: int | None = Field(None, ge=1, le=LARGEST)
     """Micro-batches per validation; unset: the whole split in non-overlapping windows."""
 
 
@@ -230,9 +238,9 @@ class CheckpointSettings(Section):
 
     every: Seconds = 600.0
     """Training time between checkpoints (seconds, or `10min`)."""
-    every_steps: int | None = Field(None, ge=1)
+    every_steps: int | None = Field(None, ge=1, le=LARGEST)
     """Updates between checkpoints; unset: by time alone."""
-    keep: int = Field(2, ge=0)
+    keep: int = Field(2, ge=0, le=LARGEST)
     """Numbered checkpoints to keep beside `latest.pt` and `best.pt`."""
 
 
@@ -241,11 +249,11 @@ class SampleSettings(Section):
 
     prompt: str = ""
     """The prompt of the sample; empty: the start of a document."""
-    max_new_tokens: int = Field(100, ge=0)
+    max_new_tokens: int = Field(100, ge=0, le=_WIDEST)
     """Length of the sample; 0 makes none."""
-    temperature: float = Field(0.8, ge=0)
+    temperature: float = Field(0.8, ge=0, le=_LARGEST_FIGURE)
     """0 takes the most likely token; 1 samples from the model's own probabilities."""
-    top_k: int | None = Field(50, ge=1)
+    top_k: int | None = Field(50, ge=1, le=_LARGEST_VOCABULARY)
     """Sample from this many of the most likely tokens; unset: from all."""
 
 
@@ -254,7 +262,7 @@ class RuntimeSettings(Section):
 
     device: Device = "auto"
     """`auto` takes cuda, then mps, then cpu."""
-    threads: int | None = Field(None, ge=1)
+    threads: int | None = Field(None, ge=1, le=LARGEST)
     """Threads for the CPU's arithmetic; unset: OMP_NUM_THREADS if it is set, else one for each physical core
     that this process may use, without slow cores that would hold up the fast ones."""
     precision: Literal["auto", "fp32", "bf16", "int8"] = "auto"
@@ -308,6 +316,15 @@ class Settings(Section):
             raise ValueError(f"train has {len(given)} horizons ({', '.join(given)}); keep one")
         return self
 
+    @model_validator(mode="after")
+    def _countable_step(self) -> Settings:
+        if self.tokens_per_step > LARGEST:
+            raise ValueError(
+                f"one update is {self.tokens_per_step:,} tokens (train.micro_batch_size x "
+                f"train.grad_accum_steps x model.block_size); at most {LARGEST:,} can be counted"
+            )
+        return self
+
     @property
     def tokens_per_step(self) -> int:
         """Tokens trained by one optimizer update."""
@@ -328,19 +345,6 @@ def changed(section: _S, **values: Any) -> _S:
     return type(section).model_validate({**section.model_dump(), **values})
 
 
-def to_yaml(settings: Settings) -> str:
+def settings_yaml(settings: Settings) -> str:
     """Convert the settings to YAML from which ``--config`` reads the same settings."""
-    return yaml.dump(settings.model_dump(mode="json"), Dumper=_Yaml, sort_keys=False, allow_unicode=True)
-
-
-class _Yaml(yaml.SafeDumper):
-    """Puts text that looks like a number, or has invisible characters, in double quotes."""
-
-
-def _represent_text(dumper: _Yaml, text: str) -> yaml.ScalarNode:
-    plain = text.isprintable() and text[:1] not in "+-.0123456789"
-    style = None if plain else '"'
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
-
-
-_Yaml.add_representer(str, _represent_text)
+    return to_yaml(settings.model_dump(mode="json"))

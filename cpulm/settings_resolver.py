@@ -7,21 +7,22 @@ default < preset < ``--config FILE`` < environment (``CPULM_TRAIN__LR``) < ``--s
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from cpulm.command import ENV_PREFIX, is_setting
 from cpulm.errors import SettingsError
 from cpulm.preset_files import preset_names, presets_folder
 from cpulm.settings import HORIZONS, Settings
+from cpulm.typed_json import shown
+from cpulm.yaml_file import parse_yaml, read_yaml
 
 Layer = dict[str, Any]
 
+_LONGEST_WORD = 80
 _SEE_ALL = "see `cpulm train --print-config` for all settings"
 
 
@@ -32,7 +33,7 @@ def load_preset(name: str) -> tuple[Layer, dict[str, Any]]:
         SettingsError: if there is no such preset; the hint names the nearest one.
     """
     if name not in preset_names():
-        raise SettingsError(f"there is no preset {name!r}", nearest(name, preset_names()))
+        raise SettingsError(f"there is no preset {shown(name)}", nearest(name, preset_names()))
     layer = read_yaml(presets_folder() / f"{name}.yaml")
     return layer, layer.pop("about", {})
 
@@ -94,30 +95,6 @@ def _refuse_nested(values: Mapping[str, Any]) -> None:
                 raise SettingsError(f"{section}.{name} cannot be a nested list", _SEE_ALL)
 
 
-def read_yaml(path: Path) -> Layer:
-    """Read a mapping from a file of YAML 1.2, in which ``on`` is text and ``3e-4`` a number.
-
-    Raises:
-        SettingsError: if the file cannot be read or is not a mapping.
-    """
-    try:
-        loaded = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_Yaml)
-    except OSError as error:
-        raise SettingsError(
-            f"cannot read settings from {path}: {error.strerror}", "give a YAML file of settings"
-        ) from error
-    except (yaml.YAMLError, ValueError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" in line {mark.line + 1}" if mark else ""
-        what = getattr(error, "problem", None) or "it cannot be read as text"
-        raise SettingsError(f"{path} is not valid YAML{where}: {what}", _SEE_ALL) from error
-    if loaded is None:
-        return {}
-    if not isinstance(loaded, dict) or not all(isinstance(key, str) for key in loaded):
-        raise SettingsError(f"{path} does not contain sections of settings", _SEE_ALL)
-    return loaded
-
-
 def known_keys() -> dict[str, Any]:
     """Return the default value of every setting by dotted key."""
     keys: dict[str, Any] = {}
@@ -135,46 +112,12 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
     A key without its section (``lr``) matches the key with it (``train.lr``).
     """
-    choices = list(known)
+    choices, word = list(known), word[:_LONGEST_WORD]  # the search takes a time that grows with its square
     close = [choice for choice in choices if choice.rpartition(".")[2] == word.rpartition(".")[2]]
     close = close or difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
     if close:
         return f"did you mean {' or '.join(close)}?"
     return f"known: {', '.join(choices)}" if len(choices) <= 20 else _SEE_ALL
-
-
-class _Yaml(yaml.SafeLoader):
-    """Reads plain values by YAML 1.2: ``on``, ``1:30`` and dates are text. A repeated key is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"{key.value!r} is given twice", key.start_mark
-                )
-            seen.add(str(key.value))
-        return super().construct_mapping(node, deep)
-
-
-_INTEGER = r"[-+]?[0-9]+(?:_[0-9]+)*"
-_NUMBER = rf"(?:{_INTEGER}(?:\.[0-9]*)?|[-+]?\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
-_Yaml.yaml_implicit_resolvers = {}
-for _tag, _pattern, _first in (
-    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
-    ("int", _INTEGER, list("-+0123456789")),
-    ("float", rf"{_NUMBER}|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)", list("-+.0123456789")),
-):
-    _Yaml.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), _first)
-
-
-def _integer(loader: _Yaml, node: yaml.ScalarNode) -> int:
-    """Read an integer as decimal; YAML 1.1 would read 010 as eight."""
-    return int(loader.construct_scalar(node))
-
-
-_Yaml.add_constructor("tag:yaml.org,2002:int", _integer)
 
 
 def _from_file(path: Path) -> Layer:
@@ -215,7 +158,9 @@ def _from_assignments(assignments: Iterable[str]) -> Layer:
         key, equals, value = text.partition("=")
         key = key.strip()
         if not equals or not key:
-            raise SettingsError(f"--set {text!r} is not of the form key=value", "such as --set train.lr=3e-4")
+            raise SettingsError(
+                f"--set {shown(text)} is not of the form key=value", "such as --set train.lr=3e-4"
+            )
         _check_key(key, "--set")
         layer[key] = parse_value(value, key)
     return layer
@@ -239,7 +184,7 @@ def _flat(layer: Layer, source: str) -> Layer:
         if name in _sections():
             if not isinstance(inside or {}, dict):
                 raise SettingsError(
-                    f"{source}: {name} is a section of settings, not {inside!r}",
+                    f"{source}: {name} is a section of settings, not {shown(inside)}",
                     "write its settings under it",
                 )
             flat.update({f"{name}.{key}": value for key, value in (inside or {}).items()})
@@ -263,7 +208,7 @@ def _nested(flat: Layer) -> Layer:
 
 def _check_key(key: str, source: str) -> None:
     if key not in known_keys():
-        raise SettingsError(f"{source}: there is no setting {key!r}", _nearest_key(key))
+        raise SettingsError(f"{source}: there is no setting {shown(key)}", _nearest_key(key))
     if key == "preset" and source == "--set":
         raise SettingsError("--set cannot choose a preset", "choose it with --preset NAME")
 
@@ -296,11 +241,11 @@ def parse_value(text: str, key: str) -> Any:
     if (is_text or is_list) and not quoted:
         return text
     try:
-        value = yaml.load(text, Loader=_Yaml)
-    except (yaml.YAMLError, ValueError) as error:
+        value = parse_yaml(text)
+    except ValueError as error:
         if is_text:
             return text
-        raise SettingsError(f"{key}: cannot read the value {text!r}", _description(key)) from error
+        raise SettingsError(f"{key}: cannot read the value {shown(text)}", _description(key)) from error
     return text if value is None and not text.strip() else value
 
 
@@ -341,7 +286,7 @@ def _explain(error: ValidationError) -> SettingsError:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        return SettingsError(f"there is no setting {key!r}", _nearest_key(key))
+        return SettingsError(f"there is no setting {shown(key)}", _nearest_key(key))
     value = first["input"]
     reason = _reason(first)
     if isinstance(value, (dict, BaseModel)) or not key:
@@ -350,14 +295,14 @@ def _explain(error: ValidationError) -> SettingsError:
     hint = _description(key)
     if first["type"] == "literal_error":
         hint = nearest(str(value), allowed_values(key))
-    return SettingsError(f"{key} = {_abbreviated(value)}: {reason}", hint)
+    return SettingsError(f"{key} = {shown(value)}: {reason}", hint)
 
 
 _REASONS = {
     "greater_than": "must be greater than {gt:g}",
     "greater_than_equal": "must be at least {ge:g}",
     "less_than": "must be less than {lt:g}",
-    "less_than_equal": "must be at most {le:,}",
+    "less_than_equal": "must be at most {le:,.17g}",
     "finite_number": "must be a finite number",
     "too_short": "must not be empty",
     "list_type": "must be a text, or a list of texts",
@@ -382,11 +327,6 @@ def _reason(error: Mapping[str, Any]) -> str:
     if kind == "literal_error":
         return f"must be one of {limits['expected'].replace(chr(39), '')}".replace(" or ", ", ")
     return _REASONS.get(kind, "cannot be used here").format(**limits)
-
-
-def _abbreviated(value: Any) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 80 else f"{shown[:80]}..."
 
 
 def _description(key: str) -> str:

@@ -84,8 +84,12 @@ def _values(schema: dict[str, Any]) -> str:
     kind = schema.get("anyOf", [schema])[0]
     if "enum" in kind:
         return ", ".join(f"`{choice}`" for choice in kind["enum"])
-    limits = [f"{sign} {kind[word]:,}" for word, sign in LIMITS.items() if word in kind]
+    limits = [f"{sign} {_number(kind[word])}" for word, sign in LIMITS.items() if word in kind]
     return " ".join([KINDS[kind["type"]], ", ".join(limits)]).strip()
+
+
+def _number(limit: float) -> str:
+    return f"{int(limit):,}" if limit == int(limit) else str(limit)
 
 
 if __name__ == "__main__":

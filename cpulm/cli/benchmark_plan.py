@@ -97,7 +97,7 @@ def _text_is_short(night: NightPlan) -> str | None:
 
 def _write(night: NightPlan, out: Path) -> None:
     from cpulm.atomic import write_text
-    from cpulm.settings import to_yaml
+    from cpulm.settings import settings_yaml
 
     best = night.best
     header = (
@@ -107,7 +107,7 @@ def _write(night: NightPlan, out: Path) -> None:
         f"# {best.bits_per_byte:.3f} bits per byte, after about {best.tokens:,.0f} tokens. "
         "Train it: cpulm train --config FILE\n"
     )
-    write_text(out, header + to_yaml(best.settings))
+    write_text(out, header + settings_yaml(best.settings))
 
 
 def _record(night: NightPlan) -> dict[str, Any]:

@@ -138,10 +138,10 @@ def _warn(show: Listener, warnings: Sequence[str]) -> None:
 
 def print_settings(settings: Settings) -> None:
     """Print the settings as YAML that ``--config`` reads."""
-    from cpulm.settings import to_yaml
+    from cpulm.settings import settings_yaml
     from cpulm.ui.console import write_text
 
-    write_text(to_yaml(settings))
+    write_text(settings_yaml(settings))
 
 
 def show_presets(json: bool) -> None:
@@ -190,10 +190,10 @@ def _record(begins: RecordStart) -> Iterator[Listener]:
     with ExitStack() as stack:
         listeners: list[Listener] = [stack.enter_context(MetricsWriter(run.metrics, show_warning))]
         if begins.settings.log.tensorboard:
-            from cpulm.settings import to_yaml
+            from cpulm.settings import settings_yaml
             from cpulm.ui.tensorboard import tensorboard_listener
 
-            settings = to_yaml(begins.settings)
+            settings = settings_yaml(begins.settings)
             listeners.append(stack.enter_context(tensorboard_listener(run.tensorboard, settings)))
 
         def emit(event: Event) -> None:

@@ -146,7 +146,7 @@ def _gives_block(config: str | None, assignments: Sequence[str], flags: dict[str
     """Whether the user gave the block size; else it is a preset's, or the default."""
     import os
 
-    from cpulm.settings_resolver import read_yaml
+    from cpulm.yaml_file import read_yaml
 
     in_file = (read_yaml(Path(config)).get("model") or {}) if config else {}
     assigned = any(text.partition("=")[0].strip() == "model.block_size" for text in assignments)

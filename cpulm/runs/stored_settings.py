@@ -6,7 +6,7 @@ from typing import Any
 
 from cpulm.errors import SettingsError
 from cpulm.run_dir import RunDir
-from cpulm.settings_resolver import read_yaml
+from cpulm.yaml_file import read_yaml
 
 
 def read_settings(run: RunDir) -> dict[str, Any]:

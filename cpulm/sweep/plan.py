@@ -12,15 +12,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from cpulm.atomic import write_text
 from cpulm.errors import DataError, SettingsError
 from cpulm.run_dir import RunDir
-from cpulm.settings import Settings, to_yaml
-from cpulm.settings_resolver import read_yaml, resolve
+from cpulm.settings import Settings, settings_yaml
+from cpulm.settings_resolver import resolve
 from cpulm.sweep.halving import Rung
 from cpulm.typed_json import from_record
+from cpulm.yaml_file import read_yaml, to_yaml
 
 PLAN = "sweep.yaml"
 _FORMAT_VERSION = 1
@@ -114,7 +113,7 @@ def write_plan(folder: SweepDir, plan: Plan, settings: Sequence[Settings]) -> No
     try:
         (folder.path / "trials").mkdir(parents=True, exist_ok=True)
         for trial, one in zip(plan.trials, settings, strict=True):
-            write_text(folder.settings(trial), to_yaml(one))
+            write_text(folder.settings(trial), settings_yaml(one))
         write_text(folder.plan, _text_of(plan))
     except OSError as error:
         raise SettingsError(
@@ -168,7 +167,7 @@ def is_same(folder: SweepDir, plan: Plan, settings: Sequence[Settings]) -> bool:
 
 def _text_of(plan: Plan) -> str:
     record: dict[str, Any] = {"format_version": _FORMAT_VERSION, **_plain(asdict(plan))}
-    return yaml.safe_dump(record, sort_keys=False, allow_unicode=True)
+    return to_yaml(record)
 
 
 def _plain(value: Any) -> Any:

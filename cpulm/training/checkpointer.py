@@ -13,7 +13,7 @@ from cpulm.command import typed
 from cpulm.errors import ResourceError
 from cpulm.events import CheckpointSaved, Listener, Notice, Progress
 from cpulm.run_dir import RunDir
-from cpulm.settings import CheckpointSettings, to_yaml
+from cpulm.settings import CheckpointSettings, settings_yaml
 from cpulm.units import format_duration
 
 RETRY_SECONDS = 30.0
@@ -141,7 +141,7 @@ class Checkpointer:
     def _write_latest(self) -> None:
         if not self._run.path.is_dir():
             self._run.path.mkdir(parents=True)
-            write_text(self._run.settings, to_yaml(self._make().settings))
+            write_text(self._run.settings, settings_yaml(self._make().settings))
             self._warn(f"the run's folder {self._run.path} was deleted; it is created again from memory")
         self._write(self._run.latest, "latest")
 

@@ -32,7 +32,7 @@ from cpulm.run_dir import RunDir
 from cpulm.runs.lock import locked
 from cpulm.runs.status import is_complete
 from cpulm.runs.stop_file import watch_for_stop
-from cpulm.settings import HORIZONS, Settings, changed, to_yaml
+from cpulm.settings import HORIZONS, Settings, changed, settings_yaml
 from cpulm.settings_resolver import replaced
 from cpulm.system.allocator import release_memory
 from cpulm.system.machine import Machine, read_machine
@@ -126,7 +126,7 @@ def train(
         requirements.check_disk(prepared.plan.disk_bytes, out or Path("runs"))
         run = run_dir.create(out, settings.preset or "run")
         with _exclusive(run, stop):
-            write_text(run.settings, to_yaml(settings))
+            write_text(run.settings, settings_yaml(settings))
             teacher = keep_teacher(prepared.teacher, run) if prepared.teacher else ""
             with record(RecordStart(run, settings)) as recorder:
                 emit = tee(show, recorder)
@@ -174,7 +174,7 @@ def resume(
                 require_unfinished(settings, prepared.plan, checkpoint, run)
             requirements.check_disk(prepared.plan.disk_bytes, run.path)
             earlier = go_back_to(checkpoint, source, run)
-            write_text(run.settings, to_yaml(settings))
+            write_text(run.settings, settings_yaml(settings))
             begins = RecordStart(run, settings, checkpoint.step, checkpoint.state.saves)
             with record(begins) as recorder:
                 emit = tee(show, recorder)

@@ -10,7 +10,7 @@ from cpulm.benchmark import night_planner
 from cpulm.benchmark.night_planner import plan_night, with_shape
 from cpulm.errors import SettingsError
 from cpulm.events import Event, Progress
-from cpulm.settings import to_yaml
+from cpulm.settings import settings_yaml
 from cpulm.settings_resolver import resolve, validate
 
 SMALL = [
@@ -52,7 +52,7 @@ def test_a_plan_from_pilots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert list(tmp_path.iterdir()) == [text]
 
     plan = tmp_path / "plan.yaml"
-    plan.write_text(to_yaml(night.best.settings))
+    plan.write_text(settings_yaml(night.best.settings))
     assert resolve(config=plan) == night.best.settings
 
 

@@ -139,12 +139,38 @@ def test_a_refusal_is_in_our_own_words_and_names_the_setting(key: str) -> None:
         assert error.hint
 
 
+def refuses_text(key: str) -> bool:
+    section, name = key.split(".")
+    return "number" in str(refusal({section: {name: "a"}}))
+
+
 def refusal(values: dict[str, Any]) -> SettingsError | None:
     try:
         validate(values)
     except SettingsError as error:
         return error
     return None
+
+
+NUMBERS = [key for key in known_keys() if "." in key and refuses_text(key)]
+
+
+@pytest.mark.parametrize("key", NUMBERS)
+@pytest.mark.parametrize("value", [10**30, 1e300, math.nan, math.inf, -math.inf, -1e300])
+def test_no_number_is_without_limits(key: str, value: float) -> None:
+    section, name = key.split(".")
+    assert refusal({section: {name: value}}), f"{key} = {value}"
+
+
+def test_a_number_that_fp32_makes_zero_is_refused() -> None:
+    with pytest.raises(SettingsError, match=r"train\.lr = 1e-320: .*at least 1e-30"):
+        validate({"train": {"lr": 1e-320}})
+
+
+def test_an_update_has_no_more_tokens_than_can_be_counted() -> None:
+    most = {"micro_batch_size": 1 << 20, "grad_accum_steps": 1 << 20}
+    assert refusal({"train": most}) is None
+    assert "can be counted" in str(refusal({"train": most, "model": {"block_size": 1 << 20}}))
 
 
 @pytest.mark.parametrize(

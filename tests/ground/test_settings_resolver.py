@@ -176,7 +176,7 @@ def test_other_variables_of_that_prefix_are_no_settings() -> None:
     ("assignment", "value"),
     [
         ("train.lr=3e-4", 3e-4),
-        ("train.lr=3E4", 3e4),
+        ("train.grad_clip=3E4", 3e4),
         ("train.lr=.5", 0.5),
         ("train.lr = 1", 1.0),
         ("train.steps=1_000_000", 1_000_000),
@@ -263,8 +263,8 @@ def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("train: {lr: [}", "my.yaml is not valid YAML in line 1"),
-        ("train:\n  lr: 1\n  lr: 2\n", "not valid YAML in line 3: 'lr' is given twice"),
+        ("train: {lr: [}", "my.yaml is not valid YAML: in line 1"),
+        ("train:\n  lr: 1\n  lr: 2\n", "not valid YAML: in line 3: 'lr' is given twice"),
         ("train: {lr: 1}\nmodel: {}\ntrain: {seed: 1}\n", "line 3: 'train' is given twice"),
         ("- train\n", "my.yaml does not contain sections"),
         ("5: 6\n", "my.yaml does not contain sections"),
