@@ -28,8 +28,10 @@ BYTE_LEVEL_MINIMUM = 257
 """The smallest byte-level vocabulary: 256 bytes and the end-of-text token."""
 
 _END_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "[EOS]", "<|im_end|>", "[SEP]")
-_LONG_WORD = 1024
-_LONG_WORDS = re.compile(rf"\S{{{_LONG_WORD}}}|\s{{{_LONG_WORD}}}")
+_LONG_WORD = 64
+_LONG_RUN = 128
+"""Characters: a run of at least twice this many is cut into words of ``_LONG_WORD`` to learn a vocabulary."""
+_LETTER_OR_BLANK = re.compile(r"[^\W_]|\s")
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -206,17 +208,24 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 
 
 def _without_long_words(texts: Iterable[str]) -> Iterator[str]:
-    """Cut what has no borders for the splitting expression: a merge looks through the whole of such a word.
+    """Cut long runs of one class of characters: a merge looks through the whole of each word it occurs in.
 
-    For 300 KB without white space that is fifty times as long (59 s for 1.2 s on an AMD EPYC).
+    Learning 4,096 tokens from 1 MB without borders (Chinese, DNA) took over 100 s of an AMD EPYC in words of
+    1,024 characters, 6 s in words of 64.
     """
     for text in texts:
         begin = 0
-        if len(text) > _LONG_WORD:
-            for long in _LONG_WORDS.finditer(text):
-                yield text[begin : long.end()]
-                begin = long.end()
+        for block in range(0, len(text) - _LONG_RUN + 1, _LONG_RUN):
+            if _is_one_run(text[block : block + _LONG_RUN]):
+                for end in range(block, block + _LONG_RUN + 1, _LONG_WORD):
+                    yield text[begin:end]
+                    begin = end
         yield text[begin:]
+
+
+def _is_one_run(text: str) -> bool:
+    """Whether GPT-2's expression splits ``text`` nowhere: all letters, digits, white space or other signs."""
+    return text.isalpha() or text.isnumeric() or text.isspace() or _LETTER_OR_BLANK.search(text) is None
 
 
 def byte_tokenizer() -> Tokenizer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 from collections.abc import Callable
 from functools import cache
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as JsonTokenizer
 from tokenizers import normalizers
 
+from cpulm.data import pretoken_cache
 from cpulm.data.encoder import (
     END,
     bulk_encoder,
@@ -21,6 +23,7 @@ from cpulm.data.encoder import (
     safe_border,
     splits_like_gpt2,
 )
+from cpulm.data.long_pretokens import LongTextEncoder
 from cpulm.data.pretoken_cache import PieceEncoder, piece_starts
 from cpulm.data.tokenizer import Tokenizer, byte_tokenizer, char_tokenizer, train_bpe, train_word
 from cpulm.errors import DataError
@@ -89,6 +92,35 @@ def test_long_pieces_are_not_confused() -> None:
     words = ["x" * length + end for length in (13, 14, 15, 16, 17, 64, 65, 200) for end in ("a", "b")]
     text = " ".join(words * 2)
     assert bulk_encoder(bpe())(text).tolist() == bpe().encode(text)
+
+
+ONE_CLASS = ["ab", "ACGT", "0123456789", "东京是本的", "=-", "é東a", " a", "a'st", "\t\n "]
+
+
+@given(
+    alphabet=st.sampled_from(ONE_CLASS),
+    runs=st.lists(st.tuples(st.text("012345", max_size=6), st.integers(1, 60)), max_size=4),
+    size=st.sampled_from([260, 300, 400]),
+)
+@settings(max_examples=200, deadline=None)
+def test_windows_give_the_ids_of_the_whole(alphabet: str, runs: list[tuple[str, int]], size: int) -> None:
+    """Whether the windows agree soon, late or, where the text repeats a pattern, nowhere."""
+    text = "".join(alphabet[int(digit) % len(alphabet)] for part, times in runs for digit in part * times)
+    tokenizer = train_bpe([text, alphabet * 40], size)
+    encoder = LongTextEncoder(tokenizer.inner, window=24, overlap=10)
+    assert encoder.encode(text).tolist() == tokenizer.encode(text)
+
+
+def test_text_that_does_not_repeat_has_the_ids_of_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Past a warm table such text is left to the library; documents and long pieces stay what they are."""
+    monkeypatch.setattr(pretoken_cache, "_WARM_PIECES", 10)
+    rng = random.Random(1)
+    words = ["".join(rng.choices("abcdefXYZ0189-", k=rng.randint(1, 30))) for _ in range(400)]
+    documents = [" ".join(words[at : at + 40]) for at in range(0, 400, 40)] + ["x" * 20_000, "", "東" * 9000]
+    encode = bulk_encoder(bpe())
+    for begin in range(0, len(documents), 2):
+        text = END.join([*documents[begin : begin + 2], ""])
+        assert encode(text).tolist() == plain(bpe(), text)
 
 
 def test_pieces_are_the_tokens_of_the_splitting_expression_in_plain_text() -> None:
