@@ -58,7 +58,7 @@ def at_boot(
     _require_night(RunDir(path), run)
     boot.install(entry)
     stderr().print(f"wrote {entry.path}: {entry.advice}", soft_wrap=True)
-    stderr().print(f"undo it with: cpulm at-boot {run} --remove", soft_wrap=True)
+    stderr().print(f"undo it with: cpulm at-boot {command.typed(run)} --remove", soft_wrap=True)
 
 
 def _require_night(run: RunDir, typed: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cpulm.command import typed
 from cpulm.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def _show(night: NightPlan, out: Path | None) -> None:
     if short is not None:
         console.print(f"\n{short}", highlight=False)
     if out is not None:
-        console.print(f"\nTrain it: cpulm train --config {out}")
+        console.print(f"\nTrain it: cpulm train --config {typed(out)}")
     else:
         console.print("\n--out plan.yaml writes this plan to a file for `cpulm train --config`.", style="dim")
 

@@ -188,6 +188,7 @@ def _models_and_texts(
     Raises:
         SettingsError: if there is no run, or an argument is a text.
     """
+    from cpulm.command import typed
     from cpulm.errors import SettingsError
     from cpulm.run_dir import RunDir
 
@@ -198,7 +199,9 @@ def _models_and_texts(
     for one in map(Path, arguments):
         found = RunDir(one)
         if one.exists() and one.suffix != ".pt" and not (found.settings.exists() or found.checkpoints()):
-            raise SettingsError(f"{one} is neither a run nor a checkpoint", f"give a text as --data {one}")
+            raise SettingsError(
+                f"{one} is neither a run nor a checkpoint", f"give a text as --data {typed(one)}"
+            )
     return [Path(one) for one in arguments], data
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from types import TracebackType
 from typing import Annotated, NoReturn
 
 import typer
@@ -69,6 +70,7 @@ def cpulm(
 def main() -> NoReturn:
     """Run the command line; errors that a user can fix end as one message, one hint and an exit code."""
     _open_missing_streams()
+    sys.excepthook = _show_bug
     try:
         ended_with = app(prog_name="cpulm", standalone_mode=False)
     except UsageError as error:
@@ -80,6 +82,12 @@ def main() -> NoReturn:
     except (KeyboardInterrupt, typer.Abort):
         _end(AbortedError("aborted"))
     sys.exit(ended_with if isinstance(ended_with, int) else 0)
+
+
+def _show_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    from cpulm.ui.console import show_bug
+
+    show_bug(kind, error, trace)
 
 
 def _open_missing_streams() -> None:

@@ -205,15 +205,16 @@ def _report(run: RunDir, json: bool) -> None:
         pid = night.pid if night and watched else None
         print_json({"run": run.path, "state": night.state if night else None, "supervisor_pid": pid})
         return
+    place = typed(run.path)
     if watched:
         lines = [
             f"\n{run.path} continues in the background. This terminal may be closed.",
-            f"  watch it        cpulm watch {run.path}",
-            f"  stop it         cpulm stop {run.path}",
+            f"  watch it        cpulm watch {place}",
+            f"  stop it         cpulm stop {place}",
             f"  its log         {supervisor_state.log_path(run)}",
             f"  in the morning  {run.path / 'summary.md'}",
             "It is restarted after a crash. A closed lid or an empty battery still stops it.",
-            f"To continue it after a reboot too: cpulm at-boot {run.path} --install",
+            f"To continue it after a reboot too: cpulm at-boot {place} --install",
         ]
     else:
         lines = [f"\n{run.path} has already ended: see {run.path / 'summary.md'}"]

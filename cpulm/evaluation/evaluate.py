@@ -9,6 +9,7 @@ from pathlib import Path
 from cpulm.checkpoints.checkpoint import Checkpoint
 from cpulm.checkpoints.load_model import load_model
 from cpulm.checkpoints.training_data import same_tokens
+from cpulm.command import typed
 from cpulm.data.readers import DEFAULT, Reading
 from cpulm.data.tokenfile import TokenFolder
 from cpulm.data.tokenizer import Tokenizer
@@ -210,7 +211,7 @@ def _data(
         if needs_text:
             raise DataError(
                 f"the validation text of {path} cannot be read: {error.message}",
-                f"give a text: `cpulm evaluate {path} --data TEXT`",
+                f"give a text: `cpulm evaluate {typed(path)} --data TEXT`",
             ) from error
         show(Notice(level="warning", message=f"{error.message}; memorization cannot be checked"))
         return None

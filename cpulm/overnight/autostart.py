@@ -12,6 +12,7 @@ import hashlib
 import os
 import plistlib
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -115,7 +116,7 @@ def remove(entry: Entry) -> bool:
 
 
 def _run(command: Sequence[str], hint: str = _INSTEAD) -> None:
-    shown = " ".join(command)
+    shown = shlex.join(command)
     try:
         done = subprocess.run(
             command,

@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from cpulm.command import typed
 from cpulm.errors import ResourceError, SettingsError
 from cpulm.run_dir import RunDir
 from cpulm.system import process
@@ -112,11 +113,11 @@ def _acquire(descriptor: int, run: RunDir) -> None:
 
 
 def _held_error(run: RunDir, other: Holder) -> SettingsError:
-    since = time.strftime("%Y-%m-%d %H:%M", time.localtime(other.since))
+    place, since = typed(run.path), time.strftime("%Y-%m-%d %H:%M", time.localtime(other.since))
     if other.here:
         return SettingsError(
             f"{run.path} is already being trained by process {other.pid} on {other.host} since {since}",
-            f"see it with `cpulm watch {run.path}`, stop it with `cpulm stop {run.path}`",
+            f"see it with `cpulm watch {place}`, stop it with `cpulm stop {place}`",
         )
     return SettingsError(
         f"{run.path} is locked by process {other.pid} on another machine, {other.host}, since {since}",

@@ -14,15 +14,18 @@ import json
 import math
 import os
 import sys
-from collections.abc import Mapping
+import traceback
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import TracebackType
 from typing import Any, TextIO, cast
 
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.text import Text
 
 from cpulm.errors import ResourceError
-from cpulm.ui.terminal_text import harmless
+from cpulm.ui.terminal_text import harmless, without_controls
 
 _NOBODY_READS = (errno.EPIPE, errno.EIO, errno.EINVAL)
 """A pipe without a reader, a closed terminal, and Windows's error for both."""
@@ -84,7 +87,9 @@ def json_for_stdout(text: str) -> str:
 
 
 def write_text(text: str) -> bool:
-    """Write ``text`` as it is on stdout, immediately; False once there is no reader.
+    """Write ``text`` on stdout, immediately; False once there is no reader.
+
+    A file or a pipe gets it as it is, a terminal without what it would obey.
 
     A reader that closed the pipe (``| head``) is not an error: further output is dropped silently.
 
@@ -110,6 +115,11 @@ def show_error(message: str, hint: str = "", *, label: str = "error") -> None:
         _labelled(console, " hint", "cyan", hint)
 
 
+def show_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Write a traceback on stderr, as ``sys.excepthook``; what its message quotes cannot move the cursor."""
+    _Output(sys.stderr).write(without_controls("".join(traceback.format_exception(kind, error, trace))))
+
+
 def show_warning(message: str) -> None:
     """Write one warning on stderr."""
     _labelled(stderr(), "warning", "yellow", message)
@@ -118,7 +128,18 @@ def show_warning(message: str) -> None:
 def _console(stream: TextIO) -> Console:
     width = None if stream.isatty() or os.environ.get("COLUMNS") else _PIPE_WIDTH
     output = cast(TextIO, _Output(stream))
-    return Console(file=output, width=width, markup=False, emoji=False, highlight=False)
+    return _HarmlessConsole(file=output, width=width, markup=False, emoji=False, highlight=False)
+
+
+class _HarmlessConsole(Console):
+    """A console whose only escape sequences are its own: names of files and runs bring none."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            if segment.control:
+                yield segment
+            else:
+                yield Segment(without_controls(segment.text), segment.style)
 
 
 class _Output:
@@ -150,7 +171,7 @@ class _Output:
     def write_now(self, text: str) -> bool:
         """Write and flush; False if nobody reads."""
         try:
-            self._stream.write(text)
+            self._stream.write(without_controls(text) if self._stream.isatty() else text)
             self._stream.flush()
         except OSError as error:
             self._failed(error)

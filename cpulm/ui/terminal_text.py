@@ -11,6 +11,12 @@ _TAB = "    "
 _DANGEROUS = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 """Unicode categories that can move the cursor, change the writing direction or have no glyph."""
 
+_CONTROLS = {
+    code: "\ufffd"
+    for code in (*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+    if chr(code) not in "\n\t"
+}
+
 
 def harmless(text: str, *, keep_lines: bool = False) -> str:
     """Remove everything from ``text`` that a terminal would interpret.
@@ -23,6 +29,11 @@ def harmless(text: str, *, keep_lines: bool = False) -> str:
     text = text.replace("\r\n", "\n").replace("\t", _TAB)
     end = "\n" if keep_lines else " "
     return "".join(end if char == "\n" else _shown(char) for char in text)
+
+
+def without_controls(text: str) -> str:
+    """Replace what a terminal would obey, but for line ends and tabs, by U+FFFD, one cell for each."""
+    return text if text.isascii() and text.isprintable() else text.translate(_CONTROLS)
 
 
 def _shown(char: str) -> str:
