@@ -7,6 +7,7 @@
     python -m benchmarks.soak times      # does a run end when it was told to?
     python -m benchmarks.soak cost       # what a checkpoint costs
     python -m benchmarks.soak fuzz       # every file that cpulm reads, with anything in it
+    python -m benchmarks.soak places     # pipes, odd streams, folders, signals and limits around a command
 
 Every trial ends with exit code 1 where something was lost; ``--json`` prints the figures for programs.
 """
@@ -69,6 +70,13 @@ def _fuzz(options: argparse.Namespace) -> tuple[dict[str, Any], list[str], bool]
     return result, fuzz.told(result), not any(row["fault"] for row in result["targets"])
 
 
+def _places(options: argparse.Namespace) -> tuple[dict[str, Any], list[str], bool]:
+    from benchmarks.soak import places
+
+    result = places.places(options.count, options.seed, options.first)
+    return result, places.told(result), not result["faults"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.soak", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -80,6 +88,7 @@ def main() -> None:
         ("disk", 50),
         ("night", 100_000),
         ("fuzz", 100_000),
+        ("places", 10_000),
     ):
         trials.add_parser(name).add_argument("--count", type=int, default=count)
     for name in ("times", "cost"):
@@ -87,8 +96,9 @@ def main() -> None:
     trials.choices["kills"].add_argument(
         "--by-command", type=int, default=20, help="additional kills through the command line"
     )
-    for name in ("kills", "damage", "disk", "fuzz"):
+    for name in ("kills", "damage", "disk", "fuzz", "places"):
         trials.choices[name].add_argument("--seed", type=int, default=1)
+    trials.choices["places"].add_argument("--first", type=int, default=0, help="number of the first case")
     for trial in trials.choices.values():
         trial.add_argument("--json", action="store_true")
     options = parser.parse_args()

@@ -172,7 +172,7 @@ class PieceEncoder:
 
     def _passes(self, fresh: int, size: int) -> bool:
         """Whether text of ``size`` bytes has so many ``fresh`` pieces that the table does not help."""
-        little_help = self._table.size > _WARM_PIECES and fresh * _BYTES_PER_FRESH_PIECE > size
+        little_help = self._table.size + fresh > _WARM_PIECES and fresh * _BYTES_PER_FRESH_PIECE > size
         self._passed = (self._passed + 1) % _LEARNT_EVERY if little_help else 0
         return self._passed > 0
 
