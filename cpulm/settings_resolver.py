@@ -72,6 +72,22 @@ def resolve(
     return validate(_nested({**merged, "preset": preset}))
 
 
+def is_given(
+    key: str,
+    *,
+    config: Path | None,
+    environ: Mapping[str, str],
+    assignments: Iterable[str],
+    flags: Mapping[str, Any],
+) -> bool:
+    """Whether the user gave the setting ``key``, by any of the ways of :func:`resolve` but a preset."""
+    section, _, name = key.partition(".")
+    assigned = any(text.partition("=")[0].strip() == key for text in assignments)
+    in_environment = f"{ENV_PREFIX}{section}__{name}".upper() in map(str.upper, environ)
+    in_file = config is not None and name in (read_yaml(config).get(section) or {})
+    return assigned or in_environment or in_file or flags.get(key) is not None
+
+
 def validate(values: Mapping[str, Any]) -> Settings:
     """Validate a nested mapping as settings.
 

@@ -13,7 +13,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from cpulm.data.prepare import prepare
+from cpulm.data.prepare import prepare_fitting
 from cpulm.data.tokenfile import TokenFolder
 from cpulm.errors import ResourceError, SettingsError, StoppedError
 from cpulm.estimate import requirements
@@ -97,12 +97,13 @@ class _MeasuredSize:
     step_seconds: float
 
 
-def plan_night(base: Settings, seconds: float, *, show: Listener) -> NightPlan:
+def plan_night(base: Settings, seconds: float, *, show: Listener, block_is_wish: bool = False) -> NightPlan:
     """Measure the sizes, run the pilots, and predict the loss of each size.
 
     Args:
         base: all settings but the model's size, its learning rates and the horizon.
         seconds: the planned time.
+        block_is_wish: as in :func:`cpulm.data.prepare.prepare_fitting`.
 
     Raises:
         SettingsError: if the time is too short for pilots.
@@ -117,7 +118,7 @@ def plan_night(base: Settings, seconds: float, *, show: Listener) -> NightPlan:
     machine = read_machine()
     runtime = choose_runtime(base.runtime, machine, base.model)
     with StopRequest() as stop:
-        tokens = prepare(base.data, emit=show, should_stop=stop, block_size=base.model.block_size)
+        tokens, base = prepare_fitting(base, emit=show, should_stop=stop, block_is_wish=block_is_wish)
         sizes = _measured_sizes(base, tokens, runtime, machine, seconds, show, stop)
     pilots = _run_pilots(sizes[:_PILOT_SHAPES], tokens, seconds, show)
     law = ScalingLaw(pilots)

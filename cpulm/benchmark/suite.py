@@ -8,7 +8,7 @@ from typing import Any
 
 from cpulm.benchmark.step_benchmark import DataSizes, Peak, Result, benchmark_step, measure_peak
 from cpulm.command import cpulm_command, last_error, last_line, log_environment
-from cpulm.data.prepare import prepare
+from cpulm.data.prepare import prepare_fitting
 from cpulm.errors import ResourceError, StoppedError
 from cpulm.estimate import requirements
 from cpulm.estimate.memory import expected_arithmetic
@@ -24,13 +24,14 @@ from cpulm.system.machine import read_machine
 
 
 def benchmark_preset(
-    settings: Settings, *, with_data: bool, seconds: float, show: Listener
+    settings: Settings, *, with_data: bool, seconds: float, show: Listener, block_is_wish: bool = False
 ) -> tuple[Result, Peak]:
     """Measure one preset, and the machine's peak.
 
     Args:
         with_data: whether to prepare the data, for its real vocabulary and length.
         seconds: the approximate time of the updates, of eager and of compiled ones.
+        block_is_wish: as in :func:`cpulm.data.prepare.prepare_fitting`.
 
     Raises:
         CpulmError: if a run with the settings could not begin on this machine.
@@ -40,8 +41,9 @@ def benchmark_preset(
     with StopRequest() as stop:
         sizes = DataSizes(settings.data.vocab_size or CHARACTERS)
         if with_data:
-            block = settings.model.block_size
-            tokens = prepare(settings.data, emit=show, should_stop=stop, block_size=block)
+            tokens, settings = prepare_fitting(
+                settings, emit=show, should_stop=stop, block_is_wish=block_is_wish
+            )
             sizes = DataSizes(tokens.vocab_size, len(tokens.train), len(tokens.val))
         expected = expected_arithmetic(settings, machine)
         requirements.check_memory(settings, sizes.vocab_size, expected, machine.memory_available_bytes)

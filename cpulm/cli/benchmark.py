@@ -89,7 +89,7 @@ def benchmark(
     import os
 
     from cpulm.errors import SettingsError
-    from cpulm.settings_resolver import resolve
+    from cpulm.settings_resolver import is_given, resolve
 
     if out is not None and max_time is None:
         raise SettingsError("--out has no effect without --max-time", "give the time to plan: --max-time 8h")
@@ -107,23 +107,33 @@ def benchmark(
         assignments=assignments or (),
         flags={**flags, "runtime.compile": "off" if quick else None},
     )
+    block_is_wish = not is_given(
+        "model.block_size",
+        config=Path(config) if config else None,
+        environ=os.environ,
+        assignments=assignments or (),
+        flags=flags,
+    )
     if max_time is not None:
         from cpulm.cli.benchmark_plan import plan
 
-        plan(settings, max_time, out, json=json)
+        plan(settings, max_time, out, block_is_wish=block_is_wish, json=json)
         return
     seconds = _QUICK_SECONDS if quick else _SECONDS
-    _measure(settings, with_data="data.source" in flags, seconds=seconds, json=json)
+    with_data = "data.source" in flags
+    _measure(settings, with_data=with_data, seconds=seconds, block_is_wish=block_is_wish, json=json)
 
 
-def _measure(settings: Settings, *, with_data: bool, seconds: float, json: bool) -> None:
+def _measure(settings: Settings, *, with_data: bool, seconds: float, block_is_wish: bool, json: bool) -> None:
     from cpulm.benchmark.suite import benchmark_preset
     from cpulm.ui.console import print_json, stdout
     from cpulm.ui.tables import key_values
     from cpulm.ui.watch import choose_mode, watch
 
     with watch(choose_mode(json=False, headless=json)) as show:
-        result, peak = benchmark_preset(settings, with_data=with_data, seconds=seconds, show=show)
+        result, peak = benchmark_preset(
+            settings, with_data=with_data, seconds=seconds, show=show, block_is_wish=block_is_wish
+        )
     if json:
         print_json(_record(result, peak))
         return

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from cpulm.settings import Settings
 
 
-def plan(base: Settings, duration: str, out: Path | None, *, json: bool) -> None:
+def plan(base: Settings, duration: str, out: Path | None, *, block_is_wish: bool, json: bool) -> None:
     """Plan a training of ``duration``, show it, and write it to ``out``.
 
     Raises:
@@ -31,7 +31,7 @@ def plan(base: Settings, duration: str, out: Path | None, *, json: bool) -> None
     except ValueError as error:
         raise SettingsError(f"--max-time: {error}", "write it as 8h or 90min") from error
     with watch(choose_mode(json=False, headless=json)) as show:
-        night = plan_night(base, seconds, show=show)
+        night = plan_night(base, seconds, show=show, block_is_wish=block_is_wish)
     if out is not None:
         _write(night, out)
     if json:

@@ -85,7 +85,8 @@ def evaluate(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help='Multiple choice: a JSONL file of {"question": …, "choices": […], "answer": …}.',
+            help='Multiple choice: a JSONL file of {"question": …, "choices": […], "answer": …}; '
+            "- reads it from standard input.",
             rich_help_panel=QUESTIONS,
         ),
     ] = None,
@@ -161,6 +162,11 @@ def evaluate(
     _refuse_without_effect(text_options, "a text", has_it=has_text)
     _refuse_without_effect(reading, "--data", has_it=bool(texts))
     _refuse_int8(flags.get("runtime.precision"))
+    from cpulm.data.spool import STDIN
+    from cpulm.errors import SettingsError
+
+    if str(choices) == "-" and set(texts) & set(STDIN):
+        raise SettingsError("--choices and the text cannot both be standard input", "put one in a file")
     settings = resolve(environ=os.environ, flags={"runtime.precision": "fp32", **flags})
 
     from cpulm.data.readers import Reading

@@ -47,7 +47,9 @@ def begin(
         require_tensorboard()  # before the data is prepared, not after
     if overnight:
         from cpulm.cli import overnight as background
+        from cpulm.data.sources import require_lasting_text
 
+        require_lasting_text([settings.data], "--overnight")
         background.train_overnight(sys.argv[2:], out, settings.preset or "run", json=json)
         return
     from cpulm.training import run

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -110,7 +109,7 @@ def train(
     from cpulm.cli import run_training
     from cpulm.cli.learning_rates import check_rates
     from cpulm.errors import SettingsError
-    from cpulm.settings_resolver import resolve
+    from cpulm.settings_resolver import is_given, resolve
 
     if list_presets:
         run_training.show_presets(json)
@@ -131,7 +130,13 @@ def train(
         flags=with_text(flags, text),
     )
     warnings = check_rates(settings, assignments or (), flags)
-    block_is_wish = not _gives_block(config, assignments or (), flags)
+    block_is_wish = not is_given(
+        "model.block_size",
+        config=Path(config) if config else None,
+        environ=os.environ,
+        assignments=assignments or (),
+        flags=flags,
+    )
     if print_config:
         run_training.print_settings(settings)
     elif dry_run:
@@ -140,15 +145,3 @@ def train(
         run_training.begin(
             settings, out, warnings, block_is_wish, headless=headless, json=json, overnight=overnight
         )
-
-
-def _gives_block(config: str | None, assignments: Sequence[str], flags: dict[str, Any]) -> bool:
-    """Whether the user gave the block size; else it is a preset's, or the default."""
-    import os
-
-    from cpulm.yaml_file import read_yaml
-
-    in_file = (read_yaml(Path(config)).get("model") or {}) if config else {}
-    assigned = any(text.partition("=")[0].strip() == "model.block_size" for text in assignments)
-    in_environment = any(name.upper() == "CPULM_MODEL__BLOCK_SIZE" for name in os.environ)
-    return assigned or in_environment or "block_size" in in_file or "model.block_size" in flags

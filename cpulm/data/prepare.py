@@ -26,7 +26,7 @@ from cpulm.data.write import FolderWriter, writing_folder
 from cpulm.errors import DataError, ResourceError, SettingsError
 from cpulm.events import Listener, Notice
 from cpulm.progress import Stage
-from cpulm.settings import DataSettings
+from cpulm.settings import DataSettings, Settings, changed
 from cpulm.units import format_bytes
 
 JOB_CHARACTERS = 1 << 18
@@ -73,6 +73,30 @@ def prepare(
         require_block("train", len(folder.train), block_size)
         require_block("val", len(folder.val), block_size)
     return folder
+
+
+def prepare_fitting(
+    settings: Settings, *, emit: Listener, should_stop: Callable[[], bool], block_is_wish: bool
+) -> tuple[TokenFolder, Settings]:
+    """Prepare the data of a run; return its tokens, and the settings with a block size that they hold.
+
+    Args:
+        settings: of the run.
+        emit: as of :func:`prepare`.
+        should_stop: as of :func:`prepare`.
+        block_is_wish: take the largest block size that the text allows, if it is less than the settings'.
+
+    Raises:
+        CpulmError: as :func:`prepare`, or if the block size, or even one of 16 tokens, does not fit.
+    """
+    block = settings.model.block_size
+    tokens = prepare(
+        settings.data, emit=emit, should_stop=should_stop, block_size=None if block_is_wish else block
+    )
+    fits = fitting_block(tokens, block, emit)
+    if fits != block:
+        settings = changed(settings, model=changed(settings.model, block_size=fits))
+    return tokens, settings
 
 
 def fitting_block(tokens: TokenFolder, block_size: int, emit: Listener) -> int:

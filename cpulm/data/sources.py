@@ -17,7 +17,7 @@ from typing import NoReturn
 from cpulm.data.own_folders import is_own_folder
 from cpulm.data.spool import STDIN, FirstBytes, Spool, can_be_read_once, spool
 from cpulm.data.tokenizer import KINDS
-from cpulm.errors import DataError
+from cpulm.errors import DataError, SettingsError
 from cpulm.events import Listener, Notice
 from cpulm.settings import DataSettings, changed
 
@@ -103,6 +103,24 @@ def find_files(
         what = f"{len(own)} folders that cpulm wrote, such as" if len(own) > 1 else "what cpulm wrote:"
         emit(Notice(level="info", message=f"left out {what} {own[0]}"))
     return list(found.values())
+
+
+def require_lasting_text(data: Sequence[DataSettings], who: str) -> None:
+    """Refuse a pipe where several processes read the text, now and after a restart.
+
+    Args:
+        data: the settings of what reads.
+        who: reads it, in words.
+
+    Raises:
+        SettingsError: naming the text that can be read only once.
+    """
+    for source in dict.fromkeys(one for each in data for one in (*each.source, *each.val_source)):
+        if can_be_read_once(source, _stat(Path(source).expanduser())):
+            raise SettingsError(
+                f"{who} reads the text more than once, and {source} can be read only once",
+                f"keep it first: `cpulm tokenize {source} --out tokens`, then give the folder tokens",
+            )
 
 
 def absolute_sources(data: DataSettings) -> DataSettings:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +75,7 @@ class _Candidate:
 
 
 def read_questions(path: Path) -> list[Question]:
-    """Read the questions of a JSONL file, one JSON object per line.
+    """Read the questions of a JSONL file, or of standard input for ``-``, one JSON object per line.
 
     ``answer`` is the number of the right choice from 0, its letter from A, or its words.
 
@@ -82,7 +83,8 @@ def read_questions(path: Path) -> list[Question]:
         DataError: naming the file and the line that cannot be used.
     """
     try:
-        lines = path.read_bytes().decode("utf-8-sig").splitlines()
+        content = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+        lines = content.decode("utf-8-sig").split("\n")  # what else ends a line may stand within JSON text
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}", f"give a JSONL file: {_FORM}") from error
     except UnicodeDecodeError as error:

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from cpulm.command import typed
-from cpulm.data.prepare import prepare
-from cpulm.data.tokenfile import TokenFolder, require_block
+from cpulm.data.prepare import prepare_fitting
+from cpulm.data.sources import require_lasting_text
+from cpulm.data.tokenfile import TokenFolder
 from cpulm.errors import ResourceError, SettingsError
 from cpulm.estimate import requirements
 from cpulm.estimate.memory import expected_arithmetic, memory_bytes
 from cpulm.events import Listener
 from cpulm.settings import HORIZONS, Settings, changed
-from cpulm.settings_resolver import resolve
+from cpulm.settings_resolver import is_given, resolve
 from cpulm.sweep.choices import Axis, Combination, axes_of, drawn, grid
 from cpulm.sweep.halving import rung_steps, rungs
 from cpulm.sweep.plan import PLAN, Plan, SweepDir, Trial, is_same, keep_of, read_plan, trial_names, write_plan
@@ -58,7 +59,7 @@ def make_plan(
     _check(wish, fixed, axes)
     combinations, settings = _resolved(wish, fixed, axes)
     settings = _with_threads(settings, wish, machine)
-    folders = _prepared(settings, show, should_stop)
+    folders, settings = _prepared(settings, _block_is_wish(wish, axes), show, should_stop)
     _check_memory(settings, folders, wish.parallel, machine)
     keys = [axis.key for axis in axes]
     steps = [
@@ -171,20 +172,40 @@ def _with_threads(settings: Sequence[Settings], wish: Wish, machine: Machine) ->
 
 
 def _prepared(
-    settings: Sequence[Settings], show: Listener, should_stop: Callable[[], bool]
-) -> list[TokenFolder]:
-    """Prepare the tokens of each trial, once for all that share them; the trials find them in the cache."""
-    made: dict[str, TokenFolder] = {}
-    found = []
+    settings: Sequence[Settings],
+    block_is_wish: bool,
+    show: Listener,
+    should_stop: Callable[[], bool],
+) -> tuple[list[TokenFolder], list[Settings]]:
+    """Prepare the tokens of each trial, once for all that share them; the trials find them in the cache.
+
+    Returns the tokens, and the settings with block sizes that they hold.
+    """
+    require_lasting_text([one.data for one in settings], "a sweep")
+    made: dict[tuple[str, int], tuple[TokenFolder, int]] = {}
+    folders, fitted = [], []
     for one in settings:
-        key = one.data.model_dump_json()
+        key = (one.data.model_dump_json(), one.model.block_size)
         if key not in made:
-            made[key] = prepare(one.data, emit=show, should_stop=should_stop)
-        tokens = made[key]
-        require_block("train", len(tokens.train), one.model.block_size)
-        require_block("val", len(tokens.val), one.model.block_size)
-        found.append(tokens)
-    return found
+            tokens, fits = prepare_fitting(
+                one, emit=show, should_stop=should_stop, block_is_wish=block_is_wish
+            )
+            made[key] = tokens, fits.model.block_size
+        tokens, block = made[key]
+        folders.append(tokens)
+        fitted.append(changed(one, model=changed(one.model, block_size=block)))
+    return folders, fitted
+
+
+def _block_is_wish(wish: Wish, axes: Sequence[Axis]) -> bool:
+    """Whether nobody gave the block size, so that it may follow the text."""
+    return not is_given(
+        "model.block_size",
+        config=wish.config,
+        environ=wish.environ,
+        assignments=[*wish.assignments, *(f"{axis.key}=" for axis in axes)],
+        flags=wish.flags,
+    )
 
 
 def _check_memory(

@@ -14,7 +14,7 @@ from cpulm.atomic import write_text
 from cpulm.checkpoints import checkpoint as checkpoints
 from cpulm.checkpoints.checkpoint import Checkpoint
 from cpulm.checkpoints.training_data import same_tokens
-from cpulm.data.prepare import fitting_block, prepare
+from cpulm.data.prepare import prepare_fitting
 from cpulm.data.sources import absolute_sources
 from cpulm.data.tokenfile import TokenFolder
 from cpulm.errors import DataError, SettingsError
@@ -246,10 +246,9 @@ def prepare_run(
     _require_horizon(settings)
     machine = read_machine()
     choose_runtime(settings.runtime, machine)  # refuses what is not available, before the data is prepared
-    block = None if block_is_wish else settings.model.block_size
-    tokens = prepare(settings.data, emit=show, should_stop=should_stop, block_size=block)
-    block = fitting_block(tokens, settings.model.block_size, show)
-    settings = changed(settings, model=changed(settings.model, block_size=block))
+    tokens, settings = prepare_fitting(
+        settings, emit=show, should_stop=should_stop, block_is_wish=block_is_wish
+    )
     try:
         encode_prompt(tokens.tokenizer, settings.sample.prompt, starts_documents=True)
     except DataError as error:

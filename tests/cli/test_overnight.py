@@ -139,6 +139,7 @@ def test_resume_continues_overnight_with_a_new_horizon(folder: Path) -> None:
         (["--config", "quick.yaml", "--set", "train.lr=quick"], 2, "train.lr"),
         (["--config", "quick.yaml", "--data", "missing.txt"], 3, "missing.txt"),
         (["--config", "quick.yaml", "--stepz", "3"], 2, "--stepz"),
+        (["--config", "quick.yaml", "--data", "-"], 2, "read only once"),
     ],
 )
 def test_an_error_is_reported_at_once_and_leaves_nothing(

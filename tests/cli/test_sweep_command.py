@@ -93,6 +93,17 @@ def wait_for_step(run: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.05)
 
 
+def test_a_presets_block_size_follows_the_text_and_a_given_one_does_not(run: Run, folder: Path) -> None:
+    (folder / "short.txt").write_text("the cat sat on the mat and the dog ran off. " * 40)
+    asked = ["sweep", "short.txt", "--preset=tiny", "--tokenizer=byte", "--steps=2", "--dry-run"]
+    done = run(*asked, "--set=train.lr=1e-3,1e-2")
+    assert done.code == 0, done.err
+    assert "block_size is 80 instead of 256" in done.err
+    refused = run(*asked, "--set=train.lr=1e-3,1e-2", "--block-size=256")
+    assert refused.code == 2
+    assert "block_size" in refused.err
+
+
 def test_a_dry_run_shows_the_runs_and_makes_none(run: Run, folder: Path) -> None:
     asked = arguments("--set=train.lr=1e-3,1e-2", "--steps", "64", "--halving", "--dry-run")
     done = run(*asked)
@@ -207,6 +218,7 @@ def test_if_every_trial_fails_the_sweep_fails(run: Run) -> None:
         (["sweep", "--resume", "sweeps/tiny-1", "--steps", "5"], 2, "continues as planned"),
         (["sweep", "--resume", "absent"], 3, "absent"),
         (["sweep", "--set", "train.lrr=1,2"], 2, "train.lrr"),
+        (["sweep", "-", "--set", "train.lr=1,2", "--steps", "5"], 2, "read only once"),
     ],
 )
 def test_a_mistake_is_one_message_one_hint_and_its_exit_code(

@@ -12,9 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from cpulm.cli import tokenize
 from cpulm.cli.main import main
 from cpulm.data.prepare import prepare
 from cpulm.data.tokenfile import TokenFolder
+from cpulm.errors import AbortedError
+from cpulm.events import Event, Progress
 from cpulm.settings import DataSettings
 
 ROOT = Path(__file__).parents[2]
@@ -135,6 +138,22 @@ def test_ctrl_c_ends_it_and_leaves_nothing(in_empty_folder: Path) -> None:
     assert process.returncode == 75, first + rest
     assert "nothing was written" in rest
     assert [path.name for path in in_empty_folder.iterdir()] == ["big.txt"]
+
+
+@pytest.mark.parametrize("when", ["reading", "tokenizing"])
+def test_a_second_ctrl_c_says_that_nothing_was_written(story: Path, when: str) -> None:
+    """It has no checkpoint to speak of, whatever it was doing."""
+
+    def interrupt_twice(event: Event) -> None:
+        if isinstance(event, Progress) and event.stage == when:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+
+    data = DataSettings(source=[str(story)], tokenizer="byte", vocab_size=None)
+    with pytest.raises(AbortedError) as end:
+        tokenize._make(data, Path("tokens"), vocab_size_given=False, show=interrupt_twice)
+    assert end.value.message == "aborted; nothing was written"
+    assert [path.name for path in story.parent.iterdir()] == ["story.txt"]
 
 
 def test_torch_is_not_needed(story: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,16 @@ def test_an_answer_is_a_number_a_letter_or_its_words(tmp_path: Path) -> None:
     found = read_questions(write(tmp_path / "q.jsonl", *({**asked, "answer": answer} for answer in answers)))
     assert [question.answer for question in found] == [1, 1, 1, 1, 2]
     assert [question.line for question in found] == [1, 2, 3, 4, 5]
+
+
+def test_questions_come_from_standard_input_and_may_hold_any_character(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = {"question": "a\u2028b\x85", "choices": ["a", "b"], "answer": 0}
+    content = json.dumps(asked, ensure_ascii=False).encode() + b"\r\n"
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+    (question,) = read_questions(Path("-"))
+    assert question.question == asked["question"]
 
 
 @pytest.mark.parametrize(
