@@ -85,6 +85,8 @@ class NightPlan:
     best: Candidate
     pilots: list[Observation]
     misfit_nats: float
+    text_lost: float
+    """The share of the text that the tokenizer loses: above 0, bits per byte cannot be compared."""
     most_passes: float
     """Nothing is predicted beyond so many passes over the text: the pilots saw no more, and the law does not
     know overfitting."""
@@ -126,7 +128,7 @@ def plan_night(base: Settings, seconds: float, *, show: Listener, block_is_wish:
     most_passes = max(1.0, *(pilot.tokens / pilot.unique_tokens for pilot in pilots))
     candidates = [_candidate(size, tokens, seconds, law, most_passes) for size in sizes]
     best = min(candidates, key=lambda candidate: candidate.expected.loss)
-    return NightPlan(seconds, candidates, best, pilots, law.misfit_nats, most_passes)
+    return NightPlan(seconds, candidates, best, pilots, law.misfit_nats, tokens.lost_share, most_passes)
 
 
 def with_shape(base: Settings, shape: tuple[int, int, int], seconds: float) -> Settings:

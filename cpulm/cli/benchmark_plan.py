@@ -55,7 +55,7 @@ def _show(night: NightPlan, out: Path | None) -> None:
             f"{candidate.epochs:.2f}",
             f"{candidate.expected.loss:.2f}",
             f"{candidate.expected.low:.2f} to {candidate.expected.high:.2f}",
-            f"{candidate.bits_per_byte:.3f}",
+            "not comparable" if night.text_lost else f"{candidate.bits_per_byte:.3f}",
         ]
         for candidate in night.candidates
     ]
@@ -99,13 +99,15 @@ def _text_is_short(night: NightPlan) -> str | None:
 def _write(night: NightPlan, out: Path) -> None:
     from cpulm.atomic import write_text
     from cpulm.settings import settings_yaml
+    from cpulm.units import format_bits_per_byte
 
     best = night.best
+    bits = format_bits_per_byte(best.bits_per_byte, night.text_lost)
     header = (
         f"# The plan of cpulm benchmark --max-time: of {len(night.candidates)} sizes this one has the\n"
         f"# lowest expected validation loss, {best.expected.loss:.3f} nats per token (8 of 10 times between "
         f"{best.expected.low:.3f} and {best.expected.high:.3f}),\n"
-        f"# {best.bits_per_byte:.3f} bits per byte, after about {best.tokens:,.0f} tokens. "
+        f"# {bits}, after about {best.tokens:,.0f} tokens. "
         "Train it: cpulm train --config FILE\n"
     )
     write_text(out, header + settings_yaml(best.settings))
@@ -133,6 +135,7 @@ def _record(night: NightPlan) -> dict[str, Any]:
         "best": described(night.best),
         "pilots": [pilot.__dict__ for pilot in night.pilots],
         "misfit_nats": night.misfit_nats,
+        "text_lost": night.text_lost,
         "most_passes": night.most_passes,
         "settings": night.best.settings.model_dump(mode="json"),
     }

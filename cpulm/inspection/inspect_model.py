@@ -151,6 +151,7 @@ def _build_report(
         text_tokens=len(text.tokens) - 1,
         loss=read.loss,
         bits_per_byte=read.loss / math.log(2) / text.bytes_per_token,
+        text_lost=text.text_lost,
         by_position=loss_breakdown.by_position(read),
         by_kind=loss_breakdown.by_kind(read, texts),
         passage=passages.passage(model, passage_ids, texts, shown_from=int(is_context)),

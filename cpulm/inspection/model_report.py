@@ -251,6 +251,8 @@ class ModelReport:
         text: the text's name: a file's name, or ``the validation set``.
         tokens: how many tokens were predicted, of ``text_tokens`` possible ones.
         loss: over these tokens, in adjacent windows, as a validation measures it.
+        text_lost: the share of the text, in bytes, that the tokenizer loses; above 0, bits per byte cannot be
+            compared.
     """
 
     checkpoint: str
@@ -260,6 +262,7 @@ class ModelReport:
     text_tokens: int
     loss: float
     bits_per_byte: float
+    text_lost: float
     by_position: PositionLoss
     by_kind: tuple[KindLoss, ...]
     passage: Passage

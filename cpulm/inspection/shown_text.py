@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cpulm.checkpoints.checkpoint import Checkpoint
+from cpulm.data.encoder import keeps_every_text, lost_bytes
 from cpulm.data.tokenfile import TokenFolder
 from cpulm.data.tokenizer import Tokenizer
 from cpulm.errors import DataError
@@ -27,6 +28,7 @@ class ShownText:
         tokens: 1-D; at least two.
         bytes_per_token: UTF-8 bytes of the text per token.
         is_given: whether the user gave it.
+        text_lost: the share of the text, in bytes, that the tokenizer loses.
         has_lead: whether the first token is an end-of-text token put before the text, as before
             documents in training.
     """
@@ -36,6 +38,7 @@ class ShownText:
     bytes_per_token: float
     is_given: bool
     has_lead: bool
+    text_lost: float = 0.0
 
 
 def training_data_of(checkpoint: Checkpoint) -> TokenFolder:
@@ -65,7 +68,14 @@ def validation_text(folder: TokenFolder) -> ShownText:
     """Return the validation split of ``folder``."""
     if len(folder.val) < 2:
         raise DataError("the validation set has only one token", _GIVE_A_TEXT)
-    return ShownText(VALIDATION, folder.val, folder.bytes_per_token, is_given=False, has_lead=False)
+    return ShownText(
+        VALIDATION,
+        folder.val,
+        folder.bytes_per_token,
+        is_given=False,
+        has_lead=False,
+        text_lost=folder.lost_share,
+    )
 
 
 def given_text(text: str, name: str, tokenizer: Tokenizer, *, starts_documents: bool) -> ShownText:
@@ -80,5 +90,6 @@ def given_text(text: str, name: str, tokenizer: Tokenizer, *, starts_documents: 
         count = f"{len(ids)} token{'' if len(ids) == 1 else 's'}"
         raise DataError(f"{name} is too short: it has {count}", "give a text of at least two tokens")
     tokens = np.array([*lead, *ids], dtype=np.int64)
-    bytes_per_token = len(text.encode()) / len(ids)
-    return ShownText(name, tokens, bytes_per_token, is_given=True, has_lead=bool(lead))
+    size = len(text.encode())
+    lost = 0 if keeps_every_text(tokenizer) else lost_bytes(tokenizer, text, ids)
+    return ShownText(name, tokens, size / len(ids), is_given=True, has_lead=bool(lead), text_lost=lost / size)

@@ -16,6 +16,7 @@ from cpulm.ui.chart import chart
 from cpulm.ui.curve import Bucket
 from cpulm.ui.tables import key_values, rows
 from cpulm.ui.terminal_text import figure, harmless
+from cpulm.units import format_bits_per_byte
 
 if TYPE_CHECKING:
     from cpulm.inspection.model_report import Alternative, Head, ModelReport, Passage, PositionLoss
@@ -63,7 +64,11 @@ def _summary(look: ModelReport) -> RenderableType:
         [
             ("checkpoint", f"{look.checkpoint}, step {look.step:,}"),
             ("text", f"{look.text}: {look.tokens:,} tokens{part}"),
-            ("loss", f"{figure(look.loss)} nats per token, {figure(look.bits_per_byte)} bits per byte"),
+            (
+                "loss",
+                f"{figure(look.loss)} nats per token, "
+                f"{format_bits_per_byte(look.bits_per_byte, look.text_lost)}",
+            ),
         ],
     )
 

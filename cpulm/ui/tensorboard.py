@@ -81,9 +81,10 @@ class _Curves:
         elif isinstance(event, StepDone):
             self._step(event)
         elif isinstance(event, Validated):
+            mark = "_not_comparable" if event.text_lost else ""  # its tokenizer loses text
             values = {
                 "loss/validation": event.loss,
-                "validation/bits_per_byte": event.bits_per_byte,
+                f"validation/bits_per_byte{mark}": event.bits_per_byte,
                 "validation/perplexity": event.perplexity,
             }
             self._scalars(event.step, event.time, values)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from command_line import cpulm
+from recorded_runs import validated
+
+from cpulm.ui.page.charts import charts_for
+from cpulm.ui.tensorboard import tensorboard_listener
 
 SETTINGS = """
 model: {n_layer: 1, n_head: 2, n_embd: 16, block_size: 16}
@@ -52,6 +57,29 @@ def test_analyze_marks_it_and_ranks_it_last(folder: Path) -> None:
     compared = cpulm(folder, "analyze", "runs/words", "runs/bytes").stdout
     assert "not comparable" in compared
     assert compared.index("bytes") < compared.index("words")
+
+
+def test_analyze_model_marks_it_on_both_kinds_of_text(folder: Path) -> None:
+    for text in ((), ("--data", "rhyme.txt")):
+        done = cpulm(folder, "analyze", "--model", "runs/words", *text)
+        assert "bits per byte (not comparable: the tokenizer loses 7" in done.stdout, done.stderr
+
+
+def test_pages_and_pictures_mark_the_chart(folder: Path) -> None:
+    assert [chart.unit for chart in charts_for(0.0) if chart.name == "bits_per_byte"] == ["bits per byte"]
+    done = cpulm(folder, "analyze", "runs/words", "--html", "page.html")
+    assert done.returncode == 0, done.stderr
+    assert "bits per byte (not comparable: 7" in (folder / "page.html").read_text(encoding="utf-8")
+
+
+def test_tensorboard_marks_it(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    event = replace(validated(2, 1.0, 3.0), text_lost=0.5)
+    with tensorboard_listener(tmp_path) as listener:
+        listener(event)
+    read = accumulator.EventAccumulator(str(tmp_path))
+    read.Reload()
+    assert "validation/bits_per_byte_not_comparable" in read.Tags()["scalars"]
 
 
 def test_evaluate_marks_it_and_ranks_it_last(folder: Path) -> None:

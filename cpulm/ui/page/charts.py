@@ -13,7 +13,7 @@ A layer whose data set is empty must be removed, or its axes have no extent: :fu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cpulm.ui.page.palette import SERIES, Colour
@@ -72,6 +72,16 @@ CHARTS = (
     Chart("memory", "Memory", (("rss_bytes", "this run"),), "MiB", from_zero=True),
     Chart("temperature", "Temperature of the CPU", (("temperature_c", "CPU"),), "°C", smoothed=True),
 )
+
+
+def charts_for(text_lost: float) -> tuple[Chart, ...]:
+    """The charts; bits per byte are marked if the tokenizer loses a share ``text_lost`` of the text."""
+    if not text_lost:
+        return CHARTS
+    unit = f"bits per byte (not comparable: {text_lost:.1%} of the text is lost)"
+    return tuple(replace(chart, unit=unit) if chart.name == "bits_per_byte" else chart for chart in CHARTS)
+
+
 _LONG_BAR = "datum.share > 0.5"
 SCALES = {"rss_bytes": 2.0**-20}
 """Factors from a curve's values to its chart's unit."""

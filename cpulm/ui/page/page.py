@@ -137,7 +137,7 @@ def javascript() -> str:
 def _charts(reports: Sequence[Report], names: Sequence[str]) -> list[dict[str, Any]]:
     """Charts that have curves; with several runs, training and validation have separate charts."""
     found = []
-    for chart in charts.CHARTS:
+    for chart in charts.charts_for(max(report.figures.text_lost for report in reports)):
         curves = [(name, words) for name, words in chart.curves if any(name in r.curves for r in reports)]
         groups = [curves] if len(reports) == 1 and curves else [[curve] for curve in curves]
         for group in groups:

@@ -51,7 +51,7 @@ def pictures(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield name and complete specification of each chart."""
     colour = palette.on_paper
-    for chart in charts.CHARTS:
+    for chart in charts.charts_for(max(report.figures.text_lost for report in reports)):
         yield from _of_chart(chart, reports)
     if len(reports) == 1:
         report = reports[0]
