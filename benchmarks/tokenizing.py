@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-STAGES = ("reading", "sampling text for the vocabulary", "learning the vocabulary", "tokenizing")
+STAGES = ("reading", "sampling the text", "learning the vocabulary", "tokenizing")
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from types import TracebackType
 from typing import Annotated, NoReturn
 
@@ -27,7 +28,7 @@ from cpulm.cli.tokenize import tokenize
 from cpulm.cli.train import train
 from cpulm.cli.usage_errors import explain
 from cpulm.cli.watch import watch
-from cpulm.errors import AbortedError, CpulmError, StoppedError
+from cpulm.errors import AbortedError, CpulmError, SettingsError, StoppedError
 
 app = typer.Typer(
     name="cpulm",
@@ -48,6 +49,8 @@ for _panel, _commands in _COMMANDS.items():
         app.command(_name, cls=Command, rich_help_panel=_panel)(_command)
 for _hidden in (supervise, summary):
     app.command(cls=Command, hidden=True)(_hidden)
+
+_ELSEWHERE = "change to another one, such as `cd ~`"
 
 
 def _show_version(asked: bool) -> None:
@@ -71,6 +74,7 @@ def main() -> NoReturn:
     """Run the command line; errors that a user can fix end as one message, one hint and an exit code."""
     _open_missing_streams()
     sys.excepthook = _show_bug
+    _require_working_folder()
     try:
         ended_with = app(prog_name="cpulm", standalone_mode=False)
     except UsageError as error:
@@ -79,6 +83,10 @@ def main() -> NoReturn:
         _end(explain(error))
     except CpulmError as error:
         _end(error)
+    except PermissionError:
+        if os.access(".", os.X_OK):
+            raise
+        _end(SettingsError("the working folder may not be entered", _ELSEWHERE))
     except (KeyboardInterrupt, typer.Abort):
         _end(AbortedError("aborted"))
     sys.exit(ended_with if isinstance(ended_with, int) else 0)
@@ -88,6 +96,14 @@ def _show_bug(kind: type[BaseException], error: BaseException, trace: TracebackT
     from cpulm.ui.console import show_bug
 
     show_bug(kind, error, trace)
+
+
+def _require_working_folder() -> None:
+    """End the program if its folder is gone: no relative path is left, and torch cannot load."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        _end(SettingsError("the working folder no longer exists", _ELSEWHERE))
 
 
 def _open_missing_streams() -> None:

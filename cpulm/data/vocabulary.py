@@ -75,7 +75,7 @@ def _in_background(
     thread.start()
     total = min(SAMPLE_BYTES, corpus.source_bytes)
     try:
-        with Stage("sampling text for the vocabulary", total, "bytes", emit, should_stop) as stage:
+        with Stage("sampling the text", total, "bytes", emit, should_stop) as stage:
             stage.advance()
             while thread.is_alive() and not sample.ended:
                 thread.join(_POLL_SECONDS)

@@ -10,7 +10,7 @@ from rich.segment import Segment
 from rich.style import Style
 
 from cpulm.command import typed
-from cpulm.events import END_REASONS, StepDone, Validated
+from cpulm.events import END_REASONS, Notice, StepDone, Validated
 from cpulm.ui.canvas import Glyphs, Line, Palette, apart, bar, exactly, gauge, line_cells, text
 from cpulm.ui.chart import chart, step_label
 from cpulm.ui.snapshot import Snapshot, StageProgress
@@ -21,6 +21,8 @@ from cpulm.units import format_bytes, format_count, format_duration
 _UNKNOWN = "-"
 _NEWS_SECONDS = 20.0
 """How long a small window's last line shows a notice that is not a warning."""
+_HINT_BESIDE_NEWS = 70
+"""Cells from which the hint on Ctrl-C stands beside a notice."""
 _NO_MARK = Segment("  ")
 
 
@@ -223,28 +225,40 @@ def fold_words(message: str, width: int) -> list[str]:
 
 
 def footer(snapshot: Snapshot, width: int, now: float, glyphs: Glyphs, *, news: bool = True) -> Line:
-    """One line: the end of the run, else the current stage, else with ``news`` the newest notice.
+    """One line: the end of the run, else the current stage, else the hint on Ctrl-C.
 
-    A warning stays; other notices give way to the hint on Ctrl-C after :data:`_NEWS_SECONDS`.
+    With ``news`` the newest warning stands before a short hint, or for :data:`_NEWS_SECONDS` the newest other
+    notice: neither hides the hint, nor a notice a warning.
     """
     if snapshot.finished is not None:
         reason = END_REASONS[snapshot.finished.reason]
         return exactly([text(f" {reason}", Palette.good)], width)
     if snapshot.stage is not None:
         return stage_bar(snapshot.stage, width, now, glyphs)
-    notice = snapshot.notices[-1] if snapshot.notices and news else None
-    if notice is not None and (notice.level == "warning" or now - notice.time < _NEWS_SECONDS):
+    notice = _news(snapshot, now) if news else None
+    if notice is not None:
         style = Palette.warning if notice.level == "warning" else Palette.label
-        return [text(fit(f" {harmless(notice.message)}", width, ellipsis=glyphs.ellipsis), style)]
+        hint = "" if snapshot.way_out or width < _HINT_BESIDE_NEWS else "  Ctrl-C saves and stops "
+        said = fit(f" {harmless(notice.message)}", width - len(hint), ellipsis=glyphs.ellipsis)
+        return [text(said, style), text(hint, Palette.faint)]
     run = snapshot.started.run if snapshot.started is not None else "RUN"
     way_out = snapshot.way_out or f"Ctrl-C saves and stops; `cpulm resume {typed(run)}` continues it"
     return [text(fit(f" {harmless(way_out)}", width, ellipsis=glyphs.ellipsis), Palette.faint)]
 
 
+def _news(snapshot: Snapshot, now: float) -> Notice | None:
+    """The newest warning, or else the newest notice if it is new."""
+    for notice in reversed(snapshot.notices):
+        if notice.level == "warning":
+            return notice
+    newest = snapshot.notices[-1] if snapshot.notices else None
+    return newest if newest is not None and now - newest.time < _NEWS_SECONDS else None
+
+
 def stage_bar(stage: StageProgress, width: int, now: float, glyphs: Glyphs) -> Line:
     """``tokenizing ━━━━━━━━━╸────── 34%  4.2 MiB/s  12s left`` in exactly ``width`` cells."""
     last = stage.last
-    name: Line = [text(f" {fit(harmless(last.stage), 18, ellipsis=glyphs.ellipsis)} ", Palette.title)]
+    name: Line = [text(f" {_stage_name(last.stage, width, glyphs)} ", Palette.title)]
     speed = "" if stage.per_second is None else rate(stage.per_second, last.unit)
     left = "" if stage.seconds_left is None else f"{format_duration(stage.seconds_left)} left"
     if stage.fraction is None:
@@ -258,9 +272,14 @@ def stage_bar(stage: StageProgress, width: int, now: float, glyphs: Glyphs) -> L
     return exactly([*name, *bar(stage.fraction, room, glyphs), text(facts)], width)
 
 
+def _stage_name(name: str, width: int, glyphs: Glyphs) -> str:
+    """A stage's name as one column; the longest of cpulm's fits into 80 cells."""
+    return fit(harmless(name), 18 if width < 78 else 30, ellipsis=glyphs.ellipsis)
+
+
 def stage_done(stage: StageProgress, width: int, glyphs: Glyphs) -> Line:
     """A finished stage: what it did and how long it took."""
-    name = fit(harmless(stage.last.stage), 18, ellipsis=glyphs.ellipsis)
+    name = _stage_name(stage.last.stage, width, glyphs)
     what = amount(stage.last.done, stage.last.unit) if stage.last.unit else ""
     facts = f"{fit(what, 18)} {format_duration(stage.seconds):>8}"
     done = text(f" {glyphs.done} ", Palette.good)

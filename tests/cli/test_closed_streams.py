@@ -119,3 +119,18 @@ def test_data_that_could_not_be_written_is_an_error(folder: Path, arguments: str
     assert done.returncode == 5
     assert "error: the output cannot be written: No space left on device\n" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_working_folder_that_is_gone_is_one_message(folder: Path) -> None:
+    """torch would end the process with a message of its own."""
+    command = ["sh", "-c", 'mkdir gone && cd gone && rmdir ../gone && exec "$@"', "sh"]
+    for arguments in ("generate runs/run-1", "tokenize rhyme.txt --out tokens", "runs"):
+        done = subprocess.run(
+            [*command, *cpulm_command(*arguments.split())],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 2
+        assert done.stderr.startswith("error: the working folder no longer exists\n hint: ")

@@ -356,7 +356,7 @@ def test_each_stage_tells_its_progress_and_its_end(tmp_path: Path) -> None:
     assert (stages[-1].done, stages[-1].total) == (len(STORY), len(STORY))
 
 
-STAGES = ["reading", "sampling text for the vocabulary", "learning the vocabulary", "tokenizing"]
+STAGES = ["reading", "sampling the text", "learning the vocabulary", "tokenizing"]
 
 
 @pytest.mark.parametrize("stage", STAGES)

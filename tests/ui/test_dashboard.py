@@ -282,16 +282,24 @@ def test_widths_do_not_jump_as_numbers_change(events: list[Event]) -> None:
     assert len(bars) == 1
 
 
-def test_on_the_last_line_news_makes_room_for_the_way_out_and_a_warning_stays(events: list[Event]) -> None:
+def test_no_news_on_the_last_line_hides_the_way_out_or_a_warning(events: list[Event]) -> None:
     at = running(events).time
 
-    def last_line(level: Literal["info", "warning"], after: float) -> str:
-        snapshot = fold(running(events), Notice(time=at, level=level, message="it is so"))
-        return lines_of(render(snapshot, 80, 24, now=at + after), 80, 24)[-1].strip()
+    def last_line(after: float, *levels: Literal["info", "warning"]) -> str:
+        snapshot = running(events)._replace(notices=())
+        for level in levels:
+            snapshot = fold(snapshot, Notice(time=at, level=level, message=f"{level}: " + "it is so " * 9))
+        return lines_of(render(snapshot, 80, 24, now=at + after), 80, 24)[-1].rstrip()
 
-    assert last_line("info", 10) == "it is so"
-    assert last_line("info", 30).startswith("Ctrl-C saves and stops")
-    assert last_line("warning", 3600) == "it is so"
+    hint = "Ctrl-C saves and stops"
+    for after, levels, begins in (
+        (10, ("info",), " info: it"),
+        (30, ("info",), f" {hint}; `cpulm resume"),
+        (3600, ("warning",), " warning: it"),
+        (10, ("warning", "info"), " warning: it"),
+    ):
+        assert last_line(after, *levels).startswith(begins)
+        assert hint in last_line(after, *levels)
 
 
 def test_notices_are_all_kept_in_a_high_window(events: list[Event]) -> None:
