@@ -115,7 +115,7 @@ class DataSettings(Section):
     """The training and validation text."""
 
     source: Sources = Field(["builtin:python"], min_length=1)
-    """Files, folders, globs, one prepared token folder, or `builtin:python`."""
+    """Files, folders, globs, datasets (`hf:NAME:SPLIT`), one prepared token folder, or `builtin:python`."""
     val_source: Sources = Field([])
     """A separate validation text; if empty, a part of `source` is held out."""
     val_fraction: float = Field(0.05, gt=0, lt=1)
@@ -124,14 +124,28 @@ class DataSettings(Section):
     """`bpe` (byte-level), `byte`, `char`, `word`, or the path of a `tokenizer.json`."""
     vocab_size: int | None = Field(4096, ge=2, le=_LARGEST_VOCABULARY)
     """Entries of the vocabulary that `bpe` and `word` train; unset: as many as the tokenizer has."""
+    format: str = "auto"
+    """The format of all files: `text`, `csv`, `tsv`, `jsonl`, `json`, `parquet`, `arrow`, `html`, `markdown`
+    or `epub`; `auto` goes by their suffixes."""
+    document: Literal["file", "line", "paragraph"] = "file"
+    """What one document is in plain text; paragraphs are separated by blank lines."""
+    separator: str = ""
+    """The text between documents of plain text, such as `<|endoftext|>`; line ends beside it are dropped."""
     field: str = "text"
-    """The field of a JSONL line that holds its text."""
+    """The column or field that holds the text of a row of a table or of JSON; `a.b` is a nested one."""
+    template: str = ""
+    """How the columns of a row make its text, such as `{grade} {holds|list}`, instead of `field`."""
+    where: Sources = Field([])
+    """Conditions that a row must meet, such as `grade>=6`; rows that do not meet them all are left out."""
+    dedup: bool = False
+    """Leave out documents whose text was there before, and say how many; training text that is in the
+    validation text too."""
     errors: Literal["strict", "replace"] = "strict"
     """What to do with bytes that are not UTF-8: stop and name the place, or put U+FFFD there."""
     encoding: str = "utf-8"
     """The encoding of files that are not UTF-8, such as `cp1252`; UTF-8 files are read as UTF-8."""
     skip_bad: bool = False
-    """Leave out JSONL lines that cannot be used, and count them, instead of stopping at the first."""
+    """Leave out rows that cannot be used, and count them, instead of stopping at the first."""
 
     @field_validator("encoding")
     @classmethod

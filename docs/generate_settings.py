@@ -59,12 +59,17 @@ def _section(name: str, section: BaseModel) -> str:
     lines += ["| setting | default | values | meaning |", "|---|---|---|---|"]
     for key, schema in type(section).model_json_schema()["properties"].items():
         cells = [f"`{name}.{key}`", _default(getattr(section, key)), _values(schema)]
-        lines.append(f"| {' | '.join(cells)} | {_one_line(schema['description'])} |")
+        lines.append(f"| {' | '.join(cells)} | {_in_a_cell(schema['description'])} |")
     return "\n".join([*lines, ""])
 
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())
+
+
+def _in_a_cell(text: str) -> str:
+    """Text for a cell of a table, whose borders are bars."""
+    return _one_line(text).replace("|", "\\|")
 
 
 def _default(value: Any) -> str:

@@ -27,7 +27,8 @@ from benchmarks.soak import small
 from cpulm.checkpoints import checkpoint as checkpoints
 from cpulm.checkpoints.load_model import load_model
 from cpulm.cli.until import parse_until
-from cpulm.data.readers import Reading, read_chunks
+from cpulm.data.readers import read_chunks
+from cpulm.data.reading import Reading
 from cpulm.data.sources import find_files
 from cpulm.data.tokenfile import TokenFolder
 from cpulm.data.tokenizer import Tokenizer

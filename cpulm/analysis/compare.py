@@ -16,7 +16,8 @@ By = Literal["steps", "tokens", "time", "flops"]
 _NO_DIFFERENCE = {"preset", "log.tensorboard"}
 _TEXT_KEYS = (
     *("data.source", "data.val_source", "data.val_fraction"),
-    *("data.field", "data.errors", "data.encoding", "data.skip_bad"),
+    *("data.format", "data.document", "data.separator", "data.field", "data.template", "data.where"),
+    *("data.dedup", "data.errors", "data.encoding", "data.skip_bad"),
 )
 _NO_EFFECT = (
     "eval.",

@@ -161,6 +161,7 @@ def evaluate(
     _refuse_without_effect(given, "--num-samples", has_it=num_samples is not None)
     _refuse_without_effect(text_options, "a text", has_it=has_text)
     _refuse_without_effect(reading, "--data", has_it=bool(texts))
+    has_reading = any(value is not None for value in reading.values())
     _refuse_int8(flags.get("runtime.precision"))
     from cpulm.data.spool import STDIN
     from cpulm.errors import SettingsError
@@ -169,14 +170,14 @@ def evaluate(
         raise SettingsError("--choices and the text cannot both be standard input", "put one in a file")
     settings = resolve(environ=os.environ, flags={"runtime.precision": "fp32", **flags})
 
-    from cpulm.data.readers import Reading
+    from cpulm.data.reading import Reading
     from cpulm.evaluation.evaluate import EvaluationRequest
     from cpulm.evaluation.multiple_choice import read_questions
 
     request = EvaluationRequest(
         sources=tuple(texts),
         with_text=has_text,
-        reading=Reading.of(settings.data),
+        reading=Reading.of(settings.data) if has_reading else None,
         stride=stride,
         apart=each_document,
         max_tokens=max_tokens,

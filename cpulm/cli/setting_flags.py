@@ -167,8 +167,46 @@ FLAGS = {
         ),
         SettingFlag("data.vocab_size", ("--vocab-size",), "N", "Entries of the vocabulary of bpe or word."),
         SettingFlag(
-            "data.field", ("--field",), "NAME", "Field of a JSONL line that holds its text. [default: text]"
+            "data.format",
+            ("--format",),
+            "NAME",
+            "Read all files as text, csv, jsonl, markdown, ... [default: by suffix]",
         ),
+        SettingFlag(
+            "data.document",
+            ("--document",),
+            "file|line|paragraph",
+            "What one document is in plain text. [default: file]",
+            complete=completion.choices("data.document"),
+        ),
+        SettingFlag(
+            "data.separator",
+            ("--separator",),
+            "TEXT",
+            "What is between two documents of plain text, such as '<|endoftext|>'.",
+            convert=str,
+        ),
+        SettingFlag(
+            "data.field",
+            ("--field",),
+            "NAME",
+            "Column or field that holds the text of a row. [default: text]",
+        ),
+        SettingFlag(
+            "data.template",
+            ("--template",),
+            "TEXT",
+            "How columns make the text of a row, such as '{grade}: {holds|list}'.",
+            convert=str,
+        ),
+        SettingFlag(
+            "data.where",
+            ("--where",),
+            "CONDITION",
+            "Take only rows that meet it, such as 'grade>=6'; repeatable.",
+            many=True,
+        ),
+        SettingFlag("data.dedup", ("--dedup",), "", "Leave out documents that were there before."),
         SettingFlag(
             "data.errors",
             ("--errors",),
@@ -179,7 +217,7 @@ FLAGS = {
         SettingFlag(
             "data.encoding", ("--encoding",), "NAME", "Encoding of files that are not UTF-8, such as cp1252."
         ),
-        SettingFlag("data.skip_bad", ("--skip-bad",), "", "Leave out JSONL lines that cannot be used."),
+        SettingFlag("data.skip_bad", ("--skip-bad",), "", "Leave out rows that cannot be used."),
         SettingFlag(
             "runtime.device",
             ("--device",),
@@ -226,8 +264,11 @@ FLAGS = {
 }
 """All of them, by the names of their parameters."""
 
-READING = ("field", "errors", "encoding", "skip_bad")
-TEXTS = ("data", "val_data", "val_fraction", "tokenizer", "vocab_size", *READING)
+READING = (
+    *("format", "document", "separator", "field", "template", "where"),
+    *("errors", "encoding", "skip_bad"),
+)
+TEXTS = ("data", "val_data", "val_fraction", "tokenizer", "vocab_size", *READING, "dedup")
 HORIZON = ("max_time", "steps", "epochs", "tokens", "until")
 SHAPE = ("n_layer", "n_head", "n_embd", "block_size", "dropout")
 BEHAVIOUR = ("nice", "allow_sleep", "pause_on_battery")
@@ -308,6 +349,8 @@ def setting_flags(
 def _naming_the_option(error: SettingsError, given: Mapping[SettingFlag, Any]) -> SettingsError:
     """``train.lr = -1: must be ...`` as ``--lr -1: must be ...`` if that was typed."""
     for flag, value in given.items():
+        if error.message.startswith(f"{flag.key} has no effect"):
+            return SettingsError(error.message.replace(flag.key, flag.options[0], 1), error.hint)
         rest = error.message.removeprefix(f"{flag.key} = ")
         if rest != error.message and flag.metavar and not flag.many:
             rest = value + rest.removeprefix(repr(value)) if rest.startswith(repr(value)) else rest

@@ -31,8 +31,8 @@ def tokenize(
         list[str] | None,
         typer.Argument(
             metavar="TEXT...",
-            help="Files, folders, globs, or builtin:python. A .jsonl file holds one document a line; every "
-            "other file is one document.",
+            help="Files, folders, globs, or builtin:python. Rows of CSV, TSV and JSON are documents; "
+            "other files are one each.",
             rich_help_panel=COMMON,
             autocompletion=completion.paths,
         ),

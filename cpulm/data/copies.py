@@ -99,5 +99,5 @@ def _digest(file: SourceFile, stage: Stage) -> str:
                 hasher.update(chunk)
                 stage.advance(len(chunk))
     except OSError as error:
-        raise DataError(f"cannot read {file.path}: {error.strerror}", "check its permissions") from error
+        raise DataError(f"cannot read {file.shown}: {error.strerror}", "check its permissions") from error
     return hasher.hexdigest()

@@ -15,7 +15,8 @@ from cpulm.data.copies import warn_of_copies, without_validation
 from cpulm.data.encoder import END, CountingEncode, bulk_encoder, counting_losses, safe_border
 from cpulm.data.holdout import SPLIT_VERSION
 from cpulm.data.pretoken_cache import Ids
-from cpulm.data.readers import Losses, Reading, unused_field
+from cpulm.data.readers import check_settings
+from cpulm.data.reading import READERS_VERSION, Losses, Reading
 from cpulm.data.sources import SourceFile, find_files
 from cpulm.data.split import Corpus, Split, readable, scan
 from cpulm.data.token_cache import delete_abandoned, find_cached, token_caches
@@ -144,7 +145,10 @@ def _report_vocabulary(data: DataSettings, folder: TokenFolder, emit: Listener) 
 
 def _report_losses(folder: TokenFolder, emit: Listener) -> None:
     """Say what of the text was lost: in reading, and by a tokenizer that cannot give it back."""
-    for message in Losses(**folder.meta.get("lost_in_reading", {})).in_words():
+    losses = Losses(**folder.meta.get("lost_in_reading", {}))
+    for message in losses.choices_in_words():
+        emit(Notice(level="info", message=message))
+    for message in losses.in_words():
         emit(Notice(level="warning", message=message))
     if folder.lost_share:
         lost = f"the tokenizer loses at least {folder.lost_share:.1%} of the validation text"
@@ -190,8 +194,7 @@ def _find_or_build(
         _refuse_existing(out)
     val_files = find_files(data.val_source, emit, should_stop)
     files = without_validation(find_files(data.source, emit, should_stop), val_files, emit)
-    if warning := unused_field([*files, *val_files], Reading.of(data)):
-        emit(Notice(level="warning", message=warning))
+    check_settings([*files, *val_files], Reading.of(data))
     key = _cache_key(data, files, val_files)
     if out is None:
         if known := find_cached(key, emit, lambda folder: check(folder, emit, should_stop)):
@@ -260,6 +263,7 @@ def _scan_sources(
             val_text_files,
             val_fraction=data.val_fraction,
             how=how,
+            dedup=data.dedup,
             collect_characters=data.tokenizer == "char",
             stage=stage,
         )
@@ -377,7 +381,9 @@ def _cache_key(data: DataSettings, files: Sequence[SourceFile], val_files: Seque
         tokenizer,
         data.vocab_size if trains_vocabulary(data.tokenizer) else None,
         None if val_files else data.val_fraction,
+        READERS_VERSION,
         *Reading.of(data),
+        data.dedup,
         SAMPLE_BYTES,
     ]
     return hashlib.blake2b(json.dumps(what).encode(), digest_size=16).hexdigest()

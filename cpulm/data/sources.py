@@ -1,4 +1,4 @@
-"""Resolves what a user names to files: paths, folders, globs, ``-`` for stdin, and ``builtin:python``."""
+"""Resolves what a user names to files: paths, folders, globs, ``-``, ``hf:NAME``, ``builtin:python``."""
 
 from __future__ import annotations
 
@@ -9,12 +9,23 @@ import io
 import os
 import stat
 import sysconfig
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
 
 from cpulm.data.own_folders import is_own_folder
+from cpulm.data.packed import (
+    Unpacked,
+    format_suffix,
+    is_compressed,
+    open_archive,
+    open_member,
+    readable_members,
+    unpacked,
+)
+from cpulm.data.saved_datasets import PREFIX, dataset_files, is_saved_dataset, saved_files
 from cpulm.data.spool import STDIN, FirstBytes, Spool, can_be_read_once, spool
 from cpulm.data.tokenizer import KINDS
 from cpulm.errors import DataError, SettingsError
@@ -23,6 +34,20 @@ from cpulm.settings import DataSettings, changed
 
 BUILTIN_PYTHON = "builtin:python"
 _BUILTIN_LEFT_OUT = ("site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__")
+
+
+@dataclass
+class Meter:
+    """How far a packed file is read; its size is that of the packed file."""
+
+    stream: Unpacked | None = None
+    seen: int = 0
+
+    def advance(self) -> int:
+        """The bytes of the packed file that were read since the last call."""
+        read = 0 if self.stream is None else self.stream.packed_read()
+        new, self.seen = max(0, read - self.seen), max(read, self.seen)
+        return new
 
 
 @dataclass(frozen=True)
@@ -38,6 +63,8 @@ class SourceFile:
         named: the user named this very file, so leaving it out would be a surprise.
         builtin: it belongs to ``builtin:python``.
         spool: the content, if the file can be read only once.
+        archive: the zip archive that holds it as ``member``; then ``path`` is the archive's.
+        meter: knows the last opened stream of a packed file, and so how far the file is read.
     """
 
     path: Path
@@ -47,23 +74,57 @@ class SourceFile:
     named: bool = False
     builtin: bool = False
     spool: Spool | None = field(default=None, compare=False)
+    archive: zipfile.ZipFile | None = field(default=None, compare=False)
+    member: zipfile.ZipInfo | None = field(default=None, compare=False)
+    meter: Meter | None = field(default=None, compare=False)
 
     @property
     def place(self) -> str:
         """What tells the file from others: its real path; of what can be read only once, its content."""
-        return str(self.path.resolve()) if self.spool is None else f"read once: {self.spool.digest}"
+        if self.spool is not None:
+            return f"read once: {self.spool.digest}"
+        inside = "" if self.member is None else f"!{self.member.filename}"
+        return f"{self.path.resolve()}{inside}"
+
+    @property
+    def shown(self) -> str:
+        """The file in messages: its path, and its place in an archive."""
+        return str(self.path) if self.member is None else f"{self.path}/{self.member.filename}"
+
+    @property
+    def suffix(self) -> str:
+        """The suffix that tells the format, in lower case, without that of a compression."""
+        return format_suffix(self.name)
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether ``size`` is that of something compressed."""
+        return self.member is not None or is_compressed(self.name)
 
     def open(self) -> io.BufferedReader:
-        """Open the file from its beginning to the size that it was found with.
+        """Open the file, unpacked, from its beginning to the size that it was found with.
 
         Raises:
             OSError: if it cannot be opened.
+            DataError: if it cannot be unpacked.
         """
-        if self.spool is None:
+        if self.archive is not None and self.member is not None:
+            stream = open_member(self.archive, self.member, self.name)
+            if self.meter is not None:
+                self.meter.stream = stream
+            opened = io.BufferedReader(stream)
+        elif self.spool is None:
             raw = FirstBytes(str(self.path), self.path.open("rb", buffering=0), self.size)
+            opened = io.BufferedReader(raw)
         else:
             raw = FirstBytes(self.name, self.spool.file, self.size, shared=self.spool.lock)
-        return io.BufferedReader(raw)
+            opened = io.BufferedReader(raw)
+        if not is_compressed(self.name):
+            return opened
+        stream = unpacked(self.name, opened, self.size)
+        if self.meter is not None and self.member is None:
+            self.meter.stream = stream
+        return io.BufferedReader(stream)
 
 
 def find_files(
@@ -94,7 +155,7 @@ def find_files(
             name = "stdin" if source in STDIN else Path(source).name
             files = [SourceFile(Path(source), name, kept.size, 0, named=True, spool=kept)]
         else:
-            files = _resolve_source(source, own)
+            files = [part for file in _resolve_source(source, own) for part in _with_members(file)]
         for file in files:
             if file.place not in found:
                 found[file.place] = _named_apart(file, names)
@@ -129,6 +190,10 @@ def absolute_sources(data: DataSettings) -> DataSettings:
     def absolute(source: str) -> str:
         if source == "-" or source.startswith("builtin:") or not source.strip():
             return source
+        if source.startswith(PREFIX):
+            name, colon, rest = source.removeprefix(PREFIX).partition(":")
+            is_folder = is_saved_dataset(Path(name).expanduser())
+            return f"{PREFIX}{absolute(name)}{colon}{rest}" if is_folder else source
         return str(Path(source).expanduser().absolute())
 
     return changed(
@@ -169,6 +234,8 @@ def _named_apart(file: SourceFile, names: set[str]) -> SourceFile:
 def _resolve_source(source: str, own: list[Path]) -> list[SourceFile]:
     if source == BUILTIN_PYTHON:
         return builtin_python()
+    if source.startswith(PREFIX):
+        return [_source_file(path, _dataset_name(path), named=True) for path in dataset_files(source)]
     if source.startswith("builtin:"):
         raise DataError(f"there is no built-in text {source!r}", f"the built-in text is {BUILTIN_PYTHON}")
     if not source.strip():
@@ -181,9 +248,16 @@ def _resolve_source(source: str, own: list[Path]) -> list[SourceFile]:
         raise DataError(f"{source} does not exist", "give a file, a folder, a glob or builtin:python")
     if not stat.S_ISDIR(_mode(path)):
         return [_source_file(path, path.name, named=True)]
+    if is_saved_dataset(path):
+        return [_source_file(one, _dataset_name(one), named=True) for one in saved_files(path)]
     if is_own_folder(path):
         raise DataError(f"{source} was written by cpulm, and is not text", "give the text to learn from")
     return _files_of(_walk(path, own), path, source, own)
+
+
+def _dataset_name(path: Path) -> str:
+    """The name of a file of a dataset, whose own are alike in all datasets: with the folder's."""
+    return "/".join(path.absolute().parts[-2:])
 
 
 def _files_of(paths: Iterator[Path], folder: Path, source: str, own: list[Path]) -> list[SourceFile]:
@@ -195,6 +269,24 @@ def _files_of(paths: Iterator[Path], folder: Path, source: str, own: list[Path])
         but = f" but what cpulm wrote, such as {own[0]}" if own else ""
         raise DataError(f"the folder {source} has no files{but}", "give a folder with text files")
     return [_source_file(path, name) for name, path in sorted(found.items())]
+
+
+def _with_members(file: SourceFile) -> list[SourceFile]:
+    """The members of a zip archive, each as a file; another file as it is."""
+    if file.suffix != ".zip":
+        return [file]
+    archive = open_archive(str(file.path), file.open())
+    return [
+        replace(
+            file,
+            name=f"{file.name}/{member.filename}",
+            size=member.compress_size,
+            named=False,
+            archive=archive,
+            member=member,
+        )
+        for member in readable_members(archive, file.name)
+    ]
 
 
 def _literal_prefix(parts: Sequence[str]) -> Iterator[str]:

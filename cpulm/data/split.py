@@ -6,12 +6,14 @@ validation text, the whole source is training text.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from cpulm.data.holdout import DocumentSizes, HeldOut
-from cpulm.data.readers import DocumentChunk, Losses, Reading, is_binary, read_files
+from cpulm.data.readers import is_binary, read_files
+from cpulm.data.reading import DocumentChunk, Losses, Reading
 from cpulm.data.sources import SourceFile
 from cpulm.errors import DataError
 from cpulm.progress import Stage
@@ -20,6 +22,7 @@ Split = Literal["train", "val"]
 
 MINIMUM_CHARACTERS = 64
 """Less text than this is treated as a mistake: there is nothing to learn from it."""
+_DIGEST_BYTES = 8
 
 
 class SplitText(NamedTuple):
@@ -42,6 +45,7 @@ class Corpus:
         held_out: what of the source is validation text; None if there are ``val_files``.
         losses: what reading it all loses.
         characters: every character that occurs, if requested.
+        left_out: the numbers of documents of ``files`` and of ``val_files`` that were there before.
     """
 
     files: tuple[SourceFile, ...]
@@ -50,6 +54,7 @@ class Corpus:
     reading: Reading
     losses: Losses
     characters: frozenset[str] = frozenset()
+    left_out: tuple[frozenset[int], frozenset[int]] = (frozenset(), frozenset())
 
     @property
     def source_bytes(self) -> int:
@@ -61,6 +66,8 @@ class Corpus:
         number = -1
         border: int | None = None
         for number, piece, begins_at in _numbered(self.files, self.reading):
+            if number in self.left_out[0]:
+                continue
             if begins_at == 0 and self.held_out is not None:
                 border = self.held_out.border(number, piece.name)
             if border is None:
@@ -68,6 +75,8 @@ class Corpus:
             else:
                 yield from _cut(number, piece, border - begins_at)
         for val_number, piece, _ in _numbered(self.val_files, self.reading):
+            if val_number in self.left_out[1]:
+                continue
             yield SplitText("val", number + 1 + val_number, piece.text, piece.ends, piece.source_bytes)
 
 
@@ -89,6 +98,7 @@ class _Scan:
     sizes: DocumentSizes = field(default_factory=DocumentSizes)
     characters: int = 0
     alphabet: set[str] = field(default_factory=set)
+    left_out: set[int] = field(default_factory=set)
 
 
 def readable(files: Sequence[SourceFile], how: Reading) -> tuple[list[SourceFile], list[str]]:
@@ -100,11 +110,11 @@ def readable(files: Sequence[SourceFile], how: Reading) -> tuple[list[SourceFile
     text_files: list[SourceFile] = []
     skipped: list[str] = []
     for file in files:
-        if not is_binary(file, how.encoding):
+        if not is_binary(file, how):
             text_files.append(file)
         elif file.named:
             raise DataError(
-                f"{file.path} is a binary file: it holds NUL bytes",
+                f"{file.shown} is a binary file: it holds NUL bytes",
                 "give text, unpack archives; for UTF-16 without a byte order mark: --encoding utf-16-le",
             )
         else:
@@ -122,6 +132,7 @@ def scan(
     *,
     val_fraction: float,
     how: Reading,
+    dedup: bool,
     collect_characters: bool,
     stage: Stage,
 ) -> Corpus:
@@ -130,6 +141,8 @@ def scan(
     Args:
         files: of the source, as :func:`readable` gives them.
         val_files: of the validation text, empty if the source is to be split.
+        dedup: whether to leave out documents that were there before, in the validation text first. Eight
+            bytes of each text's digest are kept.
         collect_characters: whether to note every character that occurs.
         stage: counts the bytes read.
 
@@ -137,8 +150,9 @@ def scan(
         DataError: if a file cannot be used, or there is too little text.
     """
     main, val, losses = _Scan(), _Scan(), Losses()
-    for files_here, seen in ((files, main), (val_files, val)):
-        _scan_files(files_here, seen, how, losses, collect_characters, stage)
+    known: set[bytes] | None = set() if dedup else None
+    for files_here, seen in ((val_files, val), (files, main)):
+        _scan_files(files_here, seen, how, losses, known, collect_characters, stage)
         if seen.characters < MINIMUM_CHARACTERS and files_here:
             raise DataError(
                 f"{_describe(files_here)} has {seen.characters} characters of text: too little to learn from",
@@ -151,22 +165,40 @@ def scan(
         reading=how,
         losses=losses,
         characters=frozenset(main.alphabet | val.alphabet),
+        left_out=(frozenset(main.left_out), frozenset(val.left_out)),
     )
 
 
 def _scan_files(
-    files: Sequence[SourceFile], seen: _Scan, how: Reading, losses: Losses, collect: bool, stage: Stage
+    files: Sequence[SourceFile],
+    seen: _Scan,
+    how: Reading,
+    losses: Losses,
+    known: set[bytes] | None,
+    collect: bool,
+    stage: Stage,
 ) -> None:
-    size = 0
+    size, hasher = 0, hashlib.blake2b(digest_size=_DIGEST_BYTES)
     for number, piece, begins_at in _numbered(files, how, losses):
+        stage.advance(piece.source_bytes)
         size += len(piece.text) if piece.text.isascii() else len(piece.text.encode())
-        seen.characters += len(piece.text)
-        if piece.ends:
-            seen.sizes.add(number, piece.name, begins_at + len(piece.text), size)
-            size = 0
         if collect:
             seen.alphabet.update(piece.text)
-        stage.advance(piece.source_bytes)
+        if known is not None:
+            hasher.update(piece.text.encode())
+        if not piece.ends:
+            continue
+        digest = hasher.digest()
+        if known is not None and digest in known:
+            seen.left_out.add(number)
+            losses.duplicates += 1
+        else:
+            seen.characters += begins_at + len(piece.text)
+            seen.sizes.add(number, piece.name, begins_at + len(piece.text), size)
+        if known is not None:
+            known.add(digest)
+            hasher = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+        size = 0
 
 
 def _numbered(

@@ -10,7 +10,7 @@ from cpulm.checkpoints.checkpoint import Checkpoint
 from cpulm.checkpoints.load_model import load_model
 from cpulm.checkpoints.training_data import same_tokens
 from cpulm.command import typed
-from cpulm.data.readers import DEFAULT, Reading
+from cpulm.data.reading import Reading
 from cpulm.data.tokenfile import TokenFolder
 from cpulm.data.tokenizer import Tokenizer
 from cpulm.errors import DataError, SettingsError
@@ -34,6 +34,7 @@ class EvaluationRequest:
 
     Attributes:
         sources: the text; empty for the validation split of each checkpoint's own run.
+        reading: how to read the sources; None: as the text of each checkpoint's run was read.
         with_text: whether to score a text at all.
         stride: as in :class:`Protocol`; None for the block size, that is adjacent windows.
         max_tokens: tokens to score from the beginning of the text; None for all.
@@ -41,7 +42,7 @@ class EvaluationRequest:
 
     sources: tuple[str, ...] = ()
     with_text: bool = True
-    reading: Reading = DEFAULT
+    reading: Reading | None = None
     stride: int | None = None
     apart: bool = False
     max_tokens: int | None = None
@@ -149,7 +150,7 @@ def _evaluate_one(
     starts = checkpoint.starts_documents
     protocol = protocol_for(model.settings, request, tokenizer.eot_id if starts else None, path)
     data = _data(path, checkpoint, request, show, stop)
-    text, identity = _text(path, tokenizer, request, data, show)
+    text, identity = _text(path, checkpoint, tokenizer, request, data, show)
     score = None
     if text is not None:
         score = score_text(
@@ -218,14 +219,20 @@ def _data(
 
 
 def _text(
-    path: Path, tokenizer: Tokenizer, request: EvaluationRequest, data: TokenFolder | None, show: Listener
+    path: Path,
+    checkpoint: Checkpoint,
+    tokenizer: Tokenizer,
+    request: EvaluationRequest,
+    data: TokenFolder | None,
+    show: Listener,
 ) -> tuple[Text | None, object]:
     """The text to be scored, and an identity that is equal if two texts are the same."""
     if not request.with_text:
         return None, None
     if request.sources:
-        text = open_text(request.sources, tokenizer, request.reading, emit=show)
-        return text, None
+        how = request.reading or Reading.of(checkpoint.settings.data)
+        text = open_text(request.sources, tokenizer, how, chosen=request.reading is not None, emit=show)
+        return text, text.reading
     assert data is not None
     meta = data.meta
     files = tuple((file["name"], file["bytes"]) for file in meta.get("files", ()))

@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from cpulm.data.encoder import END, CountingEncode, bulk_encoder, counting_losses, safe_border
 from cpulm.data.prepare import JOB_CHARACTERS
-from cpulm.data.readers import Losses, Reading, read_files, unused_field
+from cpulm.data.readers import check_settings, read_files, unused_settings
+from cpulm.data.reading import Losses, Reading
 from cpulm.data.sources import SourceFile, find_files
 from cpulm.data.split import readable
 from cpulm.data.tokenfile import TokenFolder, is_token_folder
@@ -44,16 +45,23 @@ class Text:
         name: its name in messages.
         chunks: the tokens, with the end-of-text token after each document.
         total: how much there is to read, in ``unit``.
+        reading: how it is read; None if it is a token folder.
     """
 
     name: str
     chunks: Callable[[], Iterator[Chunk]]
     total: int
     unit: Literal["bytes", "tokens"]
+    reading: Reading | None = None
 
 
-def open_text(sources: Sequence[str], tokenizer: Tokenizer, how: Reading, *, emit: Listener) -> Text:
+def open_text(
+    sources: Sequence[str], tokenizer: Tokenizer, how: Reading, *, chosen: bool = True, emit: Listener
+) -> Text:
     """Open the text of ``sources``: whatever ``cpulm tokenize`` reads, or one token folder.
+
+    Args:
+        chosen: ``how`` was chosen for this text, so settings without effect on it are errors.
 
     Raises:
         DataError: if a source cannot be used, or a token folder has another tokenizer.
@@ -62,15 +70,17 @@ def open_text(sources: Sequence[str], tokenizer: Tokenizer, how: Reading, *, emi
     if folders:
         return _from_folder(folders[0], len(sources), tokenizer)
     files, skipped = readable(find_files(sources, emit), how)
-    if warning := unused_field(files, how):
-        emit(Notice(level="warning", message=warning))
+    if chosen:
+        check_settings(files, how)
+    else:
+        how = how._replace(**unused_settings(files, how))
     if skipped:
         emit(Notice(level="info", message=f"left out {len(skipped)} binary files, such as {skipped[0]}"))
 
     def chunks() -> Iterator[Chunk]:
         return _encoded(files, tokenizer, how, emit)
 
-    return Text(", ".join(sources), chunks, sum(file.size for file in files), "bytes")
+    return Text(", ".join(sources), chunks, sum(file.size for file in files), "bytes", how)
 
 
 def validation_text(tokens: TokenFolder, name: str) -> Text:
@@ -157,6 +167,8 @@ def _encoded(
             held, length, read = [gathered[border:]], len(gathered) - border, 0
     if length:
         yield chunk("".join(held))
+    for message in losses.choices_in_words():
+        emit(Notice(level="info", message=message))
     for message in losses.in_words():
         emit(Notice(level="warning", message=message))
 

@@ -265,3 +265,26 @@ def test_a_mistake_is_one_message_one_hint_and_its_exit_code(
     assert "hint:" in done.err
     assert done.out == ""
     assert "Traceback" not in done.err
+
+
+def test_a_text_is_read_as_that_of_the_run_was_unless_options_say_otherwise(
+    run: Run, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = "n,square\n" + "".join(f'{n},"[{n * n}]"\n' for n in range(300))
+    (folder / "squares.csv").write_text(table)
+    sets = [f"--set={key}={value}" for key, value in {**SMALL, "train.steps": "1"}.items()]
+    reading = ["--template", r"{n}: {square|list}\n", "--where", "n>9", "--tokenizer", "byte"]
+    source = ["squares.csv", "--out", "rows", "--headless", "--set=data.vocab_size=null"]
+    assert cpulm("train", *source, "--preset", "tiny", *sets, *reading) == 0
+    capsys.readouterr()
+    text = "".join(f"{n}: {n * n}\n" for n in range(10, 300))
+    scored = checkpoints(run("rows", "--data", "squares.csv", "--json"))[0]["text"]
+    assert scored["text_bytes"] == len(text)
+    other = ["--template", "{n} = {square}", "--where", "n>=10", "--json"]
+    scored = checkpoints(run("rows", "--data", "squares.csv", *other))[0]["text"]
+    assert scored["text_bytes"] == len(text) + 290 * (len(" = []") - len(": \n"))
+    (folder / "plain.txt").write_text(text)
+    assert checkpoints(run("rows", "--data", "plain.txt", "--json"))[0]["text"]["text_bytes"] == len(text)
+    done = run("rows", "--data", "plain.txt", "--template", "{n}")
+    assert done.code == 2
+    assert "--template" in done.err

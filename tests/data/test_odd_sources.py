@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from cpulm.data.readers import DEFAULT, is_binary, read_chunks
+from cpulm.data.readers import is_binary, read_chunks
+from cpulm.data.reading import DEFAULT
 from cpulm.data.sources import find_files
 from cpulm.errors import CpulmError, DataError, StoppedError
 from cpulm.events import Event, Notice
@@ -157,7 +158,8 @@ def test_a_file_without_a_known_size_is_read_whole() -> None:
 
 READ_TWICE = """
 import sys
-from cpulm.data.readers import DEFAULT, read_chunks
+from cpulm.data.readers import read_chunks
+from cpulm.data.reading import DEFAULT
 from cpulm.data.sources import find_files
 for source in sys.argv[1:]:
     for file in find_files([source]):

@@ -7,18 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from cpulm.data.readers import (
-    DEFAULT,
-    DocumentChunk,
-    Losses,
-    Reading,
-    is_binary,
-    read_chunks,
-    read_files,
-    unused_field,
-)
+from cpulm.data.readers import check_settings, is_binary, read_chunks, read_files
+from cpulm.data.reading import DEFAULT, DocumentChunk, Losses, Reading
 from cpulm.data.sources import find_files
-from cpulm.errors import DataError
+from cpulm.errors import DataError, SettingsError
 
 REPLACE = Reading(errors="replace")
 
@@ -255,7 +247,7 @@ def test_bad_lines_are_left_out_on_request_and_counted(tmp_path: Path) -> None:
     losses = Losses()
     assert documents(path, Reading(skip_bad=True), losses) == ["fine", "fine"]
     assert losses.skipped == len(bad)
-    assert "6 lines were left out, the first because" in losses.in_words()[0]
+    assert "6 rows were left out, the first because" in losses.in_words()[0]
     assert "line 2 has no field 'text'" in losses.in_words()[0]
 
 
@@ -265,18 +257,28 @@ def test_a_number_of_thousands_of_digits_is_json(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "field", "said"),
+    ("names", "how", "said"),
     [
-        (["a.csv"], "body", "no effect on a.csv:"),
-        (["a.csv", "b.csv", "c.jsonl"], "body", "no effect on a.csv and 1 more"),
-        (["a.txt"], "body", "no effect on a.txt"),
-        (["a.txt", "c.jsonl"], "body", None),
-        (["a.csv"], "text", None),
+        (["a.txt"], Reading(field="body"), "data.field has no effect: a.txt is read as plain text"),
+        (["a.txt", "b.md"], Reading(template="{a}"), "data.template has no effect: a.txt and 1 more"),
+        (["a.txt"], Reading(where=("a=1",)), "data.where has no effect"),
+        (["a.txt"], Reading(skip_bad=True), "data.skip_bad has no effect"),
+        (["a.csv"], Reading(separator="%"), "data.separator has no effect: a.csv is read as CSV"),
+        (["a.csv"], Reading(document="line"), "data.document has no effect"),
+        (["a.csv"], Reading(field="body", format="text"), "data.field has no effect"),
+        (["a.csv"], Reading(format="cvs"), "there is no such format"),
+        (["a.txt", "c.jsonl"], Reading(field="body"), None),
+        (["a.txt"], Reading(field="body", format="csv"), None),
+        (["a.csv", "b.json", "c.tsv"], Reading(template="{a}", where=("a=1",), skip_bad=True), None),
     ],
 )
-def test_a_field_that_has_no_effect_is_said(
-    tmp_path: Path, names: list[str], field: str, said: str | None
+def test_a_setting_without_effect_is_an_error(
+    tmp_path: Path, names: list[str], how: Reading, said: str | None
 ) -> None:
     files = find_files([str(write(tmp_path / name)) for name in names])
-    warning = unused_field(files, Reading(field=field))
-    assert (said in warning) if said and warning else warning == said
+    if said is None:
+        check_settings(files, how)
+        return
+    with pytest.raises(SettingsError, match=said) as caught:
+        check_settings(files, how)
+    assert caught.value.hint

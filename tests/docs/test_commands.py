@@ -201,6 +201,9 @@ def first_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (world / "notes" / f"{number}.txt").write_bytes(source.read_bytes())
     words = "the disk of machine number {0} is {0} per cent full, a job of {1} seconds began"
     lines = [words.format(number, number * 7919 % 10007) for number in range(2000)]
+    grades = ("6B", "6C", "7A+")
+    routes = "".join(f'{grades[n % 3]},"[[{n % 11}, {n % 18}], [3, 8]]"\n' for n in range(2000))
+    (world / "routes.csv").write_text(f"grade,holds\n{routes}")
     (world / "log.jsonl").write_text("".join(f'{{"message": "{line}"}}\n' for line in lines))
     (world / "prompt.txt").write_text("def ")
     with pytest.MonkeyPatch.context() as patch:

@@ -11,7 +11,7 @@ import pytest
 import small_runs
 import torch
 
-from cpulm.data.readers import Reading
+from cpulm.data.reading import Reading
 from cpulm.data.tokenizer import Tokenizer, byte_tokenizer, train_word
 from cpulm.errors import DataError
 from cpulm.evaluation.text_score import TextScore, difference, score_text

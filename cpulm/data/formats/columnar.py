@@ -1,0 +1,76 @@
+"""Parquet and Arrow: a row per record, read in batches and only in the columns that are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from cpulm.data.extras import library
+from cpulm.data.reading import DocumentChunk, Losses, Reading
+from cpulm.data.records.rows import Row, RowReader
+from cpulm.data.sources import SourceFile
+from cpulm.errors import DataError
+
+_BATCH_ROWS = 1024
+
+
+def read_parquet(file: SourceFile, how: Reading, losses: Losses) -> Iterator[DocumentChunk]:
+    """Yield a document per row."""
+    parquet = _library("pyarrow.parquet")
+    with file.open() as handle, _readable(file):
+        table = parquet.ParquetFile(handle)
+        reader, columns = _reader(file, how, losses, table.schema_arrow.names)
+        batches = table.iter_batches(batch_size=_BATCH_ROWS, columns=columns)
+        yield from reader.documents(_rows(file, batches, table.metadata.num_rows))
+
+
+def read_arrow(file: SourceFile, how: Reading, losses: Losses) -> Iterator[DocumentChunk]:
+    """Yield a document per row of an Arrow stream, as the library datasets stores them, or Arrow file."""
+    ipc = _library("pyarrow.ipc")
+    with file.open() as handle, _readable(file):
+        if handle.peek(6)[:6] == b"ARROW1":
+            opened = ipc.open_file(handle)
+            batches = (opened.get_batch(number) for number in range(opened.num_record_batches))
+        else:
+            opened = ipc.open_stream(handle)
+            batches = iter(opened)
+        reader, columns = _reader(file, how, losses, opened.schema.names)
+        yield from reader.documents(_rows(file, (batch.select(columns) for batch in batches), None))
+
+
+def _library(name: str) -> Any:
+    return library(name, what="a Parquet or Arrow file", package="pyarrow", extra="parquet")
+
+
+class _readable:  # noqa: N801 - used as a function
+    """Turns the library's errors into one that names the file."""
+
+    def __init__(self, file: SourceFile) -> None:
+        self._file = file
+
+    def __enter__(self) -> None:
+        self._error = _library("pyarrow").ArrowException
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if isinstance(error, self._error):
+            reason = str(error).splitlines()[0]
+            raise DataError(f"{self._file.shown} cannot be read: {reason}", "is it complete?") from error
+
+
+def _reader(file: SourceFile, how: Reading, losses: Losses, names: list[str]) -> tuple[RowReader, list[str]]:
+    reader = RowReader(file, how, losses, unit="row", noun="column")
+    reader.require(names)
+    return reader, [name for name in names if name in reader.columns]
+
+
+def _rows(file: SourceFile, batches: Iterable[Any], total: int | None) -> Iterator[Row]:
+    """The rows of all batches; each has its share of the file's bytes, if their number is known."""
+    number = 0
+    for batch in batches:
+        names = batch.schema.names
+        columns = [column.to_pylist() for column in batch.columns]
+        size = file.size * batch.num_rows // total if total else batch.nbytes
+        for values in zip(*columns, strict=True):
+            number += 1
+            yield Row(number, dict(zip(names, values, strict=True)), size)
+            size = 0

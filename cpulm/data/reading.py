@@ -1,0 +1,156 @@
+"""What all readers share: how files are read, what is lost, and the chunks of documents that they yield."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from cpulm.data.records.conditions import parse_condition
+from cpulm.data.records.template import parse_template
+from cpulm.data.sources import SourceFile
+from cpulm.errors import DataError, SettingsError
+from cpulm.settings import DataSettings
+
+Errors = Literal["strict", "replace"]
+DocumentUnit = Literal["file", "line", "paragraph"]
+
+READERS_VERSION = 2
+"""Counts what readers make of the same file: tokens of earlier readers are not taken from the cache."""
+
+
+class Reading(NamedTuple):
+    """How files are read; the settings of ``data`` with these names.
+
+    Attributes:
+        field: the column or field that holds the text of a row.
+        errors: ``replace`` puts U+FFFD in the place of bytes that cannot be decoded.
+        encoding: of files that are not UTF-8.
+        skip_bad: leave out rows that cannot be used.
+        template: how the columns of a row make its text; empty: the text is ``field``.
+        where: conditions that a row must meet.
+        format: the format of all files; ``auto``: by their suffixes.
+        document: what one document is in plain text.
+        separator: the text between the documents of plain text; empty: there is none.
+    """
+
+    field: str = "text"
+    errors: Errors = "strict"
+    encoding: str = "utf-8"
+    skip_bad: bool = False
+    template: str = ""
+    where: tuple[str, ...] = ()
+    format: str = "auto"
+    document: DocumentUnit = "file"
+    separator: str = ""
+
+    @classmethod
+    def of(cls, data: DataSettings) -> Reading:
+        """Take the settings of ``data``.
+
+        Raises:
+            SettingsError: if the template or a condition cannot be understood, or two settings exclude each
+                other.
+        """
+        if data.template:
+            if data.field != DEFAULT.field:
+                raise SettingsError(
+                    "data.field and data.template both say what the text of a row is",
+                    f"keep the template: it can name the field too, as {{{data.field}}}",
+                )
+            parse_template(data.template)
+        for condition in data.where:
+            parse_condition(condition)
+        if data.separator and data.document != "file":
+            raise SettingsError(
+                f"data.separator and data.document={data.document} both say where a document ends",
+                "keep one of them",
+            )
+        return cls(
+            data.field,
+            data.errors,
+            codecs.lookup(data.encoding).name,
+            data.skip_bad,
+            data.template,
+            tuple(data.where),
+            data.format,
+            data.document,
+            data.separator,
+        )
+
+
+DEFAULT = Reading()
+
+
+@dataclass
+class Losses:
+    """What reading left out, counted.
+
+    Attributes:
+        replaced: places where U+FFFD was put.
+        skipped: rows that could not be used.
+        why_skipped: the message of the first of these.
+        filtered: rows that did not meet the conditions.
+        duplicates: documents left out because the same text was there before.
+    """
+
+    replaced: int = 0
+    skipped: int = 0
+    why_skipped: str = ""
+    filtered: int = 0
+    duplicates: int = 0
+
+    def in_words(self) -> list[str]:
+        """One sentence for each kind of loss that there was."""
+        said = []
+        if self.replaced:
+            what = f"U+FFFD was put in {self.replaced:,} places that could not be decoded"
+            said.append(f"{what}; if they are many, the text is in another encoding: --encoding NAME")
+        if self.skipped:
+            rows = "1 row was" if self.skipped == 1 else f"{self.skipped:,} rows were"
+            said.append(f"{rows} left out, the first because {self.why_skipped}")
+        return said
+
+    def choices_in_words(self) -> list[str]:
+        """One sentence for each kind of text that was left out because the settings say so."""
+        said = []
+        if self.filtered:
+            said.append(f"left out {_counted(self.filtered, 'row')} that data.where does not choose")
+        if self.duplicates:
+            said.append(f"left out {_counted(self.duplicates, 'document')} that were there before")
+        return said
+
+
+def _counted(count: int, name: str) -> str:
+    return f"1 {name}" if count == 1 else f"{count:,} {name}s"
+
+
+class DocumentChunk(NamedTuple):
+    """A part of a document.
+
+    ``name`` is the document's; ``ends`` marks its last chunk; ``source_bytes`` were read for the chunk.
+    """
+
+    name: str
+    text: str
+    ends: bool
+    source_bytes: int
+
+
+class EncodingError(DataError):
+    """A file is in another encoding.
+
+    Attributes:
+        what: names the file and, if it can be guessed, the encoding.
+        line: if a single line cannot be decoded: that line, with U+FFFD in place of what is wrong.
+    """
+
+    def __init__(self, message: str, hint: str, what: str, line: str = "") -> None:
+        super().__init__(message, hint)
+        self.what = what
+        self.line = line
+
+
+Reader = Callable[[SourceFile, Reading, Losses], Iterator[DocumentChunk]]
+"""Yields the documents of a file, each as one or more chunks; raises DataError."""

@@ -1,0 +1,1 @@
+"""Rows of tables and JSON objects: templates, conditions, and the documents made with them."""

@@ -1,0 +1,157 @@
+"""Turns the rows of a file into documents: chosen by conditions, made into text by a template or a field."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Literal, NamedTuple
+
+from cpulm.data.reading import DocumentChunk, Losses, Reading
+from cpulm.data.records.conditions import parse_condition
+from cpulm.data.records.template import parse_template
+from cpulm.data.records.values import MissingError, RowError, missing
+from cpulm.data.records.values import value_of as found_in
+from cpulm.data.sources import SourceFile
+from cpulm.data.text_decoding import REPLACEMENT
+from cpulm.errors import DataError
+
+SKIP = "leave such rows out: --skip-bad"
+
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
+
+
+class Row(NamedTuple):
+    """One row of a file: its number, its values by name or why it has none, and the bytes read for it."""
+
+    number: int
+    values: Mapping[str, Any] | DataError
+    source_bytes: int
+
+
+class RowReader:
+    """Makes documents from the rows of one file.
+
+    Args:
+        unit: what a row's number counts.
+        noun: what a value is called.
+    """
+
+    def __init__(
+        self,
+        file: SourceFile,
+        how: Reading,
+        losses: Losses,
+        *,
+        unit: Literal["line", "row", "element"],
+        noun: Literal["field", "column"],
+    ) -> None:
+        self._file = file
+        self._how = how
+        self._losses = losses
+        self._unit = unit
+        self._noun = noun
+        self._template = parse_template(how.template) if how.template else None
+        self._conditions = [parse_condition(text) for text in how.where]
+
+    def require(self, columns: Iterable[str]) -> None:
+        """Check the columns of a table that has the same ones in every row.
+
+        Raises:
+            DataError: naming the first that is missing, and those that exist.
+        """
+        there = list(columns)
+        wanted = self._template.required if self._template else [self._how.field]
+        for name in [*wanted, *(condition.column for condition in self._conditions)]:
+            if name not in there and name.split(".")[0] not in there:
+                what, near = missing(name, there, self._noun)
+                raise DataError(
+                    f"{self._file.shown} {what}", " ".join(filter(None, [near, self._ways_out()]))
+                )
+
+    @property
+    def columns(self) -> set[str]:
+        """The names of all columns that are used; of ``a.b`` both that and ``a``."""
+        used = self._template.columns if self._template else [self._how.field]
+        names = [*used, *(condition.column for condition in self._conditions)]
+        return {*names, *(name.split(".")[0] for name in names)}
+
+    def documents(self, rows: Iterable[Row]) -> Iterator[DocumentChunk]:
+        """Yield a document per row, except rows that the conditions leave out, or that have no text.
+
+        Raises:
+            DataError: at the first row that cannot be used, unless such rows are to be left out.
+        """
+        name, read = self._file.name, 0
+        for number, values, source_bytes in rows:
+            read += source_bytes
+            try:
+                if isinstance(values, DataError):
+                    raise values
+                text = self._text(number, values)
+            except DataError as error:
+                if not self._how.skip_bad:
+                    raise
+                self._losses.skipped += 1
+                self._losses.why_skipped = self._losses.why_skipped or error.message
+                continue
+            if text is None:
+                self._losses.filtered += 1
+            elif text:
+                yield DocumentChunk(f"{name}:{number}", text, True, read)
+                read = 0
+
+    def _text(self, number: int, values: Mapping[str, Any]) -> str | None:
+        """The text of a row; None if a condition leaves it out."""
+        try:
+            if not all(condition.holds(values) for condition in self._conditions):
+                return None
+            text = self._template.text(values) if self._template else self._field_of(values)
+        except MissingError as error:
+            hint = " ".join(filter(None, [error.hint, self._ways_out()]))
+            raise DataError(f"{self._place(number)} {error}", f"{hint}; or {SKIP}") from error
+        except RowError as error:
+            hint = f"{error.hint}; or {SKIP}" if error.hint else SKIP
+            raise DataError(f"{self._place(number)}: {error}", hint) from error
+        return text if _HALF_PAIR.search(text) is None else self._without_half_pairs(number, text)
+
+    def _field_of(self, values: Mapping[str, Any]) -> str:
+        value = found_in(values, self._how.field)
+        if isinstance(value, str):
+            return value
+        raise RowError(
+            f"the {self._noun} {self._how.field!r} is {_json_name(value)}, not text",
+            "name the one that holds the text (--field NAME), or put values into a text: --template",
+        )
+
+    def _without_half_pairs(self, number: int, text: str) -> str:
+        if self._how.errors == "strict":
+            what = "the template" if self._template else repr(self._how.field)
+            raise DataError(
+                f"{self._place(number)}: {what} holds half a surrogate pair, which no UTF-8 has",
+                f"put U+FFFD there (--errors replace), or {SKIP}",
+            )
+        whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        self._losses.replaced += whole.count(REPLACEMENT) - text.count(REPLACEMENT)
+        return whole
+
+    def _place(self, number: int) -> str:
+        return f"{self._file.shown}, {self._unit} {number}"
+
+    def _ways_out(self) -> str:
+        if self._template or self._conditions:
+            return "names of columns are case-sensitive"
+        return (
+            f"name the {self._noun} that holds the text (--field NAME), put several into a text "
+            "(--template '{a} {b}'), or read the file as it is: --format text"
+        )
+
+
+def _json_name(value: object) -> str:
+    """The JSON name of the type of ``value``, for readers who do not know Python's names."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Mapping):
+        return "an object"
+    return "an array" if isinstance(value, (list, tuple)) else "a number"

@@ -1,0 +1,197 @@
+r"""Templates: text with the columns of a row put in, such as ``{grade|upper}: {holds|list:' '}``.
+
+A template is parsed once. Nothing in it is evaluated: a column is looked up by its name, and a filter is
+one of :data:`FILTERS`. ``{{`` and ``}}`` are braces; ``\n``, ``\t`` and ``\\`` mean what they do in Python.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from cpulm.data.records.values import MissingError, RowError, list_in, number_in, text_of, value_of
+from cpulm.errors import SettingsError
+
+_ARGUMENT = r"""'[^']*'|"[^"]*"|[^:|{}'"]*"""
+_FILTER = re.compile(rf"\|\s*(\w+)((?::(?:{_ARGUMENT}))*)\s*")
+_PLACEHOLDER = re.compile(rf"\{{([^{{}}|]+)((?:{_FILTER.pattern})*)\}}")
+_BRACES = re.compile(r"\{\{|\}\}|[{}]")
+_ESCAPES = {"\\n": "\n", "\\t": "\t", "\\\\": "\\"}
+
+Change = Callable[[Any], Any]
+"""What a filter does to a value; raises RowError if the value does not fit."""
+
+
+class Filter(NamedTuple):
+    """A filter: how many arguments it takes, and what it does with them."""
+
+    least: int
+    most: int
+    make: Callable[..., Change]
+
+
+@dataclass(frozen=True)
+class Placeholder:
+    """Where the value of a column goes.
+
+    Attributes:
+        column: its name.
+        changes: what is done to the value, in this order.
+        default: the text if the row has no value; None if that is an error.
+    """
+
+    column: str
+    changes: tuple[Change, ...]
+    default: str | None
+
+    def text(self, row: Mapping[str, Any]) -> str:
+        try:
+            value = value_of(row, self.column)
+        except MissingError:
+            if self.default is None:
+                raise
+            value = None
+        if self.default is not None and (value is None or value == ""):
+            return self.default
+        try:
+            for change in self.changes:
+                value = change(value)
+            return text_of(value)
+        except RowError as error:
+            raise RowError(f"column {self.column!r}: {error}", error.hint) from None
+
+
+@dataclass(frozen=True)
+class Template:
+    """A parsed template: literal text and places in turn."""
+
+    parts: tuple[str | Placeholder, ...]
+
+    def text(self, row: Mapping[str, Any]) -> str:
+        """Put the values of ``row`` in their places.
+
+        Raises:
+            RowError: if a column is missing, or a value does not fit its filters.
+        """
+        return "".join([part if isinstance(part, str) else part.text(row) for part in self.parts])
+
+    @property
+    def required(self) -> list[str]:
+        """The columns that every row must have, in the template's order."""
+        return list(dict.fromkeys(part.column for part in self._places if part.default is None))
+
+    @property
+    def columns(self) -> list[str]:
+        """All columns that it names."""
+        return [part.column for part in self._places]
+
+    @property
+    def _places(self) -> list[Placeholder]:
+        return [part for part in self.parts if isinstance(part, Placeholder)]
+
+
+def parse_template(template: str) -> Template:
+    """Parse a template.
+
+    Raises:
+        SettingsError: naming what in it is not understood.
+    """
+    parts: list[str | Placeholder] = []
+    begin = 0
+    while brace := _BRACES.search(template, begin):
+        parts.append(unescaped(template[begin : brace.start()]))
+        begin = brace.end()
+        if len(brace[0]) == 2:
+            parts.append(brace[0][0])
+            continue
+        place = _PLACEHOLDER.match(template, brace.start())
+        if place is None:
+            raise _error(template, f"cannot be read from {template[brace.start() :][:20]!r} on", _SYNTAX)
+        parts.append(_place(template, place[1].strip(), place[2]))
+        begin = place.end()
+    parts.append(unescaped(template[begin:]))
+    if not any(isinstance(part, Placeholder) for part in parts):
+        raise _error(template, "names no column", _SYNTAX)
+    return Template(tuple(part for part in parts if part != ""))
+
+
+def unescaped(text: str) -> str:
+    r"""Replace ``\n``, ``\t`` and ``\\``, which a command line cannot hold or a shell takes away."""
+    return re.sub(r"\\[nt\\]", lambda found: _ESCAPES[found[0]], text)
+
+
+_SYNTAX = "write columns as {name} or {name|filter:argument}, and braces as {{ and }}"
+
+
+def _place(template: str, column: str, filters: str) -> Placeholder:
+    changes: list[Change] = []
+    default: str | None = None
+    for found in _FILTER.finditer(filters):
+        name = found[1]
+        given = [_unquoted(argument) for argument in re.findall(rf":({_ARGUMENT})", found[2])]
+        if name not in FILTERS:
+            near = difflib.get_close_matches(name, FILTERS, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise _error(template, f"there is no filter {name!r}", f"{hint}Filters: {', '.join(FILTERS)}")
+        least, most, make = FILTERS[name]
+        if not least <= len(given) <= most:
+            wanted = str(least) if least == most else f"{least} to {most}"
+            raise _error(template, f"{name} takes {wanted} arguments, not {len(given)}", _SYNTAX)
+        try:
+            changes.append(make(*given))
+        except ValueError as error:
+            raise _error(template, f"{name}: {error}", _SYNTAX) from error
+        default = given[0] if name == "default" else default
+    return Placeholder(column, tuple(changes), default)
+
+
+def _unquoted(argument: str) -> str:
+    argument = argument.strip() if argument[:1] not in ("'", '"') else argument[1:-1]
+    return unescaped(argument)
+
+
+def _error(template: str, what: str, hint: str) -> SettingsError:
+    return SettingsError(f"data.template = {template!r}: {what}", hint)
+
+
+def _round(digits: str) -> Change:
+    if not digits.isdecimal() or int(digits) > 15:
+        raise ValueError(f"{digits!r} is not a number of digits from 0 to 15")
+    return lambda value: f"{number_in(value):.{int(digits)}f}"
+
+
+def _join(outer: str = " ", inner: str = ",") -> Change:
+    def item(value: Any) -> str:
+        return inner.join(map(text_of, value)) if isinstance(value, (list, tuple)) else text_of(value)
+
+    return lambda value: outer.join(map(item, list_in(value)))
+
+
+def _each(template: str) -> Change:
+    parsed = parse_template(template)
+
+    def text(item: Any) -> str:
+        if isinstance(item, (list, tuple)):
+            return parsed.text({str(number): value for number, value in enumerate(item)})
+        return parsed.text(item if isinstance(item, Mapping) else {"0": item})
+
+    return lambda value: [text(item) for item in list_in(value)]
+
+
+FILTERS: dict[str, Filter] = {
+    "upper": Filter(0, 0, lambda: lambda value: text_of(value).upper()),
+    "lower": Filter(0, 0, lambda: lambda value: text_of(value).lower()),
+    "strip": Filter(0, 0, lambda: lambda value: text_of(value).strip()),
+    "replace": Filter(2, 2, lambda old, new: lambda value: text_of(value).replace(old, new)),
+    "default": Filter(1, 1, lambda _text: lambda value: value),
+    "round": Filter(1, 1, _round),
+    "list": Filter(0, 2, _join),
+    "each": Filter(1, 1, _each),
+    "json": Filter(0, 0, lambda: lambda value: json.dumps(value, ensure_ascii=False, default=str)),
+}
+"""All filters. ``list`` joins the items of a list, and those of the lists in it, by its two arguments;
+``each`` puts every item into a template of its own, in which ``{0}`` is the item or its first part."""

@@ -1,0 +1,115 @@
+"""The values of a row: found by name, and turned into text, numbers and lists."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+_LARGEST_LITERAL = 1 << 16
+"""Characters of a list that is written as text; what is longer is not parsed."""
+_DEEPEST_LITERAL = 32
+
+
+class RowError(ValueError):
+    """A row cannot be used; the reader adds where it is. ``hint`` is what to do, if it is not the usual."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class MissingError(RowError):
+    """A row has no such column."""
+
+
+def value_of(row: Mapping[str, Any], name: str) -> Any:
+    """The value of the column ``name``, or of the nested field that ``a.b.0`` leads to.
+
+    Raises:
+        MissingError: if there is none; it names those that exist, the nearest first.
+    """
+    if name in row:
+        return row[name]
+    value: Any = row
+    for part in name.split("."):
+        if isinstance(value, Mapping) and part in value:
+            value = value[part]
+        elif isinstance(value, list) and part.isdecimal() and int(part) < len(value):
+            value = value[int(part)]
+        else:
+            raise MissingError(*missing(name, row))
+    return value
+
+
+def missing(name: str, columns: Iterable[str], noun: str = "field") -> tuple[str, str]:
+    """What to say if there is no ``name`` among the columns, and a hint if one is near."""
+    there = list(columns)
+    near = difflib.get_close_matches(name, there, n=1)
+    listed = ", ".join(map(repr, there))[:200] or "none"
+    return f"has no {noun} {name!r}: it has {listed}", f"did you mean {near[0]!r}?" if near else ""
+
+
+def text_of(value: Any) -> str:
+    """The text of a value: as it is, or as JSON has it.
+
+    Raises:
+        RowError: if it is null.
+    """
+    if isinstance(value, str):
+        return value
+    if value is None:
+        raise RowError("the value is null", "give it one: {name|default:'none'}")
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def number_in(value: Any) -> float:
+    """The number that a value is, or is the text of.
+
+    Raises:
+        RowError: if it is none.
+    """
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise RowError(f"{shown(value)} is not a number") from None
+
+
+def list_in(value: Any) -> list[Any]:
+    """The list that a value is, or is the text of, in JSON or as a Python literal. No code is run.
+
+    Raises:
+        RowError: if it is none, or is longer or deeper than such a text may be.
+    """
+    if isinstance(value, str):
+        value = _parsed(value)
+    if isinstance(value, (list, tuple)):
+        return list(value)
+    raise RowError(f"{shown(value)} is not a list")
+
+
+def _parsed(text: str) -> Any:
+    if len(text) > _LARGEST_LITERAL:
+        raise RowError(f"a list of {len(text):,} characters is too long: {_LARGEST_LITERAL:,} are read")
+    depth = deepest = 0
+    for letter in text:
+        depth += (letter in "[({") - (letter in "])}")
+        deepest = max(deepest, depth)
+    if deepest > _DEEPEST_LITERAL:
+        raise RowError(f"{shown(text)} is nested {deepest} deep: {_DEEPEST_LITERAL} are read")
+    try:
+        return json.loads(text)
+    except ValueError:
+        pass
+    try:
+        return ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        raise RowError(f"{shown(text)} is not a list") from None
+
+
+def shown(value: Any) -> str:
+    """A value in a message, not too long."""
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."

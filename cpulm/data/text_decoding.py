@@ -1,0 +1,116 @@
+"""Decodes files piece by piece or line by line, and says where and why that fails."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterator
+
+from cpulm.data.encodings import SAMPLE_BYTES, likely_encoding, marked_encoding
+from cpulm.data.reading import EncodingError, Losses, Reading
+from cpulm.data.sources import SourceFile
+
+BOM = "\N{ZERO WIDTH NO-BREAK SPACE}"
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
+_CHUNK_BYTES = 1 << 16
+
+
+def encoding_of(file: SourceFile, how: Reading) -> str:
+    """UTF-8 if the file is valid UTF-8 beyond ASCII, else what its byte order mark or ``how`` says."""
+    if how.encoding == "utf-8":
+        return how.encoding
+    decoder, ascii_only, at = codecs.getincrementaldecoder("utf-8")(), True, 0
+    with file.open() as handle:
+        while data := handle.read(_CHUNK_BYTES):
+            if at == 0 and (marked := marked_encoding(data)):
+                return marked
+            at += len(data)
+            try:
+                ascii_only = decoder.decode(data).isascii() and ascii_only
+            except UnicodeDecodeError:
+                return how.encoding
+            if b"\0" in data:
+                return how.encoding
+    return how.encoding if ascii_only or decoder.getstate()[0] else "utf-8"
+
+
+def decoded_texts(file: SourceFile, how: Reading, losses: Losses) -> Iterator[tuple[str, int]]:
+    """Decode a file piece by piece: each text with the bytes that were read for it."""
+    decoder = codecs.getincrementaldecoder(how.encoding)(how.errors)
+    offset = 0
+    with file.open() as handle:
+        while True:
+            data = handle.read(_CHUNK_BYTES)
+            begin = offset - len(decoder.getstate()[0])
+            try:
+                text = decoder.decode(data, not data)
+            except UnicodeDecodeError as error:
+                raise _encoding_error(file, how, error, begin) from error
+            losses.replaced += _replaced(text, data, how)
+            yield text, len(data)
+            if not data:
+                return
+            offset += len(data)
+
+
+def decoded_lines(
+    file: SourceFile, how: Reading, losses: Losses
+) -> Iterator[tuple[str | EncodingError, int]]:
+    """The lines of a file with their ends, or why one cannot be decoded, each with the bytes read for it."""
+    if "\n".encode(how.encoding) != b"\n":  # UTF-16, say
+        rest = ""
+        for text, read in decoded_texts(file, how, losses):
+            *lines, rest = (rest + text).split("\n")
+            for line in lines:
+                yield line + "\n", read
+                read = 0
+        yield rest, 0
+        return
+    offset = 0
+    with file.open() as handle:
+        for number, data in enumerate(handle, start=1):
+            try:
+                line = data.decode(how.encoding, how.errors)
+                losses.replaced += _replaced(line, data, how)
+                yield line, len(data)
+            except UnicodeDecodeError as error:
+                yield _encoding_error(file, how, error, offset, number), len(data)
+            offset += len(data)
+
+
+def _replaced(text: str, data: bytes, how: Reading) -> int:
+    """How often U+FFFD was put into ``text``; what stood in the data already is not counted."""
+    if how.errors == "strict" or REPLACEMENT not in text:
+        return 0
+    mark = REPLACEMENT.encode(how.encoding, "ignore")
+    return max(0, text.count(REPLACEMENT) - (data.count(mark) if mark else 0))
+
+
+def _encoding_error(
+    file: SourceFile, how: Reading, error: UnicodeDecodeError, begin: int, line: int | None = None
+) -> EncodingError:
+    """The error for bytes of the file, which start at ``begin``, that cannot be decoded."""
+    at = begin + error.start
+    with file.open() as handle:
+        sample = handle.read(SAMPLE_BYTES)
+        if at >= SAMPLE_BYTES and not marked_encoding(sample):
+            handle.seek((at - SAMPLE_BYTES // 2) // 4 * 4)
+            sample = handle.read(SAMPLE_BYTES)
+    likely = likely_encoding(sample)
+    if likely == how.encoding:
+        likely = None
+    name = "UTF-8" if how.encoding == "utf-8" else how.encoding
+    where = f"{file.shown}, line {line}," if line is not None else file.shown
+    what = f"byte 0x{error.object[error.start]:02x} at offset {at:,}"
+    skip = "" if line is None else "; to leave such rows out: --skip-bad"
+    return EncodingError(
+        f"{where} is not valid {name}: {what}" + (f"; it looks like {likely}" if likely else ""),
+        (
+            f"read it in that encoding: --encoding {likely}"
+            if likely
+            else "name its encoding (--encoding NAME), or put U+FFFD there: --errors replace"
+        )
+        + skip,
+        f"{file.name} ({likely})" if likely else file.name,
+        "" if line is None else error.object.decode(how.encoding, "replace"),
+    )
