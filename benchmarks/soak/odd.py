@@ -258,7 +258,9 @@ REPLACEMENTS = [_as_fifo, _as_folder, _as_socket, _as_link, _closed, _empty]
 
 def _streams(draw: random.Random, case: Case) -> None:
     stream = draw.choice([0, 1, 2])
-    how = draw.choice(["closed", "full", "deserted", "a read-only file", "not blocking"])
+    how = draw.choice(
+        ["closed", "a read-only file", "full", "deserted", "not blocking"][: 5 if stream else 2]
+    )
     case.odd.append(f"stream {stream} {how}")
 
     def change() -> None:

@@ -36,7 +36,7 @@ from cpulm.command import cpulm_command
 from cpulm.run_dir import RunDir
 
 ALLOWED = set(exit_codes.EXIT_CODES) - {exit_codes.BUG}
-SECONDS = 30
+SECONDS = 10
 """A case that takes longer hangs: each does a fraction of a second's work."""
 BUG_DESCRIPTOR = 100
 """Where the process of a case writes what ended it, whatever its streams are."""
@@ -82,7 +82,7 @@ class World:
         place = f"./{name}" if name.startswith("-") else name
         case.tokens = path.stat().st_size + 2  # of two splits, each with an end of text
         source = draw.choice(TEXTS)(draw, case, path) or place
-        command = draw.choice(["tokenize", "tokenize", "tokenize", "evaluate", "train"])
+        command = draw.choice([*["tokenize"] * 10, "evaluate", "train"])
         if command == "tokenize":
             kind = draw.choice(["byte", "byte", "char", "bpe", "word"])
             case.arguments = [
@@ -116,7 +116,7 @@ class World:
             return
         case.arguments = draw.choice(
             [
-                ["runs"],
+                *[["runs"], ["stop", place], ["watch", place, "--headless"], ["at-boot", place]] * 2,
                 ["runs", "."],
                 ["runs", "--json"],
                 ["analyze", place],
