@@ -259,7 +259,8 @@ class RunFinished(Event):
     estimate; None if the run did not reach a horizon in steps. ``tokens_per_second`` and
     ``flops_per_second`` are those of the training steps since the last start. ``share_of_peak`` is relative
     to a matrix product in fp32, and may be above 1 if products are in int8 or bf16. ``text_lost`` is as in
-    :class:`Validated`.
+    :class:`Validated`. ``others_cpu`` is the share of the machine's processors that other programs used
+    meanwhile.
     """
 
     kind: ClassVar[str] = "run_finished"
@@ -277,6 +278,7 @@ class RunFinished(Event):
     flops_per_second: Number | None = None
     share_of_peak: Number | None = None
     text_lost: Number = 0.0
+    others_cpu: Number | None = None
 
 
 Listener = Callable[[Event], None]

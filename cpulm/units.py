@@ -39,6 +39,17 @@ def parse_duration(text: str | float) -> float:
     return total
 
 
+def typed_duration(seconds: float) -> str:
+    """The duration as people type it, exactly: ``8h``, ``1h30m``, ``90s`` as ``1m30s``, ``0.5s``."""
+    if seconds < 1 or not float(seconds).is_integer():
+        return f"{seconds}s"
+    rest, parts = int(seconds), ""
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
+        count, rest = divmod(rest, length)
+        parts += f"{count}{unit}" if count else ""
+    return parts
+
+
 def format_duration(seconds: float) -> str:
     """``0.4s``, ``42s``, ``3m 05s``, ``2h 07m``, ``1d 03h``: two units at most; ``?`` if not finite."""
     if not math.isfinite(seconds):

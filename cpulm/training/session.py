@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,6 +14,7 @@ from cpulm.estimate.requirements import Requirements, micro_batch_flags, seconds
 from cpulm.events import EndReason, Event, Listener, MachineSampled, Notice, RunFinished, RunStarted
 from cpulm.model.counts import flops_per_token
 from cpulm.settings import RuntimeSettings
+from cpulm.system.cpu_use import OthersUse
 from cpulm.system.keep_awake import keep_awake
 from cpulm.system.monitor import Monitor
 from cpulm.system.power import battery_warning
@@ -39,8 +41,9 @@ def run_session(trainer: Trainer, plan: Requirements) -> EndReason:
     trainer.prepare()
     estimated = seconds_needed(plan, trainer.settings.train)
     reason: EndReason = "failed"
+    others = OthersUse()
     trainer.emit(_started(trainer, plan))
-    announce_stops(trainer, lambda: trainer.emit(_finished(trainer, "aborted", plan, estimated)))
+    announce_stops(trainer, lambda: trainer.emit(_finished(trainer, "aborted", plan, estimated, others)))
     try:
         with _monitored(trainer), _memory_errors(trainer):
             reason = trainer.train()
@@ -55,7 +58,7 @@ def run_session(trainer: Trainer, plan: Requirements) -> EndReason:
         raise
     finally:
         trainer.stop.on_signal = trainer.stop.on_exit = None
-        trainer.emit(_finished(trainer, reason, plan, estimated))
+        trainer.emit(_finished(trainer, reason, plan, estimated, others))
     return reason
 
 
@@ -183,7 +186,11 @@ def _started(trainer: Trainer, plan: Requirements) -> RunStarted:
 
 
 def _finished(
-    trainer: Trainer, reason: EndReason, plan: Requirements, estimated_seconds: float | None
+    trainer: Trainer,
+    reason: EndReason,
+    plan: Requirements,
+    estimated_seconds: float | None,
+    others: OthersUse,
 ) -> RunFinished:
     state, run, peak = trainer.state, trainer.run, plan.peak_flops_per_second
     kept = run.best if run.best.is_file() else run.latest
@@ -194,6 +201,7 @@ def _finished(
     if trained and estimated_seconds is not None and estimated_seconds == plan.train_seconds:
         # The estimate counts the training steps of the whole run; this process trained only a part of them.
         over = trainer.trained_seconds / (estimated_seconds * trainer.trained_tokens / state.tokens)
+    cores_used = others.read()
     return RunFinished(
         step=state.step,
         tokens=state.tokens,
@@ -209,4 +217,5 @@ def _finished(
         flops_per_second=flops or None,
         share_of_peak=flops / peak if flops and peak else None,
         text_lost=trainer.tokens.lost_share,
+        others_cpu=None if cores_used is None else min(1.0, cores_used / (os.cpu_count() or 1)),
     )

@@ -17,7 +17,7 @@ from cpulm.ui.canvas import ASCII, UNICODE, Drawing, Glyphs, Line, Palette, bar,
 from cpulm.ui.console import is_utf8
 from cpulm.ui.tables import Trimmed, key_values, rows
 from cpulm.ui.terminal_text import fold, harmless
-from cpulm.ui.words import TIME_PARTS
+from cpulm.ui.words import TIME_PARTS, typed_value
 from cpulm.units import format_duration
 
 if TYPE_CHECKING:
@@ -68,12 +68,15 @@ def _changes(report: Report) -> RenderableType | None:
     if not report.changes:
         return Text("All settings are the preset's.", style="dim") if report.settings else None
     against = report.settings.get("preset") or "default"
-    records = [(one.key, value_text(one.preset), value_text(one.value)) for one in report.changes]
+    records = [
+        (one.key, value_text(one.key, one.preset), value_text(one.key, one.value)) for one in report.changes
+    ]
     return rows("Settings that differ", ["setting", str(against), "this run"], records)
 
 
-def value_text(value: Any) -> str:
-    """A setting's value as written after ``--set``."""
+def value_text(key: str, value: Any) -> str:
+    """The value of the setting ``key`` as written after ``--set``."""
+    value = typed_value(key, value)
     if value is None:
         return "null"
     if isinstance(value, bool):

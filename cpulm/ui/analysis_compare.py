@@ -121,12 +121,13 @@ def _settings(comparison: RunComparison) -> RenderableType:
     if len(comparison.rows) <= 4:
         heads = ["setting", *[f"{letter_of(n)} {row.name}" for n, row in enumerate(comparison.rows)]]
         records = [
-            [key, *[value_text(row.values.get(key)) for row in comparison.rows]] for key in comparison.keys
+            [key, *[value_text(key, row.values.get(key)) for row in comparison.rows]]
+            for key in comparison.keys
         ]
         return rows("What differs", heads, records)
     keys = [key.partition(".")[2] or key for key in comparison.keys]
     by_run = [
-        [letter_of(n), row.name, *[value_text(row.values.get(key)) for key in comparison.keys]]
+        [letter_of(n), row.name, *[value_text(key, row.values.get(key)) for key in comparison.keys]]
         for n, row in enumerate(comparison.rows)
     ]
     return rows("What differs", ["", "run", *keys], by_run)
@@ -139,7 +140,7 @@ def _effects(comparison: RunComparison) -> RenderableType:
     records = [
         [
             effect.key,
-            value_text(effect.value),
+            value_text(effect.key, effect.value),
             str(effect.runs),
             f"{effect.mean_bits_per_byte:.4f}",
             f"+{effect.mean_bits_per_byte - best[effect.key]:.4f}",

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 from cpulm.events import END_REASONS, RolledBack, RunFinished, RunStarted
+from cpulm.settings import DURATIONS
 from cpulm.ui.terminal_text import figure, harmless, significant
-from cpulm.units import format_bits_per_byte, format_bytes, format_count, format_duration
+from cpulm.units import (
+    LONGEST,
+    format_bits_per_byte,
+    format_bytes,
+    format_count,
+    format_duration,
+    typed_duration,
+)
 
 NO_PRESET = "none"
 """The preset in :class:`cpulm.events.RunStarted` of a run without one; it is not shown."""
+
+_SLOWER, _BUSY = 1.1, 0.05
+"""From which multiple of the estimate, and from which share of the processors, the reason is given."""
+_HIGHEST_LOSS = 100.0
+"""The perplexity of a higher loss says nothing, and may be more than a float holds."""
 
 TIME_PARTS = {
     "training": "training steps",
@@ -60,11 +76,13 @@ def threads(started: RunStarted) -> str:
 def end_lines(event: RunFinished) -> list[str]:
     """The last lines of a run: how it ended, its speed, its best loss, its checkpoint."""
     how = END_REASONS[event.reason]
-    lines = [f"{how} after step {event.step}: {_time_taken(event)}", _speed(event)]
+    lines = [f"{how} after step {event.step}: {_time_taken(event)}", *_why_slower(event), _speed(event)]
     if event.best_loss is not None:
         value = event.best_bits_per_byte
         bits = "" if value is None else f", {format_bits_per_byte(value, event.text_lost)}"
-        lines.append(f"best validation loss {figure(event.best_loss)} at step {event.best_step}{bits}")
+        perplexity = _perplexity(event.best_loss)
+        best = f"best validation loss {figure(event.best_loss)} at step {event.best_step}"
+        lines.append(f"{best}{bits}{perplexity}")
     if event.checkpoint is not None:
         lines.append(f"checkpoint {harmless(event.checkpoint)}")
     return lines
@@ -86,6 +104,18 @@ def _time_taken(event: RunFinished) -> str:
     return f"{took} (steps {how} the estimated {estimated})"
 
 
+def _why_slower(event: RunFinished) -> list[str]:
+    """What is known of the reason if the steps took longer than estimated."""
+    slower, others = event.time_over_estimate or 0.0, event.others_cpu or 0.0
+    if slower < _SLOWER or others < _BUSY:
+        return []
+    return [f"slower: other programs took {others:.0%} of the processor"]
+
+
+def _perplexity(loss: float) -> str:
+    return f", perplexity {significant(math.exp(loss), 4)}" if loss < _HIGHEST_LOSS else ""
+
+
 def _speed(event: RunFinished) -> str:
     """``1.43 M tokens at 11.0 K tok/s: 172 GFLOP/s, 96% of the machine's fp32 peak``."""
     tokens = f"{format_count(event.tokens)} tokens at {format_count(event.tokens_per_second)} tok/s"
@@ -99,6 +129,12 @@ def share_of_peak(share: float) -> str:
     """``96% of the machine's fp32 peak``, ``3.9 times the machine's fp32 peak`` with int8 or bf16."""
     share_words = f"{share:.0%} of" if share < 1.005 else f"{share:.1f} times"
     return f"{share_words} the machine's fp32 peak"
+
+
+def typed_value(key: str, value: Any) -> Any:
+    """The value of the setting ``key``, with seconds as people type them, such as ``8h``."""
+    seconds = key in DURATIONS and isinstance(value, (int, float)) and 0 < value < LONGEST
+    return typed_duration(value) if seconds else value
 
 
 def amount(count: float, unit: str) -> str:

@@ -198,7 +198,7 @@ def test_a_finished_run_is_shown_at_once(run: RunDir, watcher: Watcher) -> None:
         "step   2/100  loss  4.9600  lr 1.0e-03  norm  1.00   1.00 it/s      64 tok/s  eta 1m 38s",
         "finished after step 2: 2.0s",
         "128 tokens at 64 tok/s",
-        "best validation loss 3.2500 at step 20, 1.5000 bits per byte",
+        "best validation loss 3.2500 at step 20, 1.5000 bits per byte, perplexity 25.79",
     ]
     out, err = watcher("--json").communicate(timeout=60)
     assert [json.loads(line)["event"] for line in out.splitlines()] == [

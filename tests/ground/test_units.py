@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cpulm.units import format_bytes, format_count, format_duration, parse_duration
+from cpulm.units import format_bytes, format_count, format_duration, parse_duration, typed_duration
 
 
 @pytest.mark.parametrize(
@@ -106,3 +106,12 @@ def test_sizes_are_in_binary_units(count: float, text: str) -> None:
 )
 def test_counts_have_three_significant_digits(count: float, text: str) -> None:
     assert format_count(count) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(28800.0, "8h"), (5400, "1h30m"), (90, "1m30s"), (600.0, "10m"), (0.5, "0.5s"), (90000.25, "90000.25s")],
+)
+def test_a_duration_is_typed_as_it_is_read(seconds: float, text: str) -> None:
+    assert typed_duration(seconds) == text
+    assert parse_duration(text) == seconds

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 
+from cpulm.errors import SettingsError
 from cpulm.events import RunFinished, from_json, to_json
-from cpulm.ui.words import end_lines
+from cpulm.settings import DURATIONS
+from cpulm.settings_resolver import known_keys, resolve
+from cpulm.ui.words import end_lines, typed_value
 
 
 def finished(**changes: Any) -> RunFinished:
@@ -50,6 +54,21 @@ def test_time_against_the_estimate(changes: dict[str, Any], words: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("ratio", "others", "told"),
+    [(10.0, 0.62, True), (1.25, 0.06, True), (1.25, 0.01, False), (0.9, 0.5, False), (1.25, None, False)],
+)
+def test_a_run_slower_than_estimated_says_why(ratio: float, others: float | None, told: bool) -> None:
+    lines = end_lines(finished(time_over_estimate=ratio, others_cpu=others))
+    assert (f"slower: other programs took {others or 0:.0%} of the processor" in lines) is told
+
+
+def test_the_best_loss_has_its_perplexity() -> None:
+    best = {"best_step": 40, "best_loss": math.log(16), "best_bits_per_byte": 2.5}
+    assert end_lines(finished(**best))[-1].endswith("2.5000 bits per byte, perplexity 16.00")
+    assert "perplexity" not in end_lines(finished(**{**best, "best_loss": math.inf}))[-1]
+
+
+@pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"share_of_peak": 1.3}, "172 GFLOP/s, 1.3 times the machine's fp32 peak"),
@@ -68,3 +87,19 @@ def test_an_end_that_an_earlier_version_wrote_is_read_and_said() -> None:
     earlier = from_json(line)
     assert isinstance(earlier, RunFinished)
     assert end_lines(earlier)[1] == "1.43 M tokens at 11.0 K tok/s"
+
+
+def test_settings_in_seconds_are_shown_as_people_type_them() -> None:
+    """In every table and on every page, which all ask for them here."""
+    assert typed_value("train.max_time", 28800.0) == "8h"
+    assert typed_value("train.lr", 28800.0) == 28800.0
+    assert typed_value("train.max_time", None) is None
+
+    def takes_durations(key: str) -> bool:
+        section, _, name = key.partition(".")
+        try:
+            return getattr(getattr(resolve(assignments=[f"{key}=1h30m"]), section), name) == 5400.0
+        except SettingsError:
+            return False
+
+    assert {key for key in known_keys() if takes_durations(key)} == set(DURATIONS)

@@ -36,7 +36,7 @@ def compared(comparison: RunComparison) -> dict[str, Any]:
         "effects": [
             [
                 effect.key,
-                _shown(effect.value),
+                _shown(effect.key, effect.value),
                 str(effect.runs),
                 f"{effect.mean_bits_per_byte:.4f}",
                 f"{effect.best_bits_per_byte:.4f}",
@@ -57,7 +57,7 @@ def _cells(row: ComparedRun, keys: tuple[str, ...]) -> list[str]:
         printable(row.name),
         _bits_per_byte(row),
         "–" if row.behind is None else f"{row.behind:+.4f}" if row.behind else "best",
-        *(_shown(row.values.get(key)) for key in keys),
+        *(_shown(key, row.values.get(key)) for key in keys),
         "–" if row.loss is None else f"{row.loss:.4f}",
         f"{row.steps:,}",
         format_count(row.tokens),
@@ -67,6 +67,6 @@ def _cells(row: ComparedRun, keys: tuple[str, ...]) -> list[str]:
     ]
 
 
-def _shown(value: Any) -> str:
-    found = plain(value)
+def _shown(key: str, value: Any) -> str:
+    found = plain(key, value)
     return "–" if found is None or found == "" else str(found)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from cpulm.ui.page.charts import CHARTS, SCALES, Chart
 from cpulm.ui.terminal_text import harmless
-from cpulm.ui.words import TIME_PARTS
+from cpulm.ui.words import TIME_PARTS, typed_value
 from cpulm.units import format_duration
 
 if TYPE_CHECKING:
@@ -81,8 +81,8 @@ def run(report: Report, runs: int = 1, name: str = "") -> dict[str, Any]:
         "timeline": [_entry(item) for item in report.timeline[-max(20, _MOST_ENTRIES // runs) :]],
         "marks": _marks(report) if runs == 1 else [],  # with several runs they would cover the curves
         "time_parts": list(time_rows(report.time_parts)),
-        "changes": {change.key: plain(change.preset) for change in report.changes},
-        "settings": [[key, plain(value)] for key, value in flat(report.settings)],
+        "changes": {change.key: plain(change.key, change.preset) for change in report.changes},
+        "settings": [[key, plain(key, value)] for key, value in flat(report.settings)],
     }
 
 
@@ -212,8 +212,9 @@ def number(value: float) -> float | None:
     return int(short) if short.is_integer() and abs(short) < 2**53 else short
 
 
-def plain(value: Any) -> Any:
-    """A setting's value as a reader would type it."""
+def plain(key: str, value: Any) -> Any:
+    """The value of the setting ``key`` as a reader would type it."""
+    value = typed_value(key, value)
     if value is None or isinstance(value, (bool, int, float)):
         return value
     if isinstance(value, (list, tuple)):
