@@ -15,6 +15,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from cpulm.regular_file import open_regular
+
 ENV_PREFIX = "CPULM_"
 """``CPULM_TRAIN__LR`` is the setting ``train.lr``; names without ``__``, as CPULM_CACHE, are not settings."""
 
@@ -83,7 +85,7 @@ def last_line(output: str) -> str:
 def read_tail(log: Path, begin: int) -> str:
     """The last 16 KiB of what stands in ``log`` from the byte ``begin`` on; empty if it cannot be read."""
     try:
-        with log.open("rb") as file:
+        with open_regular(log) as file:
             end = file.seek(0, os.SEEK_END)
             file.seek(max(begin, end - _TAIL_BYTES))
             return file.read().decode("utf-8", "replace")

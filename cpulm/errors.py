@@ -7,12 +7,16 @@ and an exit code.
 from __future__ import annotations
 
 import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from cpulm import exit_codes
 
 _OUT_OF_MEMORY = (
     *("can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory"),
-    *("bad alloc", "bad_alloc", "can't start new thread"),
+    *("bad alloc", "bad_alloc", "can't start new thread", "failed to map segment"),
 )
 """Parts of the messages of torch and the C library on the systems and devices that torch supports."""
 
@@ -76,3 +80,46 @@ class AbortedError(CpulmError):
     """The user interrupted a second time, and nothing more was saved."""
 
     exit_code = exit_codes.ABORTED
+
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EMFILE, errno.ENFILE)
+"""Only writing meets these, and opening more files than the system allows."""
+
+
+@contextmanager
+def memory_errors(when: str, hint: str) -> Iterator[None]:
+    """Turn what Python, torch and the system raise when memory runs out into ResourceError.
+
+    Args:
+        when: in words, such as ``while the model is built``.
+    """
+    try:
+        yield
+    except Exception as error:
+        if why := out_of_memory(error):
+            raise ResourceError(f"out of memory {when}: {why}", hint) from error
+        raise
+
+
+def of_the_system(error: Exception) -> CpulmError | None:
+    """Return the problem of the user's system behind an error that nobody translated; None if it is a bug.
+
+    That is memory that the system refused, or a file of the user's that it did not let this process use.
+    """
+    if why := out_of_memory(error):
+        return ResourceError(f"out of memory: {why}", "close other programs, or use a smaller model or batch")
+    if not isinstance(error, OSError) or not isinstance(error.filename, (str, bytes, os.PathLike)):
+        return None
+    path = Path(os.fsdecode(error.filename))
+    if Path(__file__).parent in path.parents:
+        return None
+    message = f"cannot use {path}: {error.strerror}"
+    is_refusal = error.errno in (errno.EACCES, errno.EPERM)
+    if error.errno in _NO_ROOM or (is_refusal and _could_be_read(path)):
+        return ResourceError(message, "check the free space and the permissions, or choose another folder")
+    return DataError(message, "check the path, and the permissions of the folders above it")
+
+
+def _could_be_read(path: Path) -> bool:
+    """Whether the system would let this process read ``path``, if it is there: then it refused to write."""
+    return os.access(path, os.R_OK) if os.path.lexists(path) else os.access(path.parent, os.R_OK | os.X_OK)

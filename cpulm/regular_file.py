@@ -31,8 +31,7 @@ def open_regular(path: Path) -> BinaryIO:
     Raises:
         OSError: if it cannot be opened, or is not a regular file.
     """
-    descriptor = os.open(path, os.O_RDONLY | _AT_ONCE | _PLAIN)
-    return os.fdopen(_regular(descriptor, path), "rb")
+    return os.fdopen(_regular(_open(path, os.O_RDONLY), path), "rb")
 
 
 def open_own(path: Path, flags: int) -> int:
@@ -45,7 +44,7 @@ def open_own(path: Path, flags: int) -> int:
         OSError: if it cannot be opened, or is a link or not a regular file.
     """
     try:
-        descriptor = os.open(path, flags | _NO_LINK | _AT_ONCE | _PLAIN, 0o644)
+        descriptor = _open(path, flags | _NO_LINK)
     except OSError as error:
         if error.errno == errno.ELOOP and path.is_symlink():
             raise OSError(errno.ELOOP, "it is a link to another file", str(path)) from error
@@ -67,20 +66,39 @@ def read_named(path: Path, most_bytes: int) -> bytes:
     """Read what a user named: a file, a pipe or a terminal. A pipe that is read again gives the same bytes.
 
     Raises:
-        OSError: if it cannot be read, is another device, or is larger than ``most_bytes``.
+        OSError: as :func:`open_named`, or if it is larger than ``most_bytes``.
     """
-    descriptor = os.open(path, os.O_RDONLY | _AT_ONCE | _PLAIN)
-    with os.fdopen(descriptor, "rb") as file:
-        there = os.fstat(descriptor)
-        if not stat.S_ISFIFO(there.st_mode):
-            if not file.isatty():
-                _require_regular(there, path)
-            return _bounded(file, most_bytes, path)
-        os.set_blocking(descriptor, True)
+    with open_named(path) as file:
+        there = os.fstat(file.fileno())
         key = (there.st_dev, there.st_ino)
+        if not stat.S_ISFIFO(there.st_mode):
+            return _bounded(file, most_bytes, path)
         if key not in _read_once:
             _read_once[key] = _bounded(file, most_bytes, path)
         return _read_once[key]
+
+
+def open_named(path: Path) -> BinaryIO:
+    """Open what a user named, to read bytes: a file, a pipe or a terminal.
+
+    A pipe that nobody has opened to write is empty.
+
+    Raises:
+        OSError: if it cannot be opened, or is a folder or another device.
+    """
+    descriptor = _open(path, os.O_RDONLY)
+    if not stat.S_ISFIFO(os.fstat(descriptor).st_mode) and not os.isatty(descriptor):
+        _regular(descriptor, path)
+    elif os.name != "nt":
+        os.set_blocking(descriptor, True)
+    return os.fdopen(descriptor, "rb")
+
+
+def _open(path: Path, flags: int) -> int:
+    try:
+        return os.open(path, flags | _AT_ONCE | _PLAIN, 0o644)
+    except ValueError as error:  # a NUL character, which no path holds
+        raise OSError(errno.EINVAL, str(error), str(path)) from error
 
 
 def _bounded(file: BinaryIO, most_bytes: int, path: Path) -> bytes:

@@ -94,15 +94,6 @@ class RunDir:
         return [self.latest, *others] if self.latest.is_file() else others
 
 
-def exists(path: Path) -> bool:
-    """Whether something is at ``path``, as far as this user can see; names that no file can have are not."""
-    try:
-        path.stat()
-    except (OSError, ValueError):
-        return False
-    return True
-
-
 def _written(path: Path) -> int:
     try:
         return path.stat().st_mtime_ns

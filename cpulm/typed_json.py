@@ -59,6 +59,18 @@ def shown(value: object) -> str:
     return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
 
 
+def parse_json(text: str | bytes) -> Any:
+    """Parse JSON of any kind.
+
+    Raises:
+        ValueError: if it is not JSON, or nested too deeply.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
 def decode(line: str | bytes, decoder: msgspec.json.Decoder[_T]) -> _T:
     """Decode a line of JSON.
 
@@ -78,10 +90,7 @@ def decode(line: str | bytes, decoder: msgspec.json.Decoder[_T]) -> _T:
 def _decode_leniently(line: str | bytes, decoder: msgspec.json.Decoder[_T]) -> _T:
     """Decode with the standard library, which accepts NaN, a lone surrogate, and bytes that are not UTF-8."""
     text = line if isinstance(line, str) else line.decode("utf-8", "replace")
-    try:
-        return msgspec.convert(json.loads(text), decoder.type)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
+    return msgspec.convert(parse_json(text), decoder.type)
 
 
 @lru_cache(maxsize=64)

@@ -159,7 +159,7 @@ def _measured_sizes(
         show(Progress(stage="measuring sizes", done=done, total=len(SHAPES), unit="sizes"))
         settings = with_shape(base, shape, seconds)
         try:
-            available = machine.memory_available_bytes
+            available = requirements.memory_for_run(machine)
             requirements.check_memory(settings, tokens.vocab_size, arithmetic_of(runtime), available)
         except ResourceError:
             break

@@ -46,7 +46,7 @@ def benchmark_preset(
             )
             sizes = DataSizes(tokens.vocab_size, len(tokens.train), len(tokens.val))
         expected = expected_arithmetic(settings, machine)
-        requirements.check_memory(settings, sizes.vocab_size, expected, machine.memory_available_bytes)
+        requirements.check_memory(settings, sizes.vocab_size, expected, requirements.memory_for_run(machine))
         runtime = choose_runtime(settings.runtime, machine, settings.model)
 
         def decide(steps: int | None) -> Runtime:

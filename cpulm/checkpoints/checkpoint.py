@@ -26,6 +26,7 @@ from cpulm.errors import DataError, ResourceError, SettingsError, out_of_memory
 from cpulm.execution.rng import restore_random_states
 from cpulm.model.counts import count
 from cpulm.optim.restore_state import restore_state
+from cpulm.regular_file import open_regular
 from cpulm.settings import Settings
 from cpulm.settings_resolver import validate
 from cpulm.typed_json import from_record, shown
@@ -306,6 +307,8 @@ def restore(
             restore_state(optimizer, state)
         restore_random_states(checkpoint.random_state)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        if out_of_memory(error):
+            raise
         raise _no_fit(str(error).splitlines()[0] if str(error) else type(error).__name__) from error
 
 
@@ -329,7 +332,7 @@ def _no_fit(why: str) -> DataError:
 
 def duplicate(path: Path, other: Path) -> None:
     """Copy the file at ``path`` to ``other``: on blocks of its own, so that a bad one damages one file."""
-    with path.open("rb") as source, replacing(other) as target:
+    with open_regular(path) as source, replacing(other) as target:
         shutil.copyfileobj(source, target, 1 << 20)
 
 
@@ -346,7 +349,7 @@ def _seal(file: IO[bytes]) -> None:
 
 def _check_seal(path: Path) -> None:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             size = file.seek(0, os.SEEK_END)
             if size < _END_RECORD_LENGTH + _COMMENT_LENGTH:
                 raise _not_ours(path, f"it has {size} bytes")

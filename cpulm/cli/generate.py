@@ -13,9 +13,12 @@ import typer
 from cpulm.cli import completion
 from cpulm.cli.setting_flags import COMMON, MACHINE, OUTPUT, JsonResult, setting_flags
 from cpulm.errors import DataError, SettingsError
+from cpulm.regular_file import read_named
 
 SAMPLING = "How tokens are chosen"
 DEFAULT_TOP_K = 50
+MOST_PROMPT_BYTES = 1 << 28
+"""Far more than any model reads; a device may have no end."""
 
 
 @setting_flags({MACHINE: ("device", "threads")})
@@ -198,7 +201,10 @@ def _read_prompt(prompt: str | None, file: Path | None) -> str:
     if file is None and (sys.stdin is None or sys.stdin.isatty()):
         return ""
     try:
-        content = sys.stdin.buffer.read() if file is None or str(file) == "-" else file.read_bytes()
+        if file is None or str(file) == "-":
+            content = sys.stdin.buffer.read()
+        else:
+            content = read_named(file, MOST_PROMPT_BYTES)
         text = content.decode("utf-8-sig")
     except OSError as error:
         raise DataError(f"cannot read the prompt from {file or 'stdin'}: {error.strerror}") from error

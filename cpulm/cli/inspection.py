@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cpulm.errors import DataError, SettingsError
+from cpulm.regular_file import open_named
 
 if TYPE_CHECKING:
     from cpulm.analysis.report import Report
@@ -71,7 +72,7 @@ def _read(path: Path) -> str:
         if is_stdin:
             content = sys.stdin.buffer.read(MOST_TEXT_BYTES + 1)
         else:
-            with path.open("rb") as file:
+            with open_named(path) as file:
                 content = file.read(MOST_TEXT_BYTES + 1)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}", "give a file of text") from error

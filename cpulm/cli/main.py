@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from traceback import clear_frames
 from types import TracebackType
 from typing import Annotated, NoReturn
 
@@ -28,7 +29,7 @@ from cpulm.cli.tokenize import tokenize
 from cpulm.cli.train import train
 from cpulm.cli.usage_errors import explain
 from cpulm.cli.watch import watch
-from cpulm.errors import AbortedError, CpulmError, SettingsError, StoppedError
+from cpulm.errors import AbortedError, CpulmError, SettingsError, StoppedError, of_the_system
 
 app = typer.Typer(
     name="cpulm",
@@ -83,12 +84,17 @@ def main() -> NoReturn:
         _end(explain(error))
     except CpulmError as error:
         _end(error)
-    except PermissionError:
-        if os.access(".", os.X_OK):
-            raise
-        _end(SettingsError("the working folder may not be entered", _ELSEWHERE))
     except (KeyboardInterrupt, typer.Abort):
         _end(AbortedError("aborted"))
+    except Exception as error:
+        known = of_the_system(error)
+        if isinstance(error, PermissionError) and not os.access(".", os.X_OK):
+            known = SettingsError("the working folder may not be entered", _ELSEWHERE)
+        if known is None:
+            raise
+        clear_frames(error.__traceback__)  # they may hold what fills the memory
+        known.__cause__ = error
+        _end(known)
     sys.exit(ended_with if isinstance(ended_with, int) else 0)
 
 

@@ -17,6 +17,7 @@ import typer
 from cpulm import run_dir
 from cpulm.command import cpulm_command, log_environment, typed
 from cpulm.errors import AbortedError, ResourceError, SettingsError
+from cpulm.regular_file import open_own
 from cpulm.run_dir import RunDir
 
 _Watcher = tuple[str, int, str]
@@ -112,8 +113,8 @@ def _start_supervisor(run: RunDir, log: Path, arguments: list[str], *, new: bool
     before = _watcher(run)
     kind = ["--new"] if new else []
     try:
-        at = log.stat().st_size if log.exists() else 0
-        file = log.open("ab")
+        file = os.fdopen(open_own(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab")
+        at = file.tell()
     except OSError as error:
         raise ResourceError(f"cannot write {log}: {error.strerror}", "choose another --out") from error
     with file:

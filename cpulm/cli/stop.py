@@ -88,14 +88,14 @@ def _wait_for_end(run: RunDir) -> None:
 
     from cpulm.errors import AbortedError
     from cpulm.runs.status import is_at_work
-    from cpulm.runs.stop_file import request_stop
+    from cpulm.runs.stop_file import is_stop_requested, request_stop
     from cpulm.ui.waiting import waiting
 
     try:
         with waiting(f"{run.path}: requested to stop; it finishes its step and saves") as show:
             while is_at_work(run):
                 _wake(run)
-                if not run.stop.exists():
+                if not is_stop_requested(run):
                     # A process that was just starting has removed the request as an old one.
                     request_stop(run)
                 show()

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from cpulm.data.pretoken_cache import END_MARK, Ids, PieceEncoder
-from cpulm.data.tokenizer import UNKNOWN, Tokenizer, byte_letters
+from cpulm.data.tokenizer import CANNOT_ENCODE, UNKNOWN, Tokenizer, byte_letters
+from cpulm.data.tokenizer_json import library_errors
 from cpulm.errors import DataError
 
 END = "\udcff"
@@ -170,7 +171,8 @@ def _word_encoder(tokenizer: Tokenizer) -> Encode:
 
 def _library_encoder(tokenizer: Tokenizer) -> Encode:
     def encode(text: str) -> Ids:
-        batch = tokenizer.inner.encode_batch_fast(text.split(END), add_special_tokens=False)
+        with library_errors(*CANNOT_ENCODE):
+            batch = tokenizer.inner.encode_batch_fast(text.split(END), add_special_tokens=False)
         return _with_ends([encoding.ids for encoding in batch], tokenizer.eot_id)
 
     return encode

@@ -11,17 +11,19 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import asdict
 from pathlib import Path
 
+from cpulm.cache_dir import expand_home
 from cpulm.data.copies import warn_of_copies, without_validation
 from cpulm.data.encoder import END, CountingEncode, bulk_encoder, counting_losses, safe_border
 from cpulm.data.holdout import SPLIT_VERSION
 from cpulm.data.pretoken_cache import Ids
 from cpulm.data.readers import check_settings
-from cpulm.data.reading import READERS_VERSION, Losses, Reading
+from cpulm.data.reading import READERS_VERSION, Reading
 from cpulm.data.sources import SourceFile, find_files
 from cpulm.data.split import Corpus, Split, readable, scan
 from cpulm.data.token_cache import delete_abandoned, find_cached, token_caches
 from cpulm.data.tokenfile import FORMAT_VERSION, TokenFolder, is_token_folder, require_block
 from cpulm.data.tokenizer import KINDS, Tokenizer
+from cpulm.data.tokenizer_json import read_tokenizer
 from cpulm.data.vocabulary import SAMPLE_BYTES, make_tokenizer, trains_vocabulary
 from cpulm.data.write import FolderWriter, writing_folder
 from cpulm.errors import DataError, ResourceError, SettingsError
@@ -138,14 +140,14 @@ def _report_vocabulary(data: DataSettings, folder: TokenFolder, emit: Listener) 
     wanted, is_trained = data.vocab_size, trains_vocabulary(folder.tokenizer.kind)
     if wanted is None or wanted == folder.vocab_size or not is_trained or data.tokenizer not in KINDS:
         return
-    why = "the token folder has" if is_token_folder(Path(data.source[0]).expanduser()) else "the text fills"
+    why = "the token folder has" if is_token_folder(expand_home(data.source[0])) else "the text fills"
     message = f"{why} a vocabulary of {folder.vocab_size:,}, not of {wanted:,} (data.vocab_size)"
     emit(Notice(level="info", message=message))
 
 
 def _report_losses(folder: TokenFolder, emit: Listener) -> None:
     """Say what of the text was lost: in reading, and by a tokenizer that cannot give it back."""
-    losses = Losses(**folder.meta.get("lost_in_reading", {}))
+    losses = folder.lost_in_reading
     for message in losses.choices_in_words():
         emit(Notice(level="info", message=message))
     for message in losses.in_words():
@@ -172,9 +174,7 @@ def check(folder: TokenFolder, emit: Listener, should_stop: Callable[[], bool]) 
 
 def _open_prepared(data: DataSettings, out: Path | None) -> TokenFolder | None:
     """The token folder if the source is one, or None if it is text."""
-    folders = [
-        source for source in (*data.source, *data.val_source) if is_token_folder(Path(source).expanduser())
-    ]
+    folders = [source for source in (*data.source, *data.val_source) if is_token_folder(expand_home(source))]
     if not folders:
         return None
     if len(data.source) > 1 or data.val_source:
@@ -184,7 +184,7 @@ def _open_prepared(data: DataSettings, out: Path | None) -> TokenFolder | None:
         )
     if out is not None:
         raise SettingsError(f"{folders[0]} already holds tokens", "give the text that it was made from")
-    return TokenFolder.open(Path(folders[0]).expanduser())
+    return TokenFolder.open(expand_home(folders[0]))
 
 
 def _find_or_build(
@@ -365,7 +365,7 @@ def _cache_key(data: DataSettings, files: Sequence[SourceFile], val_files: Seque
     tokenizer = data.tokenizer
     if tokenizer not in KINDS:
         try:
-            tokenizer = hashlib.blake2b(Path(tokenizer).expanduser().read_bytes()).hexdigest()
+            tokenizer = hashlib.blake2b(read_tokenizer(expand_home(tokenizer))).hexdigest()
         except OSError as error:
             raise DataError(
                 f"cannot read the tokenizer {data.tokenizer}: {error.strerror}",

@@ -18,7 +18,8 @@ from cpulm.data.formats.html_text import read_html, read_markdown
 from cpulm.data.formats.json_array import read_json
 from cpulm.data.formats.json_lines import read_json_lines
 from cpulm.data.formats.plain_text import read_plain_text
-from cpulm.data.reading import DEFAULT, DocumentChunk, EncodingError, Losses, Reader, Reading
+from cpulm.data.losses import Losses
+from cpulm.data.reading import DEFAULT, DocumentChunk, EncodingError, Reader, Reading
 from cpulm.data.sources import Meter, SourceFile
 from cpulm.data.text_decoding import encoding_of
 from cpulm.errors import DataError, SettingsError

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from cpulm.cache_dir import expand_home
 from cpulm.data.extras import library
 from cpulm.errors import DataError
 
@@ -35,7 +36,7 @@ def dataset_files(source: str) -> list[Path]:
     if not name or len(rest) > 2:
         raise DataError(f"{source} does not name a dataset", "write hf:NAME or hf:NAME:SPLIT")
     split = rest[-1] if rest else _DEFAULT_SPLIT
-    folder = Path(name).expanduser()
+    folder = expand_home(name)
     if is_saved_dataset(folder):
         return saved_files(folder, split)
     return _loaded_files(source, name, rest[0] if len(rest) == 2 else None, split)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
 
+from cpulm.cache_dir import expand_home
 from cpulm.data.own_folders import is_own_folder
 from cpulm.data.packed import (
     Unpacked,
@@ -150,7 +151,7 @@ def find_files(
     names: set[str] = set()
     own: list[Path] = []
     for source in sources:
-        if can_be_read_once(source, _stat(Path(source).expanduser())):
+        if can_be_read_once(source, _stat(expand_home(source))):
             kept = spool(source, emit, should_stop)
             name = "stdin" if source in STDIN else Path(source).name
             files = [SourceFile(Path(source), name, kept.size, 0, named=True, spool=kept)]
@@ -177,7 +178,7 @@ def require_lasting_text(data: Sequence[DataSettings], who: str) -> None:
         SettingsError: naming the text that can be read only once.
     """
     for source in dict.fromkeys(one for each in data for one in (*each.source, *each.val_source)):
-        if can_be_read_once(source, _stat(Path(source).expanduser())):
+        if can_be_read_once(source, _stat(expand_home(source))):
             raise SettingsError(
                 f"{who} reads the text more than once, and {source} can be read only once",
                 f"keep it first: `cpulm tokenize {source} --out tokens`, then give the folder tokens",
@@ -192,9 +193,9 @@ def absolute_sources(data: DataSettings) -> DataSettings:
             return source
         if source.startswith(PREFIX):
             name, colon, rest = source.removeprefix(PREFIX).partition(":")
-            is_folder = is_saved_dataset(Path(name).expanduser())
+            is_folder = is_saved_dataset(expand_home(name))
             return f"{PREFIX}{absolute(name)}{colon}{rest}" if is_folder else source
-        return str(Path(source).expanduser().absolute())
+        return str(expand_home(source).absolute())
 
     return changed(
         data,
@@ -240,7 +241,7 @@ def _resolve_source(source: str, own: list[Path]) -> list[SourceFile]:
         raise DataError(f"there is no built-in text {source!r}", f"the built-in text is {BUILTIN_PYTHON}")
     if not source.strip():
         raise DataError("a text has an empty name", "give a file or a folder; this folder is `.`")
-    path = Path(source).expanduser()
+    path = expand_home(source)
     if _stat(path) is None and glob.has_magic(source):
         fixed = Path(*_literal_prefix(path.parts))
         return _files_of(_matching(fixed, path.parts[len(fixed.parts) :], own), fixed, source, own)

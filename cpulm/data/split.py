@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from cpulm.data.holdout import DocumentSizes, HeldOut
+from cpulm.data.losses import Losses
 from cpulm.data.readers import is_binary, read_files
-from cpulm.data.reading import DocumentChunk, Losses, Reading
+from cpulm.data.reading import DocumentChunk, Reading
 from cpulm.data.sources import SourceFile
 from cpulm.errors import DataError
 from cpulm.progress import Stage

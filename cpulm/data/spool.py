@@ -10,9 +10,9 @@ import stat
 import tempfile
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import IO, Any
 
+from cpulm.cache_dir import expand_home
 from cpulm.errors import DataError, ResourceError
 from cpulm.events import Listener
 from cpulm.progress import Stage
@@ -94,7 +94,7 @@ def spool(source: str, emit: Listener, should_stop: Callable[[], bool]) -> Spool
             handle = os.dup(0)
         else:
             # A named pipe that nobody writes to would block here, where no stop is noticed.
-            handle = os.open(Path(source).expanduser(), os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+            handle = os.open(expand_home(source), os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
         with os.fdopen(handle, "rb", buffering=0) as stream:
             there = os.fstat(handle)
             if stat.S_ISCHR(there.st_mode) and not stream.isatty() and source not in STDIN:

@@ -6,7 +6,8 @@ import codecs
 from collections.abc import Iterator
 
 from cpulm.data.encodings import SAMPLE_BYTES, likely_encoding, marked_encoding
-from cpulm.data.reading import EncodingError, Losses, Reading
+from cpulm.data.losses import Losses
+from cpulm.data.reading import EncodingError, Reading
 from cpulm.data.sources import SourceFile
 
 BOM = "\N{ZERO WIDTH NO-BREAK SPACE}"

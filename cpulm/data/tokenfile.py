@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,8 +17,11 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from cpulm.data.losses import Losses
 from cpulm.data.tokenizer import Tokenizer
 from cpulm.errors import DataError, SettingsError
+from cpulm.regular_file import read_regular
+from cpulm.typed_json import from_record, parse_json
 
 FORMAT_VERSION = 1
 META, TOKENIZER = "meta.json", "tokenizer.json"
@@ -25,6 +29,7 @@ SPLITS = ("train", "val")
 
 TokenArray: TypeAlias = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
 _TOKENS_AT_ONCE = 1 << 22
+_MOST_META_BYTES = 1 << 24
 _REBUILD_HINT = "build the folder again with `cpulm tokenize`"
 
 
@@ -80,6 +85,11 @@ class TokenFolder:
         return float(val.get("lost_bytes", 0) / max(1, val["bytes"]))
 
     @property
+    def lost_in_reading(self) -> Losses:
+        """What was lost when the text was read."""
+        return from_record(Losses, self.meta.get("lost_in_reading", {}))
+
+    @property
     def train_documents(self) -> int:
         """Documents that are at least partly in the training split."""
         return int(self.meta["train"]["documents"])
@@ -105,19 +115,25 @@ class TokenFolder:
         return sum((self.path / name).stat().st_size for name in self._digests())
 
     def verify(self, advance: Callable[[float], None] = lambda _: None) -> None:
-        """Read every byte and compare the digests.
+        """Read every byte, compare the digests, and hold the tokens against the vocabulary.
 
         Args:
             advance: called with the bytes of each part read; an exception that it raises ends the reading.
 
         Raises:
-            DataError: naming the file whose content has changed.
+            DataError: naming the file whose content has changed or cannot be.
         """
+        dtype = dtype_for(self.vocab_size)
         for name, digest in self._digests().items():
             hasher = hashlib.blake2b(digest_size=16)
             with (self.path / name).open("rb") as file:
                 while chunk := file.read(1 << 22):
                     hasher.update(chunk)
+                    if name != TOKENIZER and _largest(chunk, dtype) >= self.vocab_size:
+                        raise DataError(
+                            f"{self.path / name} has tokens beyond its vocabulary of {self.vocab_size:,}",
+                            _REBUILD_HINT,
+                        )
                     advance(len(chunk))
             if hasher.hexdigest() != digest:
                 raise DataError(
@@ -177,7 +193,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
     path = folder / META
     try:
         # A source's name may hold bytes that are not UTF-8; they are kept as they are.
-        meta = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
+        meta = parse_json(read_regular(path, _MOST_META_BYTES).decode("utf-8", "surrogateescape"))
     except FileNotFoundError as error:
         raise DataError(f"{folder} is not a token folder: it has no {META}", _REBUILD_HINT) from error
     except (OSError, ValueError) as error:
@@ -187,8 +203,10 @@ def read_meta(folder: Path) -> dict[str, Any]:
         raise DataError(
             f"{path} has format version {version!r}, this cpulm reads {FORMAT_VERSION}", _REBUILD_HINT
         )
-    if not _complete(meta):
-        raise DataError(f"{path} is incomplete", _REBUILD_HINT)
+    try:
+        _check(from_record(_Meta, meta))
+    except ValueError as error:
+        raise DataError(f"{path}: {error}", _REBUILD_HINT) from error
     # Folders written by versions without this digest remain valid.
     if meta.get("blake2b", digest_of(meta)) != digest_of(meta):
         raise DataError(f"{path} is damaged: its digest does not fit its contents", _REBUILD_HINT)
@@ -201,16 +219,47 @@ def digest_of(meta: dict[str, Any]) -> str:
     return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
 
 
-def _complete(meta: dict[str, Any]) -> bool:
-    """Whether ``meta.json`` has every entry that this module reads, with the right type."""
-    wanted = {"vocab_size": int, "eot_id": int, "dtype": str, "tokenizer_blake2b": str}
-    per_split = {"documents": int, "bytes": int, "tokens": int, "bytes_per_token": float, "blake2b": str}
-    parts = [(meta, wanted), *((meta.get(split), per_split) for split in SPLITS)]
-    typed = all(
-        isinstance(part, dict) and all(isinstance(part.get(key), kind) for key, kind in kinds.items())
-        for part, kinds in parts
-    )
-    return typed and meta["dtype"] == dtype_for(meta["vocab_size"]).name
+@dataclass
+class _SplitMeta:
+    """What ``meta.json`` says of a split, as far as this version reads it."""
+
+    documents: int
+    bytes: int
+    tokens: int
+    bytes_per_token: float
+    blake2b: str
+    lost_bytes: int = 0
+
+
+@dataclass
+class _Meta:
+    """What ``meta.json`` says; folders of earlier versions lack the values with a default."""
+
+    vocab_size: int
+    eot_id: int
+    dtype: str
+    tokenizer_blake2b: str
+    train: _SplitMeta
+    val: _SplitMeta
+    tokenizer: str = ""
+    source: list[str] = field(default_factory=list)
+    ends_held_out: int | None = None
+    lost_in_reading: Losses = field(default_factory=Losses)
+
+
+def _check(meta: _Meta) -> None:
+    """Raise ValueError for values of the right types that cannot be."""
+    if not 0 <= meta.eot_id < meta.vocab_size or meta.dtype != dtype_for(meta.vocab_size).name:
+        raise ValueError("vocab_size, eot_id and dtype do not fit each other")
+    for split in (meta.train, meta.val):
+        counts = (split.documents, split.bytes, split.tokens, split.lost_bytes)
+        if min(counts) < 0 or not split.bytes_per_token > 0 or split.lost_bytes > split.bytes:
+            raise ValueError("documents, bytes, tokens and bytes_per_token do not fit each other")
+
+
+def _largest(data: bytes, dtype: np.dtype[Any]) -> int:
+    whole = len(data) // dtype.itemsize
+    return int(np.frombuffer(data, dtype, whole).max(initial=0))
 
 
 def _open_memmap(folder: Path, meta: dict[str, Any], split: str) -> np.memmap[Any, Any]:

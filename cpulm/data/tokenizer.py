@@ -19,7 +19,9 @@ from typing import Any
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as JsonTokenizer
 
+from cpulm.data.tokenizer_json import check_tokenizer, library_errors, read_tokenizer
 from cpulm.errors import DataError, SettingsError
+from cpulm.typed_json import shown
 
 END_OF_TEXT = "<|endoftext|>"
 UNKNOWN = "<unk>"
@@ -28,6 +30,7 @@ BYTE_LEVEL_MINIMUM = 257
 """The smallest byte-level vocabulary: 256 bytes and the end-of-text token."""
 
 _END_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "[EOS]", "<|im_end|>", "[SEP]")
+CANNOT_ENCODE = "the tokenizer cannot encode this text", "use one that can encode every text, such as byte"
 _LONG_WORD = 64
 _LONG_RUN = 128
 """Characters: a run of at least twice this many is cut into words of ``_LONG_WORD`` to learn a vocabulary."""
@@ -51,7 +54,9 @@ class Tokenizer:
         inner.encode_special_tokens = True
         self.inner = inner
         self.eot_id = _end_of_text_id(inner)
-        self.vocab_size = max(inner.get_vocab().values()) + 1
+        vocab = inner.get_vocab()
+        _require_one_token_per_id(vocab)
+        self.vocab_size = max(vocab.values()) + 1
         self.kind = kind_of(self.parts)
 
     @classmethod
@@ -65,13 +70,9 @@ class Tokenizer:
         Raises:
             DataError: if the text is not a tokenizer.
         """
-        try:
-            inner = JsonTokenizer.from_str(text)
-        except Exception as error:  # the library raises plain Exception
-            raise DataError(
-                f"this is not a tokenizer.json: {error}", "give a file written by the tokenizers library"
-            ) from error
-        return cls(inner)
+        check_tokenizer(text)
+        with library_errors("this is not a tokenizer.json"):
+            return cls(JsonTokenizer.from_str(text))
 
     @classmethod
     def from_file(cls, path: Path | str) -> Tokenizer:
@@ -81,7 +82,7 @@ class Tokenizer:
             DataError: if the file is missing or is not a tokenizer.
         """
         try:
-            return cls.from_json(Path(path).read_text(encoding="utf-8"))
+            return cls.from_json(read_tokenizer(Path(path)).decode())
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(
                 f"cannot read the tokenizer {path}: {getattr(error, 'strerror', None) or error}",
@@ -110,7 +111,8 @@ class Tokenizer:
             ) from error
         if self.kind == "char":
             self._check_characters(text)
-        ids: list[int] = self.inner.encode(text, add_special_tokens=False).ids
+        with library_errors(*CANNOT_ENCODE):
+            ids: list[int] = self.inner.encode(text, add_special_tokens=False).ids
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -276,18 +278,25 @@ def train_word(texts: Iterable[str], vocab_size: int | None) -> Tokenizer:
 
 def kind_of(parts: dict[str, Any]) -> str:
     """Derive the kind of a ``tokenizer.json`` from its model, its merges and its splitting."""
-    model, splitter = parts["model"], parts.get("pre_tokenizer") or {}
-    if model["type"] == "WordLevel" and splitter.get("type") == "WhitespaceSplit":
-        return "word"
+    model, splitter, vocab = parts["model"], parts.get("pre_tokenizer") or {}, parts["model"]["vocab"]
+    plain = parts.get("normalizer") is None and all(token["special"] for token in parts["added_tokens"])
+    if model["type"] == "WordLevel":
+        return "word" if plain and splitter.get("type") == "WhitespaceSplit" else "other"
     if model["type"] != "BPE":
         return "other"
     if model["merges"]:
         return "bpe"
     if not splitter:
-        return "char"
+        return "char" if plain and max(map(len, vocab), default=1) == 1 else "other"
     if splitter.get("type") != "ByteLevel":
         return "other"
-    return "bpe" if splitter.get("use_regex", True) else "byte"
+    if splitter.get("use_regex", True):
+        return "bpe"
+    return (
+        "byte"
+        if plain and not splitter.get("add_prefix_space") and vocab.keys() >= set(byte_letters())
+        else "other"
+    )
 
 
 def byte_letters() -> list[str]:
@@ -299,6 +308,17 @@ def byte_letters() -> list[str]:
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     spare: Iterator[int] = iter(range(0x100, 0x200))
     return [chr(byte) if byte in printable else chr(next(spare)) for byte in range(256)]
+
+
+def _require_one_token_per_id(vocab: dict[str, int]) -> None:
+    """Raise DataError if two tokens have one id: text would turn into other text, or end."""
+    tokens = {number: token for token, number in vocab.items()}
+    for token, number in vocab.items():
+        if tokens[number] != token:
+            raise DataError(
+                f"this tokenizer gives the id {number:,} to {shown(token)} and to {shown(tokens[number])}",
+                "number the tokens from 0 on, without holes",
+            )
 
 
 def _with_end_of_text(inner: JsonTokenizer) -> Tokenizer:

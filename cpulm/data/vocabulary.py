@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from itertools import pairwise
-from pathlib import Path
 
+from cpulm.cache_dir import expand_home
 from cpulm.data.encoder import safe_border
 from cpulm.data.pretoken_cache import piece_starts
 from cpulm.data.split import Corpus
@@ -41,7 +41,7 @@ def make_tokenizer(
         StoppedError: if ``should_stop`` returned True.
     """
     if data.tokenizer not in KINDS:
-        return Tokenizer.from_file(Path(data.tokenizer).expanduser())
+        return Tokenizer.from_file(expand_home(data.tokenizer))
     if data.tokenizer == "byte":
         return byte_tokenizer()
     if data.tokenizer == "char":

@@ -80,15 +80,14 @@ class FolderWriter:
         """Write ``tokenizer.json`` and ``meta.json``, the latter including ``facts``.
 
         Raises:
-            DataError: if a split has fewer than two tokens.
+            DataError: if a split has fewer than two tokens, or no text.
         """
         splits = {split: writer.finish() for split, writer in self.splits.items()}
         for split, part in splits.items():
-            if part["tokens"] < 2:
+            if part["tokens"] < 2 or not part["bytes"]:
                 name = {"val": "validation"}.get(split, "training")
-                raise DataError(
-                    f"the {name} split has {part['tokens']} tokens: too little text", "give more text"
-                )
+                what = f"{part['tokens']} tokens for {part['bytes']} bytes of text"
+                raise DataError(f"the {name} split has {what}: too little", "give more text")
         text = self.tokenizer.to_json()
         meta = {
             "format_version": FORMAT_VERSION,

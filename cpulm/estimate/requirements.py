@@ -13,6 +13,8 @@ from cpulm.errors import ResourceError
 from cpulm.estimate.memory import Arithmetic, memory_bytes
 from cpulm.model.counts import count, flops_per_token
 from cpulm.settings import ModelSettings, Settings, TrainSettings
+from cpulm.system.machine import Machine
+from cpulm.system.monitor import resident_bytes
 from cpulm.units import format_bytes
 
 
@@ -150,6 +152,11 @@ def micro_batch_flags(train: TrainSettings, micro_batch_size: int) -> str:
     return f"--set train.micro_batch_size={micro_batch_size} --set train.grad_accum_steps={accumulate}"
 
 
+def memory_for_run(machine: Machine) -> int:
+    """Return the bytes that a run in this process may have: what is available, and what it holds now."""
+    return machine.memory_available_bytes + resident_bytes()
+
+
 def check_memory(
     settings: Settings,
     vocab_size: int,
@@ -160,6 +167,7 @@ def check_memory(
     """Raise ResourceError, with flags that fit, if the run needs more bytes than ``available``.
 
     Args:
+        available: as :func:`memory_for_run` gives it: the need is that of the whole process.
         teacher: as in :func:`estimate_requirements`.
     """
     needed = memory_bytes(settings, vocab_size, arithmetic, teacher)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Callable, Sequence
@@ -23,7 +22,10 @@ from cpulm.execution.runtime import Runtime
 from cpulm.generation.generate import encode_prompt
 from cpulm.model.transformer import Transformer
 from cpulm.progress import Stage
+from cpulm.regular_file import read_named
+from cpulm.typed_json import parse_json
 
+_MOST_BYTES = 1 << 30
 _FORM = 'one JSON object per line, such as {"question": "2 + 2 =", "choices": ["3", "4"], "answer": 1}'
 
 
@@ -83,7 +85,7 @@ def read_questions(path: Path) -> list[Question]:
         DataError: naming the file and the line that cannot be used.
     """
     try:
-        content = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+        content = sys.stdin.buffer.read() if str(path) == "-" else read_named(path, _MOST_BYTES)
         lines = content.decode("utf-8-sig").split("\n")  # what else ends a line may stand within JSON text
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}", f"give a JSONL file: {_FORM}") from error
@@ -100,8 +102,8 @@ def _question(path: Path, number: int, line: str) -> Question:
         return DataError(f"{path}, line {number}: {what}", f"write {_FORM}")
 
     try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        record = parse_json(line)
+    except ValueError as error:
         raise wrong(f"this is not JSON: {error}") from error
     if not isinstance(record, dict) or not {"question", "choices", "answer"} <= record.keys():
         raise wrong("it needs question, choices and answer")

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from cpulm.cache_dir import expand_home
 from cpulm.data.encoder import END, CountingEncode, bulk_encoder, counting_losses, safe_border
+from cpulm.data.losses import Losses
 from cpulm.data.prepare import JOB_CHARACTERS
 from cpulm.data.readers import check_settings, read_files, unused_settings
-from cpulm.data.reading import Losses, Reading
+from cpulm.data.reading import Reading
 from cpulm.data.sources import SourceFile, find_files
 from cpulm.data.split import readable
 from cpulm.data.tokenfile import TokenFolder, is_token_folder
@@ -66,7 +67,7 @@ def open_text(
     Raises:
         DataError: if a source cannot be used, or a token folder has another tokenizer.
     """
-    folders = [source for source in sources if is_token_folder(Path(source).expanduser())]
+    folders = [source for source in sources if is_token_folder(expand_home(source))]
     if folders:
         return _from_folder(folders[0], len(sources), tokenizer)
     files, skipped = readable(find_files(sources, emit), how)
@@ -135,12 +136,13 @@ def _from_folder(source: str, count: int, tokenizer: Tokenizer) -> Text:
             f"{source} is a token folder, which cannot be combined with other sources",
             "give it alone, or give texts",
         )
-    tokens = TokenFolder.open(Path(source).expanduser())
+    tokens = TokenFolder.open(expand_home(source))
     if tokens.tokenizer.to_json() != tokenizer.to_json():
         raise DataError(
             f"the tokens in {source} were made with a different tokenizer than the checkpoint's",
             "give the text that they were made from",
         )
+    tokens.verify()
     return validation_text(tokens, f"the validation split of {source}")
 
 

@@ -59,7 +59,7 @@ def entry(run: RunDir, *, system: str = sys.platform, home: Path | None = None) 
         system: as in ``sys.platform``.
         home: the user's home folder; None for the real one.
     """
-    home = home or Path.home()
+    home = home or _home()
     command = cpulm_command("supervise", "--at-boot", "--", str(run.path), window=system != "win32")
     name = entry_name(run)
     if system == "win32":
@@ -67,6 +67,15 @@ def entry(run: RunDir, *, system: str = sys.platform, home: Path | None = None) 
     if system == "darwin":
         return _agent(name, command, run, home)
     return _unit(name, command, run, home)
+
+
+def _home() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError as error:
+        raise SettingsError(
+            "this account has no home folder, in which its start-up entries would lie", "set HOME"
+        ) from error
 
 
 def entry_name(run: RunDir) -> str:

@@ -8,6 +8,8 @@ import shutil
 import time
 from pathlib import Path
 
+from cpulm.regular_file import open_own
+
 LIMIT_BYTES = 4 * 2**20
 
 
@@ -20,7 +22,7 @@ class Log:
 
     def __init__(self, path: Path, limit_bytes: int = LIMIT_BYTES) -> None:
         self.path, self._limit = path, limit_bytes
-        self.file = path.open("ab", buffering=0)
+        self.file = os.fdopen(open_own(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab", buffering=0)
 
     def write_line(self, text: str) -> None:
         """Append a line with the time; a full disk must not end the night."""

@@ -28,6 +28,7 @@ from cpulm.overnight.report_page import is_outdated, write_report
 from cpulm.run_dir import RunDir
 from cpulm.runlog.find_event import last_event
 from cpulm.runs import supervisor_state
+from cpulm.runs.stop_file import is_stop_requested, request_stop, stop_requested_at
 from cpulm.runs.supervisor_state import ENDED, Attempt, NightState, SupervisorState
 from cpulm.units import format_duration
 
@@ -128,7 +129,7 @@ class Supervisor:
         self._pauses, self._tick = pauses, tick_seconds
         self._wake = threading.Event()
         self._stop_requested = self._shut_down = False
-        self._old_stop_time = _modified_at(run.stop)
+        self._old_stop_time = stop_requested_at(run)
         self._child: subprocess.Popen[bytes] | None = None
         self._summary_due = 0.0
         self._clock = time.time() - time.monotonic()
@@ -201,13 +202,12 @@ class Supervisor:
         if self._begun and time.monotonic() >= self._summary_due:
             self._summarize()
         self._log.rotate(alone=False)
-        request = self._run.stop
-        changed = _modified_at(request)
+        changed = stop_requested_at(self._run)
         if changed not in (None, self._old_stop_time):
             self._stop_requested = True
         if self._stop_requested and self._begun and changed in (None, self._old_stop_time) and self._child:
             # A process that was just starting has removed the request as an old one: repeat it.
-            self._request_stop_again(request)
+            self._request_stop_again()
 
     def _follow_clock(self) -> None:
         """Keep the night's times comparable with those of the run's events if the clock is set back.
@@ -219,11 +219,11 @@ class Supervisor:
             self._night.set_back(self._clock - clock)
         self._clock = clock
 
-    def _request_stop_again(self, request: Path) -> None:
+    def _request_stop_again(self) -> None:
         try:
-            request.write_text("requested by the supervisor\n", encoding="utf-8")
-        except OSError as error:
-            self._log_line(f"cannot write {request}: {error.strerror}")
+            request_stop(self._run)
+        except CpulmError as error:
+            self._log_line(error.message)
 
     # Between two processes
 
@@ -337,13 +337,6 @@ def _added(arguments: Sequence[str]) -> list[str]:
     return ["--headless", *nice]
 
 
-def _modified_at(path: Path) -> int | None:
-    try:
-        return path.stat().st_mtime_ns
-    except OSError:
-        return None
-
-
 def at_boot(run: RunDir) -> Supervisor | None:
     """The supervisor that continues an interrupted night; None if there is nothing to continue."""
     night = supervisor_state.read(run)
@@ -352,7 +345,7 @@ def at_boot(run: RunDir) -> Supervisor | None:
     log = Log(supervisor_state.log_path(run))
     if night.attempts and night.attempts[-1].ended is None:
         _close_attempt(night, run)
-    if run.stop.exists():
+    if is_stop_requested(run):
         night.state = "stopped"
     if night.tries >= TRIES:
         night.state = "given_up"

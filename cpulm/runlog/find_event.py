@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from cpulm.events import Event, RunFinished, RunStarted, StepDone, from_json, line_start
+from cpulm.regular_file import open_regular
 
 _BLOCK_BYTES = 2**18
+_LONGEST_LINE = 2**24
+"""Longer ones are damage, such as a file of zeros, and are read in parts."""
 
 E = TypeVar("E", bound=Event)
 
@@ -30,8 +33,8 @@ def first_event(metrics: Path, kind: type[E]) -> E | None:
     """Return the first event of a kind in the run log; None if there is none or the log cannot be read."""
     start = line_start(kind)
     try:
-        with metrics.open("rb") as file:
-            for line in file:
+        with open_regular(metrics) as file:
+            while line := file.readline(_LONGEST_LINE):
                 if line.startswith(start) and isinstance(event := event_in(line), kind):
                     return event
     except OSError:
@@ -49,7 +52,7 @@ def last_event(metrics: Path, *kinds: type[E], where: Callable[[E], bool] | None
         where: an additional condition on the event.
     """
     try:
-        with metrics.open("rb") as file:
+        with open_regular(metrics) as file:
             for line in _lines_from_the_end(file, [line_start(kind) for kind in kinds]):
                 event = event_in(line)
                 if isinstance(event, kinds) and (where is None or where(event)):
@@ -80,7 +83,7 @@ def _lines_from_the_end(file: BinaryIO, starts: list[bytes]) -> Iterator[bytes]:
         while (at := max(block.rfind(start, 0, stop + len(start) - 1) for start in starts)) >= 0:
             stop = at
             if _begins_a_line(file, begin + at):
-                yield file.readline()
+                yield file.readline(_LONGEST_LINE)
         end = begin
 
 

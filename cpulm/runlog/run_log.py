@@ -27,6 +27,7 @@ from cpulm.events import (
     Validated,
     line_start,
 )
+from cpulm.regular_file import open_regular
 from cpulm.runlog.columns import Columns, Floats
 from cpulm.runlog.find_event import event_in
 from cpulm.typed_json import LATEST
@@ -113,7 +114,7 @@ def read_run_log(metrics: Path) -> RunLog:
     """
     reader = _Reader()
     try:
-        with metrics.open("rb") as file:
+        with open_regular(metrics) as file:
             while lines := file.readlines(_BLOCK_BYTES):
                 reader.read(lines)
     except OSError as error:

@@ -11,6 +11,7 @@ import msgspec
 
 from cpulm import typed_json
 from cpulm.events import Event, MachineSampled, RunStarted, StepDone, line_start
+from cpulm.regular_file import open_regular
 from cpulm.runlog.find_event import event_in
 
 _KEPT_STEPS = 12_000
@@ -73,7 +74,7 @@ class Tail:
     def _block(self) -> list[bytes]:
         """Return the next lines; none at the end, or if another file has replaced this one."""
         try:
-            with self._path.open("rb") as file:
+            with open_regular(self._path) as file:
                 status = os.fstat(file.fileno())
                 if self._is_other(status) or status.st_size == self._at:
                     return []

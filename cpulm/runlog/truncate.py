@@ -10,6 +10,7 @@ import msgspec
 from cpulm import typed_json
 from cpulm.atomic import replacing
 from cpulm.events import CheckpointSaved, RunFinished, line_start
+from cpulm.regular_file import open_regular
 
 
 class _Line(msgspec.Struct):
@@ -37,7 +38,7 @@ def truncate_after(metrics: Path, step: int, saves: int | None = None) -> None:
     if not metrics.is_file():
         return
     end = None if saves is None else _end_of_checkpoint(metrics, step, saves)
-    with metrics.open("rb") as old, replacing(metrics) as new:
+    with open_regular(metrics) as old, replacing(metrics) as new:
         later, read = False, 0
         for line in old:
             if end is not None and read >= end:
@@ -55,7 +56,7 @@ def truncate_after(metrics: Path, step: int, saves: int | None = None) -> None:
 def _end_of_checkpoint(metrics: Path, step: int, saves: int) -> int | None:
     """Return the position in the file, in bytes, after the line of the checkpoint."""
     end, read, start = None, 0, line_start(CheckpointSaved)
-    with metrics.open("rb") as file:
+    with open_regular(metrics) as file:
         for line in file:
             read += len(line)
             found = _parse(line) if line.startswith(start) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 
 from cpulm.events import CheckpointSaved, Event, Progress, RolledBack, RunFinished, Validated, to_json
+from cpulm.regular_file import open_own
 
 _FLUSH_SECONDS = 1.0
 _MOST_PENDING_BYTES = 64 * 2**20
@@ -89,7 +91,7 @@ class MetricsWriter:
                 self._file.close()
                 self._file = None
             if self._file is None:
-                self._file = FileIO(self._path, "a")
+                self._file = FileIO(open_own(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "a")
             while self._pending:
                 # A full disk accepts only a part; the rest follows later, from the middle of a line.
                 written = self._file.write(self._pending)

@@ -19,9 +19,10 @@ from pathlib import Path
 
 from cpulm.command import typed
 from cpulm.errors import ResourceError, SettingsError
+from cpulm.regular_file import open_own, open_regular
 from cpulm.run_dir import RunDir
 from cpulm.system import process
-from cpulm.typed_json import from_record
+from cpulm.typed_json import from_record, parse_json
 
 _PATIENCE_SECONDS = 2.0
 """How long to wait for a holder that has not written its line yet, or is just ending."""
@@ -161,8 +162,8 @@ def _locality_and_life(line: _Line, is_free: Callable[[], bool]) -> tuple[bool, 
 def _read(path: Path) -> _Line | None:
     """The line in the file; None if there is none, or it is damaged or copied from elsewhere."""
     try:
-        with path.open("rb") as file:
-            record = json.loads(file.readline(_MOST_BYTES))
+        with open_regular(path) as file:
+            record = parse_json(file.readline(_MOST_BYTES))
             inode = os.fstat(file.fileno()).st_ino
         line = from_record(_Line, record)
     except (OSError, ValueError):
@@ -178,9 +179,8 @@ def _write(descriptor: int, content: bytes) -> None:
 
 
 def _open(run: RunDir) -> int:
-    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOINHERIT", 0)
     try:
-        return os.open(run.lock, flags, 0o644)
+        return open_own(run.lock, os.O_RDWR | os.O_CREAT)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ResourceError(f"no room to write {run.lock}", "free some disk space") from error
@@ -193,7 +193,7 @@ def _open(run: RunDir) -> int:
 def _is_free(path: Path) -> bool:
     """Whether no process has the operating system's lock on the file."""
     try:
-        descriptor = os.open(path, os.O_RDWR)
+        descriptor = open_own(path, os.O_RDWR)
     except OSError:
         return False
     try:

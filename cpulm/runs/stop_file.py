@@ -6,13 +6,14 @@ machine that shares the disk, and is read by the supervisor of a night, which th
 
 from __future__ import annotations
 
-import errno
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from cpulm.errors import ResourceError, SettingsError
+from cpulm.atomic import write_text
+from cpulm.errors import SettingsError
 from cpulm.run_dir import RunDir
 
 _POLL_SECONDS = 0.25
@@ -26,10 +27,8 @@ def request_stop(run: RunDir) -> None:
         ResourceError: the disk is full.
     """
     try:
-        run.stop.write_text(time.strftime("cpulm stop, %Y-%m-%d %H:%M:%S\n"), encoding="utf-8")
+        write_text(run.stop, time.strftime("cpulm stop, %Y-%m-%d %H:%M:%S\n"))
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise ResourceError(f"no room to write {run.stop}", "free some disk space") from error
         raise SettingsError(
             f"cannot write {run.stop}: {error.strerror}",
             "run this as the owner of the run, or press Ctrl-C in its terminal",
@@ -46,7 +45,7 @@ def watch_for_stop(run: RunDir, request: Callable[[str], None]) -> Iterator[None
     over = threading.Event()
 
     def look() -> None:
-        while not _is_requested(run):
+        while not is_stop_requested(run):
             if over.wait(_POLL_SECONDS):
                 return
         request("cpulm stop")
@@ -60,9 +59,21 @@ def watch_for_stop(run: RunDir, request: Callable[[str], None]) -> Iterator[None
         thread.join()
 
 
-def _is_requested(run: RunDir) -> bool:
+def stop_requested_at(run: RunDir) -> int | None:
+    """The time of the request to stop, in nanoseconds; None if there is none: a folder or a pipe is none."""
     try:
-        run.stop.stat()
+        there = run.stop.lstat()
     except OSError:  # a shared disk may also be away for a moment
-        return False
-    return True
+        return None
+    return there.st_mtime_ns if stat.S_ISREG(there.st_mode) else None
+
+
+def is_stop_requested(run: RunDir) -> bool:
+    """Whether the run is requested to stop."""
+    return stop_requested_at(run) is not None
+
+
+def withdraw_stop(run: RunDir) -> None:
+    """Remove a request, if there is one."""
+    if is_stop_requested(run):
+        run.stop.unlink(missing_ok=True)

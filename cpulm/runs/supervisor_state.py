@@ -16,10 +16,11 @@ from typing import Literal
 
 from cpulm.atomic import write_text
 from cpulm.events import COMPLETE, CheckpointSaved, StepDone
+from cpulm.regular_file import read_regular
 from cpulm.run_dir import RunDir
 from cpulm.runlog.find_event import last_event, run_end
 from cpulm.system import process
-from cpulm.typed_json import from_record
+from cpulm.typed_json import from_record, parse_json
 
 NightState = Literal["training", "waiting", "interrupted", "finished", "stopped", "failed", "given_up"]
 
@@ -37,7 +38,7 @@ NIGHT_STATES: dict[NightState, str] = {
 ENDED: tuple[NightState, ...] = ("finished", "stopped", "failed", "given_up")
 """States after which nothing starts the run again, not even a reboot."""
 
-_MOST_ATTEMPTS = 200
+_MOST_ATTEMPTS, _MOST_BYTES = 200, 1 << 20
 
 
 @dataclass
@@ -117,7 +118,7 @@ def log_path(run: RunDir) -> Path:
 def read(run: RunDir) -> SupervisorState | None:
     """The state in the run's folder; None if there is none or the file is damaged."""
     try:
-        return from_record(SupervisorState, json.loads(run.overnight.read_text(encoding="utf-8")))
+        return from_record(SupervisorState, parse_json(read_regular(run.overnight, _MOST_BYTES)))
     except (OSError, ValueError):
         return None
 

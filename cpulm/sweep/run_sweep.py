@@ -21,7 +21,7 @@ from cpulm.interrupts import StopRequest
 from cpulm.run_dir import RunDir
 from cpulm.runs.lock import holder, locked
 from cpulm.runs.status import is_at_work
-from cpulm.runs.stop_file import request_stop
+from cpulm.runs.stop_file import is_stop_requested, request_stop
 from cpulm.sweep.plan import Plan, SweepDir, Trial
 from cpulm.sweep.trial_process import TrialProcess
 from cpulm.sweep.trial_status import (
@@ -155,7 +155,7 @@ class Sweep:
             while is_at_work(run):
                 if stop():
                     raise self._stopped()
-                if not run.stop.exists():
+                if not is_stop_requested(run):
                     request_stop(run)
                 time.sleep(LOOK_SECONDS)
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 from pathlib import Path
 
 from cpulm.command import cpulm_command, last_error, last_line, log_environment, read_tail, typed
 from cpulm.errors import CpulmError, ResourceError
-from cpulm.runs.stop_file import request_stop
+from cpulm.regular_file import open_own
+from cpulm.runs.stop_file import is_stop_requested, request_stop
 from cpulm.sweep.plan import Plan, SweepDir, Trial
 
 
@@ -28,7 +30,7 @@ class TrialProcess:
         config, out = folder.settings(trial).resolve(), self._run.path.resolve()
         command = cpulm_command("train", f"--config={config}", f"--out={out}", "--resume", "--headless")
         try:
-            with self._log.open("ab") as log:
+            with os.fdopen(open_own(self._log, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab") as log:
                 self._said_from = log.tell()
                 self._process = subprocess.Popen(
                     command,
@@ -56,7 +58,7 @@ class TrialProcess:
         A process that is just starting deletes an existing request, because it takes it for an old one.
         """
         self.stop_requested = True
-        if self._run.stop.exists():
+        if is_stop_requested(self._run):
             return
         if self._run.lock.exists():
             try:

@@ -126,6 +126,11 @@ def peak_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def resident_bytes() -> int:
+    """Return the memory that this process holds, in bytes; 0 if the system does not say."""
+    return _resident_bytes(psutil.Process())
+
+
 def or_default(read: Callable[[], _T], otherwise: _T) -> _T:
     """Return ``read()``, or ``otherwise`` if the system does not support it or the process has ended."""
     try:

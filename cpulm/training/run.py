@@ -17,7 +17,7 @@ from cpulm.checkpoints.training_data import same_tokens
 from cpulm.data.prepare import prepare_fitting
 from cpulm.data.sources import absolute_sources
 from cpulm.data.tokenfile import TokenFolder
-from cpulm.errors import DataError, SettingsError
+from cpulm.errors import DataError, SettingsError, memory_errors
 from cpulm.estimate import requirements
 from cpulm.estimate.memory import arithmetic_of, expected_arithmetic
 from cpulm.estimate.requirements import Requirements
@@ -31,7 +31,7 @@ from cpulm.interrupts import StopRequest
 from cpulm.run_dir import RunDir
 from cpulm.runs.lock import locked
 from cpulm.runs.status import is_complete
-from cpulm.runs.stop_file import watch_for_stop
+from cpulm.runs.stop_file import watch_for_stop, withdraw_stop
 from cpulm.settings import HORIZONS, Settings, changed, settings_yaml
 from cpulm.settings_resolver import replaced
 from cpulm.system.allocator import release_memory
@@ -50,6 +50,8 @@ from cpulm.training.resume_horizon import (
 from cpulm.training.resume_runtime import report_differences, resumed_runtime
 from cpulm.training.session import host_settings, run_session
 from cpulm.training.teaching import keep_teacher, kept_teacher, teacher_of, with_absolute_teacher
+
+_LESS_MEMORY = "close other programs, or lower train.micro_batch_size, model.n_layer or model.n_embd"
 
 
 @dataclass(frozen=True)
@@ -196,7 +198,7 @@ def resume(
 def _exclusive(run: RunDir, stop: StopRequest) -> Iterator[None]:
     """Lock the run's folder, delete what killed processes left there, and watch for `cpulm stop`."""
     with locked(run):
-        run.stop.unlink(missing_ok=True)
+        withdraw_stop(run)
         for abandoned in run.path.glob(".*.tmp"):
             abandoned.unlink(missing_ok=True)
         with watch_for_stop(run, stop.request):
@@ -232,6 +234,7 @@ def _train(
     return RunOutcome(run, reason, trainer.state.step)
 
 
+@memory_errors("while the run is prepared", _LESS_MEMORY)
 def prepare_run(
     settings: Settings, *, show: Listener, should_stop: Callable[[], bool], block_is_wish: bool = False
 ) -> PreparedRun:
@@ -259,7 +262,8 @@ def prepare_run(
     teacher = teacher_of(settings, tokens, show)
     shape = None if teacher is None else teacher.settings.model
     expected = expected_arithmetic(settings, machine)
-    requirements.check_memory(settings, tokens.vocab_size, expected, machine.memory_available_bytes, shape)
+    available = requirements.memory_for_run(machine)
+    requirements.check_memory(settings, tokens.vocab_size, expected, available, shape)
     runtime = choose_runtime(settings.runtime, machine, settings.model)
     plan = requirements.estimate_requirements(
         settings, tokens.vocab_size, len(tokens.train), arithmetic_of(runtime), shape
@@ -276,6 +280,7 @@ def prepare_run(
     return PreparedRun(settings, machine, runtime, tokens, plan, parts, teacher)
 
 
+@memory_errors("while the run is prepared", _LESS_MEMORY)
 def _prepare_resume(
     settings: Settings,
     checkpoint: Checkpoint,
@@ -292,7 +297,7 @@ def _prepare_resume(
     arithmetic = arithmetic_of(runtime)
     teacher = kept_teacher(run, checkpoint, show, without=without_teacher)
     shape = None if teacher is None else teacher.settings.model
-    available = machine.memory_available_bytes
+    available = requirements.memory_for_run(machine)
     requirements.check_memory(settings, checkpoint.vocab_size, arithmetic, available, shape)
     tokens = same_tokens(checkpoint, show, should_stop, settings.data)
     if checkpoint.step:

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 
 from cpulm import __version__
 from cpulm.command import typed
-from cpulm.errors import AbortedError, DivergedError, ResourceError
+from cpulm.errors import AbortedError, DivergedError, ResourceError, out_of_memory
 from cpulm.estimate.requirements import Requirements, micro_batch_flags, seconds_needed
 from cpulm.events import EndReason, Event, Listener, MachineSampled, Notice, RunFinished, RunStarted
 from cpulm.model.counts import flops_per_token
@@ -22,9 +22,6 @@ from cpulm.system.priority import lower_priority
 from cpulm.training.memory_watch import MemoryWatch
 from cpulm.training.trainer import Trainer
 from cpulm.units import format_duration
-
-_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "bad alloc")
-"""Parts of torch's messages when memory runs out, on all systems and devices that it supports."""
 
 
 def run_session(trainer: Trainer, plan: Requirements) -> EndReason:
@@ -134,18 +131,17 @@ def _smaller_batch(trainer: Trainer) -> str:
 
 @contextmanager
 def _memory_errors(trainer: Trainer) -> Iterator[None]:
-    """Turn the errors that Python and torch raise when memory runs out into ResourceError."""
+    """Say in which step memory ran out, and how to continue."""
     try:
         yield
-    except (MemoryError, RuntimeError) as error:
-        why = (str(error).splitlines() or ["none is left"])[0]
-        if isinstance(error, RuntimeError) and not any(words in why for words in _OUT_OF_MEMORY):
-            raise
-        raise ResourceError(
-            f"out of memory in step {trainer.state.step + 1}: {why}",
-            f"close other programs and continue with `cpulm resume {typed(trainer.run.path)}`, or start "
-            f"a new run with {_smaller_batch(trainer) or 'a smaller model'}",
-        ) from error
+    except Exception as error:
+        if why := out_of_memory(error):
+            raise ResourceError(
+                f"out of memory in step {trainer.state.step + 1}: {why}",
+                f"close other programs and continue with `cpulm resume {typed(trainer.run.path)}`, or start "
+                f"a new run with {_smaller_batch(trainer) or 'a smaller model'}",
+            ) from error
+        raise
 
 
 def _time_given(trainer: Trainer) -> float | None:

@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import replace
 from pathlib import Path
 
+from cpulm.cache_dir import expand_home
 from cpulm.checkpoints import checkpoint as checkpoints
 from cpulm.checkpoints.checkpoint import Checkpoint
 from cpulm.checkpoints.load_model import best_checkpoint
@@ -22,7 +23,7 @@ def with_absolute_teacher(settings: Settings) -> Settings:
     teacher = settings.train.teacher
     if teacher is None:
         return settings
-    path = str(Path(teacher).expanduser().absolute())
+    path = str(expand_home(teacher).absolute())
     return changed(settings, train=changed(settings.train, teacher=path))
 
 
@@ -41,7 +42,7 @@ def teacher_of(settings: Settings, tokens: TokenFolder, emit: Listener) -> Check
         emit(Notice(level="warning", message=message))
 
     try:
-        checkpoint, used, tokenizer = best_checkpoint(Path(train.teacher).expanduser(), warn)
+        checkpoint, used, tokenizer = best_checkpoint(expand_home(train.teacher), warn)
     except DataError as error:
         raise DataError(f"the teacher cannot be read: {error.message}", error.hint) from error
     if tokenizer.to_json() != tokens.tokenizer.to_json():

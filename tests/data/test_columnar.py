@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from cpulm.data.losses import Losses
 from cpulm.data.readers import read_files
-from cpulm.data.reading import DEFAULT, DocumentChunk, Losses, Reading
+from cpulm.data.reading import DEFAULT, DocumentChunk, Reading
 from cpulm.data.sources import find_files
 from cpulm.data.split import readable
 from cpulm.errors import DataError, SettingsError

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from cpulm.data.losses import Losses
 from cpulm.data.readers import check_settings, is_binary, read_chunks, read_files
-from cpulm.data.reading import DEFAULT, DocumentChunk, Losses, Reading
+from cpulm.data.reading import DEFAULT, DocumentChunk, Reading
 from cpulm.data.sources import find_files
 from cpulm.errors import DataError, SettingsError
 

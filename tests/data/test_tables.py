@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from cpulm.data.formats import delimited, json_array
+from cpulm.data.losses import Losses
 from cpulm.data.readers import read_files
-from cpulm.data.reading import DEFAULT, DocumentChunk, Losses, Reading
+from cpulm.data.reading import DEFAULT, DocumentChunk, Reading
 from cpulm.data.sources import find_files
 from cpulm.errors import DataError
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from cpulm.data.pretoken_cache import Ids
-from cpulm.data.tokenfile import TokenFolder, dtype_for, is_token_folder, require_block
+from cpulm.data.tokenfile import TokenFolder, digest_of, dtype_for, is_token_folder, require_block
 from cpulm.data.tokenizer import byte_tokenizer, char_tokenizer
 from cpulm.data.write import writing_folder
 from cpulm.errors import DataError, ResourceError, SettingsError
@@ -78,8 +80,8 @@ OTHER_TOKENIZER = char_tokenizer("abc").to_json().encode()
         (damage("meta.json", lambda content: content[:50]), "cannot read"),
         (damage("meta.json", lambda _: b"[]"), "format version None"),
         (damage("meta.json", meta_with(format_version=99)), "format version 99, this cpulm reads 1"),
-        (damage("meta.json", meta_with(train={"tokens": 3})), "is incomplete"),
-        (damage("meta.json", meta_with(dtype="uint32")), "is incomplete"),
+        (damage("meta.json", meta_with(train={"tokens": 3})), "train cannot be {'tokens': 3}"),
+        (damage("meta.json", meta_with(dtype="uint32")), "dtype do not fit each other"),
         (damage("meta.json", meta_with(eot_id=0)), "meta.json is damaged"),
         (damage("tokenizer.json", lambda _: None), "cannot read the tokenizer"),
         (damage("tokenizer.json", lambda content: content[:99]), "is not a tokenizer.json"),
@@ -96,6 +98,55 @@ def test_damage_is_refused_and_named(tmp_path: Path, spoil: Callable[[Path], Non
     assert is_token_folder(folder)
 
 
+def crafted(folder: Path, split: str = "", **values: object) -> Path:
+    """A folder whose ``meta.json`` has other values, of ``split`` if one is named, and a digest that fits."""
+    meta = json.loads((folder / "meta.json").read_text())
+    (meta[split] if split else meta).update(values)
+    meta["blake2b"] = digest_of(meta)
+    (folder / "meta.json").write_text(json.dumps(meta))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("split", "values"),
+    [
+        ("val", {"bytes_per_token": 0.0}),
+        ("val", {"bytes_per_token": -1.0}),
+        ("val", {"bytes_per_token": float("nan")}),
+        ("val", {"bytes_per_token": float("inf")}),
+        ("val", {"bytes_per_token": "1"}),
+        ("val", {"bytes": -5}),
+        ("val", {"lost_bytes": 10**9}),
+        ("train", {"documents": -1}),
+        ("train", {"tokens": True}),
+        ("train", {"tokens": 10**30}),
+        ("", {"eot_id": 257}),
+        ("", {"eot_id": -1}),
+        ("", {"vocab_size": 10**18}),
+        ("", {"source": 3}),
+        ("", {"lost_in_reading": {"replaced": "many"}}),
+        ("", {"lost_in_reading": 3}),
+    ],
+)
+def test_crafted_values_that_cannot_be_are_refused(
+    tmp_path: Path, split: str, values: dict[str, Any]
+) -> None:
+    folder = crafted(written(tmp_path / "tokens"), split, **values)
+    with pytest.raises(DataError, match=r"meta\.json"):
+        TokenFolder.open(folder)
+
+
+def test_tokens_beyond_the_vocabulary_are_refused(tmp_path: Path) -> None:
+    folder = written(tmp_path / "tokens")
+    tokens = np.fromfile(folder / "train.bin", dtype="<u2")
+    tokens[3] = 257
+    tokens.tofile(folder / "train.bin")
+    digest = hashlib.blake2b((folder / "train.bin").read_bytes(), digest_size=16).hexdigest()
+    crafted(folder, "train", blake2b=digest)
+    with pytest.raises(DataError, match=r"train\.bin has tokens beyond its vocabulary of 257"):
+        TokenFolder.open(folder).verify()
+
+
 def test_changed_bytes_are_found_by_the_digest(tmp_path: Path) -> None:
     folder = written(tmp_path / "tokens")
     content = (folder / "val.bin").read_bytes()
@@ -110,9 +161,19 @@ def test_a_source_name_that_is_not_utf_8_is_kept(tmp_path: Path, names: list[str
     """Bytes that UTF-8 would read as characters stay bytes: a locale of ASCII names files that way."""
     with writing_folder(tmp_path / "tokens", byte_tokenizer(), keep_existing=False) as folder:
         for split in ("train", "val"):
+            folder.splits[split].note(0, "ab")
             folder.splits[split].write(np.array([1, 2], dtype=np.uint32))
         folder.finish({"source": names})
     assert TokenFolder.open(tmp_path / "tokens").meta["source"] == names
+
+
+def test_a_split_of_empty_documents_is_too_little_text(tmp_path: Path) -> None:
+    with writing_folder(tmp_path / "tokens", byte_tokenizer(), keep_existing=False) as folder:
+        for split, text in (("train", "ab"), ("val", "")):
+            folder.splits[split].note(0, text)
+            folder.splits[split].write(np.array([256, 256], dtype=np.uint32))
+        with pytest.raises(DataError, match="validation split has 2 tokens for 0 bytes of text"):
+            folder.finish({})
 
 
 def test_an_error_on_the_way_leaves_nothing(tmp_path: Path) -> None:
@@ -140,6 +201,7 @@ def test_a_file_written_meanwhile_by_another_process_is_kept(tmp_path: Path) -> 
             if not target.exists():
                 written(target)
             for split in folder.splits.values():
+                split.note(0, "abcde")
                 split.write(ids)
             folder.finish({})
         return TokenFolder.open(target).train[:]

@@ -248,3 +248,33 @@ def test_a_read_only_folder(run: RunDir) -> None:
     with pytest.raises(SettingsError, match="Permission denied"), locked(run):
         pass
     run.path.chmod(0o700)
+
+
+def test_a_lock_that_is_a_link_leaves_its_target_alone(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run")
+    run.path.mkdir()
+    thesis = tmp_path / "thesis"
+    thesis.write_text("mine")
+    run.lock.symlink_to(thesis)
+    with pytest.raises(SettingsError, match="lock: it is a link to another file"), locked(run):
+        pass
+    assert thesis.read_text() == "mine"
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("/dev/zero")])
+def test_a_lock_that_is_no_file_is_refused_at_once(tmp_path: Path, make: Any) -> None:
+    run = RunDir(tmp_path / "run")
+    run.path.mkdir()
+    make(run.lock)
+    assert holder(run) is None
+    with pytest.raises(SettingsError, match="cannot write in"), locked(run):
+        pass
+
+
+def test_a_lock_of_deeply_nested_json_names_nobody(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run")
+    run.path.mkdir()
+    run.lock.write_text("[" * 4000)
+    assert holder(run) is None
+    with locked(run):
+        assert holder(run) is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from cpulm.runlog import find_event
 from cpulm.runs import status
 from cpulm.runs.lock import locked
 from cpulm.runs.status import find_runs, status_of
+from cpulm.runs.stop_file import is_stop_requested
 
 
 def step(number: int, horizon: int = 100, **changes: Any) -> StepDone:
@@ -252,3 +254,35 @@ def test_runs_are_found_one_level_deep_and_by_themselves(tmp_path: Path) -> None
     assert find_runs([]) == []
     with pytest.raises(DataError, match="nowhere is not a folder"):
         find_runs([tmp_path / "nowhere"])
+
+
+RUN_FILES = ("lock", "stop", "settings.yaml", "metrics.jsonl", "latest.pt", "overnight.json")
+
+
+@pytest.mark.parametrize("name", RUN_FILES)
+@pytest.mark.parametrize("kind", ["pipe", "folder", "link", "nested", "zeros", "bytes"])
+def test_one_odd_run_does_not_hide_the_others(tmp_path: Path, name: str, kind: str) -> None:
+    for run in ("odd", "whole"):
+        (tmp_path / run).mkdir()
+        (tmp_path / run / "settings.yaml").write_text("{}")
+        (tmp_path / run / "metrics.jsonl").write_text(to_json(started()) + "\n" + to_json(step(3)) + "\n")
+    odd = tmp_path / "odd" / name
+    odd.unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(odd)
+    elif kind == "folder":
+        odd.mkdir()
+    elif kind == "link":
+        odd.symlink_to(odd.name)
+    elif kind == "zeros":
+        with odd.open("wb") as file:
+            file.truncate(1 << 22)
+    else:
+        odd.write_bytes(b"[" * 100_000 if kind == "nested" else b"\xff\xfe\x00{")
+    states = {status_of(run).name: status_of(run) for run in find_runs([tmp_path])}
+    assert (states["whole"].state, states["whole"].step) == ("crashed", 3)
+    assert states["odd"].state in ("crashed", "new")
+    assert not is_stop_requested(RunDir(tmp_path / "whole"))
+    assert is_stop_requested(RunDir(tmp_path / "odd")) == (
+        name == "stop" and kind in ("zeros", "nested", "bytes")
+    )

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from cpulm.data.extras import library
-from cpulm.data.reading import DocumentChunk, Losses, Reading
+from cpulm.data.losses import Losses
+from cpulm.data.reading import DocumentChunk, Reading
 from cpulm.data.records.rows import Row, RowReader
 from cpulm.data.sources import SourceFile
 from cpulm.errors import DataError

@@ -11,8 +11,9 @@ from xml.etree import ElementTree
 
 from cpulm.data.formats.html_text import TextOfHtml
 from cpulm.data.formats.plain_text import one_document
+from cpulm.data.losses import Losses
 from cpulm.data.packed import open_archive, open_member, require_ratio
-from cpulm.data.reading import DocumentChunk, Losses, Reading
+from cpulm.data.reading import DocumentChunk, Reading
 from cpulm.data.sources import SourceFile
 from cpulm.errors import DataError
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 
 from cpulm.data.formats.plain_text import one_document
-from cpulm.data.reading import DocumentChunk, Losses, Reading
+from cpulm.data.losses import Losses
+from cpulm.data.reading import DocumentChunk, Reading
 from cpulm.data.sources import SourceFile
 from cpulm.data.text_decoding import decoded_texts
 from cpulm.errors import DataError

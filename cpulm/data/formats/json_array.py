@@ -13,7 +13,8 @@ from json import JSONDecodeError
 
 from cpulm.data.formats.json_lines import json_number, not_an_object
 from cpulm.data.formats.plain_text import read_plain_text
-from cpulm.data.reading import DEFAULT, DocumentChunk, Losses, Reading
+from cpulm.data.losses import Losses
+from cpulm.data.reading import DEFAULT, DocumentChunk, Reading
 from cpulm.data.records.rows import Row, RowReader
 from cpulm.data.sources import SourceFile
 from cpulm.data.text_decoding import BOM, decoded_texts

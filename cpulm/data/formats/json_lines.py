@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from cpulm.data.reading import DocumentChunk, EncodingError, Losses, Reading
+from cpulm.data.losses import Losses
+from cpulm.data.reading import DocumentChunk, EncodingError, Reading
 from cpulm.data.records.rows import SKIP, Row, RowReader
 from cpulm.data.sources import SourceFile
 from cpulm.data.text_decoding import BOM, decoded_lines

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-from cpulm.data.reading import DocumentChunk, Losses, Reading
+from cpulm.data.losses import Losses
+from cpulm.data.reading import DocumentChunk, Reading
 from cpulm.data.records.template import unescaped
 from cpulm.data.sources import SourceFile
 from cpulm.data.text_decoding import BOM, decoded_texts

@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
-from cpulm.data.reading import DocumentChunk, Losses, Reading
+from cpulm.data.losses import Losses
+from cpulm.data.reading import DocumentChunk, Reading
 from cpulm.data.records.conditions import parse_condition
 from cpulm.data.records.template import parse_template
 from cpulm.data.records.values import MissingError, RowError, missing
