@@ -121,7 +121,8 @@ class DataSettings(Section):
     val_fraction: float = Field(0.05, gt=0, lt=1)
     """The part of the source that is held out for validation if `val_source` is empty."""
     tokenizer: str = "bpe"
-    """`bpe` (byte-level), `byte`, `char`, `word`, or the path of a `tokenizer.json`."""
+    """`bpe` (byte-level), `byte`, `char`, `word`, the path of a `tokenizer.json`, or that of a `.txt` file of
+    words."""
     vocab_size: int | None = Field(4096, ge=2, le=_LARGEST_VOCABULARY)
     """Entries of the vocabulary that `bpe` and `word` train; unset: as many as the tokenizer has."""
     format: str = "auto"

@@ -162,7 +162,7 @@ FLAGS = {
             "data.tokenizer",
             ("--tokenizer",),
             "KIND|FILE",
-            "bpe, byte, char, word, or a tokenizer.json. [default: bpe]",
+            "bpe, byte, char, word, a tokenizer.json, or a list of words. [default: bpe]",
             complete=completion.tokenizer,
         ),
         SettingFlag("data.vocab_size", ("--vocab-size",), "N", "Entries of the vocabulary of bpe or word."),

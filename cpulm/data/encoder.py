@@ -158,11 +158,13 @@ def _char_encoder(tokenizer: Tokenizer) -> Encode:
 
 def _word_encoder(tokenizer: Tokenizer) -> Encode:
     vocab: dict[str, int] = tokenizer.parts["model"]["vocab"]
-    unknown = vocab[tokenizer.parts["model"].get("unk_token", UNKNOWN)]
+    unknown = vocab.get(tokenizer.parts["model"].get("unk_token", UNKNOWN))
 
     def encode(text: str) -> Ids:
+        if unknown is None:
+            tokenizer.check_words(_WORD.findall(text.replace(END, " ")))
         return _with_ends(
-            [[vocab.get(word, unknown) for word in _WORD.findall(part)] for part in text.split(END)],
+            [[vocab.get(word, unknown or 0) for word in _WORD.findall(part)] for part in text.split(END)],
             tokenizer.eot_id,
         )
 

@@ -100,7 +100,8 @@ class Tokenizer:
         """Encode ``text`` to ids, without any special token.
 
         Raises:
-            DataError: if a ``char`` vocabulary lacks a character, or the text is not valid Unicode.
+            DataError: if a vocabulary lacks a character or a word and has no token for such, or the text is
+                not valid Unicode.
         """
         try:
             text.encode()
@@ -111,9 +112,25 @@ class Tokenizer:
             ) from error
         if self.kind == "char":
             self._check_characters(text)
+        if self.kind == "word":
+            self.check_words(text.split())
         with library_errors(*CANNOT_ENCODE):
             ids: list[int] = self.inner.encode(text, add_special_tokens=False).ids
         return ids
+
+    def check_words(self, words: Iterable[str]) -> None:
+        """Refuse words that the vocabulary lacks, unless it has a token for these.
+
+        Raises:
+            DataError: naming the first.
+        """
+        vocab = self.parts["model"]["vocab"]
+        missing = None if UNKNOWN in vocab else next((word for word in words if word not in vocab), None)
+        if missing is not None:
+            raise DataError(
+                f"the vocabulary has no word {missing!r}",
+                f"add it, or {UNKNOWN} for all unknown words, to the list; or let `word` learn one",
+            )
 
     def decode(self, ids: Sequence[int]) -> str:
         """Decode ``ids`` to text; special tokens, including the end of text, give none.

@@ -11,6 +11,7 @@ from cpulm.data.encoder import safe_border
 from cpulm.data.pretoken_cache import piece_starts
 from cpulm.data.split import Corpus
 from cpulm.data.tokenizer import KINDS, Tokenizer, byte_tokenizer, char_tokenizer, train_bpe, train_word
+from cpulm.data.word_list import SUFFIX, word_list_tokenizer
 from cpulm.errors import SettingsError, StoppedError
 from cpulm.events import Listener
 from cpulm.progress import Stage
@@ -37,11 +38,12 @@ def make_tokenizer(
 
     Raises:
         SettingsError: if the vocabulary size does not fit the kind or the text.
-        DataError: if a named ``tokenizer.json`` cannot be used.
+        DataError: if a named ``tokenizer.json`` or list of words cannot be used.
         StoppedError: if ``should_stop`` returned True.
     """
     if data.tokenizer not in KINDS:
-        return Tokenizer.from_file(expand_home(data.tokenizer))
+        path = expand_home(data.tokenizer)
+        return word_list_tokenizer(path) if path.suffix == SUFFIX else Tokenizer.from_file(path)
     if data.tokenizer == "byte":
         return byte_tokenizer()
     if data.tokenizer == "char":
