@@ -45,6 +45,14 @@ def tokenize(
             rich_help_panel=COMMON,
         ),
     ] = None,
+    inspect: Annotated[
+        bool,
+        typer.Option(
+            "--inspect",
+            help="Show what the text is made of: lengths, tokens, duplicates, damage, secrets, samples.",
+            rich_help_panel=COMMON,
+        ),
+    ] = False,
     list_cache: Annotated[
         bool,
         typer.Option(
@@ -75,6 +83,8 @@ def tokenize(
         cpulm tokenize notes/ --out tokens/notes --vocab-size 8192
 
         cpulm tokenize 'crawl/*.jsonl' --field content --out tokens/crawl
+
+        cpulm tokenize notes/ --inspect
     """
     import os
 
@@ -91,12 +101,18 @@ def tokenize(
     example = "such as `cpulm tokenize notes/ --out tokens/notes`"
     if "data.source" not in flags:
         raise SettingsError("TEXT is missing", example)
-    if out is None:
+    if out is None and not inspect:
         raise SettingsError("--out is missing", example)
+    if out is not None and inspect:
+        raise SettingsError("--inspect writes no tokens", "leave out --out, or tokenize without --inspect")
     if "data.val_fraction" in flags and "data.val_source" in flags:
         raise SettingsError("--val-fraction has no effect together with --val-data", "keep one of them")
     data = resolve(environ=os.environ, flags=flags).data
     # The result is one JSON object, so progress is for people in either case.
+    if inspect:
+        _inspect(data, headless=headless or json, json=json)
+        return
+    assert out is not None
     with watch(choose_mode(json=False, headless=headless or json)) as show:
         folder = _make(data, out, vocab_size_given="data.vocab_size" in flags, show=show)
     _report(folder, json)
@@ -124,6 +140,22 @@ def _make(data: DataSettings, out: Path, *, vocab_size_given: bool, show: Listen
             return prepare(data, emit=show, should_stop=stop, out=out)
     except AbortedError as error:
         raise AbortedError("aborted; nothing was written") from error
+
+
+def _inspect(data: DataSettings, *, headless: bool, json: bool) -> None:
+    from cpulm.data.survey import inspect_text
+    from cpulm.interrupts import StopRequest
+    from cpulm.ui.console import print_json, stdout
+    from cpulm.ui.text_report import text_report
+    from cpulm.ui.watch import choose_mode, watch
+
+    with watch(choose_mode(json=False, headless=headless)) as show, StopRequest() as stop:
+        found = inspect_text(data, seed=0, emit=show, should_stop=stop)
+    if json:
+        print_json(found)
+        return
+    for part in text_report(found):
+        stdout().print(part)
 
 
 def _report(folder: TokenFolder, json: bool) -> None:

@@ -200,7 +200,7 @@ def _find_or_build(
         if known := find_cached(key, emit, lambda folder: check(folder, emit, should_stop)):
             return known
         delete_abandoned()
-    corpus = _scan_sources(data, files, val_files, emit, should_stop)
+    corpus = scan_sources(data, files, val_files, emit, should_stop)
     tokenizer = make_tokenizer(data, corpus, emit, should_stop)
     if out is not None:
         return _written(data, corpus, tokenizer, out, emit, should_stop, keep_existing=False)
@@ -241,13 +241,14 @@ def _refuse_existing(out: Path) -> None:
         raise SettingsError(f"{out} cannot be the name of a new folder", "give one, such as --out tokens")
 
 
-def _scan_sources(
+def scan_sources(
     data: DataSettings,
     files: Sequence[SourceFile],
     val_files: Sequence[SourceFile],
     emit: Listener,
     should_stop: Callable[[], bool],
 ) -> Corpus:
+    """Read all files once, as :func:`cpulm.data.split.scan`, and say what is left out."""
     warn_of_copies(files, val_files, emit, should_stop)
     how = Reading.of(data)
     text_files, skipped = readable(files, how)
