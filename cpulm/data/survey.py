@@ -7,12 +7,12 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from cpulm.cache_dir import expand_home
 from cpulm.data.copies import without_validation
 from cpulm.data.encoder import END, bulk_encoder, safe_border
 from cpulm.data.holdout import name_hash
@@ -98,7 +98,7 @@ def inspect_text(data: DataSettings, seed: int, *, emit: Listener, should_stop: 
         CpulmError: as :func:`cpulm.data.prepare.prepare`.
         SettingsError: if the source is a token folder, which holds no text.
     """
-    if is_token_folder(Path(data.source[0]).expanduser()):
+    if is_token_folder(expand_home(data.source[0])):
         raise SettingsError(f"{data.source[0]} holds tokens", "give the text that they were made from")
     folder = prepare(data, emit=emit, should_stop=should_stop)
     val_files = find_files(data.val_source, emit, should_stop)

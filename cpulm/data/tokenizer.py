@@ -124,8 +124,10 @@ class Tokenizer:
         Raises:
             DataError: naming the first.
         """
-        vocab = self.parts["model"]["vocab"]
-        missing = None if UNKNOWN in vocab else next((word for word in words if word not in vocab), None)
+        model = self.parts["model"]
+        vocab = model["vocab"]
+        has_token = model.get("unk_token", UNKNOWN) in vocab
+        missing = None if has_token else next((word for word in words if word not in vocab), None)
         if missing is not None:
             raise DataError(
                 f"the vocabulary has no word {missing!r}",

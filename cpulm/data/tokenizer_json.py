@@ -49,7 +49,8 @@ def check_tokenizer(text: str) -> None:
     if largest >= min(most, MOST_IDS):
         raise DataError(f"its {len(ids):,} tokens have ids up to {largest:,}", "number them from 0 on")
     unknown = model.get("unk_token")
-    if model.get("type") in ("WordLevel", "WordPiece") and unknown not in vocab:
+    by_words = (parts.get("pre_tokenizer") or {}).get("type") == "WhitespaceSplit"
+    if model.get("type") in ("WordLevel", "WordPiece") and unknown not in vocab and not by_words:
         raise DataError(
             f"its unknown token {shown(unknown)} is not in its vocabulary", "add it to the vocabulary"
         )

@@ -13,6 +13,7 @@ from tokenizers import AddedToken, models, pre_tokenizers
 from tokenizers import Tokenizer as JsonTokenizer
 
 from cpulm.data.tokenizer import UNKNOWN, Tokenizer
+from cpulm.data.tokenizer_json import read_tokenizer
 from cpulm.errors import DataError
 
 SUFFIX = ".txt"
@@ -27,7 +28,7 @@ def word_list_tokenizer(path: Path) -> Tokenizer:
         DataError: if the file cannot be read, holds no words, a word twice, or white space within one.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_tokenizer(path).decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8"
         raise DataError(

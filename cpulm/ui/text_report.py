@@ -55,13 +55,13 @@ def _facts(survey: Survey) -> Sequence[tuple[str, object]]:
 def _histogram(lengths: Lengths) -> list[tuple[str, str, str]]:
     most = max((count for _, _, count in lengths.bars), default=1)
     return [
-        (
-            f"{low:,}" if low == high - 1 else f"{low:,} to {high - 1:,}",
-            f"{count:,}",
-            "#" * -(-count * _BAR_CELLS // max(1, most)),
-        )
+        (_span(low, high - 1), f"{count:,}", "#" * -(-count * _BAR_CELLS // max(1, most)))
         for low, high, count in lengths.bars
     ]
+
+
+def _span(low: int, high: int) -> str:
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def _frequent(survey: Survey) -> list[tuple[str, str, str]]:

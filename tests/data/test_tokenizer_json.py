@@ -44,7 +44,10 @@ def characters(vocab: dict[str, Any], **parts: Any) -> str:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        (words({"a": 0, "b": 1}), "its unknown token '<unk>' is not in its vocabulary"),
+        (
+            written({"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "<unk>"}),
+            "its unknown token '<unk>' is not in its vocabulary",
+        ),
         (words({"<unk>": 0, "a": 4_294_967_290}), "2 tokens have ids up to 4,294,967,290"),
         (words({"<unk>": 0, "a": 9_000}), "2 tokens have ids up to 9,000"),
         (words({"<unk>": 0, "a": 10**30}), "ids up to"),
