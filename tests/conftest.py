@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from kernel_builds import BuildKernels
+from kernel_builds import BuildKernels, kept_kernels
 
 from cpulm.native import library
 from cpulm.system.machine import Machine, read_machine
@@ -33,14 +33,6 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         compiler, _ = find_compiler()
         if compiler is not None and sys.platform != "win32":
             library_for_this_machine(compiler, kept_kernels(session.config))
-
-
-def kept_kernels(config: pytest.Config, kind: str = "as in a run") -> Path:
-    """The folder of compiled kernels of one kind, which is kept from one session to the next.
-
-    A library there is named after a digest of all that it depends on.
-    """
-    return config.rootpath / ".pytest_cache" / "kernels" / kind
 
 
 def library_for_this_machine(compiler: Compiler, folder: Path) -> Path:

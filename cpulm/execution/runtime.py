@@ -21,7 +21,7 @@ from cpulm.native.library import KernelsUnavailableError, compile_kernels
 from cpulm.settings import ModelSettings, RuntimeSettings
 from cpulm.system.allocator import keep_freed_memory
 from cpulm.system.machine import Machine, choose
-from cpulm.system.precisions import cpu_precision, has_fast_int8
+from cpulm.system.precisions import INT8_SETS, cpu_precision, has_fast_int8
 
 MATH_VARIABLES = (
     "ONEDNN_MAX_CPU_ISA",
@@ -234,7 +234,7 @@ def _require_precision(requested: str, device: torch.device, machine: Machine) -
         )
     if not has_fast_int8(machine.instruction_sets):
         raise SettingsError(
-            "runtime.precision = 'int8' needs a CPU with int8 products (AVX512-VNNI, AVX-VNNI, AMX-INT8 or "
-            "NEON-i8mm), and this one has none",
+            f"runtime.precision = 'int8' needs a CPU with int8 products ({', '.join(INT8_SETS)}), "
+            "and this one has none",
             "leave runtime.precision at auto",
         )

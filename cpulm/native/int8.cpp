@@ -78,10 +78,10 @@ extern "C" {
 int cpulm_fast_int8() { return FAST_DOTS; }
 
 // Quantizes x [rows, width] with one scale per row, and into panels with one scale per column; either may be null.
-// `flip` is 0x80 in each byte of a word for panels of a right factor, 0 for a left factor. Missing rows of the last
-// quad count as zeros. `scratch` [threads, width].
+// `right`: the panels are a right factor, else the transpose of a left one. Missing rows of the last quad count as
+// zeros. `scratch` [threads, width].
 void cpulm_quantize(const float *x, int64_t rows, int64_t width, int8_t *by_row, float *row_scale, uint8_t *by_column,
-                    float *column_scale, uint32_t flip, float *scratch, int threads) {
+                    float *column_scale, int right, float *scratch, int threads) {
     if (by_column) memset(scratch, 0, (int64_t)threads * width * sizeof(float));
     Panels panels = {(rows + 3) / 4, width};
     parallel(threads, [=](const Team &team) {
@@ -106,7 +106,7 @@ void cpulm_quantize(const float *x, int64_t rows, int64_t width, int8_t *by_row,
             team.barrier();
             for (int64_t q = range.begin; q < range.end; q += QUADS_AT_ONCE)
                 pack_quads(x, rows, scratch, panels, q, q + QUADS_AT_ONCE < range.end ? q + QUADS_AT_ONCE : range.end,
-                           by_column, flip);
+                           by_column, right ? RIGHT_FLIP : 0);
         }
     });
 }
@@ -120,18 +120,19 @@ void cpulm_pack_transposed(const int8_t *x, int64_t rows, int64_t width, uint8_t
             int64_t q = 0;
             for (; q + LANES <= panels.quads; q += LANES)
                 transpose_block((const Word *)(x + i * width) + q, panels.quads, (Word *)(out + panels.at(q, i)),
-                                panels.columns(i), 0x80808080u);
+                                panels.columns(i), RIGHT_FLIP);
             for (; q < panels.quads; q++)
                 for (int64_t n = 0; n < LANES; n++)
-                    ((Word *)(out + panels.at(q, i)))[n] = *(const Word *)(x + (i + n) * width + q * 4) ^ 0x80808080u;
+                    ((Word *)(out + panels.at(q, i)))[n] = *(const Word *)(x + (i + n) * width + q * 4) ^ RIGHT_FLIP;
         }
     });
 }
 
-// Packs x [rows, width] into panels of `quads`, from quad `first` on; `flip` as above. Missing rows of the last quad
+// Packs x [rows, width] into panels of `quads`, from quad `first` on; `right` as above. Missing rows of the last quad
 // become zeros.
 void cpulm_pack_rows(const int8_t *x, int64_t rows, int64_t width, uint8_t *out, int64_t quads, int64_t first,
-                     uint32_t flip, int threads) {
+                     int right, int threads) {
+    uint32_t flip = right ? RIGHT_FLIP : 0;
     Panels panels = {quads, width};
     parallel(threads, [=](const Team &team) {
         ThreadRange range(team, (rows + 3) / 4);

@@ -19,9 +19,6 @@ from cpulm.native.arguments import ptr, ptr_or_null, ptrs, require_lanes, scratc
 QUAD = 4
 """Bytes that one instruction multiplies and sums; a product's depth is rounded up to whole quads."""
 
-_RIGHT = 0x80808080
-_LEFT = 0
-
 
 class Factor(NamedTuple):
     """One factor of a product.
@@ -83,7 +80,7 @@ class Int8Kernels:
 
     def left_both(self, x: Tensor) -> tuple[Factor, Factor]:
         """x [M, K] as a left factor, and its transpose [K, M] as another left factor."""
-        rows, columns = self._quantize(x, flip=_LEFT)
+        rows, columns = self._quantize(x, right=False)
         return rows, Factor(columns.values.t(), columns.scale, packed=True)
 
     def right_both(self, x: Tensor) -> tuple[Factor, Factor]:
@@ -122,7 +119,7 @@ class Int8Kernels:
             raise ValueError(f"{rows} rows of {width} from {start} on do not fit into {list(out.shape)}")
         self._library.cpulm_pack_rows(
             ptr(values, rows, width, dtype=torch.int8), rows, width, ptr(out, *out.shape, dtype=torch.int8),
-            out.size(0) // QUAD, start // QUAD, _LEFT, threads(),
+            out.size(0) // QUAD, start // QUAD, False, threads(),
         )  # fmt: skip
 
     def product(
@@ -244,9 +241,9 @@ class Int8Kernels:
         )  # fmt: skip
 
     def _quantize(
-        self, x: Tensor, *, rows: bool = True, columns: bool = True, flip: int = _RIGHT
+        self, x: Tensor, *, rows: bool = True, columns: bool = True, right: bool = True
     ) -> tuple[Factor, Factor]:
-        """x [M, K] by row as a left factor, and by column as the factor that ``flip`` selects, [M, K]."""
+        """x [M, K] by row as a left factor, and by column as a right one, or its transpose as a left one."""
         M, K = x.shape
         require_lanes(K, self.lanes)
         by_row = torch.empty(M if rows else 0, K, dtype=torch.int8)
@@ -254,7 +251,7 @@ class Int8Kernels:
         row_scale, column_scale, sums = x.new_empty(M), x.new_empty(K), scratch(threads(), K)
         self._library.cpulm_quantize(
             ptr(x, M, K), M, K, by_row.data_ptr() if rows else None, row_scale.data_ptr(),
-            by_column.data_ptr() if columns else None, column_scale.data_ptr(), flip, sums.data_ptr(),
+            by_column.data_ptr() if columns else None, column_scale.data_ptr(), right, sums.data_ptr(),
             threads(),
         )  # fmt: skip
         return Factor(by_row, row_scale), Factor(by_column, column_scale)

@@ -1,13 +1,14 @@
 // Int8 matrix products with int32 sums, for CPUs with instructions that multiply and add four pairs of bytes.
 //
-// The left factor is signed; four of its bytes are broadcast to all lanes. The right factor is unsigned: 128 is added
-// to each of its bytes, which dot_offsets subtracts again. The depth, which a product sums over, is cut into quads of
-// four. "Panels" hold a matrix [depth, width] in the order in which a product reads it: for each PANEL columns all
-// quads, for each quad the four bytes of each column. The last panel may be narrower.
+// Both factors are signed. x86 multiplies signed bytes by unsigned ones only: there 128 is added to each byte of the
+// right factor when it is packed, which dot_offsets subtracts again. Four bytes of the left factor are broadcast to all
+// lanes. The depth, which a product sums over, is cut into quads of four. "Panels" hold a matrix [depth, width] in the
+// order in which a product reads it: for each PANEL columns all quads, for each quad the four bytes of each column. The
+// last panel may be narrower.
 #pragma once
 #include "vector.h"
 
-#if defined(__ARM_FEATURE_MATMUL_INT8)
+#if defined(__ARM_FEATURE_DOTPROD)
 #include <arm_neon.h>
 #endif
 
@@ -16,28 +17,30 @@ namespace {
 constexpr int PANEL = TILE_VECTORS * LANES, ROW_BLOCK = 16 * TILE_ROWS, DEPTH_BLOCK = 128;
 
 #if defined(__AVX512VNNI__)
-constexpr bool FAST_DOTS = true;
-inline Ints dot4(Ints sums, Words positive, Words any) {
-    return (Ints)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)positive, (__m512i)any);
+constexpr bool FAST_DOTS = true, UNSIGNED_RIGHT = true;
+inline Ints dot4(Ints sums, Words right, Words left) {
+    return (Ints)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)right, (__m512i)left);
 }
-#elif defined(__AVXVNNI__) && defined(__AVX__)
-constexpr bool FAST_DOTS = true;
-inline Ints dot4(Ints sums, Words positive, Words any) {
-    return (Ints)_mm256_dpbusd_avx_epi32((__m256i)sums, (__m256i)positive, (__m256i)any);
+#elif defined(__AVXVNNI__) && !defined(__AVX512F__)
+constexpr bool FAST_DOTS = true, UNSIGNED_RIGHT = true;
+inline Ints dot4(Ints sums, Words right, Words left) {
+    return (Ints)_mm256_dpbusd_avx_epi32((__m256i)sums, (__m256i)right, (__m256i)left);
 }
-#elif defined(__ARM_FEATURE_MATMUL_INT8)
-constexpr bool FAST_DOTS = true;
-inline Ints dot4(Ints sums, Words positive, Words any) {
-    return (Ints)vusdotq_s32((int32x4_t)sums, (uint8x16_t)positive, (int8x16_t)any);
+#elif defined(__ARM_FEATURE_DOTPROD)
+constexpr bool FAST_DOTS = true, UNSIGNED_RIGHT = false;
+inline Ints dot4(Ints sums, Words right, Words left) {
+    return (Ints)vdotq_s32((int32x4_t)sums, (int8x16_t)right, (int8x16_t)left);
 }
 #else
-constexpr bool FAST_DOTS = false;
-inline Ints dot4(Ints sums, Words positive, Words any) {
+constexpr bool FAST_DOTS = false, UNSIGNED_RIGHT = false;
+inline Ints dot4(Ints sums, Words right, Words left) {
     for (int byte = 0; byte < 32; byte += 8)
-        sums += (Ints)(positive << (24 - byte) >> 24) * ((Ints)(any << (24 - byte)) >> 24);
+        sums += ((Ints)(right << (24 - byte)) >> 24) * ((Ints)(left << (24 - byte)) >> 24);
     return sums;
 }
 #endif
+
+constexpr uint32_t RIGHT_FLIP = UNSIGNED_RIGHT ? 0x80808080u : 0; // adds 128 to each byte of a right factor
 
 struct LeftFactor { // [rows, depth], row-major, or the panels of its transpose
     const int8_t *at;
@@ -55,6 +58,48 @@ struct LeftFactor { // [rows, depth], row-major, or the panels of its transpose
     int64_t block() const { return packed ? PANEL : ROW_BLOCK; }
 };
 
+#if defined(__ARM_FEATURE_MATMUL_INT8)
+// Products of the pairs of quads, two rows by two columns at a time. ROW_MAJOR: a_quad is 4. Returns the quads done.
+template <int ROWS, int VECTORS, bool ROW_MAJOR>
+inline int64_t dot_squares(int64_t quads, const int8_t *a, int64_t a_row, int64_t a_quad, const uint8_t *b,
+                           Ints (&sums)[ROWS][VECTORS]) {
+    int32x4_t squares[ROWS / 2][VECTORS][2] = {};
+    int64_t q = 0;
+    for (; q + 2 <= quads; q += 2) {
+        int8x16_t rows[ROWS / 2];
+#pragma GCC unroll 8
+        for (int i = 0; i < ROWS / 2; i++) { // the eight bytes of one row, then those of the next
+            const int8_t *at = a + 2 * i * a_row + q * a_quad;
+            int32x2_t first = vreinterpret_s32_s8(vld1_s8(at)); // in panels: of both rows the bytes of one quad
+            int32x2_t second = vreinterpret_s32_s8(vld1_s8(at + (ROW_MAJOR ? a_row : a_quad)));
+            int32x4_t both = ROW_MAJOR ? vcombine_s32(first, second)
+                                       : vcombine_s32(vzip1_s32(first, second), vzip2_s32(first, second));
+            rows[i] = vreinterpretq_s8_s32(both);
+        }
+#pragma GCC unroll 8
+        for (int j = 0; j < VECTORS; j++) {
+            int32x4_t first = (int32x4_t)load_words(b + (q * VECTORS + j) * LANES * 4);
+            int32x4_t second = (int32x4_t)load_words(b + ((q + 1) * VECTORS + j) * LANES * 4);
+            int8x16_t columns[] = {vreinterpretq_s8_s32(vzip1q_s32(first, second)),
+                                   vreinterpretq_s8_s32(vzip2q_s32(first, second))};
+#pragma GCC unroll 8
+            for (int i = 0; i < ROWS / 2; i++)
+#pragma GCC unroll 2
+                for (int n = 0; n < 2; n++) squares[i][j][n] = vmmlaq_s32(squares[i][j][n], rows[i], columns[n]);
+        }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < ROWS / 2; i++)
+#pragma GCC unroll 8
+        for (int j = 0; j < VECTORS; j++) {
+            int64x2_t left = vreinterpretq_s64_s32(squares[i][j][0]), right = vreinterpretq_s64_s32(squares[i][j][1]);
+            sums[2 * i][j] += (Ints)vzip1q_s64(left, right);
+            sums[2 * i + 1][j] += (Ints)vzip2q_s64(left, right);
+        }
+    return q;
+}
+#endif
+
 template <int ROWS, int VECTORS>
 inline void dot_tile(int64_t quads, const int8_t *a, int64_t a_row, int64_t a_quad, const uint8_t *b, int32_t *c,
                      const int32_t *offsets) {
@@ -64,7 +109,13 @@ inline void dot_tile(int64_t quads, const int8_t *a, int64_t a_row, int64_t a_qu
 #pragma GCC unroll 8
         for (int j = 0; j < VECTORS; j++)
             sums[i][j] = offsets ? Ints{} + offsets[i] : *(const UnalignedInts *)(c + i * PANEL + j * LANES);
-    for (int64_t q = 0; q < quads; q++) {
+    int64_t q = 0;
+#if defined(__ARM_FEATURE_MATMUL_INT8)
+    if constexpr (ROWS > 1)
+        q = a_quad == 4 ? dot_squares<ROWS, VECTORS, true>(quads, a, a_row, a_quad, b, sums)
+                        : dot_squares<ROWS, VECTORS, false>(quads, a, a_row, a_quad, b, sums);
+#endif
+    for (; q < quads; q++) {
         Words values[VECTORS];
 #pragma GCC unroll 8
         for (int j = 0; j < VECTORS; j++) values[j] = load_words(b + (q * VECTORS + j) * LANES * 4);
@@ -104,8 +155,12 @@ void dot_strip(const LeftFactor &left, int64_t row, int64_t rows, const uint8_t 
     }
 }
 
-// Initial values of the sums: -128 times the sum of each row's bytes.
+// Initial values of the sums: 0, or -128 times the sum of each row's bytes.
 void dot_offsets(const LeftFactor &left, int64_t row, int64_t rows, int32_t *offsets) {
+    if (!UNSIGNED_RIGHT) {
+        memset(offsets, 0, rows * sizeof(int32_t));
+        return;
+    }
     Words ones = Words{} + 0x01010101u;
     if (left.packed) {
         int64_t width = left.panel_rows(row);

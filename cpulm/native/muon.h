@@ -148,7 +148,7 @@ void newton_schulz(int64_t rows, int64_t cols, float factor, const MuonUpdate &u
     for (int n = 0; n < update.iterations; n++, factor = 1.0f) {
         quantize_rows(work.x, rows, cols, factor, work.by_row, work.x_scale, threads);
         cpulm_pack_transposed(work.by_row, rows, cols, work.transposed, threads);
-        cpulm_pack_rows(work.by_row, rows, cols, work.packed, rows / 4, 0, 0x80808080u, threads);
+        cpulm_pack_rows(work.by_row, rows, cols, work.packed, rows / 4, 0, 1, threads);
         cpulm_int8_product(work.by_row, 0, work.transposed, rows, rows, cols, work.x_scale, work.x_scale, nullptr,
                            work.gram, 0, nullptr, 1, threads);
         split_gram(work, rows, threads);

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from cpulm.settings import ModelSettings
 
-INT8_SETS = ("AVX512-VNNI", "AVX-VNNI", "AMX-INT8", "NEON-i8mm")
+INT8_SETS = ("AVX512-VNNI", "AVX-VNNI", "AMX-INT8", "NEON-i8mm", "NEON-dotprod")
 """Instruction sets that multiply int8 several times as fast as fp32."""
 
 WHOLE_VECTORS = 16
@@ -48,6 +48,7 @@ RULES = (
     Rule("int8", "AVX512-VNNI", True, 128, "0.64 of fp32's time 128 wide, 0.24 384 wide on an AMD EPYC"),
     Rule("int8", "AVX-VNNI", True, 256, f"{_NOT_MEASURED}, so only wide models"),
     Rule("int8", "NEON-i8mm", True, None, _NOT_MEASURED),
+    Rule("int8", "NEON-dotprod", True, None, _NOT_MEASURED),
     Rule("int8", "AMX-INT8", True, None, _NOT_MEASURED),
     Rule("bf16", "AVX512-BF16", False, 256, "0.70 of fp32's time 256 wide on an AMD EPYC"),
 )

@@ -9,6 +9,7 @@ CPUS: dict[str, tuple[str, ...]] = {
     "VNNI and BF16": ("AVX2", "AVX-512", "AVX512-VNNI", "AVX512-BF16"),
     "AMX": ("AVX2", "AVX-512", "AVX-VNNI", "AVX512-VNNI", "AVX512-BF16", "AMX-BF16", "AMX-INT8"),
     "AVX-VNNI": ("AVX2", "AVX-VNNI"),
-    "NEON": ("NEON", "NEON-dotprod"),
+    "NEON": ("NEON",),
+    "NEON-dotprod": ("NEON", "NEON-dotprod"),
     "NEON-i8mm": ("NEON", "NEON-dotprod", "NEON-i8mm", "NEON-bf16"),
 }

@@ -26,6 +26,7 @@ def chosen(cpu: str, width: int, kernels: bool = True) -> str:
         ("AMX", 128),
         ("AVX-VNNI", 256),
         ("NEON", None),
+        ("NEON-dotprod", None),
         ("NEON-i8mm", None),
     ],
 )
@@ -59,7 +60,7 @@ def test_widths_between_vectors_are_fp32(model: ModelSettings) -> None:
     assert "multiples of 16" in reason
 
 
-@pytest.mark.parametrize("instructions", ["AVX-VNNI", "NEON-i8mm", "AMX-INT8"])
+@pytest.mark.parametrize("instructions", ["AVX-VNNI", "NEON-dotprod", "NEON-i8mm", "AMX-INT8"])
 @pytest.mark.parametrize("width", [16, 512])
 def test_a_precision_that_was_not_measured_is_reported(instructions: str, width: int) -> None:
     model = ModelSettings(n_embd=width, n_head=1)

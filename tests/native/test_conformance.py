@@ -1,0 +1,66 @@
+"""Every kernel, called from C++ with vectors of each width, agrees with plain loops over doubles.
+
+``scripts/conformance.py`` does the same for the instruction sets of other CPUs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from kernel_builds import NARROWER, BuildKernels, kept_kernels
+
+from cpulm.native.signatures import SIGNATURES
+from cpulm.system.software import Compiler
+
+FOLDER = Path(__file__).parent / "conformance"
+INCLUDES = Path(__file__).parents[2] / "cpulm" / "native"
+NOT_KERNELS = {"cpulm_lanes", "cpulm_sum_blocks", "cpulm_fast_int8", "cpulm_use_openmp"}
+
+
+@pytest.fixture(scope="module")
+def conformance(gcc_like: Compiler, pytestconfig: pytest.Config) -> Path:
+    """The program, compiled once for its sources: that takes as long as all that it checks."""
+    sources = [*FOLDER.glob("*.cpp"), *FOLDER.glob("*.h"), INCLUDES / "abi.h"]
+    digest = hashlib.blake2b(b"".join(path.read_bytes() for path in sorted(sources)), digest_size=8)
+    folder = kept_kernels(pytestconfig, "conformance")
+    folder.mkdir(parents=True, exist_ok=True)
+    program = folder / digest.hexdigest()
+    if not program.exists():
+        made = folder / f"{program.name}-{os.getpid()}"
+        command = [*shlex.split(gcc_like.command), "-std=c++17", "-O1", "-I", str(INCLUDES), "-o", str(made)]
+        command += [str(FOLDER / "conformance.cpp"), "-pthread"]
+        subprocess.run([*command, *([] if sys.platform == "darwin" else ["-ldl"])], check=True)
+        made.replace(program)
+    return program
+
+
+def run(conformance: Path, library: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(conformance), str(library)], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("vectors", [(), *NARROWER.values()], ids=["this CPU", *NARROWER])
+def test_every_kernel_agrees_with_plain_loops(
+    conformance: Path, build_kernels: BuildKernels, vectors: tuple[str, ...]
+) -> None:
+    library = build_kernels(*vectors, instead_of="-march=native") if vectors else build_kernels()
+    done = run(conformance, library)
+    assert done.returncode == 0, done.stdout
+    checked = {f"cpulm_{line.split()[0]}" for line in done.stdout.splitlines()[1:-1]}
+    kernels = {name for name in SIGNATURES if not name.endswith("_workspace")} - NOT_KERNELS
+    assert checked == kernels
+    assert done.stdout.endswith("all kernels agree\n")
+
+
+@pytest.mark.slow
+def test_a_wrong_kernel_is_noticed(conformance: Path, build_kernels: BuildKernels) -> None:
+    done = run(conformance, build_kernels("-Dlogf=expf"))
+    assert done.returncode == 1
+    assert "lse is wrong" in done.stdout
+    assert "a loss is wrong" in done.stdout
