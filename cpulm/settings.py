@@ -286,7 +286,8 @@ class RuntimeSettings(Section):
     the products of the linear layers, of the head and of Muon use rows and columns rounded to 8 bits;
     weights, sums, attention and validation stay in fp32."""
     kernels: Literal["auto", "off"] = "auto"
-    """Kernels for norms, attention, activation and dropout, compiled once if there is a C++ compiler."""
+    """Kernels for norms, attention, activation and dropout: the wheel's, or compiled once if there is
+    a C++ compiler."""
     compile: Literal["auto", "on", "off"] = "auto"
     """torch.compile; `auto` uses it if a C++ compiler is found, the run is long enough to gain from it, and
     neither int8 nor the kernels are used, which are faster."""

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import sysconfig
 import venv
 import zipfile
 from email import message_from_string
@@ -15,10 +16,15 @@ from pathlib import Path
 import pytest
 
 import cpulm
+from cpulm.kernel_variants import VARIANTS
+from cpulm.native.library_cache import name_with_digest
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+
+import build_wheels  # noqa: E402 - the scripts are no package
 
 
 @pytest.fixture(scope="module")
@@ -91,3 +97,66 @@ def test_the_presets_are_found_from_any_folder_without_dependencies(python: Path
 
 def test_it_puts_the_command_into_the_environment(python: Path) -> None:
     assert python.with_name("cpulm.exe" if os.name == "nt" else "cpulm").is_file()
+
+
+@pytest.fixture(scope="module")
+def platform_wheel(kernels_library: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A platform wheel with this machine's kernels in the place of Zig's."""
+    tag = sysconfig.get_platform().replace("-", "_").replace(".", "_")
+    folder, out = tmp_path_factory.mktemp("kernels") / tag, tmp_path_factory.mktemp("wheel")
+    folder.mkdir()
+    content, suffix = kernels_library.read_bytes(), kernels_library.suffix
+    for variant in ("avx2", "avx512", "neon"):  # whatever this CPU is
+        (folder / name_with_digest(variant, content, suffix)).write_bytes(content)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+        build_wheels.build("--wheel", out=out, libraries=folder)
+    (built,) = out.glob(f"cpulm-{cpulm.__version__}-py3-none-{tag}.whl")
+    return built
+
+
+WITHOUT_COMPILER = """if True:
+    import json, torch
+    from cpulm.execution.runtime import choose_runtime
+    from cpulm.settings import RuntimeSettings
+    from cpulm.system.machine import read_machine
+    machine = read_machine()
+    runtime = choose_runtime(RuntimeSettings(device="cpu"), machine)
+    x = torch.ones(2, 64)
+    y, _ = runtime.kernels.rms_norm(x, torch.ones(64), 0.0)
+    kernels = runtime.kernels
+    print(json.dumps([machine.compiler_problem, kernels.variant, kernels.threaded, torch.equal(x, y)]))
+"""
+
+
+def test_a_platform_wheel_brings_kernels_for_a_machine_without_a_compiler(
+    platform_wheel: Path, tmp_path: Path
+) -> None:
+    """Installed beside the test environment's torch, with nothing on PATH."""
+    site = tmp_path / "site"
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-index",
+        "--target",
+        str(site),
+    ]
+    subprocess.run([*pip, "--target", str(site), str(platform_wheel)], check=True)
+    environ = {**os.environ, "PATH": str(tmp_path), "PYTHONPATH": str(site)}
+    environ.pop("CXX", None)
+    command = [sys.executable, "-c", WITHOUT_COMPILER]
+    done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, check=True)
+    problem, variant, threaded, right = json.loads(done.stdout)
+    assert problem == "no C++ compiler was found"
+    assert variant in ("AVX2", "AVX-512", "NEON")
+    assert threaded
+    assert right
+
+
+def test_every_variant_is_built_for_some_platform_and_no_other() -> None:
+    built = {variant for platform in build_wheels.PLATFORMS.values() for variant in platform.variants}
+    assert built == {variant.name for variant in VARIANTS} == set(build_wheels.CPUS)

@@ -111,12 +111,23 @@ def _software(machine: Machine) -> _Pairs:
         ("torch", f"{torch.version}, for {torch.accelerator or 'the CPU'}" if torch else "not installed"),
         ("torch's math", torch.maths if torch else None),
         ("C++ compiler", f"{compiler.command}, {compiler.version}" if compiler else machine.compiler_problem),
+        ("kernels", _kernels(machine)),
     ]
     return (
         pairs
         + [("GPU", _gpu(gpu.name, gpu.memory_bytes)) for gpu in machine.gpus]
         + ([] if machine.gpus else [("GPU", "none found")])
     )
+
+
+def _kernels(machine: Machine) -> str:
+    """Where the kernels for the CPU come from."""
+    from cpulm.kernel_variants import shipped_library
+
+    _, variant = shipped_library(machine.instruction_sets)
+    if variant is not None:
+        return f"brought by cpulm, for {variant.instructions}"
+    return "compiled on this machine" if machine.has_kernels else f"none: {machine.compiler_problem}"
 
 
 def _gpu(name: str, memory_bytes: int | None) -> str:

@@ -72,7 +72,7 @@ def expected_arithmetic(settings: Settings, machine: Machine) -> Arithmetic:
     device = choose(machine).device.value if runtime.device == "auto" else runtime.device
     if device != "cpu":
         return Arithmetic()
-    kernels = runtime.kernels == "auto" and machine.compiles_kernels
+    kernels = runtime.kernels == "auto" and machine.has_kernels
     precision: str = runtime.precision
     if precision == "auto":
         precision, _ = cpu_precision(machine.instruction_sets, kernels=kernels, model=settings.model)

@@ -37,13 +37,13 @@ def decide_compile(
     """
     if requested == "off":
         return runtime.with_note("eager: requested")
-    if runtime.device.type == "cpu" and machine.compiler is None:
+    if runtime.device.type == "cpu" and machine.no_torch_compile:
         if requested == "on":
             raise SettingsError(
-                f"runtime.compile = 'on' needs a C++ compiler: {machine.compiler_problem}",
-                "install g++ or clang++, or leave runtime.compile at auto",
+                f"runtime.compile = 'on' needs a C++ compiler: {machine.no_torch_compile}",
+                "install g++ or clang++ with OpenMP's and Python's headers, or leave runtime.compile at auto",
             )
-        return runtime.with_note(f"eager: {machine.compiler_problem}")
+        return runtime.with_note(f"eager: {machine.no_torch_compile}")
     if machine.compiler is not None:
         # Without CXX, Inductor calls g++ (clang++ on macOS), even if only another compiler is installed.
         os.environ.setdefault("CXX", machine.compiler.command)

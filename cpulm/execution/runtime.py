@@ -13,11 +13,12 @@ import torch
 from cpulm import __version__
 from cpulm.cache_dir import cache_folder
 from cpulm.errors import SettingsError
+from cpulm.kernel_variants import shipped_library
 from cpulm.model.int8_linear import TorchQuantizer
 from cpulm.model.transformer import Transformer
 from cpulm.native.int8 import Int8Kernels
 from cpulm.native.kernels import Kernels
-from cpulm.native.library import KernelsUnavailableError, compile_kernels
+from cpulm.native.library import KernelsUnavailableError, check_shipped, compile_kernels
 from cpulm.settings import ModelSettings, RuntimeSettings
 from cpulm.system.allocator import keep_freed_memory
 from cpulm.system.machine import Machine, choose
@@ -141,7 +142,11 @@ def library_facts(
 
     ``cpu_capability`` is the level that torch's own kernels use, which ATEN_CPU_CAPABILITY may lower.
     """
-    compiler = machine.compiler.version if kernels is not None and machine.compiler is not None else ""
+    compiler = ""
+    if kernels is not None and kernels.variant:
+        compiler = f"brought by cpulm, for {kernels.variant}"
+    elif kernels is not None and machine.compiler is not None:
+        compiler = machine.compiler.version
     return {
         "cpulm": __version__,
         "torch": str(torch.__version__),
@@ -193,18 +198,37 @@ def _kernels(
         return None, ()
     if requested == "off":
         return None, ("no compiled kernels: requested",)
+    shipped, problem = _shipped_kernels(machine)
+    if shipped is not None:
+        return shipped, (_note(shipped, f"kernels for {shipped.variant}", ""),)
     if machine.compiler is None:
-        return None, (f"no compiled kernels: {machine.compiler_problem}",)
+        return None, (f"no compiled kernels: {problem or machine.compiler_problem}",)
     command, version = machine.compiler.command, machine.compiler.version
     try:
-        library, problem = compile_kernels(command, version, machine.cpu_identity, cache_folder() / "kernels")
+        library, note = compile_kernels(command, version, machine.cpu_identity, cache_folder() / "kernels")
         kernels = Kernels(library)
     except KernelsUnavailableError as error:
-        return None, (f"no compiled kernels: {error}",)
-    notes = ["norms, attention and activation in kernels compiled for this CPU"]
-    if not kernels.threaded:
-        notes.append("the kernels run on one thread: torch has no OpenMP library that they could use")
-    return kernels, ("; ".join(filter(None, (*notes, problem))),)
+        return None, (f"no compiled kernels: {problem or error}",)
+    return kernels, (
+        _note(kernels, "kernels compiled for this CPU", "; ".join(filter(None, (problem, note)))),
+    )
+
+
+def _shipped_kernels(machine: Machine) -> tuple[Kernels | None, str]:
+    """Return the kernels that cpulm's wheel brought for this CPU, or None, and what is wrong with them."""
+    library, variant = shipped_library(machine.instruction_sets)
+    if library is None or variant is None:
+        return None, ""
+    try:
+        check_shipped(library)
+        return Kernels(library, variant.instructions), ""
+    except KernelsUnavailableError as error:
+        return None, str(error)
+
+
+def _note(kernels: Kernels, which: str, problem: str) -> str:
+    one = "" if kernels.threaded else "they run on one thread, because torch has no OpenMP library to share"
+    return "; ".join(filter(None, (f"norms, attention and activation in {which}", one, problem)))
 
 
 def _precision(

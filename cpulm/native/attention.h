@@ -133,7 +133,7 @@ inline Floats masked_exp(Floats scores, int j, int from, int to) {
     if (j >= from && j + LANES - 1 <= to) return exponential(scores);
     if (j > to || j + LANES <= from) return Floats{};
     Ints column = column_numbers(j);
-    return (column <= to) & (column >= from) ? exponential(scores) : Floats{};
+    return ((column <= to) & (column >= from)) ? exponential(scores) : Floats{};
 }
 
 // Dropout's factors for the weights of one query at the keys from j on: 0 or 1 / (1 - p).

@@ -63,15 +63,17 @@ class Kernels:
     """The functions of one compiled library.
 
     Args:
-        library: made by :func:`cpulm.native.library.compile_kernels`.
+        library: of :func:`cpulm.native.library.compile_kernels` or a shipped one.
+        variant: the instruction sets that a shipped library was compiled for; empty for one compiled here.
 
     Raises:
         KernelsUnavailableError: if it cannot be loaded.
     """
 
-    def __init__(self, library: Path) -> None:
+    def __init__(self, library: Path, variant: str = "") -> None:
         self._library = load(library)
-        self.name = name_of(library)
+        self.variant = variant
+        self.name = library.stem if variant else name_of(library)
         """Another name for other sources, another compiler or another CPU."""
         self.threaded = use_openmp(self._library, openmp_function)
         """Whether they run on torch's threads; else torch has no OpenMP, and they run on one thread."""

@@ -1,4 +1,4 @@
-"""The kernels' shared library: compiled on the machine that uses it, kept in a cache, checked and loaded."""
+"""The kernels' shared library: shipped in the wheel, or compiled here and cached; checked and loaded."""
 
 from __future__ import annotations
 
@@ -17,11 +17,21 @@ from functools import lru_cache
 from pathlib import Path
 
 from cpulm.errors import ResourceError
-from cpulm.native.library_cache import SCRATCH_PREFIX, UnsafeCacheError, find, make_private, store
+from cpulm.native.library_cache import SCRATCH_PREFIX, UnsafeCacheError, find, is_damaged, make_private, store
 from cpulm.native.signatures import NAME_LISTS, RESULTS, SIGNATURES, TYPES
 
 UNITS = ("kernels.cpp", "int8.cpp")
 """Translation units; compiling them side by side halves the wait."""
+
+FLAGS = (
+    "-std=c++17",
+    "-O3",
+    "-ffp-contract=fast",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fno-exceptions",
+)
+"""Without -ffast-math: numbers that are not finite have to stay so, or divergence goes unnoticed."""
 
 COMPILE_SECONDS = 600.0
 """Time limit of a compiler. GCC 12 took two seconds, and over 120 at lowest priority on a busy machine."""
@@ -71,6 +81,21 @@ def compile_kernels(command: str, version: str, cpu: str, cache: Path) -> tuple[
         raise KernelsUnavailableError(f"{note}; and a temporary folder failed too: {error}") from error
 
 
+def check_shipped(library: Path) -> None:
+    """Refuse a library of the wheel whose bytes have changed: a flipped bit gives wrong numbers in silence.
+
+    Raises:
+        KernelsUnavailableError: if it is damaged or cannot be read.
+    """
+    try:
+        if not is_damaged(library):
+            return
+        why = "is damaged"
+    except OSError as error:
+        why = f"cannot be read: {error.strerror or error}"
+    raise KernelsUnavailableError(f"{library.name}, which cpulm brought along, {why}; install cpulm again")
+
+
 def sources() -> list[Path]:
     """The C++ files, which the library depends on."""
     folder = Path(__file__).parent
@@ -102,9 +127,7 @@ def _compile_into(folder: Path, key: str, suffix: str, command: str) -> Path:
 
 def _flags() -> list[str]:
     arm = platform.machine().lower() in ("arm64", "aarch64")
-    # Without -ffast-math: numbers that are not finite have to stay so, or divergence goes unnoticed.
-    flags = ["-std=c++17", "-O3", "-mcpu=native" if arm else "-march=native", "-ffp-contract=fast"]
-    return [*flags, "-fno-math-errno", "-fno-trapping-math", "-fPIC"]
+    return [*FLAGS, "-mcpu=native" if arm else "-march=native", "-fPIC"]
 
 
 def _run(command: list[str]) -> None:

@@ -66,7 +66,7 @@ def store(folder: Path, key: str, made: Path) -> Path:
         OSError: if the folder cannot be written.
     """
     content = made.read_bytes()
-    library = folder / f"{PREFIX}{key}-{_digest(content)}{made.suffix}"
+    library = folder / name_with_digest(key, content, made.suffix)
     with replacing(library) as file:
         file.write(content)
     _clean(folder)
@@ -74,8 +74,22 @@ def store(folder: Path, key: str, made: Path) -> Path:
 
 
 def name_of(library: Path) -> str:
-    """A stored library's name without its digest."""
+    """A library's name without the digest of its bytes."""
     return library.stem.rpartition("-")[0]
+
+
+def name_with_digest(key: str, content: bytes, suffix: str) -> str:
+    """The file name of a library with these bytes."""
+    return f"{PREFIX}{key}-{_digest(content)}{suffix}"
+
+
+def is_damaged(library: Path) -> bool:
+    """Whether its bytes are not those that its name gives the digest of.
+
+    Raises:
+        OSError: if it cannot be read.
+    """
+    return not library.stem.endswith(f"-{_digest(library.read_bytes())}")
 
 
 def _digest(content: bytes) -> str:
@@ -90,7 +104,7 @@ def _wrong_with(library: Path) -> str:
         return "it belongs to another user"
     if stat.S_IMODE(found.st_mode) & 0o022:
         return "other users may write it"
-    return "" if library.stem.endswith(f"-{_digest(library.read_bytes())}") else "it is damaged"
+    return "it is damaged" if is_damaged(library) else ""
 
 
 def _clean(folder: Path) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from cpulm.kernel_variants import shipped_library
 from cpulm.system.cgroup import Limits, read_limits
 from cpulm.system.cpu import Cpu, architecture, worth_using
 from cpulm.system.host import Power, read_host
@@ -58,9 +59,16 @@ class Machine:
     openmp: ThreadVariables = field(default_factory=ThreadVariables)
 
     @property
-    def compiles_kernels(self) -> bool:
+    def has_kernels(self) -> bool:
         """Whether runs on the CPU will most likely have the compiled kernels."""
-        return self.compiler is not None and not self.system.startswith("Windows")
+        return shipped_library(self.instruction_sets)[0] is not None or (
+            self.compiler is not None and not self.system.startswith("Windows")
+        )
+
+    @property
+    def no_torch_compile(self) -> str:
+        """The reason that torch.compile cannot compile for the CPU; empty if it can."""
+        return self.compiler_problem if self.compiler is None else self.compiler.lacks
 
     @property
     def cpu_identity(self) -> str:
@@ -229,7 +237,7 @@ def _choose_precision(machine: Machine, device: str) -> Choice[str]:
         return Choice("fp32", f"bf16 needs compute capability 8.0; {known}")
     if device == "mps":
         return Choice("fp32", "the safe choice on MPS")
-    return Choice(*cpu_precision(machine.instruction_sets, kernels=machine.compiles_kernels))
+    return Choice(*cpu_precision(machine.instruction_sets, kernels=machine.has_kernels))
 
 
 def _choose_compile(machine: Machine, device: str, precision: str) -> Choice[bool]:
@@ -237,9 +245,11 @@ def _choose_compile(machine: Machine, device: str, precision: str) -> Choice[boo
         return Choice(False, "torch.compile is not worth it on MPS")
     if precision == "int8":
         return Choice(False, "torch.compile does not speed up int8 products")
-    if machine.compiler is None and device == "cpu":
-        return Choice(False, f"it needs a C++ compiler; {machine.compiler_problem}")
-    if precision == "fp32" and device == "cpu" and machine.compiles_kernels:
+    if machine.no_torch_compile and device == "cpu":
+        return Choice(
+            False, f"it needs a C++ compiler with OpenMP's and Python's headers; {machine.no_torch_compile}"
+        )
+    if precision == "fp32" and device == "cpu" and machine.has_kernels:
         return Choice(False, "kernels compiled for this CPU are faster than torch.compile")
     with_what = machine.compiler.version if machine.compiler else "the GPU's own compiler"
     return Choice(True, f"runs long enough to gain, with {with_what}")

@@ -31,10 +31,14 @@ class Torch:
 
 @dataclass(frozen=True)
 class Compiler:
-    """A working C++ compiler: its command with options, quoted for a shell, and its version."""
+    """A working C++ compiler: its command with options, quoted for a shell, and its version.
+
+    ``lacks`` is what is missing for torch.compile, in words; the kernels need nothing but the compiler.
+    """
 
     command: str
     version: str
+    lacks: str = ""
 
 
 @dataclass(frozen=True)
@@ -82,28 +86,30 @@ def maths_library(folder: Path) -> str:
 
 
 def find_compiler(environ: Mapping[str, str] = os.environ) -> tuple[Compiler | None, str]:
-    """Find the C++ compiler that torch.compile can use; if there is none, return the reason.
+    """Find a C++ compiler; if there is none, return the reason.
 
     If ``CXX`` is set, only it counts, because torch.compile then tries no other. A compiler counts only if
-    it runs and finds the headers that compiled steps include.
+    it runs. The first that can be used by torch.compile is preferred to the first that cannot.
     """
     asked = environ.get("CXX")
+    found: list[Compiler] = []
     problem = f"CXX={asked} is not found" if asked else "no C++ compiler was found"
     for name in [asked] if asked else _compiler_names():
         command, *options = _words(name, environ) or [""]
         if not command or _is_apple_stub(command):
             continue
         if Path(command).stem.lower() == "cl":
-            version, wrong = _ask_msvc(command)
+            version, wrong, lacks = *_ask_msvc(command), ""
         else:
-            version, wrong = _ask_compiler([command, *options], environ)
-        if not wrong:
-            wrong = _missing_python_header()
-        if not wrong:
-            words = command if os.name == "nt" else shlex.join((command, *options))
-            return Compiler(words, version), ""
-        problem = f"{Path(command).name}: {wrong}"
-    return None, problem
+            version, wrong, lacks = _ask_compiler([command, *options], environ)
+        if wrong:
+            problem = f"{Path(command).name}: {wrong}"
+            continue
+        words = command if os.name == "nt" else shlex.join((command, *options))
+        found.append(Compiler(words, version, lacks or _missing_python_header()))
+        if not found[-1].lacks:
+            return found[-1], ""
+    return (found[0], "") if found else (None, problem)
 
 
 def _words(name: str, environ: Mapping[str, str]) -> list[str]:
@@ -168,21 +174,22 @@ def _is_apple_stub(command: str) -> bool:
     return False
 
 
-def _ask_compiler(command: list[str], environ: Mapping[str, str]) -> tuple[str, str]:
-    """Return version and problem of a compiler with GCC's options: it must find C's and OpenMP's headers."""
+def _ask_compiler(command: list[str], environ: Mapping[str, str]) -> tuple[str, str, str]:
+    """Return version and problem of a compiler with GCC's options, and what it lacks for torch.compile."""
     prefixes = [environ.get("OMP_PREFIX", ""), environ.get("CONDA_PREFIX", "")]
     if sys.platform == "darwin":
         prefixes += ["/opt/homebrew/opt/libomp", "/usr/local/opt/libomp"]
     folders = [f"-I{Path(prefix) / 'include'}" for prefix in prefixes if prefix]
-    source = "#include <stdlib.h>\n#include <omp.h>\n"
-    answer = _ask([*command, "-E", "-dM", "-x", "c++", *folders, "-"], source)
+    # The kernels include these headers; torch.compile also needs that of OpenMP.
+    source = "#include <cmath>\n#include <cstdlib>\n#if __has_include(<omp.h>)\n#define HAS_OMP\n#endif\n"
+    answer = _ask([*command, "-std=c++17", "-E", "-dM", "-x", "c++", *folders, "-"], source)
     if answer is None:
-        return "", "does not answer"
-    if answer.returncode == 0:
-        return parse_macros(answer.stdout), ""
-    if "omp.h" in answer.stderr:
-        return "", "OpenMP's header omp.h is missing"
-    return "", next(iter(answer.stderr.strip().splitlines()), f"ends with code {answer.returncode}")
+        return "", "does not answer", ""
+    if answer.returncode:
+        lines = answer.stderr.strip().splitlines()
+        return "", next(iter(lines), f"ends with code {answer.returncode}"), ""
+    has_openmp = "#define HAS_OMP" in answer.stdout
+    return parse_macros(answer.stdout), "", "" if has_openmp else "OpenMP's header omp.h is missing"
 
 
 def _ask_msvc(command: str) -> tuple[str, str]:

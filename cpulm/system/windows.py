@@ -5,8 +5,10 @@ Sources: the Windows SDK's winnt.h for PF_* numbers and SYSTEM_LOGICAL_PROCESSOR
 
 from __future__ import annotations
 
+import ctypes
 import struct
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from cpulm.system.cpu import UNKNOWN, Cpu, architecture, clean_model, logical_count, name_instruction_sets
@@ -15,6 +17,9 @@ _FEATURES = {
     "amd64": {40: "avx2", 41: "avx512f"},
     "arm64": {19: "neon", 43: "asimddp", 46: "sve", 47: "sve2", 66: "i8mm", 68: "bf16"},
 }
+_CPUID = bytes.fromhex("53 89c8 89d1 0fa2 418900 41895804 41894808 4189500c 5b c3")
+"""x86 code of ``void cpuid(uint32 leaf, uint32 subleaf, uint32 out[4])`` in Windows' calling convention:
+Windows does not tell of VNNI, and Python has no such function."""
 _CORE, _CACHE, _ALL = 0, 2, 0xFFFF
 _GROUP_AFFINITY = struct.Struct("<QH6x")
 
@@ -50,6 +55,25 @@ def parse_topology(buffer: bytes) -> Topology:
     return Topology(tuple(cores), caches)
 
 
+def vector_extensions(cpuid: Callable[[int, int], Sequence[int]], usable: set[str]) -> set[str]:
+    """Return Linux's names of the x86 extensions that Windows does not tell of.
+
+    Args:
+        cpuid: returns EAX, EBX, ECX and EDX of a leaf and subleaf.
+        usable: the names of those extensions whose registers Windows saves.
+    """
+    if cpuid(0, 0)[0] < 7:
+        return set()
+    most, _, ecx, _ = cpuid(7, 0)
+    eax = cpuid(7, 1)[0] if most >= 1 else 0
+    found = {
+        "avx_vnni": "avx2" in usable and eax >> 4 & 1,
+        "avx512_vnni": "avx512f" in usable and ecx >> 11 & 1,
+        "avx512_bf16": "avx512f" in usable and eax >> 5 & 1,
+    }
+    return {name for name, there in found.items() if there}
+
+
 def usable_cores(topology: Topology, affinity: int) -> tuple[int, int | None]:
     """Return the usable physical cores, and how many are of the fastest kind if there are several kinds.
 
@@ -76,14 +100,28 @@ if sys.platform == "win32":
         except OSError:
             return UNKNOWN, None
 
+    def _cpuid(leaf: int, subleaf: int) -> list[int]:
+        kernel32 = ctypes.WinDLL("kernel32", use_last_error=True)
+        kernel32.VirtualAlloc.restype = ctypes.c_void_p
+        commit, executable, release = 0x3000, 0x40, 0x8000
+        code = kernel32.VirtualAlloc(None, ctypes.c_size_t(len(_CPUID)), commit, executable)
+        if not code:  # by a policy against code that is made at run time
+            return [0, 0, 0, 0]
+        ctypes.memmove(code, _CPUID, len(_CPUID))
+        out = (ctypes.c_uint32 * 4)()
+        ctypes.CFUNCTYPE(None, ctypes.c_uint32, ctypes.c_uint32, ctypes.c_void_p)(code)(leaf, subleaf, out)
+        kernel32.VirtualFree(ctypes.c_void_p(code), ctypes.c_size_t(0), release)
+        return list(out)
+
     def _ask_kernel(machine: str) -> tuple[Topology, int, set[str]]:
         """Read topology, affinity mask and Linux's names of the features from kernel32."""
-        import ctypes
         from ctypes import wintypes
 
         kernel32 = ctypes.WinDLL("kernel32", use_last_error=True)
         known = _FEATURES.get(machine, {})
         features = {flag for number, flag in known.items() if kernel32.IsProcessorFeaturePresent(number)}
+        if machine == "amd64":
+            features |= vector_extensions(_cpuid, features)
         size = wintypes.DWORD(0)
         kernel32.GetLogicalProcessorInformationEx(_ALL, None, ctypes.byref(size))
         buffer = ctypes.create_string_buffer(size.value)

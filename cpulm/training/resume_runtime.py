@@ -26,8 +26,8 @@ NAMES = {
     "torch": "torch",
     "cpu_capability": "instruction set that torch uses",
     "instruction_sets": "instruction sets",
-    "kernels_compiler": "compiler of the compiled kernels",
-    "kernels_key": "build of the compiled kernels",
+    "kernels_compiler": "how the kernels were compiled",
+    "kernels_key": "code of the kernels",
     "math_variables": "environment",
 }
 """The recorded facts that the bits of a run depend on, and their names in messages."""

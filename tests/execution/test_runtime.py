@@ -58,6 +58,10 @@ def test_without_a_compiler_it_is_eager_or_an_error() -> None:
     assert not decide_compile(RUNTIME, "auto", without, LONG).compiled
     with pytest.raises(SettingsError, match="no C\\+\\+ compiler"):
         decide_compile(RUNTIME, "on", without, LONG)
+    lacking = replace(MACHINE, compiler=Compiler("g++", "g++ 12", "Python.h is missing"))
+    assert not decide_compile(RUNTIME, "auto", lacking, LONG).compiled
+    with pytest.raises(SettingsError, match="h is missing"):
+        decide_compile(RUNTIME, "on", lacking, LONG)
 
 
 @pytest.mark.parametrize(("name", "is_named"), [("OMP_DYNAMIC", True), ("LANG", False)])

@@ -134,6 +134,16 @@ def test_compile_needs_a_compiler_and_says_what_is_wrong() -> None:
     assert "Python.h is missing" in without.reason
 
 
+def test_a_compiler_that_torch_cannot_use_still_gives_the_kernels() -> None:
+    lacking = machine(
+        instruction_sets=("AVX2", "AVX512-BF16"), compiler=Compiler("g++", "g++ 12", "no omp.h")
+    )
+    assert lacking.has_kernels
+    chosen = choose(lacking)
+    assert (chosen.precision.value, chosen.compile.value) == ("fp32", False)
+    assert "no omp.h" in chosen.compile.reason
+
+
 @pytest.mark.parametrize(
     ("cores", "gib", "preset"),
     [

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import struct
+import sys
+from pathlib import Path
 
+import pytest
+
+from cpulm.system.cpu import architecture
 from cpulm.system.macos import read_sysctl
-from cpulm.system.windows import parse_topology, usable_cores
+from cpulm.system.windows import _CPUID, parse_topology, usable_cores, vector_extensions
 
 M3_MAX = """\
 hw.ncpu: 16
@@ -88,3 +95,36 @@ def test_windows_alike_cores_in_two_groups() -> None:
     topology = parse_topology(core(0b11, 0) + core(0b1100, 0) + core(0b11, 0, group=1))
     assert usable_cores(topology, affinity=0b11) == (2, None)
     assert usable_cores(parse_topology(b""), affinity=0b11) == (0, None)
+
+
+@pytest.mark.skipif(sys.platform != "linux" or architecture() != "x86_64", reason="runs x86 code of Windows")
+def test_windows_code_for_cpuid_gives_what_linux_tells() -> None:
+    code = mmap.mmap(-1, len(_CPUID), prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+    code.write(_CPUID)
+    place = ctypes.c_char.from_buffer(code)
+    # Linux passes the third, fourth and fifth argument where Windows passes the second, first and third.
+    call = ctypes.CFUNCTYPE(None, *[ctypes.c_uint32] * 4, ctypes.c_void_p)(ctypes.addressof(place))
+
+    def cpuid(leaf: int, subleaf: int) -> list[int]:
+        out = (ctypes.c_uint32 * 4)()
+        call(0, 0, subleaf, leaf, out)
+        return list(out)
+
+    _, b, c, d = cpuid(0, 0)
+    assert struct.pack("<III", b, d, c) in (b"GenuineIntel", b"AuthenticAMD", b"HygonGenuine")
+    flags = set(Path("/proc/cpuinfo").read_text().partition("flags")[2].partition("\n")[0].split())
+    wanted = {"avx_vnni", "avx512_vnni", "avx512_bf16"} & flags
+    assert vector_extensions(cpuid, flags) == wanted
+
+
+def test_windows_extensions_need_saved_registers() -> None:
+    leaves = {(0, 0): (13, 0, 0, 0), (7, 0): (1, 0, 1 << 11, 0), (7, 1): (1 << 4 | 1 << 5, 0, 0, 0)}
+
+    def cpuid(leaf: int, subleaf: int) -> tuple[int, int, int, int]:
+        return leaves[leaf, subleaf]
+
+    assert vector_extensions(cpuid, {"avx2", "avx512f"}) == {"avx_vnni", "avx512_vnni", "avx512_bf16"}
+    assert vector_extensions(cpuid, {"avx2"}) == {"avx_vnni"}
+    assert vector_extensions(cpuid, set()) == set()
+    leaves[0, 0] = (1, 0, 0, 0)
+    assert vector_extensions(cpuid, {"avx2"}) == set()

@@ -12,6 +12,7 @@ import pytest
 
 from cpulm.system.host import pretty_name
 from cpulm.system.software import (
+    Compiler,
     Gpu,
     Torch,
     find_compiler,
@@ -94,7 +95,7 @@ def test_a_compiler_may_be_called_by_another_program(tmp_path: Path) -> None:
     compiler, problem = find_compiler({"PATH": str(tmp_path), "CXX": "ccache g++ -m64"})
     assert compiler is not None, problem
     assert compiler.command == f"{tmp_path}/ccache g++ -m64"
-    assert compiler.version.startswith("g++ -m64 -E")
+    assert compiler.version.startswith("g++ -m64 -std=c++17 -E")
 
 
 def test_no_compiler(tmp_path: Path) -> None:
@@ -103,10 +104,28 @@ def test_no_compiler(tmp_path: Path) -> None:
 
 
 @posix
+def test_a_compiler_that_torch_cannot_use_compiles_the_kernels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
+    program(tmp_path, "g++", """echo '#define __VERSION__ "12.2.0"'; echo '#define HAS_OMP'""")
+    assert find_compiler({"PATH": str(tmp_path)}) == (
+        Compiler(f"{tmp_path}/g++", "GCC 12.2.0", "Python.h is missing (on Debian: the package python3-dev)"),
+        "",
+    )
+    (tmp_path / "Python.h").touch()
+    assert find_compiler({"PATH": str(tmp_path)}) == (Compiler(f"{tmp_path}/g++", "GCC 12.2.0"), "")
+    program(tmp_path, "g++", """echo '#define __VERSION__ "12.2.0"'""")
+    without = Compiler(f"{tmp_path}/g++", "GCC 12.2.0", "OpenMP's header omp.h is missing")
+    assert find_compiler({"PATH": str(tmp_path)}) == (without, "")
+    program(tmp_path, "c++", """echo '#define __VERSION__ "13.1.0"'; echo '#define HAS_OMP'""")
+    assert find_compiler({"PATH": str(tmp_path)}) == (Compiler(f"{tmp_path}/c++", "GCC 13.1.0"), "")
+
+
+@posix
 @pytest.mark.parametrize(
     ("script", "problem"),
     [
-        ("echo 'fatal error: omp.h: No such file' >&2; exit 1", "g++: OpenMP's header omp.h is missing"),
         ("echo 'cannot execute cc1plus' >&2; exit 1", "g++: cannot execute cc1plus"),
         ("exit 7", "g++: ends with code 7"),
     ],
