@@ -63,9 +63,10 @@ void cpulm_rms_norm_forward(const float *x, const float *weight, float eps, int6
         for (int64_t i = range.begin; i < range.end; i++) {
             Floats squares = {};
             for (int64_t j = 0; j < width; j += LANES) squares += load(x + i * width + j) * load(x + i * width + j);
-            rstd[i] = 1.0f / sqrtf(horizontal_sum(squares) / width + eps);
+            float r = 1.0f / sqrtf(horizontal_sum(squares) / width + eps); // not read back after every store
             for (int64_t j = 0; j < width; j += LANES)
-                store(y + i * width + j, load(x + i * width + j) * rstd[i] * load(weight + j));
+                store(y + i * width + j, load(x + i * width + j) * r * load(weight + j));
+            rstd[i] = r;
         }
     });
 }
