@@ -102,7 +102,7 @@ def _grows(_draw: random.Random, case: Case, path: Path) -> None:
                 file.write(b"another line that comes later\n" * 20)
                 file.flush()
 
-    _helper(case, lambda: (resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 22, 1 << 22)), work()))
+    _helper(case, lambda: (resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 18, 1 << 18)), work()))
 
 
 def _shrinks(_draw: random.Random, case: Case, path: Path) -> None:

@@ -245,7 +245,7 @@ def _wait(pid: int) -> int | None:
 def places(count: int, seed: int, first: int = 0) -> dict[str, Any]:
     """Run ``count`` cases; return how they ended and the faults."""
     if sys.platform != "linux" or os.geteuid():
-        sys.exit("this trial takes Linux and root: it gives up its rights where a folder is to be closed")
+        sys.exit("this trial takes Linux and root; it gives up its rights where a folder is to be closed")
     codes: Counter[str] = Counter()
     odd: Counter[str] = Counter()
     faults: list[dict[str, Any]] = []

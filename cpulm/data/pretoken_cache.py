@@ -8,7 +8,6 @@ pieces make up most of any text: their ids are kept in a hash table, which vecto
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise
 from typing import TypeAlias, TypeVar
 
 import numpy as np
@@ -24,7 +23,6 @@ Words: TypeAlias = npt.NDArray[np.uint64]
 
 END_MARK = 0xFF
 """Marks the end of a document: a byte that no UTF-8 text holds."""
-_END_BYTES = bytes([END_MARK])
 
 # Classes of bytes. OTHER is every byte whose Unicode class depends on its neighbours, and the controls.
 _LETTER, _DIGIT, _SIGN, _QUOTE, _SPACE, _BREAK, _OTHER, _END = range(8)
@@ -35,12 +33,6 @@ _SHARED_BYTES = 64
 """Longer pieces hardly ever repeat, and would fill the memory."""
 _KEY_BYTES = 15
 """Pieces up to this long fit, with their length, into the table's 16-byte keys."""
-_WARM_PIECES = 1 << 15
-_BYTES_PER_FRESH_PIECE = 40
-"""A table that holds so many pieces, and still meets a new one in so few bytes, costs more than it saves
-(base64, hexadecimal keys, names that occur once): such text is left to the library, ..."""
-_LEARNT_EVERY = 4
-"""... but one part in so many, because the next text may repeat itself."""
 _MULTIPLIERS = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)
 _FIRST = np.array([0] + [(1 << 8 * n) - 1 for n in range(1, 9)], dtype=np.uint64)
 _PADDING = bytes(16)
@@ -136,7 +128,6 @@ class PieceEncoder:
     def __init__(self, inner: JsonTokenizer, eot_id: int, capacity: int, known: dict[bytes, bytes]) -> None:
         self._inner = inner
         self._long_texts = LongTextEncoder(inner)
-        self._passed = 0
         self._known = known
         self._eot_id = eot_id
         self._capacity = capacity
@@ -152,15 +143,23 @@ class PieceEncoder:
         if self._table.size > self._capacity or self._long_bytes > 16 * self._capacity:
             self._forget()
         starts = piece_starts(data)
-        lengths = np.diff(starts, append=len(data))
+        entries = self._entries(data, starts, np.diff(starts, append=len(data)))
+        return self._table.ids_of(entries)
+
+    def _forget(self) -> None:
+        self._table = _Table()
+        self._long = {}
+        self._long_bytes = 0
+        self._learn({bytes([END_MARK]): np.uint32(self._eot_id).tobytes()})
+
+    def _entries(self, data: bytes, starts: Ints, lengths: Ints) -> Ints:
+        """Return the entry of every piece; unseen pieces are encoded and added first."""
         keys = _keys(data, starts, lengths)
         entries = self._table.look_up(*keys)
         unknown = np.flatnonzero(entries < 0)
         where = zip(starts[unknown].tolist(), lengths[unknown].tolist(), strict=True)
         texts = [data[start : start + length] for start, length in where]
         fresh = set(texts) - self._long.keys()
-        if self._passes(len(fresh), len(data)):
-            return self._by_library(data, starts)
         if fresh:
             # Looked up once per text: other threads may add it, or clear everything, at any moment.
             told = {text: run for text in fresh if (run := self._known.get(text)) is not None}
@@ -168,23 +167,15 @@ class PieceEncoder:
         entries[unknown] = [self._long.get(text, -1) for text in texts]
         unknown = unknown[entries[unknown] < 0]
         entries[unknown] = self._table.look_up(keys[0][unknown], keys[1][unknown])
-        return self._table.ids_of(entries)
+        return entries
 
-    def _passes(self, fresh: int, size: int) -> bool:
-        """Whether text of ``size`` bytes has so many ``fresh`` pieces that the table does not help."""
-        little_help = self._table.size + fresh > _WARM_PIECES and fresh * _BYTES_PER_FRESH_PIECE > size
-        self._passed = (self._passed + 1) % _LEARNT_EVERY if little_help else 0
-        return self._passed > 0
-
-    def _by_library(self, data: bytes, starts: Ints) -> Ids:
-        """Encode without the table, some thousand pieces at a time."""
-        at_block = starts[np.diff(starts // LONG_BYTES, prepend=0) > 0]
-        ends = np.flatnonzero(np.frombuffer(data, dtype=np.uint8) == END_MARK)
-        borders = np.unique(np.concatenate([[0, len(data)], at_block, ends, ends + 1])).tolist()
-        parts = [data[begin:end] for begin, end in pairwise(borders)]
-        encoded = iter(self._ids_of([part for part in parts if part != _END_BYTES]))
-        end = np.array([self._eot_id], dtype=np.uint32)
-        return np.concatenate([end if part == _END_BYTES else next(encoded) for part in parts])
+    def _encoded(self, texts: list[bytes]) -> dict[bytes, bytes]:
+        """Encode each text with the library and record its ids for all threads."""
+        runs = {text: ids.tobytes() for text, ids in zip(texts, self._ids_of(texts), strict=True)}
+        if len(self._known) > self._capacity:
+            self._known.clear()
+        self._known.update((text, run) for text, run in runs.items() if len(text) <= _SHARED_BYTES)
+        return runs
 
     def _ids_of(self, texts: list[bytes]) -> Iterator[Ids]:
         """Yield the ids of each text, uint32."""
@@ -195,20 +186,6 @@ class PieceEncoder:
                 yield np.array(next(encodings).ids, dtype=np.uint32)
             else:
                 yield self._long_texts.encode(text.decode())
-
-    def _forget(self) -> None:
-        self._table = _Table()
-        self._long = {}
-        self._long_bytes = 0
-        self._learn({_END_BYTES: np.uint32(self._eot_id).tobytes()})
-
-    def _encoded(self, texts: list[bytes]) -> dict[bytes, bytes]:
-        """Encode each text with the library and record its ids for all threads."""
-        runs = {text: ids.tobytes() for text, ids in zip(texts, self._ids_of(texts), strict=True)}
-        if len(self._known) > self._capacity:
-            self._known.clear()
-        self._known.update((text, run) for text, run in runs.items() if len(text) <= _SHARED_BYTES)
-        return runs
 
     def _learn(self, runs: dict[bytes, bytes]) -> None:
         """Add pieces that the table lacks."""

@@ -183,7 +183,7 @@ def choose(machine: Machine) -> Choices:
         threads=_choose_threads(machine),
         precision=precision,
         compile=_choose_compile(machine, device.value, precision.value),
-        preset=_choose_preset(machine, device.value),
+        preset=_choose_preset(machine, device.value, precision.value),
         notes=_notes(machine),
     )
 
@@ -255,20 +255,24 @@ def _choose_compile(machine: Machine, device: str, precision: str) -> Choice[boo
     return Choice(True, f"runs long enough to gain, with {with_what}")
 
 
-_PRESETS = (("large", 4, 8), ("medium", 2, 4), ("small", 1, 2))
-"""Preset, and the cores and GiB of available memory that it needs to finish within a night of 8 hours: the
-presets take 8 h, 3 h and 30 min on 4 cores, so 32, 12 and 2 core-hours."""
+_PRESETS = (("large", 17.5, 6.2, 8), ("medium", 6.0, 2.4, 4), ("small", 1.2, 0.5, 2))
+"""Preset, the hours of one core that it takes in fp32 and in int8, measured on 2 cores (docs/presets.md), and
+the GiB of available memory that it needs."""
+_NIGHT_HOURS = 8.0
 
 
-def _choose_preset(machine: Machine, device: str) -> Choice[str]:
+def _choose_preset(machine: Machine, device: str, precision: str) -> Choice[str]:
+    """The largest preset that finishes within a night, even at 0.6 of the speed that was measured."""
     available = machine.memory_available_bytes / GIB
     if device != "cpu":
         return Choice("large", "a GPU finishes it well within a night")
     cores_word = "core" if machine.usable_cores == 1 else "cores"
     have = f"{machine.usable_cores} {cores_word}, {available:.1f} GiB available"
-    for preset, cores, gib in _PRESETS:
-        if machine.usable_cores >= cores and available >= gib:
-            return Choice(preset, f"finishes within a night: {have}")
+    for preset, fp32_hours, int8_hours, gib in _PRESETS:
+        hours = (int8_hours if precision == "int8" else fp32_hours) / machine.usable_cores
+        if hours <= 0.6 * _NIGHT_HOURS and available >= gib:
+            about = f"{hours:.0f} h" if hours >= 1.5 else f"{60 * hours:.0f} min"
+            return Choice(preset, f"finishes within a night, in about {about}: {have}, {precision}")
     return Choice("tiny", f"suits a machine of this size: {have}")
 
 

@@ -22,7 +22,7 @@ def soak(*arguments: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks.soak", *arguments, "--json"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if "takes Linux and root" in done.stderr:
-        pytest.skip("no file system can be mounted here")
+        pytest.skip("this process is not root on Linux")
     assert done.returncode == 0, done.stderr + done.stdout
     result: dict[str, Any] = json.loads(done.stdout)
     return result
@@ -50,6 +50,13 @@ def test_damage_is_noticed_or_harmless() -> None:
     assert sum(sum(outcomes.values()) for outcomes in result["files"].values()) == 70
     assert sum(outcomes.get("noticed", 0) for outcomes in result["files"].values()) > 40
     assert damage.is_good(result), damage.told(result)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="gives up rights of Linux's root")
+def test_odd_places_are_one_message_each() -> None:
+    result = soak("places", "--count", "12", "--first", "400")
+    assert result["cases"] == 12
+    assert result["faults"] == []
 
 
 def test_a_disk_that_refuses_costs_nothing_that_was_saved() -> None:

@@ -145,20 +145,25 @@ def test_a_compiler_that_torch_cannot_use_still_gives_the_kernels() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cores", "gib", "preset"),
+    ("cores", "gib", "in_fp32", "in_int8"),
     [
-        (4, 12, "large"),
-        (16, 64, "large"),
-        (4, 6, "medium"),
-        (3, 30, "medium"),
-        (2, 3, "small"),
-        (1, 30, "small"),
-        (8, 1, "tiny"),
+        (4, 12, "large", "large"),
+        (16, 64, "large", "large"),
+        (4, 6, "medium", "medium"),
+        (3, 30, "medium", "large"),
+        (2, 30, "medium", "large"),
+        (2, 3, "small", "small"),
+        (1, 30, "small", "medium"),
+        (8, 1, "tiny", "tiny"),
     ],
 )
-def test_preset_for_a_first_night(cores: int, gib: int, preset: str) -> None:
-    chosen = choose(machine(usable_cores=cores, memory_available_bytes=gib * GIB))
-    assert chosen.preset.value == preset
+@pytest.mark.parametrize("int8", [False, True])
+def test_preset_for_a_first_night(cores: int, gib: int, in_fp32: str, in_int8: str, int8: bool) -> None:
+    sets = ("AVX2", "AVX512F", "AVX512-VNNI") if int8 else ("AVX2",)
+    here = machine(usable_cores=cores, memory_available_bytes=gib * GIB, instruction_sets=sets)
+    chosen = choose(here)
+    assert chosen.precision.value == ("int8" if int8 else "fp32")
+    assert chosen.preset.value == (in_int8 if int8 else in_fp32)
     assert f"{gib}.0 GiB" in chosen.preset.reason
 
 
