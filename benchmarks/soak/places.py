@@ -197,9 +197,9 @@ def _become(case: Case, output: list[Path]) -> None:
         command_line.main()
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(Exception):
-            os.write(BUG_DESCRIPTOR, traceback.format_exc().encode("utf-8", "replace"))
+            os.write(BUG_DESCRIPTOR, f"{error!r}\n{traceback.format_exc()}".encode("utf-8", "replace"))
     with contextlib.suppress(Exception):
         sys.stdout.flush()
     with contextlib.suppress(Exception):
