@@ -64,7 +64,9 @@ class SplitWriter:
         }
 
     def close(self) -> None:
-        self._file.close()
+        """Close the file; what could not be written was an error before, and closing tries it again."""
+        with suppress(OSError):
+            self._file.close()
 
 
 class FolderWriter:
@@ -165,7 +167,7 @@ def _disk_errors(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise ResourceError(
                 f"no space left to write tokens to {target}", "free some disk space, or choose another folder"
             ) from error

@@ -186,6 +186,24 @@ def test_damaged_cached_tokens_are_made_again(tmp_path: Path) -> None:
     assert [event.level for event in events if isinstance(event, Notice)] == ["warning", "info"]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="no limit on file sizes to refuse a write")
+@pytest.mark.parametrize("room", [0, 3000, 9000])
+def test_a_disk_that_fills_is_one_error_and_leaves_nothing(tmp_path: Path, room: int) -> None:
+    """Also where only the last flush fails, after which closing the file fails once more."""
+    import resource
+
+    (tmp_path / "rhyme.txt").write_text("the cat sat on the mat; the rat saw the cat and ran.\n" * 200)
+    data = DataSettings(source=[str(tmp_path / "rhyme.txt")], tokenizer="byte", vocab_size=None)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        with pytest.raises(ResourceError, match="no space left to write tokens"):
+            prepare(data, emit=lambda _: None, should_stop=lambda: False, out=tmp_path / "tokens")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [path.name for path in tmp_path.iterdir()] == ["rhyme.txt"]
+
+
 def test_two_at_once_do_each_other_no_harm(tmp_path: Path, cache: Path) -> None:
     path = story(tmp_path)
     digests: list[str] = []
