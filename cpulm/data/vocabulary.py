@@ -20,7 +20,7 @@ from cpulm.settings import DataSettings
 SAMPLE_BYTES = 32 << 20
 """A vocabulary is trained on at most this much text, spread evenly over the training split."""
 DISTINCT_BYTES = 2 << 20
-"""... and on about so much of distinct pieces of text, for which training needs some 70 bytes of memory each
+"""... and on about so much of distinct pieces of text, for which training needs some 100 bytes of memory each
 byte. Ordinary text repeats its words and has less; DNA or random names, say, do not repeat."""
 
 _POLL_SECONDS = 0.1

@@ -118,7 +118,10 @@ def _perplexity(loss: float) -> str:
 
 def _speed(event: RunFinished) -> str:
     """``1.43 M tokens at 11.0 K tok/s: 172 GFLOP/s, 96% of the machine's fp32 peak``."""
-    tokens = f"{format_count(event.tokens)} tokens at {format_count(event.tokens_per_second)} tok/s"
+    tokens = f"{format_count(event.tokens)} tokens"
+    if not event.tokens_per_second:  # nothing was left to train
+        return tokens
+    tokens += f" at {format_count(event.tokens_per_second)} tok/s"
     if event.flops_per_second is None:
         return tokens
     share = "" if event.share_of_peak is None else f", {share_of_peak(event.share_of_peak)}"

@@ -74,6 +74,7 @@ def test_the_best_loss_has_its_perplexity() -> None:
         ({"share_of_peak": 1.3}, "172 GFLOP/s, 1.3 times the machine's fp32 peak"),
         ({"share_of_peak": None}, "tok/s: 172 GFLOP/s"),
         ({"share_of_peak": None, "flops_per_second": None}, "1.43 M tokens at 11.0 K tok/s"),
+        ({"tokens_per_second": 0.0}, "1.43 M tokens"),
     ],
 )
 def test_speed_against_the_peak(changes: dict[str, Any], words: str) -> None:
