@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from cpulm.cli.setting_flags import JsonResult
@@ -87,6 +88,7 @@ def _processor(machine: Machine) -> _Pairs:
 
 
 def _memory(machine: Machine) -> _Pairs:
+    from cpulm.system.keep_awake import without_sleep
     from cpulm.units import format_bytes
 
     total, available = format_bytes(machine.memory_total_bytes), format_bytes(machine.memory_available_bytes)
@@ -94,11 +96,13 @@ def _memory(machine: Machine) -> _Pairs:
     if machine.memory_limit_bytes is not None:
         ram += " (the container's limit)"
     swap = f"{format_bytes(machine.swap_free_bytes)} free of {format_bytes(machine.swap_total_bytes)}"
+    sleepless = sys.platform == "linux" and without_sleep()
     power, percent = machine.power.source, machine.power.battery_percent
     return [
         ("RAM", ram),
         ("swap", swap if machine.swap_total_bytes else "none"),
         ("disk", f"{format_bytes(machine.disk_free_bytes)} free in this folder"),
+        ("sleep", "none; if this is a virtual machine, its host must stay awake" if sleepless else None),
         ("power", power if percent is None else f"{power}, battery at {percent:.0f}%"),
     ]
 

@@ -51,7 +51,10 @@ class Awake:
 
     @property
     def note(self) -> str:
-        """The result in words; waits for the answer, at most until half a second after the request."""
+        """The result in words, empty on a system that has no sleep.
+
+        It waits for the answer, at most until half a second after the request.
+        """
         self._wait()
         return self._note
 
@@ -95,8 +98,8 @@ def _ask(stack: ExitStack) -> str:
     linux = sys.platform == "linux"
     if linux and _inside_windows():
         raise _RefusalError("this is WSL, and only Windows itself decides when it sleeps")
-    if linux and _without_sleep():
-        return "this system cannot sleep; if it is a virtual machine, its host must stay awake"
+    if linux and without_sleep():
+        return ""  # nothing that a person at this system could do about it
     try:
         through = _through_wakepy(stack)
     except Exception:
@@ -190,7 +193,7 @@ def _inside_windows(version: Path = Path("/proc/version")) -> bool:
     return "microsoft" in read_small_file(version).lower()
 
 
-def _without_sleep(states: Path = Path("/sys/power/state")) -> bool:
+def without_sleep(states: Path = Path("/sys/power/state")) -> bool:
     """Whether this Linux kernel has no sleep state, as in many virtual machines."""
     return states.exists() and not read_small_file(states).strip()
 

@@ -117,7 +117,7 @@ def host_settings(runtime: RuntimeSettings) -> Iterator[Callable[[Listener], Non
         def report(emit: Listener) -> None:
             for notice in notices:
                 emit(notice)
-            if awake is not None:
+            if awake is not None and awake.note:
                 emit(Notice(level="info" if awake.held else "warning", message=awake.note))
 
         yield report

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from cpulm.system import keep_awake as awake
-from cpulm.system.keep_awake import _in_a_container, _inside_windows, _without_sleep, keep_awake
+from cpulm.system.keep_awake import _in_a_container, _inside_windows, keep_awake, without_sleep
 
 LINUX = sys.platform == "linux"
 needs_linux = pytest.mark.skipif(not LINUX, reason="asks as on Linux")
@@ -27,7 +27,7 @@ needs_linux = pytest.mark.skipif(not LINUX, reason="asks as on Linux")
 @pytest.fixture(autouse=True)
 def _a_system_that_could_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
     """A plain Linux without a desktop; what wakepy would read from the environment is gone."""
-    monkeypatch.setattr(awake, "_without_sleep", lambda: False)
+    monkeypatch.setattr(awake, "without_sleep", lambda: False)
     monkeypatch.setattr(awake, "_inside_windows", lambda: False)
     for name in ("WAKEPY_FAKE_SUCCESS", "WAKEPY_FORCE_FAILURE", "XDG_SESSION_DESKTOP"):
         monkeypatch.delenv(name, raising=False)
@@ -128,7 +128,7 @@ def test_the_lock_is_let_go_after_kill(inhibitor: Inhibitor) -> None:
     program = (
         "import time\n"
         "from cpulm.system import keep_awake as awake\n"
-        "awake._without_sleep = lambda: False\n"
+        "awake.without_sleep = lambda: False\n"
         "with awake.keep_awake() as kept:\n"
         "    print(kept.held, flush=True)\n"
         "    time.sleep(60)\n"
@@ -151,7 +151,7 @@ def test_ctrl_c_does_not_reach_the_holder(inhibitor: Inhibitor) -> None:
     program = (
         "import signal, sys\n"
         "from cpulm.system import keep_awake as awake\n"
-        "awake._without_sleep = lambda: False\n"
+        "awake.without_sleep = lambda: False\n"
         "signal.signal(signal.SIGINT, lambda *_: print('noted', flush=True))\n"
         "with awake.keep_awake() as kept:\n"
         "    print(kept.held, flush=True)\n"
@@ -244,19 +244,20 @@ def test_windows_subsystem_says_that_windows_decides(
     (tmp_path / "version").write_text(version, encoding="utf-8")
     assert _inside_windows(tmp_path / "version") is expected
     monkeypatch.setattr(awake, "_inside_windows", lambda: expected)
-    monkeypatch.setattr(awake, "_without_sleep", lambda: True)
+    monkeypatch.setattr(awake, "without_sleep", lambda: True)
     with keep_awake() as kept:
         assert ("only Windows itself decides" in kept.note) is expected
         assert kept.held is not expected
+        assert bool(kept.note) is expected, "a run says nothing of a system without sleep"
 
 
-def test_a_kernel_without_sleep_needs_no_holding(tmp_path: Path) -> None:
+def test_a_kernelwithout_sleep_needs_no_holding(tmp_path: Path) -> None:
     states = tmp_path / "state"
-    assert not _without_sleep(states)  # not told
+    assert not without_sleep(states)  # not told
     states.write_text("freeze mem disk\n", encoding="ascii")
-    assert not _without_sleep(states)
+    assert not without_sleep(states)
     states.write_text("\n", encoding="ascii")
-    assert _without_sleep(states)
+    assert without_sleep(states)
 
 
 def test_a_container_is_named(tmp_path: Path) -> None:
