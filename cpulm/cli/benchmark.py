@@ -91,6 +91,8 @@ def benchmark(
     from cpulm.errors import SettingsError
     from cpulm.settings_resolver import is_given, resolve
 
+    if quick and all_presets:
+        raise SettingsError("--quick has no effect with --all", "leave it out")
     if out is not None and max_time is None:
         raise SettingsError("--out has no effect without --max-time", "give the time to plan: --max-time 8h")
     if all_presets:

@@ -185,6 +185,7 @@ def continue_sweep(path: Path, *, headless: bool, json: bool) -> None:
 
 def _begin(wish: Wish, *, out: Path | None, dry_run: bool, headless: bool, json: bool) -> None:
     from cpulm.cli.learning_rates import check_rates
+    from cpulm.cli.no_effect import without_effect
     from cpulm.interrupts import StopRequest
     from cpulm.sweep.prepare_plan import make_plan, settle
     from cpulm.system.machine import read_machine
@@ -195,7 +196,10 @@ def _begin(wish: Wish, *, out: Path | None, dry_run: bool, headless: bool, json:
     with watch(mode) as show, StopRequest() as stop:
         plan, settings = make_plan(wish, read_machine(), show=show, should_stop=stop)
     for warning in dict.fromkeys(
-        one for each in settings for one in check_rates(each, wish.assignments, wish.flags)
+        one
+        for each in settings
+        for check in (check_rates, without_effect)
+        for one in check(each, wish.assignments, wish.flags)
     ):
         show_warning(warning)
     if dry_run:

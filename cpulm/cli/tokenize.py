@@ -95,6 +95,10 @@ def tokenize(
     if list_cache or prune_cache is not None:
         from cpulm.cli.cached_tokens import show_cache
 
+        if text or out is not None or flags:
+            raise SettingsError(
+                "--list-cache and --prune-cache make no tokens", "leave out the text and its options"
+            )
         show_cache(prune_cache, json=json)
         return
     flags = with_text(flags, text)

@@ -108,35 +108,36 @@ def train(
 
     from cpulm.cli import run_training
     from cpulm.cli.learning_rates import check_rates
+    from cpulm.cli.no_effect import ignored_by_resume, without_effect
     from cpulm.errors import SettingsError
     from cpulm.settings_resolver import is_given, resolve
+    from cpulm.ui.console import show_warning
 
     if list_presets:
         run_training.show_presets(json)
         return
-    if overnight and (dry_run or print_config):
-        raise SettingsError("--overnight trains, and --dry-run and --print-config do not", "leave one out")
-    if resume and out is not None and run_training.is_run(out):
+    continues = out if resume and out is not None and run_training.is_run(out) else None
+    if (overnight or continues) and (dry_run or print_config):
+        which = "--overnight trains" if overnight else "--resume trains"
+        raise SettingsError(f"{which}, and --dry-run and --print-config do not", "leave one out")
+    given: dict[str, Any] = {
+        "config": Path(config) if config else None,
+        "environ": os.environ,
+        "assignments": assignments or (),
+        "flags": with_text(flags, text),
+    }
+    if continues:
         kept = {
             key: flags.get(key) for key in ("checkpoint.every", *(f"runtime.{name}" for name in BEHAVIOUR))
         }
-        run_training.go_on(out, horizon(flags), kept, headless=headless, json=json, overnight=overnight)
+        for warning in ignored_by_resume(continues, kept, preset, **given):
+            show_warning(warning)
+        run_training.go_on(continues, horizon(flags), kept, headless=headless, json=json, overnight=overnight)
         return
-    settings = resolve(
-        preset=preset or (None if config else "tiny"),
-        config=Path(config) if config else None,
-        environ=os.environ,
-        assignments=assignments or (),
-        flags=with_text(flags, text),
-    )
+    settings = resolve(preset=preset or (None if config else "tiny"), **given)
     warnings = check_rates(settings, assignments or (), flags)
-    block_is_wish = not is_given(
-        "model.block_size",
-        config=Path(config) if config else None,
-        environ=os.environ,
-        assignments=assignments or (),
-        flags=flags,
-    )
+    warnings += without_effect(settings, assignments or (), flags)
+    block_is_wish = not is_given("model.block_size", **given)
     if print_config:
         run_training.print_settings(settings)
     elif dry_run:

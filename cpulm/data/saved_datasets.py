@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from cpulm.cache_dir import expand_home
 from cpulm.data.extras import library
 from cpulm.errors import DataError
+from cpulm.regular_file import read_regular
+from cpulm.typed_json import parse_json
 
 PREFIX = "hf:"
 _STATE = "state.json"
+_MOST_BYTES = 1 << 26
 _SPLITS = "dataset_dict.json"
 _DEFAULT_SPLIT = "train"
 
@@ -50,14 +52,14 @@ def saved_files(folder: Path, split: str = _DEFAULT_SPLIT) -> list[Path]:
     """
     try:
         if (folder / _SPLITS).is_file():
-            splits = json.loads((folder / _SPLITS).read_text(encoding="utf-8"))["splits"]
+            splits = parse_json(read_regular(folder / _SPLITS, _MOST_BYTES))["splits"]
             if split not in splits:
                 raise DataError(
                     f"the dataset {folder} has no split {split!r}: it has {', '.join(splits)}",
                     f"name one of them: hf:{folder}:{splits[0] if splits else 'SPLIT'}",
                 )
             folder = folder / split
-        state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+        state = parse_json(read_regular(folder / _STATE, _MOST_BYTES))
         return [folder / one["filename"] for one in state["_data_files"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"the dataset in {folder} cannot be read: {error}", "save it again") from error

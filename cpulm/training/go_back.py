@@ -27,6 +27,12 @@ def go_back_to(checkpoint: Checkpoint, source: Path, run: RunDir) -> list[str]:
         with suppress(OSError):  # another user's file
             os.utime(source)  # by their times it is now the newest one, also if latest.pt is damaged later
         checkpoints.duplicate(source, run.latest)
+    later = [run.numbered(step).name for step in run.numbered_steps() if step > checkpoint.step]
+    if later:
+        notices.append(
+            f"the record ends at step {checkpoint.step}; {', '.join(later)} of later steps are kept until "
+            "checkpoint.keep deletes them, before newer ones"
+        )
     best = _best(run)
     state = checkpoint.state
     if best is None or best.best_loss is None or best.state.best_step is None:

@@ -50,6 +50,8 @@ def test_a_better_best_model_stays_and_its_loss_is_the_one_to_beat(text: Path, t
     checkpoints.save(best, run.best)
     before = run.best.read_bytes()
     events, _ = resume(run.numbered(4))
+    later = "the record ends at step 4; step-00000008.pt, step-00000012.pt of later"
+    assert any(later in notice.message for notice in of(Notice, events))
     assert of(Validated, events)
     assert not any(event.best for event in of(Validated, events))
     assert run.best.read_bytes() == before
