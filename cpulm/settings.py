@@ -243,7 +243,8 @@ class EvalSettings(Section):
     """Validation during the run; one more always ends it."""
 
     every: int = Field(250, ge=1, le=LARGEST)
-    """Updates between validations."""
+    """The most updates between validations. A text that is seen several times is validated more often at
+    first, so that the best model is caught, as long as that takes little time."""
     batches: int | None = Field(None, ge=1, le=LARGEST)
     """Micro-batches per validation; unset: the whole split in non-overlapping windows."""
 

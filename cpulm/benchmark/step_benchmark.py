@@ -19,6 +19,7 @@ from cpulm.data.loader import val_batch_count
 from cpulm.errors import StoppedError
 from cpulm.estimate.memory import arithmetic_of, memory_bytes
 from cpulm.estimate.requirements import total_steps
+from cpulm.estimate.validation_schedule import validation_schedule
 from cpulm.events import Listener, Progress
 from cpulm.execution.adaptive_threads import adaptive_threads
 from cpulm.execution.compilation import compile_forward
@@ -153,9 +154,11 @@ def benchmark_step(
     timing = _time_updates(parts, runtime, settings, seconds, emit, stop)
     memory = peak_bytes()
     counts = count(settings.model, sizes.vocab_size)
-    validation = _validation_seconds(parts, runtime, settings, sizes)
+    batches = _val_batches(settings, sizes)
+    validation = _validation_seconds(parts, runtime, batches)
     steps = total_steps(settings.train, settings.tokens_per_step, sizes.train_tokens or 0) or None
-    horizon = _horizon_seconds(settings, steps, timing.step_seconds, validation)
+    validations = _validation_count(settings, sizes, steps, batches) if steps else 0
+    horizon = _horizon_seconds(steps, timing.step_seconds, validations, validation)
     runtime = decide(steps)
     compiled, compile_seconds = None, None
     if runtime.compiled:
@@ -167,7 +170,7 @@ def benchmark_step(
         compile_seconds = time.perf_counter() - began
         if runtime.compiled:
             compiled = _time_updates(parts, runtime, settings, seconds, emit, stop)
-            horizon = _horizon_seconds(settings, steps, compiled.step_seconds, validation)
+            horizon = _horizon_seconds(steps, compiled.step_seconds, validations, validation)
     return Result(
         preset=settings.preset or "none",
         params_total=counts.total,
@@ -222,18 +225,19 @@ def _stopped() -> StoppedError:
     return StoppedError("while measuring; nothing was written", "run the command again")
 
 
-def _validation_seconds(
-    parts: TrainingParts, runtime: Runtime, settings: Settings, sizes: DataSizes
-) -> float | None:
-    """Measure the seconds of one validation, in fp32 as in :func:`cpulm.evaluation.validation_loss.evaluate`.
+def _val_batches(settings: Settings, sizes: DataSizes) -> int | None:
+    """Return the micro-batches of one validation.
 
     None if neither the length of the validation text nor a number of batches is known.
     """
     block, rows, limit = settings.model.block_size, settings.train.micro_batch_size, settings.eval.batches
     if sizes.val_tokens is None:
-        batches = limit
-    else:
-        batches = val_batch_count(np.empty(sizes.val_tokens, dtype=bool), block, rows, limit)
+        return limit
+    return val_batch_count(np.empty(sizes.val_tokens, dtype=bool), block, rows, limit)
+
+
+def _validation_seconds(parts: TrainingParts, runtime: Runtime, batches: int | None) -> float | None:
+    """Measure the seconds of one validation in fp32, as :func:`cpulm.evaluation.validation_loss.evaluate`."""
     if batches is None:
         return None
     parts.model.eval()
@@ -248,10 +252,16 @@ def _validation_seconds(
     return batches * seconds
 
 
+def _validation_count(settings: Settings, sizes: DataSizes, steps: int, batches: int | None) -> int:
+    """Return the validations of a run of ``steps`` updates."""
+    if sizes.train_tokens is None or batches is None:
+        return -(-steps // settings.eval.every)
+    return validation_schedule(settings, sizes.train_tokens, batches).count(steps)
+
+
 def _horizon_seconds(
-    settings: Settings, steps: int | None, step_seconds: float, validation_seconds: float | None
+    steps: int | None, step_seconds: float, validations: int, validation_seconds: float | None
 ) -> float | None:
     if steps is None:
         return None
-    validations = -(-steps // settings.eval.every)
     return steps * step_seconds + validations * (validation_seconds or 0.0)

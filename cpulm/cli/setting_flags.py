@@ -108,7 +108,7 @@ FLAGS = {
             "train.target_loss", ("--target-loss",), "X", "End at this validation loss (nats/token)."
         ),
         SettingFlag("train.patience", ("--patience",), "N", "End after N validations without a new best."),
-        SettingFlag("eval.every", ("--eval-every",), "N", "Updates between validations. [default: 250]"),
+        SettingFlag("eval.every", ("--eval-every",), "N", "Most updates between validations. [default: 250]"),
         SettingFlag("train.micro_batch_size", ("--batch-size",), "N", "Sequences in one micro-batch."),
         SettingFlag("train.grad_accum_steps", ("--grad-accum",), "N", "Micro-batches in one update."),
         SettingFlag(

@@ -10,6 +10,7 @@ from cpulm.checkpoints.train_state import TrainState
 from cpulm.command import typed
 from cpulm.data.tokenfile import TokenFolder
 from cpulm.errors import StoppedError
+from cpulm.estimate.validation_schedule import validation_schedule
 from cpulm.events import EndReason, Listener, Notice, StepDone
 from cpulm.execution.adaptive_threads import adaptive_threads
 from cpulm.execution.compilation import compile_forward
@@ -73,6 +74,9 @@ class Trainer:
             self.stop,
             lambda: self.checkpointer.save_best(self.state.step, self.clock.elapsed()),
         )
+        self.validations = validation_schedule(
+            self.settings, len(self.tokens.train), self.validator.batch_count
+        )
         self.layer_stats = LayerStatistics(self.parts.model, self.settings.log.layer_stats_every)
 
     def prepare(self) -> None:
@@ -126,7 +130,7 @@ class Trainer:
     def _loop(self) -> EndReason:
         while True:
             step = self.state.step
-            if step and step % self.settings.eval.every == 0 and self.state.validated_step != step:
+            if self.validations.is_due(step) and self.state.validated_step != step:
                 reason = self._validate()
                 if reason is not None:
                     return reason

@@ -35,6 +35,13 @@ class Validator:
     def __post_init__(self) -> None:
         self.overfitting = OverfittingWatch(self.emit, len(self.tokens.train))
 
+    @property
+    def batch_count(self) -> int:
+        """Micro-batches in one validation."""
+        settings = self.settings
+        size, block = settings.train.micro_batch_size, settings.model.block_size
+        return val_batch_count(self.tokens.val, block, size, settings.eval.batches)
+
     def validate(self, state: TrainState) -> EndReason | None:
         """Validate, and update ``state`` with the result.
 
@@ -60,11 +67,10 @@ class Validator:
     def _evaluate(self) -> Evaluation | None:
         settings = self.settings
         size, block = settings.train.micro_batch_size, settings.model.block_size
-        limit = settings.eval.batches
         return evaluate(
             self.model,
-            val_batches(self.tokens.val, block, size, limit),
-            val_batch_count(self.tokens.val, block, size, limit),
+            val_batches(self.tokens.val, block, size, settings.eval.batches),
+            self.batch_count,
             emit=self.emit,
             should_stop=self.should_stop,
         )

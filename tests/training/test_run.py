@@ -139,7 +139,12 @@ def test_horizons_in_tokens_and_epochs(text: Path, tmp_path: Path) -> None:
 
 def test_a_time_horizon_ends_the_schedule_when_the_time_ends(text: Path, tmp_path: Path) -> None:
     settings = settings_for(
-        text, "train.steps=null", "train.max_time=3s", "train.schedule=linear", "eval.every=1000"
+        text,
+        "train.steps=null",
+        "train.max_time=3s",
+        "train.schedule=linear",
+        "eval.every=1000",
+        "train.patience=0",
     )
     events, outcome = train(settings, tmp_path / "run")
     steps = of(StepDone, events)
