@@ -58,7 +58,9 @@ def test_figures_fit_each_other(tmp_path: Path) -> None:
     assert record["epoch_seconds"] == pytest.approx(record["train_tokens"] / record["tokens_per_second"])
     assert set(record["timing"]["parts"]) == {"data", "forward", "backward", "optimizer"}
     assert sum(record["timing"]["parts"].values()) == pytest.approx(step, rel=0.5)
-    assert record["horizon_seconds"] == pytest.approx(50 * step + record["validation_seconds"])
+    validations = (record["horizon_seconds"] - 50 * step) / record["validation_seconds"]
+    assert validations == pytest.approx(round(validations))
+    assert round(validations) > 1  # in 50 updates the text is seen several times
     assert record["peak"]["memory_gb_per_second"] > 0.1
     assert 0 < record["share_of_peak"] < 1
     assert record["precision"] == record["runtime"]["precision"]
