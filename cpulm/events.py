@@ -34,7 +34,7 @@ else:
     Loss = float | Literal["nan", "inf", "-inf"]
 _LOSSES = {
     *("loss", "grad_norm", "perplexity", "bits_per_byte", "best_loss", "best_bits_per_byte"),
-    "teacher_divergence",
+    *("teacher_divergence", "trained_loss", "averaged_loss"),
 }
 """The fields of type :data:`Loss`, of all events."""
 
@@ -131,7 +131,8 @@ class Validated(Event):
     """A validation. ``whole`` is False if it covered only some batches of the validation split.
 
     ``text_lost`` is the share of the validation text, in bytes, that the tokenizer loses: above 0, bits per
-    byte are not comparable with those of other tokenizers.
+    byte are not comparable with those of other tokenizers. If the run keeps an average of its weights,
+    ``loss`` is the lower of ``trained_loss`` and ``averaged_loss``; else these are None.
     """
 
     kind: ClassVar[str] = "validated"
@@ -144,6 +145,13 @@ class Validated(Event):
     whole: bool
     best: bool
     text_lost: Number = 0.0
+    trained_loss: Loss | None = None
+    averaged_loss: Loss | None = None
+
+    @property
+    def average_is_better(self) -> bool:
+        """Whether ``loss`` is that of the averaged weights."""
+        return self.averaged_loss is not None and self.averaged_loss == self.loss != self.trained_loss
 
 
 @dataclass(frozen=True, kw_only=True)

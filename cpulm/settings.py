@@ -218,6 +218,9 @@ class TrainSettings(Section):
     """AdamW's second moment."""
     momentum: float = Field(0.95, ge=0, lt=1)
     """Muon's Nesterov momentum."""
+    average_fraction: float | None = Field(None, gt=0, le=1)
+    """Keep a moving average of the weights beside them: over about this part of the updates so far, such as
+    0.1. Each validation measures both, and `best.pt` has the better; unset: no average."""
     grad_clip: float = Field(1.0, ge=0, le=_LARGEST_FIGURE)
     """Largest norm of the whole gradient; 0 does not clip."""
     spike_nats: float | None = Field(1.0, gt=0, le=_LARGEST_FIGURE)
@@ -230,6 +233,11 @@ class TrainSettings(Section):
     def has_teacher(self) -> bool:
         """Whether a model teaches another one in the run."""
         return self.teacher is not None
+
+    @property
+    def validated_models(self) -> int:
+        """How many models each validation measures: that of the weights, and that of their average."""
+        return 1 if self.average_fraction is None else 2
 
     @property
     def stale_validations(self) -> int | None:

@@ -46,7 +46,7 @@ ROOMS: dict[str, tuple[int, str]] = {
     "generation": (3, "data model"),
     "runs": (3, "runlog system"),
     "ui": (3, "runlog"),
-    "checkpoints": (4, "execution.rng data model optim.restore_state"),
+    "checkpoints": (4, "execution.rng data model optim.restore_state optim.weight_average"),
     "analysis": (4, "runs runlog estimate.scaling_law estimate.overfitting estimate.repeated_text"),
     "sweep": (4, "runs estimate runlog data system"),
     "overnight": (4, "runs runlog system"),

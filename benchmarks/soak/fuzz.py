@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 from benchmarks.soak import small
 from cpulm.checkpoints import checkpoint as checkpoints
 from cpulm.checkpoints.load_model import load_model
+from cpulm.checkpoints.seal import seal
 from cpulm.cli.until import parse_until
 from cpulm.data.readers import read_chunks
 from cpulm.data.reading import Reading
@@ -308,7 +309,7 @@ class World:
         """The record with a valid digest."""
         with self.case.latest.open("w+b") as file:
             torch.save(record, file)
-            checkpoints._seal(file)
+            seal(file)
         return self.case.latest
 
     def checkpoint(self, record: Any) -> None:

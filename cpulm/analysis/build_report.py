@@ -37,6 +37,12 @@ _FROM_MACHINE = {
     "temperature_c": "cpu_temperature",
 }
 """The report's names of the curves, and the event fields they come from."""
+_FROM_VALIDATIONS = {
+    "val_loss": "loss",
+    "val_loss_trained": "trained_loss",
+    "val_loss_averaged": "averaged_loss",
+    "val_bits_per_byte": "bits_per_byte",
+}
 _FROM_STARTED = (
     "version",
     "device_name",
@@ -136,6 +142,8 @@ def _validation_figures(log: RunLog) -> dict[str, Any]:
         "best_loss": best.loss,
         "best_step": best.step,
         "best_bits_per_byte": best.bits_per_byte,
+        "best_trained_loss": best.trained_loss,
+        "best_averaged_loss": best.averaged_loss,
         "text_lost": best.text_lost,
     }
 
@@ -159,8 +167,8 @@ def _curves(log: RunLog, points: int) -> dict[str, Curve]:
         found[name] = curve(at[:, 0], at[:, 1], at[:, 2], log.machine[field], points)
     validations = [(one.at, one.event) for one in log.events if isinstance(one.event, Validated)]
     at = log.places(np.array([at for at, _ in validations], dtype=np.int64))
-    for name, field in (("val_loss", "loss"), ("val_bits_per_byte", "bits_per_byte")):
-        values = np.array([getattr(event, field) for _, event in validations], dtype=np.float64)
+    for name, field in _FROM_VALIDATIONS.items():
+        values = np.array([getattr(event, field) for _, event in validations], dtype=np.float64)  # None: nan
         found[name] = curve(at[:, 0], at[:, 1], at[:, 2], values, points)
     return {name: one for name, one in found.items() if one is not None}
 

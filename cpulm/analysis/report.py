@@ -118,6 +118,8 @@ class Figures:
     best_loss: float | None = None
     best_step: int | None = None
     best_bits_per_byte: float | None = None
+    best_trained_loss: float | None = None
+    best_averaged_loss: float | None = None
     text_lost: float = 0.0
     tokens_per_second: float | None = None
     flops_per_second: float | None = None
@@ -131,10 +133,11 @@ class Report:
     """The report on one run.
 
     ``state`` is one of the states of ``cpulm runs``. ``settings`` are all of them, nested. ``curves`` has
-    those of these measures that the log contains: ``loss``, ``val_loss``, ``val_bits_per_byte``, ``lr``,
-    ``muon_lr``, ``grad_norm``, ``tok_per_s``, ``cpu_percent``, ``process_cpu_percent``, ``cpu_mhz``,
-    ``rss_bytes``, ``memory_used_bytes`` and ``temperature_c``. ``layers`` maps a measure (``weight_norm``,
-    ``grad_norm``, ``update_ratio``) and a matrix of the model to a curve; empty if none was recorded.
+    those of these measures that the log contains: ``loss``, ``val_loss``, ``val_loss_trained`` and
+    ``val_loss_averaged`` if the weights were averaged, ``val_bits_per_byte``, ``lr``, ``muon_lr``,
+    ``grad_norm``, ``tok_per_s``, ``cpu_percent``, ``process_cpu_percent``, ``cpu_mhz``, ``rss_bytes``,
+    ``memory_used_bytes`` and ``temperature_c``. ``layers`` maps a measure (``weight_norm``, ``grad_norm``,
+    ``update_ratio``) and a matrix of the model to a curve; empty if none was recorded.
     ``time_parts`` are the seconds of ``training``, ``data``, ``validation``, ``checkpoints`` and the
     ``rest``.
     """

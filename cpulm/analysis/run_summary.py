@@ -35,8 +35,7 @@ def _facts(status: RunStatus, figures: Figures, log: RunLog) -> Iterator[Fact]:
             "best",
             f"loss {figures.best_loss:.4f}",
             f"{format_bits_per_byte(figures.best_bits_per_byte or 0.0, figures.text_lost)}, "
-            "on the validation split at step "
-            f"{figures.best_step:,}",
+            f"on the validation split at step {figures.best_step:,}{_average(figures)}",
         )
     elif figures.last_loss is not None:
         yield Fact("training loss", f"{figures.last_loss:.4f}", "not validated yet")
@@ -47,6 +46,16 @@ def _facts(status: RunStatus, figures: Figures, log: RunLog) -> Iterator[Fact]:
     if log.damaged_lines and status.state not in ("running", "restarting"):
         lines = f"{log.damaged_lines} line{'s' * (log.damaged_lines != 1)}"
         yield Fact("damage", f"{lines} of the log cannot be read", "skipped")
+
+
+def _average(figures: Figures) -> str:
+    """Which weights were the best, with the loss of the others; empty if the run kept no average."""
+    trained, averaged = figures.best_trained_loss, figures.best_averaged_loss
+    if trained is None or averaged is None:
+        return ""
+    if averaged < trained:
+        return f", of the averaged weights (trained weights: {trained:.4f})"
+    return f", of the trained weights (averaged weights: {averaged:.4f})"
 
 
 def _why(status: RunStatus, log: RunLog) -> str:

@@ -7,11 +7,7 @@ Other tools can open it, and damage is noticed before anything is read from it. 
 
 from __future__ import annotations
 
-import hashlib
-import os
 import shutil
-import struct
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal, TypeVar, cast
@@ -21,11 +17,13 @@ from torch import Tensor, nn
 
 from cpulm import __version__
 from cpulm.atomic import replacing
+from cpulm.checkpoints.seal import REMEDY, check_seal, not_ours, seal
 from cpulm.checkpoints.train_state import TrainState, from_stored, to_stored
 from cpulm.errors import DataError, ResourceError, SettingsError, out_of_memory
 from cpulm.execution.rng import restore_random_states
 from cpulm.model.counts import count
 from cpulm.optim.restore_state import restore_state
+from cpulm.optim.weight_average import WeightAverage
 from cpulm.regular_file import open_regular
 from cpulm.settings import Settings
 from cpulm.settings_resolver import validate
@@ -37,10 +35,8 @@ FORMAT = "cpulm checkpoint"
 VERSION = 1
 _STATE_KEY = "position"
 """The name of ``Checkpoint.state`` in files of format 1."""
-_COMMENT = b"cpulm-blake2b:"
-_COMMENT_LENGTH = len(_COMMENT) + 64
-_END_RECORD = b"PK\x05\x06"
-_END_RECORD_LENGTH = 22
+_OTHER_KEY = "other_weights"
+"""Under ``model`` are the weights to use; here the others: the average, or those it is an average of."""
 
 
 @dataclass
@@ -48,6 +44,8 @@ class Checkpoint:
     """The contents of a checkpoint file.
 
     Attributes:
+        model_state: the weights that training continues from.
+        average_state: their moving average; empty if the run keeps none.
         starts_documents: whether the end-of-text token begins documents in the training data.
         state: the training state: step, best loss, skipped batches.
         random_state: the state of the default generator (uint8 tensor) by device type.
@@ -61,11 +59,17 @@ class Checkpoint:
     vocab_size: int
     starts_documents: bool
     model_state: dict[str, Tensor]
+    average_state: dict[str, Tensor] = field(default_factory=dict)
     optimizer_states: list[dict[str, Any]] = field(default_factory=list)
     state: TrainState = field(default_factory=TrainState)
     random_state: dict[str, Tensor] = field(default_factory=dict)
     runtime: dict[str, Any] = field(default_factory=dict)
     data: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """The weights to use: the better ones at the last validation."""
+        return self.average_state if self.average_state and self.state.average_is_better else self.model_state
 
     @property
     def step(self) -> int:
@@ -93,7 +97,9 @@ def save(checkpoint: Checkpoint, path: Path) -> int:
         "tokenizer": checkpoint.tokenizer_json,
         "vocab_size": checkpoint.vocab_size,
         "starts_documents": checkpoint.starts_documents,
-        "model": checkpoint.model_state,
+        # "model" is what other programs find in the file. Training continues from the other weights, if any.
+        "model": checkpoint.weights,
+        _OTHER_KEY: _others(checkpoint),
         "optimizers": checkpoint.optimizer_states,
         _STATE_KEY: to_stored(checkpoint.state),
         "random": checkpoint.random_state,
@@ -102,8 +108,14 @@ def save(checkpoint: Checkpoint, path: Path) -> int:
     }
     with replacing(path) as file:
         _save_tensors(record, file)
-        _seal(file)
+        seal(file)
         return file.tell()
+
+
+def _others(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """The average, or, if that is the better, the weights it is an average of."""
+    used = checkpoint.weights
+    return checkpoint.model_state if used is checkpoint.average_state else checkpoint.average_state
 
 
 def _save_tensors(record: dict[str, Any], file: IO[bytes]) -> None:
@@ -144,7 +156,7 @@ def load(path: Path, *, mapped: bool = False) -> Checkpoint:
         DataError: if the file does not exist, is damaged, or is not a cpulm checkpoint.
         ResourceError: if memory runs out.
     """
-    _check_seal(path)
+    check_seal(path)
     try:
         record = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # torch raises many classes for files that are not its own
@@ -152,9 +164,9 @@ def load(path: Path, *, mapped: bool = False) -> Checkpoint:
             raise ResourceError(
                 f"out of memory while reading {path}: {why}", "close other programs"
             ) from error
-        raise _not_ours(path, (str(error).splitlines() or [type(error).__name__])[0]) from error
+        raise not_ours(path, (str(error).splitlines() or [type(error).__name__])[0]) from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise _not_ours(path, "it has other contents")
+        raise not_ours(path, "it has other contents")
     if record.get("version") != VERSION:
         raise DataError(
             f"{path} has checkpoint format {shown(record.get('version'))}; this cpulm reads format {VERSION}",
@@ -164,7 +176,7 @@ def load(path: Path, *, mapped: bool = False) -> Checkpoint:
         _require_plain_tensors(record)
         return _checkpoint(record)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, SettingsError) as error:
-        raise _not_ours(path, f"a part is missing or wrong: {error}") from error
+        raise not_ours(path, f"a part is missing or wrong: {error}") from error
 
 
 def _require_plain_tensors(record: dict[str, Any]) -> None:
@@ -206,11 +218,17 @@ def _require_plain(value: Tensor, memories: set[int]) -> None:
 
 def _checkpoint(record: dict[str, Any]) -> Checkpoint:
     """Check the parts of the file, so that the code that uses them need not."""
-    tensors = {"model": record["model"], "random": record["random"]}
+    tensors = {"model": record["model"], "other": record.get(_OTHER_KEY, {}), "random": record["random"]}
     if not all(isinstance(value, Tensor) for part in tensors.values() for value in part.values()):
         raise TypeError("model or random")
-    if not all(value.dtype == torch.float32 for value in tensors["model"].values()):
+    used, others = tensors["model"], tensors["other"]
+    if not all(value.dtype == torch.float32 for part in (used, others) for value in part.values()):
         raise TypeError("the weights are not float32")
+    shapes = [{name: value.shape for name, value in part.items()} for part in (used, others)]
+    if others and shapes[0] != shapes[1]:
+        raise ValueError("the averaged weights are not those of the model")
+    state = from_stored(record[_STATE_KEY])
+    average = used if others and state.average_is_better else others
     optimizers = record["optimizers"]
     if not isinstance(optimizers, list) or not all(isinstance(state, dict) for state in optimizers):
         raise TypeError("optimizers")
@@ -219,9 +237,10 @@ def _checkpoint(record: dict[str, Any]) -> Checkpoint:
         tokenizer_json=_of(str, record, "tokenizer"),
         vocab_size=_of(int, record, "vocab_size"),
         starts_documents=_of(bool, record, "starts_documents"),
-        model_state=tensors["model"],
+        model_state=others if average is used else used,
+        average_state=average,
         optimizer_states=optimizers,
-        state=from_stored(record[_STATE_KEY]),
+        state=state,
         random_state=tensors["random"],
         runtime=from_record(_Facts, record["runtime"]).__dict__,
         data=from_record(_Data, record["data"]).__dict__,
@@ -282,27 +301,34 @@ def load_newest(paths: list[Path]) -> tuple[Checkpoint, Path, list[str]]:
     if not damaged:
         raise DataError("there is no checkpoint yet", "start a new run with `cpulm train`")
     if len(paths) == 1:
-        raise DataError(damaged[0], _REMEDY)
+        raise DataError(damaged[0], REMEDY)
     raise DataError("; ".join(damaged), "every checkpoint is damaged: start a new run with `cpulm train`")
 
 
 def restore(
-    checkpoint: Checkpoint, model: nn.Module, optimizers: list[torch.optim.Optimizer] | None = None
+    checkpoint: Checkpoint,
+    model: nn.Module,
+    optimizers: list[torch.optim.Optimizer] | None = None,
+    average: WeightAverage | None = None,
 ) -> None:
-    """Restore weights, optimizer states and random states from ``checkpoint``.
+    """Restore weights, their average, optimizer states and random states from ``checkpoint``.
 
     What the settings say, such as the rates and betas of ``optimizers``, stays as it was built from them.
 
     Args:
-        optimizers: None for the weights alone.
+        optimizers: None for the weights to use alone; else the model continues its training.
+        average: None if the run keeps none.
 
     Raises:
         DataError: if its parts do not fit each other.
     """
     try:
-        model.load_state_dict(checkpoint.model_state)
         if optimizers is None:
+            model.load_state_dict(checkpoint.weights)
             return
+        model.load_state_dict(checkpoint.model_state)
+        if average is not None:
+            average.load_state_dict(checkpoint.average_state)
         for optimizer, state in zip(optimizers, checkpoint.optimizer_states, strict=True):
             restore_state(optimizer, state)
         restore_random_states(checkpoint.random_state)
@@ -327,73 +353,10 @@ def require_fit(checkpoint: Checkpoint) -> None:
 
 
 def _no_fit(why: str) -> DataError:
-    return DataError(f"the parts of the checkpoint do not fit each other: {why}", _REMEDY)
+    return DataError(f"the parts of the checkpoint do not fit each other: {why}", REMEDY)
 
 
 def duplicate(path: Path, other: Path) -> None:
     """Copy the file at ``path`` to ``other``: on blocks of its own, so that a bad one damages one file."""
     with open_regular(path) as source, replacing(other) as target:
         shutil.copyfileobj(source, target, 1 << 20)
-
-
-def _seal(file: IO[bytes]) -> None:
-    """Write the digest of the zip archive in ``file`` into its comment; leave the file at its end."""
-    end = file.seek(0, os.SEEK_END)
-    file.seek(end - _END_RECORD_LENGTH)
-    if file.read(4) != _END_RECORD:
-        raise AssertionError("torch.save wrote an archive with a comment")
-    digest = _digest(file, end - 2)
-    file.seek(end - 2)
-    file.write(struct.pack("<H", _COMMENT_LENGTH) + _COMMENT + digest)
-
-
-def _check_seal(path: Path) -> None:
-    try:
-        with open_regular(path) as file:
-            size = file.seek(0, os.SEEK_END)
-            if size < _END_RECORD_LENGTH + _COMMENT_LENGTH:
-                raise _not_ours(path, f"it has {size} bytes")
-            file.seek(size - _COMMENT_LENGTH)
-            comment = file.read()
-            if not comment.startswith(_COMMENT):
-                raise _not_ours(path, "it was cut short, or another program wrote it")
-            if _digest(file, size - _COMMENT_LENGTH - 2) != comment[len(_COMMENT) :]:
-                raise DataError(f"{path} is damaged: its digest does not match its contents", _REMEDY)
-            _check_entries(path, size)
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist", "give a checkpoint such as runs/tiny-1/best.pt") from None
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}", _REMEDY) from error
-
-
-def _check_entries(path: Path, size: int) -> None:
-    """Refuse an archive whose parts are compressed or claim more bytes than the file has."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-    except zipfile.BadZipFile as error:
-        raise _not_ours(path, str(error)) from error
-    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-        raise _not_ours(path, "its parts are compressed")
-    if sum(entry.file_size for entry in entries) > size:
-        raise _not_ours(path, "its parts claim more bytes than the file has")
-
-
-def _digest(file: IO[bytes], length: int) -> bytes:
-    """Return the BLAKE2b-256 digest of the first ``length`` bytes, in hexadecimal."""
-    file.seek(0)
-    state = hashlib.blake2b(digest_size=32)
-    while length > 0:
-        chunk = file.read(min(length, 1 << 20))
-        if not chunk:
-            break
-        state.update(chunk)
-        length -= len(chunk)
-    return state.hexdigest().encode("ascii")
-
-
-_REMEDY = "use another checkpoint of the run, such as best.pt, latest.pt or step-*.pt"
-
-
-def _not_ours(path: Path, why: str) -> DataError:
-    return DataError(f"{path} is not a cpulm checkpoint: {why}", _REMEDY)

@@ -34,7 +34,7 @@ def load_model(
     """
     checkpoint, _, tokenizer = best_checkpoint(path, warn)
     model = model_of(checkpoint, tokenizer)
-    checkpoint.model_state, checkpoint.optimizer_states = {}, []
+    checkpoint.model_state, checkpoint.average_state, checkpoint.optimizer_states = {}, {}, []
     return model.to(device).eval().requires_grad_(False), tokenizer, checkpoint
 
 

@@ -61,6 +61,7 @@ class TrainState:
             belong to it.
         stale_validations: validations since the best one.
         validated_step: the step of the last validation.
+        average_is_better: whether the averaged weights had the lower loss at the last validation.
         skipped: the loader's indices of the batches that are skipped, ascending.
         rollbacks: rollbacks since the best validation.
         saves: checkpoints written.
@@ -76,6 +77,7 @@ class TrainState:
     best_bits_per_byte: float | None = None
     stale_validations: int = 0
     validated_step: int | None = None
+    average_is_better: bool = False
     skipped: list[int] = field(default_factory=list)
     rollbacks: int = 0
     saves: int = 0

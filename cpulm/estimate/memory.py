@@ -113,7 +113,8 @@ def training_bytes(
     moments = 2 * counts.total - (matrices if train.optimizer == "muon" else 0)
     tokens = train.micro_batch_size * model.block_size
     # With several micro-batches the gradients exist during all forward and backward passes but the first.
-    permanent = FLOAT_BYTES * (counts.total + moments + (counts.total if train.grad_accum_steps > 1 else 0))
+    copies = 1 + (train.grad_accum_steps > 1) + (train.average_fraction is not None)
+    permanent = FLOAT_BYTES * (copies * counts.total + moments)
     gradients = FLOAT_BYTES * counts.total
     update = gradients + (_muon_bytes(model, arithmetic) if train.optimizer == "muon" else 0)
     if train.grad_accum_steps > 1:

@@ -129,9 +129,10 @@ def estimate_requirements(
 def disk_bytes(settings: Settings, params: int) -> int:
     """Return the bytes of all checkpoints that exist at once, including the one being written.
 
-    Each has the weights and two moments in fp32.
+    Each has the weights, two moments and, if the run keeps one, the weights' average in fp32.
     """
-    return 3 * 4 * params * (settings.checkpoint.keep + 3)
+    copies = 3 if settings.train.average_fraction is None else 4
+    return copies * 4 * params * (settings.checkpoint.keep + 3)
 
 
 def check_disk(needed: int, folder: Path) -> None:

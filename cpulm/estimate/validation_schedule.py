@@ -72,5 +72,5 @@ def validation_schedule(settings: Settings, train_tokens: int, val_batches: int)
     return ValidationSchedule(
         settings.eval.every,
         train_tokens / settings.tokens_per_step,
-        val_batches * _FORWARD_COST / train.grad_accum_steps,
+        val_batches * train.validated_models * _FORWARD_COST / train.grad_accum_steps,
     )

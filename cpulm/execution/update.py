@@ -18,6 +18,7 @@ from cpulm.execution.teacher import Teacher
 from cpulm.model.distillation import DistillationLoss
 from cpulm.model.transformer import Transformer
 from cpulm.optim.clip import clip_gradients
+from cpulm.optim.weight_average import WeightAverage
 
 Forward = Callable[..., Any]
 """Computes the training loss from (idx, targets=...): the model or the compiled model. With a teacher, its
@@ -34,6 +35,7 @@ class TrainingParts:
 
     Attributes:
         teacher: whose distribution the model learns from, beside the text; None: from the text alone.
+        average: of the model's weights; None if the run keeps none.
     """
 
     model: Transformer
@@ -41,6 +43,7 @@ class TrainingParts:
     loader: Loader
     forward: Forward
     teacher: Teacher | None = None
+    average: WeightAverage | None = None
 
     def loss(self, idx: Tensor, targets: Tensor) -> DistillationLoss:
         """The losses of a micro-batch; without a teacher the objective is the cross-entropy."""

@@ -23,6 +23,7 @@ from cpulm.execution.update import TrainingParts
 from cpulm.interrupts import StopRequest
 from cpulm.model.transformer import Transformer
 from cpulm.optim.build_optimizers import build_optimizers
+from cpulm.optim.weight_average import WeightAverage
 from cpulm.run_dir import RunDir
 from cpulm.settings import Settings, TrainSettings
 from cpulm.system.power import BatteryWatch
@@ -84,7 +85,9 @@ def _parts(
     model.to(runtime.device)
     runtime.equip(model)
     model.mask_documents(eot_id if train.document_mask else None)
-    return TrainingParts(model, build_optimizers(model, train, runtime.int8_kernels), loader, forward=model)
+    optimizers = build_optimizers(model, train, runtime.int8_kernels)
+    average = WeightAverage(model, train.average_fraction) if train.average_fraction else None
+    return TrainingParts(model, optimizers, loader, forward=model, average=average)
 
 
 def build_trainer(
@@ -116,7 +119,7 @@ def build_trainer(
     state = TrainState()
     if checkpoint is not None:
         _require_same_data(checkpoint, tokens)
-        checkpoints.restore(checkpoint, parts.model, parts.optimizers)
+        checkpoints.restore(checkpoint, parts.model, parts.optimizers, parts.average)
         state = checkpoint.state
     state.teacher = teacher
     return Trainer(
@@ -143,7 +146,7 @@ def _horizon(settings: Settings, tokens: TokenFolder, seconds_gone: float, step_
     train, block = settings.train, settings.model.block_size
     steps = total_steps(train, settings.tokens_per_step, len(tokens.train))
     batches = val_batch_count(tokens.val, block, train.micro_batch_size, settings.eval.batches)
-    reserve = batches * step_seconds / train.grad_accum_steps / 3
+    reserve = batches * train.validated_models * step_seconds / train.grad_accum_steps / 3
     return replace(horizon_of(train, steps, seconds_gone), reserve_seconds=reserve)
 
 

@@ -48,7 +48,7 @@ def roll_back(
     batches = sorted(
         {batch for step in steps for batch in update_batches(step, train.grad_accum_steps, state.skipped)}
     )
-    checkpoints.restore(checkpoint, parts.model, parts.optimizers)
+    checkpoints.restore(checkpoint, parts.model, parts.optimizers, parts.average)
     restored = checkpoint.state
     restored.best_loss, restored.best_step = state.best_loss, state.best_step
     restored.best_bits_per_byte = state.best_bits_per_byte

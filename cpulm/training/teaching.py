@@ -112,7 +112,9 @@ def _read(path: Path, digest: str) -> Checkpoint:
 
 
 def _weights_alone(checkpoint: Checkpoint) -> Checkpoint:
-    return replace(checkpoint, optimizer_states=[], random_state={})
+    """The checkpoint with the weights to use, and nothing to continue training with."""
+    weights = checkpoint.weights
+    return replace(checkpoint, model_state=weights, average_state={}, optimizer_states=[], random_state={})
 
 
 def _digest(checkpoint: Checkpoint) -> str:

@@ -73,6 +73,7 @@ class Trainer:
             self.emit,
             self.stop,
             lambda: self.checkpointer.save_best(self.state.step, self.clock.elapsed()),
+            self.parts.average,
         )
         self.validations = validation_schedule(
             self.settings, len(self.tokens.train), self.validator.batch_count
@@ -174,6 +175,8 @@ class Trainer:
         if result.problem is not None:
             state.losses.note_non_finite()
             return result.problem
+        if self.parts.average is not None:
+            self.parts.average.update(state.step + 1)
         problem = state.losses.update(result.loss, train.spike_nats)
         self._note_update(result, scale, began, timer.seconds["data"])
         return problem
@@ -258,6 +261,7 @@ class Trainer:
             vocab_size=self.parts.model.vocab_size,
             starts_documents=self.tokens.train_documents > 1,
             model_state=self.parts.model.state_dict(),
+            average_state=self.parts.average.state_dict() if self.parts.average is not None else {},
             optimizer_states=[optimizer.state_dict() for optimizer in self.parts.optimizers],
             state=replace(self.state, elapsed_seconds=self.clock.elapsed()),
             random_state=random_states(self.runtime.device),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 from cpulm.checkpoints.train_state import TrainState
@@ -12,6 +13,7 @@ from cpulm.evaluation.validation_loss import Evaluation, evaluate
 from cpulm.events import EndReason, Listener, SampleMade, Validated
 from cpulm.generation.generate import sample_text
 from cpulm.model.transformer import Transformer
+from cpulm.optim.weight_average import WeightAverage
 from cpulm.settings import Settings
 from cpulm.training.overfitting_watch import OverfittingWatch
 
@@ -22,6 +24,7 @@ class Validator:
 
     Attributes:
         save_best: writes ``best.pt`` and returns whether that succeeded.
+        average: of the model's weights; it is validated too, and the better of both counts.
     """
 
     settings: Settings
@@ -30,6 +33,7 @@ class Validator:
     emit: Listener
     should_stop: Callable[[], bool]
     save_best: Callable[[], bool]
+    average: WeightAverage | None = None
     overfitting: OverfittingWatch = field(init=False)
 
     def __post_init__(self) -> None:
@@ -48,12 +52,18 @@ class Validator:
         Returns:
             The reason to end the run; None to continue, or if ``should_stop`` ended the validation.
         """
-        result = self._evaluate()
-        if result is None:
+        trained, averaged = self._evaluate(), None
+        if trained is not None and self.average is not None:
+            with self.average.in_model():
+                averaged = self._evaluate()
+        if trained is None or (averaged is None and self.average is not None):
             return None
-        self._note(result, state)
-        self._sample(state.step)
-        return self.reason_to_end(state, result.loss)
+        state.average_is_better = averaged is not None and averaged.loss < trained.loss
+        better = averaged if averaged is not None and state.average_is_better else trained
+        self._note(trained, averaged, better, state)
+        with self.average.in_model() if self.average and state.average_is_better else nullcontext():
+            self._sample(state.step)
+        return self.reason_to_end(state, better.loss)
 
     def reason_to_end(self, state: TrainState, loss: float | None) -> EndReason | None:
         """The reason to end the run after a validation with ``loss``; None: a loss that is not the best."""
@@ -75,7 +85,9 @@ class Validator:
             should_stop=self.should_stop,
         )
 
-    def _note(self, result: Evaluation, state: TrainState) -> None:
+    def _note(
+        self, trained: Evaluation, averaged: Evaluation | None, result: Evaluation, state: TrainState
+    ) -> None:
         best_before = (state.best_loss, state.best_step, state.best_bits_per_byte)
         bits_per_byte = result.bits_per_byte(self.tokens.bytes_per_token)
         best = state.best_loss is None or result.loss < state.best_loss
@@ -92,10 +104,12 @@ class Validator:
                 perplexity=result.perplexity,
                 bits_per_byte=bits_per_byte,
                 tokens=result.tokens,
-                seconds=result.seconds,
+                seconds=trained.seconds + (averaged.seconds if averaged is not None else 0.0),
                 whole=self.settings.eval.batches is None,
                 best=best,
                 text_lost=self.tokens.lost_share,
+                trained_loss=None if averaged is None else trained.loss,
+                averaged_loss=None if averaged is None else averaged.loss,
             )
         )
         self.overfitting.validated(state, result.loss)

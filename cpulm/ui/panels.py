@@ -113,7 +113,7 @@ def training(snapshot: Snapshot, width: int, glyphs: Glyphs) -> list[Line]:
     return [
         _pair("loss", _loss(step.loss if step else None), width, _loss_style(step.loss if step else 0.0)),
         _pair("smoothed", _loss(snapshot.smoothed.value), width),
-        _pair("validation", _loss(validated.loss if validated else None), width, _new(new_best), star),
+        _pair(*_validation(validated), width, _new(new_best), star),
         _pair(f"best{at}", _loss(best.loss if best else None), width, Palette.mark),
         _pair("bits per byte", _bits_per_byte(best), width),
         _perplexity(step, best, width),
@@ -130,6 +130,15 @@ def _perplexity(step: StepDone | None, best: Validated | None, width: int) -> Li
     if step is not None and step.teacher_divergence is not None:
         return _pair("KL to teacher", figure(step.teacher_divergence), width)
     return _pair("perplexity", significant(best.perplexity, 4) if best else _UNKNOWN, width)
+
+
+def _validation(validated: Validated | None) -> tuple[str, str]:
+    """Name and value of the last validation; if the run averages its weights, of both, * the better."""
+    if validated is None or validated.trained_loss is None or validated.averaged_loss is None:
+        return "validation", _loss(None if validated is None else validated.loss)
+    marks = ("", "*") if validated.average_is_better else ("*", "")
+    losses = (figure(validated.trained_loss), figure(validated.averaged_loss))
+    return "val, avg", "  ".join(f"{mark}{loss}" for mark, loss in zip(marks, losses, strict=True))
 
 
 def _rates(step: StepDone | None, width: int) -> Line:

@@ -21,7 +21,15 @@ from cpulm.ui.console import say, show_warning
 from cpulm.ui.snapshot import Snapshot, StageProgress, fold
 from cpulm.ui.terminal_text import figure, harmless, significant
 from cpulm.ui.terminal_text import fold as fold_text
-from cpulm.ui.words import amount, describe_model, describe_rollback, describe_run, end_lines, rate
+from cpulm.ui.words import (
+    amount,
+    describe_average,
+    describe_model,
+    describe_rollback,
+    describe_run,
+    end_lines,
+    rate,
+)
 from cpulm.units import format_bits_per_byte, format_bytes, format_count, format_duration
 
 _EVERY_SECONDS = 5.0
@@ -158,7 +166,7 @@ def _lines(event: Event) -> list[str]:
     if isinstance(event, Validated):
         part = "" if event.whole else " (a part)"
         return [
-            f"validation{part} at step {event.step}: loss {figure(event.loss)}, "
+            f"validation{part} at step {event.step}: loss {figure(event.loss)}{describe_average(event)}, "
             f"{format_bits_per_byte(event.bits_per_byte, event.text_lost)}, "
             f"perplexity {significant(event.perplexity, 4)}, "
             f"{format_duration(event.seconds)}{', the best so far' if event.best else ''}"

@@ -87,6 +87,9 @@ class _Curves:
                 f"validation/bits_per_byte{mark}": event.bits_per_byte,
                 "validation/perplexity": event.perplexity,
             }
+            if event.trained_loss is not None and event.averaged_loss is not None:
+                values["loss/validation_trained"] = event.trained_loss
+                values["loss/validation_averaged"] = event.averaged_loss
             self._scalars(event.step, event.time, values)
         elif isinstance(event, SampleMade):
             self._text("sample", event.prompt + event.text, event.step, event.time)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from cpulm.events import END_REASONS, RolledBack, RunFinished, RunStarted
+from cpulm.events import END_REASONS, RolledBack, RunFinished, RunStarted, Validated
 from cpulm.settings import DURATIONS
 from cpulm.ui.terminal_text import figure, harmless, significant
 from cpulm.units import (
@@ -44,6 +44,15 @@ def describe_rollback(event: RolledBack) -> str:
         f"step {event.step}: {harmless(event.reason)}; back to step {event.to_step}, {left_out} "
         f"({event.count} of at most {event.limit} times)"
     )
+
+
+def describe_average(event: Validated) -> str:
+    """`` of the averaged weights (trained weights: 4.1567)``; empty if the run keeps no average."""
+    if event.trained_loss is None or event.averaged_loss is None:
+        return ""
+    if event.average_is_better:
+        return f" of the averaged weights (trained weights: {figure(event.trained_loss)})"
+    return f" of the trained weights (averaged weights: {figure(event.averaged_loss)})"
 
 
 def describe_model(started: RunStarted) -> str:

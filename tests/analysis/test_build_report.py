@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from recorded_runs import validated
 
 from cpulm.analysis.as_json import report_as_json
 from cpulm.analysis.build_report import read_report
@@ -47,6 +48,21 @@ def test_the_report_of_a_finished_run_is_complete(make_run: MakeRun) -> None:
     assert sum(report.time_parts.values()) == pytest.approx(405, abs=0.1)
     assert {"loss", "lr", "grad_norm", "tok_per_s", "val_loss", "rss_bytes"} <= report.curves.keys()
     assert report.curves["val_loss"].tokens.tolist() == [2048 * step for step in range(40, 401, 40)]
+
+
+def test_averaged_weights_have_curves_and_are_named_if_they_are_the_best(make_run: MakeRun) -> None:
+    run = make_run(
+        more=lambda step, time: (
+            [replace(validated(step, time, 0.5), trained_loss=0.5 + step / 1000, averaged_loss=0.5)]
+            if step % 200 == 0
+            else []
+        )
+    )
+    report = read_report(run)
+    assert report.curves["val_loss_trained"].values.tolist() == [0.7, 0.9]
+    assert report.curves["val_loss_averaged"].values.tolist() == [0.5, 0.5]
+    best = next(fact for fact in report.facts if fact.label == "best")
+    assert best.note.endswith("at step 200, of the averaged weights (trained weights: 0.7000)")
 
 
 @pytest.mark.parametrize(

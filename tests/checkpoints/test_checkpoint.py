@@ -14,6 +14,7 @@ import torch
 
 from cpulm.checkpoints import checkpoint as checkpoints
 from cpulm.checkpoints.checkpoint import Checkpoint
+from cpulm.checkpoints.seal import seal
 from cpulm.checkpoints.train_state import LossTracker, TrainState
 from cpulm.errors import DataError, ResourceError
 from cpulm.settings import ModelSettings, Settings
@@ -99,7 +100,7 @@ def test_code_in_a_checkpoint_never_runs(tmp_path: Path, monkeypatch: pytest.Mon
     path = tmp_path / "evil.pt"
     with path.open("w+b") as file:
         torch.save({"format": checkpoints.FORMAT, "x": Malicious()}, file)
-        checkpoints._seal(file)
+        seal(file)
     with pytest.raises(DataError, match="is not a cpulm checkpoint"):
         checkpoints.load(path)
     (tmp_path / "plain.pt").write_bytes(pickle.dumps(Malicious()) + b" " * 500)
@@ -113,7 +114,7 @@ def test_an_archive_that_would_fill_the_memory_is_refused(tmp_path: Path) -> Non
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", b"\0" * 50_000_000)
     with path.open("r+b") as file:
-        checkpoints._seal(file)
+        seal(file)
     with pytest.raises(DataError, match="compressed"):
         checkpoints.load(path)
 

@@ -12,6 +12,7 @@ import torch
 from benchmarks.soak import small
 from cpulm.checkpoints import checkpoint as checkpoints
 from cpulm.checkpoints.load_model import load_model
+from cpulm.checkpoints.seal import seal
 from cpulm.data.tokenizer import char_tokenizer
 from cpulm.errors import DataError
 from cpulm.run_dir import RunDir
@@ -34,7 +35,7 @@ def crafted(run: RunDir, change: Callable[[Record], object]) -> None:
     change(record)
     with run.latest.open("w+b") as file:
         torch.save(record, file)
-        checkpoints._seal(file)
+        seal(file)
 
 
 def nested() -> list[Any]:
@@ -98,6 +99,13 @@ CHANGES: dict[str, Callable[[Record], object]] = {
     "weights of zero strides": lambda r: r["model"].update(
         {first(r): torch.zeros(1).expand(r["model"][first(r)].shape)}
     ),
+    "averaged weights in double": lambda r: r.update(
+        other_weights={name: value.double() for name, value in r["model"].items()}
+    ),
+    "averaged weights of another shape": lambda r: r.update(
+        other_weights={name: torch.zeros(1) for name in r["model"]}
+    ),
+    "averaged weights of another model": lambda r: r.update(other_weights={"w": torch.zeros(2, 2)}),
     "complex weights": lambda r: r["model"].update({first(r): r["model"][first(r)].to(torch.complex64)}),
     "a random state that is too short": lambda r: r["random"].update(cpu=torch.zeros(3, dtype=torch.uint8)),
     "a random state of floats": lambda r: r["random"].update(cpu=torch.zeros(5056)),

@@ -24,9 +24,10 @@ from cpulm.estimate.memory import (
     training_bytes,
     vector_lanes,
 )
-from cpulm.estimate.requirements import check_memory
+from cpulm.estimate.requirements import check_memory, disk_bytes
 from cpulm.execution.runtime import Runtime, choose_runtime
 from cpulm.execution.update import StepTimer, training_update
+from cpulm.model.counts import count
 from cpulm.native.kernels import Kernels
 from cpulm.settings import Settings
 from cpulm.settings_resolver import resolve
@@ -58,6 +59,18 @@ def settings_of(
             f"train.teacher={'any' if taught else 'null'}",
         ]
     )
+
+
+def test_an_average_of_the_weights_is_one_more_copy_of_them() -> None:
+    plain, averaged = (
+        resolve(preset="tiny", assignments=[f"train.average_fraction={fraction}"])
+        for fraction in ("null", "0.1")
+    )
+    total = count(plain.model, VOCAB).total
+    more = training_bytes(averaged, VOCAB, Arithmetic()) - training_bytes(plain, VOCAB, Arithmetic())
+    assert more == 4 * total
+    files = plain.checkpoint.keep + 3
+    assert disk_bytes(averaged, total) - disk_bytes(plain, total) == 4 * total * files
 
 
 @functools.cache

@@ -23,6 +23,7 @@ from cpulm.events import (
     RunStarted,
     SampleMade,
     StepDone,
+    Validated,
 )
 from cpulm.ui.canvas import ASCII, UNICODE, Glyphs
 from cpulm.ui.dashboard import render, render_summary
@@ -330,3 +331,11 @@ def test_the_age_of_a_checkpoint_stands_apart_from_its_step(events: list[Event])
     snapshot = fold(running(events), replace(saved, step=6))
     drawn = render(snapshot, 80, 24, now=saved.time + 790)
     assert re.search(r" saved at 6 +13m 10s ago ", "\n".join(lines_of(drawn, 80, 24)))
+
+
+def test_both_weights_are_shown_and_the_better_is_marked(events: list[Event]) -> None:
+    last = next(event for event in reversed(events) if isinstance(event, Validated))
+    for trained, averaged, shown in ((2.5, 2.25, "2.5000  *2.2500"), (2.25, 2.5, "*2.2500  2.5000")):
+        both = replace(last, loss=2.25, trained_loss=trained, averaged_loss=averaged)
+        lines = screen(fold(running(events), both), 80, 24)
+        assert any(re.search(rf"val, avg +{re.escape(shown)}", line) for line in lines)

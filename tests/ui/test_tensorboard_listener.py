@@ -7,6 +7,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ def test_curves_and_samples_are_read_back(tmp_path: Path, events: list[Event]) -
     with tensorboard_listener(tmp_path, "train:\n  lr: 0.002\n") as listener:
         for event in events:
             listener(event)
+        last = next(event for event in reversed(events) if isinstance(event, Validated))
+        listener(replace(last, step=99, trained_loss=2.5, averaged_loss=2.25))
         listener(
             LayerStats(
                 time=events[-1].time,
@@ -47,8 +50,9 @@ def test_curves_and_samples_are_read_back(tmp_path: Path, events: list[Event]) -
     assert values("train/gradient_norm") == pytest.approx([0.8125] * 100)
     assert values("train/tokens_per_second") == pytest.approx([8192] * 100)
     validations = [event for event in events if isinstance(event, Validated)]
-    assert values("loss/validation") == pytest.approx([event.loss for event in validations])
-    bits = [event.bits_per_byte for event in validations]
+    assert values("loss/validation") == pytest.approx([event.loss for event in [*validations, last]])
+    assert (values("loss/validation_trained"), values("loss/validation_averaged")) == ([2.5], [2.25])
+    bits = [event.bits_per_byte for event in [*validations, last]]
     assert values("validation/bits_per_byte") == pytest.approx(bits)
     samples = [event for event in events if isinstance(event, SampleMade)]
     texts = reader.Tensors("sample/text_summary")

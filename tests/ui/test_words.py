@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from recorded_runs import validated
 
 from cpulm.errors import SettingsError
 from cpulm.events import RunFinished, from_json, to_json
 from cpulm.settings import DURATIONS
 from cpulm.settings_resolver import known_keys, resolve
-from cpulm.ui.words import end_lines, typed_value
+from cpulm.ui.words import describe_average, end_lines, typed_value
 
 
 def finished(**changes: Any) -> RunFinished:
@@ -104,3 +106,19 @@ def test_settings_in_seconds_are_shown_as_people_type_them() -> None:
             return False
 
     assert {key for key in known_keys() if takes_durations(key)} == set(DURATIONS)
+
+
+@pytest.mark.parametrize(
+    ("trained", "averaged", "words"),
+    [
+        (2.5, 2.25, " of the averaged weights (trained weights: 2.5000)"),
+        (2.25, 2.5, " of the trained weights (averaged weights: 2.5000)"),
+        (2.25, 2.25, " of the trained weights (averaged weights: 2.2500)"),
+        (None, None, ""),
+    ],
+)
+def test_a_validation_says_which_weights_it_measured(
+    trained: float | None, averaged: float | None, words: str
+) -> None:
+    event = replace(validated(40, 0.0, 2.25), trained_loss=trained, averaged_loss=averaged)
+    assert describe_average(event) == words

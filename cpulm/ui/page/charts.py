@@ -50,6 +50,12 @@ CHARTS = (
         "loss", "Loss", (("loss", "training"), ("val_loss", "validation")), "nats per token", smoothed=True
     ),
     Chart("bits_per_byte", "Validation", (("val_bits_per_byte", "validation"),), "bits per byte"),
+    Chart(
+        "average",
+        "Averaged weights",
+        (("val_loss_trained", "trained weights"), ("val_loss_averaged", "averaged weights")),
+        "nats per token",
+    ),
     Chart("lr", "Learning rate", (("lr", "AdamW"), ("muon_lr", "Muon")), number="~g", from_zero=True),
     Chart("grad_norm", "Gradient norm", (("grad_norm", "gradient norm"),), smoothed=True),
     Chart(
