@@ -3,15 +3,18 @@
     python benchmarks/tokenizing.py                          # 100 MB, the library's sources repeated
     python benchmarks/tokenizing.py --mb 1000 --text a.txt   # 1 GB, a text of your own repeated
     python benchmarks/tokenizing.py --mb 0                   # the text once: every word is new at first
+    python benchmarks/tokenizing.py --formats text csv jsonl json parquet   # also as rows of 20 lines
 
-MB are 10^6 bytes of input. ``MB/s`` is over the wall time of the stage, ``MB/CPU-s`` over the processor
-time of all threads, which is the speed per core on a machine that does other things as well. The
-vocabulary is trained in the same run; its time is given apart.
+MB are 10^6 bytes of text, without what a format adds. ``MB/s`` is over the wall time of the stage,
+``MB/CPU-s`` over the processor time of all threads, which is the speed per core on a machine that does other
+things as well. The vocabulary is trained in the same run; its time is given apart.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
+import itertools
 import json
 import os
 import subprocess
@@ -30,6 +33,7 @@ def main() -> None:
     parser.add_argument("--mb", type=float, default=100.0, help="size of the input; 0: the text once")
     parser.add_argument("--text", type=Path, nargs="*", help="text to repeat (default: builtin:python)")
     parser.add_argument("--kinds", nargs="*", default=["bpe"], help="bpe byte char word, or a tokenizer.json")
+    parser.add_argument("--formats", nargs="*", default=["text"], help="text csv tsv jsonl json parquet")
     parser.add_argument("--vocab-size", type=int, default=4096)
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -42,6 +46,7 @@ def main() -> None:
         print(f"{text.stat().st_size / 1e6:,.1f} MB of input, {os.cpu_count()} cores")
         columns = (
             "tokenizer",
+            "format",
             "MB/s",
             "MB/CPU-s",
             "bytes/token",
@@ -51,15 +56,16 @@ def main() -> None:
             "all s",
         )
         print("".join(f"{column:>14}" for column in columns))
-        for kind in options.kinds:
-            command = [sys.executable, __file__, "--measure", str(text), kind]
+        for kind, form in itertools.product(options.kinds, options.formats):
+            source = text if form == "text" else write_rows(text, form)
+            command = [sys.executable, __file__, "--measure", str(source), kind]
             done = subprocess.run(
                 [*command, "--vocab-size", str(options.vocab_size)],
                 check=True,
                 capture_output=True,
                 text=True,
             )
-            print("".join(f"{cell:>14}" for cell in row(kind, json.loads(done.stdout))))
+            print("".join(f"{cell:>14}" for cell in row(kind, form, json.loads(done.stdout))))
 
 
 def write_input(path: Path, megabytes: float, texts: list[Path] | None) -> None:
@@ -73,6 +79,35 @@ def write_input(path: Path, megabytes: float, texts: list[Path] | None) -> None:
         file.write(once)
         while file.tell() < megabytes * 1e6:
             file.write(b"\n" + once)
+
+
+def write_rows(text: Path, form: str) -> Path:
+    """Write the text as rows of 20 lines, in the column ``text``, beside a number."""
+    path = text.with_suffix(f".{form}")
+    with text.open(encoding="utf-8", newline="") as file:
+        rows = ("".join(lines) for lines in iter(lambda: list(itertools.islice(file, 20)), []))
+        if form == "parquet":
+            import pyarrow
+            import pyarrow.parquet
+
+            schema = pyarrow.schema([("number", pyarrow.int64()), ("text", pyarrow.string())])
+            with pyarrow.parquet.ParquetWriter(path, schema) as writer:
+                for first, batch in enumerate(iter(lambda: list(itertools.islice(rows, 10_000)), [])):
+                    numbers = range(first * 10_000, first * 10_000 + len(batch))
+                    writer.write_table(pyarrow.table([list(numbers), batch], schema=schema))
+            return path
+        with path.open("w", encoding="utf-8", newline="") as out:
+            if form in ("csv", "tsv"):
+                writer = csv.writer(out, delimiter="\t" if form == "tsv" else ",")
+                writer.writerow(["number", "text"])
+                writer.writerows(enumerate(rows))
+                return path
+            out.write("[" if form == "json" else "")
+            for number, words in enumerate(rows):
+                one = json.dumps({"number": number, "text": words}, ensure_ascii=False)
+                out.write((",\n" if form == "json" else "\n") * (number > 0) + one)
+            out.write("]" if form == "json" else "\n")
+    return path
 
 
 def measure(source: str, kind: str, vocab_size: int) -> dict[str, Any]:
@@ -96,7 +131,7 @@ def measure(source: str, kind: str, vocab_size: int) -> dict[str, Any]:
         tokens = prepare(settings, emit=note, should_stop=lambda: False, out=Path(folder) / "tokens")
         seconds = time.perf_counter() - start
         return {
-            "bytes": Path(source).stat().st_size,
+            "bytes": tokens.meta["train"]["bytes"] + tokens.meta["val"]["bytes"],
             "bytes_per_token": tokens.bytes_per_token,
             "seconds": {name: ended[name][0] - began[name][0] for name in STAGES if name in ended},
             "cpu_seconds": ended["tokenizing"][1] - began["tokenizing"][1],
@@ -118,12 +153,13 @@ def peak_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def row(kind: str, measured: dict[str, Any]) -> list[str]:
+def row(kind: str, form: str, measured: dict[str, Any]) -> list[str]:
     """One line of the table."""
     megabytes, seconds = measured["bytes"] / 1e6, measured["seconds"]
     vocabulary = sum(seconds.get(stage, 0.0) for stage in STAGES[1:3])
     return [
         Path(kind).name,
+        form,
         f"{megabytes / seconds['tokenizing']:.1f}",
         f"{megabytes / measured['cpu_seconds']:.1f}",
         f"{measured['bytes_per_token']:.2f}",

@@ -57,4 +57,5 @@ class NearDuplicates:
     def _signature(self, words: list[str]) -> npt.NDArray[np.uint32]:
         shingles = {" ".join(words[n : n + _SHINGLE_WORDS]) for n in range(len(words) - _SHINGLE_WORDS + 1)}
         hashes = np.array([zlib.crc32(one.encode()) for one in shingles], dtype=np.uint64) % _PRIME
-        return ((self._factor * hashes + self._offset) % _PRIME).min(axis=1).astype(np.uint32)
+        smallest: npt.NDArray[np.uint64] = ((self._factor * hashes + self._offset) % _PRIME).min(axis=1)
+        return smallest.astype(np.uint32)

@@ -96,17 +96,11 @@ class DocumentChunk(NamedTuple):
 
 
 class EncodingError(DataError):
-    """A file is in another encoding.
+    """A file is in another encoding: ``what`` names the file and, if it can be guessed, the encoding."""
 
-    Attributes:
-        what: names the file and, if it can be guessed, the encoding.
-        line: if a single line cannot be decoded: that line, with U+FFFD in place of what is wrong.
-    """
-
-    def __init__(self, message: str, hint: str, what: str, line: str = "") -> None:
+    def __init__(self, message: str, hint: str, what: str) -> None:
         super().__init__(message, hint)
         self.what = what
-        self.line = line
 
 
 Reader = Callable[[SourceFile, Reading, Losses], Iterator[DocumentChunk]]

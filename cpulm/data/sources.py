@@ -113,7 +113,7 @@ class SourceFile:
             stream = open_member(self.archive, self.member, self.name)
             if self.meter is not None:
                 self.meter.stream = stream
-            opened = io.BufferedReader(stream)
+            opened: io.BufferedReader = io.BufferedReader(stream)
         elif self.spool is None:
             raw = FirstBytes(str(self.path), self.path.open("rb", buffering=0), self.size)
             opened = io.BufferedReader(raw)
@@ -125,7 +125,8 @@ class SourceFile:
         stream = unpacked(self.name, opened, self.size)
         if self.meter is not None and self.member is None:
             self.meter.stream = stream
-        return io.BufferedReader(stream)
+        read_through: io.BufferedReader = io.BufferedReader(stream)
+        return read_through
 
 
 def find_files(

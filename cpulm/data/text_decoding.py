@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import codecs
+import io
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from cpulm.data.encodings import SAMPLE_BYTES, likely_encoding, marked_encoding
 from cpulm.data.losses import Losses
@@ -54,29 +56,83 @@ def decoded_texts(file: SourceFile, how: Reading, losses: Losses) -> Iterator[tu
             offset += len(data)
 
 
+class LineBlock(NamedTuple):
+    """Whole lines of a file, with their ends.
+
+    Attributes:
+        lines: the lines; one that cannot be decoded has U+FFFD in place of what is wrong.
+        bad: why a line cannot be decoded, by its place in ``lines``.
+        source_bytes: read for the block.
+    """
+
+    lines: list[str]
+    bad: dict[int, EncodingError]
+    source_bytes: int
+
+
 def decoded_lines(
     file: SourceFile, how: Reading, losses: Losses
 ) -> Iterator[tuple[str | EncodingError, int]]:
-    """The lines of a file with their ends, or why one cannot be decoded, each with the bytes read for it."""
+    """The lines of a file with their ends, or why one cannot be decoded, and the bytes read for it."""
+    for lines, bad, read in line_blocks(file, how, losses):
+        for place, line in enumerate(lines):
+            yield (bad.get(place, line) if bad else line), read
+            read = 0
+
+
+def line_blocks(file: SourceFile, how: Reading, losses: Losses) -> Iterator[LineBlock]:
+    """The lines of a file, those of about 64 KiB at a time: a call for each takes longer than parsing it."""
     if "\n".encode(how.encoding) != b"\n":  # UTF-16, say
-        rest = ""
+        held: list[str] = []
         for text, read in decoded_texts(file, how, losses):
-            *lines, rest = (rest + text).split("\n")
-            for line in lines:
-                yield line + "\n", read
-                read = 0
-        yield rest, 0
+            cut = text.rfind("\n") + 1 if read else len(text)
+            block = "".join([*held, text[:cut]]) if cut or not read else ""
+            held = [*([] if block else held), text[cut:]]
+            yield LineBlock(_split(block), {}, read)
+        yield LineBlock(_split("".join(held)), {}, 0)
         return
-    offset = 0
+    offset, number, parts = 0, 1, list[bytes]()
     with file.open() as handle:
-        for number, data in enumerate(handle, start=1):
-            try:
-                line = data.decode(how.encoding, how.errors)
-                losses.replaced += _replaced(line, data, how)
-                yield line, len(data)
-            except UnicodeDecodeError as error:
-                yield _encoding_error(file, how, error, offset, number), len(data)
-            offset += len(data)
+        while True:
+            data = handle.read(_CHUNK_BYTES)
+            cut = data.rfind(b"\n") + 1
+            if data and not cut:
+                parts.append(data)
+                continue
+            block_bytes = b"".join([*parts, data[:cut]])
+            lines, bad = _decoded_block(file, how, losses, block_bytes, offset, number)
+            yield LineBlock(lines, bad, len(block_bytes))
+            if not data:
+                return
+            offset, number, parts = offset + len(block_bytes), number + len(lines), [data[cut:]]
+
+
+def _decoded_block(
+    file: SourceFile, how: Reading, losses: Losses, data: bytes, offset: int, number: int
+) -> tuple[list[str], dict[int, EncodingError]]:
+    """Decode whole lines: all at once, or one by one if that fails."""
+    try:
+        text = data.decode(how.encoding, how.errors)
+    except UnicodeDecodeError:
+        pass
+    else:
+        losses.replaced += _replaced(text, data, how)
+        return _split(text), {}
+    lines: list[str] = []
+    bad: dict[int, EncodingError] = {}
+    for place, line in enumerate(io.BytesIO(data).readlines()):
+        try:
+            lines.append(line.decode(how.encoding, how.errors))
+        except UnicodeDecodeError as error:
+            bad[place] = _encoding_error(file, how, error, offset, number + place)
+            lines.append(line.decode(how.encoding, "replace"))
+        offset += len(line)
+    return lines, bad
+
+
+def _split(text: str) -> list[str]:
+    """The lines of a text with their ends; only a line feed ends a line."""
+    return io.StringIO(text, newline="\n").readlines()
 
 
 def _replaced(text: str, data: bytes, how: Reading) -> int:
@@ -113,5 +169,4 @@ def _encoding_error(
         )
         + skip,
         f"{file.name} ({likely})" if likely else file.name,
-        "" if line is None else error.object.decode(how.encoding, "replace"),
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cpulm.data import vocabulary
-from cpulm.data.prepare import _scan_sources
+from cpulm.data.prepare import scan_sources
 from cpulm.data.sources import find_files
 from cpulm.data.tokenizer import _without_long_words
 from cpulm.settings import DataSettings
@@ -17,7 +17,7 @@ from cpulm.settings import DataSettings
 def sampled(path: Path, text: str) -> str:
     path.write_text(text, encoding="utf-8")
     data = DataSettings(source=[str(path)])
-    corpus = _scan_sources(data, find_files(data.source), (), lambda _: None, lambda: False)
+    corpus = scan_sources(data, find_files(data.source), (), lambda _: None, lambda: False)
     return "".join(vocabulary._Sample(corpus).texts())
 
 

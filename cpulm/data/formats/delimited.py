@@ -9,12 +9,14 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterator
+from itertools import chain
+from typing import Protocol
 
 from cpulm.data.losses import Losses
 from cpulm.data.reading import DocumentChunk, EncodingError, Reading
 from cpulm.data.records.rows import SKIP, Row, RowReader
 from cpulm.data.sources import SourceFile
-from cpulm.data.text_decoding import BOM, decoded_lines
+from cpulm.data.text_decoding import BOM, line_blocks
 from cpulm.errors import DataError
 
 LARGEST_CELL = 1 << 24
@@ -35,20 +37,21 @@ def read_tsv(file: SourceFile, how: Reading, losses: Losses) -> Iterator[Documen
 
 
 def _read(file: SourceFile, how: Reading, losses: Losses, delimiter: str | None) -> Iterator[DocumentChunk]:
-    lines = _Lines(file, how, losses)
-    first = next(lines, "").removeprefix(BOM)
+    blocks = _Blocks(file, how, losses)
+    lines = iter(blocks)
+    head = next(lines, [])
+    head[:1] = [line.removeprefix(BOM) for line in head[:1]]
     if delimiter is None:
-        outside = _QUOTED.sub("", first)
+        outside = _QUOTED.sub("", head[0] if head else "")
         delimiter = max(_DELIMITERS, key=outside.count)  # the first one of equals
-    lines.again = first
     csv.field_size_limit(LARGEST_CELL)
-    cells = csv.reader(lines, delimiter=delimiter, strict=True)
+    cells = csv.reader(chain(head, chain.from_iterable(lines)), delimiter=delimiter, strict=True)
     try:
         columns = [name.strip() for name in next(cells, [])]
     except csv.Error as error:
         raise DataError(f"{file.shown}, line 1: {error}", "write the names of the columns there") from error
-    if lines.bad is not None:
-        raise lines.bad
+    if bad := blocks.bad_line(1, cells.line_num):
+        raise bad
     if not columns:
         return
     if twice := {name for name in columns if columns.count(name) > 1}:
@@ -57,59 +60,71 @@ def _read(file: SourceFile, how: Reading, losses: Losses, delimiter: str | None)
         )
     reader = RowReader(file, how, losses, unit="line", noun="column")
     reader.require(columns)
-    yield from reader.documents(_rows(file, lines, cells, columns))
+    yield from reader.documents(_rows(file, blocks, cells, columns))
 
 
-class _Lines(Iterator[str]):
-    """The lines of a file for ``csv.reader``.
+class _Cells(Protocol):
+    """What ``csv.reader`` returns."""
+
+    line_num: int
+
+    def __next__(self) -> list[str]: ...
+
+    def __iter__(self) -> Iterator[list[str]]: ...
+
+
+class _Blocks:
+    """The lines of a file for ``csv.reader``, a list at a time: what is called for each line is in C.
 
     Attributes:
-        number: of the last line.
         read: bytes read since this was last set to 0.
-        bad: why a line cannot be decoded; the row that it is in cannot be used.
-        again: the line to give next, which was given before.
     """
 
     def __init__(self, file: SourceFile, how: Reading, losses: Losses) -> None:
-        self._lines = decoded_lines(file, how, losses)
-        self.number = 0
+        self._blocks = line_blocks(file, how, losses)
+        self._bad: dict[int, EncodingError] = {}
         self.read = 0
-        self.bad: EncodingError | None = None
-        self.again: str | None = None
 
-    def __next__(self) -> str:
-        if self.again is not None:
-            line, self.again = self.again, None
-            return line
-        decoded, source_bytes = next(self._lines)
-        self.number += 1
-        self.read += source_bytes
-        if isinstance(decoded, EncodingError):
-            self.bad = decoded
-            return decoded.line  # with its quotes, so that the row ends where it ends
-        return decoded
+    def __iter__(self) -> Iterator[list[str]]:
+        number = 1
+        for lines, bad, read in self._blocks:
+            self.read += read
+            self._bad |= {number + place: error for place, error in bad.items()}
+            number += len(lines)
+            yield lines
+
+    def bad_line(self, first: int, last: int) -> EncodingError | None:
+        """Why one of these lines cannot be decoded."""
+        if not self._bad:
+            return None
+        bad = [self._bad.pop(number) for number in range(first, last + 1) if number in self._bad]
+        return bad[0] if bad else None
+
+    def take_read(self) -> int:
+        read, self.read = self.read, 0
+        return read
 
 
-def _rows(file: SourceFile, lines: _Lines, cells: Iterator[list[str]], columns: list[str]) -> Iterator[Row]:
+def _rows(file: SourceFile, blocks: _Blocks, cells: _Cells, columns: list[str]) -> Iterator[Row]:
     width = len(columns)
     while True:
-        number, values = lines.number + 1, None
+        number = cells.line_num + 1
+        values: DataError | None = None
         try:
             row = next(cells, None)
         except csv.Error as error:
-            row, values = [], _not_csv(file, number, lines.number, str(error))
-        read, lines.read = lines.read, 0
-        if lines.bad is not None:
-            values, lines.bad = lines.bad, None
+            row, values = [], _not_csv(file, number, cells.line_num, str(error))
+        values = blocks.bad_line(number, cells.line_num) or values
         if values is not None:
-            yield Row(number, values, read)
+            yield Row(number, values, blocks.take_read())
         elif row is None:
             return
         elif len(row) == width:
-            yield Row(number, dict(zip(columns, row, strict=True)), read)
+            yield Row(number, dict(zip(columns, row, strict=True)), blocks.take_read())
         elif row:
             what = f"{file.shown}, line {number} has {len(row)} cells, but there are {width} columns"
-            yield Row(number, DataError(what, f"put cells with delimiters in quotes, or {SKIP}"), read)
+            hint = f"put cells with delimiters in quotes, or {SKIP}"
+            yield Row(number, DataError(what, hint), blocks.take_read())
 
 
 def _not_csv(file: SourceFile, first: int, last: int, reason: str) -> DataError:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
+import msgspec
+
 from cpulm.data.losses import Losses
 from cpulm.data.reading import DocumentChunk, EncodingError, Reading
 from cpulm.data.records.rows import SKIP, Row, RowReader
@@ -33,12 +35,20 @@ def _rows(file: SourceFile, how: Reading, losses: Losses) -> Iterator[Row]:
 
 def _object_in(file: SourceFile, number: int, line: str, how: Reading) -> dict[str, object] | DataError:
     try:
-        record = json.loads(line, parse_int=json_number)
+        record = _decoded(line)
     except (ValueError, RecursionError) as error:
         return DataError(
             f"{file.shown}, line {number} is not JSON: {error}", f"write one JSON object per line, or {SKIP}"
         )
     return record if isinstance(record, dict) else not_an_object(f"{file.shown}, line {number}", how)
+
+
+def _decoded(line: str) -> object:
+    """The value of a line. msgspec takes half the time; json also takes what it refuses, such as NaN."""
+    try:
+        return msgspec.json.decode(line)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return json.loads(line, parse_int=json_number)
 
 
 def not_an_object(where: str, how: Reading) -> DataError:

@@ -90,8 +90,8 @@ def split_texts(
             yield held[begin:end], False, read
             begin, read = end, 0
         held = held[begin:]
-    match = border.search(held)
-    yield (held[: match.start()] if match else held).rstrip(_LINE_ENDS), True, read
+    last = border.search(held)
+    yield (held[: last.start()] if last else held).rstrip(_LINE_ENDS), True, read
 
 
 def _without_mark(texts: Iterable[tuple[str, int]]) -> Iterator[tuple[str, int]]:

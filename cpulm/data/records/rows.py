@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -17,8 +16,6 @@ from cpulm.data.text_decoding import REPLACEMENT
 from cpulm.errors import DataError
 
 SKIP = "leave such rows out: --skip-bad"
-
-_HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 
 class Row(NamedTuple):
@@ -113,7 +110,7 @@ class RowReader:
         except RowError as error:
             hint = f"{error.hint}; or {SKIP}" if error.hint else SKIP
             raise DataError(f"{self._place(number)}: {error}", hint) from error
-        return text if _HALF_PAIR.search(text) is None else self._without_half_pairs(number, text)
+        return text if _is_valid(text) else self._without_half_pairs(number, text)
 
     def _field_of(self, values: Mapping[str, Any]) -> str:
         value = found_in(values, self._how.field)
@@ -145,6 +142,14 @@ class RowReader:
             f"name the {self._noun} that holds the text (--field NAME), put several into a text "
             "(--template '{a} {b}'), or read the file as it is: --format text"
         )
+
+
+def _is_valid(text: str) -> bool:
+    """Whether a text is Unicode that UTF-8 can hold: JSON may have half a surrogate pair in a string."""
+    try:
+        return text.isascii() or bool(text.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def _json_name(value: object) -> str:
