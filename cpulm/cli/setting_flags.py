@@ -143,7 +143,7 @@ FLAGS = {
             "data.source",
             ("--data",),
             "TEXT",
-            "A file, folder, glob, token folder, or builtin:python; repeatable.",
+            "A file, folder, glob, hf:NAME, token folder, or builtin:python; repeatable.",
             many=True,
             complete=completion.paths,
         ),

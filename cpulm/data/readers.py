@@ -158,7 +158,8 @@ def check_settings(files: Sequence[SourceFile], how: Reading) -> None:
 
 def unused_settings(files: Sequence[SourceFile], how: Reading) -> dict[str, Any]:
     """The settings of rows and of plain text that have no effect on any of the files, with their defaults."""
-    used = {option for file in files for option in FORMATS[format_of(file, how)].options}
+    read = [file for file in files if not file.builtin]
+    used = {option for file in read for option in FORMATS[format_of(file, how)].options}
     return {
         option: getattr(DEFAULT, option)
         for option in (*_OF_ROWS, *_OF_TEXT)

@@ -40,7 +40,7 @@ class SplitWriter:
         """Count ``text``, which belongs to document number ``document``."""
         self.documents += document != self._document
         self._document = document
-        self.text_bytes += len(text.encode())
+        self.text_bytes += len(text) if text.isascii() else len(text.encode())
 
     def write(self, ids: Ids, lost_bytes: int = 0) -> None:
         """Append tokens; ``lost_bytes`` of their text they do not give back."""

@@ -257,6 +257,11 @@ def test_a_number_of_thousands_of_digits_is_json(tmp_path: Path) -> None:
     assert documents(write(tmp_path / "a.jsonl", line)) == ["fine"]
 
 
+def test_the_built_in_text_is_always_read_as_it_is() -> None:
+    with pytest.raises(SettingsError, match=r"data\.document has no effect"):
+        check_settings(find_files(["builtin:python"])[:2], Reading(document="line"))
+
+
 @pytest.mark.parametrize(
     ("names", "how", "said"),
     [
