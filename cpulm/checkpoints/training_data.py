@@ -10,6 +10,7 @@ from cpulm.data.prepare import check, prepare
 from cpulm.data.sources import absolute_sources
 from cpulm.data.token_cache import mark_used
 from cpulm.data.tokenfile import TokenFolder
+from cpulm.data.tokenizer import Tokenizer
 from cpulm.errors import DataError
 from cpulm.events import Listener, Notice
 from cpulm.settings import DataSettings
@@ -22,6 +23,9 @@ def same_tokens(
     data: DataSettings | None = None,
 ) -> TokenFolder:
     """Return the checkpoint's token folder; make it again from its text if it is gone or damaged.
+
+    It is made with the checkpoint's own tokenizer: a later version of cpulm may train another one on the same
+    text.
 
     Args:
         data: the settings to make it from, if the text is in another place now; None: the checkpoint's.
@@ -38,7 +42,8 @@ def same_tokens(
             return tokens
     elsewhere = "if the text is in another place now: `cpulm resume RUN --data TEXT`"
     try:
-        tokens = prepare(data, emit=show, should_stop=should_stop)
+        tokenizer = Tokenizer.from_json(checkpoint.tokenizer_json)
+        tokens = prepare(data, emit=show, should_stop=should_stop, tokenizer=tokenizer)
     except DataError as error:
         raise DataError(
             f"the tokens that the run was trained on are needed again, and {error.message}",

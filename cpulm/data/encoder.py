@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from cpulm.data.pretoken_cache import END_MARK, Ids, PieceEncoder
+from cpulm.data.piece_borders import END_MARK, BorderPattern
+from cpulm.data.pretoken_cache import Ids, PieceEncoder
+from cpulm.data.splitting import splitting_pattern
 from cpulm.data.tokenizer import CANNOT_ENCODE, UNKNOWN, Tokenizer, byte_letters
 from cpulm.data.tokenizer_json import library_errors
 from cpulm.errors import DataError
@@ -45,8 +47,9 @@ def bulk_encoder(tokenizer: Tokenizer) -> Encode:
         return _char_encoder(tokenizer)
     if tokenizer.kind == "word":
         return _word_encoder(tokenizer)
-    if splits_like_gpt2(tokenizer.parts):
-        return _gpt2_bpe_encoder(tokenizer)
+    pattern = splitting_pattern(tokenizer.parts)
+    if (pattern == "gpt2" or pattern == "qwen2") and _never_searched(tokenizer.parts):
+        return _bpe_encoder(tokenizer, pattern)
     return _library_encoder(tokenizer)
 
 
@@ -68,7 +71,8 @@ def keeps_every_text(tokenizer: Tokenizer) -> bool:
         return tokenizer.parts.get("normalizer") is None
     byte_level = (tokenizer.parts.get("decoder") or {}).get("type") == "ByteLevel"
     complete = tokenizer.inner.get_vocab().keys() >= set(byte_letters())
-    return byte_level and complete and (tokenizer.kind == "byte" or splits_like_gpt2(tokenizer.parts))
+    splits = splitting_pattern(tokenizer.parts) is not None and _never_searched(tokenizer.parts)
+    return byte_level and complete and (tokenizer.kind == "byte" or splits)
 
 
 def lost_bytes(tokenizer: Tokenizer, text: str, ids: Sequence[int]) -> int:
@@ -92,22 +96,12 @@ def unknown_id(tokenizer: Tokenizer) -> int | None:
     return model.get("unk_id") if name is None else tokenizer.inner.token_to_id(name)
 
 
-def splits_like_gpt2(parts: dict[str, Any]) -> bool:
-    """Whether a ``tokenizer.json`` is byte-level BPE with GPT-2's splitting and no further processing."""
-    model, splitter = parts["model"], parts.get("pre_tokenizer") or {}
-    plain = not any(model.get(key) for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"))
-    return (
-        model["type"] == "BPE"
-        and plain
-        and parts.get("normalizer") is None
-        and splitter.get("type") == "ByteLevel"
-        and not splitter.get("add_prefix_space")
-        and splitter.get("use_regex", True)
-        and all(token["special"] for token in parts.get("added_tokens", []))
-    )
+def _never_searched(parts: dict[str, Any]) -> bool:
+    """Whether no text is searched for added tokens: those that are not special are found in it."""
+    return all(token["special"] for token in parts.get("added_tokens", []))
 
 
-def _gpt2_bpe_encoder(tokenizer: Tokenizer) -> Encode:
+def _bpe_encoder(tokenizer: Tokenizer, pattern: BorderPattern) -> Encode:
     local = threading.local()
     known: dict[bytes, bytes] = {}
     capacity = max(1 << 15, _TABLE_PIECES * 4 // max(4, os.cpu_count() or 1))
@@ -115,7 +109,7 @@ def _gpt2_bpe_encoder(tokenizer: Tokenizer) -> Encode:
     def encode(text: str) -> Ids:
         # One table per thread: reads need no lock, and each table soon holds the common pieces.
         if not hasattr(local, "encoder"):
-            local.encoder = PieceEncoder(tokenizer.inner, tokenizer.eot_id, capacity, known)
+            local.encoder = PieceEncoder(tokenizer.inner, pattern, tokenizer.eot_id, capacity, known)
         encoder: PieceEncoder = local.encoder
         return encoder.encode(text.encode("utf-8", "surrogateescape"))
 
@@ -191,9 +185,9 @@ def _with_ends(parts: list[list[int]], eot_id: int) -> Ids:
 
 
 # Almost no tokenizer has a token that spans two words; GPT-2's has none that spans any character and
-# the white space after it.
+# the white space after it, Qwen2's only signs and the line ends after them.
 _BETWEEN_WORDS = re.compile(r"[^\W\d_](?= [^\W\d_])")
-_BEFORE_BLANK = re.compile(r"[^\s](?=[ \t\n\r])")
+_BEFORE_BLANK = re.compile(r"[^\s](?=[ \t])|[^\W_](?=[\n\r])")
 _SEARCHED_CHARACTERS = 4096
 
 

@@ -13,6 +13,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer as JsonTokenizer
+from tokenizers import pre_tokenizers
 
 LONG_BYTES = 1 << 13
 """Text of more bytes is worth looking for a long pretoken."""
@@ -22,7 +23,7 @@ _Ints = npt.NDArray[np.int64]
 
 
 class LongTextEncoder:
-    """Encodes text of any length by a byte-level BPE tokenizer that splits as GPT-2 does.
+    """Encodes text of any length by a byte-level BPE tokenizer.
 
     Args:
         inner: the tokenizer.
@@ -33,6 +34,10 @@ class LongTextEncoder:
 
     def __init__(self, inner: JsonTokenizer, window: int = 2048, overlap: int = 256) -> None:
         self._inner = inner
+        # Pretokens and windows of one are pieces: a window of white space would be split once more.
+        self._merger = JsonTokenizer.from_str(inner.to_str())
+        self._merger.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        self._merger.encode_special_tokens = True
         self._window = window
         self._overlap = overlap
         vocab = inner.get_vocab()
@@ -45,7 +50,8 @@ class LongTextEncoder:
         """Return the ids of ``text``, uint32 [n], as the library gives them."""
         spans = [span for _, span in self._inner.pre_tokenizer.pre_tokenize_str(text)]
         if all(end - begin <= 2 * self._window for begin, end in spans):
-            return self._whole(text)
+            encoding = self._inner.encode(text, add_special_tokens=False)
+            return np.array(encoding.ids, dtype=np.uint32)
         parts: list[_Ids] = []
         short: list[str] = []
         for begin, end in spans:
@@ -56,11 +62,9 @@ class LongTextEncoder:
                 short = []
         return np.concatenate([*parts, *self._each(short)])
 
-    def _whole(self, text: str) -> _Ids:
-        return self._each([text])[0]
-
     def _each(self, texts: list[str]) -> list[_Ids]:
-        encoded = self._inner.encode_batch_fast(texts, add_special_tokens=False)
+        """The ids of each text, which is not split."""
+        encoded = self._merger.encode_batch_fast(texts, add_special_tokens=False)
         return [np.array(encoding.ids, dtype=np.uint32) for encoding in encoded]
 
     def _by_windows(self, pretoken: str) -> _Ids:
@@ -76,7 +80,7 @@ class LongTextEncoder:
             joints = self._joints(pretoken, windows, encoded)
         found = [joint for joint in joints if joint is not None]
         if len(found) < len(joints):
-            return self._whole(pretoken)
+            return self._each([pretoken])[0]
         firsts = [0, *(first for _, first in found)]
         ends = [*(end for end, _ in found), None]
         return np.concatenate([ids[a:b] for ids, a, b in zip(encoded, firsts, ends, strict=True)])

@@ -23,10 +23,9 @@ from cpulm.data.split import Corpus, Split, readable, scan
 from cpulm.data.token_cache import delete_abandoned, find_cached, token_caches
 from cpulm.data.tokenfile import FORMAT_VERSION, TokenFolder, is_token_folder, require_block
 from cpulm.data.tokenizer import KINDS, Tokenizer
-from cpulm.data.tokenizer_json import read_tokenizer
-from cpulm.data.vocabulary import SAMPLE_BYTES, make_tokenizer, trains_vocabulary
+from cpulm.data.vocabulary import SAMPLE_BYTES, make_tokenizer, trains_vocabulary, vocabulary_key
 from cpulm.data.write import FolderWriter, writing_folder
-from cpulm.errors import DataError, ResourceError, SettingsError
+from cpulm.errors import ResourceError, SettingsError
 from cpulm.events import Listener, Notice
 from cpulm.progress import Stage
 from cpulm.settings import DataSettings, Settings, changed
@@ -48,6 +47,7 @@ def prepare(
     should_stop: Callable[[], bool],
     block_size: int | None = None,
     out: Path | None = None,
+    tokenizer: Tokenizer | None = None,
 ) -> TokenFolder:
     """Return the tokens that ``data`` describes.
 
@@ -57,6 +57,7 @@ def prepare(
         should_stop: called about ten times a second.
         block_size: refuse tokens if either split is smaller than one such block.
         out: the folder to write; if None, a folder in the user's cache, which the next call finds again.
+        tokenizer: the one that ``data`` led to before, to be used again; None: make it.
 
     Raises:
         DataError: if a source cannot be used.
@@ -68,7 +69,7 @@ def prepare(
     if folder is not None:
         check(folder, emit, should_stop)
     else:
-        folder = _find_or_build(data, out, emit, should_stop)
+        folder = _find_or_build(data, out, tokenizer, emit, should_stop)
     _report_split(folder, emit)
     _report_vocabulary(data, folder, emit)
     _report_losses(folder, emit)
@@ -188,20 +189,24 @@ def _open_prepared(data: DataSettings, out: Path | None) -> TokenFolder | None:
 
 
 def _find_or_build(
-    data: DataSettings, out: Path | None, emit: Listener, should_stop: Callable[[], bool]
+    data: DataSettings,
+    out: Path | None,
+    tokenizer: Tokenizer | None,
+    emit: Listener,
+    should_stop: Callable[[], bool],
 ) -> TokenFolder:
     if out is not None:
         _refuse_existing(out)
     val_files = find_files(data.val_source, emit, should_stop)
     files = without_validation(find_files(data.source, emit, should_stop), val_files, emit)
     check_settings([*files, *val_files], Reading.of(data))
-    key = _cache_key(data, files, val_files)
+    key = _cache_key(data, tokenizer, files, val_files)
     if out is None:
         if known := find_cached(key, emit, lambda folder: check(folder, emit, should_stop)):
             return known
         delete_abandoned()
     corpus = scan_sources(data, files, val_files, emit, should_stop)
-    tokenizer = make_tokenizer(data, corpus, emit, should_stop)
+    tokenizer = tokenizer or make_tokenizer(data, corpus, emit, should_stop)
     if out is not None:
         return _written(data, corpus, tokenizer, out, emit, should_stop, keep_existing=False)
     cache, instead = token_caches()
@@ -361,17 +366,13 @@ def _provenance(data: DataSettings, corpus: Corpus) -> dict[str, object]:
     }
 
 
-def _cache_key(data: DataSettings, files: Sequence[SourceFile], val_files: Sequence[SourceFile]) -> str:
+def _cache_key(
+    data: DataSettings,
+    tokenizer: Tokenizer | None,
+    files: Sequence[SourceFile],
+    val_files: Sequence[SourceFile],
+) -> str:
     """A key that changes with everything that would change the tokens."""
-    tokenizer = data.tokenizer
-    if tokenizer not in KINDS:
-        try:
-            tokenizer = hashlib.blake2b(read_tokenizer(expand_home(tokenizer))).hexdigest()
-        except OSError as error:
-            raise DataError(
-                f"cannot read the tokenizer {data.tokenizer}: {error.strerror}",
-                f"give a tokenizer.json, or one of {', '.join(KINDS)}",
-            ) from error
     listed = [
         [(file.place, file.name, file.size, file.mtime_ns) for file in part] for part in (files, val_files)
     ]
@@ -379,7 +380,7 @@ def _cache_key(data: DataSettings, files: Sequence[SourceFile], val_files: Seque
         FORMAT_VERSION,
         SPLIT_VERSION,
         listed,
-        tokenizer,
+        vocabulary_key(data, tokenizer),
         data.vocab_size if trains_vocabulary(data.tokenizer) else None,
         None if val_files else data.val_fraction,
         READERS_VERSION,

@@ -1,8 +1,9 @@
 """Fast byte-level BPE for large texts: each distinct piece of text is encoded once, then looked up.
 
-Vector operations on the bytes cut the text at borders that no token can span under GPT-2's splitting
-expression, so the ids are those of the ``tokenizers`` library on the uncut text. The same few thousand
-pieces make up most of any text: their ids are kept in a hash table, which vector operations read as well.
+Vector operations on the bytes cut the text at borders that no token can span under the vocabulary's
+splitting expression, so the ids are those of the ``tokenizers`` library on the uncut text. The same few
+thousand pieces make up most of any text: their ids are kept in a hash table, which vector operations read as
+well.
 """
 
 from __future__ import annotations
@@ -15,19 +16,11 @@ import numpy.typing as npt
 from tokenizers import Tokenizer as JsonTokenizer
 
 from cpulm.data.long_pretokens import LONG_BYTES, LongTextEncoder
+from cpulm.data.piece_borders import END_MARK, BorderPattern, Ints, piece_starts
 
-Bytes: TypeAlias = npt.NDArray[np.uint8]
 Ids: TypeAlias = npt.NDArray[np.uint32]
-Ints: TypeAlias = npt.NDArray[np.int64]
 Words: TypeAlias = npt.NDArray[np.uint64]
 
-END_MARK = 0xFF
-"""Marks the end of a document: a byte that no UTF-8 text holds."""
-
-# Classes of bytes. OTHER is every byte whose Unicode class depends on its neighbours, and the controls.
-_LETTER, _DIGIT, _SIGN, _QUOTE, _SPACE, _BREAK, _OTHER, _END = range(8)
-_VISIBLE = (_LETTER, _DIGIT, _SIGN, _QUOTE)
-_NEVER, _ALWAYS, _AFTER_OTHER, _BEFORE_WORD = range(4)
 
 _SHARED_BYTES = 64
 """Longer pieces hardly ever repeat, and would fill the memory."""
@@ -39,95 +32,31 @@ _PADDING = bytes(16)
 _T = TypeVar("_T", bound=np.generic)
 
 
-def _byte_classes() -> bytes:
-    classes = bytearray([_OTHER]) * 256
-    for byte in range(0x21, 0x7F):
-        letter = chr(byte)
-        classes[byte] = _LETTER if letter.isalpha() else _DIGIT if letter.isdigit() else _SIGN
-    classes[ord("'")] = _QUOTE
-    classes[ord(" ")] = _SPACE
-    for letter in "\t\n\r":
-        classes[ord(letter)] = _BREAK
-    classes[END_MARK] = _END
-    return bytes(classes)
-
-
-def _pair_rules() -> bytes:
-    """For each pair of neighbouring classes, indexed by 8 * left + right, whether to cut between."""
-    rules = bytearray(256)
-    for left in range(8):
-        for right in range(8):
-            rules[8 * left + right] = _rule(left, right)
-    return bytes(rules)
-
-
-def _rule(left: int, right: int) -> int:
-    blank = (_SPACE, _BREAK)
-    if _END in (left, right):
-        return _ALWAYS
-    if right in blank and left not in blank:
-        # A run of blanks begins: no token before it depends on them.
-        return _AFTER_OTHER if left == _OTHER else _ALWAYS
-    if right == _SPACE:
-        # Of a run of blanks only the last one, if it is a space, belongs to the word after it.
-        return _BEFORE_WORD
-    if left not in _VISIBLE or right not in _VISIBLE:
-        return _NEVER
-    if (left, right) == (_QUOTE, _LETTER):
-        # 's and the like are one token.
-        return _NEVER
-    signs = (_SIGN, _QUOTE)
-    return _NEVER if left == right or (left in signs and right in signs) else _ALWAYS
-
-
-_CLASSES = _byte_classes()
-_RULES = _pair_rules()
-
-
-def piece_starts(data: bytes) -> Ints:
-    """Return where the pieces of UTF-8 ``data`` begin; the first is 0, and no token spans two pieces."""
-    classes = np.frombuffer(data.translate(_CLASSES), dtype=np.uint8)
-    pairs: Bytes = classes[:-1] << np.uint8(3) | classes[1:]
-    rules = np.frombuffer(pairs.tobytes().translate(_RULES), dtype=np.uint8)
-    cut = rules == _ALWAYS
-    at = np.flatnonzero(rules == _BEFORE_WORD)
-    at = at[at + 2 < len(data)]
-    cut[at] = classes[at + 2] <= _QUOTE
-    at = np.flatnonzero(rules == _AFTER_OTHER)
-    if len(at):
-        cut[at] = _surely_visible(np.frombuffer(data, dtype=np.uint8), at)
-    starts: Ints = np.flatnonzero(cut)
-    starts += 1
-    return np.concatenate([np.zeros(1, dtype=np.int64), starts])
-
-
-def _surely_visible(data: Bytes, at: Ints) -> npt.NDArray[np.bool_]:
-    """Whether the characters that end at ``at`` cannot be white space beyond ASCII.
-
-    All such white space is in U+0080-00BF and in the three-byte characters with lead bytes E1, E2 and E3.
-    """
-    second = data[np.maximum(at - 1, 0)]
-    third = data[np.maximum(at - 2, 0)]
-    visible: npt.NDArray[np.bool_] = (data[at] >= 0x80) & (second != 0xC2) & ((third < 0xE1) | (third > 0xE3))
-    return visible
-
-
 class PieceEncoder:
     """Encodes text through a table of the pieces seen so far.
 
     Not thread-safe: give each thread its own encoder, and all of them the same ``known``.
 
     Args:
-        inner: a byte-level BPE tokenizer that splits as GPT-2 does.
+        inner: a byte-level BPE tokenizer.
+        pattern: the expression by which it splits text.
         eot_id: the id that stands for ``END_MARK``.
         capacity: distinct pieces to remember; beyond it, the table starts empty again.
         known: pieces that any thread has encoded, with their ids as uint32; shared, so that each is
             encoded once and not once per thread.
     """
 
-    def __init__(self, inner: JsonTokenizer, eot_id: int, capacity: int, known: dict[bytes, bytes]) -> None:
+    def __init__(
+        self,
+        inner: JsonTokenizer,
+        pattern: BorderPattern,
+        eot_id: int,
+        capacity: int,
+        known: dict[bytes, bytes],
+    ) -> None:
         self._inner = inner
         self._long_texts = LongTextEncoder(inner)
+        self._pattern = pattern
         self._known = known
         self._eot_id = eot_id
         self._capacity = capacity
@@ -142,7 +71,7 @@ class PieceEncoder:
             return np.zeros(0, dtype=np.uint32)
         if self._table.size > self._capacity or self._long_bytes > 16 * self._capacity:
             self._forget()
-        starts = piece_starts(data)
+        starts = piece_starts(data, self._pattern)
         entries = self._entries(data, starts, np.diff(starts, append=len(data)))
         return self._table.ids_of(entries)
 

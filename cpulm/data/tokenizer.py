@@ -16,9 +16,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as JsonTokenizer
 
+from cpulm.data.splitting import EXPRESSIONS, NEW_PATTERN, splitting_pattern
 from cpulm.data.tokenizer_json import check_tokenizer, library_errors, read_tokenizer
 from cpulm.errors import DataError, SettingsError
 from cpulm.typed_json import shown
@@ -205,7 +206,7 @@ class TextStream:
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Train a byte-level BPE tokenizer with GPT-2's splitting expression on ``texts``.
+    """Train a byte-level BPE tokenizer with Qwen2's splitting expression on ``texts``.
 
     Raises:
         SettingsError: if ``vocab_size`` is under 257.
@@ -216,7 +217,9 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
             f"give at least that: --vocab-size {BYTE_LEVEL_MINIMUM}; or take the tokenizer byte",
         )
     inner = JsonTokenizer(models.BPE())
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    split = pre_tokenizers.Split(Regex(EXPRESSIONS[NEW_PATTERN]), "isolated")
+    letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    inner.pre_tokenizer = pre_tokenizers.Sequence([split, letters])
     inner.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - 1,
@@ -307,6 +310,8 @@ def kind_of(parts: dict[str, Any]) -> str:
         return "bpe"
     if not splitter:
         return "char" if plain and max(map(len, vocab), default=1) == 1 else "other"
+    if splitting_pattern(parts) is not None:
+        return "bpe"
     if splitter.get("type") != "ByteLevel":
         return "other"
     if splitter.get("use_regex", True):

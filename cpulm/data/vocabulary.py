@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 from cpulm.cache_dir import expand_home
 from cpulm.data.encoder import safe_border
-from cpulm.data.pretoken_cache import piece_starts
+from cpulm.data.piece_borders import piece_starts
 from cpulm.data.split import Corpus
+from cpulm.data.splitting import NEW_PATTERN
 from cpulm.data.tokenizer import KINDS, Tokenizer, byte_tokenizer, char_tokenizer, train_bpe, train_word
+from cpulm.data.tokenizer_json import read_tokenizer
 from cpulm.data.word_list import SUFFIX, word_list_tokenizer
-from cpulm.errors import SettingsError, StoppedError
+from cpulm.errors import DataError, SettingsError, StoppedError
 from cpulm.events import Listener
 from cpulm.progress import Stage
 from cpulm.settings import DataSettings
@@ -29,6 +32,28 @@ _POLL_SECONDS = 0.1
 def trains_vocabulary(tokenizer: str) -> bool:
     """Whether ``data.vocab_size`` has an effect with this ``data.tokenizer``."""
     return tokenizer in ("bpe", "word")
+
+
+def vocabulary_key(data: DataSettings, tokenizer: Tokenizer | None) -> str:
+    """A key that changes with everything but the text that would change the vocabulary.
+
+    Args:
+        tokenizer: the one that is used again, if there is one.
+
+    Raises:
+        DataError: if a named ``tokenizer.json`` cannot be read.
+    """
+    if tokenizer is not None:
+        return hashlib.blake2b(tokenizer.to_json().encode()).hexdigest()
+    if data.tokenizer in KINDS:
+        return f"bpe, {NEW_PATTERN}" if data.tokenizer == "bpe" else data.tokenizer
+    try:
+        return hashlib.blake2b(read_tokenizer(expand_home(data.tokenizer))).hexdigest()
+    except OSError as error:
+        raise DataError(
+            f"cannot read the tokenizer {data.tokenizer}: {error.strerror}",
+            f"give a tokenizer.json, or one of {', '.join(KINDS)}",
+        ) from error
 
 
 def make_tokenizer(
@@ -146,7 +171,7 @@ class _Sample:
     def _note(self, text: str) -> None:
         """Count the bytes of pieces that were not in the sample before."""
         data = text.encode()
-        starts = [*piece_starts(data).tolist(), len(data)] if data else []
+        starts = [*piece_starts(data, NEW_PATTERN).tolist(), len(data)] if data else []
         for piece in {data[begin:end] for begin, end in pairwise(starts)}:
             number = hash(piece)
             if number not in self._pieces:

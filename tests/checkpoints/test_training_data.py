@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 from small_runs import of, record, resume, settings_for, train
+from tokenizers import pre_tokenizers
 
 from cpulm.checkpoints import checkpoint as checkpoints
+from cpulm.data import vocabulary
+from cpulm.data.splitting import splitting_pattern
 from cpulm.data.token_cache import list_cached
+from cpulm.data.tokenizer import Tokenizer, train_bpe
 from cpulm.errors import DataError
 from cpulm.events import Event, Notice
 from cpulm.settings import Settings
@@ -64,6 +70,28 @@ def test_a_text_that_was_moved_is_named_anew(stopped: Path, tmp_path: Path) -> N
     resume_with(stopped, Path("moved"))
     assert checkpoints.load(stopped / "latest.pt").step == 12
     assert stored(stopped).data.source == [str(tmp_path / "moved")]
+
+
+def test_tokens_are_made_again_with_the_vocabulary_of_the_run(
+    tmp_path: Path, fresh_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Earlier versions of cpulm split text as GPT-2 does."""
+
+    def train_as_before(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+        inner = train_bpe(texts, vocab_size).inner
+        inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        return Tokenizer(inner)
+
+    (tmp_path / "notes.txt").write_text(TEXT, encoding="utf-8")
+    vocabulary_settings = ("data.tokenizer=bpe", "data.vocab_size=270")
+    with monkeypatch.context() as before:
+        before.setattr(vocabulary, "train_bpe", train_as_before)
+        train(settings_for(tmp_path / "notes.txt", *vocabulary_settings), tmp_path / "run", stop_at=4)
+    clear_cache()
+    resume(tmp_path / "run")
+    finished = checkpoints.load(tmp_path / "run" / "latest.pt")
+    assert finished.step == 12
+    assert splitting_pattern(json.loads(finished.tokenizer_json)) == "gpt2"
 
 
 def test_another_text_is_refused(stopped: Path, tmp_path: Path) -> None:

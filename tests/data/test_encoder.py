@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from functools import cache
+from typing import get_args
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as JsonTokenizer
-from tokenizers import normalizers
+from tokenizers import normalizers, pre_tokenizers
 
 from cpulm.data.encoder import (
     END,
@@ -19,11 +20,18 @@ from cpulm.data.encoder import (
     counting_losses,
     keeps_every_text,
     safe_border,
-    splits_like_gpt2,
 )
 from cpulm.data.long_pretokens import LongTextEncoder
-from cpulm.data.pretoken_cache import PieceEncoder, piece_starts
-from cpulm.data.tokenizer import Tokenizer, byte_tokenizer, char_tokenizer, train_bpe, train_word
+from cpulm.data.piece_borders import BorderPattern, piece_starts
+from cpulm.data.pretoken_cache import PieceEncoder
+from cpulm.data.splitting import splitting_pattern
+from cpulm.data.tokenizer import (
+    Tokenizer,
+    byte_tokenizer,
+    char_tokenizer,
+    train_bpe,
+    train_word,
+)
 from cpulm.errors import DataError
 
 SAMPLE = (
@@ -42,9 +50,19 @@ ALPHABET = [
 TEXTS = st.lists(st.sampled_from(ALPHABET), max_size=60).map("".join)
 
 
+PATTERNS: tuple[BorderPattern, ...] = get_args(BorderPattern)
+
+
 @cache
-def bpe() -> Tokenizer:
-    return train_bpe([SAMPLE] * 8, 370)
+def bpe(pattern: BorderPattern = "qwen2") -> Tokenizer:
+    """A vocabulary that splits by ``pattern``; those of earlier versions of cpulm split as GPT-2's."""
+    tokenizer = train_bpe([SAMPLE] * 8, 370)
+    if pattern == "gpt2":
+        tokenizer.inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer = Tokenizer(tokenizer.inner)
+    assert splitting_pattern(tokenizer.parts) == pattern
+    assert tokenizer.kind == "bpe"
+    return tokenizer
 
 
 def plain(tokenizer: Tokenizer, text: str) -> list[int]:
@@ -56,40 +74,45 @@ def plain(tokenizer: Tokenizer, text: str) -> list[int]:
     return ids
 
 
+@pytest.mark.parametrize("pattern", PATTERNS)
 @given(texts=st.lists(TEXTS, min_size=1, max_size=4), capacity=st.sampled_from([1, 8, 1 << 16]))
 @settings(max_examples=150, deadline=None)
-def test_pieces_give_the_ids_of_the_library(texts: list[str], capacity: int) -> None:
+def test_pieces_give_the_ids_of_the_library(pattern: BorderPattern, texts: list[str], capacity: int) -> None:
     """Also when the table is so small that it forgets between any two texts."""
-    encoder = PieceEncoder(bpe().inner, bpe().eot_id, capacity, {})
+    encoder = PieceEncoder(bpe(pattern).inner, pattern, bpe(pattern).eot_id, capacity, {})
     for text in texts:
-        assert encoder.encode(text.encode()).tolist() == bpe().encode(text)
+        assert encoder.encode(text.encode()).tolist() == bpe(pattern).encode(text)
 
 
+@pytest.mark.parametrize("pattern", PATTERNS)
 @given(text=st.text(st.characters(codec="utf-8"), max_size=200))
 @settings(max_examples=150, deadline=None)
-def test_pieces_give_the_ids_of_the_library_on_any_unicode(text: str) -> None:
-    encoder = PieceEncoder(bpe().inner, bpe().eot_id, 1 << 16, {})
-    assert encoder.encode(text.encode()).tolist() == bpe().encode(text)
+def test_pieces_give_the_ids_of_the_library_on_any_unicode(pattern: BorderPattern, text: str) -> None:
+    encoder = PieceEncoder(bpe(pattern).inner, pattern, bpe(pattern).eot_id, 1 << 16, {})
+    assert encoder.encode(text.encode()).tolist() == bpe(pattern).encode(text)
 
 
-def test_every_character_among_words_is_split_as_by_the_library() -> None:
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_every_character_among_words_is_split_as_by_the_library(pattern: BorderPattern) -> None:
     """Assigned or not: before a blank, after one, and within a word."""
-    encode = bulk_encoder(bpe())
+    encode = bulk_encoder(bpe(pattern))
     codes = [*range(0x3100), *range(0x3100, 0x30000, 97)]  # all blanks are below U+3100
     letters = [chr(code) for code in codes if not 0xD800 <= code <= 0xDFFF]
     text = "".join(f"a{letter} \n b{letter}c" for letter in letters)
-    assert encode(text).tolist() == bpe().encode(text)
+    assert encode(text).tolist() == bpe(pattern).encode(text)
 
 
-def test_more_distinct_pieces_than_the_table_begins_with() -> None:
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_more_distinct_pieces_than_the_table_begins_with(pattern: BorderPattern) -> None:
     text = " ".join(f"w{number} {number}" for number in range(9000))
-    assert bulk_encoder(bpe())(text).tolist() == bpe().encode(text)
+    assert bulk_encoder(bpe(pattern))(text).tolist() == bpe(pattern).encode(text)
 
 
-def test_long_pieces_are_not_confused() -> None:
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_long_pieces_are_not_confused(pattern: BorderPattern) -> None:
     words = ["x" * length + end for length in (13, 14, 15, 16, 17, 64, 65, 200) for end in ("a", "b")]
     text = " ".join(words * 2)
-    assert bulk_encoder(bpe())(text).tolist() == bpe().encode(text)
+    assert bulk_encoder(bpe(pattern))(text).tolist() == bpe(pattern).encode(text)
 
 
 ONE_CLASS = ["ab", "ACGT", "0123456789", "东京是本的", "=-", "é東a", " a", "a'st", "\t\n "]
@@ -109,19 +132,26 @@ def test_windows_give_the_ids_of_the_whole(alphabet: str, runs: list[tuple[str, 
     assert encoder.encode(text).tolist() == tokenizer.encode(text)
 
 
-def test_long_pieces_among_others_have_the_ids_of_the_library() -> None:
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_long_pieces_among_others_have_the_ids_of_the_library(pattern: BorderPattern) -> None:
     documents = ["a cat sat " + "x" * 20_000 + ", 東" * 9000, "", "1" * 9000 + " \n" * 9000, "end"]
     text = END.join([*documents, ""])
-    assert bulk_encoder(bpe())(text).tolist() == plain(bpe(), text)
+    assert bulk_encoder(bpe(pattern))(text).tolist() == plain(bpe(pattern), text)
 
 
-def test_pieces_are_the_tokens_of_the_splitting_expression_in_plain_text() -> None:
-    text = b"It's a  test,  isn't it?\n    return x1"
-    starts = [*piece_starts(text).tolist(), len(text)]
-    pieces = [text[a:b].decode() for a, b in itertools.pairwise(starts)]
-    assert pieces == [
-        *["It", "'s", " a", " ", " test", ",", " ", " isn", "'t", " it", "?", "\n   ", " return", " x", "1"]
-    ]
+@pytest.mark.parametrize(
+    ("pattern", "pieces"),
+    [
+        ("gpt2", "It|'s| a| | test|,| (|isn|'t| it|)?|\n   | return| x|12"),
+        ("qwen2", "It|'s| a| | test|,| (|isn|'t| it|)?\n|   | return| x|1|2"),
+    ],
+)
+def test_pieces_are_the_tokens_of_the_splitting_expression_in_plain_text(
+    pattern: BorderPattern, pieces: str
+) -> None:
+    text = pieces.replace("|", "").encode()
+    starts = [*piece_starts(text, pattern).tolist(), len(text)]
+    assert "|".join(text[a:b].decode() for a, b in itertools.pairwise(starts)) == pieces
 
 
 @pytest.mark.parametrize("kind", ["bpe", "byte", "char", "word", "other"])
@@ -148,16 +178,14 @@ def other() -> Tokenizer:
     tokenizer = Tokenizer.from_json(
         bpe().to_json().replace('"add_prefix_space":false', '"add_prefix_space":true')
     )
-    assert not splits_like_gpt2(tokenizer.parts)
+    assert splitting_pattern(tokenizer.parts) is None
     return tokenizer
 
 
 def test_a_tokenizer_with_tokens_of_its_own_is_left_to_the_library() -> None:
-    assert splits_like_gpt2(bpe().parts)
     added = Tokenizer.from_json(bpe().to_json())
     added.inner.add_tokens(["twas"])
     again = Tokenizer.from_json(added.to_json())
-    assert not splits_like_gpt2(again.parts)
     assert bulk_encoder(again)("'twas").tolist() == again.encode("'twas")
 
 
@@ -166,12 +194,15 @@ def test_an_unknown_character_in_a_large_text_is_named() -> None:
         bulk_encoder(char_tokenizer("abc"))("aß")
 
 
+@pytest.mark.parametrize("pattern", PATTERNS)
 @given(text=TEXTS.filter(bool))
 @settings(max_examples=150, deadline=None)
-def test_cutting_at_the_border_changes_no_id(text: str) -> None:
+def test_cutting_at_the_border_changes_no_id(pattern: BorderPattern, text: str) -> None:
     border = safe_border(text)
     assert 0 < border <= len(text)
-    assert bpe().encode(text[:border]) + bpe().encode(text[border:]) == bpe().encode(text)
+    assert bpe(pattern).encode(text[:border]) + bpe(pattern).encode(text[border:]) == bpe(pattern).encode(
+        text
+    )
 
 
 @pytest.mark.parametrize(
