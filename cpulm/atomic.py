@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -50,11 +51,20 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
-        with temporary.open("w+b") as file:
-            yield file
-            flush_to_disk(file)
-        _rename(temporary, path)
-        flush_folder(path.parent)
+        with _naming_a_full_disk(path):
+            with temporary.open("w+b") as file:
+                yield file
+                flush_to_disk(file)
+            _rename(temporary, path)
+            flush_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _naming_a_full_disk(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise ResourceError(
@@ -62,8 +72,6 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
                 "free some disk space, or choose another folder",
             ) from error
         raise
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _rename(temporary: Path, path: Path) -> None:
@@ -81,3 +89,37 @@ def write_text(path: Path, text: str) -> None:
     """Write ``text`` as UTF-8 to ``path``, whole or not at all."""
     with replacing(path) as file:
         file.write(text.encode("utf-8"))
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Yield a new folder that takes the place of ``path`` when the block ends without an error.
+
+    Until then it is a hidden temporary sibling, and what is at ``path`` stays intact. After an error the
+    sibling is removed. Files in it are flushed with it.
+
+    Raises:
+        ResourceError: as :func:`replacing`.
+    """
+    beside = f".{path.name}.{os.getpid()}-{threading.get_ident()}"
+    temporary, old = path.with_name(f"{beside}.tmp"), path.with_name(f"{beside}.old.tmp")
+    try:
+        with _naming_a_full_disk(path):
+            temporary.mkdir(parents=True)
+            yield temporary
+            for file in temporary.iterdir():
+                with file.open("rb+") as written:
+                    flush_to_disk(written)
+            flush_folder(temporary)
+            if path.exists():
+                _rename(path, old)
+            try:
+                _rename(temporary, path)
+            except OSError:
+                if old.exists():
+                    _rename(old, path)
+                raise
+            flush_folder(path.parent)
+    finally:
+        for left in (temporary, old):
+            shutil.rmtree(left, ignore_errors=True)

@@ -51,13 +51,14 @@ ROOMS: dict[str, tuple[int, str]] = {
     "sweep": (4, "runs estimate runlog data system"),
     "overnight": (4, "runs runlog system"),
     "evaluation": (5, "checkpoints generation execution data model system"),
+    "export": (5, "checkpoints data model"),
     "inspection": (5, "checkpoints generation data model"),
     "training": (6, "evaluation checkpoints generation execution estimate runs data model optim system"),
     "benchmark": (7, "training estimate execution data model optim system"),
     "cli": (
         8,
-        "benchmark training evaluation inspection analysis sweep overnight checkpoints runs ui estimate "
-        "generation execution runlog data model optim system native",
+        "benchmark training evaluation export inspection analysis sweep overnight checkpoints runs ui "
+        "estimate generation execution runlog data model optim system native",
     ),
 }
 """Every room: its floor, and what it may import beside the ground; ``a.b`` is one module of a room."""
@@ -73,6 +74,9 @@ ONLY_IN = {
         *("native", "model", "optim", "data", "execution", "generation", "checkpoints", "evaluation"),
         *("inspection", "training", "benchmark"),
     ),
+    "gguf": ("export",),
+    "huggingface_hub": ("export",),
+    "safetensors": ("export",),
 }
 """Libraries that only some rooms import."""
 

@@ -53,6 +53,20 @@ def axis(incomplete: str) -> list[str]:
     return _beginning(incomplete, ("steps", "tokens", "time", "flops"))
 
 
+def export_format(incomplete: str) -> list[str]:
+    """Formats of an export."""
+    from cpulm.export.formats import FORMATS
+
+    return _beginning(incomplete, FORMATS)
+
+
+def quantization(incomplete: str) -> list[str]:
+    """How a GGUF file stores matrices."""
+    from cpulm.export.formats import QUANTIZATIONS
+
+    return _beginning(incomplete, QUANTIZATIONS)
+
+
 def choices(key: str) -> Callable[[str], list[str]]:
     """A callback for the words that the setting ``key`` takes."""
 

@@ -16,6 +16,7 @@ from cpulm.cli.analyze import analyze
 from cpulm.cli.at_boot import at_boot
 from cpulm.cli.benchmark import benchmark
 from cpulm.cli.evaluate import evaluate
+from cpulm.cli.export import export
 from cpulm.cli.generate import generate
 from cpulm.cli.parser import Command, Commands, UsageError
 from cpulm.cli.resume import resume
@@ -41,7 +42,8 @@ app = typer.Typer(
 )
 _COMMANDS = {
     "Train": (train, resume, sweep, stop, at_boot),
-    "Follow and judge": (runs, watch, analyze, evaluate, generate),
+    "Follow and judge": (runs, watch, analyze, evaluate),
+    "Use": (generate, export),
     "Prepare": (tokenize, benchmark, sysinfo),
 }
 for _panel, _commands in _COMMANDS.items():

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cpulm.atomic import replacing, write_text
+from cpulm.atomic import replacing, replacing_folder, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -98,3 +98,36 @@ def test_a_full_disk_is_a_resource_error_and_harms_nothing(tmp_path: Path) -> No
     assert "free some disk space" in done.stdout
     assert path.read_bytes() == b"old"
     assert names(tmp_path) == ["a.bin"]
+
+
+def test_a_folder_takes_the_place_of_the_old_one_whole(tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    for content in ("old", "new"):
+        with replacing_folder(path) as folder:
+            (folder / content).write_text(content)
+            assert names(tmp_path) != ["model"]
+    assert names(path) == ["new"]
+    assert names(tmp_path) == ["model"]
+
+
+def test_after_an_error_the_old_folder_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "model"
+    with replacing_folder(path) as folder:
+        (folder / "old").write_text("old")
+
+    def write_a_new_one() -> None:
+        with replacing_folder(path) as folder:
+            (folder / "new").write_text("new")
+
+    replace = Path.replace
+
+    def not_into_place(source: Path, target: Path) -> Path:
+        if source.name.endswith(".tmp") and not source.name.endswith(".old.tmp"):
+            raise PermissionError
+        return replace(source, target)
+
+    monkeypatch.setattr(Path, "replace", not_into_place)
+    with pytest.raises(PermissionError):
+        write_a_new_one()
+    assert names(path) == ["old"]
+    assert names(tmp_path) == ["model"]

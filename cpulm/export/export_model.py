@@ -1,0 +1,123 @@
+"""Exports a trained model in one of the formats, whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cpulm.atomic import replacing, replacing_folder, write_text
+from cpulm.errors import ResourceError, SettingsError
+from cpulm.export.formats import Format, Quantization
+from cpulm.export.gguf import require_gguf, write_gguf
+from cpulm.export.hf import HF_FILES, write_hf
+from cpulm.export.modelfile import modelfile
+from cpulm.export.safetensors_file import write_safetensors
+from cpulm.export.trained_model import TrainedModel, read_trained_model
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """What to write and where.
+
+    Attributes:
+        run: a run's folder or a checkpoint.
+        out: the file, or for ``hf`` the folder; None: named after the run, in the current folder.
+        quantization: of the matrices in a GGUF file.
+        force: whether an earlier export at ``out`` may be replaced.
+    """
+
+    run: Path
+    to: Format
+    out: Path | None = None
+    quantization: Quantization = "f16"
+    force: bool = False
+
+    @property
+    def path(self) -> Path:
+        """What is written."""
+        if self.out is not None:
+            return self.out
+        name = self.run.resolve().name if self.run.is_dir() else self.run.resolve().parent.name
+        endings = {"hf": "-hf", "gguf": f"-{self.quantization}.gguf", "safetensors": ".safetensors"}
+        return Path(f"{name}{endings[self.to]}")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        path: the file or folder.
+        files: all files, a Modelfile beside a GGUF file too.
+        limits: what other programs do differently with this model, in words.
+    """
+
+    trained: TrainedModel
+    path: Path
+    files: list[Path]
+    limits: list[str]
+
+
+def export_model(request: ExportRequest, warn: Callable[[str], None]) -> Exported:
+    """Export the model; what was there before stays if that fails.
+
+    Raises:
+        SettingsError: if something is in the way, a package is missing, or the format has no such model.
+        DataError: if there is no checkpoint, or it is damaged.
+        ResourceError: if the disk is full or cannot be written.
+    """
+    path = request.path
+    _require_free(request)
+    if request.to == "gguf":
+        require_gguf()
+    trained = read_trained_model(request.run, warn)
+    limits: list[str] = []
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if request.to == "hf":
+            with replacing_folder(path) as folder:
+                write_hf(trained, folder)
+            return Exported(trained, path, sorted(path.iterdir()), limits)
+        with replacing(path) as file:
+            if request.to == "gguf":
+                limits = write_gguf(trained, Path(file.name), request.quantization)
+            else:
+                write_safetensors(trained, Path(file.name))
+        files = [path]
+        if request.to == "gguf":
+            files.append(_modelfile_of(path))
+            write_text(files[-1], modelfile(trained, path))
+    except OSError as error:
+        raise ResourceError(
+            f"cannot write {path}: {error.strerror or error}", "choose another --out"
+        ) from error
+    return Exported(trained, path, files, limits)
+
+
+def _modelfile_of(path: Path) -> Path:
+    """Ollama's description of a model, beside it."""
+    return path.with_suffix(".Modelfile")
+
+
+def _require_free(request: ExportRequest) -> None:
+    """Raise SettingsError if the export would replace something that the user did not name as replaceable."""
+    path = request.path
+    if request.to == "hf":
+        if path.exists() and not path.is_dir():
+            raise SettingsError(f"{path} is a file, and hf is a folder", "choose another --out")
+        names = {file.name for file in path.iterdir()} if path.is_dir() else set()
+        if foreign := sorted(names - HF_FILES):
+            raise SettingsError(
+                f"{path} holds {foreign[0]}, which is no part of an export", "choose another --out"
+            )
+        there = [path] if names else []
+    else:
+        targets = [path, _modelfile_of(path)] if request.to == "gguf" else [path]
+        there = [target for target in targets if target.exists()]
+        if folders := [target for target in there if target.is_dir()]:
+            raise SettingsError(
+                f"{folders[0]} is a folder, and {request.to} is a file", "choose another --out"
+            )
+    if there and not request.force:
+        raise SettingsError(f"{there[0]} exists", "choose another --out, or replace it with --force")

@@ -1,0 +1,171 @@
+"""A model as a GGUF file, which llama.cpp, Ollama, LM Studio and their like load."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cpulm.errors import SettingsError
+from cpulm.export.architecture import Architecture, architecture_of
+from cpulm.export.formats import Quantization
+from cpulm.export.gguf_vocabulary import GgufVocabulary, gguf_vocabulary
+from cpulm.export.trained_model import TrainedModel
+from cpulm.export.weights import named_weights
+from cpulm.settings import ModelSettings
+
+if TYPE_CHECKING:
+    from gguf import GGUFWriter
+
+_Array = npt.NDArray[np.float32]
+
+_FILE_TYPES: Mapping[str, str] = {
+    "f32": "ALL_F32",
+    "f16": "MOSTLY_F16",
+    "q8_0": "MOSTLY_Q8_0",
+    "q4_0": "MOSTLY_Q4_0",
+}
+_BLOCK = 32
+"""Weights that share a scale in q8_0 and q4_0: rows are a multiple of it, or are stored in f16."""
+
+
+def require_gguf() -> Any:
+    """Return the package gguf.
+
+    Raises:
+        SettingsError: if it is not installed.
+    """
+    try:
+        import gguf
+    except ImportError as error:
+        raise SettingsError(
+            "--to gguf needs the package gguf, which is not installed", "pip install gguf"
+        ) from error
+    return gguf
+
+
+def write_gguf(trained: TrainedModel, path: Path, quantization: Quantization) -> list[str]:
+    """Write the model to ``path``, its matrices in ``quantization``.
+
+    The file is not written whole or not at all: give a temporary ``path``.
+
+    Returns:
+        What differs from the model as cpulm computes it, in words.
+
+    Raises:
+        SettingsError: if llama.cpp has no architecture or tokenizer like the model's.
+    """
+    gguf = require_gguf()
+    architecture = architecture_of(trained.model.settings)
+    limits = _activation_limits(trained.model.settings)
+    vocabulary = gguf_vocabulary(trained.tokenizer)
+    if vocabulary.limit:
+        limits.append(vocabulary.limit)
+    writer = gguf.GGUFWriter(None, architecture)
+    writer.add_name(trained.name)
+    writer.add_file_type(gguf.LlamaFileType[_FILE_TYPES[quantization]])
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    _add_settings(writer, trained.model.settings, trained.model.vocab_size)
+    _add_vocabulary(writer, vocabulary, trained.tokenizer.eot_id)
+    wide = True
+    for name, weight in _gguf_weights(trained, architecture):
+        kind = _type_of(name, weight, quantization)
+        wide = wide and (weight.ndim == 1 or kind != "f16" or quantization == "f16")
+        raw = gguf.GGMLQuantizationType[kind.upper()]
+        writer.add_tensor(name, gguf.quants.quantize(weight, raw), raw_dtype=raw)
+    if not wide:
+        limits.append(f"matrices whose rows are not a multiple of {_BLOCK} wide are stored in f16")
+    writer.write_header_to_file(path)
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return limits
+
+
+def _activation_limits(settings: ModelSettings) -> list[str]:
+    """What llama.cpp's activation does differently.
+
+    Raises:
+        SettingsError: if llama.cpp has no such activation.
+    """
+    if settings.mlp in ("swiglu", "gelu"):
+        return []
+    if settings.mlp == "gelu_erf":
+        return ["llama.cpp computes the tanh form of gelu (differences of up to 0.0005 in the hidden layer)"]
+    raise SettingsError(
+        f"llama.cpp's GPT-2 computes gelu, and this model has model.mlp = {settings.mlp}",
+        "export it with `--to hf`",
+    )
+
+
+def _add_settings(writer: GGUFWriter, settings: ModelSettings, vocab_size: int) -> None:
+    writer.add_vocab_size(vocab_size)
+    writer.add_context_length(settings.block_size)
+    writer.add_embedding_length(settings.n_embd)
+    writer.add_block_count(settings.n_layer)
+    writer.add_feed_forward_length(settings.inner_width)
+    writer.add_head_count(settings.n_head)
+    writer.add_head_count_kv(settings.kv_heads)
+    if settings.norm == "layernorm":
+        writer.add_layer_norm_eps(settings.norm_eps)
+        return
+    writer.add_layer_norm_rms_eps(settings.norm_eps)
+    writer.add_rope_freq_base(settings.rope_theta)
+    writer.add_rope_dimension_count(settings.head_width)
+    writer.add_key_length(settings.head_width)
+    writer.add_value_length(settings.head_width)
+
+
+def _add_vocabulary(writer: GGUFWriter, vocabulary: GgufVocabulary, eot_id: int) -> None:
+    writer.add_tokenizer_model(vocabulary.model)
+    if vocabulary.pre:
+        writer.add_tokenizer_pre(vocabulary.pre)
+    writer.add_token_list(vocabulary.tokens)
+    writer.add_token_types(vocabulary.types)
+    if vocabulary.merges:
+        writer.add_token_merges(vocabulary.merges)
+    if vocabulary.model == "t5":
+        writer.add_token_scores([0.0] * len(vocabulary.tokens))
+        writer.add_add_space_prefix(True)
+        writer.add_remove_extra_whitespaces(True)
+    if vocabulary.unknown is not None:
+        writer.add_unk_token_id(vocabulary.unknown)
+    writer.add_bos_token_id(eot_id)
+    writer.add_eos_token_id(eot_id)
+    writer.add_pad_token_id(eot_id)
+    writer.add_add_bos_token(False)
+    writer.add_add_eos_token(False)
+
+
+def _gguf_weights(trained: TrainedModel, architecture: Architecture) -> Iterator[tuple[str, _Array]]:
+    """The weights by their names in GGUF files."""
+    gguf = require_gguf()
+    settings = trained.model.settings
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[architecture.upper()], settings.n_layer)
+    for name, weight in named_weights(trained.model, architecture).items():
+        if architecture == "llama" and ".q_proj." in name:
+            weight = _interleaved(weight, settings.n_head)
+        if architecture == "llama" and ".k_proj." in name:
+            weight = _interleaved(weight, settings.kv_heads)
+        yield names.get_name(name, try_suffixes=(".weight", ".bias")), weight
+
+
+def _interleaved(weight: _Array, heads: int) -> _Array:
+    """Rows of a projection to ``heads`` heads, reordered: llama.cpp rotates pairs of neighbours in a Llama,
+    and pairs of the two halves in a Qwen3."""
+    halves = weight.reshape(heads, 2, len(weight) // heads // 2, *weight.shape[1:])
+    return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(weight.shape)
+
+
+def _type_of(name: str, weight: _Array, quantization: Quantization) -> str:
+    """The type that a tensor is stored in; norms, biases and positions stay in f32, as llama.cpp does it."""
+    if weight.ndim == 1 or name.startswith("position_embd") or quantization == "f32":
+        return "f32"
+    if quantization == "f16" or weight.shape[1] % _BLOCK:
+        return "f16"
+    if name.startswith(("token_embd", "output")):
+        return "q8_0"  # 4 bits cost most there: llama.cpp gives them 6
+    return quantization

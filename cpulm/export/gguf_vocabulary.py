@@ -1,0 +1,136 @@
+"""A tokenizer as the metadata of a GGUF file, which llama.cpp's own tokenizers read.
+
+Byte-level BPE is llama.cpp's ``gpt2`` with the name of its splitting pattern. Single bytes and characters
+are its ``rwkv``, which takes the longest token that begins at each place. Words are its ``t5``, which finds
+the tokens that cover a text best.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any
+
+from cpulm.data.encoder import unknown_id
+from cpulm.data.splitting import splitting_pattern
+from cpulm.data.tokenizer import Tokenizer, byte_letters
+from cpulm.errors import SettingsError
+
+_LETTERS = byte_letters()
+_WORD_BEGINS = "\N{LOWER ONE EIGHTH BLOCK}"
+"""What llama.cpp's ``t5`` reads a space as."""
+_NO_TEXT = b"\\xff"
+"""Before the end-of-text token of an ``rwkv`` vocabulary: a byte that no text holds, so that none is read as
+that token."""
+
+_PRE_TOKENIZERS: Mapping[str, str] = {"gpt2": "gpt-2", "qwen2": "qwen2", "llama3": "llama-bpe"}
+"""llama.cpp's names of the splitting patterns."""
+
+
+class TokenType(IntEnum):
+    """The types of tokens in a GGUF file."""
+
+    NORMAL = 1
+    UNKNOWN = 2
+    CONTROL = 3
+    USER_DEFINED = 4
+    UNUSED = 5
+
+
+@dataclass(frozen=True)
+class GgufVocabulary:
+    """A vocabulary in GGUF's terms.
+
+    Attributes:
+        model: the name of llama.cpp's tokenizer.
+        tokens: one for each id.
+        types: their types.
+        merges: of byte-level BPE.
+        pre: the name of its splitting pattern.
+        unknown: the id for what the vocabulary lacks.
+        limit: what llama.cpp does differently, in words; empty if nothing.
+    """
+
+    model: str
+    tokens: list[bytes]
+    types: list[TokenType]
+    merges: list[str] = field(default_factory=list)
+    pre: str = ""
+    unknown: int | None = None
+    limit: str = ""
+
+
+def gguf_vocabulary(tokenizer: Tokenizer) -> GgufVocabulary:
+    """Return the vocabulary of ``tokenizer`` for llama.cpp.
+
+    Raises:
+        SettingsError: if llama.cpp has no such tokenizer.
+    """
+    if tokenizer.kind == "byte":
+        return _longest_match(tokenizer, {letter: bytes([value]) for value, letter in enumerate(_LETTERS)})
+    if tokenizer.kind == "char":
+        characters = tokenizer.parts["model"]["vocab"]
+        return _longest_match(tokenizer, {character: character.encode() for character in characters})
+    if tokenizer.kind == "word":
+        return _words(tokenizer)
+    pre = _PRE_TOKENIZERS.get(splitting_pattern(tokenizer.parts) or "")
+    if pre is None:
+        raise SettingsError(
+            "data.tokenizer: llama.cpp has no tokenizer that splits text as this one does",
+            "export it with `--to hf`, which takes every tokenizer",
+        )
+    return _byte_level_bpe(tokenizer, pre)
+
+
+def _added(tokenizer: Tokenizer) -> dict[int, tuple[str, TokenType]]:
+    """The added tokens: text and type by id."""
+    return {
+        number: (token.content, TokenType.CONTROL if token.special else TokenType.USER_DEFINED)
+        for number, token in tokenizer.inner.get_added_tokens_decoder().items()
+    }
+
+
+def _byte_level_bpe(tokenizer: Tokenizer, pre: str) -> GgufVocabulary:
+    tokens = [f"[PAD{number}]".encode() for number in range(tokenizer.vocab_size)]
+    types = [TokenType.UNUSED] * tokenizer.vocab_size
+    for text, number in tokenizer.parts["model"]["vocab"].items():
+        tokens[number], types[number] = text.encode(), TokenType.NORMAL
+    for number, (text, kind) in _added(tokenizer).items():
+        tokens[number], types[number] = text.encode(), kind
+    merges: list[Any] = tokenizer.parts["model"]["merges"]
+    joined = [merge if isinstance(merge, str) else " ".join(merge) for merge in merges]
+    return GgufVocabulary("gpt2", tokens, types, joined, pre)
+
+
+def _longest_match(tokenizer: Tokenizer, texts: dict[str, bytes]) -> GgufVocabulary:
+    vocabulary = tokenizer.parts["model"]["vocab"]
+    tokens = [b""] * tokenizer.vocab_size
+    types = [TokenType.NORMAL] * tokenizer.vocab_size
+    for entry, number in vocabulary.items():
+        tokens[number] = _escaped(texts[entry])
+    for number, (text, kind) in _added(tokenizer).items():
+        tokens[number], types[number] = _NO_TEXT + _escaped(text.encode()), kind
+    limit = "llama.cpp cannot read a prompt with characters that the vocabulary lacks"
+    return GgufVocabulary("rwkv", tokens, types, limit=limit if tokenizer.kind == "char" else "")
+
+
+def _escaped(text: bytes) -> bytes:
+    """``text`` as an ``rwkv`` vocabulary writes it: llama.cpp reads the escape sequences back."""
+    return b"".join(
+        bytes([byte]) if 0x20 < byte < 0x7F and byte != ord("\\") else b"\\x%02x" % byte for byte in text
+    )
+
+
+def _words(tokenizer: Tokenizer) -> GgufVocabulary:
+    tokens = [b""] * tokenizer.vocab_size
+    types = [TokenType.NORMAL] * tokenizer.vocab_size
+    for word, number in tokenizer.parts["model"]["vocab"].items():
+        tokens[number] = f"{_WORD_BEGINS}{word}".encode()
+    for number, (text, kind) in _added(tokenizer).items():
+        tokens[number], types[number] = text.encode(), kind
+    unknown = unknown_id(tokenizer)
+    if unknown is not None:
+        tokens[unknown], types[unknown] = b"<unk>", TokenType.UNKNOWN
+    limit = "llama.cpp reads words between spaces as cpulm does, but other white space as a part of a word"
+    return GgufVocabulary("t5", tokens, types, unknown=unknown, limit=limit)

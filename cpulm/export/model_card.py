@@ -1,0 +1,106 @@
+"""The model card: what a model is, how it was trained, and what was measured."""
+
+from __future__ import annotations
+
+from pathlib import PurePath
+
+from cpulm.data.encoder import keeps_every_text
+from cpulm.export.architecture import TITLES, architecture_of
+from cpulm.export.trained_model import TrainedModel
+from cpulm.model.counts import count
+from cpulm.units import format_count, format_duration
+
+_LIMITS = {
+    "char": "It knows only the characters of its training text; transformers drops others without a word.",
+    "word": "It knows only the most frequent words of its training text; all others become `<unk>`, and line "
+    "ends and runs of spaces become one space.",
+}
+
+
+def card_facts(trained: TrainedModel) -> list[tuple[str, str]]:
+    """What was measured, as pairs of a name and a value."""
+    checkpoint, settings = trained.checkpoint, trained.checkpoint.settings
+    state, runtime = checkpoint.state, checkpoint.runtime
+    params = count(settings.model, checkpoint.vocab_size)
+    facts = [
+        (
+            "Parameters",
+            f"{format_count(params.total)}, {format_count(params.non_embedding)} without embeddings",
+        ),
+        ("Block", f"{TITLES[architecture_of(settings.model)]}, {_shape(trained)}"),
+        ("Vocabulary", f"{checkpoint.vocab_size:,} tokens, {trained.tokenizer.kind}"),
+        ("Context", f"{settings.model.block_size:,} tokens"),
+        ("Training text", ", ".join(_public(source) for source in settings.data.source)),
+        ("Trained on", f"{format_count(state.tokens)} tokens in {state.step:,} steps"),
+    ]
+    if state.best_loss is not None:
+        facts.append(("Validation loss", _loss(trained)))
+    if state.elapsed_seconds:
+        precision = str(runtime.get("precision") or "fp32")
+        facts.append(("Training time", f"{format_duration(state.elapsed_seconds)} in {precision}"))
+    if runtime.get("device_name"):
+        facts.append(("Machine", f"{runtime['device_name']}, {_threads(int(runtime['threads']))}"))
+    return facts
+
+
+def model_card(trained: TrainedModel) -> str:
+    """Return the README of a folder for transformers, Markdown with the Hub's front matter."""
+    rows = "\n".join(
+        f"| {name} | {value.replace('|', chr(92) + '|')} |" for name, value in card_facts(trained)
+    )
+    limit = _LIMITS.get(trained.tokenizer.kind, "")
+    return f"""---
+library_name: transformers
+pipeline_tag: text-generation
+tags:
+- cpulm
+---
+
+# {trained.name}
+
+A small language model, trained from scratch with cpulm.
+
+| | |
+|---|---|
+{rows}
+
+The loss is in nats per token, on text that was held out from training. {limit}
+
+## How to use it
+
+```python
+from transformers import pipeline
+
+write = pipeline("text-generation", ".")  # this folder, or its name on the Hub
+print(write("Once", max_new_tokens=100)[0]["generated_text"])
+```
+
+It only continues text: it was not trained to answer questions or to follow instructions.
+"""
+
+
+def _shape(trained: TrainedModel) -> str:
+    model = trained.checkpoint.settings.model
+    heads = f"{model.n_head} heads"
+    if model.kv_heads != model.n_head:
+        heads = f"{model.n_head} query heads, {model.kv_heads} key-value heads"
+    return f"{model.n_layer} layers, {heads}, width {model.n_embd}"
+
+
+def _loss(trained: TrainedModel) -> str:
+    state = trained.checkpoint.state
+    text = f"{state.best_loss:.4f}"
+    if state.best_bits_per_byte is not None and keeps_every_text(trained.tokenizer):
+        text += f", {state.best_bits_per_byte:.4f} bits per byte"
+    if state.best_step not in (None, state.step):
+        text += f" (the lowest of the run, at step {state.best_step:,})"
+    return text
+
+
+def _public(source: str) -> str:
+    """The last part of a path: where it lies on a computer is nobody's business."""
+    return source if ":" in source[2:] else PurePath(source).name or source
+
+
+def _threads(threads: int) -> str:
+    return "1 thread" if threads == 1 else f"{threads} threads"

@@ -1,0 +1,39 @@
+"""A trained model as the exporters need it: weights, tokenizer, and what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cpulm.checkpoints.checkpoint import Checkpoint
+from cpulm.checkpoints.load_model import load_model
+from cpulm.data.tokenizer import Tokenizer
+from cpulm.model.transformer import Transformer
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """What one export is made of.
+
+    Attributes:
+        name: of the run, for people.
+        checkpoint: the settings and measurements, without weights.
+    """
+
+    name: str
+    model: Transformer
+    tokenizer: Tokenizer
+    checkpoint: Checkpoint
+
+    @property
+    def end_of_text(self) -> str:
+        """The token that ends a document."""
+        return str(self.tokenizer.inner.id_to_token(self.tokenizer.eot_id))
+
+
+def read_trained_model(run: Path, warn: Callable[[str], None]) -> TrainedModel:
+    """Load the model of a run's folder or of a checkpoint; arguments and errors as for ``load_model``."""
+    model, tokenizer, checkpoint = load_model(run, warn=warn)
+    name = (run if run.is_dir() else run.parent).resolve().name
+    return TrainedModel(name, model, tokenizer, checkpoint)
