@@ -55,7 +55,8 @@ class ModelSettings(Section):
     """Base of the rotary frequencies."""
     mlp: Activation = "swiglu"
     """The MLP's activation; `gelu` is the tanh form that GPT-2 uses, `gelu_erf` the exact one, three times
-    faster on a CPU, `relu2` is relu squared. transformers and llama.cpp load no block with `relu2`."""
+    faster on a CPU, `relu2` is relu squared. llama.cpp loads no block with `relu` or `relu2`, transformers
+    only the GPT-2 block."""
     qk_norm: bool = True
     """RMSNorm over each head's queries and keys, as in Qwen3."""
     bias: bool = False

@@ -29,7 +29,7 @@ def export(
         typer.Option(
             metavar="FORMAT",
             help="hf: a folder for transformers, MLX and vLLM; gguf: a file for llama.cpp, Ollama, LM "
-            "Studio; safetensors: the bare weights.",
+            "Studio; page: one HTML file that runs the model offline; safetensors: the bare weights.",
             rich_help_panel=COMMON,
             autocompletion=completion.export_format,
         ),
@@ -47,8 +47,8 @@ def export(
         str | None,
         typer.Option(
             metavar="TYPE",
-            help="How gguf stores matrices: f32, f16, q8_0 (a quarter of f32) or q4_0 (a seventh). "
-            "[default: f16]",
+            help="How gguf stores matrices: f32, f16, q8_0 (a quarter of f32), q4_0 or q4_k (a "
+            "seventh). [default: f16]",
             rich_help_panel=COMMON,
             autocompletion=completion.quantization,
         ),
@@ -68,14 +68,16 @@ def export(
 ) -> None:
     """Export a model for other programs.
 
-    The path goes to stdout; what to type next goes to stderr. Models of the Qwen3, Llama and GPT-2 blocks
-    can be exported, which are all presets but nanochat-d4.
+    The path goes to stdout; what to type next goes to stderr. hf and gguf take the blocks of Qwen3, Llama
+    and GPT-2, which are all presets but nanochat-d4.
 
     **Examples**
 
         cpulm export runs/tiny-1 --to hf
 
         cpulm export runs/tiny-1 --to gguf --quantize q8_0
+
+        cpulm export runs/tiny-1 --to page
     """
     from cpulm.errors import SettingsError
     from cpulm.export.formats import FORMATS, QUANTIZATIONS
@@ -131,6 +133,8 @@ def _next_commands(exported: Exported, to: str) -> str:
             f"  ollama create {name} -f {typed(exported.files[-1])} && ollama run {name} Once\n"
             f"  llama-completion -m {place} -no-cnv -p Once -n 100"
         )
+    if to == "page":
+        return f"  open {place} in a browser, or give it to a friend: it needs nothing else"
     path = repr(str(exported.path))
     programs = {
         "hf": "from transformers import pipeline; "

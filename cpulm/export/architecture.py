@@ -60,5 +60,5 @@ def architecture_of(settings: ModelSettings) -> Architecture:
     wanted = ", ".join(f"{key} = {allowed}" for key, allowed in lacking[nearest])
     raise SettingsError(
         f"no architecture of transformers or llama.cpp has this block: {found}",
-        f"the nearest is {TITLES[nearest]}, with {wanted}; `--to safetensors` exports the bare weights",
+        f"the nearest is {TITLES[nearest]}, with {wanted}; `--to page` takes every block",
     )

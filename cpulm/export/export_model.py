@@ -11,6 +11,7 @@ from cpulm.errors import ResourceError, SettingsError
 from cpulm.export.formats import Format, Quantization
 from cpulm.export.gguf import require_gguf, write_gguf
 from cpulm.export.hf import HF_FILES, write_hf
+from cpulm.export.html_page import write_page
 from cpulm.export.modelfile import modelfile
 from cpulm.export.safetensors_file import write_safetensors
 from cpulm.export.trained_model import TrainedModel, read_trained_model
@@ -39,7 +40,12 @@ class ExportRequest:
         if self.out is not None:
             return self.out
         name = self.run.resolve().name if self.run.is_dir() else self.run.resolve().parent.name
-        endings = {"hf": "-hf", "gguf": f"-{self.quantization}.gguf", "safetensors": ".safetensors"}
+        endings = {
+            "hf": "-hf",
+            "gguf": f"-{self.quantization}.gguf",
+            "page": ".html",
+            "safetensors": ".safetensors",
+        }
         return Path(f"{name}{endings[self.to]}")
 
 
@@ -82,6 +88,8 @@ def export_model(request: ExportRequest, warn: Callable[[str], None]) -> Exporte
         with replacing(path) as file:
             if request.to == "gguf":
                 limits = write_gguf(trained, Path(file.name), request.quantization)
+            elif request.to == "page":
+                write_page(trained, Path(file.name))
             else:
                 write_safetensors(trained, Path(file.name))
         files = [path]

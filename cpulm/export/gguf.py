@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,9 @@ from cpulm.errors import SettingsError
 from cpulm.export.architecture import Architecture, architecture_of
 from cpulm.export.formats import Quantization
 from cpulm.export.gguf_vocabulary import GgufVocabulary, gguf_vocabulary
+from cpulm.export.named_weights import named_weights
+from cpulm.export.q4_k import quantize_q4_k
 from cpulm.export.trained_model import TrainedModel
-from cpulm.export.weights import named_weights
 from cpulm.settings import ModelSettings
 
 if TYPE_CHECKING:
@@ -27,9 +29,10 @@ _FILE_TYPES: Mapping[str, str] = {
     "f16": "MOSTLY_F16",
     "q8_0": "MOSTLY_Q8_0",
     "q4_0": "MOSTLY_Q4_0",
+    "q4_k": "MOSTLY_Q4_K_S",
 }
-_BLOCK = 32
-"""Weights that share a scale in q8_0 and q4_0: rows are a multiple of it, or are stored in f16."""
+_BLOCKS: Mapping[str, int] = {"q8_0": 32, "q5_0": 32, "q4_0": 32, "q4_k": 256}
+"""Weights in a block: a matrix whose rows are no multiple of it is stored in another type."""
 
 
 def require_gguf() -> Any:
@@ -70,14 +73,18 @@ def write_gguf(trained: TrainedModel, path: Path, quantization: Quantization) ->
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     _add_settings(writer, trained.model.settings, trained.model.vocab_size)
     _add_vocabulary(writer, vocabulary, trained.tokenizer.eot_id)
-    wide = True
+    instead = set()
     for name, weight in _gguf_weights(trained, architecture):
-        kind = _type_of(name, weight, quantization)
-        wide = wide and (weight.ndim == 1 or kind != "f16" or quantization == "f16")
-        raw = gguf.GGMLQuantizationType[kind.upper()]
-        writer.add_tensor(name, gguf.quants.quantize(weight, raw), raw_dtype=raw)
-    if not wide:
-        limits.append(f"matrices whose rows are not a multiple of {_BLOCK} wide are stored in f16")
+        stored_as, fits = _type_of(name, weight, quantization)
+        raw = gguf.GGMLQuantizationType[stored_as.upper()]
+        quantize = quantize_q4_k if stored_as == "q4_k" else partial(gguf.quants.quantize, qtype=raw)
+        writer.add_tensor(name, quantize(weight), raw_dtype=raw)
+        if not fits:
+            instead.add(stored_as)
+    if instead:
+        block = _BLOCKS[quantization]
+        kinds = " or ".join(sorted(instead))
+        limits.append(f"matrices whose rows are not a multiple of {block} wide are stored in {kinds}")
     writer.write_header_to_file(path)
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -160,12 +167,18 @@ def _interleaved(weight: _Array, heads: int) -> _Array:
     return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(weight.shape)
 
 
-def _type_of(name: str, weight: _Array, quantization: Quantization) -> str:
-    """The type that a tensor is stored in; norms, biases and positions stay in f32, as llama.cpp does it."""
+def _type_of(name: str, weight: _Array, quantization: Quantization) -> tuple[str, bool]:
+    """The type that a tensor is stored in, and whether that is as requested.
+
+    Norms, biases and positions stay in f32, as llama.cpp does it; so does it that q5_0 stands in for q4_k.
+    """
     if weight.ndim == 1 or name.startswith("position_embd") or quantization == "f32":
-        return "f32"
-    if quantization == "f16" or weight.shape[1] % _BLOCK:
-        return "f16"
-    if name.startswith(("token_embd", "output")):
-        return "q8_0"  # 4 bits cost most there: llama.cpp gives them 6
-    return quantization
+        return "f32", True
+    if quantization == "f16":
+        return "f16", True
+    # 4 bits cost most in the token embedding and the head: llama.cpp gives them 6.
+    wanted = "q8_0" if name.startswith(("token_embd", "output")) else quantization
+    for stored_as in (wanted, *(("q5_0",) if wanted == "q4_k" else ())):
+        if weight.shape[1] % _BLOCKS[stored_as] == 0:
+            return stored_as, stored_as == wanted
+    return "f16", False

@@ -17,8 +17,8 @@ from safetensors.numpy import save_file
 from cpulm.data.encoder import unknown_id
 from cpulm.export.architecture import Architecture, architecture_of
 from cpulm.export.model_card import model_card
+from cpulm.export.named_weights import named_weights
 from cpulm.export.trained_model import TrainedModel
-from cpulm.export.weights import named_weights
 from cpulm.settings import ModelSettings
 
 _CLASSES: Mapping[Architecture, str] = {

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import PurePath
 
 from cpulm.data.encoder import keeps_every_text
+from cpulm.errors import SettingsError
 from cpulm.export.architecture import TITLES, architecture_of
 from cpulm.export.trained_model import TrainedModel
 from cpulm.model.counts import count
+from cpulm.settings import ModelSettings
 from cpulm.units import format_count, format_duration
 
 _LIMITS = {
@@ -27,7 +29,7 @@ def card_facts(trained: TrainedModel) -> list[tuple[str, str]]:
             "Parameters",
             f"{format_count(params.total)}, {format_count(params.non_embedding)} without embeddings",
         ),
-        ("Block", f"{TITLES[architecture_of(settings.model)]}, {_shape(trained)}"),
+        ("Block", f"{_block(settings.model)}, {_shape(settings.model)}"),
         ("Vocabulary", f"{checkpoint.vocab_size:,} tokens, {trained.tokenizer.kind}"),
         ("Context", f"{settings.model.block_size:,} tokens"),
         ("Training text", ", ".join(_public(source) for source in settings.data.source)),
@@ -79,8 +81,14 @@ It only continues text: it was not trained to answer questions or to follow inst
 """
 
 
-def _shape(trained: TrainedModel) -> str:
-    model = trained.checkpoint.settings.model
+def _block(model: ModelSettings) -> str:
+    try:
+        return TITLES[architecture_of(model)]
+    except SettingsError:
+        return f"{model.norm}, {model.position}, {model.mlp}"
+
+
+def _shape(model: ModelSettings) -> str:
     heads = f"{model.n_head} heads"
     if model.kv_heads != model.n_head:
         heads = f"{model.n_head} query heads, {model.kv_heads} key-value heads"

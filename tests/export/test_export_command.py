@@ -57,7 +57,7 @@ def test_json_lists_the_files(folder: Path) -> None:
     assert all(file["bytes"] for file in facts["files"])
 
 
-@pytest.mark.parametrize("to", ["hf", "gguf", "safetensors"])
+@pytest.mark.parametrize("to", ["hf", "gguf", "page", "safetensors"])
 def test_what_is_there_is_replaced_only_with_force(to: str, folder: Path) -> None:
     command = ("export", "runs/plays", "--to", to, "--out", "out/model")
     assert cpulm(folder, *command).returncode == 0
@@ -75,7 +75,7 @@ def test_what_is_there_is_replaced_only_with_force(to: str, folder: Path) -> Non
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (("--to", "onnx"), "--to onnx is not a format\n hint: give one of hf, gguf, safetensors"),
+        (("--to", "onnx"), "--to onnx is not a format\n hint: give one of hf, gguf, page, safetensors"),
         (("--to", "hf", "--quantize", "q8_0"), "--quantize has no effect with --to hf"),
         (("--to", "gguf", "--quantize", "q1"), "--quantize q1 is not a type"),
         (("--to", "gguf", "--push", "me/it"), "--push has no effect with --to gguf"),

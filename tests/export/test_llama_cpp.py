@@ -6,11 +6,23 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+import gguf
+import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
+from command_line import cpulm
 from llama_cpp import LlamaCpp
 from small_exports import BLOCK_SIZE, KINDS, SmallTrained
+from small_models import a_model
 from texts_of_all_kinds import texts
+
+from cpulm.checkpoints import checkpoint as checkpoints
+from cpulm.checkpoints import load_model
+from cpulm.checkpoints.checkpoint import Checkpoint
+from cpulm.data.tokenizer import UNKNOWN, byte_tokenizer
+from cpulm.export.q4_k import quantize_q4_k
+from cpulm.settings import Settings
 
 Trained = Callable[[str], SmallTrained]
 
@@ -27,7 +39,7 @@ def test_greedy_text_in_f32(name: str, trained: Trained) -> None:
 
 def readable(ours: SmallTrained, text: str) -> str:
     """What of ``text`` llama.cpp promises to split in the same way: see the limits of each vocabulary."""
-    known = ours.tokenizer.parts["model"]["vocab"]
+    known = ours.tokenizer.parts["model"]["vocab"].keys() - {UNKNOWN}
     if ours.tokenizer.kind == "char":
         return "".join(character for character in text if character in known)
     if ours.tokenizer.kind == "word":
@@ -56,11 +68,43 @@ def test_tokenizers_agree(name: str, trained: Trained) -> None:
 @pytest.mark.parametrize("name", ["qwen3-bpe", "gpt2-char"])
 def test_perplexity_of_quantized_weights(name: str, quantization: str, most: float, trained: Trained) -> None:
     ours = trained(name)
-    ids = ours.tokenizer.encode(Path(__file__).read_text(encoding="utf-8"))[200 : 200 + BLOCK_SIZE - 1]
-    if ours.tokenizer.kind == "char":
-        assert set(ids) < set(range(ours.tokenizer.vocab_size))
+    text = readable(ours, Path(load_model.__file__).read_text(encoding="utf-8"))
+    ids = ours.tokenizer.encode(text)[: BLOCK_SIZE - 1]
     first = 16
     with torch.inference_mode():
         logits = ours.model(torch.tensor([ids]))[0, first - 1 : -1]
         expected = math.exp(torch.nn.functional.cross_entropy(logits, torch.tensor(ids[first:])).item())
     assert engine(ours, quantization).perplexity(ids, first) == pytest.approx(expected, rel=most)
+
+
+def test_q4_k_is_what_llama_cpp_reads_and_closer_than_q4_0() -> None:
+    draw = np.random.default_rng(0)
+    weight = draw.normal(size=(40, 512)).astype(np.float32)
+    weight[3] = 0.0
+    weight[6] += 5.0
+
+    def error(stored: npt.NDArray[np.uint8], kind: gguf.GGMLQuantizationType) -> npt.NDArray[np.float64]:
+        difference: npt.NDArray[np.float64] = gguf.quants.dequantize(stored, kind) - weight.astype(float)
+        return np.linalg.norm(difference, axis=1) / weight.shape[1] ** 0.5
+
+    q4_0 = gguf.GGMLQuantizationType.Q4_0
+    ours = error(quantize_q4_k(weight), gguf.GGMLQuantizationType.Q4_K)
+    assert ours[3] == 0.0
+    assert ours[6] < 0.15
+    assert ours.mean() < 0.9 * error(gguf.quants.quantize(weight, q4_0), q4_0).mean()
+
+
+def test_a_wide_model_in_q4_k(tmp_path: Path) -> None:
+    tokenizer = byte_tokenizer()
+    model = a_model(tokenizer.vocab_size, n_embd=256, n_head=4, block_size=64, n_inner=288)
+    settings = Settings.model_validate({"model": model.settings.model_dump()})
+    weights = {name: weight.clone() for name, weight in model.state_dict().items()}
+    saved = Checkpoint(settings, tokenizer.to_json(), tokenizer.vocab_size, True, weights)
+    checkpoints.save(saved, tmp_path / "model.pt")
+    done = cpulm(tmp_path, "export", "model.pt", "--to", "gguf", "--quantize", "q4_k", "--out", "m.gguf")
+    assert "not a multiple of 256 wide are stored in q5_0" in done.stderr
+    types = {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(tmp_path / "m.gguf").tensors}
+    assert types["blk.0.attn_q.weight"] == "Q4_K"
+    assert types["blk.0.ffn_down.weight"] == "Q5_0"
+    assert types["token_embd.weight"] == "Q8_0"
+    assert len(LlamaCpp(tmp_path / "m.gguf", 64).greedy([1, 2, 3], 5)) == 5

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
+from browsers import browser as browser
 from small_runs import settings_for, train
 
 from cpulm.analysis.build_report import read_report
@@ -16,10 +15,6 @@ from cpulm.analysis.report import Report
 from cpulm.inspection.inspect_model import inspect_model
 from cpulm.ui.page.page import write_page
 
-if TYPE_CHECKING:
-    from playwright.sync_api import Browser
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
 EVIL = '</script><b id="evil">{{data}}'
 """A folder's name that would end the page's data early, were it not written safely."""
 
@@ -71,17 +66,3 @@ def pages(
     write_page(folder / "one.html", [report], look=look)
     write_page(folder / "many.html", comparison.reports, comparison=comparison)
     return {"one": folder / "one.html", "many": folder / "many.html"}
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    """A Chromium of the system; the tests that need it are skipped where there is none."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    program = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-    if program is None:
-        pytest.skip(f"no browser on PATH: {', '.join(BROWSERS)}")
-    with playwright.sync_playwright() as driver:
-        # Containers have no user namespaces for the browser's sandbox; the pages are our own.
-        running = driver.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield running
-        running.close()
