@@ -101,9 +101,10 @@ def test_settings_in_seconds_are_shown_as_people_type_them() -> None:
     def takes_durations(key: str) -> bool:
         section, _, name = key.partition(".")
         try:
-            return getattr(getattr(resolve(assignments=[f"{key}=1h30m"]), section), name) == 5400.0
+            seconds: object = getattr(getattr(resolve(assignments=[f"{key}=1h30m"]), section), name)
         except SettingsError:
             return False
+        return seconds == 5400.0
 
     assert {key for key in known_keys() if takes_durations(key)} == set(DURATIONS)
 
