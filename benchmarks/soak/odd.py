@@ -36,7 +36,7 @@ class Case:
     folder: Path
     arguments: list[str] = field(default_factory=list)
     odd: list[str] = field(default_factory=list)
-    before: list[Callable[[], None]] = field(default_factory=list)
+    before: list[Callable[[], object]] = field(default_factory=list)
     stdin: int | None = None
     tokens: int | None = None
     fresh: bool = False
@@ -97,19 +97,25 @@ def _grows(_draw: random.Random, case: Case, path: Path) -> None:
     case.tokens = None
 
     def work() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 18, 1 << 18))
         with path.open("ab") as file:
             while True:
                 file.write(b"another line that comes later\n" * 20)
                 file.flush()
 
-    _helper(case, lambda: (resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 18, 1 << 18)), work()))
+    _helper(case, work)
 
 
 def _shrinks(_draw: random.Random, case: Case, path: Path) -> None:
     case.odd.append("a file that shrinks")
     case.tokens = None
     size = path.stat().st_size
-    _helper(case, lambda: [os.truncate(path, max(0, size - 40 * step)) for step in range(400)])
+
+    def work() -> None:
+        for step in range(400):
+            os.truncate(path, max(0, size - 40 * step))
+
+    _helper(case, work)
 
 
 def _jsonl(_draw: random.Random, case: Case, path: Path) -> str:
@@ -291,9 +297,9 @@ def _signals(draw: random.Random, case: Case) -> None:
     case.odd.append(f"{' and '.join(names)} {'blocked' if blocked else 'ignored'}")
     numbers = [getattr(signal, name) for name in names]
     if blocked:
-        case.before.append(lambda: signal.pthread_sigmask(signal.SIG_BLOCK, numbers) and None)
+        case.before.append(lambda: signal.pthread_sigmask(signal.SIG_BLOCK, numbers))
     else:
-        case.before.append(lambda: [signal.signal(number, signal.SIG_IGN) for number in numbers] and None)
+        case.before.append(lambda: [signal.signal(number, signal.SIG_IGN) for number in numbers])
 
 
 def _limits(draw: random.Random, case: Case) -> None:

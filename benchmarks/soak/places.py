@@ -38,6 +38,8 @@ from cpulm.run_dir import RunDir
 ALLOWED = set(exit_codes.EXIT_CODES) - {exit_codes.BUG}
 SECONDS = 30
 """A case that takes longer hangs: each does a fraction of a second's work."""
+WAITS_FOR_SPACE = "trying again for"
+"""What a run says that waits a minute for space on a full disk."""
 BUG_DESCRIPTOR = 100
 """Where the process of a case writes what ended it, whatever its streams are."""
 TINY = [
@@ -159,7 +161,7 @@ def run_case(case: Case) -> str:
 
 def _fault(case: Case, code: int | None, told: str, said: str) -> str:
     if code is None:
-        return f"hangs: {said[-300:]}"
+        return "" if WAITS_FOR_SPACE in said else f"hangs: {said[-300:]}"
     if "Traceback" in said or code not in ALLOWED:
         return f"exit code {code}: {said[-1500:]}"
     precious = case.folder / "precious.txt"
