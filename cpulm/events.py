@@ -34,7 +34,7 @@ else:
     Loss = float | Literal["nan", "inf", "-inf"]
 _LOSSES = {
     *("loss", "grad_norm", "perplexity", "bits_per_byte", "best_loss", "best_bits_per_byte"),
-    *("teacher_divergence", "trained_loss", "averaged_loss"),
+    *("teacher_divergence", "teacher_loss", "trained_loss", "averaged_loss"),
 }
 """The fields of type :data:`Loss`, of all events."""
 
@@ -55,6 +55,7 @@ class RunStarted(Event):
     the choices for this machine and their reasons, in words. ``peak_flops_per_second`` is the rate of a
     matrix product in fp32 at the start of the run; None in the log of an earlier version.
     ``precision_reason`` is the reason for ``precision``; empty in the log of an earlier version.
+    ``generation`` is the one that begins or continues, of ``generations``.
     """
 
     kind: ClassVar[str] = "run_started"
@@ -81,6 +82,25 @@ class RunStarted(Event):
     notes: tuple[str, ...] = ()
     peak_flops_per_second: Number | None = None
     precision_reason: str = ""
+    generation: Count = 1
+    generations: Count = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationStarted(Event):
+    """After update ``step`` a new model begins, with new weights: ``generation`` of ``generations``.
+
+    It learns from the model that was the best one of the run so far, of step ``teacher_step`` with the
+    validation loss ``teacher_loss``; both are None if the run had not been validated.
+    """
+
+    kind: ClassVar[str] = "generation"
+    step: Count
+    generation: Count
+    generations: Count
+    seed: Count
+    teacher_step: Count | None
+    teacher_loss: Loss | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +111,7 @@ class StepDone(Event):
     whole run without interruptions. ``step_seconds`` includes ``data_seconds``, the time to load the batch.
     ``lr`` is the learning rate of AdamW, ``muon_lr`` that of Muon; None without Muon, or in the log of an
     earlier version. ``teacher_divergence`` is how far the model's distribution is from its teacher's, in nats
-    per token; None without a teacher.
+    per token; None without a teacher. ``epoch`` is that of the ``generation``.
     """
 
     kind: ClassVar[str] = "step"
@@ -107,6 +127,7 @@ class StepDone(Event):
     progress: Number
     muon_lr: Number | None = None
     teacher_divergence: Loss | None = None
+    generation: Count = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +149,8 @@ class LayerStats(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Validated(Event):
-    """A validation. ``whole`` is False if it covered only some batches of the validation split.
+    """A validation. ``best`` is whether its loss is the lowest of the run so far; ``whole`` is False if it
+    covered only some batches of the validation split.
 
     ``text_lost`` is the share of the validation text, in bytes, that the tokenizer loses: above 0, bits per
     byte are not comparable with those of other tokenizers. If the run keeps an average of its weights,
@@ -147,6 +169,7 @@ class Validated(Event):
     text_lost: Number = 0.0
     trained_loss: Loss | None = None
     averaged_loss: Loss | None = None
+    generation: Count = 1
 
     @property
     def average_is_better(self) -> bool:
@@ -295,6 +318,7 @@ KINDS: dict[str, type[Event]] = {
     cls.kind: cls
     for cls in (
         RunStarted,
+        GenerationStarted,
         StepDone,
         LayerStats,
         Validated,
@@ -309,11 +333,17 @@ KINDS: dict[str, type[Event]] = {
 }
 
 
+_LEFT_OUT = {"teacher_divergence", "generation"}
+"""Fields of every step that are not written if they have their defaults, as in runs without generations."""
+
+
 def to_json(event: Event) -> str:
     """Return one line of JSON. Non-finite floats become the strings ``"nan"``, ``"inf"``, ``"-inf"``."""
     record: dict[str, Any] = {"event": event.kind}
     for spec in dataclasses.fields(event):
         value = getattr(event, spec.name)
+        if spec.name in _LEFT_OUT and value == spec.default:
+            continue
         if isinstance(value, float):
             value = round(value, 3) if spec.name == "time" else _number(value)
         elif isinstance(value, tuple):

@@ -194,14 +194,17 @@ class TrainSettings(Section):
     """Peak learning rate of AdamW: of embeddings, head, norms and biases, or of everything with `adamw`."""
     muon_lr: float = Field(0.02, gt=0, le=_FASTEST)
     """Peak learning rate of Muon: of the blocks' matrices."""
+    generations: int = Field(1, ge=1, le=1000)
+    """Trainings in the run, one after the other, that share its horizon. Each begins with new weights and
+    learns from the text and from the best model so far; the result is the best of all."""
     teacher: str | None = None
     """A run, or a checkpoint, whose model teaches this one: the model learns from the text and from the
     probabilities that the teacher gives to every next token (distillation). Its tokenizer must be the same,
     its size need not."""
-    teacher_weight: float = Field(0.5, gt=0, le=1)
+    teacher_weight: float = Field(0.3, gt=0, le=1)
     """The part of the training loss that measures the divergence from the teacher; the rest is the
     cross-entropy on the text."""
-    teacher_temperature: float = Field(1.0, gt=0, le=_LARGEST_FIGURE)
+    teacher_temperature: float = Field(2.0, gt=0, le=_LARGEST_FIGURE)
     """Divides the logits of both models in the divergence: above 1, unlikely tokens count for more."""
     schedule: Literal["cosine", "wsd", "linear", "constant"] = "wsd"
     """Shape of the learning rate over the run; `wsd` is warm-up, stable, linear decay."""
@@ -233,7 +236,7 @@ class TrainSettings(Section):
     @property
     def has_teacher(self) -> bool:
         """Whether a model teaches another one in the run."""
-        return self.teacher is not None
+        return self.teacher is not None or self.generations > 1
 
     @property
     def validated_models(self) -> int:

@@ -31,6 +31,8 @@ from cpulm.run_dir import RunDir
 from cpulm.runs import supervisor_state
 
 KILLS_A_RUN = 5
+GENERATIONS = "train.generations=3"
+"""So that some kills hit the borders between generations."""
 
 
 @dataclass
@@ -193,7 +195,7 @@ def _finish(run: RunDir, begin: Begin, course: dict[str, Any], calm: RunDir, tal
 
 
 def _fork(text: Path) -> Begin:
-    settings = small.settings_for(text)
+    settings = small.settings_for(text, GENERATIONS)
 
     def begin(run: RunDir, resume: bool) -> Process:
         said = run.path.parent / "said.txt"
@@ -223,7 +225,7 @@ def _fork(text: Path) -> Begin:
 
 
 def _start(text: Path) -> Begin:
-    new = [f"--set={assignment}" for assignment in small.assignments(text)]
+    new = [f"--set={assignment}" for assignment in small.assignments(text, GENERATIONS)]
 
     def begin(run: RunDir, resume: bool) -> Process:
         said = run.path.parent / "said.txt"

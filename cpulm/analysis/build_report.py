@@ -27,7 +27,13 @@ POINTS = 2000
 _MOST_SAMPLES = 200
 _MOST_LAYER_POINTS = 400
 """A model has dozens of matrices, each with three measures."""
-_FROM_STEPS = {"loss": "loss", "lr": "lr", "muon_lr": "muon_lr", "grad_norm": "grad_norm"}
+_FROM_STEPS = {
+    "loss": "loss",
+    "teacher_kl": "teacher_divergence",
+    "lr": "lr",
+    "muon_lr": "muon_lr",
+    "grad_norm": "grad_norm",
+}
 _FROM_MACHINE = {
     "cpu_percent": "cpu_percent",
     "process_cpu_percent": "process_cpu_percent",

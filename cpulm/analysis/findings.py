@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from cpulm.analysis.learning import learning_findings
 from cpulm.analysis.report import Figures, Finding
@@ -27,12 +30,23 @@ def findings(
     time_parts: dict[str, float],
 ) -> tuple[Finding, ...]:
     """Return all findings: warnings, then notes, then good ones."""
-    found = [*_end(log, status, figures), *learning_findings(log, settings, figures)]
+    found = [*_end(log, status, figures), *learning_findings(*_newest(log, figures), settings)]
     slow = slowdown(log)
     if slow is not None:
         found.append(slow)
     found += [*_repetition(figures), *_time(time_parts, figures)]
     return tuple(sorted(found, key=lambda finding: _ORDER.index(finding.weight)))
+
+
+def _newest(log: RunLog, figures: Figures) -> tuple[RunLog, Figures]:
+    """The log and the figures of the newest generation: its losses do not continue those before it."""
+    newest = log.newest_generation()
+    if newest is log or not len(newest.steps["step"]):
+        return log, figures
+    first, last = (float(newest.steps["elapsed_seconds"][at]) for at in (0, -1))
+    seconds = last - first + float(np.nan_to_num(newest.steps["step_seconds"][0]))
+    best = min((event.loss for event in newest.validations), default=None)
+    return newest, replace(figures, tokens=int(newest.steps["tokens"][-1]), seconds=seconds, best_loss=best)
 
 
 def _end(log: RunLog, status: RunStatus, figures: Figures) -> Iterator[Finding]:

@@ -41,7 +41,7 @@ _STUCK_FALL_NATS, _STUCK_PART = 0.1, 0.1
 _FEWEST_STEPS = 100
 
 
-def learning_findings(log: RunLog, settings: dict[str, Any], figures: Figures) -> Iterator[Finding]:
+def learning_findings(log: RunLog, figures: Figures, settings: dict[str, Any]) -> Iterator[Finding]:
     """Yield all findings; none for a run that is too short."""
     worse = _overfitting(log, figures)
     if worse is not None:

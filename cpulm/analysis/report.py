@@ -135,9 +135,9 @@ class Report:
     ``state`` is one of the states of ``cpulm runs``. ``settings`` are all of them, nested. ``curves`` has
     those of these measures that the log contains: ``loss``, ``val_loss``, ``val_loss_trained`` and
     ``val_loss_averaged`` if the weights were averaged, ``val_bits_per_byte``, ``lr``, ``muon_lr``,
-    ``grad_norm``, ``tok_per_s``, ``cpu_percent``, ``process_cpu_percent``, ``cpu_mhz``, ``rss_bytes``,
-    ``memory_used_bytes`` and ``temperature_c``. ``layers`` maps a measure (``weight_norm``, ``grad_norm``,
-    ``update_ratio``) and a matrix of the model to a curve; empty if none was recorded.
+    ``grad_norm``, ``teacher_kl``, ``tok_per_s``, ``cpu_percent``, ``process_cpu_percent``, ``cpu_mhz``,
+    ``rss_bytes``, ``memory_used_bytes`` and ``temperature_c``. ``layers`` maps a measure (``weight_norm``,
+    ``grad_norm``, ``update_ratio``) and a matrix of the model to a curve; empty if none was recorded.
     ``time_parts`` are the seconds of ``training``, ``data``, ``validation``, ``checkpoints`` and the
     ``rest``.
     """

@@ -37,6 +37,8 @@ def _facts(status: RunStatus, figures: Figures, log: RunLog) -> Iterator[Fact]:
             f"{format_bits_per_byte(figures.best_bits_per_byte or 0.0, figures.text_lost)}, "
             f"on the validation split at step {figures.best_step:,}{_average(figures)}",
         )
+        if started is not None and started.generations > 1:
+            yield Fact("generations", str(started.generations), _generations(log))
     elif figures.last_loss is not None:
         yield Fact("training loss", f"{figures.last_loss:.4f}", "not validated yet")
     if figures.tokens_per_second is not None:
@@ -56,6 +58,14 @@ def _average(figures: Figures) -> str:
     if averaged < trained:
         return f", of the averaged weights (trained weights: {trained:.4f})"
     return f", of the trained weights (averaged weights: {averaged:.4f})"
+
+
+def _generations(log: RunLog) -> str:
+    """The best loss of each: ``best losses 4.6326, 4.6058``."""
+    best: dict[int, float] = {}
+    for event in log.validations:
+        best[event.generation] = min(event.loss, best.get(event.generation, event.loss))
+    return f"best losses {', '.join(f'{loss:.4f}' for loss in best.values())}"
 
 
 def _why(status: RunStatus, log: RunLog) -> str:
@@ -98,6 +108,8 @@ def _progress(status: RunStatus, figures: Figures) -> tuple[str, str]:
     if not figures.train_tokens:
         return text, trained
     there = f"the {format_count(figures.train_tokens)} of the training text"
+    if status.generations > 1:
+        there += " by the newest generation"
     if figures.epochs > 1:
         return text, f"{trained}, {figures.epochs:.1f} times {there}"
     return text, f"{trained}, {figures.epochs:.1%} of {there}"

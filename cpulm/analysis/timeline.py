@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from cpulm.analysis.report import TimelineEntry
-from cpulm.events import END_REASONS, Event, Notice, RolledBack, RunFinished, RunStarted
+from cpulm.events import END_REASONS, Event, GenerationStarted, Notice, RolledBack, RunFinished, RunStarted
 from cpulm.exit_codes import exit_in_words
 from cpulm.runlog.run_log import Place, RunLog
 from cpulm.runs.supervisor_state import SupervisorState
@@ -37,6 +37,9 @@ def _entries_of_log(log: RunLog) -> Iterator[TimelineEntry]:
         if isinstance(event, RunStarted):
             yield _start(event, place, _last_step_time(log, event.step))
             started_at = event.time
+        elif isinstance(event, GenerationStarted):
+            text = f"generation {event.generation} of {event.generations} begins with new weights"
+            yield _entry("generation", text, event, place)
         elif isinstance(event, RolledBack):
             text = f"rolled back from step {event.step:,} to step {event.to_step:,}: {event.reason}"
             yield _entry("rolled_back", text, event, place)

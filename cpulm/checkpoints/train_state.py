@@ -59,7 +59,11 @@ class TrainState:
         elapsed_seconds: run time, without interruptions.
         best_loss: the lowest validation loss, in nats per token; ``best_step`` and ``best_bits_per_byte``
             belong to it.
-        stale_validations: validations since the best one.
+        generation: of the run's trainings, one after the other, counted from 1.
+        first_step: updates of the run before this generation began.
+        first_seconds: run time before this generation began.
+        generation_best_loss: the lowest validation loss of this generation, after ``generation_best_step``.
+        stale_validations: validations since the best one of this generation.
         validated_step: the step of the last validation.
         average_is_better: whether the averaged weights had the lower loss at the last validation.
         skipped: the loader's indices of the batches that are skipped, ascending.
@@ -75,6 +79,11 @@ class TrainState:
     best_loss: float | None = None
     best_step: int | None = None
     best_bits_per_byte: float | None = None
+    generation: int = 1
+    first_step: int = 0
+    first_seconds: float = 0.0
+    generation_best_loss: float | None = None
+    generation_best_step: int | None = None
     stale_validations: int = 0
     validated_step: int | None = None
     average_is_better: bool = False
@@ -83,6 +92,35 @@ class TrainState:
     saves: int = 0
     teacher: str = ""
     losses: LossTracker = field(default_factory=LossTracker)
+
+    @property
+    def generation_steps(self) -> int:
+        """Finished updates of this generation."""
+        return self.step - self.first_step
+
+    def next_generation(self, teacher: str, elapsed_seconds: float) -> TrainState:
+        """The state at the start of the next generation: what is counted is that of the run."""
+        return TrainState(
+            step=self.step,
+            tokens=self.tokens,
+            elapsed_seconds=elapsed_seconds,
+            best_loss=self.best_loss,
+            best_step=self.best_step,
+            best_bits_per_byte=self.best_bits_per_byte,
+            generation=self.generation + 1,
+            first_step=self.step,
+            first_seconds=elapsed_seconds,
+            saves=self.saves,
+            teacher=teacher,
+        )
+
+    def keep_best(self, other: TrainState) -> None:
+        """Take over the best validations of ``other``, a state of the same run."""
+        self.best_loss, self.best_step = other.best_loss, other.best_step
+        self.best_bits_per_byte = other.best_bits_per_byte
+        if other.generation == self.generation:
+            self.generation_best_loss = other.generation_best_loss
+            self.generation_best_step = other.generation_best_step
 
 
 _LOSSES_KEY = "course"
@@ -106,6 +144,10 @@ def from_stored(values: dict[str, Any]) -> TrainState:
     for name in ("step", "tokens", "elapsed_seconds", "stale_validations", "rollbacks", "saves"):
         if getattr(state, name) < 0:
             raise ValueError(f"{name} cannot be {getattr(state, name)}")
+    if state.generation < 1 or not 0 <= state.first_step <= state.step or state.first_seconds < 0:
+        raise ValueError("a generation cannot begin after the run's newest step")
+    if state.generation == 1:  # also in the checkpoints of versions without generations
+        state.generation_best_loss, state.generation_best_step = state.best_loss, state.best_step
     if state.step > LARGEST or state.losses.high_updates < 0:
         raise ValueError("step or high_updates is beyond every run")
     if any(batch < 0 for batch in state.skipped) or sorted(set(state.skipped)) != state.skipped:

@@ -289,16 +289,27 @@ def _needs(ready: PreparedRun) -> dict[str, Any]:
 
 
 def _teacher_in_words(ready: PreparedRun) -> list[tuple[str, str]]:
-    """The teacher's size, and the part of a step's arithmetic that its forward pass is."""
+    """The generations, the teacher's size, and the part of a step's arithmetic that its forward pass is."""
     from cpulm.model.counts import count, flops_per_token
     from cpulm.units import format_count
 
-    if ready.teacher is None:
-        return []
-    shape, vocab = ready.teacher.settings.model, ready.tokens.vocab_size
-    forward = flops_per_token(shape, vocab) / 3
-    part = forward / (forward + flops_per_token(ready.settings.model, vocab))
-    return [("teacher", f"{format_count(count(shape, vocab).total)} parameters, about {part:.0%} of a step")]
+    model, vocab, generations = (
+        ready.settings.model,
+        ready.tokens.vocab_size,
+        ready.settings.train.generations,
+    )
+    pairs = []
+    if generations > 1:
+        pairs.append(
+            ("generations", f"{generations}, which share the time; each from the second on is taught")
+        )
+    if ready.teacher is not None or generations > 1:
+        shape = model if ready.teacher is None else ready.teacher.settings.model
+        forward = flops_per_token(shape, vocab) / 3
+        part = forward / (forward + flops_per_token(model, vocab))
+        size = format_count(count(shape, vocab).total)
+        pairs.append(("teacher", f"{size} parameters, about {part:.0%} of a step that it teaches"))
+    return pairs
 
 
 def _needs_in_words(ready: PreparedRun) -> list[tuple[str, str]]:
@@ -342,7 +353,8 @@ def _needs_in_words(ready: PreparedRun) -> list[tuple[str, str]]:
         )
     passes, stale = _passes(ready), ready.settings.train.stale_validations
     if passes is not None:
-        pairs.append(("passes", describe_passes(passes)))
+        each = " in each generation" if ready.settings.train.generations > 1 else ""
+        pairs.append(("passes", describe_passes(passes) + each))
     if stale is not None:
         pairs.append(("ends early", f"after {stale} validations without a new best loss (train.patience)"))
     pairs += [("choice", note) for note in runtime.notes]

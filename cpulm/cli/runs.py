@@ -79,6 +79,8 @@ def _show(standings: list[RunStatus]) -> None:
             text_lost=one.text_lost,
             seconds_ago=None if one.seen is None else max(0.0, now - one.seen),
             preset=one.preset,
+            generation=one.generation,
+            generations=one.generations,
         )
         for one in standings
     ]

@@ -125,6 +125,12 @@ FLAGS = {
             "Peak learning rate of Muon, which trains the blocks' matrices.",
         ),
         SettingFlag(
+            "train.generations",
+            ("--generations",),
+            "N",
+            "Trainings in the run, each taught by the best model so far. [default: 1]",
+        ),
+        SettingFlag(
             "train.teacher",
             ("--teacher",),
             "RUN|FILE",

@@ -62,18 +62,21 @@ def seconds_needed(plan: Requirements, train: TrainSettings) -> float | None:
 
 
 def expected_passes(plan: Requirements, train: TrainSettings, trained_tokens: int = 0) -> float | None:
-    """How often the whole run will see its training text; with a horizon in time, by its measured step.
+    """How often a model of the run will see its training text; with a horizon in time, by its measured step.
+
+    Generations share the horizon.
 
     Args:
         trained_tokens: before now; what is left until a moment of the wall clock comes on top.
     """
     if plan.epochs is not None:
-        return plan.epochs
+        return plan.epochs / train.generations
     seconds = _seconds_requested(train)
     if seconds is None or not plan.step_seconds:
         return None
     before = trained_tokens if train.until is not None else 0
-    return (before + seconds / plan.step_seconds * plan.tokens_per_step) / plan.train_tokens
+    tokens = before + seconds / plan.step_seconds * plan.tokens_per_step
+    return tokens / plan.train_tokens / train.generations
 
 
 def _seconds_requested(train: TrainSettings) -> float | None:
@@ -121,8 +124,7 @@ def estimate_requirements(
         train_tokens=train_tokens,
         epochs=steps * settings.tokens_per_step / train_tokens if steps is not None else None,
         memory_bytes=memory_bytes(settings, vocab_size, arithmetic, teacher),
-        disk_bytes=disk_bytes(settings, counts.total)
-        + (4 * count(teacher, vocab_size).total if teacher else 0),
+        disk_bytes=disk_bytes(settings, counts.total) + _teachers_bytes(settings, vocab_size, teacher),
     )
 
 
@@ -133,6 +135,14 @@ def disk_bytes(settings: Settings, params: int) -> int:
     """
     copies = 3 if settings.train.average_fraction is None else 4
     return copies * 4 * params * (settings.checkpoint.keep + 3)
+
+
+def _teachers_bytes(settings: Settings, vocab_size: int, teacher: ModelSettings | None) -> int:
+    """Return the bytes of the weights of all teachers, which stay in the run's folder."""
+    if teacher is None:
+        return 0
+    teachers = settings.train.generations - 1 + (settings.train.teacher is not None)
+    return 4 * count(teacher, vocab_size).total * teachers
 
 
 def check_disk(needed: int, folder: Path) -> None:

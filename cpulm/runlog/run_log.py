@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import compress
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +17,7 @@ from cpulm import typed_json
 from cpulm.errors import DataError
 from cpulm.events import (
     Event,
+    GenerationStarted,
     LayerStats,
     MachineSampled,
     RolledBack,
@@ -91,6 +92,23 @@ class RunLog:
         return [
             event for _, event in self.events if isinstance(event, Validated) and math.isfinite(event.loss)
         ]
+
+    def newest_generation(self) -> RunLog:
+        """The log of the newest generation alone, whose tokens are counted from its start."""
+        borders = [one for one in self.events if isinstance(one.event, GenerationStarted)]
+        if not borders:
+            return self
+        at, border = borders[-1].at, borders[-1].event
+        assert isinstance(border, GenerationStarted)
+        steps = _select_rows(self.steps, self.steps["step"] > border.step)
+        events = tuple(one for one in self.events if one.at > at or isinstance(one.event, RunStarted))
+        return replace(
+            self,
+            steps={**steps, "tokens": steps["tokens"] - self.place(at).tokens},
+            machine=_select_rows(self.machine, self.machine_at > at),
+            machine_at=self.machine_at[self.machine_at > at],
+            events=events,
+        )
 
     def place(self, at: int) -> Place:
         """Return the point that the run had reached after ``at`` step lines."""

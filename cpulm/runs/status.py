@@ -29,9 +29,10 @@ _SILENT_SECONDS = 600.0
 class RunStatus:
     """The status of a run. Times are in seconds since the epoch, losses in nats per token.
 
-    ``state`` is ``running``, ``restarting`` (between two tries of a supervisor), ``finished``,
-    ``stopped``, ``diverged``, ``out of room``, ``failed``, ``crashed`` or ``new``; ``reason`` is why the
-    run ended, if it has ended. ``pid`` and ``host`` are of the process that trains.
+    ``state`` is ``running``, ``restarting`` (between two tries of a supervisor), ``finished``, ``stopped``,
+    ``diverged``, ``out of room``, ``failed``, ``crashed`` or ``new``; ``reason`` is why the run ended, if it
+    has ended. ``generation`` is the one that the newest step belongs to. ``pid`` and ``host`` are of the
+    process that trains.
     """
 
     run: str
@@ -44,6 +45,8 @@ class RunStatus:
     steps: int | None = None
     max_time_seconds: float | None = None
     progress: float | None = None
+    generation: int = 1
+    generations: int = 1
     tokens: int | None = None
     loss: float | None = None
     best_loss: float | None = None
@@ -153,9 +156,10 @@ def _from_log(metrics: Path, end: RunFinished | None) -> dict[str, Any]:
             began=first.time,
             preset=None if started.preset == "none" else started.preset,
             **_values(started, "params_total", "step", "steps", "max_time_seconds"),
+            **_values(started, "generation", "generations"),
         )
     if step is not None:
-        found.update(_values(step, "step", "progress", "tokens", "loss", "elapsed_seconds"))
+        found.update(_values(step, "step", "progress", "tokens", "loss", "elapsed_seconds", "generation"))
     if end is not None:
         found.update(_values(end, "reason", "step", "tokens", "elapsed_seconds", "tokens_per_second"))
         found.update(_values(end, "best_loss", "best_step", "best_bits_per_byte", "text_lost"))

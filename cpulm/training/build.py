@@ -25,7 +25,7 @@ from cpulm.model.transformer import Transformer
 from cpulm.optim.build_optimizers import build_optimizers
 from cpulm.optim.weight_average import WeightAverage
 from cpulm.run_dir import RunDir
-from cpulm.settings import Settings, TrainSettings
+from cpulm.settings import Settings, TrainSettings, changed
 from cpulm.system.power import BatteryWatch
 from cpulm.system.run_clock import RunClock
 from cpulm.training.horizon import Horizon, horizon_of
@@ -37,13 +37,21 @@ RANDOM_BATCHES = 4
 
 
 def build_parts(
-    settings: Settings, tokens: TokenFolder, runtime: Runtime, teacher: Checkpoint | None = None
+    settings: Settings,
+    tokens: TokenFolder,
+    runtime: Runtime,
+    teacher: Checkpoint | None = None,
+    generation: int = 1,
 ) -> TrainingParts:
     """Build the parts of a run as they are before the first update: they depend only on settings and data.
+
+    Each generation has a seed of its own.
 
     Args:
         teacher: the checkpoint of the model that teaches; None: none does.
     """
+    seed = (settings.train.seed + generation - 1) % 2**32
+    settings = changed(settings, train=changed(settings.train, seed=seed))
     parts = _parts(settings, tokens.train, tokens.vocab_size, tokens.tokenizer.eot_id, runtime)
     if teacher is None:
         return parts
@@ -128,7 +136,9 @@ def build_trainer(
         parts=parts,
         tokens=tokens,
         runtime=runtime,
-        horizon=_horizon(settings, tokens, time.monotonic() - began, step_seconds),
+        horizon=_horizon(settings, tokens, time.monotonic() - began, step_seconds).of_generation(
+            state, settings.train.generations
+        ),
         emit=emit,
         stop=stop,
         clock=RunClock(state.elapsed_seconds, lambda seconds: emit(_slept(seconds))),

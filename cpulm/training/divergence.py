@@ -27,7 +27,7 @@ def roll_back(
 
     Args:
         problem: the problem in words.
-        last: the number of finished updates before the update in which the problem was noticed.
+        last: the generation's finished updates before the update in which the problem was noticed.
         state: the state of the run with the problem.
 
     Returns:
@@ -40,7 +40,7 @@ def roll_back(
     count, limit = state.rollbacks + 1, train.max_rollbacks
     if count > limit:
         raise _diverged(problem, f"after {limit} rollbacks" if limit else "", state, run)
-    checkpoint = _last_good(run, emit)
+    checkpoint = _last_good(run, state.generation, emit)
     if checkpoint is None:
         raise _diverged(problem, "and no earlier checkpoint is left", state, run)
     first = max(0, last + 1 - state.losses.high_updates)
@@ -50,8 +50,7 @@ def roll_back(
     )
     checkpoints.restore(checkpoint, parts.model, parts.optimizers, parts.average)
     restored = checkpoint.state
-    restored.best_loss, restored.best_step = state.best_loss, state.best_step
-    restored.best_bits_per_byte = state.best_bits_per_byte
+    restored.keep_best(state)
     restored.skipped = sorted({*state.skipped, *batches})
     restored.saves, restored.rollbacks = state.saves, count
     emit(
@@ -68,7 +67,7 @@ def roll_back(
 
 
 def update_batches(step: int, grad_accum_steps: int, skipped: Sequence[int]) -> list[int]:
-    """Return the loader's indices of the micro-batches of the update after ``step``."""
+    """Return the loader's indices of the micro-batches of the update after ``step`` of a generation."""
     first = step * grad_accum_steps
     return [unskipped_batch(index, skipped) for index in range(first, first + grad_accum_steps)]
 
@@ -86,15 +85,15 @@ def unskipped_batch(index: int, skipped: Sequence[int]) -> int:
     return index
 
 
-def _last_good(run: RunDir, emit: Listener) -> Checkpoint | None:
-    """Return the newest undamaged checkpoint that was not written during a spike."""
+def _last_good(run: RunDir, generation: int, emit: Listener) -> Checkpoint | None:
+    """Return the generation's newest undamaged checkpoint that was not written during a spike."""
     for path in run.checkpoints():
         try:
             checkpoint = checkpoints.load(path)
         except DataError as error:
             emit(Notice(level="warning", message=error.message))
             continue
-        if not checkpoint.state.losses.high_updates:
+        if checkpoint.state.generation == generation and not checkpoint.state.losses.high_updates:
             return checkpoint
     return None
 

@@ -38,8 +38,7 @@ def go_back_to(checkpoint: Checkpoint, source: Path, run: RunDir) -> list[str]:
     if best is None or best.best_loss is None or best.state.best_step is None:
         return notices
     if state.best_loss is None or best.best_loss < state.best_loss:
-        state.best_loss, state.best_step = best.best_loss, best.state.best_step
-        state.best_bits_per_byte = best.state.best_bits_per_byte
+        state.keep_best(best.state)
         notices.append(
             f"{run.best.name} of step {best.state.best_step} (loss {best.best_loss:.4f}) stays until a lower "
             "loss is reached"

@@ -63,6 +63,16 @@ def require_time(plan: Requirements, settings: Settings, seconds_gone: float) ->
         )
 
 
+def require_steps(plan: Requirements, settings: Settings) -> None:
+    """Raise SettingsError if there are fewer updates than generations."""
+    generations = settings.train.generations
+    if plan.steps is not None and plan.steps < generations:
+        raise SettingsError(
+            f"the run has {plan.steps} steps for {generations} generations, and each needs at least one",
+            "give it a longer horizon, or lower --generations",
+        )
+
+
 def require_unfinished(settings: Settings, plan: Requirements, checkpoint: Checkpoint, run: RunDir) -> None:
     """Raise SettingsError if the run is complete, including its last validation.
 
@@ -105,6 +115,8 @@ def report_passes(plan: Requirements, settings: Settings, emit: Listener, traine
         return
     about = "" if plan.steps is not None else "about "
     text = f"it trains on {format_count(plan.train_tokens)} tokens: {about}{describe_passes(passes)}"
+    if train.generations > 1:
+        text += f" in each of {train.generations} generations"
     stale = train.stale_validations
     if train.patience is None and stale is not None:
         text += f"; it ends early after {stale} validations without a new best loss (--patience 0: never)"
@@ -137,9 +149,14 @@ def report_new_horizon(
     rates = []
     names = "train.lr and train.muon_lr go" if new.optimizer == "muon" else "the learning rate goes"
     for train, steps in ((old, old_steps), (new, plan.steps)):
-        done = horizon_of(train, steps).progress(state.step, state.elapsed_seconds, now)
+        horizon = horizon_of(train, steps).of_generation(state, train.generations)
         scale = lr_scale(
-            train.schedule, state.step, done, train.warmup_steps, train.decay_fraction, train.min_lr_ratio
+            train.schedule,
+            state.generation_steps,
+            horizon.generation_progress(state.step, state.elapsed_seconds, now),
+            horizon.warmup_steps(train.warmup_steps),
+            train.decay_fraction,
+            train.min_lr_ratio,
         )
         peaks = (train.lr, train.muon_lr) if train.optimizer == "muon" else (train.lr,)
         rates.append(" and ".join(f"{peak * scale:.2e}" for peak in peaks))

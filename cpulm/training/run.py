@@ -36,12 +36,13 @@ from cpulm.settings import HORIZONS, Settings, changed, settings_yaml
 from cpulm.settings_resolver import replaced
 from cpulm.system.allocator import release_memory
 from cpulm.system.machine import Machine, read_machine
-from cpulm.training.build import build_parts, build_trainer
+from cpulm.training.build import build_parts, build_random_parts, build_trainer
 from cpulm.training.go_back import go_back_to
 from cpulm.training.resume_horizon import (
     report_new_horizon,
     report_passes,
     report_requirements,
+    require_steps,
     require_time,
     require_unfinished,
     warn_if_mask_has_no_effect,
@@ -49,7 +50,13 @@ from cpulm.training.resume_horizon import (
 )
 from cpulm.training.resume_runtime import report_differences, resumed_runtime
 from cpulm.training.session import host_settings, run_session
-from cpulm.training.teaching import keep_teacher, kept_teacher, teacher_of, with_absolute_teacher
+from cpulm.training.teaching import (
+    keep_teacher,
+    kept_teacher,
+    teacher_of,
+    teacher_shape,
+    with_absolute_teacher,
+)
 
 _LESS_MEMORY = "close other programs, or lower train.micro_batch_size, model.n_layer or model.n_embd"
 
@@ -260,7 +267,7 @@ def prepare_run(
             "change it (--set sample.prompt=TEXT), or use data.tokenizer=byte",
         ) from error
     teacher = teacher_of(settings, tokens, show)
-    shape = None if teacher is None else teacher.settings.model
+    shape = teacher_shape(settings, teacher, tokens.vocab_size)
     expected = expected_arithmetic(settings, machine)
     available = requirements.memory_for_run(machine)
     requirements.check_memory(settings, tokens.vocab_size, expected, available, shape)
@@ -268,6 +275,7 @@ def prepare_run(
     plan = requirements.estimate_requirements(
         settings, tokens.vocab_size, len(tokens.train), arithmetic_of(runtime), shape
     )
+    require_steps(plan, settings)
     plan = replace(
         plan,
         step_seconds=_measured_step(settings, tokens, runtime, teacher, show),
@@ -296,7 +304,7 @@ def _prepare_resume(
     runtime = resumed_runtime(checkpoint, machine)
     arithmetic = arithmetic_of(runtime)
     teacher = kept_teacher(run, checkpoint, show, without=without_teacher)
-    shape = None if teacher is None else teacher.settings.model
+    shape = teacher_shape(settings, teacher, checkpoint.vocab_size)
     available = requirements.memory_for_run(machine)
     requirements.check_memory(settings, checkpoint.vocab_size, arithmetic, available, shape)
     tokens = same_tokens(checkpoint, show, should_stop, settings.data)
@@ -310,7 +318,7 @@ def _prepare_resume(
         step_seconds=seconds,
         peak_flops_per_second=cached_fp32_peak(runtime.device, runtime.threads),
     )
-    parts = build_parts(settings, tokens, runtime, teacher)
+    parts = build_parts(settings, tokens, runtime, teacher, checkpoint.state.generation)
     return PreparedRun(settings, machine, runtime, tokens, plan, parts, teacher)
 
 
@@ -324,10 +332,15 @@ def _require_horizon(settings: Settings) -> None:
 def _measured_step(
     settings: Settings, tokens: TokenFolder, runtime: Runtime, teacher: Checkpoint | None, show: Listener
 ) -> float:
-    """Measure the seconds of one update on temporary parts."""
+    """Measure the seconds of one update on temporary parts, the mean over the run's generations."""
     show(Progress(stage="measuring a step", done=0, total=None, unit="steps"))
+    train, later = settings.train, settings.train.generations - 1
     try:
-        return measure_step(build_parts(settings, tokens, runtime, teacher), runtime, settings.train)
+        seconds = measure_step(build_parts(settings, tokens, runtime, teacher), runtime, train)
+        if not later:
+            return seconds
+        with_teacher = build_random_parts(settings, tokens.vocab_size, runtime)
+        return (seconds + later * measure_step(with_teacher, runtime, train)) / (1 + later)
     finally:
         show(Progress(stage="measuring a step", done=3, total=3, unit="steps", finished=True))
 

@@ -19,6 +19,7 @@ from cpulm.system.keep_awake import keep_awake
 from cpulm.system.monitor import Monitor
 from cpulm.system.power import battery_warning
 from cpulm.system.priority import lower_priority
+from cpulm.training.generations import train_generations
 from cpulm.training.memory_watch import MemoryWatch
 from cpulm.training.trainer import Trainer
 from cpulm.units import format_duration
@@ -43,7 +44,7 @@ def run_session(trainer: Trainer, plan: Requirements) -> EndReason:
     announce_stops(trainer, lambda: trainer.emit(_finished(trainer, "aborted", plan, estimated, others)))
     try:
         with _monitored(trainer), _memory_errors(trainer):
-            reason = trainer.train()
+            reason = train_generations(trainer)
     except AbortedError:
         reason = "aborted"
         raise
@@ -88,7 +89,7 @@ def announce_stops(trainer: Trainer, aborted: Callable[[], None]) -> None:
 def _monitored(trainer: Trainer) -> Iterator[None]:
     """Run the clock, the machine's monitor and the memory watch beside the training loop."""
     emit = trainer.emit
-    watch = MemoryWatch(emit, trainer.checkpointer.request, _smaller_batch(trainer))
+    watch = MemoryWatch(emit, lambda: trainer.checkpointer.request(), _smaller_batch(trainer))
 
     def emit_and_watch(event: Event) -> None:
         emit(event)
@@ -160,6 +161,8 @@ def _started(trainer: Trainer, plan: Requirements) -> RunStarted:
         preset=settings.preset or "none",
         version=__version__,
         step=trainer.state.step,
+        generation=trainer.state.generation,
+        generations=settings.train.generations,
         steps=plan.steps,
         max_time_seconds=_time_given(trainer),
         device=runtime.device.type,

@@ -14,8 +14,9 @@ from cpulm.command import typed
 from cpulm.data.tokenfile import TOKENIZER, TokenFolder
 from cpulm.errors import DataError, SettingsError
 from cpulm.events import Listener, Notice
+from cpulm.model.counts import count
 from cpulm.run_dir import RunDir
-from cpulm.settings import Settings, changed
+from cpulm.settings import ModelSettings, Settings, changed
 
 
 def with_absolute_teacher(settings: Settings) -> Settings:
@@ -44,7 +45,8 @@ def teacher_of(settings: Settings, tokens: TokenFolder, emit: Listener) -> Check
     try:
         checkpoint, used, tokenizer = best_checkpoint(expand_home(train.teacher), warn)
     except DataError as error:
-        raise DataError(f"the teacher cannot be read: {error.message}", error.hint) from error
+        hint = "give a run or an intact checkpoint: --teacher runs/tiny-1, or --teacher runs/tiny-1/best.pt"
+        raise DataError(f"the teacher cannot be read: {error.message}", hint) from error
     if tokenizer.to_json() != tokens.tokenizer.to_json():
         raise DataError(
             f"the teacher {used} has another tokenizer than this run: its vocabulary has "
@@ -60,6 +62,14 @@ def teacher_of(settings: Settings, tokens: TokenFolder, emit: Listener) -> Check
     return _weights_alone(checkpoint)
 
 
+def teacher_shape(settings: Settings, teacher: Checkpoint | None, vocab_size: int) -> ModelSettings | None:
+    """The largest model that teaches in the run; None if none does."""
+    shapes = [settings.model] if settings.train.generations > 1 else []
+    if teacher is not None:
+        shapes.append(teacher.settings.model)
+    return max(shapes, key=lambda shape: count(shape, vocab_size).total, default=None)
+
+
 def keep_teacher(teacher: Checkpoint, run: RunDir) -> str:
     """Write the weights of ``teacher`` into the run's folder: a run depends on no files outside of it.
 
@@ -69,8 +79,9 @@ def keep_teacher(teacher: Checkpoint, run: RunDir) -> str:
     Raises:
         ResourceError: if the disk is full.
     """
+    teacher = _weights_alone(teacher)
     digest = _digest(teacher)
-    checkpoints.save(_weights_alone(teacher), run.teacher(digest))
+    checkpoints.save(teacher, run.teacher(digest))
     return digest
 
 

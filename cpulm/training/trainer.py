@@ -35,6 +35,8 @@ from cpulm.training.validator import Validator
 class Trainer:
     """The objects of a run and its training loop. ``cpulm.training.build`` builds it.
 
+    A run of several generations is as many trainings with one trainer, see :mod:`cpulm.training.generations`.
+
     Attributes:
         clock: counts the run time.
         complete: whether the run had come to its end before, and now continues beyond it.
@@ -79,6 +81,12 @@ class Trainer:
             self.settings, len(self.tokens.train), self.validator.batch_count
         )
         self.layer_stats = LayerStatistics(self.parts.model, self.settings.log.layer_stats_every)
+
+    def begin_generation(self, parts: TrainingParts, state: TrainState) -> None:
+        """Begin another training in the same run, with new weights."""
+        self.parts, self.state, self.complete = parts, state, False
+        self.horizon = self.horizon.of_generation(state, self.settings.train.generations)
+        self.__post_init__()
 
     def prepare(self) -> None:
         """Write a checkpoint to roll back to, and compile the step; called before the first update.
@@ -130,8 +138,8 @@ class Trainer:
 
     def _loop(self) -> EndReason:
         while True:
-            step = self.state.step
-            if self.validations.is_due(step) and self.state.validated_step != step:
+            step, own = self.state.step, self.state.generation_steps
+            if self.validations.is_due(own) and self.state.validated_step != step:
                 reason = self._validate()
                 if reason is not None:
                     return reason
@@ -143,7 +151,7 @@ class Trainer:
                 return "horizon"
             problem = self.update()
             if problem is not None:
-                self._roll_back(problem, step)
+                self._roll_back(problem, own)
             elif self.state.step == step:  # stopped between two micro-batches
                 return "stopped"
             elif self.checkpointer.is_due(self.state.step, self.clock.elapsed()):
@@ -162,7 +170,7 @@ class Trainer:
         random_state = random_states(self.runtime.device)
         result = training_update(
             self.parts,
-            update_batches(state.step, train.grad_accum_steps, state.skipped),
+            update_batches(state.generation_steps, train.grad_accum_steps, state.skipped),
             self.runtime,
             train.grad_clip,
             timer,
@@ -176,7 +184,7 @@ class Trainer:
             state.losses.note_non_finite()
             return result.problem
         if self.parts.average is not None:
-            self.parts.average.update(state.step + 1)
+            self.parts.average.update(state.generation_steps + 1)
         problem = state.losses.update(result.loss, train.spike_nats)
         self._note_update(result, scale, began, timer.seconds["data"])
         return problem
@@ -194,16 +202,17 @@ class Trainer:
         self.emit(
             StepDone(
                 step=state.step,
+                generation=state.generation,
                 loss=result.loss,
                 lr=train.lr * scale,
                 muon_lr=train.muon_lr * scale if train.optimizer == "muon" else None,
                 grad_norm=result.grad_norm,
                 tokens=state.tokens,
-                epoch=self.parts.loader.epoch(state.step * train.grad_accum_steps),
+                epoch=self.parts.loader.epoch(state.generation_steps * train.grad_accum_steps),
                 elapsed_seconds=state.elapsed_seconds,
                 step_seconds=seconds,
                 data_seconds=data_seconds,
-                progress=self._progress(),
+                progress=self.horizon.progress(state.step, state.elapsed_seconds, time.time()),
                 teacher_divergence=result.divergence,
             )
         )
@@ -214,7 +223,7 @@ class Trainer:
         train = self.settings.train
         return lr_scale(
             train.schedule,
-            self.state.step,
+            self.state.generation_steps,
             self._progress(),
             self.horizon.warmup_steps(train.warmup_steps),
             train.decay_fraction,
@@ -222,7 +231,7 @@ class Trainer:
         )
 
     def _progress(self) -> float:
-        return self.horizon.progress(self.state.step, self.clock.elapsed(), time.time())
+        return self.horizon.generation_progress(self.state.step, self.clock.elapsed(), time.time())
 
     def _roll_back(self, problem: str, last: int) -> None:
         train = self.settings.train

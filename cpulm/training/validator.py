@@ -91,15 +91,19 @@ class Validator:
         best_before = (state.best_loss, state.best_step, state.best_bits_per_byte)
         bits_per_byte = result.bits_per_byte(self.tokens.bytes_per_token)
         best = state.best_loss is None or result.loss < state.best_loss
+        better = state.generation_best_loss is None or result.loss < state.generation_best_loss
         state.validated_step = state.step
-        state.stale_validations = 0 if best else state.stale_validations + 1
+        state.stale_validations = 0 if better else state.stale_validations + 1
+        if better:
+            state.generation_best_loss, state.generation_best_step = result.loss, state.step
+            state.rollbacks = 0
         if best:
             state.best_loss, state.best_step = result.loss, state.step
             state.best_bits_per_byte = bits_per_byte
-            state.rollbacks = 0
         self.emit(
             Validated(
                 step=state.step,
+                generation=state.generation,
                 loss=result.loss,
                 perplexity=result.perplexity,
                 bits_per_byte=bits_per_byte,

@@ -23,6 +23,7 @@ from rich.text import Text
 from cpulm.events import (
     CheckpointSaved,
     Event,
+    GenerationStarted,
     Listener,
     Notice,
     RolledBack,
@@ -43,7 +44,7 @@ _MOST_INTERVAL_SECONDS = 3.0
 _SHARE = 0.01
 """A frame may take this fraction of the time between frames: one percent of one core."""
 _MOST_WAITING = 10_000
-_KEPT_HISTORY = (StepDone, Validated, SampleMade, CheckpointSaved, RolledBack)
+_KEPT_HISTORY = (StepDone, GenerationStarted, Validated, SampleMade, CheckpointSaved, RolledBack)
 
 
 @contextmanager

@@ -63,6 +63,9 @@ def short_device_name(name: str) -> str:
 def _way(snapshot: Snapshot, width: int, now: float, glyphs: Glyphs) -> Line:
     """The progress bar with percent, step, epoch, elapsed time and time left."""
     parts = [f"{100 * snapshot.progress:5.1f}%", steps_done(snapshot)]
+    generations = 1 if snapshot.started is None else snapshot.started.generations
+    if generations > 1:
+        parts.append(f"gen {snapshot.generation}/{generations}")
     if width >= 76 and snapshot.step is not None:
         parts.append(f"epoch {snapshot.step.epoch:.2f}")
     parts.append(f"{format_duration(elapsed_seconds(snapshot, now)):>7}")

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from cpulm.events import (
     CheckpointSaved,
     Event,
+    GenerationStarted,
     Notice,
     Progress,
     RolledBack,
@@ -24,6 +25,7 @@ from cpulm.ui.terminal_text import fold as fold_text
 from cpulm.ui.words import (
     amount,
     describe_average,
+    describe_generation,
     describe_model,
     describe_rollback,
     describe_run,
@@ -163,6 +165,8 @@ def stage_line(stage: StageProgress) -> str:
 def _lines(event: Event) -> list[str]:
     if isinstance(event, RunStarted):
         return [describe_model(event), describe_run(event), *(harmless(note) for note in event.notes)]
+    if isinstance(event, GenerationStarted):
+        return [describe_generation(event)]
     if isinstance(event, Validated):
         part = "" if event.whole else " (a part)"
         return [

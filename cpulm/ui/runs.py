@@ -30,6 +30,8 @@ class RunRow:
     seconds_ago: float | None
     preset: str | None
     text_lost: float = 0.0
+    generation: int = 1
+    generations: int = 1
 
 
 _COLUMNS: dict[str, Callable[[RunRow], str]] = {
@@ -63,7 +65,8 @@ def _natural_width(cells: dict[str, list[str]]) -> int:
 def _step(row: RunRow) -> str:
     if row.step is None:
         return "-"
-    return f"{row.step:,}" if row.steps is None else f"{row.step:,}/{row.steps:,}"
+    step = f"{row.step:,}" if row.steps is None else f"{row.step:,}/{row.steps:,}"
+    return f"{step}, gen {row.generation}/{row.generations}" if row.generations > 1 else step
 
 
 def _age(seconds: float | None) -> str:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from cpulm.events import (
     CheckpointSaved,
     Event,
+    GenerationStarted,
     MachineSampled,
     Notice,
     Progress,
@@ -24,7 +25,7 @@ from cpulm.events import (
     Validated,
 )
 from cpulm.ui.curve import Pace, ThinnedCurve
-from cpulm.ui.words import describe_rollback
+from cpulm.ui.words import describe_generation, describe_rollback
 
 _SMOOTHING = 0.98
 _KEPT_NOTICES = 20
@@ -101,6 +102,7 @@ class Snapshot(NamedTuple):
     stage: StageProgress | None = None
     stages: tuple[StageProgress, ...] = ()
     notices: tuple[Notice, ...] = ()
+    generation: int = 1
     smoothed: Smoothed = Smoothed()
     losses: ThinnedCurve = ThinnedCurve()
     validations: ThinnedCurve = ThinnedCurve()
@@ -190,12 +192,19 @@ def _after_start(snapshot: Snapshot, event: RunStarted) -> Snapshot:
     return snapshot._replace(
         time=event.time,
         started=event,
+        generation=event.generation,
         finished=None,
         stage=None,
         session_step=None,
         session_step_seconds=0.0,
         pace=Pace(),
     )
+
+
+def _after_generation(snapshot: Snapshot, event: GenerationStarted) -> Snapshot:
+    """The losses of new weights are averaged alone."""
+    notice = Notice(level="info", message=describe_generation(event), time=event.time)
+    return _after_notice(snapshot, notice)._replace(generation=event.generation, smoothed=Smoothed())
 
 
 def _after_rollback(snapshot: Snapshot, event: RolledBack) -> Snapshot:
@@ -225,6 +234,7 @@ _CHANGES: dict[type[Event], Callable[[Snapshot, Any], Snapshot]] = {
     Progress: _after_progress,
     Validated: _after_validation,
     RunStarted: _after_start,
+    GenerationStarted: _after_generation,
     RolledBack: _after_rollback,
     Notice: _after_notice,
     MachineSampled: lambda snapshot, event: snapshot._replace(time=event.time, machine=event),

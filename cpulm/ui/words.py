@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from cpulm.events import END_REASONS, RolledBack, RunFinished, RunStarted, Validated
+from cpulm.events import END_REASONS, GenerationStarted, RolledBack, RunFinished, RunStarted, Validated
 from cpulm.settings import DURATIONS
 from cpulm.ui.terminal_text import figure, harmless, significant
 from cpulm.units import (
@@ -55,6 +55,16 @@ def describe_average(event: Validated) -> str:
     return f" of the trained weights (averaged weights: {figure(event.averaged_loss)})"
 
 
+def describe_generation(event: GenerationStarted) -> str:
+    """``generation 2 of 3 after step 500: new weights, taught by the model of step 450 (loss 4.2134)``."""
+    taught = ""
+    if event.teacher_step is not None and event.teacher_loss is not None:
+        taught = f", taught by the model of step {event.teacher_step} (loss {figure(event.teacher_loss)})"
+    return (
+        f"generation {event.generation} of {event.generations} after step {event.step}: new weights{taught}"
+    )
+
+
 def describe_model(started: RunStarted) -> str:
     """``tiny-1: preset tiny, 3.15 M parameters (2.10 M without embeddings), ...``."""
     preset = "" if started.preset == NO_PRESET else f"preset {harmless(started.preset)}, "
@@ -68,10 +78,13 @@ def describe_model(started: RunStarted) -> str:
 
 
 def describe_run(started: RunStarted) -> str:
-    """``cpu Intel Xeon, fp32, compiled, 2 threads``."""
+    """``cpu Intel Xeon, fp32, compiled, 2 threads, generation 1 of 2``."""
     name = harmless(started.device_name)
     device = name if name.lower() == started.device.lower() else f"{started.device} {name}".strip()
-    return ", ".join([device, started.precision, compilation(started), threads(started)])
+    words = [device, started.precision, compilation(started), threads(started)]
+    if started.generations > 1:
+        words.append(f"generation {started.generation} of {started.generations}")
+    return ", ".join(words)
 
 
 def compilation(started: RunStarted) -> str:

@@ -12,7 +12,7 @@ import pytest
 from cpulm.analysis.build_report import read_report
 from cpulm.analysis.report import Finding
 from cpulm.analysis.trend import gain
-from cpulm.events import RolledBack
+from cpulm.events import Event, GenerationStarted, RolledBack
 
 if TYPE_CHECKING:
     from recorded_runs import MakeRun
@@ -296,3 +296,52 @@ def test_time_beside_training_is_reported_if_it_is_long(make_run: MakeRun) -> No
 def test_the_time_parts_of_a_very_short_run_are_not_a_finding(make_run: MakeRun) -> None:
     findings = found(make_run(every=2, steps=40))
     assert not [kind for kind in findings if kind.endswith("_time")]
+
+
+# Generations
+
+
+def two_generations(step: int) -> float:
+    """The loss of new weights after 400 of 800 steps, which then learn as the first ones did."""
+    return falling(step if step <= 400 else step - 400) - 0.1 * (step > 400)
+
+
+def border(step: int, time: float) -> list[Event]:
+    if step != 400:
+        return []
+    return [
+        GenerationStarted(
+            time=time,
+            step=400,
+            generation=2,
+            generations=2,
+            seed=2,
+            teacher_step=400,
+            teacher_loss=falling(400),
+        )
+    ]
+
+
+def test_new_weights_after_a_border_are_neither_overfitting_nor_trouble(make_run: MakeRun) -> None:
+    """Of the whole record, the losses after the border would be a rise from the minimum before it."""
+    run = make_run(
+        steps=520, loss=two_generations, val_loss=two_generations, more=border, beginning={"generations": 2}
+    )
+    assert not WARNINGS & found(run).keys()
+    without = make_run("without", steps=520, loss=two_generations, val_loss=two_generations)
+    assert "worsening" in found(without)
+
+
+def test_a_generation_alone_decides_what_more_time_would_bring(make_run: MakeRun) -> None:
+    more = {"every": 20, "beginning": {"train_tokens": 10**9}}
+    alone = found(make_run("alone", **more))["improving"]
+    second = found(
+        make_run("two", steps=800, loss=two_generations, val_loss=two_generations, more=border, **more)
+    )["improving"]
+    assert second.figures["gain_nats"] == pytest.approx(alone.figures["gain_nats"], abs=0.03)
+    assert second.figures["more_seconds"] == pytest.approx(alone.figures["more_seconds"])
+
+
+def test_the_report_names_the_generations(make_run: MakeRun) -> None:
+    report = read_report(make_run(steps=800, loss=two_generations, val_loss=two_generations, more=border))
+    assert [entry.step for entry in report.timeline if entry.kind == "generation"] == [400]

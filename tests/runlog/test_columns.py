@@ -18,7 +18,7 @@ NUMBER = st.floats(min_value=0, max_value=1e18, allow_nan=False)
 
 
 def line(**changes: float) -> bytes:
-    values = dict.fromkeys(STEPS.names, 0.5) | {"step": 3, "tokens": 6144} | changes
+    values = dict.fromkeys(STEPS.names, 0.5) | {"step": 3, "tokens": 6144, "generation": 2} | changes
     return (to_json(StepDone(**values)) + "\n").encode()  # type: ignore[arg-type]
 
 

@@ -102,6 +102,12 @@ def test_all_that_is_known_of_a_run(tmp_path: Path) -> None:
     )
 
 
+def test_the_generation_is_that_of_the_newest_step(tmp_path: Path) -> None:
+    begun = started(generations=3)
+    found = status_of(record(tmp_path / "run", begun, step(1), step(2, generation=2)))
+    assert (found.generation, found.generations) == (2, 3)
+
+
 @pytest.mark.parametrize(
     ("reason", "state"),
     [

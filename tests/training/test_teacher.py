@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ from small_runs import of, record, resume, same, settings_for, train, weights
 from cpulm.checkpoints import checkpoint as checkpoints
 from cpulm.errors import DataError, SettingsError
 from cpulm.events import Event, Notice, StepDone, Validated
+from cpulm.run_dir import RunDir
 from cpulm.training import run as runs
+from cpulm.training.teaching import keep_teacher, kept_teacher
 
 TEXT = "the quick brown fox jumps over the lazy dog. " * 100
 
@@ -63,7 +66,7 @@ def test_the_model_comes_closer_to_its_teacher_and_says_its_loss_on_the_text(
     assert {step.teacher_divergence for step in without} == {None}
 
 
-@pytest.mark.parametrize("more", ["train.teacher_weight=0.9", "train.teacher_temperature=2"])
+@pytest.mark.parametrize("more", ["train.teacher_weight=0.9", "train.teacher_temperature=1"])
 def test_weight_and_temperature_change_the_weights(
     text: Path, teacher: Path, tmp_path: Path, more: str
 ) -> None:
@@ -147,3 +150,16 @@ def test_a_teacher_that_cannot_teach_is_refused_before_the_run_begins(
             train(settings_for(text, *more), run)
         assert hint in error.value.hint
         assert not run.exists()
+
+
+def test_averaged_weights_that_are_the_better_ones_are_kept_and_known_again(
+    teacher: Path, tmp_path: Path
+) -> None:
+    trained = checkpoints.load(teacher / "best.pt")
+    averaged = {name: 0.5 * value for name, value in trained.model_state.items()}
+    state = replace(trained.state, average_is_better=True)
+    digest = keep_teacher(replace(trained, average_state=averaged, state=state), RunDir(tmp_path))
+    student = replace(trained, state=replace(trained.state, teacher=digest))
+    kept = kept_teacher(RunDir(tmp_path), student, lambda _: None)
+    assert kept is not None
+    assert all(torch.equal(value, averaged[name]) for name, value in kept.weights.items())

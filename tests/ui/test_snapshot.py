@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import pytest
 
-from cpulm.events import Event, Progress, RunStarted, StepDone, Validated
+from cpulm.events import Event, GenerationStarted, Progress, RunStarted, StepDone, Validated
 from cpulm.ui.curve import Pace, ThinnedCurve
 from cpulm.ui.snapshot import Snapshot, fold
 
@@ -162,3 +162,11 @@ def test_many_validations_are_thinned(events: list[Event]) -> None:
     for _ in range(20_000):
         snapshot = fold(snapshot, validated)
     assert len(snapshot.validations.buckets) <= 1024
+
+
+def test_the_losses_of_new_weights_are_averaged_alone(step: Callable[..., StepDone]) -> None:
+    border = GenerationStarted(step=1, generation=2, generations=2, seed=2, teacher_step=1, teacher_loss=2.0)
+    snapshot = folded([step(1, 2.0), border, step(2, 9.0)])
+    assert snapshot.generation == 2
+    assert snapshot.smoothed.value == pytest.approx(9.0)
+    assert "generation 2 of 2 after step 1" in snapshot.notices[-1].message

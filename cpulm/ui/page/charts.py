@@ -56,6 +56,13 @@ CHARTS = (
         (("val_loss_trained", "trained weights"), ("val_loss_averaged", "averaged weights")),
         "nats per token",
     ),
+    Chart(
+        "teacher",
+        "Divergence from the teacher",
+        (("teacher_kl", "training"),),
+        "nats per token",
+        smoothed=True,
+    ),
     Chart("lr", "Learning rate", (("lr", "AdamW"), ("muon_lr", "Muon")), number="~g", from_zero=True),
     Chart("grad_norm", "Gradient norm", (("grad_norm", "gradient norm"),), smoothed=True),
     Chart(

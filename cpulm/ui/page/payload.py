@@ -28,7 +28,7 @@ DRAWN = {name: chart for chart in CHARTS for name, _ in chart.curves}
 _DIGITS = 5
 _SPANS = 120
 """Columns of the chart of all layers over time: each shows the largest value of its span of steps."""
-_MARKED = ("restarted", "rolled_back", "lost", "warning")
+_MARKED = ("restarted", "generation", "rolled_back", "lost", "warning")
 """Kinds of events marked in the curves; the table also has the others."""
 _MOST_MARKS = 60
 _MOST_SAMPLES = 120
