@@ -2,6 +2,6 @@
 
 In eager mode torch computes a norm, a rotary embedding or a softmax in several passes over memory each; the
 kernels need one or two. A platform wheel ships them compiled. Elsewhere ``kernels.cpp`` and ``int8.cpp`` are
-compiled once for this CPU (two to three seconds; kept in the cache), and without a compiler everything runs in
-torch. torch.compile, in comparison, costs a minute before the first update, for each model.
+compiled once for this CPU (two to three seconds; kept in the cache), and without a compiler torch does
+everything. torch.compile, in comparison, costs a minute before the first update, for each model.
 """
