@@ -146,7 +146,7 @@ def from_stored(values: dict[str, Any]) -> TrainState:
             raise ValueError(f"{name} cannot be {getattr(state, name)}")
     if state.generation < 1 or not 0 <= state.first_step <= state.step or state.first_seconds < 0:
         raise ValueError("a generation cannot begin after the run's newest step")
-    if state.generation == 1:  # also in the checkpoints of versions without generations
+    if "generation_best_loss" not in values:  # from a version without generations
         state.generation_best_loss, state.generation_best_step = state.best_loss, state.best_step
     if state.step > LARGEST or state.losses.high_updates < 0:
         raise ValueError("step or high_updates is beyond every run")

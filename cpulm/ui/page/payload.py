@@ -36,7 +36,7 @@ _MOST_ENTRIES = 400
 _SAMPLE_CHARACTERS = 2000
 _MOST_POINTS = 2000
 """Of one curve; more than three runs share the total for a page."""
-_POINTS_OF_ALL = 6000
+_POINTS_OF_ALL = 5500
 _RUNS_WITH_LAYERS = 8
 _SMOOTHED_FROM = 40
 """A curve of fewer points needs no smoothed line."""
