@@ -8,11 +8,11 @@ from pathlib import Path
 from cpulm.checkpoints.checkpoint import Checkpoint
 from cpulm.data.prepare import check, prepare
 from cpulm.data.sources import absolute_sources
-from cpulm.data.token_cache import mark_used
+from cpulm.data.token_cache import discard_damaged, mark_used
 from cpulm.data.tokenfile import TokenFolder
 from cpulm.data.tokenizer import Tokenizer
 from cpulm.errors import DataError
-from cpulm.events import Listener, Notice
+from cpulm.events import Listener
 from cpulm.settings import DataSettings
 
 
@@ -70,7 +70,7 @@ def _intact(path: Path, digest: str, show: Listener, should_stop: Callable[[], b
     except OSError:  # below a folder that may not be entered
         return None
     except DataError as error:
-        show(Notice(level="warning", message=f"{error.message}: building it again"))
+        discard_damaged(path, error, show)
         return None
     mark_used(path)
     return tokens

@@ -58,14 +58,20 @@ def find_cached(key: str, emit: Listener, check: Callable[[TokenFolder], None]) 
             known = TokenFolder.open(folder)
             check(known)
         except DataError as error:
-            emit(Notice(level="warning", message=f"{error.message}: building it again"))
-            shutil.rmtree(folder, ignore_errors=True)
+            discard_damaged(folder, error, emit)
         except OSError:  # a cache that may not be entered
             continue
         else:
             mark_used(folder)
             return known
     return None
+
+
+def discard_damaged(folder: Path, error: DataError, emit: Listener) -> None:
+    """Warn that the tokens are made again; delete the damaged ``folder`` if it is in the cache."""
+    emit(Notice(level="warning", message=f"{error.message}: building it again"))
+    if folder.parent in token_caches():
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def mark_used(folder: Path) -> None:

@@ -121,4 +121,5 @@ def test_a_damaged_token_folder_in_the_cache_is_made_again(text: Path, tmp_path:
     (folder / file).write_bytes(damaged)
     _, outcome = resume(run.path)
     assert outcome.reason == "horizon"
-    TokenFolder.open(folder).verify()
+    assert not folder.exists()
+    TokenFolder.open(Path(checkpoints.load(run.latest).data["path"])).verify()
