@@ -374,10 +374,6 @@ def changed(section: _S, **values: Any) -> _S:
     return type(section).model_validate({**section.model_dump(), **values})
 
 
-DURATIONS = ("train.max_time", "checkpoint.every")
-"""The settings in seconds, which people write as ``8h``."""
-
-
 def settings_yaml(settings: Settings) -> str:
     """Convert the settings to YAML from which ``--config`` reads the same settings."""
     return to_yaml(settings.model_dump(mode="json"))

@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 from cpulm.events import END_REASONS, GenerationStarted, RolledBack, RunFinished, RunStarted, Validated
-from cpulm.settings import DURATIONS
 from cpulm.ui.terminal_text import figure, harmless, significant
 from cpulm.units import (
     LONGEST,
@@ -19,6 +18,9 @@ from cpulm.units import (
 
 NO_PRESET = "none"
 """The preset in :class:`cpulm.events.RunStarted` of a run without one; it is not shown."""
+
+DURATIONS = ("train.max_time", "checkpoint.every")
+"""The settings in seconds, which people write as ``8h``."""
 
 _SLOWER, _BUSY = 1.1, 0.05
 """From which multiple of the estimate, and from which share of the processors, the reason is given."""

@@ -11,9 +11,8 @@ from recorded_runs import validated
 
 from cpulm.errors import SettingsError
 from cpulm.events import RunFinished, from_json, to_json
-from cpulm.settings import DURATIONS
 from cpulm.settings_resolver import known_keys, resolve
-from cpulm.ui.words import describe_average, end_lines, typed_value
+from cpulm.ui.words import DURATIONS, describe_average, end_lines, typed_value
 
 
 def finished(**changes: Any) -> RunFinished:
