@@ -38,6 +38,15 @@ NOT_RUN = {
     "source .venv/bin/activate": "changes the reader's shell",
     "python benchmarks/pilots.py": "trains for minutes, outside the package",
     "tensorboard --logdir": "serves a page until it is stopped",
+    "apt-get install": "changes the system",
+    "python scripts/build_wheels.py": "compiles for every platform, for minutes",
+    "python scripts/conformance.py": "runs what was compiled",
+    "debootstrap": "downloads a system",
+    "PIP=": "for the next ones",
+    "$PIP": "downloads",
+    "export ": "for the next ones",
+    "PYTHON=": "for the next ones",
+    "$PYTHON -m cpulm": "runs on another CPU, which qemu emulates; its options are looked at",
 }
 """The only commands that are looked at and not run, by how they begin, and why."""
 
@@ -159,8 +168,11 @@ def check_options(command: Command) -> None:
         PageError: where the subcommand or an option does not exist.
     """
     for part in command.parts:
-        # The script hands its options to `cpulm train`.
-        name, *arguments = ("cpulm", "train", *part[2:]) if part[:2] == ("bash", "train_cpu.sh") else part
+        if part[:2] == ("bash", "train_cpu.sh"):
+            part = ("cpulm", "train", *part[2:])  # the script hands its options on
+        elif part[:3] == ("$PYTHON", "-m", "cpulm"):
+            part = part[2:]
+        name, *arguments = part
         if name != "cpulm" or not arguments:
             continue
         here: Any = get_command(app)  # typer's parameters have no type of their own that every version has
@@ -303,6 +315,7 @@ def test_the_readme_and_the_guide_to_writing_are_read_at_all() -> None:
         ("```\nsome words that were printed\n```", "```text"),
         ("```bash\nrm -rf runs\n```", "no command of cpulm"),
         ("```bash\nbash train_cpu.sh --max-tme 8h\n```", "--max-tme"),
+        ("```sh\n$PYTHON -m cpulm train --max-tme 8h\n```", "--max-tme"),
         ("```bash\ncpulm sysinfo\n", "does not begin or end a block"),
         ("```console\n$ cpulm sysinfo \\\n    --jsn\nthe rest is output\n```", "--jsn"),
     ],
