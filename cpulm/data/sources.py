@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from cpulm.cache_dir import expand_home
+from cpulm.command import typed
 from cpulm.data.own_folders import is_own_folder
 from cpulm.data.packed import (
     Unpacked,
@@ -180,9 +181,10 @@ def require_lasting_text(data: Sequence[DataSettings], who: str) -> None:
     """
     for source in dict.fromkeys(one for each in data for one in (*each.source, *each.val_source)):
         if can_be_read_once(source, _stat(expand_home(source))):
+            place = source if source in STDIN else typed(source)
             raise SettingsError(
                 f"{who} reads the text more than once, and {source} can be read only once",
-                f"keep it first: `cpulm tokenize {source} --out tokens`, then give the folder tokens",
+                f"keep it first: `cpulm tokenize {place} --out tokens`, then give the folder tokens",
             )
 
 

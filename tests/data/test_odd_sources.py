@@ -14,9 +14,10 @@ import pytest
 
 from cpulm.data.readers import is_binary, read_chunks
 from cpulm.data.reading import DEFAULT
-from cpulm.data.sources import find_files
-from cpulm.errors import CpulmError, DataError, StoppedError
+from cpulm.data.sources import find_files, require_lasting_text
+from cpulm.errors import CpulmError, DataError, SettingsError, StoppedError
 from cpulm.events import Event, Notice
+from cpulm.settings import DataSettings
 
 
 def write(path: Path, content: str = "text") -> Path:
@@ -136,6 +137,15 @@ def test_a_pipe_is_read_whole_and_as_often_as_needed(tmp_path: Path, size: int) 
 
 
 @POSIX
+def test_a_pipe_read_twice_is_refused_with_a_command_to_type(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "my pipe")
+    for source, word in ((str(tmp_path / "my pipe"), f"'{tmp_path}/my pipe'"), ("-", "-")):
+        with pytest.raises(SettingsError, match="read only once") as refused:
+            require_lasting_text([DataSettings(source=[source])], "a sweep")
+        assert f"`cpulm tokenize {word} --out tokens`" in refused.value.hint
+
+
+@POSIX
 def test_waiting_for_a_pipe_can_be_stopped(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(StoppedError):
@@ -160,7 +170,7 @@ READ_TWICE = """
 import sys
 from cpulm.data.readers import read_chunks
 from cpulm.data.reading import DEFAULT
-from cpulm.data.sources import find_files
+from cpulm.data.sources import find_files, require_lasting_text
 for source in sys.argv[1:]:
     for file in find_files([source]):
         for _ in range(2):
