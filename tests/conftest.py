@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from browsers import browser as browser  # one for all: no process can start a second driver
 from hypothesis import settings
 from kernel_builds import BuildKernels, kept_kernels
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from browsers import browser as browser  # a fixture
 from small_exports import trained as trained  # a fixture
 
 

@@ -1,4 +1,4 @@
-"""Real runs of a small model, their pages, and a real browser."""
+"""Real runs of a small model, and their pages."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browsers import browser as browser
 from small_runs import settings_for, train
 
 from cpulm.analysis.build_report import read_report
