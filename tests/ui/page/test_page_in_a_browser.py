@@ -187,7 +187,7 @@ def test_samples_are_leafed_through_and_settings_found(
 
 
 def test_a_run_is_hidden_and_shown_by_its_button(browser: Browser, pages: dict[str, Path]) -> None:
-    lines = "#chart-lr .mark-line path"
+    lines = "#chart-grad_norm .mark-line path"
     with opened(browser, pages["many"]) as page:
         page.get_by_role("tab", name="Curves").click()
         assert page.locator(lines).count() == 2
