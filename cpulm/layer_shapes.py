@@ -7,26 +7,31 @@ from typing import Literal, NamedTuple
 Activation = Literal["swiglu", "gelu", "gelu_erf", "relu", "relu2"]
 
 
-class ActivationCosts(NamedTuple):
-    """What counting parameters and memory needs to know of an activation.
+class ActivationTraits(NamedTuple):
+    """What counting parameters and memory, and exporting, need to know of an activation.
 
     Attributes:
+        in_transformers: its name in the configurations of transformers; that of the gate's if gated.
+        llama_cpp_error: the largest difference of the hidden layer in llama.cpp's block, which computes a
+            like function; None if it has none.
         gated: whether it multiplies by a gate, a second projection of the same width.
         keeps_result: whether its backward pass reads its result, which the next layer keeps anyway.
         temporaries: numbers for each of the MLP's hidden units that torch allocates in its backward pass.
     """
 
+    in_transformers: str
+    llama_cpp_error: float | None
     gated: bool = False
     keeps_result: bool = False
     temporaries: int = 0
 
 
-ACTIVATIONS: dict[Activation, ActivationCosts] = {
-    "swiglu": ActivationCosts(gated=True, temporaries=1),
-    "gelu": ActivationCosts(),
-    "gelu_erf": ActivationCosts(),
-    "relu": ActivationCosts(keeps_result=True),
-    "relu2": ActivationCosts(temporaries=2),
+ACTIVATIONS: dict[Activation, ActivationTraits] = {
+    "swiglu": ActivationTraits("silu", 0.0, gated=True, temporaries=1),
+    "gelu": ActivationTraits("gelu_new", 0.0),
+    "gelu_erf": ActivationTraits("gelu", 0.0005),
+    "relu": ActivationTraits("relu", None, keeps_result=True),
+    "relu2": ActivationTraits("relu2", None, temporaries=2),
 }
 """The activations; ``cpulm.model.activations`` has their formulas."""
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from cpulm.errors import SettingsError
+from cpulm.layer_shapes import ACTIVATIONS
 from cpulm.settings import ModelSettings
 
 Architecture = Literal["qwen3", "llama", "gpt2"]
@@ -25,14 +26,18 @@ def _yaml(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-_LLAMA_LIKE = (_is("rmsnorm", of="norm"), _is("rope", of="position"), _is("swiglu", of="mlp"))
+def _mlp(*, gated: bool) -> tuple[str, str, _Test]:
+    return _is(*(name for name, traits in ACTIVATIONS.items() if traits.gated is gated), of="mlp")
+
+
+_LLAMA_LIKE = (_is("rmsnorm", of="norm"), _is("rope", of="position"), _mlp(gated=True))
 _REQUIREMENTS: Mapping[Architecture, tuple[tuple[str, str, _Test], ...]] = {
     "qwen3": (*_LLAMA_LIKE, _is(True, of="qk_norm"), _is(False, of="bias")),
     "llama": (*_LLAMA_LIKE, _is(False, of="qk_norm")),
     "gpt2": (
         _is("layernorm", of="norm"),
         _is("learned", "sinusoidal", "none", of="position"),
-        _is("gelu", "gelu_erf", "relu", "relu2", of="mlp"),
+        _mlp(gated=False),
         _is(False, of="qk_norm"),
         ("n_kv_head", "n_head", lambda settings: settings.kv_heads == settings.n_head),
         ("head_dim", "n_embd / n_head", lambda s: s.head_width * s.n_head == s.n_embd),

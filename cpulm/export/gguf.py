@@ -17,6 +17,7 @@ from cpulm.export.gguf_vocabulary import GgufVocabulary, gguf_vocabulary
 from cpulm.export.named_weights import named_weights
 from cpulm.export.q4_k import quantize_q4_k
 from cpulm.export.trained_model import TrainedModel
+from cpulm.layer_shapes import ACTIVATIONS
 from cpulm.settings import ModelSettings
 
 if TYPE_CHECKING:
@@ -98,14 +99,15 @@ def _activation_limits(settings: ModelSettings) -> list[str]:
     Raises:
         SettingsError: if llama.cpp has no such activation.
     """
-    if settings.mlp in ("swiglu", "gelu"):
+    error = ACTIVATIONS[settings.mlp].llama_cpp_error
+    if error is None:
+        raise SettingsError(
+            f"llama.cpp's GPT-2 computes gelu, and this model has model.mlp = {settings.mlp}",
+            "export it with `--to hf`",
+        )
+    if not error:
         return []
-    if settings.mlp == "gelu_erf":
-        return ["llama.cpp computes the tanh form of gelu (differences of up to 0.0005 in the hidden layer)"]
-    raise SettingsError(
-        f"llama.cpp's GPT-2 computes gelu, and this model has model.mlp = {settings.mlp}",
-        "export it with `--to hf`",
-    )
+    return [f"llama.cpp computes the tanh form of gelu (differences of up to {error:g} in the hidden layer)"]
 
 
 def _add_settings(writer: GGUFWriter, settings: ModelSettings, vocab_size: int) -> None:

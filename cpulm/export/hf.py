@@ -19,6 +19,7 @@ from cpulm.export.architecture import Architecture, architecture_of
 from cpulm.export.model_card import model_card
 from cpulm.export.named_weights import named_weights
 from cpulm.export.trained_model import TrainedModel
+from cpulm.layer_shapes import ACTIVATIONS
 from cpulm.settings import ModelSettings
 
 _CLASSES: Mapping[Architecture, str] = {
@@ -26,8 +27,6 @@ _CLASSES: Mapping[Architecture, str] = {
     "llama": "LlamaForCausalLM",
     "gpt2": "GPT2LMHeadModel",
 }
-_GPT2_ACTIVATIONS = {"gelu": "gelu_new", "gelu_erf": "gelu", "relu": "relu", "relu2": "relu2"}
-"""Our activations by their names in transformers."""
 
 HF_FILES = frozenset(
     {
@@ -88,7 +87,7 @@ def _llama_config(settings: ModelSettings) -> dict[str, Any]:
         "num_attention_heads": settings.n_head,
         "num_key_value_heads": settings.kv_heads,
         "head_dim": settings.head_width,
-        "hidden_act": "silu",
+        "hidden_act": ACTIVATIONS[settings.mlp].in_transformers,
         "max_position_embeddings": settings.block_size,
         "rms_norm_eps": settings.norm_eps,
         "rope_theta": settings.rope_theta,
@@ -114,7 +113,7 @@ def _gpt2_config(settings: ModelSettings) -> dict[str, Any]:
         "n_layer": settings.n_layer,
         "n_head": settings.n_head,
         "n_inner": settings.inner_width,
-        "activation_function": _GPT2_ACTIVATIONS[settings.mlp],
+        "activation_function": ACTIVATIONS[settings.mlp].in_transformers,
         "layer_norm_epsilon": settings.norm_eps,
         **dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), 0.0),
     }

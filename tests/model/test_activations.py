@@ -1,8 +1,9 @@
-"""An activation has two entries: its costs in layer_shapes, its formula in the model."""
+"""An activation has two entries: its traits in layer_shapes, its formula in the model; a page has a third."""
 
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
@@ -38,6 +39,14 @@ def test_no_other_module_names_an_activation() -> None:
     places = {"layer_shapes.py": set(ACTIVATIONS), "activations.py": set(ACTIVATIONS)}
     found = {path.name: named for path in PACKAGE.rglob("*.py") if (named := set(names_in(path)))}
     assert found == {**places, "settings.py": {ModelSettings().mlp}}
+
+
+def test_the_page_that_is_a_model_has_every_formula() -> None:
+    """But for the gated one, which has a method."""
+    script = (PACKAGE / "export" / "page_files" / "engine.js").read_text(encoding="utf-8")
+    table = script.partition("const ACTIVATIONS = {")[2].partition("};")[0]
+    ungated = {name for name, traits in ACTIVATIONS.items() if not traits.gated}
+    assert set(re.findall(r"^  (\w+): ", table, re.MULTILINE)) == ungated
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
