@@ -23,9 +23,12 @@ settings.register_profile("same", derandomize=True)
 settings.load_profile("same")
 
 
-# A shell's job in the background begins with Ctrl-C ignored, and so would the processes that tests start.
+# A shell's job in the background begins with Ctrl-C ignored, and one of nohup with SIGHUP; so would the
+# processes that tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

@@ -163,8 +163,9 @@ def test_no_number_is_without_limits(key: str, value: float) -> None:
 
 
 def test_a_number_that_fp32_makes_zero_is_refused() -> None:
-    with pytest.raises(SettingsError, match=r"train\.lr = 1e-320: .*at least 1e-30"):
-        validate({"train": {"lr": 1e-320}})
+    # fp64 has it as a normal number: a denormal one is 0 already, once torch flushes them in this process.
+    with pytest.raises(SettingsError, match=r"train\.lr = 1e-60: .*at least 1e-30"):
+        validate({"train": {"lr": 1e-60}})
 
 
 def test_an_update_has_no_more_tokens_than_can_be_counted() -> None:
