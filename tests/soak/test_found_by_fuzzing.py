@@ -42,9 +42,18 @@ def test_a_checkpoint_without_a_horizon_says_so(run: RunDir) -> None:
 
 def test_settings_that_mean_another_model_than_the_weights_are_refused(run: RunDir) -> None:
     checkpoint = checkpoints.load(run.latest)
-    vast = changed(checkpoint.settings.model, n_inner=10**12)
+    vast = changed(checkpoint.settings.model, n_inner=1 << 20)
     checkpoint.settings = changed(checkpoint.settings, model=vast)
     checkpoints.save(checkpoint, run.latest)
     for read in (lambda: small.resume(run.path), lambda: load_model(run.latest, warn=print)):
         with pytest.raises(DataError, match="do not fit each other"):
             read()
+
+
+def test_settings_beyond_their_limits_are_refused(run: RunDir) -> None:
+    checkpoint = checkpoints.load(run.latest)
+    beyond = checkpoint.settings.model.model_copy(update={"n_inner": 10**12})
+    checkpoint.settings = checkpoint.settings.model_copy(update={"model": beyond})
+    checkpoints.save(checkpoint, run.latest)
+    with pytest.raises(DataError, match=r"model\.n_inner = 1000000000000: must be at most 1,048,576"):
+        load_model(run.latest, warn=print)
