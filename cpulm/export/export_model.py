@@ -117,7 +117,7 @@ def _require_free(request: ExportRequest) -> None:
         names = {file.name for file in path.iterdir()} if path.is_dir() else set()
         if foreign := sorted(names - HF_FILES):
             raise SettingsError(
-                f"{path} holds {foreign[0]}, which is no part of an export", "choose another --out"
+                f"{path} holds {foreign[0]}, which is not part of an export", "choose another --out"
             )
         there = [path] if names else []
     else:

@@ -80,7 +80,7 @@ def test_what_is_there_is_replaced_only_with_force(to: str, folder: Path) -> Non
         (("--to", "gguf", "--quantize", "q1"), "--quantize q1 is not a type"),
         (("--to", "gguf", "--push", "me/it"), "--push has no effect with --to gguf"),
         (("--to", "hf", "--push", "a b"), "--push a b is not a name of the Hub"),
-        (("--to", "hf", "--out", "runs", "--force"), "runs holds plays, which is no part of an export"),
+        (("--to", "hf", "--out", "runs", "--force"), "runs holds plays, which is not part of an export"),
         (("--to", "hf", "--out", "runs/plays/best.pt", "--force"), "runs/plays/best.pt is a file"),
         (("--to", "gguf", "--out", "runs", "--force"), "runs is a folder, and gguf is a file"),
     ],

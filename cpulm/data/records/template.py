@@ -40,7 +40,7 @@ class Placeholder:
 
     Attributes:
         column: its name.
-        changes: what is done to the value, in this order.
+        changes: the filters that are applied to the value, in this order.
         default: the text if the row has no value; None if that is an error.
     """
 
