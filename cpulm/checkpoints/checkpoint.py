@@ -292,17 +292,20 @@ def load_newest(paths: list[Path]) -> tuple[Checkpoint, Path, list[str]]:
     Raises:
         DataError: if all are damaged, or there are none.
     """
-    damaged: list[str] = []
+    damaged: list[DataError] = []
     for path in paths:
         try:
-            return load(path), path, damaged
+            return load(path), path, [error.message for error in damaged]
         except DataError as error:
-            damaged.append(error.message)
+            damaged.append(error)
     if not damaged:
         raise DataError("there is no checkpoint yet", "start a new run with `cpulm train`")
-    if len(paths) == 1:
-        raise DataError(damaged[0], REMEDY)
-    raise DataError("; ".join(damaged), "every checkpoint is damaged: start a new run with `cpulm train`")
+    if len(damaged) == 1:
+        raise damaged[0]
+    raise DataError(
+        "; ".join(error.message for error in damaged),
+        "every checkpoint is damaged: start a new run with `cpulm train`",
+    )
 
 
 def restore(

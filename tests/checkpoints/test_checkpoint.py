@@ -179,3 +179,9 @@ def test_a_duplicate_outlives_its_original(tmp_path: Path) -> None:
     assert checkpoints.load(tmp_path / "step-00000001.pt").step == 1
     assert checkpoints.load(tmp_path / "latest.pt").step == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["latest.pt", "step-00000001.pt"]
+
+
+def test_the_only_checkpoint_keeps_the_hint_of_its_own_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as error:
+        checkpoints.load_newest([tmp_path / "absent.pt"])
+    assert error.value.hint == "give a checkpoint such as runs/tiny-1/best.pt"
