@@ -23,6 +23,10 @@ GRACE_SECONDS = 1.0
 """How long the second Ctrl-C waits for Python to exit; a long matrix product in C would delay it."""
 
 
+ABANDONED = "cpulm-abandoned"
+"""The name of a thread in which a library still computes what nobody waits for: it cannot be interrupted."""
+
+
 class StopNow(BaseException):
     """A stop request in a section that may be interrupted at any point.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import random
 import resource
@@ -271,10 +272,14 @@ def _streams(draw: random.Random, case: Case) -> None:
 
     def change() -> None:
         if how == "closed":
-            os.close(stream)
+            with contextlib.suppress(OSError):  # a case may close it twice
+                os.close(stream)
             return
         if how in ("deserted", "not blocking"):
-            reader, place = os.pipe()
+            ends = os.pipe()
+            reader, place = (fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in ends)
+            for end in ends:  # one may have the number of a stream that is to be closed
+                os.close(end)
             os.set_blocking(place, how == "deserted")
             if how == "deserted":
                 os.close(reader)
@@ -285,6 +290,8 @@ def _streams(draw: random.Random, case: Case) -> None:
                 "/dev/full" if how == "full" else "/dev/null", os.O_RDONLY if "read" in how else os.O_WRONLY
             )
         os.dup2(place, stream)
+        if place != stream:
+            os.close(place)
 
     case.before.append(change)
 

@@ -36,8 +36,9 @@ from cpulm.command import cpulm_command
 from cpulm.run_dir import RunDir
 
 ALLOWED = set(exit_codes.EXIT_CODES) - {exit_codes.BUG}
-SECONDS = 30
-"""A case that takes longer hangs: each does a fraction of a second's work."""
+SECONDS = 120
+"""A case that takes longer hangs: most do a fraction of a second's work; without a cache that can be written,
+the kernels are compiled first."""
 WAITS_FOR_SPACE = "trying again for"
 """What a run says that waits a minute for space on a full disk."""
 BUG_DESCRIPTOR = 100
@@ -235,13 +236,18 @@ def _reopen() -> None:
 
 
 def _wait(pid: int) -> int | None:
-    """The exit code, negative for a signal; None if it had to be ended."""
-    ends = time.monotonic() + SECONDS
-    while time.monotonic() < ends:
+    """The exit code, negative for a signal; None if it had to be ended.
+
+    What counts is the time in which this process runs too: both may be suspended, or a machine is busy.
+    """
+    waited, now = 0.0, time.monotonic()
+    while waited < SECONDS:
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:
             return os.waitstatus_to_exitcode(status)
         time.sleep(0.002)
+        before, now = now, time.monotonic()
+        waited += min(0.02, now - before)
     os.killpg(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     return None

@@ -31,14 +31,14 @@ def analyze(
         ),
     ],
     by: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="AXIS",
             help="Draw the curves of several runs over steps, tokens, time or flops. [default: steps]",
             rich_help_panel=COMMON,
             autocompletion=completion.axis,
         ),
-    ] = "steps",
+    ] = None,
     html: Annotated[
         Path | None,
         typer.Option(
@@ -104,14 +104,17 @@ def analyze(
     """
     from cpulm.cli.inspection import look, require_model, require_one
     from cpulm.errors import SettingsError
+    from cpulm.ui.console import show_warning
 
     require_model(model=model, text=data, prompt=prompt, words=word)
-    axis = next((one for one in _BY if one == by), None)
+    axis = next((one for one in _BY if one == ("steps" if by is None else by)), None)
     if axis is None:
         raise SettingsError(f"--by {by} is not an axis", f"give one of {', '.join(_BY)}")
     pages = html is not None or png is not None
     of_checkpoint = model and len(runs) == 1 and runs[0].suffix == ".pt"
     reports = [] if of_checkpoint else read_all(runs)
+    if by is not None and (len(reports) <= 1 or json or pages):
+        show_warning("--by has no effect: it is for the curves of several runs in the terminal")
     found = None
     if model:
         require_one(runs, reports, pages=pages)

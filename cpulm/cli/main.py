@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
+import threading
 from pathlib import Path
 from traceback import clear_frames
 from types import TracebackType
@@ -31,6 +33,7 @@ from cpulm.cli.train import train
 from cpulm.cli.usage_errors import explain
 from cpulm.cli.watch import watch
 from cpulm.errors import AbortedError, CpulmError, SettingsError, StoppedError, of_the_system
+from cpulm.interrupts import ABANDONED
 
 app = typer.Typer(
     name="cpulm",
@@ -137,4 +140,8 @@ def _end(error: CpulmError) -> NoReturn:
 
     on_purpose = isinstance(error, (StoppedError, AbortedError))
     show_error(error.message, error.hint, label="stopped" if on_purpose else "error")
+    if any(thread.name == ABANDONED for thread in threading.enumerate()):
+        # Python would end the thread within the library's code, which aborts the process.
+        atexit._run_exitfuncs()
+        os._exit(error.exit_code)
     sys.exit(error.exit_code)

@@ -17,6 +17,7 @@ from cpulm.data.tokenizer_json import read_tokenizer
 from cpulm.data.word_list import SUFFIX, word_list_tokenizer
 from cpulm.errors import DataError, SettingsError, StoppedError
 from cpulm.events import Listener
+from cpulm.interrupts import ABANDONED
 from cpulm.progress import Stage
 from cpulm.settings import DataSettings
 
@@ -114,6 +115,7 @@ def _in_background(
                 stage.advance()
     except BaseException:
         sample.stop()
+        thread.name = ABANDONED
         raise
     result = outcome[0]
     if isinstance(result, BaseException):

@@ -174,6 +174,11 @@ def resume(
     with StopRequest(leave) as stop, _exclusive(run, stop):
         candidates = [path] if path.is_file() and path.suffix == ".pt" else run.checkpoints()
         checkpoint, source, damaged = checkpoints.load_newest(candidates)
+        skipped = [
+            Notice(level="warning", message=f"{line}; using {source.name} instead") for line in damaged
+        ]
+        for notice in skipped:  # at once: what is wrong with the older one may follow from it
+            show(notice)
         settings = replaced(with_horizon(checkpoint.settings, horizon), changes)
         settings = changed(settings, data=absolute_sources(settings.data))
         with host_settings(settings.runtime) as report_host:
@@ -187,8 +192,8 @@ def resume(
             begins = RecordStart(run, settings, checkpoint.step, checkpoint.state.saves)
             with record(begins) as recorder:
                 emit = tee(show, recorder)
-                for line in damaged:
-                    emit(Notice(level="warning", message=f"{line}; using {source.name} instead"))
+                for notice in skipped:
+                    recorder(notice)
                 for line in earlier:
                     emit(Notice(level="info", message=line))
                 report_new_horizon(checkpoint, settings, prepared.plan, emit)

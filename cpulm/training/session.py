@@ -70,19 +70,20 @@ def announce_stops(trainer: Trainer, aborted: Callable[[], None]) -> None:
     def unsaved() -> str:
         saved = trainer.checkpointer.saved_step
         count = trainer.state.step - saved
-        return f"{count:,} step{'s' * (count != 1)} after the checkpoint of step {saved:,} are lost"
+        return f"{count:,} step{'s' * (count != 1)} after the checkpoint of step {saved:,}"
 
     def announce() -> None:
         updates = trainer.trained_tokens / trainer.settings.tokens_per_step
-        update = f"in at most {format_duration(trainer.trained_seconds / updates)}" if updates else "soon"
-        save = format_duration(trainer.checkpointer.slowest_seconds)
+        seconds = trainer.trained_seconds / updates + trainer.checkpointer.slowest_seconds if updates else 0.0
+        within = "a second" if seconds < 1 else format_duration(seconds)
         message = (
-            f"stopping: the update in progress ends {update}, saving takes about {save}; with a second "
-            f"Ctrl-C {unsaved()}"
+            f"stopping: this update ends and is saved {f'within about {within}' if updates else 'soon'}; "
+            f"a second Ctrl-C loses {unsaved()}"
         )
         trainer.emit(Notice(level="warning", message=message))
 
-    trainer.stop.on_signal, trainer.stop.unsaved, trainer.stop.on_exit = announce, unsaved, aborted
+    trainer.stop.on_signal, trainer.stop.on_exit = announce, aborted
+    trainer.stop.unsaved = lambda: f"{unsaved()} are lost"
 
 
 @contextmanager

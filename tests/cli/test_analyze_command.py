@@ -135,6 +135,12 @@ def test_curves_of_several_runs_stand_along_another_axis(cpulm: Cpulm, by: str) 
     assert f"validation loss by {named}" in cpulm("low", "high", "--by", by).out
 
 
+def test_an_axis_of_one_run_has_no_effect_and_that_is_said(cpulm: Cpulm) -> None:
+    code, out, err = cpulm("low", "--by", "time")
+    assert (code, out) == (0, cpulm("low").out)
+    assert err == "warning: --by has no effect: it is for the curves of several runs in the terminal\n"
+
+
 def test_page_and_pictures_are_written_and_named_on_stdout(cpulm: Cpulm, tmp_path: Path) -> None:
     page, pictures = tmp_path / "report.html", tmp_path / "pictures"
     code, out, _ = cpulm("low", "--html", str(page), "--png", str(pictures))

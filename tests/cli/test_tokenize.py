@@ -119,6 +119,32 @@ def test_a_folder_with_something_in_it_is_refused(
     assert [path.name for path in story.parent.iterdir()] == ["story.txt"]
 
 
+def test_the_process_ends_while_a_library_still_learns_a_vocabulary() -> None:
+    """Up to Python 3.13, a thread that runs on when Python ends is ended inside of the library: an abort."""
+    script = """
+from types import SimpleNamespace
+from cpulm.cli.main import _end
+from cpulm.data import vocabulary
+from cpulm.data.tokenizer import train_bpe
+from cpulm.errors import StoppedError
+
+def endless():
+    while True:
+        if not vocabulary:
+            yield ""
+
+try:
+    corpus = SimpleNamespace(source_bytes=1)
+    vocabulary._in_background(lambda _: train_bpe(endless(), 300), corpus, print, lambda: True)
+except StoppedError as error:
+    _end(error)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 75
+    assert done.stderr.startswith("stopped: while sampling the text")
+    assert "FATAL" not in done.stderr
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no SIGINT to one process")
 def test_ctrl_c_ends_it_and_leaves_nothing(in_empty_folder: Path) -> None:
     """On text that would take minutes, at a moment when the work is under way."""

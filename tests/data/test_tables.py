@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -188,6 +190,31 @@ def test_a_json_array_that_cannot_be_used_is_named(tmp_path: Path, content: str,
     assert f"{path}" in caught.value.message
     assert message in caught.value.message
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        ("a.json", {"template": "{text}"}),
+        ("a.jsonl", {"template": "{text|round:1}"}),
+        ("a.jsonl", {"where": ("text=1",)}),
+    ],
+)
+def test_a_value_nested_at_any_depth_is_text_or_an_error_that_names_the_row(
+    tmp_path: Path, name: str, how: dict[str, Any]
+) -> None:
+    """Some depths can be parsed, but not be written as text again."""
+    refused = 0
+    for depth in (*range(860, 1000, 3), 100_000):
+        row = '{"text": ' + "[" * depth + "]" * depth + "}"
+        path = written(tmp_path, name, f"[{row}]" if name == "a.json" else row)
+        with contextlib.suppress(DataError):
+            texts(path, Reading(**how))
+            continue
+        with pytest.raises(DataError, match=r"(line|element) 1.* (nested too deep|not a number)"):
+            texts(path, Reading(**how))
+        refused += 1
+    assert refused
 
 
 def test_an_element_that_never_ends_is_not_read_to_the_end(

@@ -108,6 +108,11 @@ def test_a_list_in_text_is_parsed_within_limits_and_never_run(text: str, message
         parse_template("{x|list}").text({"x": text})
 
 
+def test_a_list_in_text_says_nothing_of_its_backslashes(recwarn: pytest.WarningsRecorder) -> None:
+    assert parse_template("{x|list}").text({"x": r"['a\d', 'b']"}) == r"a\d b"
+    assert not recwarn.list
+
+
 def test_columns_without_a_default_are_required() -> None:
     assert parse_template("{b} {a|upper} {b} {c|default:'x'}").required == ["b", "a"]
 

@@ -1,12 +1,20 @@
-"""The duration of a run from its settings alone, for decisions that must not depend on measurements."""
+"""What a run needs: its duration from its settings alone, and its memory against a container's limit."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
-from cpulm.estimate.requirements import nominal_seconds
+from cpulm.errors import ResourceError
+from cpulm.estimate.memory import expected_arithmetic, memory_bytes
+from cpulm.estimate.requirements import check_memory, memory_for_run, nominal_seconds
 from cpulm.model.counts import flops_per_token
 from cpulm.settings_resolver import resolve
+from cpulm.system.cgroup import read_limits
+from cpulm.system.machine import read_machine, within_limits
+from cpulm.system.monitor import resident_bytes
 
 
 def test_a_horizon_in_updates_counts_operations() -> None:
@@ -20,3 +28,25 @@ def test_a_horizon_in_updates_counts_operations() -> None:
 def test_a_horizon_in_time_is_taken_as_it_is() -> None:
     settings = resolve(preset="tiny", assignments=["train.max_time=90m"])
     assert nominal_seconds(settings, 2048, None, "cpu") == 5400.0
+
+
+def test_what_this_process_holds_already_is_not_counted_twice(tmp_path: Path) -> None:
+    """The need is that of the whole process; a container's limit leaves what this process does not hold."""
+    settings, machine = resolve(preset="tiny"), read_machine()
+    arithmetic = expected_arithmetic(settings, machine)
+    needed, margin = memory_bytes(settings, 2048, arithmetic), 32 << 20
+    for spare, fits in ((margin, True), (-margin, False)):
+        (tmp_path / "proc/self").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "proc/self/cgroup").write_text("0::/\n")
+        (tmp_path / "proc/self/mountinfo").write_text("30 23 0:26 / /group rw - cgroup2 cgroup2 rw\n")
+        (tmp_path / "group").mkdir(exist_ok=True)
+        (tmp_path / "group/memory.max").write_text(f"{needed + spare}\n")
+        (tmp_path / "group/memory.current").write_text(f"{resident_bytes()}\n")
+        total, available = within_limits(1 << 40, 1 << 40, read_limits(tmp_path))
+        assert available < needed
+        limited = replace(machine, memory_total_bytes=total, memory_available_bytes=available)
+        if fits:
+            check_memory(settings, 2048, arithmetic, memory_for_run(limited))
+        else:
+            with pytest.raises(ResourceError, match="of memory, and"):
+                check_memory(settings, 2048, arithmetic, memory_for_run(limited))

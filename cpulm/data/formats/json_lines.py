@@ -37,8 +37,9 @@ def _object_in(file: SourceFile, number: int, line: str, how: Reading) -> dict[s
     try:
         record = _decoded(line)
     except (ValueError, RecursionError) as error:
+        reason = error if isinstance(error, ValueError) else "it is nested too deep"
         return DataError(
-            f"{file.shown}, line {number} is not JSON: {error}", f"write one JSON object per line, or {SKIP}"
+            f"{file.shown}, line {number} is not JSON: {reason}", f"write one JSON object per line, or {SKIP}"
         )
     return record if isinstance(record, dict) else not_an_object(f"{file.shown}, line {number}", how)
 

@@ -110,6 +110,8 @@ class RowReader:
         except RowError as error:
             hint = f"{error.hint}; or {SKIP}" if error.hint else SKIP
             raise DataError(f"{self._place(number)}: {error}", hint) from error
+        except RecursionError:
+            raise DataError(f"{self._place(number)}: a value is nested too deep", SKIP) from None
         return text if _is_valid(text) else self._without_half_pairs(number, text)
 
     def _field_of(self, values: Mapping[str, Any]) -> str:
