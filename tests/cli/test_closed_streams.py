@@ -10,10 +10,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from forked import CLOSED, Forked
 
 from cpulm.command import cpulm_command
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="closed by a POSIX shell")
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX streams")
 
 QUICK = """
 model: {n_layer: 1, n_head: 2, n_embd: 16, block_size: 16}
@@ -23,14 +24,13 @@ eval: {every: 4}
 sample: {max_new_tokens: 5}
 runtime: {threads: 1, compile: "off", precision: fp32}
 """
-ALL = "<&- >&- 2>&-"
+ALL = {"stdin": CLOSED, "stdout": CLOSED, "stderr": CLOSED}
 RUN = "runs/run-1"
 
 
-def closed(folder: Path, arguments: str, streams: str = ALL) -> int:
+def code(folder: Path, arguments: str, **streams: str) -> int:
     """The exit code of a command with some streams closed; nothing it opens may get their numbers."""
-    command = ["sh", "-c", f'exec "$@" {streams}', "sh", *cpulm_command(*arguments.split())]
-    return subprocess.run(command, cwd=folder, timeout=120, check=False).returncode
+    return Forked(folder, *arguments.split(), **(streams or ALL)).wait()
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("closed")
     (path / "rhyme.txt").write_text("the cat sat on the mat; the rat saw the cat and ran.\n" * 60)
     (path / "quick.yaml").write_text(QUICK)
-    assert closed(path, "train --config quick.yaml") == 0
+    command = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *cpulm_command("train", "--config", "quick.yaml")]
+    assert subprocess.run(command, cwd=path, check=False).returncode == 0  # closed by a shell, as a user does
     return path
 
 
@@ -49,16 +50,17 @@ def test_training_runs_and_its_files_hold_nothing_else(folder: Path) -> None:
     assert all(line.startswith(b'{"event":') for line in (run / "metrics.jsonl").read_bytes().splitlines())
 
 
-@pytest.mark.parametrize("streams", ["<&-", ">&-", "2>&-"])
-def test_training_with_one_stream_closed(folder: Path, tmp_path: Path, streams: str) -> None:
+@pytest.mark.parametrize("stream", ALL)
+def test_training_with_one_stream_closed(folder: Path, tmp_path: Path, stream: str) -> None:
     for name in ("rhyme.txt", "quick.yaml"):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
-    assert closed(tmp_path, "train --config quick.yaml --json --set log.report=false", streams) == 0
+    arguments = "train --config quick.yaml --json --set log.report=false"
+    assert code(tmp_path, arguments, **{stream: CLOSED}) == 0
     assert (tmp_path / RUN / "best.pt").is_file()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code"),
+    ("arguments", "ended"),
     [
         ("--help", 0),
         ("train --help", 0),
@@ -78,24 +80,25 @@ def test_training_with_one_stream_closed(folder: Path, tmp_path: Path, streams: 
         (f"resume {RUN}", 2),
     ],
 )
-def test_every_command_ends_as_it_would_otherwise(folder: Path, arguments: str, code: int) -> None:
-    assert closed(folder, arguments) == code
+def test_every_command_ends_as_it_would_otherwise(folder: Path, arguments: str, ended: int) -> None:
+    assert code(folder, arguments) == ended
 
 
 def test_a_night_begins_without_streams(folder: Path) -> None:
-    assert closed(folder, "train --config quick.yaml --out night --no-nice --overnight") == 0
+    assert code(folder, "train --config quick.yaml --out night --no-nice --overnight") == 0
     assert (folder / "night" / "overnight.json").is_file()
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-@pytest.mark.parametrize("streams", [">/dev/full", "2>/dev/full", ">/dev/full 2>/dev/full"])
+@pytest.mark.parametrize("streams", [["stdout"], ["stderr"], ["stdout", "stderr"]], ids=" ".join)
 @pytest.mark.parametrize("json", ["--json", ""])
 def test_a_full_disk_for_the_output_never_costs_training(
-    folder: Path, tmp_path: Path, json: str, streams: str
+    folder: Path, tmp_path: Path, json: str, streams: list[str]
 ) -> None:
     for name in ("rhyme.txt", "quick.yaml"):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
-    assert closed(tmp_path, f"train --config quick.yaml {json} --set log.report=false", streams) == 0
+    arguments = f"train --config quick.yaml {json} --set log.report=false"
+    assert code(tmp_path, arguments, **dict.fromkeys(streams, "/dev/full")) == 0
     assert (tmp_path / RUN / "best.pt").is_file()
 
 
@@ -113,24 +116,17 @@ def test_a_full_disk_for_the_output_never_costs_training(
         "--version",
     ],
 )
-def test_data_that_could_not_be_written_is_an_error(folder: Path, arguments: str) -> None:
-    command = ["sh", "-c", 'exec "$@" >/dev/full', "sh", *cpulm_command(*arguments.split())]
-    done = subprocess.run(command, cwd=folder, timeout=120, check=False, stderr=subprocess.PIPE, text=True)
-    assert done.returncode == 5
-    assert "error: the output cannot be written: No space left on device\n" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_data_that_could_not_be_written_is_an_error(folder: Path, tmp_path: Path, arguments: str) -> None:
+    said = tmp_path / "said"
+    assert code(folder, arguments, stdout="/dev/full", stderr=str(said)) == 5
+    assert "error: the output cannot be written: No space left on device\n" in said.read_text()
+    assert "Traceback" not in said.read_text()
 
 
 def test_a_working_folder_that_is_gone_is_one_message(folder: Path) -> None:
     """torch would end the process with a message of its own."""
     command = ["sh", "-c", 'mkdir gone && cd gone && rmdir ../gone && exec "$@"', "sh"]
-    for arguments in ("generate runs/run-1", "tokenize rhyme.txt --out tokens", "runs"):
-        done = subprocess.run(
-            [*command, *cpulm_command(*arguments.split())],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 2
-        assert done.stderr.startswith("error: the working folder no longer exists\n hint: ")
+    command += cpulm_command("generate", "runs/run-1")
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: the working folder no longer exists\n hint: ")
