@@ -1,10 +1,10 @@
-"""How far `cpulm benchmark --max-time` is from the run that it recommends.
+"""How far a plan is from the run that it leads to.
 
-    python benchmarks/prediction.py --data builtin:python [--time 10m] [--preset small] [--json]
+    python benchmarks/prediction.py --data builtin:python [--time 10m] [--at-steps] [--pilots] [--json]
 
-Plans the time with pilots on this machine and that text, trains the recommended plan to its end, as a user
-would, and puts the last validation beside the expected loss and its span, and the tokens beside those that
-were foreseen.
+Plans the time on this machine and that text, trains the plan to its end, as a user would, and puts the best
+loss beside the expected one and its span, and the tokens beside those that were planned. ``--at-steps``
+trains for the planned number of updates instead of the time: for a machine whose speed changes meanwhile.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from rich.console import Console
 
 from cpulm.events import Event, StepDone, Validated
 from cpulm.runlog.tail import Tail
+from cpulm.settings import Settings
 from cpulm.ui.tables import rows
 
 
@@ -41,17 +42,18 @@ def cpulm(*arguments: str) -> tuple[float, str]:
 
 
 def held_against(expected: dict[str, Any], events: list[Event]) -> dict[str, Any]:
-    """Compare the last validation with its prediction.
+    """Compare the best validation with its prediction.
 
     Args:
         expected: the best candidate of ``cpulm benchmark --max-time --json``.
         events: of metrics.jsonl.
     """
-    loss = [event.loss for event in events if isinstance(event, Validated)][-1]
+    found = [event.bits_per_byte for event in events if isinstance(event, Validated)]
     return {
         **expected,
-        "loss": loss,
-        "within": expected["expected_low"] <= loss <= expected["expected_high"],
+        "bits_per_byte": min(found),
+        "last_bits_per_byte": found[-1],
+        "within": expected["expected_low"] <= min(found) <= expected["expected_high"],
         "tokens_trained": max(event.tokens for event in events if isinstance(event, StepDone)),
     }
 
@@ -62,33 +64,28 @@ def main() -> None:
     )
     parser.add_argument("--data", required=True)
     parser.add_argument("--time", default="10m")
-    parser.add_argument("--preset", default="small")
+    parser.add_argument("--at-steps", action="store_true", help="train for the planned updates, not the time")
+    parser.add_argument("--pilots", action="store_true", help="plan with pilots")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         plan, out = str(Path(name) / "plan.yaml"), Path(name) / "run"
-        how = (
-            "--preset",
-            asked.preset,
-            "--data",
-            asked.data,
-            "--max-time",
-            asked.time,
-            "--out",
-            plan,
-            "--json",
-        )
-        planning, output = cpulm("benchmark", *how)
-        training, _ = cpulm("train", "--config", plan, "--out", str(out), "--headless")
+        how = ["--data", asked.data, "--max-time", asked.time, "--out", plan, "--json"]
+        planning, output = cpulm("benchmark", *how, *(["--pilots"] if asked.pilots else []))
+        found = json.loads(output)
+        steps = round(found["best"]["tokens"] / Settings.model_validate(found["settings"]).tokens_per_step)
+        until = ["--steps", str(steps), "--patience", "10"] if asked.at_steps else []
+        training, _ = cpulm("train", "--config", plan, *until, "--out", str(out), "--headless")
         events = list(Tail(out / "metrics.jsonl").new_events())
-    result = held_against(json.loads(output)["best"], events)
-    result |= {"planning_seconds": planning, "training_seconds": training}
+    result = held_against(found["best"], events)
+    result |= {"data": asked.data, "time": asked.time, "steps": steps}
+    result |= {"planning_seconds": planning, "training_seconds": training, "plan": found["lines"]}
     if asked.json:
         print(json.dumps(result))
         return
     span = f"({result['expected_low']:.3f} to {result['expected_high']:.3f})"
     table = [
-        ("loss, nats", f"{result['expected_loss']:.3f} {span}", f"{result['loss']:.3f}"),
+        ("bits per byte", f"{result['expected_bits_per_byte']:.3f} {span}", f"{result['bits_per_byte']:.3f}"),
         ("tokens", f"{result['tokens'] / 1e6:.2f} M", f"{result['tokens_trained'] / 1e6:.2f} M"),
     ]
     title = f"{result['n_layer']} x {result['n_embd']}, {result['params_total'] / 1e6:.1f} M parameters"

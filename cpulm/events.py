@@ -55,7 +55,8 @@ class RunStarted(Event):
     the choices for this machine and their reasons, in words. ``peak_flops_per_second`` is the rate of a
     matrix product in fp32 at the start of the run; None in the log of an earlier version.
     ``precision_reason`` is the reason for ``precision``; empty in the log of an earlier version.
-    ``generation`` is the one that begins or continues, of ``generations``.
+    ``generation`` is the one that begins or continues, of ``generations``. ``compressed_bits`` are those of a
+    byte of the compressed text, which say how hard it is to predict; None in the log of an earlier version.
     """
 
     kind: ClassVar[str] = "run_started"
@@ -84,6 +85,7 @@ class RunStarted(Event):
     precision_reason: str = ""
     generation: Count = 1
     generations: Count = 1
+    compressed_bits: Number | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,8 @@ from cpulm.yaml_file import parse_yaml, read_yaml
 
 Layer = dict[str, Any]
 
+AUTO = "auto"
+"""The preset whose settings are planned for the text, the machine and the time of the run."""
 _LONGEST_WORD = 80
 _SEE_ALL = "see `cpulm train --print-config` for all settings"
 
@@ -44,6 +46,7 @@ def resolve(
     environ: Mapping[str, str] | None = None,
     assignments: Iterable[str] = (),
     flags: Mapping[str, Any] | None = None,
+    planned: Mapping[str, Any] | None = None,
 ) -> Settings:
     """Merge and validate the settings from all sources.
 
@@ -53,14 +56,20 @@ def resolve(
         environ: the environment; ``CPULM_TRAIN__LR=3e-4`` sets ``train.lr``.
         assignments: texts of the form ``a.b=value``; the value is YAML, or plain text if the setting is text.
         flags: values by dotted key; None for flags that were not given.
+        planned: values by dotted key in the place of a preset's, for the preset ``auto``.
 
     Raises:
         SettingsError: names the key, the value and what is valid.
     """
+    if preset == AUTO and planned is None:
+        raise SettingsError(
+            f"the preset {AUTO} is planned for a time",
+            "give `cpulm train` one: --max-time 30m or --until 07:00",
+        )
     from_file = _from_file(config) if config else {}
     preset = preset or str(from_file.get("preset") or "")
-    layers: list[Layer] = []
-    if preset:
+    layers: list[Layer] = [dict(planned or {})]
+    if preset and preset != AUTO:
         layers.append(_flat(load_preset(preset)[0], f"the preset {preset}"))
     layers.append(from_file)
     layers.append(_from_environment(environ or {}))

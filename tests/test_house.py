@@ -47,7 +47,10 @@ ROOMS: dict[str, tuple[int, str]] = {
     "runs": (3, "runlog system"),
     "ui": (3, "runlog"),
     "checkpoints": (4, "execution.rng data model optim.restore_state optim.weight_average"),
-    "analysis": (4, "runs runlog estimate.scaling_law estimate.overfitting estimate.repeated_text"),
+    "analysis": (
+        4,
+        "runs runlog estimate.scaling_law estimate.overfitting estimate.repeated_text estimate.learning_law",
+    ),
     "sweep": (4, "runs estimate runlog data system"),
     "overnight": (4, "runs runlog system"),
     "evaluation": (5, "checkpoints generation execution data model system"),

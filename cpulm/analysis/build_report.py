@@ -14,6 +14,7 @@ from cpulm.analysis.downsample import curve
 from cpulm.analysis.findings import findings
 from cpulm.analysis.report import Curve, Figures, Floats, Report, Sample
 from cpulm.analysis.run_summary import facts
+from cpulm.analysis.standing import standing
 from cpulm.analysis.timeline import build_timeline
 from cpulm.errors import DataError
 from cpulm.events import CheckpointSaved, LayerStats, RolledBack, SampleMade, Validated
@@ -65,6 +66,7 @@ _FROM_STARTED = (
     "tokens_per_step",
     "flops_per_token",
     "peak_flops_per_second",
+    "compressed_bits",
 )
 
 
@@ -90,7 +92,7 @@ def read_report(run: Path, points: int = POINTS) -> Report:
     log = read_run_log(found.metrics)
     settings, state = read_settings(found), status_of(found)
     figures = _figures(log)
-    parts = _time_parts(log, figures.seconds)
+    parts, beside = _time_parts(log, figures.seconds), standing(log, figures)
     return Report(
         path=found.path,
         name=found.name,
@@ -104,7 +106,8 @@ def read_report(run: Path, points: int = POINTS) -> Report:
         samples=_samples(log),
         timeline=build_timeline(log, supervisor_state.read(found)),
         time_parts=parts,
-        findings=findings(log, settings, state, figures, parts),
+        findings=findings(log, settings, state, figures, parts, beside),
+        standing=beside,
     )
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from cpulm.analysis.learning import learning_findings
-from cpulm.analysis.report import Figures, Finding
+from cpulm.analysis.report import Figures, Finding, Standing
 from cpulm.analysis.slowdown import slowdown
+from cpulm.analysis.standing import standing_findings
 from cpulm.estimate.repeated_text import MOST_PASSES
 from cpulm.events import CheckpointSaved
 from cpulm.runlog.run_log import RunLog
@@ -28,13 +29,14 @@ def findings(
     status: RunStatus,
     figures: Figures,
     time_parts: dict[str, float],
+    beside: Standing | None,
 ) -> tuple[Finding, ...]:
     """Return all findings: warnings, then notes, then good ones."""
     found = [*_end(log, status, figures), *learning_findings(*_newest(log, figures), settings)]
     slow = slowdown(log)
     if slow is not None:
         found.append(slow)
-    found += [*_repetition(figures), *_time(time_parts, figures)]
+    found += [*_repetition(figures), *standing_findings(beside, figures.seconds), *_time(time_parts, figures)]
     return tuple(sorted(found, key=lambda finding: _ORDER.index(finding.weight)))
 
 

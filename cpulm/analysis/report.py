@@ -9,6 +9,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from cpulm.estimate.learning_law import Expectation
+
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
@@ -81,6 +83,16 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class Standing:
+    """The best loss of a run, the ``expected`` one, and the one after ``more_seconds``, in bits per byte."""
+
+    loss: float
+    expected: Expectation
+    more_seconds: float
+    loss_then: float
+
+
+@dataclass(frozen=True)
 class Figures:
     """The numbers of a run; None if the log does not contain them.
 
@@ -124,6 +136,7 @@ class Figures:
     tokens_per_second: float | None = None
     flops_per_second: float | None = None
     peak_flops_per_second: float | None = None
+    compressed_bits: float | None = None
     peak_process_bytes: int | None = None
     damaged_lines: int = 0
 
@@ -139,7 +152,7 @@ class Report:
     ``rss_bytes``, ``memory_used_bytes`` and ``temperature_c``. ``layers`` maps a measure (``weight_norm``,
     ``grad_norm``, ``update_ratio``) and a matrix of the model to a curve; empty if none was recorded.
     ``time_parts`` are the seconds of ``training``, ``data``, ``validation``, ``checkpoints`` and the
-    ``rest``.
+    ``rest``. ``standing`` is None unless the run has ended.
     """
 
     path: Path
@@ -155,3 +168,4 @@ class Report:
     timeline: tuple[TimelineEntry, ...]
     time_parts: dict[str, float]
     findings: tuple[Finding, ...]
+    standing: Standing | None = None

@@ -49,6 +49,14 @@ def analyze(
         Path | None,
         typer.Option(metavar="FOLDER", help="Write the pictures as PNG files.", rich_help_panel=OUTPUT),
     ] = None,
+    card: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write the result as a picture to post, and print it as text.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
     model: Annotated[
         bool,
         typer.Option(
@@ -96,6 +104,8 @@ def analyze(
 
         cpulm analyze runs/tiny-1 --html report.html --png pictures
 
+        cpulm analyze runs/tiny-1 --card card.png
+
         cpulm analyze runs/tiny-1 runs/tiny-2 --by time
 
         cpulm analyze runs/tiny-1 --model --prompt "def main("
@@ -111,6 +121,11 @@ def analyze(
     if axis is None:
         raise SettingsError(f"--by {by} is not an axis", f"give one of {', '.join(_BY)}")
     pages = html is not None or png is not None
+    if card is not None:
+        if pages or model or json:
+            raise SettingsError("--card writes a card alone", "leave out --html, --png, --model and --json")
+        _write_card(runs, card)
+        return
     of_checkpoint = model and len(runs) == 1 and runs[0].suffix == ".pt"
     reports = [] if of_checkpoint else read_all(runs)
     if by is not None and (len(reports) <= 1 or json or pages):
@@ -127,6 +142,21 @@ def analyze(
         _show_run(reports[0] if reports else None, found, json=json)
     else:
         _show_comparison(reports, axis, json=json)
+
+
+def _write_card(runs: list[Path], path: Path) -> None:
+    """Write the card of one run as a picture, and print it."""
+    from cpulm.analysis.card import card_of
+    from cpulm.errors import SettingsError
+    from cpulm.ui.console import write_text
+    from cpulm.ui.page.card_picture import write_card
+
+    reports = read_all(runs)
+    if len(reports) > 1:
+        raise SettingsError("a card is of one run", "give one run's folder")
+    card = card_of(reports[0])
+    write_card(path, card)
+    write_text(card.text())
 
 
 def read_all(paths: list[Path]) -> list[Report]:

@@ -44,11 +44,16 @@ def benchmark(
         typer.Option(
             "--max-time",
             metavar="DURATION",
-            help="Plan a training of this length, such as 8h: which size is worth training, from short pilot "
-            "runs now.",
+            help="Plan a training of this length, such as 8h: the best size, and the loss to expect.",
             rich_help_panel=COMMON,
         ),
     ] = None,
+    pilots: Annotated[
+        bool,
+        typer.Option(
+            "--pilots", help="With --max-time: refine the plan by short trainings.", rich_help_panel=COMMON
+        ),
+    ] = False,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -89,12 +94,15 @@ def benchmark(
     import os
 
     from cpulm.errors import SettingsError
-    from cpulm.settings_resolver import is_given, resolve
+    from cpulm.settings_resolver import AUTO, is_given, resolve
 
     if quick and all_presets:
         raise SettingsError("--quick has no effect with --all", "leave it out")
-    if out is not None and max_time is None:
-        raise SettingsError("--out has no effect without --max-time", "give the time to plan: --max-time 8h")
+    if max_time is None and (out is not None or pilots):
+        which = "--out" if out is not None else "--pilots"
+        raise SettingsError(
+            f"{which} has no effect without --max-time", "give the time to plan: --max-time 8h"
+        )
     if all_presets:
         if preset or config or max_time or any(key.startswith("data.") for key in flags):
             raise SettingsError(
@@ -102,28 +110,41 @@ def benchmark(
             )
         _compare(assignments or [], flags, json=json)
         return
-    settings = resolve(
-        preset=preset or (None if config else "small" if max_time else "tiny"),
-        config=Path(config) if config else None,
-        environ=os.environ,
-        assignments=assignments or (),
-        flags={**flags, "runtime.compile": "off" if quick else None},
-    )
-    block_is_wish = not is_given(
-        "model.block_size",
-        config=Path(config) if config else None,
-        environ=os.environ,
-        assignments=assignments or (),
-        flags=flags,
-    )
+    given: dict[str, Any] = {
+        "config": Path(config) if config else None,
+        "environ": os.environ,
+        "assignments": assignments or (),
+        "flags": {**flags, "runtime.compile": "off" if quick else None},
+    }
+    block_is_wish = not is_given("model.block_size", **given)
     if max_time is not None:
+        if preset not in (None, AUTO) or quick:
+            raise SettingsError("--max-time plans the settings", "leave out --preset and --quick")
         from cpulm.cli.benchmark_plan import plan
 
-        plan(settings, max_time, out, block_is_wish=block_is_wish, json=json)
+        given["flags"] = {**flags, "train.max_time": _seconds(max_time)}
+        plan(
+            lambda planned: resolve(AUTO, planned=planned, **given),
+            out,
+            pilots=pilots,
+            block_is_wish=block_is_wish,
+            json=json,
+        )
         return
+    settings = resolve(preset=preset or (None if config else "tiny"), **given)
     seconds = _QUICK_SECONDS if quick else _SECONDS
     with_data = "data.source" in flags
     _measure(settings, with_data=with_data, seconds=seconds, block_is_wish=block_is_wish, json=json)
+
+
+def _seconds(duration: str) -> float:
+    from cpulm.errors import SettingsError
+    from cpulm.units import parse_duration
+
+    try:
+        return parse_duration(duration)
+    except ValueError as error:
+        raise SettingsError(f"--max-time: {error}", "write it as 8h or 90min") from error
 
 
 def _measure(settings: Settings, *, with_data: bool, seconds: float, block_is_wish: bool, json: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +15,11 @@ from cpulm.events import Event, Listener, Notice
 from cpulm.run_dir import RunDir
 
 if TYPE_CHECKING:
+    from cpulm.benchmark.planner import Make
     from cpulm.settings import Settings
     from cpulm.training.run import PreparedRun, Recorder, RecordStart, RunOutcome
+
+    Explain = Callable[[PreparedRun], Sequence[str]]
 
 
 def is_run(path: Path) -> bool:
@@ -29,6 +32,7 @@ def begin(
     out: Path | None,
     warnings: Sequence[str],
     block_is_wish: bool,
+    make: Make | None = None,
     *,
     headless: bool,
     json: bool,
@@ -39,6 +43,7 @@ def begin(
     Args:
         warnings: what to say of the settings first.
         block_is_wish: the block size is not the user's, and smaller if the text is.
+        make: makes settings of planned values, if the run is to be planned.
     """
     began = time.monotonic()  # loading torch takes seconds, and they are the user's
     if settings.log.tensorboard:
@@ -48,9 +53,10 @@ def begin(
     if overnight:
         from cpulm.cli import overnight as background
         from cpulm.data.sources import require_lasting_text
+        from cpulm.settings_resolver import AUTO
 
         require_lasting_text([settings.data], "--overnight")
-        background.train_overnight(sys.argv[2:], out, settings.preset or "run", json=json)
+        background.train_overnight(sys.argv[2:], out, AUTO if make else settings.preset or "run", json=json)
         return
     from cpulm.training import run
     from cpulm.ui.watch import choose_mode, watch
@@ -58,6 +64,7 @@ def begin(
     with _page_at_the_end() as record, watch(choose_mode(json=json, headless=headless)) as show:
         leave = getattr(show, "leave", None)
         _warn(show, warnings)
+        settings, explain = _planned(settings, make, show)
         outcome = run.train(
             settings,
             out,
@@ -66,6 +73,7 @@ def begin(
             leave=leave,
             began=began,
             block_is_wish=block_is_wish,
+            explain=explain,
         )
     _end(outcome, json)
 
@@ -111,10 +119,29 @@ def go_on(
     _end(outcome, json)
 
 
+def _planned(settings: Settings, make: Make | None, show: Listener) -> tuple[Settings, Explain]:
+    """Plan a run if ``make`` makes its settings; return them, and what to say of it once it is prepared."""
+    if make is None:
+        return settings, lambda _: ()
+    from cpulm.benchmark.expectation import plan_in_words
+    from cpulm.benchmark.planner import Planner
+    from cpulm.interrupts import StopRequest
+
+    with StopRequest() as stop:
+        plan = Planner(make, show=show, should_stop=stop).plan()
+    return plan.best.settings, lambda prepared: plan_in_words(plan, prepared)
+
+
 def rehearse(
-    settings: Settings, warnings: Sequence[str], block_is_wish: bool, *, headless: bool, json: bool
+    settings: Settings,
+    warnings: Sequence[str],
+    block_is_wish: bool,
+    make: Make | None = None,
+    *,
+    headless: bool,
+    json: bool,
 ) -> None:
-    """Show what a run with ``settings`` would need."""
+    """Show what a run with ``settings`` would need; arguments as of :func:`begin`."""
     from cpulm.estimate.repeated_text import passes_warning
     from cpulm.interrupts import StopRequest
     from cpulm.training import run
@@ -125,10 +152,15 @@ def rehearse(
     # Progress goes to stderr; a dry run's JSON is one object, not a stream of events.
     with watch(choose_mode(json=False, headless=headless or json)) as show, StopRequest() as stop:
         _warn(show, warnings)
+        settings, explain = _planned(settings, make, show)
         ready = run.prepare_run(settings, show=show, should_stop=stop, block_is_wish=block_is_wish)
-        _warn(show, [warning] if (warning := passes_warning(_passes(ready), ready.plan.train_tokens)) else [])
+        lines = explain(ready)
+        for line in lines:
+            show(Notice(level="info", message=line))
+        warning = passes_warning(_passes(ready), ready.plan.train_tokens, ready.settings.model.dropout)
+        _warn(show, [warning] if warning else [])
     if json:
-        print_json(_needs(ready))
+        print_json({**_needs(ready), "plan": lines})
     else:
         stdout().print(key_values("What this run needs", _needs_in_words(ready)))
 
@@ -138,11 +170,14 @@ def _warn(show: Listener, warnings: Sequence[str]) -> None:
         show(Notice(level="warning", message=message))
 
 
-def print_settings(settings: Settings) -> None:
-    """Print the settings as YAML that ``--config`` reads."""
+def print_settings(settings: Settings, make: Make | None = None) -> None:
+    """Print the settings as YAML that ``--config`` reads; those of a plan if ``make`` makes them."""
     from cpulm.settings import settings_yaml
     from cpulm.ui.console import write_text
+    from cpulm.ui.watch import watch
 
+    with watch("plain") as show:
+        settings, _ = _planned(settings, make, show)
     write_text(settings_yaml(settings))
 
 

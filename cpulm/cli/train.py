@@ -92,7 +92,8 @@ def train(
     """Train a model from text.
 
     Everything has a default: `cpulm train` alone trains the preset *tiny* on the Python library's
-    sources. Ctrl-C stops and saves; `cpulm resume` continues. The path of the best checkpoint is
+    sources. With a time and no preset, everything is chosen for this machine, the text and the time
+    (`--preset auto`). Ctrl-C stops and saves; `cpulm resume` continues. The path of the best checkpoint is
     printed at the end.
 
     Later sources of settings override earlier ones: defaults, preset, `--config`, environment
@@ -100,7 +101,7 @@ def train(
 
     **Examples**
 
-        cpulm train notes/ --preset small --max-time 8h
+        cpulm train notes/ --max-time 8h
 
         cpulm train book.txt --tokenizer char --n-layer 4 --n-embd 128 --steps 2000
     """
@@ -110,7 +111,7 @@ def train(
     from cpulm.cli.learning_rates import check_rates
     from cpulm.cli.no_effect import ignored_by_resume, without_effect
     from cpulm.errors import SettingsError
-    from cpulm.settings_resolver import is_given, resolve
+    from cpulm.settings_resolver import AUTO, is_given, resolve
     from cpulm.ui.console import show_warning
 
     if list_presets:
@@ -134,15 +135,27 @@ def train(
             show_warning(warning)
         run_training.go_on(continues, horizon(flags), kept, headless=headless, json=json, overnight=overnight)
         return
-    settings = resolve(preset=preset or (None if config else "tiny"), **given)
+    is_auto = _is_auto(preset, given)
+    settings = resolve(preset=None if is_auto else preset or (None if config else "tiny"), **given)
     warnings = check_rates(settings, assignments or (), flags)
     warnings += without_effect(settings, assignments or (), flags)
     block_is_wish = not is_given("model.block_size", **given)
+    make = (lambda planned: resolve(AUTO, planned=planned, **given)) if is_auto else None
     if print_config:
-        run_training.print_settings(settings)
+        run_training.print_settings(settings, make)
     elif dry_run:
-        run_training.rehearse(settings, warnings, block_is_wish, headless=headless, json=json)
+        run_training.rehearse(settings, warnings, block_is_wish, make, headless=headless, json=json)
     else:
         run_training.begin(
-            settings, out, warnings, block_is_wish, headless=headless, json=json, overnight=overnight
+            settings, out, warnings, block_is_wish, make, headless=headless, json=json, overnight=overnight
         )
+
+
+def _is_auto(preset: str | None, given: dict[str, Any]) -> bool:
+    """Whether the run is to be planned: that was requested, or a time and nothing to begin with was given."""
+    from cpulm.settings_resolver import AUTO, resolve
+
+    if preset is None and given["config"] is None:
+        train = resolve(**given).train
+        return train.max_time is not None or train.until is not None
+    return preset == AUTO

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cpulm.estimate.recipe import regularization
 from cpulm.units import format_count
 
 MOST_PASSES = 4.0
@@ -16,12 +17,15 @@ def describe_passes(passes: float) -> str:
     return f"{passes:.1f} passes over the text" if passes < 100 else f"{passes:,.0f} passes over the text"
 
 
-def passes_warning(passes: float | None, train_tokens: int) -> str | None:
-    """What to say of a run that will see its ``train_tokens`` tokens too often; None if it will not."""
+def passes_warning(passes: float | None, train_tokens: int, dropout: float) -> str | None:
+    """What to say of a run that will see its ``train_tokens`` tokens too often for its dropout; else None."""
     if passes is None or passes <= MOST_PASSES:
+        return None
+    suitable, decay = regularization(passes)
+    if dropout >= suitable:
         return None
     return (
         f"this run makes {describe_passes(passes)} of {format_count(train_tokens)} tokens: beyond "
-        f"{MOST_PASSES:.0f} passes it learns less and less, and it may overfit. More text, a smaller model "
-        "or a shorter run would help"
+        f"{MOST_PASSES:.0f} passes it learns less and less, and it may overfit. More text would help, "
+        f"or --dropout {suitable:g} --set train.weight_decay={decay:g}"
     )

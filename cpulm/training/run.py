@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -108,6 +108,7 @@ def train(
     leave: Callable[[], None] | None = None,
     began: float | None = None,
     block_is_wish: bool = False,
+    explain: Callable[[PreparedRun], Sequence[str]] = lambda _: (),
 ) -> RunOutcome:
     """Train a new run.
 
@@ -119,6 +120,7 @@ def train(
         began: ``time.monotonic()`` at the start of the command: ``train.max_time`` counts from then. None:
             now.
         block_is_wish: as in :func:`prepare_run`.
+        explain: what else to say of the run before it begins, such as what to expect of it.
 
     Raises:
         CpulmError: for everything that the user can correct; nothing that existed before is changed.
@@ -140,6 +142,8 @@ def train(
             with record(RecordStart(run, settings)) as recorder:
                 emit = tee(show, recorder)
                 report_requirements(prepared.plan, settings, emit)
+                for line in explain(prepared):
+                    emit(Notice(level="info", message=line))
                 warn_if_mask_has_no_effect(prepared.tokens, settings, emit)
                 report_host(emit)
                 return _train(prepared, run, emit, stop, began, teacher=teacher)

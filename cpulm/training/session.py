@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 
 from cpulm import __version__
 from cpulm.command import typed
+from cpulm.data.compressed_size import compressed_bits
 from cpulm.errors import AbortedError, DivergedError, ResourceError, out_of_memory
 from cpulm.estimate.requirements import Requirements, micro_batch_flags, seconds_needed
 from cpulm.events import EndReason, Event, Listener, MachineSampled, Notice, RunFinished, RunStarted
@@ -182,6 +183,7 @@ def _started(trainer: Trainer, plan: Requirements) -> RunStarted:
         block_size=settings.model.block_size,
         notes=runtime.notes,
         peak_flops_per_second=plan.peak_flops_per_second,
+        compressed_bits=compressed_bits(trainer.tokens),
     )
 
 

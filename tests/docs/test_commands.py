@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
-from cpulm.benchmark import night_planner, step_benchmark, suite
+from cpulm.benchmark import pilots, planner, step_benchmark, suite
 from cpulm.cli import benchmark
 from cpulm.cli.main import app, main
 
@@ -275,10 +275,10 @@ def run(command: Command, patch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
 def test_what_the_blocks_of_a_page_say_works(
     page: Path, world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # Nine presets and eight sizes take minutes; one and three go the same way.
+    # Nine presets and ten sizes take minutes; one and three go the same way.
     monkeypatch.setattr(suite, "preset_names", lambda: ["tiny"])
-    monkeypatch.setattr(night_planner, "SHAPES", ((1, 8, 2), (1, 16, 2), (2, 16, 2)))
-    monkeypatch.setattr(night_planner, "_PILOT_SECONDS", (1.0, 1.0))
+    monkeypatch.setattr(planner, "SHAPES", ((1, 8, 2), (1, 16, 2), (2, 16, 2)))
+    monkeypatch.setattr(pilots, "_SECONDS", (1.0, 1.0))
     monkeypatch.setattr(benchmark, "_SECONDS", 0.1)
     monkeypatch.setattr(benchmark, "_QUICK_SECONDS", 0.1)
     monkeypatch.setattr(step_benchmark, "SIDES", (512,))

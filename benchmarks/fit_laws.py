@@ -1,0 +1,184 @@
+"""Fits the law that plans runs to the table of measured runs, and writes it.
+
+    python benchmarks/fit_laws.py [--add laws] [--write]
+
+The table ``benchmarks/laws.tsv`` has a line for each measured loss: text, bits per byte of the compressed
+text, million parameters without embeddings, trained and unique megabytes, dropout, bits per byte, and the run
+that it comes from. ``--add`` adds the results of ``benchmarks/laws.py`` to it. The law and its residuals are
+printed; ``--write`` writes the law to ``cpulm/estimate/learning_law.json``, too.
+
+The exponents and the worth of repetitions are searched on a grid; floor and factors follow by least squares
+of relative residuals, with no negative factor. Each text has a level of its own in the fit, held near one,
+because the compressed size says only roughly how hard a text is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import itertools
+import json
+import math
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cpulm.estimate.learning_law import LearningLaw, measured_law
+
+TABLE = Path(__file__).parent / "laws.tsv"
+LAW = Path(__file__).parent.parent / "cpulm" / "estimate" / "learning_law.json"
+COLUMNS = ("text", "compressed_bits", "params", "trained", "unique", "dropout", "bits_per_byte", "run")
+ALPHAS = (0.2, 0.3, 0.4, 0.5)
+BETAS = (0.15, 0.2, 0.25, 0.3, 0.35, 0.4)
+REPEATS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)
+REPEATS_EXPONENTS = (0.0, 0.15, 0.3, 0.45)
+_TEXT_SPREAD = 0.08
+"""What is assumed of levels before the fit: the standard deviation of their logarithms."""
+_RUN_SPREAD = 0.025
+_ROUNDS = 6
+
+
+def rows() -> list[dict[str, Any]]:
+    """The lines of the table, numbers as numbers."""
+    with TABLE.open(newline="") as file:
+        lines = list(csv.DictReader(file, delimiter="\t"))
+    return [
+        {key: line[key] if key in ("text", "run") else float(line[key]) for key in COLUMNS} for line in lines
+    ]
+
+
+def add(results: Path) -> None:
+    """Add the losses of a folder of results: at each moment the better of weights and average."""
+    old = [row for row in rows() if not row["run"].startswith("grid ")]
+    new = []
+    for path in sorted(results.glob("*.json")):
+        one = json.loads(path.read_text())
+        if one["schedule"] != "constant":
+            continue
+        a_token, best = one["train_bytes"] / one["train_tokens"], math.inf
+        for tokens, raw, averaged in one["validations"]:
+            best = min(best, raw, averaged)
+            values = (
+                one["text"],
+                f"{one['compressed_bits']:.3f}",
+                f"{one['non_embedding'] / 1e6:.3f}",
+                f"{tokens * a_token / 1e6:.3f}",
+                f"{one['train_bytes'] / 1e6:.3f}",
+                one["dropout"],
+                f"{best / math.log(2) / one['bytes_per_token']:.4f}",
+                f"grid {one['n_layer']} x {one['n_embd']}, weight decay {one['weight_decay']}",
+            )
+            new.append(dict(zip(COLUMNS, values, strict=True)))
+    with TABLE.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, delimiter="\t", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows([*old, *new])
+
+
+def envelope(table: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of runs that differ only in regularization, the best at each moment."""
+    best: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in table:
+        key = tuple(row[name] for name in ("text", "params", "trained", "unique"))
+        if key not in best or row["bits_per_byte"] < best[key]["bits_per_byte"]:
+            best[key] = row
+    return list(best.values())
+
+
+def fit(table: list[dict[str, Any]]) -> tuple[LearningLaw, dict[str, float], np.ndarray[Any, Any]]:
+    """The law, the level of each text, and the logarithm of measured over expected of each line."""
+    texts = sorted({row["text"] for row in table})
+    which = np.array([texts.index(row["text"]) for row in table])
+    params, trained, unique, loss, bits = (
+        np.array([row[name] for row in table])
+        for name in ("params", "trained", "unique", "bits_per_byte", "compressed_bits")
+    )
+    # A run has many moments: together they count as a few.
+    runs: dict[str, int] = defaultdict(int)
+    for row in table:
+        runs[row["text"] + row["run"]] += 1
+    weight = np.array([min(1.0, 4.0 / runs[row["text"] + row["run"]]) for row in table])
+    passes = trained / np.minimum(trained, unique)
+    best: tuple[float, Any, Any, Any] = (math.inf, None, None, None)
+    for alpha, beta, repeats, exponent in itertools.product(ALPHAS, BETAS, REPEATS, REPEATS_EXPONENTS):
+        worn = repeats * (unique / params) ** exponent
+        worth = np.minimum(trained, unique) * (1 + worn * (1 - np.exp(-(passes - 1) / worn)))
+        terms = np.c_[np.ones_like(params), params**-alpha, worth**-beta]
+        level = np.zeros(len(texts))
+        for _ in range(_ROUNDS):
+            factors = _non_negative(
+                terms * (np.exp(level)[which] * bits / loss * weight**0.5)[:, None], weight**0.5
+            )
+            misfit = np.log(loss / bits / (terms @ factors)) - level[which]
+            for text in range(len(texts)):
+                here = which == text
+                strength = weight[here].sum() / _RUN_SPREAD**2
+                change = (misfit[here] * weight[here]).sum() / _RUN_SPREAD**2 - level[text] / _TEXT_SPREAD**2
+                level[text] += change / (strength + 1 / _TEXT_SPREAD**2)
+            misfit = np.log(loss / bits / (terms @ factors)) - level[which]
+        cost = float((weight * misfit**2).sum() / _RUN_SPREAD**2 + (level**2).sum() / _TEXT_SPREAD**2)
+        if cost < best[0]:
+            best = (
+                cost,
+                (alpha, beta, repeats, exponent, factors),
+                dict(zip(texts, level, strict=True)),
+                misfit,
+            )
+    _, (alpha, beta, repeats, exponent, factors), levels, misfit = best
+    law = LearningLaw(
+        floor=round(float(factors[0]), 4),
+        a=round(float(factors[1]), 4),
+        alpha=alpha,
+        b=round(float(factors[2]), 4),
+        beta=beta,
+        repeats=repeats,
+        repeats_exponent=exponent,
+        text_spread=round(max(_TEXT_SPREAD, float(np.std(list(levels.values())))), 3),
+        run_spread=round(float(np.sqrt((weight * misfit**2).sum() / weight.sum())), 3),
+        most_passes=float(math.floor((passes).max())),
+        sizes=(float(params.min() * 1e6), float(params.max() * 1e6)),
+    )
+    return law, levels, misfit
+
+
+def _non_negative(left: np.ndarray[Any, Any], right: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Least squares with no negative factor, by trying which are zero."""
+    best: tuple[float, Any] = (math.inf, None)
+    for used in itertools.product((False, True), repeat=left.shape[1]):
+        chosen = np.flatnonzero(used)
+        if not len(chosen):
+            continue
+        found, *_ = np.linalg.lstsq(left[:, chosen], right, rcond=None)
+        rest = float(((left[:, chosen] @ found - right) ** 2).sum())
+        if (found >= 0).all() and rest < best[0]:
+            factors = np.zeros(left.shape[1])
+            factors[chosen] = found
+            best = (rest, factors)
+    return best[1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--add", type=Path, metavar="FOLDER", help="results of benchmarks/laws.py")
+    parser.add_argument("--write", action="store_true", help="write the law that ships with cpulm")
+    arguments = parser.parse_args()
+    if arguments.add:
+        add(arguments.add)
+    table = envelope(rows())
+    law, levels, misfit = fit(table)
+    print(json.dumps(law.__dict__, indent=2))
+    print({text: f"{math.exp(level):.3f}" for text, level in levels.items()})
+    for row, one in zip(table, misfit, strict=True):
+        print(
+            f"{row['text']:12} {row['params']:7.3f} M {row['trained']:7.3f} of {row['unique']:7.3f} MB  "
+            f"{row['bits_per_byte']:.4f}  {100 * one:+5.1f}%  {row['run']}"
+        )
+    if arguments.write:
+        LAW.write_text(json.dumps({**law.__dict__, "sizes": list(law.sizes)}, indent=2) + "\n")
+        measured_law.cache_clear()
+
+
+if __name__ == "__main__":
+    main()

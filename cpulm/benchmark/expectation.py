@@ -1,0 +1,99 @@
+"""Says of a planned run what was chosen, why, and what to expect of it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from cpulm.benchmark.planner import Candidate, RunPlan
+from cpulm.data.compressed_size import compressed_bits
+from cpulm.data.tokenfile import TokenFolder
+from cpulm.estimate.learning_law import Expectation, LearningLaw, measured_law
+from cpulm.estimate.repeated_text import describe_passes
+from cpulm.training.run import PreparedRun
+from cpulm.units import format_bytes, format_count, format_duration
+
+
+@dataclass(frozen=True)
+class TextLevel:
+    """What the law has to know of a text.
+
+    Attributes:
+        bits: per byte of the compressed text.
+        unique_bytes: of training text.
+        bytes_per_token: of the training text.
+        law: of texts whose level is measured by how well they compress, or by pilots.
+    """
+
+    bits: float
+    unique_bytes: float
+    bytes_per_token: float
+    law: LearningLaw
+
+    @classmethod
+    def of(cls, tokens: TokenFolder) -> TextLevel:
+        size = float(tokens.meta["train"]["bytes"])
+        return cls(compressed_bits(tokens), size, size / max(1, len(tokens.train)), measured_law())
+
+    def expected(self, candidate: Candidate) -> Expectation:
+        """The expected loss of a candidate in bits per byte."""
+        trained = candidate.passes * self.unique_bytes
+        return self.law.expected(candidate.non_embedding, trained, self.unique_bytes, self.bits)
+
+    def expected_of_run(self, plan: RunPlan, prepared: PreparedRun) -> Expectation:
+        """The expected loss of the run that the plan led to, by its own measured step."""
+        return self.law.expected(
+            prepared.plan.params_non_embedding,
+            trained_tokens(plan, prepared) * self.bytes_per_token,
+            self.unique_bytes,
+            self.bits,
+        )
+
+    def measured(self, factor: float) -> TextLevel:
+        """The level by pilots, whose losses were ``factor`` times those expected."""
+        return replace(self, bits=self.bits * factor, law=self.law.on_one_text())
+
+
+def trained_tokens(plan: RunPlan, prepared: PreparedRun) -> float:
+    """The tokens that the prepared run will be trained on, by its measured step."""
+    step = prepared.plan.step_seconds or plan.best.step_seconds
+    return plan.best.trained_seconds / step * prepared.settings.tokens_per_step
+
+
+def plan_in_words(plan: RunPlan, prepared: PreparedRun, level: TextLevel | None = None) -> list[str]:
+    """What was chosen, why, and what to expect of it: a line each, and what else the user should know."""
+    settings, tokens = prepared.settings, prepared.tokens
+    model, train = settings.model, settings.train
+    level = level or TextLevel.of(tokens)
+    params, speed = format_count(prepared.plan.params_total), format_count(plan.best.tokens_per_second)
+    averaged = f", weights averaged over {train.average_fraction:g}" if train.average_fraction else ""
+    passes = describe_passes(trained_tokens(plan, prepared) / len(tokens.train))
+    expected = level.expected_of_run(plan, prepared)
+    nats = expected.times(math.log(2) * tokens.bytes_per_token)
+    bits = f"{expected.loss:.2f} bits per byte ({expected.low:.2f} to {expected.high:.2f})"
+    if tokens.lost_share:
+        bits = "bits per byte are not comparable"
+    time, size = format_duration(plan.seconds), format_bytes(level.unique_bytes)
+    return [
+        f"plan: {model.n_layer} layers, {model.n_embd} wide ({params} parameters), context "
+        f"{model.block_size}, vocabulary {tokens.vocab_size:,}: of {len(plan.candidates)} sizes the best for "
+        f"{time}, {size} of text and {speed} tokens a second",
+        f"plan: {passes}, so dropout {model.dropout:g}, weight decay {train.weight_decay:g}{averaged}; "
+        f"{settings.tokens_per_step:,} tokens a step, rates {train.lr:g} and {train.muon_lr:g}",
+        f"expected: validation loss {nats.loss:.2f} nats per token ({nats.low:.2f} to {nats.high:.2f}), "
+        f"{bits}; 8 of 10 runs are within",
+        *_remarks(plan, level.law),
+    ]
+
+
+def _remarks(plan: RunPlan, law: LearningLaw) -> list[str]:
+    best = plan.best
+    if best.spare_seconds > 0:
+        used = format_duration(plan.seconds - best.spare_seconds)
+        return [
+            f"the text is short for the time: more than {law.most_passes:.0f} passes were never measured, so "
+            f"the run ends after {used}; more text would use the rest"
+        ]
+    if best.passes < 1:
+        return [f"the time is short for the text: the run sees {describe_passes(best.passes)}"]
+    return []

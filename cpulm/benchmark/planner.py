@@ -1,0 +1,223 @@
+"""Plans a training run of a given duration for this machine and text, within seconds.
+
+A step of a few sizes of model is measured, which gives the tokens that each can be trained on in that time.
+The measured law (:mod:`cpulm.estimate.learning_law`) says which of them will have the lowest loss, and the
+recipe (:mod:`cpulm.estimate.recipe`) how to train it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from cpulm.data.text_size import training_bytes
+from cpulm.errors import ResourceError, SettingsError, StoppedError
+from cpulm.estimate import requirements
+from cpulm.estimate.learning_law import measured_law
+from cpulm.estimate.memory import expected_arithmetic
+from cpulm.estimate.recipe import SHAPES, bytes_per_token, recipe, shape_settings
+from cpulm.events import Listener, Progress
+from cpulm.execution.runtime import choose_runtime
+from cpulm.execution.step_timing import time_update
+from cpulm.model.counts import count, flops_per_token
+from cpulm.settings import HORIZONS, Settings, changed
+from cpulm.system.machine import read_machine
+from cpulm.training.build import build_random_parts
+
+Make = Callable[[Mapping[str, Any]], Settings]
+"""Makes a run's settings of planned values by dotted key; what the user gave comes before them."""
+
+_START_SECONDS, _TRAINED_PART = 5.0, 0.88
+"""Before the first update, and the part of the rest in updates: validations and checkpoints take time too."""
+_TIMED_TOKENS, _TIMED_UPDATES = 1024, 3
+_FIRST_MEASURED, _MOST_MEASURED = 1, 5
+"""The place in the table of shapes of the first size that is measured, and how many are measured at most."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A size of model and what it can be trained on in the time.
+
+    Attributes:
+        place: in the table of shapes.
+        tokens: that it is trained on, in ``passes`` over the text: no more passes than were ever measured.
+        spare_seconds: of the time, because more passes are not planned.
+        relative_loss: the expected loss in bits per byte, divided by those of the compressed text.
+    """
+
+    place: int
+    settings: Settings
+    params: int
+    non_embedding: int
+    step_seconds: float
+    tokens: float
+    passes: float
+    spare_seconds: float
+    relative_loss: float
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.settings.tokens_per_step / self.step_seconds
+
+    @property
+    def trained_seconds(self) -> float:
+        return self.tokens / self.tokens_per_second
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """The best of the ``candidates`` for a time of ``seconds`` and ``text_bytes`` of training text."""
+
+    seconds: float
+    text_bytes: float
+    candidates: Sequence[Candidate]
+    best: Candidate
+
+
+def seconds_given(settings: Settings) -> float | None:
+    """The time that a run with these settings has; None if its horizon is not a time."""
+    if settings.train.until is not None:
+        return max(0.0, datetime.fromisoformat(settings.train.until).timestamp() - time.time())
+    return settings.train.max_time
+
+
+class Planner:
+    """Chooses all settings of a run that the user did not give.
+
+    Args:
+        make: as :data:`Make`.
+
+    Raises:
+        SettingsError: if the horizon is not a time, or what was given does not fit together.
+        CpulmError: if the text cannot be used.
+    """
+
+    def __init__(self, make: Make, *, show: Listener, should_stop: Callable[[], bool]) -> None:
+        given = make({})
+        seconds = seconds_given(given)
+        if seconds is None:
+            raise SettingsError("the preset auto needs a time", "give --max-time 30m or --until 07:00")
+        self.seconds = seconds
+        self.text_bytes = max(1.0, training_bytes(given.data, show, should_stop))
+        self._make, self._show, self._should_stop = make, show, should_stop
+        self._machine = read_machine()
+        self._rates: dict[int, float] = {}
+
+    def plan(self) -> RunPlan:
+        """Measure the best size and its neighbours until no size is expected to be better.
+
+        Raises:
+            ResourceError: if not even the smallest model fits into the memory.
+            StoppedError: if a stop is requested.
+        """
+        self._measure(_FIRST_MEASURED)
+        while True:
+            candidates = self._candidates()
+            best = min(candidates, key=lambda place: candidates[place].relative_loss)
+            near = [p for p in (best, best - 1, best + 1) if p in candidates and p not in self._rates]
+            if not near or (best in self._rates and len(self._rates) >= _MOST_MEASURED):
+                break
+            self._measure(near[0])
+        self._progress(finished=True)
+        different = {
+            one.settings.model: one for one in candidates.values()
+        }  # the user may have given a shape
+        return RunPlan(self.seconds, self.text_bytes, list(different.values()), candidates[best])
+
+    def settings_for(self, place: int, tokens: float) -> Settings:
+        """The settings of a size that is trained on so many tokens; the horizon is the time."""
+        shape = self._shape(place)
+        model, size = self._make(shape).model, self.text_bytes
+        once = self._make(shape | recipe(model, size, tokens, 1.0))
+        passes = min(tokens * bytes_per_token(once.data) / size, measured_law().most_passes)
+        return self._make(shape | recipe(model, size, tokens, passes))
+
+    def _shape(self, place: int) -> dict[str, Any]:
+        """The shape; with fewer heads if they do not divide a width that the user gave."""
+        shape = shape_settings(SHAPES[place])
+        for heads in range(shape["model.n_head"], 1, -1):
+            try:
+                self._make(shape | {"model.n_head": heads})
+            except SettingsError:
+                continue
+            return shape | {"model.n_head": heads}
+        return shape | {"model.n_head": 1}
+
+    def _candidates(self) -> dict[int, Candidate]:
+        """The sizes that fit into the memory, by their place."""
+        found: dict[int, Candidate] = {}
+        for place in range(len(SHAPES)):
+            try:
+                found[place] = self._candidate(place)
+            except ResourceError:
+                if not found:
+                    raise
+                break
+        return found
+
+    def _candidate(self, place: int) -> Candidate:
+        law = measured_law()
+        seconds = max(self.seconds / 2, (self.seconds - _START_SECONDS) * _TRAINED_PART)
+        rate = self._rates[min(self._rates, key=lambda known: abs(known - place))]
+        settings = self.settings_for(place, seconds * rate / _flops(self._make(self._shape(place))))
+        vocab_size = vocab_size_of(settings)
+        needed = expected_arithmetic(settings, self._machine)
+        requirements.check_memory(settings, vocab_size, needed, requirements.memory_for_run(self._machine))
+        a_token = bytes_per_token(settings.data)
+        in_time = seconds * rate / _flops(settings)
+        tokens = min(in_time, law.most_passes * self.text_bytes / a_token)
+        spare = self.seconds * (1.0 - tokens / in_time)
+        counts = count(settings.model, vocab_size)
+        return Candidate(
+            place=place,
+            settings=_ended(settings, self.seconds, spare),
+            params=counts.total,
+            non_embedding=counts.non_embedding,
+            step_seconds=settings.tokens_per_step * _flops(settings) / rate,
+            tokens=tokens,
+            passes=tokens * a_token / self.text_bytes,
+            spare_seconds=spare,
+            relative_loss=law.expected(counts.non_embedding, tokens * a_token, self.text_bytes, 1.0).loss,
+        )
+
+    def _measure(self, place: int) -> None:
+        """Measure the operations a second of a size, by updates of few rows."""
+        if self._should_stop():
+            raise StoppedError("while planning; nothing was written", "run the command again")
+        self._progress(finished=False)
+        settings = self.settings_for(place, 1e6)
+        runtime = choose_runtime(settings.runtime, self._machine, settings.model)
+        rows = settings.train.micro_batch_size
+        timed = min(rows, max(1, _TIMED_TOKENS // settings.model.block_size))
+        small = changed(settings, train=changed(settings.train, micro_batch_size=timed))
+        parts = build_random_parts(small, vocab_size_of(small), runtime)
+        times = [time_update(parts, runtime, small.train, number) for number in range(_TIMED_UPDATES)]
+        fastest = min(times[1:], key=lambda one: sum(one.values()))
+        step = sum(one if part == "optimizer" else one * rows / timed for part, one in fastest.items())
+        self._rates[place] = _flops(settings) * settings.tokens_per_step / step
+
+    def _progress(self, *, finished: bool) -> None:
+        done = len(self._rates)
+        self._show(Progress(stage="measuring sizes", done=done, total=None, unit="sizes", finished=finished))
+
+
+def _ended(settings: Settings, seconds: float, spare: float) -> Settings:
+    """The settings with the part of the time that is worth training as the horizon."""
+    if spare <= 0:
+        return settings
+    train = {**dict.fromkeys(HORIZONS), "max_time": math.ceil(seconds - spare)}
+    return changed(settings, train=changed(settings.train, **train))
+
+
+def vocab_size_of(settings: Settings) -> int:
+    """The entries of a vocabulary that is not made yet."""
+    return settings.data.vocab_size or 257
+
+
+def _flops(settings: Settings) -> float:
+    """Operations for each trained token."""
+    return flops_per_token(settings.model, vocab_size_of(settings))

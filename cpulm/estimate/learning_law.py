@@ -1,0 +1,103 @@
+"""Expects the validation loss of a model of some size on some text after some training; loads no torch.
+
+The law is that of Hoffmann et al. (https://arxiv.org/abs/2203.15556) with the repetition of Muennighoff et
+al. (https://arxiv.org/abs/2305.16264), in bits per byte relative to how well the text compresses::
+
+    L = h (e + a / N^alpha + b / D'^beta)
+
+for a model of N million parameters without embeddings and D' million bytes: those trained on, where each pass
+over the text is worth less than the one before, the sooner the larger the model is beside the text. ``h`` is
+the text's size in bits per byte when compressed (:mod:`cpulm.data.compressed_size`), so that a text that was
+never measured has a sensible level. The loss is the best of the run: a text seen too often does not undo it.
+
+The constants were measured by ``benchmarks/laws.py``, which writes the file.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+MILLION = 1e6
+_NORMAL_80 = 1.2816
+"""80% of a normal distribution are within so many standard deviations."""
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """An expected loss; 8 of 10 runs are between ``low`` and ``high``, all in bits per byte."""
+
+    loss: float
+    low: float
+    high: float
+
+    def times(self, factor: float) -> Expectation:
+        """The same in another unit."""
+        return Expectation(self.loss * factor, self.low * factor, self.high * factor)
+
+
+@dataclass(frozen=True)
+class LearningLaw:
+    """The constants of the law, and what they were fitted to.
+
+    Attributes:
+        repeats: the number of repetitions after which another one is worth 1/e of a new pass, for a text of
+            as many bytes as the model has parameters.
+        repeats_exponent: how that number grows with the bytes per parameter.
+        text_spread: standard deviation of the logarithm of the level from text to text.
+        run_spread: standard deviation of the logarithm of a run's loss on one text.
+        most_passes: the most passes over a text that were measured.
+        sizes: the smallest and the largest model that was measured, in parameters without embeddings.
+    """
+
+    floor: float
+    a: float
+    alpha: float
+    b: float
+    beta: float
+    repeats: float
+    repeats_exponent: float
+    text_spread: float
+    run_spread: float
+    most_passes: float
+    sizes: tuple[float, float]
+
+    def expected(
+        self, params: float, trained_bytes: float, unique_bytes: float, compressed_bits: float
+    ) -> Expectation:
+        """Expect the loss of a run; passes beyond those measured are left out.
+
+        Args:
+            params: of the model, without embeddings.
+            trained_bytes: of text, each pass counted.
+            unique_bytes: of the training text.
+            compressed_bits: per byte of the text.
+        """
+        worth = self.worth_bytes(params, trained_bytes, unique_bytes)
+        shape = (
+            self.floor + self.a * (params / MILLION) ** -self.alpha + self.b * (worth / MILLION) ** -self.beta
+        )
+        loss = compressed_bits * shape
+        spread = math.exp(_NORMAL_80 * math.hypot(self.text_spread, self.run_spread))
+        return Expectation(loss, loss / spread, loss * spread)
+
+    def worth_bytes(self, params: float, trained_bytes: float, unique_bytes: float) -> float:
+        """How many bytes of new text the training is worth."""
+        unique = min(trained_bytes, unique_bytes)
+        passes = min(trained_bytes / unique, self.most_passes)
+        repeats = self.repeats * (unique_bytes / params) ** self.repeats_exponent
+        return unique * (1.0 + repeats * (1.0 - math.exp(-(passes - 1.0) / repeats)))
+
+    def on_one_text(self) -> LearningLaw:
+        """The law for a text whose level was measured."""
+        return replace(self, text_spread=0.0)
+
+
+@lru_cache
+def measured_law() -> LearningLaw:
+    """Read the law that ships with cpulm."""
+    constants = json.loads((Path(__file__).parent / "learning_law.json").read_text(encoding="utf-8"))
+    return LearningLaw(**{**constants, "sizes": tuple(constants["sizes"])})

@@ -1,0 +1,112 @@
+"""The settings that suit a size of model, an amount of text and a time; loads no torch."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from cpulm.settings import DataSettings, ModelSettings
+
+SHAPES = (
+    (2, 64, 1),
+    (2, 128, 2),
+    (3, 128, 2),
+    (4, 192, 3),
+    (6, 256, 4),
+    (6, 320, 5),
+    (6, 384, 6),
+    (8, 448, 7),
+    (8, 512, 8),
+    (10, 640, 10),
+)
+"""Layers, width and heads. All heads are 64 wide, and deeper models are wider, as in the presets."""
+
+REGULARIZATION = (
+    (2.0, 0.0, 0.1),
+    (4.0, 0.1, 0.1),
+    (12.0, 0.2, 0.5),
+    (math.inf, 0.3, 0.5),
+)
+"""Up to so many passes over the text: dropout and weight decay. Measured by ``benchmarks/laws.py``."""
+AVERAGE_FRACTION = 0.2
+
+_VOCABULARY_OF_TEXT = ((30e3, 512), (300e3, 1024), (3e6, 2048), (20e6, 4096), (math.inf, 8192))
+_VOCABULARY_OF_WIDTH = ((64, 1024), (128, 2048), (256, 4096), (math.inf, 8192))
+_TOKEN_BYTES = {512: 2.1, 1024: 2.6, 2048: 3.0, 4096: 3.4, 8192: 3.8}
+"""By the size of the vocabulary, before a text is tokenized: between English, plays and Python."""
+_BATCHES = ((0.7e6, 1024), (4e6, 2048), (30e6, 4096), (math.inf, 8192))
+"""Up to so many trained tokens: tokens in an update."""
+_BLOCKS = ((5e6, 128), (60e6, 256), (math.inf, 512))
+"""Up to so many trained tokens: the context."""
+_HIGHEST_LR, _WIDTH_TIMES_LR = 0.01, 3.0
+"""AdamW's rate falls as the width grows, as in the presets; Muon's is the same for every width."""
+_VALIDATIONS = (12, 40)
+"""The fewest and the most validations of a run; longer runs have more."""
+_VALIDATED_PART, _FORWARD_COST, _FEWEST_VALIDATED_TOKENS = 0.06, 1 / 3, 8192.0
+"""They take this part of the training's time, at a third of its cost for each token, but a validation has at
+least so many tokens."""
+_VAL_PART = 0.05
+"""Of a validation split that is smaller than what the time allows, all is validated."""
+_WARMUP_STEPS = 20
+_SHORT_STEPS = 400
+"""A run of fewer updates needs a lower momentum."""
+
+
+def _upto(table: tuple[tuple[float, int], ...], value: float) -> int:
+    return next(result for most, result in table if value <= most)
+
+
+def bytes_per_token(data: DataSettings) -> float:
+    """The bytes that a token of the tokenizer is expected to stand for."""
+    if data.tokenizer in ("byte", "char"):
+        return 1.0
+    size = data.vocab_size or max(_TOKEN_BYTES)
+    return _TOKEN_BYTES[min(_TOKEN_BYTES, key=lambda known: abs(math.log(known / size)))]
+
+
+def shape_settings(shape: tuple[int, int, int]) -> dict[str, Any]:
+    """The settings of a shape, by dotted key."""
+    layers, width, heads = shape
+    return {"model.n_layer": layers, "model.n_embd": width, "model.n_head": heads}
+
+
+def regularization(passes: float) -> tuple[float, float]:
+    """Dropout and weight decay for so many passes over the text."""
+    return next((dropout, decay) for most, dropout, decay in REGULARIZATION if passes <= most)
+
+
+def vocabulary(width: int, text_bytes: float) -> int:
+    """Entries of a vocabulary for a model and a text: a large one is learned from much text only."""
+    return min(_upto(_VOCABULARY_OF_WIDTH, width), _upto(_VOCABULARY_OF_TEXT, text_bytes))
+
+
+def recipe(model: ModelSettings, text_bytes: float, tokens: float, passes: float) -> dict[str, Any]:
+    """The settings of a run on ``tokens`` tokens, in so many passes over the text, by dotted key.
+
+    Args:
+        model: of which the width counts.
+        text_bytes: of training text.
+    """
+    block = _upto(_BLOCKS, tokens) if model.n_embd > 64 else 128
+    rows = max(1, _upto(_BATCHES, tokens) // block)
+    steps = max(1.0, tokens / (rows * block))
+    dropout, decay = regularization(passes)
+    validations = min(max(_VALIDATIONS[0], math.sqrt(steps) / 2), _VALIDATIONS[1])
+    val_tokens = max(_VALIDATED_PART * tokens / (validations * 2 * _FORWARD_COST), _FEWEST_VALIDATED_TOKENS)
+    whole = val_tokens >= _VAL_PART * text_bytes / _TOKEN_BYTES[2048]
+    return {
+        "data.vocab_size": vocabulary(model.n_embd, text_bytes),
+        "model.block_size": block,
+        "model.dropout": dropout,
+        "train.micro_batch_size": rows,
+        "train.lr": round(min(_HIGHEST_LR, _WIDTH_TIMES_LR / model.n_embd), 4),
+        "train.muon_lr": 0.01,
+        "train.momentum": 0.95 if steps >= _SHORT_STEPS else 0.9,
+        "train.schedule": "wsd",
+        "train.warmup_steps": _WARMUP_STEPS,
+        "train.decay_fraction": 0.6,
+        "train.weight_decay": decay,
+        "train.average_fraction": AVERAGE_FRACTION,
+        "eval.every": max(1, round(steps / validations)),
+        "eval.batches": None if whole else max(1, round(val_tokens / (rows * block))),
+    }

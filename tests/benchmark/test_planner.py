@@ -1,0 +1,133 @@
+"""Plans runs of small models on this machine; the plan must agree with the law and the settings."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cpulm.benchmark import planner as planners
+from cpulm.benchmark.expectation import TextLevel, plan_in_words
+from cpulm.benchmark.pilots import refine
+from cpulm.benchmark.planner import Planner, RunPlan
+from cpulm.errors import SettingsError
+from cpulm.estimate import recipe
+from cpulm.estimate.learning_law import measured_law
+from cpulm.events import Event, Notice, Progress
+from cpulm.settings import Settings, settings_yaml
+from cpulm.settings_resolver import AUTO, resolve
+from cpulm.training.run import prepare_run
+
+LINE = "the cat sat on the mat; the rat saw the cat and ran.\n"
+
+
+@pytest.fixture(autouse=True)
+def _small_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sizes that are measured in milliseconds."""
+    shapes = ((1, 16, 1), (1, 32, 2), (2, 64, 1), (2, 8192, 4))
+    monkeypatch.setattr(recipe, "SHAPES", shapes)
+    monkeypatch.setattr(planners, "SHAPES", shapes)
+
+
+def made_for(text: Path, *assignments: str) -> Callable[[Mapping[str, Any]], Settings]:
+    given = ["data.tokenizer=byte", "data.vocab_size=null", "runtime.threads=1", "runtime.allow_sleep=true"]
+    return lambda planned: resolve(
+        AUTO, planned=planned, assignments=[*given, *assignments], flags={"data.source": [str(text)]}
+    )
+
+
+def planned(make: Callable[[Mapping[str, Any]], Settings]) -> RunPlan:
+    return Planner(make, show=lambda _: None, should_stop=lambda: False).plan()
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "rhyme.txt"
+    path.write_text(LINE * 400)
+    return path
+
+
+def test_the_size_with_the_lowest_expected_loss_is_planned(text: Path) -> None:
+    plan = planned(made_for(text, "train.max_time=20s"))
+    law = measured_law()
+    for one in plan.candidates:
+        again = law.expected(one.non_embedding, one.passes * plan.text_bytes, plan.text_bytes, 1.0)
+        assert one.relative_loss == again.loss
+        assert one.passes <= law.most_passes * 1.0001
+    assert plan.best.relative_loss == min(one.relative_loss for one in plan.candidates)
+    assert plan.best.settings.preset == AUTO
+    assert plan.best.settings.train.average_fraction == recipe.AVERAGE_FRACTION
+
+
+def test_what_the_user_gives_stays(text: Path) -> None:
+    make = made_for(text, "train.max_time=20s", "model.n_embd=24", "model.dropout=0.37", "train.lr=0.02")
+    settings = planned(make).best.settings
+    assert (settings.model.n_embd, settings.model.dropout, settings.train.lr) == (24, 0.37, 0.02)
+    assert 24 % settings.model.n_head == 0
+
+
+def test_no_more_passes_than_were_measured_are_planned(text: Path) -> None:
+    plan = planned(made_for(text, "train.max_time=8h"))
+    assert plan.best.passes == pytest.approx(measured_law().most_passes)
+    assert 0 < plan.best.spare_seconds < plan.seconds
+    assert plan.best.settings.train.max_time == pytest.approx(plan.seconds - plan.best.spare_seconds, abs=1)
+    until = planned(made_for(text, "train.until=2099-01-01T07:00:00+00:00")).best.settings.train
+    assert (until.until, until.max_time is None) == (None, False)
+
+
+def test_a_plan_needs_a_time(text: Path) -> None:
+    with pytest.raises(SettingsError, match="needs a time"):
+        planned(made_for(text, "train.steps=10"))
+    with pytest.raises(SettingsError, match="planned for a time"):
+        resolve(preset=AUTO)
+
+
+def test_a_plan_says_what_was_chosen_and_what_to_expect(text: Path) -> None:
+    make = made_for(text, "train.max_time=8h")
+    plan = planned(make)
+    ready = prepare_run(
+        plan.best.settings, show=lambda _: None, should_stop=lambda: False, block_is_wish=True
+    )
+    lines = plan_in_words(plan, ready)
+    model = ready.settings.model
+    assert f"{model.n_layer} layers, {model.n_embd} wide" in lines[0]
+    assert f"dropout {model.dropout:g}" in lines[1]
+    assert "bits per byte" in lines[2]
+    assert "the text is short for the time" in lines[3]
+    short = dataclasses.replace(plan, best=dataclasses.replace(plan.best, passes=0.5, spare_seconds=0.0))
+    assert "50% of the text once" in plan_in_words(short, ready)[3]
+    stored = text.with_name("plan.yaml")
+    stored.write_text(settings_yaml(plan.best.settings))
+    assert resolve(config=stored) == plan.best.settings
+
+
+@pytest.mark.slow
+def test_pilots_correct_the_level(text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cpulm.benchmark.pilots._SECONDS", (1.0, 1.0))
+    seen: list[Event] = []
+    planner = Planner(made_for(text, "train.max_time=1m"), show=seen.append, should_stop=lambda: False)
+    plan = planner.plan()
+    ready = prepare_run(
+        plan.best.settings, show=lambda _: None, should_stop=lambda: False, block_is_wish=True
+    )
+    before = TextLevel.of(ready.tokens)
+    refined, level, pilots = refine(planner, plan, ready.tokens, seen.append)
+    assert 2 <= len(pilots) <= 3
+    for pilot in pilots:
+        size = next(one for one in plan.candidates if one.place == pilot.place)
+        trained = pilot.tokens * before.bytes_per_token
+        expected = before.law.expected(size.non_embedding, trained, before.unique_bytes, before.bits)
+        assert pilot.factor == pytest.approx(pilot.loss / expected.loss)
+    chosen = next((pilot for pilot in pilots if pilot.place == refined.best.place), None)
+    if chosen is not None:
+        assert level.bits == pytest.approx(before.bits * chosen.factor)
+    narrow, wide = level.expected(refined.best), before.expected(refined.best)
+    assert narrow.high / narrow.loss < wide.high / wide.loss
+    assert any(isinstance(event, Notice) and "pilots of about" in event.message for event in seen)
+    assert "pilot 1 of" in str([event.stage for event in seen if isinstance(event, Progress)])
+    assert list(text.parent.iterdir()) == [text]
+    with pytest.raises(SettingsError, match="too short for pilots"):
+        refine(planner, dataclasses.replace(plan, seconds=1.0), ready.tokens, seen.append)
