@@ -25,13 +25,16 @@ from typing import Any
 
 import numpy as np
 
-from cpulm.estimate.learning_law import LearningLaw, measured_law
+from cpulm.estimate.learning_law import USUAL_BITS, LearningLaw, measured_law
 
 TABLE = Path(__file__).parent / "laws.tsv"
 LAW = Path(__file__).parent.parent / "cpulm" / "estimate" / "learning_law.json"
 COLUMNS = ("text", "compressed_bits", "params", "trained", "unique", "dropout", "bits_per_byte", "run")
-ALPHAS = (0.2, 0.3, 0.4, 0.5)
-BETAS = (0.15, 0.2, 0.25, 0.3, 0.35, 0.4)
+ALPHAS = (0.3,)
+LEAST_A = 0.12
+"""The size counts at least so much: the table has too few sizes on one text to tell it."""
+BETAS = (0.12, 0.14, 0.16, 0.18, 0.2, 0.22, 0.25, 0.3)
+BETA_EXPONENTS = (0.0, 1.0, 1.5, 2.0)
 REPEATS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)
 REPEATS_EXPONENTS = (0.0, 0.15, 0.3, 0.45)
 _TEXT_SPREAD = 0.08
@@ -102,15 +105,18 @@ def fit(table: list[dict[str, Any]]) -> tuple[LearningLaw, dict[str, float], np.
     weight = np.array([min(1.0, 4.0 / runs[row["text"] + row["run"]]) for row in table])
     passes = trained / np.minimum(trained, unique)
     best: tuple[float, Any, Any, Any] = (math.inf, None, None, None)
-    for alpha, beta, repeats, exponent in itertools.product(ALPHAS, BETAS, REPEATS, REPEATS_EXPONENTS):
+    for alpha, beta, steeper, repeats, exponent in itertools.product(
+        ALPHAS, BETAS, BETA_EXPONENTS, REPEATS, REPEATS_EXPONENTS
+    ):
         worn = repeats * (unique / params) ** exponent
         worth = np.minimum(trained, unique) * (1 + worn * (1 - np.exp(-(passes - 1) / worn)))
-        terms = np.c_[np.ones_like(params), params**-alpha, worth**-beta]
+        terms = np.c_[np.ones_like(params), params**-alpha, worth ** -(beta * (USUAL_BITS / bits) ** steeper)]
         level = np.zeros(len(texts))
         for _ in range(_ROUNDS):
-            factors = _non_negative(
-                terms * (np.exp(level)[which] * bits / loss * weight**0.5)[:, None], weight**0.5
-            )
+            scale = np.exp(level)[which] * bits / loss * weight**0.5
+            least = np.array([0.0, LEAST_A, 0.0])
+            left = terms * scale[:, None]
+            factors = least + _non_negative(left, weight**0.5 - left @ least)
             misfit = np.log(loss / bits / (terms @ factors)) - level[which]
             for text in range(len(texts)):
                 here = which == text
@@ -122,17 +128,18 @@ def fit(table: list[dict[str, Any]]) -> tuple[LearningLaw, dict[str, float], np.
         if cost < best[0]:
             best = (
                 cost,
-                (alpha, beta, repeats, exponent, factors),
+                (alpha, beta, steeper, repeats, exponent, factors),
                 dict(zip(texts, level, strict=True)),
                 misfit,
             )
-    _, (alpha, beta, repeats, exponent, factors), levels, misfit = best
+    _, (alpha, beta, steeper, repeats, exponent, factors), levels, misfit = best
     law = LearningLaw(
         floor=round(float(factors[0]), 4),
         a=round(float(factors[1]), 4),
         alpha=alpha,
         b=round(float(factors[2]), 4),
         beta=beta,
+        beta_exponent=steeper,
         repeats=repeats,
         repeats_exponent=exponent,
         text_spread=round(max(_TEXT_SPREAD, float(np.std(list(levels.values())))), 3),

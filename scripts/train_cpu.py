@@ -50,10 +50,9 @@ def main(arguments: list[str]) -> int:
 
 
 def defaults(arguments: list[str]) -> list[str]:
-    """What this program adds: the device, and the preset where no file of settings names its own."""
+    """What this program adds: the device."""
     given = [argument.partition("=")[0] for argument in arguments]
-    preset = [] if "--config" in given or "--preset" in given else ["--preset", "tiny"]
-    return [*preset, *([] if "--device" in given else ["--device", "cpu"])]
+    return [] if "--device" in given else ["--device", "cpu"]
 
 
 def checkpoints(arguments: list[str]) -> dict[Path, int]:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from cpulm.benchmark.planner import Candidate, RunPlan
+from cpulm.benchmark.planner import Candidate, RunPlan, prepared_seconds
 from cpulm.data.compressed_size import compressed_bits
 from cpulm.data.tokenfile import TokenFolder
 from cpulm.estimate.learning_law import Expectation, LearningLaw, measured_law
 from cpulm.estimate.repeated_text import describe_passes
 from cpulm.training.run import PreparedRun
 from cpulm.units import format_bytes, format_count, format_duration
+
+_LONG_PREPARATION = 0.1
+"""Part of the time from which on the preparation is spoken of."""
 
 
 @dataclass(frozen=True)
@@ -97,3 +100,15 @@ def _remarks(plan: RunPlan, law: LearningLaw) -> list[str]:
     if best.passes < 1:
         return [f"the time is short for the text: the run sees {describe_passes(best.passes)}"]
     return []
+
+
+def preparation_in_words(plan: RunPlan) -> str | None:
+    """What to say before the text is tokenized, if that takes much of the time; else None."""
+    seconds = prepared_seconds(plan.text_bytes)
+    if seconds < _LONG_PREPARATION * plan.seconds:
+        return None
+    return (
+        f"tokenizing {format_bytes(plan.text_bytes)} takes about {format_duration(seconds)} of the "
+        f"{format_duration(plan.seconds)}, and the run sees {describe_passes(plan.best.passes)}: a part of "
+        "the text would leave more time for training"
+    )

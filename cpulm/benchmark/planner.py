@@ -17,7 +17,7 @@ from typing import Any
 from cpulm.data.text_size import training_bytes
 from cpulm.errors import ResourceError, SettingsError, StoppedError
 from cpulm.estimate import requirements
-from cpulm.estimate.learning_law import measured_law
+from cpulm.estimate.learning_law import USUAL_BITS, measured_law
 from cpulm.estimate.memory import expected_arithmetic
 from cpulm.estimate.recipe import SHAPES, bytes_per_token, recipe, shape_settings
 from cpulm.events import Listener, Progress
@@ -33,6 +33,8 @@ Make = Callable[[Mapping[str, Any]], Settings]
 
 _START_SECONDS, _TRAINED_PART = 5.0, 0.88
 """Before the first update, and the part of the rest in updates: validations and checkpoints take time too."""
+_PREPARED_BYTES_PER_SECOND = 1e7
+"""Of text that is read twice and tokenized, on two cores."""
 _TIMED_TOKENS, _TIMED_UPDATES = 1024, 3
 _FIRST_MEASURED, _MOST_MEASURED = 1, 5
 """The place in the table of shapes of the first size that is measured, and how many are measured at most."""
@@ -46,7 +48,7 @@ class Candidate:
         place: in the table of shapes.
         tokens: that it is trained on, in ``passes`` over the text: no more passes than were ever measured.
         spare_seconds: of the time, because more passes are not planned.
-        relative_loss: the expected loss in bits per byte, divided by those of the compressed text.
+        relative_loss: the expected loss in bits per byte of a text like English prose: it ranks the sizes.
     """
 
     place: int
@@ -83,6 +85,11 @@ def seconds_given(settings: Settings) -> float | None:
     if settings.train.until is not None:
         return max(0.0, datetime.fromisoformat(settings.train.until).timestamp() - time.time())
     return settings.train.max_time
+
+
+def prepared_seconds(text_bytes: float) -> float:
+    """About how long it takes to tokenize a text."""
+    return text_bytes / _PREPARED_BYTES_PER_SECOND
 
 
 class Planner:
@@ -123,9 +130,8 @@ class Planner:
                 break
             self._measure(near[0])
         self._progress(finished=True)
-        different = {
-            one.settings.model: one for one in candidates.values()
-        }  # the user may have given a shape
+        different = {one.params: one for one in candidates.values()}  # the user may have given the shape
+        different[candidates[best].params] = candidates[best]
         return RunPlan(self.seconds, self.text_bytes, list(different.values()), candidates[best])
 
     def settings_for(self, place: int, tokens: float) -> Settings:
@@ -161,7 +167,8 @@ class Planner:
 
     def _candidate(self, place: int) -> Candidate:
         law = measured_law()
-        seconds = max(self.seconds / 2, (self.seconds - _START_SECONDS) * _TRAINED_PART)
+        left = self.seconds - _START_SECONDS - prepared_seconds(self.text_bytes)
+        seconds = max(self.seconds / 4, left * _TRAINED_PART)
         rate = self._rates[min(self._rates, key=lambda known: abs(known - place))]
         settings = self.settings_for(place, seconds * rate / _flops(self._make(self._shape(place))))
         vocab_size = vocab_size_of(settings)
@@ -181,7 +188,9 @@ class Planner:
             tokens=tokens,
             passes=tokens * a_token / self.text_bytes,
             spare_seconds=spare,
-            relative_loss=law.expected(counts.non_embedding, tokens * a_token, self.text_bytes, 1.0).loss,
+            relative_loss=law.expected(
+                counts.non_embedding, tokens * a_token, self.text_bytes, USUAL_BITS
+            ).loss,
         )
 
     def _measure(self, place: int) -> None:

@@ -123,12 +123,14 @@ def _planned(settings: Settings, make: Make | None, show: Listener) -> tuple[Set
     """Plan a run if ``make`` makes its settings; return them, and what to say of it once it is prepared."""
     if make is None:
         return settings, lambda _: ()
-    from cpulm.benchmark.expectation import plan_in_words
+    from cpulm.benchmark.expectation import plan_in_words, preparation_in_words
     from cpulm.benchmark.planner import Planner
     from cpulm.interrupts import StopRequest
 
     with StopRequest() as stop:
         plan = Planner(make, show=show, should_stop=stop).plan()
+    warning = preparation_in_words(plan)
+    _warn(show, [warning] if warning else [])
     return plan.best.settings, lambda prepared: plan_in_words(plan, prepared)
 
 

@@ -3,7 +3,7 @@
 The law is that of Hoffmann et al. (https://arxiv.org/abs/2203.15556) with the repetition of Muennighoff et
 al. (https://arxiv.org/abs/2305.16264), in bits per byte relative to how well the text compresses::
 
-    L = h (e + a / N^alpha + b / D'^beta)
+    L = h (e + a / N^alpha + b / D'^(beta (2.5 / h)^gamma))
 
 for a model of N million parameters without embeddings and D' million bytes: those trained on, where each pass
 over the text is worth less than the one before, the sooner the larger the model is beside the text. ``h`` is
@@ -22,6 +22,10 @@ from functools import lru_cache
 from pathlib import Path
 
 MILLION = 1e6
+USUAL_BITS = 2.5
+"""Bits per byte of compressed English prose."""
+_MEASURED_BITS = (1.9, 3.0)
+"""Of the texts that were measured: beyond them the exponent stays."""
 _NORMAL_80 = 1.2816
 """80% of a normal distribution are within so many standard deviations."""
 
@@ -44,6 +48,7 @@ class LearningLaw:
     """The constants of the law, and what they were fitted to.
 
     Attributes:
+        beta_exponent: gamma.
         repeats: the number of repetitions after which another one is worth 1/e of a new pass, for a text of
             as many bytes as the model has parameters.
         repeats_exponent: how that number grows with the bytes per parameter.
@@ -58,6 +63,7 @@ class LearningLaw:
     alpha: float
     b: float
     beta: float
+    beta_exponent: float
     repeats: float
     repeats_exponent: float
     text_spread: float

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from cpulm.benchmark import planner as planners
-from cpulm.benchmark.expectation import TextLevel, plan_in_words
+from cpulm.benchmark.expectation import TextLevel, plan_in_words, preparation_in_words
 from cpulm.benchmark.pilots import refine
 from cpulm.benchmark.planner import Planner, RunPlan
 from cpulm.errors import SettingsError
 from cpulm.estimate import recipe
-from cpulm.estimate.learning_law import measured_law
+from cpulm.estimate.learning_law import USUAL_BITS, measured_law
 from cpulm.events import Event, Notice, Progress
 from cpulm.settings import Settings, settings_yaml
 from cpulm.settings_resolver import AUTO, resolve
@@ -54,7 +54,7 @@ def test_the_size_with_the_lowest_expected_loss_is_planned(text: Path) -> None:
     plan = planned(made_for(text, "train.max_time=20s"))
     law = measured_law()
     for one in plan.candidates:
-        again = law.expected(one.non_embedding, one.passes * plan.text_bytes, plan.text_bytes, 1.0)
+        again = law.expected(one.non_embedding, one.passes * plan.text_bytes, plan.text_bytes, USUAL_BITS)
         assert one.relative_loss == again.loss
         assert one.passes <= law.most_passes * 1.0001
     assert plan.best.relative_loss == min(one.relative_loss for one in plan.candidates)
@@ -76,6 +76,20 @@ def test_no_more_passes_than_were_measured_are_planned(text: Path) -> None:
     assert plan.best.settings.train.max_time == pytest.approx(plan.seconds - plan.best.spare_seconds, abs=1)
     until = planned(made_for(text, "train.until=2099-01-01T07:00:00+00:00")).best.settings.train
     assert (until.until, until.max_time is None) == (None, False)
+
+
+def test_a_vast_text_is_not_read_whole_and_its_preparation_is_spoken_of(tmp_path: Path) -> None:
+    vast = tmp_path / "vast.txt"
+    with vast.open("wb") as file:
+        file.write(LINE.encode() * 8000)
+        file.truncate(20 * 10**9)  # a hole that takes no space
+    plan = planned(made_for(vast, "train.max_time=1h"))
+    assert plan.text_bytes == pytest.approx(0.95 * 20e9)
+    words = preparation_in_words(plan)
+    assert words is not None
+    assert "tokenizing 17.7 GiB takes about" in words
+    small = dataclasses.replace(plan, text_bytes=1e6)
+    assert preparation_in_words(small) is None
 
 
 def test_a_plan_needs_a_time(text: Path) -> None:
