@@ -37,6 +37,7 @@ from cpulm.execution.update import StepTimer, training_update
 from cpulm.model.counts import count
 from cpulm.optim.build_optimizers import set_lr_scale
 from cpulm.optim.schedule import lr_scale
+from cpulm.settings import Settings
 from cpulm.settings_resolver import resolve
 from cpulm.system.machine import read_machine
 from cpulm.training.build import build_parts
@@ -113,31 +114,8 @@ def train(cell: Cell, data: Path, result: Path) -> None:
     began = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         source, val = _cut(cell, data, Path(folder))
-        steps = round(cell.tokens / (cell.rows * BLOCK))
-        settings = resolve(
-            assignments=[
-                f"model.n_layer={cell.n_layer}",
-                f"model.n_embd={cell.n_embd}",
-                f"model.n_head={cell.n_embd // HEAD_WIDTH}",
-                f"model.block_size={BLOCK}",
-                f"model.dropout={cell.dropout}",
-                f"data.source={source}",
-                f"data.val_source={val}",
-                f"data.vocab_size={cell.vocab_size}",
-                f"train.micro_batch_size={cell.rows}",
-                "train.lr=0.01",
-                "train.muon_lr=0.01",
-                "train.warmup_steps=20",
-                "train.decay_fraction=0.6",
-                "train.average_fraction=0.2",
-                f"train.weight_decay={cell.weight_decay}",
-                f"train.schedule={cell.schedule}",
-                f"train.seed={cell.seed}",
-                f"train.steps={steps}",
-                "runtime.threads=1",
-                "runtime.compile=off",
-            ]
-        )
+        settings = _settings(cell, source, val)
+        steps = settings.train.steps or 1
         tokens = prepare(settings.data, emit=lambda _: None, should_stop=lambda: False)
         runtime = choose_runtime(settings.runtime, read_machine(), settings.model)
         parts = build_parts(settings, tokens, runtime)
@@ -177,6 +155,33 @@ def train(cell: Cell, data: Path, result: Path) -> None:
                     "seconds": time.process_time() - began,
                 }
                 write_text(result, json.dumps(record))
+
+
+def _settings(cell: Cell, source: Path, val: Path) -> Settings:
+    return resolve(
+        assignments=[
+            f"model.n_layer={cell.n_layer}",
+            f"model.n_embd={cell.n_embd}",
+            f"model.n_head={cell.n_embd // HEAD_WIDTH}",
+            f"model.block_size={BLOCK}",
+            f"model.dropout={cell.dropout}",
+            f"data.source={source}",
+            f"data.val_source={val}",
+            f"data.vocab_size={cell.vocab_size}",
+            f"train.micro_batch_size={cell.rows}",
+            "train.lr=0.01",
+            "train.muon_lr=0.01",
+            "train.warmup_steps=20",
+            "train.decay_fraction=0.6",
+            "train.average_fraction=0.2",
+            f"train.weight_decay={cell.weight_decay}",
+            f"train.schedule={cell.schedule}",
+            f"train.seed={cell.seed}",
+            f"train.steps={round(cell.tokens / (cell.rows * BLOCK))}",
+            "runtime.threads=1",
+            "runtime.compile=off",
+        ]
+    )
 
 
 def _moments(steps: int, tokens_per_step: int) -> set[int]:
