@@ -137,6 +137,8 @@ class DataSettings(Section):
     """The column or field that holds the text of a row of a table or of JSON; `a.b` is a nested one."""
     template: str = ""
     """How the columns of a row make its text, such as `{grade} {holds|list}`, instead of `field`."""
+    loss_after: str = ""
+    """A column of the template: only what follows its value in a row counts in the loss; empty: all of it."""
     where: Sources = Field([])
     """Conditions that a row must meet, such as `grade>=6`; rows that do not meet them all are left out."""
     dedup: bool = False
@@ -183,9 +185,13 @@ class TrainSettings(Section):
     grad_accum_steps: int = Field(1, ge=1, le=_LARGEST_BATCH)
     """Micro-batches in one optimizer update."""
     document_mask: bool = False
-    """A token attends only to tokens of its own document if several documents share a window; also in
-    validation and evaluation. Positions still count from the start of the window. Without it a document
-    sees the end of the one before."""
+    """A token attends only to tokens of its own document if several documents share a window, and positions
+    begin anew in each; also in validation and evaluation. Without it a document sees the end of the one
+    before."""
+    records: bool = False
+    """Windows hold whole documents, as many as fit, with `document_mask`: for rows, names and other short
+    texts. Every epoch shuffles the documents. Of one that is longer than a window only the beginning is
+    used."""
     seed: int = Field(1337, ge=0, le=2**32 - 1)
     """Seeds initial weights, data order and dropout."""
     optimizer: Literal["muon", "adamw"] = "muon"
@@ -232,6 +238,11 @@ class TrainSettings(Section):
     max_rollbacks: int = Field(3, ge=0, le=LARGEST)
     """After a spike, or a loss or gradient that is not finite, go back to the last good checkpoint and skip
     the data that caused it; at most this many times without a new best validation loss, then stop."""
+
+    @property
+    def masks_documents(self) -> bool:
+        """Whether documents in one window do not see each other."""
+        return self.document_mask or self.records
 
     @property
     def has_teacher(self) -> bool:

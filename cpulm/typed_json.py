@@ -114,6 +114,9 @@ def _converter(kind: Any, name: str) -> _Check:
     if origin in (list, tuple):
         check = _converter(parts[0], name)
         return lambda value: origin(map(check, _instance(list, value)))
+    if origin is dict:
+        inside = _converter(parts[1], name)
+        return lambda value: {_instance(str, key): inside(one) for key, one in _instance(dict, value).items()}
     if origin is typing.Literal:
         return lambda value: _one_of(parts, value)
     if dataclasses.is_dataclass(kind):

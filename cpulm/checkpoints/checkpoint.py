@@ -51,7 +51,7 @@ class Checkpoint:
         random_state: the state of the default generator (uint8 tensor) by device type.
         runtime: the choices, versions and instruction sets that the bits of a resumed run depend on, see
             :meth:`cpulm.execution.runtime.Runtime.facts`.
-        data: the path and digest of the token folder.
+        data: the path and digest of the token folder, and its ``columns``.
     """
 
     settings: Settings
@@ -64,7 +64,7 @@ class Checkpoint:
     state: TrainState = field(default_factory=TrainState)
     random_state: dict[str, Tensor] = field(default_factory=dict)
     runtime: dict[str, Any] = field(default_factory=dict)
-    data: dict[str, str] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
 
     @property
     def weights(self) -> dict[str, Tensor]:
@@ -274,6 +274,7 @@ class _Data:
 
     path: str = ""
     digest: str = ""
+    columns: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 def _of(kind: type[_T], record: dict[str, Any], name: str) -> _T:

@@ -65,7 +65,7 @@ def model_of(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Transformer:
     """Build the model of ``checkpoint`` with its weights; documents are masked as in training."""
     model = Transformer(checkpoint.settings.model, checkpoint.vocab_size)
     checkpoints.restore(checkpoint, model)
-    model.mask_documents(tokenizer.eot_id if checkpoint.settings.train.document_mask else None)
+    model.mask_documents(tokenizer.eot_id if checkpoint.settings.train.masks_documents else None)
     return model
 
 

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from cpulm.cli import completion
+from cpulm.cli import completion, record_flags
+from cpulm.cli.generate_records import show_fields, write_rows
 from cpulm.cli.setting_flags import COMMON, MACHINE, OUTPUT, JsonResult, setting_flags
 from cpulm.errors import DataError, SettingsError
 from cpulm.regular_file import read_named
@@ -134,6 +135,16 @@ def generate(
         bool, typer.Option(help="Show the prompt before the text.", rich_help_panel=OUTPUT)
     ] = True,
     json: JsonResult = False,
+    field: record_flags.Field = None,
+    fields: record_flags.Fields = False,
+    rows: record_flags.Rows = False,
+    regex: record_flags.Regex = None,
+    grammar: record_flags.Grammar = None,
+    json_schema: record_flags.JsonSchema = None,
+    values: record_flags.Values = None,
+    unique: record_flags.Unique = None,
+    count: record_flags.Count = None,
+    rules: record_flags.Rules = None,
     *,
     flags: dict[str, Any],
 ) -> None:
@@ -146,14 +157,18 @@ def generate(
         cpulm generate runs/tiny-1
 
         cpulm generate runs/tiny-1 --prompt "def " --temperature 0.5
+
+        cpulm generate runs/climb-1 --field grade=7A --num-samples 10 --rows
     """
     model = _one_model(run, checkpoint)
-    if interactive and (prompt is not None or prompt_file is not None or json):
-        raise SettingsError(
-            "--interactive asks for prompts and prints plain text",
-            "leave out --prompt, --prompt-file and --json, or leave out --interactive",
-        )
-    text = None if interactive else _read_prompt(prompt, prompt_file)
+    if fields:
+        show_fields(model, json=json)
+        return
+    given_fields = record_flags.pairs("--field", field)
+    of_records = bool(given_fields or rows or values or unique or count)
+    prompted = prompt is not None or prompt_file is not None
+    _check_combination(interactive, prompted, of_records, rows=rows, json=json)
+    text = None if interactive else "" if of_records else _read_prompt(prompt, prompt_file)
     if temperature == 0:
         given = {"--top-k": top_k, "--top-p": top_p, "--min-p": min_p, "--seed": seed}
         _warn_of_no_effect([name for name, value in given.items() if value is not None], num_samples)
@@ -172,15 +187,23 @@ def generate(
             "min_p": min_p,
             "repetition_penalty": repetition_penalty,
         },
+        fields=given_fields,
+        rules={
+            **{"regex": regex, "grammar": grammar, "json_schema": json_schema},
+            **record_flags.field_rules(values, unique, count),
+            "functions": tuple(rules or ()),
+        },
+        writes_records=of_records or not text,
     )
     writer = generate_output.load(model, flags, request)
     first_seed = random.randrange(10**6) if seed is None else seed
     if text is None:
         generate_output.converse(writer, first_seed, str(model))
-    elif json:
-        generate_output.write_json(writer, text, first_seed)
+    elif rows:
+        write_rows(writer, first_seed)
     else:
-        generate_output.write_once(writer, text, first_seed)
+        write = generate_output.write_json if json else generate_output.write_once
+        write(writer, text, first_seed)
 
 
 def _one_model(run: Path | None, checkpoint: Path | None) -> Path:
@@ -190,6 +213,19 @@ def _one_model(run: Path | None, checkpoint: Path | None) -> Path:
     if len(given) > 1:
         raise SettingsError(f"two runs are given: {run} and {checkpoint}", "keep one of them")
     return given[0]
+
+
+def _check_combination(interactive: bool, prompt: bool, of_records: bool, *, rows: bool, json: bool) -> None:
+    """Refuse options that exclude each other."""
+    if interactive and (prompt or json or of_records):
+        raise SettingsError(
+            "--interactive asks for prompts and prints plain text",
+            "leave out --prompt, --prompt-file, --json and what is for records, or leave out --interactive",
+        )
+    if of_records and prompt:
+        raise SettingsError("records begin with their fields, not with a prompt", "leave out --prompt")
+    if rows and json:
+        raise SettingsError("--rows and --json are two forms of output", "keep one of them")
 
 
 def _read_prompt(prompt: str | None, file: Path | None) -> str:

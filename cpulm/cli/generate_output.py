@@ -12,10 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cpulm.errors import CpulmError
+from cpulm.errors import CpulmError, SettingsError
 
 if TYPE_CHECKING:
+    from cpulm.checkpoints.checkpoint import Checkpoint
     from cpulm.data.tokenizer import Tokenizer
+    from cpulm.generation.generate import Completion
+    from cpulm.generation.records import RecordPrompt
     from cpulm.generation.sampling import Sampling
     from cpulm.model.transformer import Transformer
 
@@ -25,18 +28,26 @@ ENDINGS = {
     "end_of_text": "the model ended the text",
     "stop": "stop string reached",
     "interrupted": "stopped",
+    "nothing_allowed": "the rules allowed nothing more",
 }
 
 
 @dataclass(frozen=True)
 class GenerateRequest:
-    """How to write; ``sampling`` holds the fields of ``cpulm.generation.sampling.Sampling``."""
+    """How to write; ``sampling`` holds the fields of ``cpulm.generation.sampling.Sampling``,
+    ``rules`` those of ``cpulm.generation.rules.requested.RulesRequest``.
+
+    With ``writes_records`` a model of rows writes records with these ``fields``, and others must have none.
+    """
 
     max_new_tokens: int
     num_samples: int
     stop: tuple[str, ...]
     echo: bool
     sampling: dict[str, Any]
+    fields: Mapping[str, str]
+    rules: dict[str, Any]
+    writes_records: bool
 
 
 @dataclass(frozen=True)
@@ -45,9 +56,29 @@ class Writer:
 
     model: Transformer
     tokenizer: Tokenizer
-    starts_documents: bool
+    checkpoint: Checkpoint
     sampling: Sampling
     request: GenerateRequest
+
+    def record(self) -> RecordPrompt | None:
+        """The beginning of the records to write; None if it is text.
+
+        Raises:
+            SettingsError: if fields are given, and the model was not trained on rows or does not know them.
+        """
+        from cpulm.data.reading import Reading
+        from cpulm.generation.records import record_prompt
+
+        template = Reading.of(self.checkpoint.settings.data).parsed_template
+        if template is None and self.request.fields:
+            raise SettingsError(
+                "this model has no fields: it was not trained on rows with data.template",
+                "give the beginning of the text: --prompt",
+            )
+        if template is None or not self.request.writes_records:
+            return None
+        seen = self.checkpoint.data.get("columns", {})
+        return record_prompt(self.tokenizer, template, self.request.fields, seen)
 
 
 class Texts:
@@ -55,20 +86,30 @@ class Texts:
 
     def __init__(self, writer: Writer, prompt: str, seed: int) -> None:
         from cpulm.generation.generate import Completion, Generation, encode_prompt
+        from cpulm.generation.rules.requested import RulesRequest, build_rules
 
         self.prompt, self.seed, self.seconds = prompt, seed, 0.0
         self._model = writer.model
-        request, tokenizer = writer.request, writer.tokenizer
-        ids = encode_prompt(tokenizer, prompt, starts_documents=writer.starts_documents)
+        request, tokenizer, trained = writer.request, writer.tokenizer, writer.checkpoint
+        self.record = writer.record()
+        most = request.max_new_tokens
+        if self.record is None:
+            starts, records = trained.starts_documents, trained.settings.train.records
+            ids = encode_prompt(tokenizer, prompt, starts_documents=starts, begins_records=records)
+        else:
+            ids, self.prompt = list(self.record.ids), self.record.text
+        if trained.settings.train.records:  # no record was longer than that
+            most = min(most, max(1, writer.model.settings.block_size - len(ids) + 1))
         self.completions = [Completion(tokenizer, ids, request.stop) for _ in range(request.num_samples)]
         self.generation = Generation(
             writer.model,
             ids,
-            max_new_tokens=request.max_new_tokens,
+            max_new_tokens=most,
             sampling=writer.sampling,
             seed=seed,
             num_samples=request.num_samples,
             eot_id=tokenizer.eot_id,
+            rules=build_rules(tokenizer, RulesRequest(**request.rules), self.record, request.num_samples),
         )
 
     def pieces(self) -> Iterator[tuple[int, str]]:
@@ -82,6 +123,28 @@ class Texts:
                 self.seconds = time.perf_counter() - began
                 yield number, piece
         self.seconds = time.perf_counter() - began
+        self._report_dead_ends()
+
+    def _report_dead_ends(self) -> None:
+        """Say which texts the rules did not let go on.
+
+        Raises:
+            SettingsError: if not one token was allowed.
+        """
+        from cpulm.ui.console import show_warning
+
+        dead = self.generation.rules.dead_ends if self.generation.rules is not None else {}
+        if not dead:
+            return
+        if len(dead) == len(self.completions) and not any(one.tokens for one in self.completions):
+            raise SettingsError(
+                f"the text cannot begin: {next(iter(dead.values()))}",
+                "loosen the rule, or begin with other text",
+            )
+        count = "1 text" if len(dead) == 1 else f"{len(dead)} texts"
+        row, why = next(iter(dead.items()))
+        text = self.prompt + self.completions[row].text
+        show_warning(f"{count} of {len(self.completions)} could not go on: {why} after {text[-60:]!r}")
 
     def interrupt(self) -> None:
         """End what has not ended."""
@@ -124,7 +187,7 @@ def load(checkpoint: Path, flags: Mapping[str, Any], request: GenerateRequest) -
         runtime = choose_runtime(settings.runtime, read_machine())
         model, tokenizer, loaded = load_model(checkpoint, runtime.device, warn=show_warning)
         runtime.equip(model)
-        return Writer(model, tokenizer, loaded.starts_documents, sampling, request)
+        return Writer(model, tokenizer, loaded, sampling, request)
 
 
 def _text_writer() -> Callable[[str], bool]:
@@ -144,7 +207,8 @@ def _stream(texts: Texts, echo: bool) -> bool:
         False if nobody reads any more.
     """
     write = _text_writer()
-    head = texts.prompt if echo else ""
+    head = texts.prompt if echo or texts.record else ""
+    separator = SEPARATOR if texts.record is None or "\n" in texts.record.literals else "\n"
     waiting = [""] * len(texts.completions)
     turn = 0
     if not write(head):
@@ -156,9 +220,9 @@ def _stream(texts: Texts, echo: bool) -> bool:
             return False
         while texts.completions[turn].stop_reason is not None and turn + 1 < len(waiting):
             turn += 1
-            write(SEPARATOR + head + waiting[turn])
+            write(separator + head + waiting[turn])
     for text in waiting[turn + 1 :]:
-        write(SEPARATOR + head + text)
+        write(separator + head + text)
     return write("\n")
 
 
@@ -183,12 +247,21 @@ def write_json(writer: Writer, prompt: str, seed: int) -> None:
     with stderr().status("writing") as status:
         for _ in texts.pieces():
             status.update(f"{texts.generation.made_tokens} of at most {writer.request.max_new_tokens} tokens")
+    record = texts.record
+
+    def fields(completion: Completion) -> dict[str, Any]:
+        if record is None:
+            return {}
+        whole = completion.stop_reason == "end_of_text"
+        return {"fields": record.values(writer.tokenizer, completion.tokens) if whole else None}
+
     print_json(
         [
             {
                 "sample": number,
-                "prompt": prompt,
+                "prompt": texts.prompt,
                 "text": completion.text,
+                **fields(completion),
                 "tokens": len(completion.tokens),
                 "tokens_per_second": round(texts.rate(len(completion.tokens)), 1),
                 "seed": seed,

@@ -125,6 +125,12 @@ FLAGS = {
             "Peak learning rate of Muon, which trains the blocks' matrices.",
         ),
         SettingFlag(
+            "train.records",
+            ("--records",),
+            "",
+            "Windows of whole documents that do not see each other: for rows and short texts.",
+        ),
+        SettingFlag(
             "train.generations",
             ("--generations",),
             "N",
@@ -206,6 +212,12 @@ FLAGS = {
             convert=str,
         ),
         SettingFlag(
+            "data.loss_after",
+            ("--loss-after",),
+            "NAME",
+            "Count in the loss only what follows this column of the template.",
+        ),
+        SettingFlag(
             "data.where",
             ("--where",),
             "CONDITION",
@@ -271,7 +283,7 @@ FLAGS = {
 """All of them, by the names of their parameters."""
 
 READING = (
-    *("format", "document", "separator", "field", "template", "where"),
+    *("format", "document", "separator", "field", "template", "loss_after", "where"),
     *("errors", "encoding", "skip_bad"),
 )
 TEXTS = ("data", "val_data", "val_fraction", "tokenizer", "vocab_size", *READING, "dedup")

@@ -36,7 +36,7 @@ from cpulm.cli.setting_flags import (
         TEXT: TEXTS,
         HOW_LONG: ("until", "epochs", "tokens", "target_loss", "patience", "eval_every"),
         MODEL: SHAPE,
-        LEARNING: ("grad_accum", "seed", "generations", "teacher"),
+        LEARNING: ("records", "grad_accum", "seed", "generations", "teacher"),
         MACHINE: ("device", "threads", "precision", "compile", *BEHAVIOUR),
         OUTPUT: ("checkpoint_every", "tensorboard"),
     }

@@ -81,25 +81,31 @@ class DocumentSizes:
                 self._ranges[place] = self._ranges.get(place, 0) + one.size
             del self._singles[: _SINGLES // 2]
 
-    def hold_out(self, fraction: float) -> HeldOut:
-        """Choose about ``fraction`` of all bytes; neither split is empty."""
+    def hold_out(self, fraction: float, *, whole: bool = False) -> HeldOut:
+        """Choose about ``fraction`` of all bytes; neither split is empty.
+
+        Args:
+            whole: hold out whole documents only; of a single one nothing.
+        """
         target = self.total_bytes * fraction
         tolerance = _TOLERANCE * min(target, self.total_bytes - target)
         borders: dict[int, int] = {}
-        whole = [_Share((place + 1) / _RANGES, size, 0, -1) for place, size in self._ranges.items()]
+        short = [_Share((place + 1) / _RANGES, size, 0, -1) for place, size in self._ranges.items()]
         missing = target
         for one in self._singles:
-            if one.size > _LONG * target and one.size * fraction >= TAIL_BYTES:
+            if not whole and one.size > _LONG * target and one.size * fraction >= TAIL_BYTES:
                 borders[one.number] = _border(one, fraction)
                 missing -= one.size * fraction
             else:
-                whole.append(one)
+                short.append(one)
         threshold = -1.0
-        for one in sorted(whole):
+        for one in sorted(short)[: -1 if whole else None]:
             if missing <= 0:
                 break
             excess = one.size - missing
-            if excess <= 0 or excess <= min(tolerance, missing) or (one.number < 0 and excess <= missing):
+            if whole:
+                threshold = one.hash if excess <= missing or threshold < 0 else threshold
+            elif excess <= 0 or excess <= min(tolerance, missing) or (one.number < 0 and excess <= missing):
                 threshold = one.hash
             elif missing > tolerance and one.number >= 0:
                 borders[one.number] = _border(one, missing / one.size)

@@ -14,10 +14,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from cpulm.data.marked_text import unpack
 from cpulm.data.tokenfile import require_block
 
 Tokens: TypeAlias = npt.NDArray[Any]
 Words: TypeAlias = npt.NDArray[np.uint64]
+Mask: TypeAlias = npt.NDArray[np.uint8]
 IGNORED = -100
 """The target of padding, which cross entropy ignores."""
 
@@ -41,18 +43,22 @@ class Loader:
         block_size: T, tokens per row.
         batch_size: B, rows per batch.
         seed: decides offsets and orders.
+        mask: packed bits of the tokens that count in the loss, see :mod:`cpulm.data.tokenfile`; None: all.
 
     Raises:
         SettingsError: if the split does not hold one block and the token after it.
     """
 
-    def __init__(self, tokens: Tokens, block_size: int, batch_size: int, seed: int) -> None:
+    def __init__(
+        self, tokens: Tokens, block_size: int, batch_size: int, seed: int, mask: Mask | None = None
+    ) -> None:
         require_block("train", len(tokens), block_size)
         self.block_size = block_size
         self.batch_size = batch_size
         self.seed = seed
         # A plain array over the same memory: np.memmap turns every gather into a new memmap.
         self._tokens = np.asarray(tokens)
+        self._mask = None if mask is None else np.asarray(mask)
         self.windows = max(1, len(tokens) // block_size - 1)
         self._offsets = min(block_size, len(tokens) - self.windows * block_size)
         self._span = np.arange(block_size + 1)
@@ -69,10 +75,14 @@ class Loader:
         return i / self.batches_per_epoch
 
     def batch(self, i: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return batch ``i``: inputs and targets, int64 [B, T]; a target is the token after its input."""
-        taken = self._tokens[self.starts(i)[:, None] + self._span].astype(np.int64)
+        """Return batch ``i``: inputs and targets, int64 [B, T]; a target is the next token, -100 if
+        it does not count."""
+        places = self.starts(i)[:, None] + self._span
+        taken = self._tokens[places].astype(np.int64)
         # Copied by numpy: the same two copies by torch take three times as long.
         inputs, targets = taken[:, :-1].copy(), taken[:, 1:].copy()
+        if self._mask is not None:
+            targets[~unpack(self._mask, places[:, 1:])] = IGNORED
         return torch.from_numpy(inputs), torch.from_numpy(targets)
 
     def starts(self, i: int) -> npt.NDArray[np.int64]:
@@ -97,8 +107,13 @@ class Loader:
         return np.concatenate(parts)
 
     def _starts_in(self, epoch: int, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        key = _splitmix64(_splitmix64(self.seed) ^ epoch)
+        key = epoch_key(self.seed, epoch)
         return permuted(positions, self.windows, key) * self.block_size + key % self._offsets
+
+
+def epoch_key(seed: int, epoch: int) -> int:
+    """The key of the order of an epoch."""
+    return _splitmix64(_splitmix64(seed) ^ epoch)
 
 
 def permuted(positions: npt.NDArray[np.int64], n: int, key: int) -> npt.NDArray[np.int64]:
@@ -118,7 +133,7 @@ def permuted(positions: npt.NDArray[np.int64], n: int, key: int) -> npt.NDArray[
 
 
 def val_batches(
-    tokens: Tokens, block_size: int, batch_size: int, limit: int | None = None
+    tokens: Tokens, block_size: int, batch_size: int, limit: int | None = None, mask: Mask | None = None
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield non-overlapping windows over a whole split: every token but the first is a target exactly once.
 
@@ -127,6 +142,7 @@ def val_batches(
         block_size: T.
         batch_size: B.
         limit: at most this many batches, spread evenly over the split; None: all of them.
+        mask: as of :class:`Loader`.
 
     Returns:
         Pairs of inputs and targets, int64 [B, T]; incomplete last rows are padded with token 0 and
@@ -136,10 +152,10 @@ def val_batches(
         SettingsError: if the split does not hold one block and the token after it.
     """
     require_block("val", len(tokens), block_size)
-    flat = np.asarray(tokens)
+    flat, bits = np.asarray(tokens), None if mask is None else np.asarray(mask)
     total = val_batch_count(tokens, block_size, batch_size)
     taken = val_batch_count(tokens, block_size, batch_size, limit)
-    return (_val_batch(flat, k * total // taken, block_size, batch_size) for k in range(taken))
+    return (_val_batch(flat, bits, k * total // taken, block_size, batch_size) for k in range(taken))
 
 
 def val_batch_count(tokens: Tokens, block_size: int, batch_size: int, limit: int | None = None) -> int:
@@ -148,13 +164,18 @@ def val_batch_count(tokens: Tokens, block_size: int, batch_size: int, limit: int
     return total if limit is None else min(limit, total)
 
 
-def _val_batch(tokens: Tokens, k: int, block_size: int, batch_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _val_batch(
+    tokens: Tokens, mask: Mask | None, k: int, block_size: int, batch_size: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     span = block_size * batch_size
     inputs = np.zeros(span, dtype=np.int64)
     targets = np.full(span, IGNORED, dtype=np.int64)
     there = tokens[k * span : (k + 1) * span + 1]
     inputs[: len(there) - 1] = there[:-1]
     targets[: len(there) - 1] = there[1:]
+    if mask is not None:
+        places = np.arange(k * span + 1, k * span + len(there))
+        targets[: len(places)][~unpack(mask, places)] = IGNORED
     shape = (batch_size, block_size)
     return torch.from_numpy(inputs.reshape(shape)), torch.from_numpy(targets.reshape(shape))
 

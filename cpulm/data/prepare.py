@@ -4,38 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import asdict
 from pathlib import Path
 
 from cpulm.cache_dir import expand_home
 from cpulm.data.copies import warn_of_copies, without_validation
-from cpulm.data.encoder import END, CountingEncode, bulk_encoder, counting_losses, safe_border
+from cpulm.data.encode_corpus import encode_corpus
 from cpulm.data.holdout import SPLIT_VERSION
-from cpulm.data.pretoken_cache import Ids
 from cpulm.data.readers import check_settings
 from cpulm.data.reading import READERS_VERSION, Reading
+from cpulm.data.records.seen_values import SeenValues
 from cpulm.data.sources import SourceFile, find_files
-from cpulm.data.split import Corpus, Split, readable, scan
+from cpulm.data.split import Corpus, readable, scan
 from cpulm.data.token_cache import delete_abandoned, find_cached, token_caches
 from cpulm.data.tokenfile import FORMAT_VERSION, TokenFolder, is_token_folder, require_block
 from cpulm.data.tokenizer import KINDS, Tokenizer
 from cpulm.data.vocabulary import SAMPLE_BYTES, make_tokenizer, trains_vocabulary, vocabulary_key
-from cpulm.data.write import FolderWriter, writing_folder
+from cpulm.data.write import writing_folder
 from cpulm.errors import ResourceError, SettingsError
 from cpulm.events import Listener, Notice
 from cpulm.progress import Stage
 from cpulm.settings import DataSettings, Settings, changed
 from cpulm.units import format_bytes
 
-JOB_CHARACTERS = 1 << 18
-"""Text that one thread encodes at a time: well under a second even for the slowest tokenizers."""
-
 _BLOCK_MULTIPLE = 16
-_POLL_SECONDS = 0.1
 _CHECKED_WITHOUT_PROGRESS_BYTES = 1 << 28
 _FILES_LISTED = 1000
 
@@ -93,10 +86,11 @@ def prepare_fitting(
     Raises:
         CpulmError: as :func:`prepare`, or if the block size, or even one of 16 tokens, does not fit.
     """
-    block = settings.model.block_size
-    tokens = prepare(
-        settings.data, emit=emit, should_stop=should_stop, block_size=None if block_is_wish else block
-    )
+    block, records = settings.model.block_size, settings.train.records
+    least = None if block_is_wish or records else block
+    tokens = prepare(settings.data, emit=emit, should_stop=should_stop, block_size=least)
+    if records:  # a window may be larger than all of them
+        return tokens, settings
     fits = fitting_block(tokens, block, emit)
     if fits != block:
         settings = changed(settings, model=changed(settings.model, block_size=fits))
@@ -232,10 +226,13 @@ def _written(
     keep_existing: bool = True,
 ) -> TokenFolder:
     """Encode the corpus to the folder ``target``, and open it."""
-    with writing_folder(target, tokenizer, keep_existing=keep_existing) as folder:
+    how = corpus.reading
+    writing = writing_folder(target, tokenizer, keep_existing=keep_existing, masks_loss=how.masks_loss)
+    with writing as folder:
+        seen = SeenValues(how.parsed_template)
         with Stage("tokenizing", corpus.source_bytes, "bytes", emit, should_stop) as stage:
-            _encode(corpus, folder, stage)
-        folder.finish(_provenance(data, corpus))
+            encode_corpus(corpus, folder, seen, stage)
+        folder.finish({**_provenance(data, corpus), "columns": seen.counts()})
     return TokenFolder.open(target)
 
 
@@ -273,82 +270,6 @@ def scan_sources(
             collect_characters=data.tokenizer == "char",
             stage=stage,
         )
-
-
-def _encode(corpus: Corpus, folder: FolderWriter, stage: Stage) -> None:
-    """Encode all text on all cores, in order."""
-    threads = _usable_cores()
-    encode = counting_losses(folder.tokenizer, bulk_encoder(folder.tokenizer))
-    with ThreadPoolExecutor(threads, thread_name_prefix="cpulm-encode") as pool:
-        jobs = _EncodeJobs(pool, encode, folder, stage, limit=2 * threads)
-        try:
-            for part in corpus.parts():
-                folder.splits[part.split].note(part.document, part.text)
-                jobs.add(part.split, part.text + END if part.ends else part.text, part.source_bytes)
-            jobs.finish()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-class _EncodeJobs:
-    """Gathers text into jobs of even size, encodes them in a pool and writes them in order."""
-
-    def __init__(
-        self,
-        pool: ThreadPoolExecutor,
-        encode: CountingEncode,
-        folder: FolderWriter,
-        stage: Stage,
-        limit: int,
-    ) -> None:
-        self._pool = pool
-        self._encode = encode
-        self._folder = folder
-        self._stage = stage
-        self._limit = limit
-        self._texts: dict[Split, list[str]] = {"train": [], "val": []}
-        self._sizes: dict[Split, int] = {"train": 0, "val": 0}
-        self._source_bytes = 0
-        self._running: deque[tuple[Split, Future[tuple[Ids, int]], int]] = deque()
-
-    def add(self, split: Split, text: str, source_bytes: int) -> None:
-        """Add text; send off what fills a job, cut at a safe border."""
-        self._texts[split].append(text)
-        self._sizes[split] += len(text)
-        self._source_bytes += source_bytes
-        if self._sizes[split] >= JOB_CHARACTERS:
-            gathered = "".join(self._texts[split])
-            border = safe_border(gathered)
-            self._send(split, gathered[:border])
-            self._texts[split] = [gathered[border:]]
-            self._sizes[split] = len(gathered) - border
-
-    def finish(self) -> None:
-        """Encode and write the rest."""
-        for split, texts in self._texts.items():
-            self._send(split, "".join(texts))
-        while self._running:
-            self._write_oldest()
-
-    def _send(self, split: Split, text: str) -> None:
-        self._running.append((split, self._pool.submit(self._encode, text), self._source_bytes))
-        self._source_bytes = 0
-        while len(self._running) > self._limit:
-            self._write_oldest()
-
-    def _write_oldest(self) -> None:
-        split, future, source_bytes = self._running.popleft()
-        while not wait([future], timeout=_POLL_SECONDS).done:
-            self._stage.advance()
-        self._folder.splits[split].write(*future.result())
-        self._stage.advance(source_bytes)
-
-
-def _usable_cores() -> int:
-    """The cores that this process may run on."""
-    affinity: Callable[[int], set[int]] | None = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
 
 
 def _provenance(data: DataSettings, corpus: Corpus) -> dict[str, object]:

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
 
 from cpulm.data.losses import Losses
+from cpulm.data.marks import Mark
 from cpulm.data.records.conditions import parse_condition
-from cpulm.data.records.template import parse_template
+from cpulm.data.records.template import Template, parse_template
 from cpulm.data.sources import SourceFile
 from cpulm.errors import DataError, SettingsError
 from cpulm.settings import DataSettings
@@ -16,7 +17,7 @@ from cpulm.settings import DataSettings
 Errors = Literal["strict", "replace"]
 DocumentUnit = Literal["file", "line", "paragraph"]
 
-READERS_VERSION = 2
+READERS_VERSION = 3
 """Counts what readers make of the same file: tokens of earlier readers are not taken from the cache."""
 
 
@@ -33,6 +34,7 @@ class Reading(NamedTuple):
         format: the format of all files; ``auto``: by their suffixes.
         document: what one document is in plain text.
         separator: the text between the documents of plain text; empty: there is none.
+        loss_after: the column of the template after whose value the loss counts; empty: it counts everywhere.
     """
 
     field: str = "text"
@@ -44,6 +46,22 @@ class Reading(NamedTuple):
     format: str = "auto"
     document: DocumentUnit = "file"
     separator: str = ""
+    loss_after: str = ""
+
+    @property
+    def masks_loss(self) -> bool:
+        """Whether the loss does not count everywhere."""
+        return bool(self.loss_after)
+
+    @property
+    def rows_are_whole(self) -> bool:
+        """Whether no document is cut to be held out in part: half a record is none."""
+        return bool(self.template)
+
+    @property
+    def parsed_template(self) -> Template | None:
+        """The template, if there is one."""
+        return parse_template(self.template, self.loss_after) if self.template else None
 
     @classmethod
     def of(cls, data: DataSettings) -> Reading:
@@ -59,7 +77,12 @@ class Reading(NamedTuple):
                     "data.field and data.template both say what the text of a row is",
                     f"keep the template: it can name the field too, as {{{data.field}}}",
                 )
-            parse_template(data.template)
+            parse_template(data.template, data.loss_after)
+        elif data.loss_after:
+            raise SettingsError(
+                f"data.loss_after = {data.loss_after!r} needs a template that says what follows it",
+                f"such as --template '{{{data.loss_after}}} {{text}}'",
+            )
         for condition in data.where:
             parse_condition(condition)
         if data.separator and data.document != "file":
@@ -77,6 +100,7 @@ class Reading(NamedTuple):
             data.format,
             data.document,
             data.separator,
+            data.loss_after,
         )
 
 
@@ -87,12 +111,15 @@ class DocumentChunk(NamedTuple):
     """A part of a document.
 
     ``name`` is the document's; ``ends`` marks its last chunk; ``source_bytes`` were read for the chunk.
+    ``marks`` are special tokens and borders of the loss in it; ``values`` are those of a template's columns.
     """
 
     name: str
     text: str
     ends: bool
     source_bytes: int
+    marks: tuple[Mark, ...] = ()
+    values: tuple[str, ...] = ()
 
 
 class EncodingError(DataError):

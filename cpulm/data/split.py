@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 
 from cpulm.data.holdout import DocumentSizes, HeldOut
 from cpulm.data.losses import Losses
+from cpulm.data.marks import Mark
 from cpulm.data.readers import is_binary, read_files
 from cpulm.data.reading import DocumentChunk, Reading
 from cpulm.data.sources import SourceFile
@@ -27,13 +28,18 @@ _DIGEST_BYTES = 8
 
 
 class SplitText(NamedTuple):
-    """Text of one document for one split; ``ends`` marks the end of the document, or of its training part."""
+    """Text of one document for one split; ``ends`` marks the end of the document, or of its training part.
+
+    ``marks`` and ``values`` are those of the :class:`DocumentChunk`.
+    """
 
     split: Split
     document: int
     text: str
     ends: bool
     source_bytes: int
+    marks: tuple[Mark, ...] = ()
+    values: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,26 +78,32 @@ class Corpus:
             if begins_at == 0 and self.held_out is not None:
                 border = self.held_out.border(number, piece.name)
             if border is None:
-                yield SplitText("train", number, piece.text, piece.ends, piece.source_bytes)
+                yield _whole("train", number, piece)
             else:
                 yield from _cut(number, piece, border - begins_at)
         for val_number, piece, _ in _numbered(self.val_files, self.reading):
             if val_number in self.left_out[1]:
                 continue
-            yield SplitText("val", number + 1 + val_number, piece.text, piece.ends, piece.source_bytes)
+            yield _whole("val", number + 1 + val_number, piece)
+
+
+def _whole(split: Split, number: int, piece: DocumentChunk) -> SplitText:
+    return SplitText(split, number, *piece[1:])
 
 
 def _cut(number: int, piece: DocumentChunk, border: int) -> Iterator[SplitText]:
     """Cut the chunk at ``border``, in characters from its beginning: the rest is validation text.
 
-    The training part ends there as a document does, so that it does not run into the next one.
+    The training part ends there as a document does, so that it does not run into the next one. A chunk with
+    marks is never cut within.
     """
-    inside = min(max(border, 0), len(piece.text))
-    train, val = piece.text[:inside], piece.text[inside:]
-    if train:
-        yield SplitText("train", number, train, piece.ends or inside == border, piece.source_bytes)
+    if border <= 0:
+        yield _whole("val", number, piece)
+        return
+    train, val = piece.text[:border], piece.text[border:]
+    yield SplitText("train", number, train, piece.ends or len(train) == border, piece.source_bytes)
     if val:
-        yield SplitText("val", number, val, piece.ends, 0 if train else piece.source_bytes)
+        yield SplitText("val", number, val, piece.ends, 0)
 
 
 @dataclass
@@ -162,7 +174,7 @@ def scan(
     return Corpus(
         files=tuple(files),
         val_files=tuple(val_files),
-        held_out=None if val_files else main.sizes.hold_out(val_fraction),
+        held_out=None if val_files else main.sizes.hold_out(val_fraction, whole=how.rows_are_whole),
         reading=how,
         losses=losses,
         characters=frozenset(main.alphabet | val.alphabet),

@@ -14,11 +14,13 @@ import numpy.typing as npt
 
 from cpulm.cache_dir import expand_home
 from cpulm.data.copies import without_validation
-from cpulm.data.encoder import END, bulk_encoder, safe_border
+from cpulm.data.encode_corpus import JOB_CHARACTERS
+from cpulm.data.encoder import END, bulk_encoder, counting_losses, safe_border
 from cpulm.data.holdout import name_hash
 from cpulm.data.likely_secrets import SecretCounter
+from cpulm.data.marked_text import encoder_of_marks, marked, without_loss_marks
 from cpulm.data.near_duplicates import NearDuplicates
-from cpulm.data.prepare import JOB_CHARACTERS, prepare, scan_sources
+from cpulm.data.prepare import prepare, scan_sources
 from cpulm.data.sources import find_files
 from cpulm.data.split import Corpus
 from cpulm.data.tokenfile import is_token_folder
@@ -118,7 +120,8 @@ def survey(corpus: Corpus, tokenizer: Tokenizer, seed: int, advance: Callable[[i
     seen, tokens = _Text(seed), _Tokens(tokenizer)
     for part in corpus.parts():
         seen.add(part.document, part.text, ends=part.ends)
-        tokens.add(part.text + END if part.ends else part.text)
+        text = marked(part.text, part.marks)
+        tokens.add(text + END if part.ends else text)
         advance(part.source_bytes)
     counts = tokens.finish()
     pieces = _Pieces(tokenizer)
@@ -200,7 +203,7 @@ class _Tokens:
     """Encodes text part by part: counts each token, and the tokens of each document."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self._encode = bulk_encoder(tokenizer)
+        self._encode = encoder_of_marks(tokenizer, counting_losses(tokenizer, bulk_encoder(tokenizer)))
         self._eot_id = tokenizer.eot_id
         self._counts = np.zeros(tokenizer.vocab_size, dtype=np.int64)
         self._held: list[str] = []
@@ -223,7 +226,7 @@ class _Tokens:
         return self._counts
 
     def _note(self, text: str) -> None:
-        ids = self._encode(text)
+        ids = without_loss_marks(self._encode(text)[0])
         self._counts += np.bincount(ids, minlength=len(self._counts))
         ends = np.flatnonzero(ids == self._eot_id) + 1
         self.lengths.append(np.diff(ends, prepend=-self._begun))

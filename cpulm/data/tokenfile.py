@@ -1,5 +1,8 @@
 """A folder of tokens: ``train.bin``, ``val.bin``, ``tokenizer.json`` and ``meta.json``.
 
+If the loss does not count everywhere, ``train.mask`` and ``val.mask`` have a bit for each token that says
+whether it counts there, the first in the lowest bit of the first byte.
+
 The two ``.bin`` files are little-endian unsigned integers without a header, 16 bits wide if the
 vocabulary allows, else 32. They are read through memory maps, so their size does not matter.
 """
@@ -42,6 +45,8 @@ class TokenFolder:
         tokenizer: the tokenizer that made the tokens.
         train: the training tokens, a memory map, uint16 or uint32.
         val: the validation tokens, likewise.
+        train_mask: bits of the training tokens that count in the loss, uint8; None: all count.
+        val_mask: of the validation tokens, likewise.
     """
 
     def __init__(self, path: Path, meta: dict[str, Any], tokenizer: Tokenizer) -> None:
@@ -50,6 +55,8 @@ class TokenFolder:
         self.tokenizer = tokenizer
         self.train = _open_memmap(path, meta, "train")
         self.val = _open_memmap(path, meta, "val")
+        self.train_mask = _open_mask(path, meta, "train")
+        self.val_mask = _open_mask(path, meta, "val")
 
     @classmethod
     def open(cls, path: Path | str) -> TokenFolder:
@@ -75,8 +82,17 @@ class TokenFolder:
 
     @property
     def bytes_per_token(self) -> float:
-        """UTF-8 bytes of the validation text per validation token, end-of-text tokens included."""
-        return float(self.meta["val"]["bytes_per_token"])
+        """UTF-8 bytes of the validation text per validation token, end-of-text tokens included; only of what
+        counts in the loss."""
+        val = self.meta["val"]
+        if self.val_mask is not None:
+            return float(val["counted_bytes"] / val["counted_tokens"])
+        return float(val["bytes_per_token"])
+
+    @property
+    def columns(self) -> dict[str, dict[str, int]]:
+        """How often each value of a template's columns is in the training split, the most frequent first."""
+        return dict(self.meta.get("columns", {}))
 
     @property
     def lost_share(self) -> float:
@@ -107,6 +123,7 @@ class TokenFolder:
     def digest(self) -> str:
         """The digest of the tokens and the tokenizer: equal digests mean equal training data."""
         parts = [self.meta["train"]["blake2b"], self.meta["val"]["blake2b"], self.meta["tokenizer_blake2b"]]
+        parts += [self.meta[split]["mask_blake2b"] for split in SPLITS if _has_mask(self.meta, split)]
         return hashlib.blake2b("".join(parts).encode(), digest_size=16).hexdigest()
 
     @property
@@ -129,7 +146,7 @@ class TokenFolder:
             with (self.path / name).open("rb") as file:
                 while chunk := file.read(1 << 22):
                     hasher.update(chunk)
-                    if name != TOKENIZER and _largest(chunk, dtype) >= self.vocab_size:
+                    if name.endswith(".bin") and _largest(chunk, dtype) >= self.vocab_size:
                         raise DataError(
                             f"{self.path / name} has tokens beyond its vocabulary of {self.vocab_size:,}",
                             _REBUILD_HINT,
@@ -143,6 +160,9 @@ class TokenFolder:
     def _digests(self) -> dict[str, str]:
         """The expected digest of each file, by name."""
         digests = {f"{split}.bin": str(self.meta[split]["blake2b"]) for split in SPLITS}
+        for split in SPLITS:
+            if _has_mask(self.meta, split):
+                digests[f"{split}.mask"] = str(self.meta[split]["mask_blake2b"])
         return {**digests, TOKENIZER: str(self.meta["tokenizer_blake2b"])}
 
 
@@ -229,6 +249,9 @@ class _SplitMeta:
     bytes_per_token: float
     blake2b: str
     lost_bytes: int = 0
+    counted_tokens: int = 0
+    counted_bytes: int = 0
+    mask_blake2b: str = ""
 
 
 @dataclass
@@ -245,6 +268,7 @@ class _Meta:
     source: list[str] = field(default_factory=list)
     ends_held_out: int | None = None
     lost_in_reading: Losses = field(default_factory=Losses)
+    columns: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 def _check(meta: _Meta) -> None:
@@ -255,6 +279,8 @@ def _check(meta: _Meta) -> None:
         counts = (split.documents, split.bytes, split.tokens, split.lost_bytes)
         if min(counts) < 0 or not split.bytes_per_token > 0 or split.lost_bytes > split.bytes:
             raise ValueError("documents, bytes, tokens and bytes_per_token do not fit each other")
+        if split.mask_blake2b and not 0 < split.counted_tokens <= split.tokens:
+            raise ValueError("tokens and counted_tokens do not fit each other")
 
 
 def _largest(data: bytes, dtype: np.dtype[Any]) -> int:
@@ -263,16 +289,29 @@ def _largest(data: bytes, dtype: np.dtype[Any]) -> int:
 
 
 def _open_memmap(folder: Path, meta: dict[str, Any], split: str) -> np.memmap[Any, Any]:
-    path = folder / f"{split}.bin"
-    dtype, tokens = dtype_for(meta["vocab_size"]), meta[split]["tokens"]
+    dtype = dtype_for(meta["vocab_size"])
+    return _mapped(folder / f"{split}.bin", dtype, meta[split]["tokens"])
+
+
+def _open_mask(folder: Path, meta: dict[str, Any], split: str) -> np.memmap[Any, Any] | None:
+    if not _has_mask(meta, split):
+        return None
+    return _mapped(folder / f"{split}.mask", np.dtype(np.uint8), -(-meta[split]["tokens"] // 8))
+
+
+def _has_mask(meta: dict[str, Any], split: str) -> bool:
+    return bool(meta[split].get("mask_blake2b"))
+
+
+def _mapped(path: Path, dtype: np.dtype[Any], count: int) -> np.memmap[Any, Any]:
     try:
         size = path.stat().st_size
     except OSError as error:
         raise DataError(f"{path} is missing", _REBUILD_HINT) from error
-    if size != tokens * dtype.itemsize or not tokens:
-        state = "cut short" if size < tokens * dtype.itemsize else "not the file that was written"
+    if size != count * dtype.itemsize or not count:
+        state = "cut short" if size < count * dtype.itemsize else "not the file that was written"
         raise DataError(
-            f"{path} is {state}: it has {size:,} bytes, {META} says {tokens * dtype.itemsize:,}",
+            f"{path} is {state}: it has {size:,} bytes, {META} says {count * dtype.itemsize:,}",
             _REBUILD_HINT,
         )
     return np.memmap(path, dtype=dtype, mode="r")

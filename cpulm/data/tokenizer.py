@@ -19,12 +19,12 @@ from typing import Any
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as JsonTokenizer
 
+from cpulm.data.marks import END_OF_TEXT
 from cpulm.data.splitting import EXPRESSIONS, NEW_PATTERN, splitting_pattern
 from cpulm.data.tokenizer_json import check_tokenizer, library_errors, read_tokenizer
 from cpulm.errors import DataError, SettingsError
 from cpulm.typed_json import shown
 
-END_OF_TEXT = "<|endoftext|>"
 UNKNOWN = "<unk>"
 KINDS = ("bpe", "byte", "char", "word")
 BYTE_LEVEL_MINIMUM = 257
@@ -96,6 +96,14 @@ class Tokenizer:
         """Return the whole tokenizer as the text of a ``tokenizer.json``."""
         text: str = self.inner.to_str()
         return text
+
+    def with_special_tokens(self, names: Sequence[str]) -> Tokenizer:
+        """The same tokenizer with special tokens of these names after its other entries."""
+        if not names:
+            return self
+        inner = JsonTokenizer.from_str(self.to_json())
+        inner.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in names])
+        return Tokenizer(inner)
 
     def encode(self, text: str) -> list[int]:
         """Encode ``text`` to ids, without any special token.

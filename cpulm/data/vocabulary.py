@@ -62,6 +62,8 @@ def make_tokenizer(
 ) -> Tokenizer:
     """Make the tokenizer of ``data.tokenizer``: read from a file, built, or trained on a sample.
 
+    One that is built here has the special tokens of a template too, after the end-of-text token.
+
     Raises:
         SettingsError: if the vocabulary size does not fit the kind or the text.
         DataError: if a named ``tokenizer.json`` or list of words cannot be used.
@@ -70,11 +72,20 @@ def make_tokenizer(
     if data.tokenizer not in KINDS:
         path = expand_home(data.tokenizer)
         return word_list_tokenizer(path) if path.suffix == SUFFIX else Tokenizer.from_file(path)
+    template = corpus.reading.parsed_template
+    special = template.special_tokens if template is not None else []
+    return _built(data, corpus, len(special), emit, should_stop).with_special_tokens(special)
+
+
+def _built(
+    data: DataSettings, corpus: Corpus, reserved: int, emit: Listener, should_stop: Callable[[], bool]
+) -> Tokenizer:
+    """The tokenizer without special tokens; for these ``reserved`` entries of the vocabulary are left."""
     if data.tokenizer == "byte":
         return byte_tokenizer()
     if data.tokenizer == "char":
         return char_tokenizer(corpus.characters)
-    vocab_size = data.vocab_size
+    vocab_size = None if data.vocab_size is None else data.vocab_size - reserved
     if data.tokenizer == "bpe":
         if vocab_size is None:
             raise SettingsError("data.tokenizer=bpe needs data.vocab_size", "such as --vocab-size 4096")

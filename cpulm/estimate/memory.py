@@ -124,7 +124,7 @@ def training_bytes(
     )
     if teacher is not None:
         permanent += _teacher_weights_bytes(teacher, vocab_size, arithmetic)
-    if train.document_mask and not arithmetic.has_kernels_for(model.head_width):
+    if train.masks_documents and not arithmetic.has_kernels_for(model.head_width):
         passes += FLOAT_BYTES * tokens * model.block_size  # the mask, one for all layers
     return permanent + max(update, passes)
 

@@ -148,7 +148,10 @@ def _evaluate_one(
     model, tokenizer, checkpoint = load_model(path, runtime.device, warn=warn)
     runtime.equip(model)
     starts = checkpoint.starts_documents
-    protocol = protocol_for(model.settings, request, tokenizer.eot_id if starts else None, path)
+    records = checkpoint.settings.train.records
+    if records:
+        request = replace(request, apart=True)
+    protocol = protocol_for(model.settings, request, tokenizer.eot_id if starts or records else None, path)
     data = _data(path, checkpoint, request, show, stop)
     text, identity = _text(path, checkpoint, tokenizer, request, data, show)
     score = None
@@ -179,13 +182,21 @@ def _evaluate_one(
             request.questions,
             runtime,
             starts_documents=starts,
+            begins_records=records,
             emit=show,
             should_stop=stop,
         )
         if request.questions
         else None,
         samples=score_samples(
-            model, tokenizer, request.samples, data, starts_documents=starts, emit=show, should_stop=stop
+            model,
+            tokenizer,
+            request.samples,
+            data,
+            starts_documents=starts,
+            begins_records=records,
+            emit=show,
+            should_stop=stop,
         )
         if request.samples is not None
         else None,

@@ -143,6 +143,7 @@ def answer_questions(
     runtime: Runtime,
     *,
     starts_documents: bool,
+    begins_records: bool = False,
     emit: Listener,
     should_stop: Callable[[], bool],
 ) -> ChoiceScore:
@@ -156,7 +157,7 @@ def answer_questions(
         StoppedError: if ``should_stop`` returned True.
     """
     candidates = [
-        _candidate(tokenizer, question, choice, model.settings.block_size, starts_documents)
+        _candidate(tokenizer, question, choice, model.settings.block_size, starts_documents, begins_records)
         for question in questions
         for choice in question.choices
     ]
@@ -183,7 +184,12 @@ def answer_questions(
 
 
 def _candidate(
-    tokenizer: Tokenizer, question: Question, choice: str, block_size: int, starts_documents: bool
+    tokenizer: Tokenizer,
+    question: Question,
+    choice: str,
+    block_size: int,
+    starts_documents: bool,
+    begins_records: bool,
 ) -> _Candidate:
     head = question.question
     joined = not head or head[-1].isspace() or choice[0].isspace()
@@ -193,9 +199,9 @@ def _candidate(
     # those that extend beyond the question.
     offsets = tokenizer.inner.encode(text, add_special_tokens=False).offsets
     first = next((k for k, (_, end) in enumerate(offsets) if end > len(head)), len(tokens))
-    if first == 0:  # nothing before the choice: it begins with the token that starts a text
+    if first == 0 or begins_records:  # nothing before the choice: it begins with the token that starts a text
         start = encode_prompt(tokenizer, "", starts_documents=starts_documents)
-        tokens, first = [*start, *tokens], len(start)
+        tokens, first = [*start, *tokens], first + len(start)
     if len(tokens) - first > block_size or first == len(tokens):
         raise DataError(
             f"line {question.line}: the choice {choice!r:.60} has {len(tokens) - first} tokens, and the "

@@ -57,6 +57,7 @@ def score_samples(
     data: TokenFolder | None,
     *,
     starts_documents: bool,
+    begins_records: bool = False,
     emit: Listener,
     should_stop: Callable[[], bool],
 ) -> SampleScore:
@@ -70,7 +71,10 @@ def score_samples(
         SettingsError: if a number of the request is out of its range.
         StoppedError: if ``should_stop`` returned True.
     """
-    texts = _generate_samples(model, tokenizer, request, starts_documents, emit, should_stop)
+    prompt = encode_prompt(
+        tokenizer, request.prompt, starts_documents=starts_documents, begins_records=begins_records
+    )
+    texts = _generate_samples(model, tokenizer, request, prompt, emit, should_stop)
     # Encoded as the training text was: a model may spell a word with other tokens than the tokenizer.
     ids = [tokenizer.encode(text) for text in texts]
     if data is None:
@@ -93,11 +97,10 @@ def _generate_samples(
     model: Transformer,
     tokenizer: Tokenizer,
     request: SampleRequest,
-    starts_documents: bool,
+    prompt: Sequence[int],
     emit: Listener,
     should_stop: Callable[[], bool],
 ) -> list[str]:
-    prompt = encode_prompt(tokenizer, request.prompt, starts_documents=starts_documents)
     texts: list[str] = []
     with Stage(
         "generating samples", request.count * request.max_new_tokens, "tokens", emit, should_stop

@@ -42,7 +42,8 @@ class TextScore:
     ``loss`` is in nats per token; ``accuracy`` is the share of tokens that were the likeliest one.
 
     Attributes:
-        tokens: of the text; ``scored`` of them count: all but the first of each stream.
+        tokens: of the text that counts in the loss; ``scored`` of them count: all but the first of each
+            stream.
         unit: what the standard errors are over: ``documents`` or ``blocks``, ``units`` of them; a block has
             about ``block_tokens`` tokens.
         seconds: for reading, encoding and scoring.
@@ -95,14 +96,16 @@ class _Reading:
         for chunk in first_tokens(self._text.chunks(), self._limit):
             self.read += chunk.read
             if len(chunk.ids):
-                self.tokens += len(chunk.ids)
+                counted = chunk.counted_ids
+                self.tokens += len(counted)
                 self.text_bytes += chunk.text_bytes
                 self.lost_bytes += chunk.lost_bytes
                 self.documents += int(np.count_nonzero(chunk.ids == self._eot_id))
                 self._ended = bool(chunk.ids[-1] == self._eot_id)
                 if self._unknown_id is not None:
-                    self.unknown += int(np.count_nonzero(chunk.ids == self._unknown_id))
-                yield chunk.ids
+                    self.unknown += int(np.count_nonzero(counted == self._unknown_id))
+                ids = chunk.ids.astype(np.int64)
+                yield ids if chunk.counts is None else np.where(chunk.counts, ids, ~ids)
         self.documents += not self._ended
 
     def stage(self, name: str, emit: Listener, should_stop: Callable[[], bool]) -> Stage:

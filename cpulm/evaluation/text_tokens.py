@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from cpulm.cache_dir import expand_home
+from cpulm.data.encode_corpus import JOB_CHARACTERS
 from cpulm.data.encoder import END, CountingEncode, bulk_encoder, counting_losses, safe_border
 from cpulm.data.losses import Losses
-from cpulm.data.prepare import JOB_CHARACTERS
+from cpulm.data.marked_text import Bools, LossMask, counted_bytes, encoder_of_marks, marked, unpack
 from cpulm.data.readers import check_settings, read_files, unused_settings
 from cpulm.data.reading import Reading
 from cpulm.data.sources import SourceFile, find_files
@@ -29,13 +30,19 @@ _CHUNK_TOKENS = 1 << 18
 class Chunk:
     """Tokens, their bytes of text, and how much of the text's ``total`` was read for them.
 
-    ``lost_bytes`` of the text decoding does not give back.
+    ``lost_bytes`` of the text decoding does not give back. ``counts`` tells which tokens count in the loss,
+    None if all do; ``text_bytes`` are those of the text that counts.
     """
 
     ids: npt.NDArray[Any]
     text_bytes: float
     read: float
     lost_bytes: float = 0.0
+    counts: Bools | None = None
+
+    @property
+    def counted_ids(self) -> npt.NDArray[Any]:
+        return self.ids if self.counts is None else self.ids[self.counts]
 
 
 @dataclass(frozen=True)
@@ -90,8 +97,11 @@ def validation_text(tokens: TokenFolder, name: str) -> Text:
     def chunks() -> Iterator[Chunk]:
         for begin in range(0, len(tokens.val), _CHUNK_TOKENS):
             ids = np.asarray(tokens.val[begin : begin + _CHUNK_TOKENS])
-            size = len(ids) * tokens.bytes_per_token
-            yield Chunk(ids, size, len(ids), size * tokens.lost_share)
+            counts = None
+            if tokens.val_mask is not None:
+                counts = unpack(np.asarray(tokens.val_mask), np.arange(begin, begin + len(ids)))
+            size = (len(ids) if counts is None else int(counts.sum())) * tokens.bytes_per_token
+            yield Chunk(ids, size, len(ids), size * tokens.lost_share, counts)
 
     return Text(name, chunks, len(tokens.val), "tokens")
 
@@ -105,7 +115,7 @@ def first_tokens(chunks: Iterator[Chunk], limit: int | None) -> Iterator[Chunk]:
         else:
             part = left / len(chunk.ids)
             cut = chunk.text_bytes * part, chunk.read * part, chunk.lost_bytes * part
-            yield Chunk(chunk.ids[:left], *cut)
+            yield Chunk(chunk.ids[:left], *cut, None if chunk.counts is None else chunk.counts[:left])
         if left is not None:
             left -= len(chunk.ids)
             if left <= 0:
@@ -149,24 +159,29 @@ def _from_folder(source: str, count: int, tokenizer: Tokenizer) -> Text:
 def _encoded(
     files: Sequence[SourceFile], tokenizer: Tokenizer, how: Reading, emit: Listener
 ) -> Iterator[Chunk]:
-    encode = counting_losses(tokenizer, bulk_encoder(tokenizer))
-    losses = Losses()
+    encode = encoder_of_marks(tokenizer, counting_losses(tokenizer, bulk_encoder(tokenizer)))
+    losses, mask = Losses(), LossMask(tokenizer.eot_id)
     held: list[str] = []
-    length, read = 0, 0
+    length, size, read = 0, 0, 0
 
     def chunk(text: str) -> Chunk:
         ids, lost = _ids_of(encode, text)
-        return Chunk(ids, len(text.replace(END, "").encode()), read, lost)
+        counts = None
+        if how.masks_loss:
+            ids, counts = mask.take(ids)
+        return Chunk(ids, size, read, lost, counts)
 
     for piece in read_files(files, how, losses):
-        held.append(piece.text + END if piece.ends else piece.text)
+        text = marked(piece.text, piece.marks) if piece.marks else piece.text
+        held.append(text + END if piece.ends else text)
         length += len(held[-1])
+        size += counted_bytes(piece.text, piece.marks)
         read += piece.source_bytes
         if length >= JOB_CHARACTERS:
             gathered = "".join(held)
             border = safe_border(gathered)
             yield chunk(gathered[:border])
-            held, length, read = [gathered[border:]], len(gathered) - border, 0
+            held, length, size, read = [gathered[border:]], len(gathered) - border, 0, 0
     if length:
         yield chunk("".join(held))
     for message in losses.choices_in_words():

@@ -45,7 +45,8 @@ class Window:
     """A window of text as the model sees it.
 
     Attributes:
-        tokens: int64 [n + 1], n at most the block size: the inputs and the last one's target.
+        tokens: int64 [n + 1], n at most the block size: the inputs and the last one's target; ``~id`` for a
+            token that does not count as a target.
         first: the first input whose target is scored.
         documents: int64 [n - first], the number of the document of each scored target.
         place: how many targets earlier windows scored.
@@ -75,26 +76,29 @@ class Batch:
 
 
 def windows(chunks: Iterable[Ids], eot_id: int, protocol: Protocol) -> Iterator[Window]:
-    """Cut a text, given as chunks of any length with ``eot_id`` after each document."""
+    """Cut a text, given as chunks of any length with ``eot_id`` after each document.
+
+    ``~id`` stands for a token that does not count as a target.
+    """
     cutter = _Cutter(protocol)
     beginning = np.array([] if protocol.first_token is None else [protocol.first_token], dtype=np.int64)
     document, begun = 0, False
     for chunk in chunks:
         ids = chunk.astype(np.int64)
+        ends = (ids == eot_id) | (ids == ~eot_id)
         if not protocol.apart:
-            ends = ids == eot_id
             passed = np.cumsum(ends)
             # The end-of-text token belongs to the document it ends.
             yield from cutter.push(ids, document + passed - ends)
             document += int(passed[-1]) if len(passed) else 0
             continue
-        for part in np.split(ids, np.flatnonzero(ids == eot_id) + 1):
+        for part in np.split(ids, np.flatnonzero(ends) + 1):
             if not len(part):
                 continue
             if not begun:
                 part, begun = np.concatenate([beginning, part]), True
             yield from cutter.push(part, np.full(len(part), document))
-            if part[-1] == eot_id:
+            if part[-1] in (eot_id, ~eot_id):
                 yield from cutter.finish()
                 document, begun = document + 1, False
     yield from cutter.finish()
@@ -166,14 +170,17 @@ def _batch(rows: list[Window]) -> Batch:
     longest = max(len(row.tokens) for row in rows) - 1
     inputs = np.zeros((len(rows), longest), dtype=np.int64)
     targets = np.full((len(rows), longest), IGNORED, dtype=np.int64)
+    documents, places = [], []
     for number, row in enumerate(rows):
-        n = len(row.tokens) - 1
-        inputs[number, :n] = row.tokens[:-1]
-        targets[number, row.first : n] = row.tokens[row.first + 1 :]
-    places = [np.arange(row.place, row.place + len(row.documents)) for row in rows]
+        n, wanted = len(row.tokens) - 1, row.tokens[row.first + 1 :]
+        counts = wanted >= 0
+        inputs[number, :n] = np.where(row.tokens < 0, ~row.tokens, row.tokens)[:-1]
+        targets[number, row.first : n] = np.where(counts, wanted, IGNORED)
+        documents.append(row.documents[counts])
+        places.append((row.place + np.arange(len(wanted)))[counts])
     return Batch(
         torch.from_numpy(inputs),
         torch.from_numpy(targets),
-        np.concatenate([row.documents for row in rows]),
+        np.concatenate(documents),
         np.concatenate(places),
     )

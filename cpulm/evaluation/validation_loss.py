@@ -73,4 +73,4 @@ def evaluate(
     finally:
         model.train(was_training)
         emit(Progress(stage="validating", done=total, total=total, unit="batches", finished=True))
-    return Evaluation(total_loss / total_tokens, total_tokens, time.perf_counter() - began)
+    return Evaluation(total_loss / max(1, total_tokens), total_tokens, time.perf_counter() - began)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from cpulm.data.loader import Loader
+from cpulm.data.batches import TrainingBatches
 from cpulm.execution.runtime import Runtime
 from cpulm.execution.stopwatch import synchronize
 from cpulm.execution.teacher import Teacher
@@ -40,7 +40,7 @@ class TrainingParts:
 
     model: Transformer
     optimizers: list[torch.optim.Optimizer]
-    loader: Loader
+    loader: TrainingBatches
     forward: Forward
     teacher: Teacher | None = None
     average: WeightAverage | None = None

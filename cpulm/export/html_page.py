@@ -89,6 +89,7 @@ def _vocabulary(trained: TrainedModel) -> dict[str, Any]:
         "special": sorted(tokenizer.special_ids),
         "endOfText": tokenizer.eot_id,
         "startsDocuments": trained.checkpoint.starts_documents,
+        "beginsRecords": trained.checkpoint.settings.train.records,
     }
 
 

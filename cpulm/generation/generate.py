@@ -14,12 +14,14 @@ from torch import Tensor
 
 from cpulm.data.tokenizer import TextStream, Tokenizer
 from cpulm.errors import DataError, SettingsError
+from cpulm.generation.rules.rule import RuleSet
 from cpulm.generation.sampling import Sampling, sample
 from cpulm.model.cache import KVCache
 from cpulm.model.transformer import Transformer
 
 LENGTH, END_OF_TEXT, STOP, INTERRUPTED = "length", "end_of_text", "stop", "interrupted"
-"""Why a text ended: maximum number of tokens, end-of-text token, stop string, the user."""
+NOTHING_ALLOWED = "nothing_allowed"
+"""Why a text ended: maximum number of tokens, end-of-text token, stop string, the user, the rules."""
 
 _JOINING_TOKENS = 16
 """Tokens of the prompt that can affect how the text joins it: more than the bytes of a character."""
@@ -46,6 +48,8 @@ class Generation:
         seed: 0 or more.
         num_samples: texts generated together.
         eot_id: the token that ends a text; None if there is none.
+        rules: for these texts; None: everything is allowed. Of a text that they allow no token any more, they
+            keep the reason, and it ends.
 
     Raises:
         SettingsError: if a number is out of its range.
@@ -61,6 +65,7 @@ class Generation:
         seed: int = 0,
         num_samples: int = 1,
         eot_id: int | None = None,
+        rules: RuleSet | None = None,
     ) -> None:
         _require_at_least("max_new_tokens", max_new_tokens, 0)
         _require_at_least("num_samples", num_samples, 1)
@@ -70,6 +75,7 @@ class Generation:
         self.max_new_tokens = max_new_tokens
         self.made_tokens = 0
         self._model, self._sampling, self._eot_id = model, sampling or Sampling(), eot_id
+        self.rules = rules
         self._running = [True] * num_samples
         self._streams = [random.Random(seed << 32 | row) for row in range(num_samples)]
 
@@ -104,15 +110,24 @@ class Generation:
             raise StopIteration
         unread = self._context[:, self._cache.length : self._filled]
         logits = self._model(unread, cache=self._cache, last_only=True)[:, -1].cpu()
+        if self.rules is not None:
+            logits = self.rules.apply(logits, self._running)
+            self._running = [
+                runs and row not in self.rules.dead_ends for row, runs in enumerate(self._running)
+            ]
         # Finished texts stay in the batch: rows are cheap, and the others keep their index.
         ids = sample(logits, self._sampling, [stream.random() for stream in self._streams], self._seen)
         self._append(ids)
         self.made_tokens += 1
-        tokens: list[int | None] = ids.tolist()
-        for row, token in enumerate(tokens):
+        new: list[int] = ids.tolist()
+        tokens: list[int | None] = [*new]
+        for row, token in enumerate(new):
             if not self._running[row]:
                 tokens[row] = None
-            elif token == self._eot_id:
+                continue
+            if self.rules is not None:
+                self.rules.push(row, token)
+            if token == self._eot_id:
                 self._running[row] = False
         return tokens
 
@@ -205,6 +220,10 @@ def stream_text(generation: Generation, completions: Sequence[Completion]) -> It
     for tokens in generation:
         for row, token in enumerate(tokens):
             if token is None:
+                if completions[row].stop_reason is None and (
+                    piece := completions[row].finish(NOTHING_ALLOWED)
+                ):
+                    yield row, piece
                 continue
             piece = completions[row].push(token)
             if completions[row].stop_reason is not None:
@@ -216,12 +235,16 @@ def stream_text(generation: Generation, completions: Sequence[Completion]) -> It
             yield row, piece
 
 
-def encode_prompt(tokenizer: Tokenizer, prompt: str, *, starts_documents: bool) -> list[int]:
+def encode_prompt(
+    tokenizer: Tokenizer, prompt: str, *, starts_documents: bool, begins_records: bool = False
+) -> list[int]:
     """Encode a prompt to at least one token.
 
     Args:
         starts_documents: whether the end-of-text token began documents in the training data. An empty prompt
             is then that token, else a line end if the tokenizer has one.
+        begins_records: whether the training data is records, which all begin with that token: so does the
+            prompt.
 
     Raises:
         DataError: if the tokenizer lacks a character or a word of the prompt.
@@ -229,6 +252,8 @@ def encode_prompt(tokenizer: Tokenizer, prompt: str, *, starts_documents: bool) 
     ids = tokenizer.encode(prompt)
     if tokenizer.kind == "word":
         _require_known_words(tokenizer, prompt)
+    if begins_records:
+        return [tokenizer.eot_id, *ids]
     if ids or starts_documents:
         return ids or [tokenizer.eot_id]
     try:
@@ -257,6 +282,7 @@ def sample_text(
     top_k: int | None,
     seed: int,
     starts_documents: bool,
+    begins_records: bool = False,
     should_stop: Callable[[], bool],
 ) -> str:
     """Generate one text from a model in training; the model's mode is restored.
@@ -269,7 +295,9 @@ def sample_text(
     Raises:
         DataError: if the tokenizer lacks a character of the prompt.
     """
-    prompt_ids = encode_prompt(tokenizer, prompt, starts_documents=starts_documents)
+    prompt_ids = encode_prompt(
+        tokenizer, prompt, starts_documents=starts_documents, begins_records=begins_records
+    )
     sampling = Sampling(temperature=temperature, top_k=top_k)
     completion = Completion(tokenizer, prompt_ids)
     was_training = model.training

@@ -55,6 +55,7 @@ class _Loaded:
     tokenizer: Tokenizer
     texts: TokenTexts
     starts_documents: bool
+    begins_records: bool
     step: int
     data: TokenFolder | None
     text: ShownText
@@ -121,7 +122,15 @@ def _load(path: Path, shown: InspectionRequest, warn: Callable[[str], None]) -> 
         with suppress(DataError):  # a given text replaces it, except for its counts
             data = training_data_of(checkpoint)
     return _Loaded(
-        path, model, tokenizer, TokenTexts(tokenizer), starts_documents, checkpoint.step, data, text
+        path,
+        model,
+        tokenizer,
+        TokenTexts(tokenizer),
+        starts_documents,
+        checkpoint.settings.train.records,
+        checkpoint.step,
+        data,
+        text,
     )
 
 
@@ -129,7 +138,12 @@ def _encode_request(shown: InspectionRequest, loaded: _Loaded) -> _EncodedReques
     words = [embeddings.token_of(word, loaded.tokenizer, loaded.texts) for word in shown.words]
     if shown.prompt is None:
         return _EncodedRequest(None, words)
-    prompt = encode_prompt(loaded.tokenizer, shown.prompt, starts_documents=loaded.starts_documents)
+    prompt = encode_prompt(
+        loaded.tokenizer,
+        shown.prompt,
+        starts_documents=loaded.starts_documents,
+        begins_records=loaded.begins_records,
+    )
     return _EncodedRequest(prompt, words)
 
 

@@ -64,15 +64,21 @@ class TeacherOutput:
         return (1 - self.weight) * cross_entropy + self.weight * self.temperature**2 * divergence
 
 
+def mean_cross_entropy(logits: Tensor, targets: Tensor, ignored: int) -> Tensor:
+    """As ``F.cross_entropy`` of logits [N, V] and targets [N], but 0 if all targets are ``ignored``."""
+    total = F.cross_entropy(logits, targets, ignore_index=ignored, reduction="sum")
+    return total / (targets != ignored).sum().clamp(min=1)
+
+
 def distillation_loss(
     logits: Tensor, targets: Tensor, teacher: TeacherOutput, ignored: int
 ) -> DistillationLoss:
     """The formula in torch's functions, for logits [N, V] and targets [N]; ``ignored`` is excluded."""
     counted = targets != ignored
-    cross_entropy = F.cross_entropy(logits, targets, ignore_index=ignored)
+    cross_entropy = mean_cross_entropy(logits, targets, ignored)
     student = torch.log_softmax(logits / teacher.temperature, -1)
     taught = torch.log_softmax(teacher.logits(slice(None)) / teacher.temperature, -1)
     by_token = F.kl_div(student, taught, reduction="none", log_target=True).sum(-1)
-    divergence = by_token.where(counted, 0.0).sum() / counted.sum()
+    divergence = by_token.where(counted, 0.0).sum() / counted.sum().clamp(min=1)
     objective = teacher.combined(cross_entropy, divergence)
     return DistillationLoss(objective, cross_entropy.detach(), divergence.detach())

@@ -1,9 +1,10 @@
-"""The attention mask of windows that hold several documents.
+"""The attention mask and the positions of windows that hold several documents.
 
 As an input, the end-of-text token opens the next document: it predicts only that document's first token, and
 generation and evaluation begin a document with it too. As a target, it ends the previous document, whose last
 token predicts it. A window is thus computed like its documents alone, each as the end-of-text token and its
-text; the first document of a window begins where the window begins.
+text; the first document of a window begins where the window begins. Positions begin anew in each, too; rotary
+embeddings show only their differences, so for them there is nothing to do.
 """
 
 from __future__ import annotations
@@ -37,6 +38,11 @@ def first_of_document(idx: Tensor, eot_id: int) -> Tensor:
     """The position at which the document of each token of ``idx`` [B, T] begins in its row: int32 [B, T]."""
     positions = torch.arange(idx.size(1), dtype=torch.int32, device=idx.device)
     return torch.where(idx == eot_id, positions, 0).cummax(dim=1).values
+
+
+def positions_in_document(idx: Tensor, eot_id: int) -> Tensor:
+    """The position of each token of ``idx`` [B, T] in its document: int64 [B, T]."""
+    return torch.arange(idx.size(1), device=idx.device) - first_of_document(idx, eot_id)
 
 
 def document_mask(idx: Tensor, eot_id: int, dtype: torch.dtype) -> Tensor:

@@ -16,7 +16,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from cpulm.model.counts import FEWEST_ROWS_IN_CHUNK, LOGITS_IN_CHUNK
-from cpulm.model.distillation import DistillationLoss, TeacherOutput, distillation_loss
+from cpulm.model.distillation import (
+    DistillationLoss,
+    TeacherOutput,
+    distillation_loss,
+    mean_cross_entropy,
+)
 
 IGNORED = -100
 """A target that is excluded from the loss."""
@@ -81,11 +86,11 @@ def head_loss(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     Args:
         x: [N, D] outputs of the last norm.
         weight: [V, D].
-        targets: [N] int64; -100 is excluded.
+        targets: [N] int64; -100 is excluded. Without any other target the loss is 0.
     """
     if _in_chunks(x, weight):
         return _chunked_head_loss(x, weight, targets, None).objective
-    return F.cross_entropy(F.linear(x, weight).float(), targets, ignore_index=IGNORED)
+    return mean_cross_entropy(F.linear(x, weight).float(), targets, IGNORED)
 
 
 def distilled_head_loss(
@@ -213,7 +218,7 @@ class _ChunkedHeadLoss(torch.autograd.Function):
         grad_x = torch.empty_like(x) if with_grad else None
         grad_weight = torch.zeros_like(weight) if with_grad else None
         cross_entropy, divergence = x.new_zeros(2).unbind()
-        counted = (targets != IGNORED).sum()
+        counted = (targets != IGNORED).sum().clamp_(min=1)
         for start in range(0, x.size(0), rows):
             some, wanted = x[start : start + rows], targets[start : start + rows]
             n = some.size(0)

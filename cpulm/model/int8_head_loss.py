@@ -70,7 +70,7 @@ class _Int8HeadLoss(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         head = kernels.right_both(weight)
         grad_x, grad_weight = torch.empty_like(x), None
-        number = (targets >= 0).sum()
+        number = (targets >= 0).sum().clamp_(min=1)
         totals = x.new_zeros(2)
         at_once = _whole(INT8_PROBABILITIES_AT_ONCE // weight.size(0), min(MOST_ROWS, x.size(0)))
         for start in range(0, x.size(0), at_once):

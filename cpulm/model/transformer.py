@@ -25,7 +25,7 @@ from cpulm.model.activations import FORMULAS
 from cpulm.model.cache import KVCache
 from cpulm.model.decoding import decoder_for
 from cpulm.model.distillation import DistillationLoss, TeacherOutput
-from cpulm.model.documents import AttentionSpan, attention_span
+from cpulm.model.documents import AttentionSpan, attention_span, positions_in_document
 from cpulm.model.int8_linear import Quantizer
 from cpulm.model.modules import Dropout, Embedding, LayerNorm, Linear, RMSNorm, make_norm
 from cpulm.native.int8 import Int8Kernels
@@ -208,7 +208,8 @@ class Transformer(nn.Module):
         return self.wte.weight if self.lm_head is None else self.lm_head.weight
 
     def mask_documents(self, eot_id: int | None) -> None:
-        """Restrict attention to the token's document, which begins at ``eot_id``; None: no restriction.
+        """Restrict attention to the token's document, which begins at ``eot_id``, as do its positions; None:
+        no restriction.
 
         This applies to whole windows, in training and evaluation. With a cache, as in generation, there is
         one document only.
@@ -338,10 +339,13 @@ class Transformer(nn.Module):
         if end > limit:
             raise ValueError(f"{end} tokens, and the limit is {limit}")
         x: Tensor = self.wte(idx)
-        if self.wpe is not None:
-            x = x + self.wpe.weight[start:end]
+        positions = None if self.wpe is None else self.wpe.weight
         if self.settings.position == "sinusoidal":
-            x = x + self.sinusoids[start:end]
+            positions = self.sinusoids
+        if positions is not None and self.document_eot_id is not None and cache is None:
+            x = x + F.embedding(positions_in_document(idx, self.document_eot_id), positions)
+        elif positions is not None:
+            x = x + positions[start:end]
         dropped: Tensor = self.dropout(x)
         return dropped
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cpulm.command import typed
+from cpulm.data.packing import tokens_per_epoch
 from cpulm.data.prepare import prepare_fitting
 from cpulm.data.sources import require_lasting_text
 from cpulm.data.tokenfile import TokenFolder
@@ -63,7 +64,7 @@ def make_plan(
     _check_memory(settings, folders, wish.parallel, machine)
     keys = [axis.key for axis in axes]
     steps = [
-        requirements.total_steps(one.train, one.tokens_per_step, len(tokens.train))
+        requirements.total_steps(one.train, one.tokens_per_step, tokens_per_epoch(one, tokens))
         for one, tokens in zip(settings, folders, strict=True)
     ]
     looks = rungs(len(settings)) if wish.halving else ()

@@ -12,7 +12,9 @@ from cpulm.checkpoints import checkpoint as checkpoints
 from cpulm.checkpoints.checkpoint import Checkpoint
 from cpulm.checkpoints.load_model import model_of
 from cpulm.checkpoints.train_state import TrainState
-from cpulm.data.loader import Loader, Tokens, val_batch_count
+from cpulm.data.batches import TrainingBatches, ValidationBatches, training_batches
+from cpulm.data.loader import Loader
+from cpulm.data.packing import tokens_per_epoch
 from cpulm.data.tokenfile import TokenFolder
 from cpulm.errors import DataError
 from cpulm.estimate.requirements import total_steps
@@ -52,7 +54,8 @@ def build_parts(
     """
     seed = (settings.train.seed + generation - 1) % 2**32
     settings = changed(settings, train=changed(settings.train, seed=seed))
-    parts = _parts(settings, tokens.train, tokens.vocab_size, tokens.tokenizer.eot_id, runtime)
+    loader = training_batches(settings, tokens)
+    parts = _parts(settings, loader, tokens.vocab_size, tokens.tokenizer.eot_id, runtime)
     if teacher is None:
         return parts
     return _taught(parts, model_of(teacher, tokens.tokenizer), settings.train, runtime)
@@ -66,7 +69,8 @@ def build_random_parts(settings: Settings, vocab_size: int, runtime: Runtime) ->
     train = settings.train
     count = RANDOM_BATCHES * train.micro_batch_size * settings.model.block_size + 1
     tokens = np.random.default_rng(train.seed).integers(0, vocab_size, count).astype(np.uint32)
-    parts = _parts(settings, tokens, vocab_size, vocab_size - 1, runtime)
+    loader = Loader(tokens, settings.model.block_size, train.micro_batch_size, train.seed)
+    parts = _parts(settings, loader, vocab_size, vocab_size - 1, runtime)
     if not train.has_teacher:
         return parts
     teacher = Transformer(settings.model, vocab_size)
@@ -83,16 +87,15 @@ def _taught(
 
 
 def _parts(
-    settings: Settings, train_tokens: Tokens, vocab_size: int, eot_id: int, runtime: Runtime
+    settings: Settings, loader: TrainingBatches, vocab_size: int, eot_id: int, runtime: Runtime
 ) -> TrainingParts:
     train = settings.train
-    loader = Loader(train_tokens, settings.model.block_size, train.micro_batch_size, train.seed)
     torch.manual_seed(train.seed)
     model = Transformer(settings.model, vocab_size)
     model.init_weights(train.seed)
     model.to(runtime.device)
     runtime.equip(model)
-    model.mask_documents(eot_id if train.document_mask else None)
+    model.mask_documents(eot_id if train.masks_documents else None)
     optimizers = build_optimizers(model, train, runtime.int8_kernels)
     average = WeightAverage(model, train.average_fraction) if train.average_fraction else None
     return TrainingParts(model, optimizers, loader, forward=model, average=average)
@@ -153,9 +156,9 @@ def _horizon(settings: Settings, tokens: TokenFolder, seconds_gone: float, step_
 
     A validation's forward pass is estimated to take a third of a training pass.
     """
-    train, block = settings.train, settings.model.block_size
-    steps = total_steps(train, settings.tokens_per_step, len(tokens.train))
-    batches = val_batch_count(tokens.val, block, train.micro_batch_size, settings.eval.batches)
+    train = settings.train
+    steps = total_steps(train, settings.tokens_per_step, tokens_per_epoch(settings, tokens))
+    batches = len(ValidationBatches(settings, tokens))
     reserve = batches * train.validated_models * step_seconds / train.grad_accum_steps / 3
     return replace(horizon_of(train, steps, seconds_gone), reserve_seconds=reserve)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from cpulm.checkpoints.checkpoint import Checkpoint
 from cpulm.command import typed
+from cpulm.data.packing import documents_in
 from cpulm.data.tokenfile import TokenFolder
 from cpulm.errors import SettingsError
 from cpulm.estimate import requirements
@@ -126,15 +127,21 @@ def report_passes(plan: Requirements, settings: Settings, emit: Listener, traine
         emit(Notice(level="warning", message=warning))
 
 
-def warn_if_mask_has_no_effect(tokens: TokenFolder, settings: Settings, emit: Listener) -> None:
-    """Warn if ``document_mask`` is on but no token in the training text separates documents."""
-    if settings.train.document_mask and not tokens.separates_documents():
-        emit(
-            Notice(
-                level="warning",
-                message="train.document_mask has no effect: the training text is one document",
-            )
-        )
+def report_documents(tokens: TokenFolder, settings: Settings, emit: Listener) -> None:
+    """Warn if documents are masked but there is only one, or if records are longer than a window."""
+    train, block = settings.train, settings.model.block_size
+    if train.masks_documents and not tokens.separates_documents():
+        name = "records" if train.records else "document_mask"
+        message = f"train.{name} has no effect: the training text is one document"
+        emit(Notice(level="warning", message=message))
+    if train.records:
+        _, lengths = documents_in(tokens.train, tokens.tokenizer.eot_id)
+        cut, longest = int((lengths > block).sum()), int(lengths.max())
+        if cut:
+            records = "1 record is" if cut == 1 else f"{cut:,} records are"
+            message = f"{records} longer than the block size of {block}: only their beginnings are used"
+            message += f"; the longest needs --block-size {longest}"
+            emit(Notice(level="warning", message=message))
 
 
 def report_new_horizon(

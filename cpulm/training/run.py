@@ -14,6 +14,7 @@ from cpulm.atomic import write_text
 from cpulm.checkpoints import checkpoint as checkpoints
 from cpulm.checkpoints.checkpoint import Checkpoint
 from cpulm.checkpoints.training_data import same_tokens
+from cpulm.data.packing import tokens_per_epoch
 from cpulm.data.prepare import prepare_fitting
 from cpulm.data.sources import absolute_sources
 from cpulm.data.tokenfile import TokenFolder
@@ -39,13 +40,13 @@ from cpulm.system.machine import Machine, read_machine
 from cpulm.training.build import build_parts, build_random_parts, build_trainer
 from cpulm.training.go_back import go_back_to
 from cpulm.training.resume_horizon import (
+    report_documents,
     report_new_horizon,
     report_passes,
     report_requirements,
     require_steps,
     require_time,
     require_unfinished,
-    warn_if_mask_has_no_effect,
     with_horizon,
 )
 from cpulm.training.resume_runtime import report_differences, resumed_runtime
@@ -144,7 +145,7 @@ def train(
                 report_requirements(prepared.plan, settings, emit)
                 for line in explain(prepared):
                     emit(Notice(level="info", message=line))
-                warn_if_mask_has_no_effect(prepared.tokens, settings, emit)
+                report_documents(prepared.tokens, settings, emit)
                 report_host(emit)
                 return _train(prepared, run, emit, stop, began, teacher=teacher)
 
@@ -282,7 +283,7 @@ def prepare_run(
     requirements.check_memory(settings, tokens.vocab_size, expected, available, shape)
     runtime = choose_runtime(settings.runtime, machine, settings.model)
     plan = requirements.estimate_requirements(
-        settings, tokens.vocab_size, len(tokens.train), arithmetic_of(runtime), shape
+        settings, tokens.vocab_size, tokens_per_epoch(settings, tokens), arithmetic_of(runtime), shape
     )
     require_steps(plan, settings)
     plan = replace(
@@ -323,7 +324,9 @@ def _prepare_resume(
         seconds = _measured_step(settings, tokens, runtime, teacher, show)
         release_memory()
     plan = replace(
-        requirements.estimate_requirements(settings, tokens.vocab_size, len(tokens.train), arithmetic, shape),
+        requirements.estimate_requirements(
+            settings, tokens.vocab_size, tokens_per_epoch(settings, tokens), arithmetic, shape
+        ),
         step_seconds=seconds,
         peak_flops_per_second=cached_fp32_peak(runtime.device, runtime.threads),
     )

@@ -275,5 +275,9 @@ class Trainer:
             state=replace(self.state, elapsed_seconds=self.clock.elapsed()),
             random_state=random_states(self.runtime.device),
             runtime=self.runtime.facts(),
-            data={"path": str(self.tokens.path), "digest": self.tokens.digest},
+            data={
+                "path": str(self.tokens.path),
+                "digest": self.tokens.digest,
+                "columns": self.tokens.columns,
+            },
         )

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 from cpulm.checkpoints.train_state import TrainState
-from cpulm.data.loader import val_batch_count, val_batches
+from cpulm.data.batches import ValidationBatches
 from cpulm.data.tokenfile import TokenFolder
 from cpulm.evaluation.validation_loss import Evaluation, evaluate
 from cpulm.events import EndReason, Listener, SampleMade, Validated
@@ -35,16 +35,16 @@ class Validator:
     save_best: Callable[[], bool]
     average: WeightAverage | None = None
     overfitting: OverfittingWatch = field(init=False)
+    batches: ValidationBatches = field(init=False)
 
     def __post_init__(self) -> None:
+        self.batches = ValidationBatches(self.settings, self.tokens)
         self.overfitting = OverfittingWatch(self.emit, len(self.tokens.train))
 
     @property
     def batch_count(self) -> int:
         """Micro-batches in one validation."""
-        settings = self.settings
-        size, block = settings.train.micro_batch_size, settings.model.block_size
-        return val_batch_count(self.tokens.val, block, size, settings.eval.batches)
+        return len(self.batches)
 
     def validate(self, state: TrainState) -> EndReason | None:
         """Validate, and update ``state`` with the result.
@@ -75,11 +75,9 @@ class Validator:
         return None
 
     def _evaluate(self) -> Evaluation | None:
-        settings = self.settings
-        size, block = settings.train.micro_batch_size, settings.model.block_size
         return evaluate(
             self.model,
-            val_batches(self.tokens.val, block, size, settings.eval.batches),
+            self.batches,
             self.batch_count,
             emit=self.emit,
             should_stop=self.should_stop,
@@ -134,6 +132,7 @@ class Validator:
             top_k=sample.top_k,
             seed=self.settings.train.seed,
             starts_documents=self.tokens.train_documents > 1,
+            begins_records=self.settings.train.records,
             should_stop=self.should_stop,
         )
         self.emit(SampleMade(step=step, prompt=sample.prompt, text=text))

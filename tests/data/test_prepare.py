@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cpulm.data import prepare as prepare_module
+from cpulm.data import encode_corpus
 from cpulm.data.holdout import name_hash
 from cpulm.data.prepare import prepare
 from cpulm.data.tokenfile import TokenFolder
@@ -134,7 +134,7 @@ def test_a_character_that_only_the_validation_text_has_is_in_the_vocabulary(tmp_
 def test_jobs_are_cut_without_a_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = story(tmp_path, text=STORY + "x" * 500 + "   \n\n  " + "ab " * 300)
     whole = made(path, tokenizer="bpe", vocab_size=290)
-    monkeypatch.setattr(prepare_module, "JOB_CHARACTERS", 100)
+    monkeypatch.setattr(encode_corpus, "JOB_CHARACTERS", 100)
     pieces = made(path, tokenizer="bpe", vocab_size=290, out=tmp_path / "pieces")
     assert pieces.digest == whole.digest
 

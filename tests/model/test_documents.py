@@ -80,13 +80,18 @@ def test_kernels_and_torch_are_told_the_same() -> None:
     assert torch.equal(mask == -torch.inf, ~seen.unsqueeze(1))
 
 
-@pytest.mark.parametrize("position", ["rope", "none"])
+@pytest.mark.parametrize(
+    "settings",
+    [*(changed(SMALL, position=name) for name in ("rope", "none", "sinusoidal")), GPT2],
+    ids=["rope", "none", "sinusoidal", "gpt2"],
+)
 @pytest.mark.parametrize("way", ["torch", "kernels"])
 def test_packed_documents_have_the_logits_they_have_alone(
-    position: str, way: str, request: pytest.FixtureRequest
+    settings: ModelSettings, way: str, request: pytest.FixtureRequest
 ) -> None:
+    """So the loss of a record depends neither on its neighbours nor on its place in the window."""
     used = request.getfixturevalue("kernels") if way == "kernels" else None
-    model = masked(changed(SMALL, position=position), used=used)
+    model = masked(settings, used=used)
     idx = packed()
     with torch.no_grad():
         together = model(idx)
@@ -99,7 +104,6 @@ def test_packed_documents_have_the_logits_they_have_alone(
 
 @BLOCKS
 def test_a_document_does_not_move_the_ones_beside_it(settings: ModelSettings) -> None:
-    """Also with learned positions, which count from the window's beginning."""
     model, idx = masked(settings), packed()
     other = idx.clone()
     other[0, 18:22] = (other[0, 18:22] + 1) % EOT
@@ -119,7 +123,8 @@ def test_kernels_and_torch_agree_in_loss_and_gradients(settings: ModelSettings, 
     expected, found = gradients(plain), gradients(ours)
     for name, grad in expected.items():
         scale = float(grad.abs().max())
-        torch.testing.assert_close(found[name], grad, rtol=1e-3, atol=3e-4 * scale, msg=name)
+        # A sum of parts that cancel each other out has the rounding errors of its parts.
+        torch.testing.assert_close(found[name], grad, rtol=1e-3, atol=3e-4 * scale + 3e-8, msg=name)
 
 
 @pytest.mark.parametrize("way", ["torch", "kernels"])

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 from cpulm.data.losses import Losses
 from cpulm.data.reading import DocumentChunk, Reading
 from cpulm.data.records.conditions import parse_condition
-from cpulm.data.records.template import parse_template
+from cpulm.data.records.template import Filled
 from cpulm.data.records.values import MissingError, RowError, missing
 from cpulm.data.records.values import value_of as found_in
 from cpulm.data.sources import SourceFile
@@ -48,7 +48,7 @@ class RowReader:
         self._losses = losses
         self._unit = unit
         self._noun = noun
-        self._template = parse_template(how.template) if how.template else None
+        self._template = how.parsed_template
         self._conditions = [parse_condition(text) for text in how.where]
 
     def require(self, columns: Iterable[str]) -> None:
@@ -85,25 +85,25 @@ class RowReader:
             try:
                 if isinstance(values, DataError):
                     raise values
-                text = self._text(number, values)
+                found = self._filled(number, values)
             except DataError as error:
                 if not self._how.skip_bad:
                     raise
                 self._losses.skipped += 1
                 self._losses.why_skipped = self._losses.why_skipped or error.message
                 continue
-            if text is None:
+            if found is None:
                 self._losses.filtered += 1
-            elif text:
-                yield DocumentChunk(f"{name}:{number}", text, True, read)
+            elif found.text:
+                yield DocumentChunk(f"{name}:{number}", found.text, True, read, found.marks, found.values)
                 read = 0
 
-    def _text(self, number: int, values: Mapping[str, Any]) -> str | None:
-        """The text of a row; None if a condition leaves it out."""
+    def _filled(self, number: int, values: Mapping[str, Any]) -> Filled | None:
+        """The text of a row and its marks; None if a condition leaves it out."""
         try:
             if not all(condition.holds(values) for condition in self._conditions):
                 return None
-            text = self._template.text(values) if self._template else self._field_of(values)
+            filled = self._template.fill(values) if self._template else Filled(self._field_of(values))
         except MissingError as error:
             hint = " ".join(filter(None, [error.hint, self._ways_out()]))
             raise DataError(f"{self._place(number)} {error}", f"{hint}; or {SKIP}") from error
@@ -112,7 +112,9 @@ class RowReader:
             raise DataError(f"{self._place(number)}: {error}", hint) from error
         except RecursionError:
             raise DataError(f"{self._place(number)}: a value is nested too deep", SKIP) from None
-        return text if _is_valid(text) else self._without_half_pairs(number, text)
+        if _is_valid(filled.text):
+            return filled
+        return filled._replace(text=self._without_half_pairs(number, filled.text))
 
     def _field_of(self, values: Mapping[str, Any]) -> str:
         value = found_in(values, self._how.field)

@@ -2,6 +2,7 @@ r"""Templates: text with the columns of a row put in, such as ``{grade|upper}: {
 
 A template is parsed once. Nothing in it is evaluated: a column is looked up by its name, and a filter is
 one of :data:`FILTERS`. ``{{`` and ``}}`` are braces; ``\n``, ``\t`` and ``\\`` mean what they do in Python.
+``<|name|>`` is a special token.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from cpulm.data.marks import END_OF_TEXT, LOSS_OFF, LOSS_ON, SPECIAL, Mark
+from cpulm.data.records.item_form import ItemForm
 from cpulm.data.records.values import MissingError, RowError, list_in, number_in, text_of, value_of
 from cpulm.errors import SettingsError
 
@@ -42,11 +45,13 @@ class Placeholder:
         column: its name.
         changes: the filters that are applied to the value, in this order.
         default: the text if the row has no value; None if that is an error.
+        items: the form of its list; None if it is none.
     """
 
     column: str
     changes: tuple[Change, ...]
     default: str | None
+    items: ItemForm | None = None
 
     def text(self, row: Mapping[str, Any]) -> str:
         try:
@@ -65,45 +70,97 @@ class Placeholder:
             raise RowError(f"column {self.column!r}: {error}", error.hint) from None
 
 
+class SpecialToken(NamedTuple):
+    """Where a special token goes, which is not text."""
+
+    name: str
+
+
+class Filled(NamedTuple):
+    """A template with the values of a row.
+
+    Attributes:
+        values: the text of each placeholder, in their order.
+        marks: of special tokens and of the loss.
+    """
+
+    text: str
+    values: tuple[str, ...] = ()
+    marks: tuple[Mark, ...] = ()
+
+
 @dataclass(frozen=True)
 class Template:
-    """A parsed template: literal text and places in turn."""
+    """A parsed template: literal text, special tokens and places.
 
-    parts: tuple[str | Placeholder, ...]
+    Attributes:
+        loss_after: the column after whose value the loss counts; empty: it counts everywhere.
+    """
 
-    def text(self, row: Mapping[str, Any]) -> str:
+    parts: tuple[str | SpecialToken | Placeholder, ...]
+    loss_after: str = ""
+
+    def fill(self, row: Mapping[str, Any]) -> Filled:
         """Put the values of ``row`` in their places.
 
         Raises:
             RowError: if a column is missing, or a value does not fit its filters.
         """
-        return "".join([part if isinstance(part, str) else part.text(row) for part in self.parts])
+        texts: list[str] = []
+        values: list[str] = []
+        marks = [Mark(0, LOSS_OFF)] if self.loss_after else []
+        size = 0
+        for part in self.parts:
+            if isinstance(part, SpecialToken):
+                marks.append(Mark(size, part.name))
+                continue
+            text = part if isinstance(part, str) else part.text(row)
+            texts.append(text)
+            size += len(text)
+            if isinstance(part, Placeholder):
+                values.append(text)
+                if part.column == self.loss_after:
+                    marks.append(Mark(size, LOSS_ON))
+        return Filled("".join(texts), tuple(values), tuple(marks))
+
+    def text(self, row: Mapping[str, Any]) -> str:
+        """The text of a row alone; raises as :meth:`fill`."""
+        return self.fill(row).text
+
+    @property
+    def special_tokens(self) -> list[str]:
+        """The names of its special tokens, each once."""
+        return list(dict.fromkeys(part.name for part in self.parts if isinstance(part, SpecialToken)))
 
     @property
     def required(self) -> list[str]:
         """The columns that every row must have, in the template's order."""
-        return list(dict.fromkeys(part.column for part in self._places if part.default is None))
+        return list(dict.fromkeys(part.column for part in self.places if part.default is None))
 
     @property
     def columns(self) -> list[str]:
         """All columns that it names."""
-        return [part.column for part in self._places]
+        return [part.column for part in self.places]
 
     @property
-    def _places(self) -> list[Placeholder]:
+    def places(self) -> list[Placeholder]:
+        """Its placeholders, in their order."""
         return [part for part in self.parts if isinstance(part, Placeholder)]
 
 
-def parse_template(template: str) -> Template:
+def parse_template(template: str, loss_after: str = "") -> Template:
     """Parse a template.
+
+    Args:
+        loss_after: as of :class:`Template`.
 
     Raises:
         SettingsError: naming what in it is not understood.
     """
-    parts: list[str | Placeholder] = []
+    parts: list[str | SpecialToken | Placeholder] = []
     begin = 0
     while brace := _BRACES.search(template, begin):
-        parts.append(unescaped(template[begin : brace.start()]))
+        parts += _literal(template, template[begin : brace.start()])
         begin = brace.end()
         if len(brace[0]) == 2:
             parts.append(brace[0][0])
@@ -113,10 +170,30 @@ def parse_template(template: str) -> Template:
             raise _error(template, f"cannot be read from {template[brace.start() :][:20]!r} on", _SYNTAX)
         parts.append(_place(template, place[1].strip(), place[2]))
         begin = place.end()
-    parts.append(unescaped(template[begin:]))
-    if not any(isinstance(part, Placeholder) for part in parts):
+    parts += _literal(template, template[begin:])
+    columns = [part.column for part in parts if isinstance(part, Placeholder)]
+    if not columns:
         raise _error(template, "names no column", _SYNTAX)
-    return Template(tuple(part for part in parts if part != ""))
+    if loss_after and loss_after not in columns:
+        raise SettingsError(
+            f"data.loss_after = {loss_after!r}: the template has no such column",
+            f"name one of {', '.join(map(repr, columns))}",
+        )
+    return Template(tuple(part for part in parts if part != ""), loss_after)
+
+
+def _literal(template: str, text: str) -> list[str | SpecialToken | Placeholder]:
+    """Literal text, with its special tokens."""
+    parts: list[str | SpecialToken | Placeholder] = []
+    begin = 0
+    for found in SPECIAL.finditer(text):
+        if found[0] == END_OF_TEXT:
+            raise _error(
+                template, f"{END_OF_TEXT} ends a document within its text", "leave it out: it is added"
+            )
+        parts += [unescaped(text[begin : found.start()]), SpecialToken(found[0])]
+        begin = found.end()
+    return [*parts, unescaped(text[begin:])]
 
 
 def unescaped(text: str) -> str:
@@ -130,6 +207,8 @@ _SYNTAX = "write columns as {name} or {name|filter:argument}, and braces as {{ a
 def _place(template: str, column: str, filters: str) -> Placeholder:
     changes: list[Change] = []
     default: str | None = None
+    items: ItemForm | None = None
+    each: list[str | None] | None = None
     for found in _FILTER.finditer(filters):
         name = found[1]
         given = [_unquoted(argument) for argument in re.findall(rf":({_ARGUMENT})", found[2])]
@@ -146,7 +225,12 @@ def _place(template: str, column: str, filters: str) -> Placeholder:
         except ValueError as error:
             raise _error(template, f"{name}: {error}", _SYNTAX) from error
         default = given[0] if name == "default" else default
-    return Placeholder(column, tuple(changes), default)
+        if name == "each":
+            each = [part if isinstance(part, str) else None for part in parse_template(given[0]).parts]
+        if name == "list":
+            form = ItemForm(*given[:2])
+            items = form if each is None else form.with_template(each)
+    return Placeholder(column, tuple(changes), default, items)
 
 
 def _unquoted(argument: str) -> str:

@@ -12,12 +12,14 @@ class TextCodec {
     this.pattern = vocabulary.pattern ? SPLITTING[vocabulary.pattern] : null;
     this.byLetter = new Map(BYTE_LETTERS.map((letter, byte) => [letter, byte]));
     this.startsDocuments = vocabulary.startsDocuments;
+    this.beginsRecords = vocabulary.beginsRecords;
     this.endOfText = vocabulary.endOfText;
   }
 
   /** Ids of at least one token; an error names what the vocabulary lacks. */
   encodePrompt(text) {
     const ids = this.encode(text);
+    if (this.beginsRecords) return [this.endOfText, ...ids];
     if (ids.length) return ids;
     if (this.startsDocuments) return [this.endOfText];
     try {

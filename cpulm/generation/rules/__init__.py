@@ -1,0 +1,1 @@
+"""Rules that every generated text obeys, enforced token by token."""
