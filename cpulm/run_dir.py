@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import stat
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +12,8 @@ from cpulm.errors import DataError, SettingsError
 from cpulm.events import StepDone, line_start
 
 _NUMBERED = re.compile(r"step-(\d{8,})\.pt")
+_TEACHER = re.compile(r"teacher-[0-9a-f]{8}\.pt")
+_TEMPORARY = re.compile(r"\..*\.tmp")
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,30 @@ class RunDir:
         """The run's report page for a browser."""
         return self.path / "report.html"
 
+    @property
+    def label(self) -> Path:
+        """The name and the note that the run's owner gave it, JSON."""
+        return self.path / "label.json"
+
+    @property
+    def summary(self) -> Path:
+        """The summary of a night, Markdown."""
+        return self.path / "summary.md"
+
+    @property
+    def supervisor_log(self) -> Path:
+        """What the night's supervisor and its processes said."""
+        return self.path / "overnight.log"
+
+    def wrote(self, name: str) -> bool:
+        """Whether cpulm writes files of this name into a run's folder."""
+        if _TEMPORARY.fullmatch(name) or _NUMBERED.fullmatch(name) or _TEACHER.fullmatch(name):
+            return True
+        own = (self.settings, self.metrics, self.latest, self.best, self.tensorboard, self.lock, self.stop)
+        night = (self.overnight, self.supervisor_log, self.summary, self.report, self.label)
+        names = {path.name for path in (*own, *night)}
+        return name in names or name == f"{self.supervisor_log.name}.1"
+
     def teacher(self, digest: str) -> Path:
         """The weights of a model that teaches the run's model, in a checkpoint file named by their digest."""
         return self.path / f"teacher-{digest[:8]}.pt"
@@ -99,6 +127,18 @@ def _written(path: Path) -> int:
         return path.stat().st_mtime_ns
     except OSError:  # deleted meanwhile
         return 0
+
+
+def disk_bytes(path: Path) -> int:
+    """The size of a file, or of all files below a folder; links are not followed."""
+    total = 0
+    with suppress(OSError):
+        found = path.lstat()
+        if not stat.S_ISDIR(found.st_mode):
+            return found.st_size
+        for inside in path.iterdir():
+            total += disk_bytes(inside)
+    return total
 
 
 def check_free(out: Path) -> None:

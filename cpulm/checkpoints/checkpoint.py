@@ -8,7 +8,7 @@ Other tools can open it, and damage is noticed before anything is read from it. 
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, Literal, TypeVar, cast
 
@@ -309,6 +309,12 @@ def load_newest(paths: list[Path]) -> tuple[Checkpoint, Path, list[str]]:
     )
 
 
+def weights_alone(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint with the weights to use, and nothing to continue training with."""
+    weights = checkpoint.weights
+    return replace(checkpoint, model_state=weights, average_state={}, optimizer_states=[], random_state={})
+
+
 def restore(
     checkpoint: Checkpoint,
     model: nn.Module,
@@ -330,6 +336,11 @@ def restore(
         if optimizers is None:
             model.load_state_dict(checkpoint.weights)
             return
+        if not checkpoint.optimizer_states:
+            raise DataError(
+                "the checkpoint has the weights alone, without the states that training continues from",
+                "a finished run whose optimizer states were pruned cannot be trained any longer",
+            )
         model.load_state_dict(checkpoint.model_state)
         if average is not None:
             average.load_state_dict(checkpoint.average_state)

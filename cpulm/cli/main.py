@@ -21,9 +21,10 @@ from cpulm.cli.benchmark import benchmark
 from cpulm.cli.evaluate import evaluate
 from cpulm.cli.export import export
 from cpulm.cli.generate import generate
-from cpulm.cli.parser import Command, Commands, UsageError
+from cpulm.cli.parser import Command, Commands, CommandWithOthers, UsageError
 from cpulm.cli.resume import resume
 from cpulm.cli.runs import runs
+from cpulm.cli.runs_keeping import note, prune, rename, rm
 from cpulm.cli.stop import stop
 from cpulm.cli.summary import summary
 from cpulm.cli.supervise import supervise
@@ -46,7 +47,7 @@ app = typer.Typer(
 )
 _COMMANDS = {
     "Train": (train, resume, sweep, stop, at_boot),
-    "Follow and judge": (runs, watch, analyze, evaluate),
+    "Follow and judge": (watch, analyze, evaluate),
     "Use": (generate, export),
     "Prepare": (tokenize, benchmark, sysinfo),
 }
@@ -54,6 +55,14 @@ for _panel, _commands in _COMMANDS.items():
     for _command in _commands:
         _name = _command.__name__.replace("_", "-")
         app.command(_name, cls=Command, rich_help_panel=_panel)(_command)
+_runs = typer.Typer(cls=CommandWithOthers, rich_markup_mode=None)
+_runs.command("list", cls=Command, hidden=True)(runs)
+for _command in (rm, prune, note):
+    _runs.command(cls=Command)(_command)
+_runs.command("name", cls=Command)(rename)
+app.add_typer(
+    _runs, name="runs", rich_help_panel="Follow and judge", help="List, name, prune and delete runs."
+)
 for _hidden in (supervise, summary):
     app.command(cls=Command, hidden=True)(_hidden)
 

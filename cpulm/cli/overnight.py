@@ -77,7 +77,7 @@ def resume_overnight(
             f"see it with `cpulm watch {typed(run.path)}`, stop it with `cpulm stop {typed(run.path)}`",
         )
     flags = [*as_flags({**end, **changes}), *more]
-    _start_supervisor(run, supervisor_state.log_path(run), flags, new=False, json=json)
+    _start_supervisor(run, run.supervisor_log, flags, new=False, json=json)
 
 
 def child_arguments(arguments: Sequence[str]) -> list[str]:
@@ -212,13 +212,13 @@ def _report(run: RunDir, json: bool) -> None:
             f"\n{run.path} continues in the background. This terminal may be closed.",
             f"  watch it        cpulm watch {place}",
             f"  stop it         cpulm stop {place}",
-            f"  its log         {supervisor_state.log_path(run)}",
-            f"  in the morning  {run.path / 'summary.md'}",
+            f"  its log         {run.supervisor_log}",
+            f"  in the morning  {run.summary}",
             "It is restarted after a crash. A closed lid or an empty battery still stops it.",
             f"To continue it after a reboot too: cpulm at-boot {place} --install",
         ]
     else:
-        lines = [f"\n{run.path} has already ended: see {run.path / 'summary.md'}"]
+        lines = [f"\n{run.path} has already ended: see {run.summary}"]
     for line in lines:
         stderr().print(line, soft_wrap=True)
     write_text_or_warn(f"{run.path}\n")

@@ -66,6 +66,23 @@ class Commands(TyperGroup):
         _show_help(self, ctx)
 
 
+class CommandWithOthers(Commands):
+    """A command with subcommands; without the name of one of them it is the hidden one called ``list``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, args if args and args[0] in self.commands else ["list", *args])
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, command, rest = super().resolve_command(ctx, args)
+        return "" if name == "list" else name, command, rest
+
+
+def command_line(ctx: Any) -> str:
+    """``cpulm watch``, ``cpulm runs rm``: the command as it is typed."""
+    _, *words = ctx.command_path.split()
+    return " ".join(["cpulm", *words])
+
+
 def option_name(parameter: Any) -> str:
     """``--lr X``, ``--nice/--no-nice`` or ``RUN...`` as help shows it."""
     if not parameter.opts[0].startswith("-"):
@@ -86,7 +103,7 @@ def usage(command: Any, ctx: Any) -> str:
         return "cpulm COMMAND [ARGUMENTS]"
     arguments = [one for one in command.params if not one.opts[0].startswith("-")]
     names = [option_name(one) if one.required else f"[{option_name(one)}]" for one in arguments]
-    return " ".join(["cpulm", str(ctx.info_name), *names, "[OPTIONS]"])
+    return " ".join([command_line(ctx), *names, "[OPTIONS]"])
 
 
 def _show_help(command: Any, ctx: Any) -> None:

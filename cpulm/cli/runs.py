@@ -28,7 +28,10 @@ def runs(
     ] = None,
     json: JsonResult = False,
 ) -> None:
-    """List runs, newest first: progress, best loss, state.
+    """List runs, newest first: progress, best loss, state, size. Name, prune and delete them.
+
+    `cpulm runs rm` deletes runs, `cpulm runs prune` what they no longer need, and `cpulm runs name` and
+    `cpulm runs note` say what a run is.
 
     States: *running*; *finished*; *stopped* (on purpose, can be resumed); *aborted* (by a second
     Ctrl-C); *diverged*; *out of room* (a
@@ -81,6 +84,9 @@ def _show(standings: list[RunStatus]) -> None:
             preset=one.preset,
             generation=one.generation,
             generations=one.generations,
+            disk_bytes=one.disk_bytes,
+            label=one.label,
+            note=one.note,
         )
         for one in standings
     ]

@@ -28,13 +28,12 @@ def supervise(
     """Start a run, and start it again after a crash, until it has ended."""
     from cpulm.overnight import supervisor
     from cpulm.run_dir import RunDir
-    from cpulm.runs.supervisor_state import log_path
 
     if at_boot:
         watching = supervisor.at_boot(RunDir(run.resolve()))
     else:
         there = RunDir(run)
-        watching = supervisor.supervise(there, log or log_path(there), arguments or [], new=new)
+        watching = supervisor.supervise(there, log or there.supervisor_log, arguments or [], new=new)
     if watching is not None:
         code = watching.run()
         raise typer.Exit(code if code >= 0 else 128 - code)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from cpulm.cli.parser import OLD_SPELLINGS, TYPED, is_switch, option_name, usage
+from cpulm.cli.parser import OLD_SPELLINGS, TYPED, command_line, is_switch, option_name, usage
 from cpulm.cli.peer_flags import PEERS
 from cpulm.cli.setting_flags import FLAGS
 from cpulm.errors import SettingsError
@@ -52,7 +52,7 @@ def _unknown_command(context: Any, error: Any) -> SettingsError:
 def _unknown_option(typed: str, context: Any) -> SettingsError:
     name = typed.split("=")[0]
     message = (
-        f"cpulm {context.info_name} has no option {name}" if context.parent else f"there is no option {name}"
+        f"{command_line(context)} has no option {name}" if context.parent else f"there is no option {name}"
     )
     bare = name.lstrip("-").replace("_", "-").lower()
     options = _options(context.command)
@@ -75,7 +75,7 @@ def _ours(place: str, context: Any) -> str:
         return f"cpulm calls it {place}" if place in options else ""
     if place == "RUN":
         takes = any(option_name(one).startswith("RUN") for one in context.command.params)
-        return f"give it as the argument RUN: `cpulm {context.info_name} runs/tiny-1`" if takes else ""
+        return f"give it as the argument RUN: `{command_line(context)} runs/tiny-1`" if takes else ""
     if place.startswith("cpulm "):
         return f"use `{place}`"
     option = next((flag.options[0].split("/")[0] for flag in FLAGS.values() if flag.key == place), "")
@@ -161,7 +161,7 @@ def _example(context: Any) -> str:
 
 
 def _help_of(context: Any) -> str:
-    return f"see `cpulm {context.info_name} --help`" if context.parent else "see `cpulm --help`"
+    return f"see `{command_line(context)} --help`" if context.parent else "see `cpulm --help`"
 
 
 def _plain(message: str) -> str:

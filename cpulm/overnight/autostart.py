@@ -212,7 +212,7 @@ def _agent(name: str, command: Sequence[str], run: RunDir, home: Path) -> Entry:
         "KeepAlive": {"Crashed": True},
         "Nice": _NICE,
         "ExitTimeOut": SAVING_SECONDS,
-        "StandardErrorPath": str(run.path / "overnight.log"),
+        "StandardErrorPath": str(run.supervisor_log),
     }
     path = home / "Library" / "LaunchAgents" / f"{label}.plist"
     # The system reads the folder at each login. The entry need not be loaded now: the run has a supervisor.

@@ -31,7 +31,7 @@ def write_summary(run: RunDir) -> str:
         OSError: the folder cannot be written.
     """
     text = summary(run)
-    write_text(run.path / "summary.md", text)
+    write_text(run.summary, text)
     return text
 
 

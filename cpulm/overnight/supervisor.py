@@ -197,8 +197,8 @@ class Supervisor:
             self._begun = supervisor_state.has_begun(self._run, self._night.attempts[-1].began)
             if self._begun:
                 self._save()
-        if self._begun and self._log.path != supervisor_state.log_path(self._run):
-            self._log.move_to(supervisor_state.log_path(self._run))
+        if self._begun and self._log.path != self._run.supervisor_log:
+            self._log.move_to(self._run.supervisor_log)
         if self._begun and time.monotonic() >= self._summary_due:
             self._summarize()
         self._log.rotate(alone=False)
@@ -342,7 +342,7 @@ def at_boot(run: RunDir) -> Supervisor | None:
     night = supervisor_state.read(run)
     if night is None or night.is_watched() or night.state in ENDED:
         return None
-    log = Log(supervisor_state.log_path(run))
+    log = Log(run.supervisor_log)
     if night.attempts and night.attempts[-1].ended is None:
         _close_attempt(night, run)
     if is_stop_requested(run):

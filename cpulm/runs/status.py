@@ -14,9 +14,10 @@ from typing import Any
 
 from cpulm.errors import DataError
 from cpulm.events import COMPLETE, EndReason, Event, RunFinished, RunStarted, StepDone, Validated
-from cpulm.run_dir import RunDir
+from cpulm.run_dir import RunDir, disk_bytes
 from cpulm.runlog.find_event import first_event, last_event, run_end
 from cpulm.runs import supervisor_state
+from cpulm.runs.label import read_label
 from cpulm.runs.lock import Holder, holder
 from cpulm.runs.run_states import END_STATES, RunState
 from cpulm.system import process
@@ -32,7 +33,7 @@ class RunStatus:
     ``state`` is ``running``, ``restarting`` (between two tries of a supervisor), ``finished``, ``stopped``,
     ``diverged``, ``out of room``, ``failed``, ``crashed`` or ``new``; ``reason`` is why the run ended, if it
     has ended. ``generation`` is the one that the newest step belongs to. ``pid`` and ``host`` are of the
-    process that trains.
+    process that trains. ``label`` and ``note`` are what its owner calls it.
     """
 
     run: str
@@ -59,6 +60,9 @@ class RunStatus:
     seen: float | None = None
     pid: int | None = None
     host: str | None = None
+    disk_bytes: int = 0
+    label: str = ""
+    note: str = ""
 
 
 def find_runs(folders: Iterable[Path]) -> list[RunDir]:
@@ -94,6 +98,8 @@ def status_of(run: RunDir) -> RunStatus:
     if trainer is not None:
         found.update(pid=trainer.pid, host=trainer.host, reason=None)
     state = _state(end, trainer, began="began" in found, restarting=is_supervised(run))
+    label = read_label(run)
+    found.update(disk_bytes=disk_bytes(run.path), label=label.name, note=label.note)
     return RunStatus(run=str(run.path), name=run.name, state=state, **found)
 
 

@@ -110,11 +110,6 @@ class SupervisorState:
         return self.state not in ENDED and self.is_watched()
 
 
-def log_path(run: RunDir) -> Path:
-    """The log of the supervisor and its processes."""
-    return run.path / "overnight.log"
-
-
 def read(run: RunDir) -> SupervisorState | None:
     """The state in the run's folder; None if there is none or the file is damaged."""
     try:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
 from pathlib import Path
 
 from cpulm.cache_dir import expand_home
 from cpulm.checkpoints import checkpoint as checkpoints
-from cpulm.checkpoints.checkpoint import Checkpoint
+from cpulm.checkpoints.checkpoint import Checkpoint, weights_alone
 from cpulm.checkpoints.load_model import best_checkpoint
 from cpulm.command import typed
 from cpulm.data.tokenfile import TOKENIZER, TokenFolder
@@ -59,7 +58,7 @@ def teacher_of(settings: Settings, tokens: TokenFolder, emit: Listener) -> Check
             f"the teacher {used} was trained with a block size of {longest}, and this run has {block_size}",
             f"give this run a block size that both know: --block-size {longest}",
         )
-    return _weights_alone(checkpoint)
+    return weights_alone(checkpoint)
 
 
 def teacher_shape(settings: Settings, teacher: Checkpoint | None, vocab_size: int) -> ModelSettings | None:
@@ -79,7 +78,7 @@ def keep_teacher(teacher: Checkpoint, run: RunDir) -> str:
     Raises:
         ResourceError: if the disk is full.
     """
-    teacher = _weights_alone(teacher)
+    teacher = weights_alone(teacher)
     digest = _digest(teacher)
     checkpoints.save(teacher, run.teacher(digest))
     return digest
@@ -120,12 +119,6 @@ def _read(path: Path, digest: str) -> Checkpoint:
         raise DataError(f"{path} is not the teacher of this run: its weights differ")
     checkpoints.require_fit(teacher)
     return teacher
-
-
-def _weights_alone(checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint with the weights to use, and nothing to continue training with."""
-    weights = checkpoint.weights
-    return replace(checkpoint, model_state=weights, average_state={}, optimizer_states=[], random_state={})
 
 
 def _digest(checkpoint: Checkpoint) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from rich.console import RenderableType
 
 from cpulm.ui.tables import rows
 from cpulm.ui.terminal_text import figure, harmless
+from cpulm.units import format_bytes
 
 _UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 _BETWEEN = 3
@@ -32,6 +34,9 @@ class RunRow:
     text_lost: float = 0.0
     generation: int = 1
     generations: int = 1
+    disk_bytes: int = 0
+    label: str = ""
+    note: str = ""
 
 
 _COLUMNS: dict[str, Callable[[RunRow], str]] = {
@@ -42,17 +47,21 @@ _COLUMNS: dict[str, Callable[[RunRow], str]] = {
     "best loss": lambda row: "-" if row.best_loss is None else figure(row.best_loss),
     "bits/byte": lambda row: _bits_per_byte(row),
     "seen": lambda row: _age(row.seconds_ago),
+    "disk": lambda row: format_bytes(row.disk_bytes),
     "preset": lambda row: row.preset or "-",
+    "name": lambda row: row.label,
+    "note": lambda row: _one_line(row.note),
 }
-_DISPENSABLE = ("preset", "bits/byte")
+_DISPENSABLE = ("note", "preset", "bits/byte", "disk", "name")
 """The columns dropped first in a narrow window; the run's path is never cut."""
+_LONGEST_NOTE = 40
 
 
 def runs_table(records: Sequence[RunRow], width: int) -> RenderableType:
     """The runs, one line each, in ``width`` cells."""
     cells = {name: [harmless(value(row)) for row in records] for name, value in _COLUMNS.items()}
     for name in _DISPENSABLE:
-        if _natural_width(cells) > width:
+        if _natural_width(cells) > width or not any(cells[name]):
             del cells[name]
     return rows("", list(cells), zip(*cells.values(), strict=True))
 
@@ -83,3 +92,7 @@ def _bits_per_byte(row: RunRow) -> str:
     if row.best_bits_per_byte is None:
         return "-"
     return "not comparable" if row.text_lost else figure(row.best_bits_per_byte)
+
+
+def _one_line(note: str) -> str:
+    return textwrap.shorten(note, _LONGEST_NOTE, placeholder="...")

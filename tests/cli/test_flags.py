@@ -24,7 +24,13 @@ from cpulm.settings_resolver import known_keys
 ROOT = Path(__file__).parents[2]
 FROZEN = Path(__file__).with_name("flags.txt")
 
-COMMANDS: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
+TOP: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
+COMMANDS: dict[str, Any] = {
+    f"{name} {inner}" if inner not in ("", "list") else name: command
+    for name, top in TOP.items()
+    for inner, command in getattr(top, "commands", {"": top}).items()
+}
+"""By what is typed behind ``cpulm``: ``train``, ``runs``, ``runs rm``."""
 READS_TEXT = ("train", "sweep", "tokenize", "evaluate", "benchmark")
 
 NOT_OURS = {
@@ -69,7 +75,7 @@ class Said(NamedTuple):
 
 def said() -> Iterator[Said]:
     """All strings but docstrings; of commands those too, for they are their help."""
-    functions = {name.replace("-", "_") for name in COMMANDS}
+    functions = {command.callback.__name__ for command in COMMANDS.values()}
     for source in sorted((ROOT / "cpulm").rglob("*.py")):
         tree = ast.parse(source.read_text(encoding="utf-8"))
         name, within = str(source.relative_to(ROOT)), set()
@@ -92,7 +98,9 @@ def wrong_in(one: Said) -> Iterator[str]:
     for quoted, example in re.findall(r"`(cpulm [^`]*)`|^    (cpulm .*)$", one.text, re.MULTILINE):
         line = quoted or example
         words = shlex.split(line.split(" | ")[0])
-        name, options = words[1], [word.split("=")[0] for word in words if word.startswith("--")]
+        two = " ".join(words[1:3])
+        name = two if two in COMMANDS else words[1]
+        options = [word.split("=")[0] for word in words if word.startswith("--")]
         if name not in COMMANDS:
             if not name.startswith("-") and name not in ("X", "COMMAND"):
                 yield f"{one.place}: `{line}`: no command {name}"
@@ -162,7 +170,7 @@ def test_help_fits_eighty_columns_and_has_no_doubled_blank_lines(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit) as ended:
-        app([name, "--help"])
+        app([*name.split(), "--help"])
     page = capsys.readouterr().out
     assert ended.value.code == 0
     assert [line for line in page.splitlines() if len(line) > 80] == []

@@ -72,9 +72,10 @@ def test_a_table_with_the_newest_first(tmp_path: Path) -> None:
         code, out, err = cpulm(tmp_path, "runs")
     assert (code, err) == (0, "")
     lines = [line.split() for line in out.splitlines()]
-    assert lines[0] == ["run", "state", "step", "best", "loss", "bits/byte", "seen", "preset"]
+    assert lines[0] == ["run", "state", "step", "best", "loss", "bits/byte", "seen", "disk", "preset"]
     path = str(Path("runs", "new"))
-    assert lines[2] == [path, "running", "0/2,000", "-", "2.5000", "1.2500", "1m", "ago", "tiny"]
+    size = lines[2][8:10]
+    assert lines[2] == [path, "running", "0/2,000", "-", "2.5000", "1.2500", "1m", "ago", *size, "tiny"]
     assert lines[3][:2] == [str(Path("runs", "old")), "crashed"]
     assert "2h ago" in out
 
@@ -126,7 +127,7 @@ def test_the_table_fits_the_window_and_never_cuts_a_path() -> None:
     row = RunRow("runs/nanogpt-char-1", "finished", 12_000, 20_000, 0.6, 1.5, 0.75, 90.0, "nanogpt-char")
     from rich.console import Console
 
-    for width, gone in [(110, set()), (90, {"preset"}), (80, {"preset", "bits/byte"})]:
+    for width, gone in [(120, set()), (100, {"preset"}), (80, {"preset", "bits/byte"})]:
         console = Console(width=width, color_system=None)
         with console.capture() as capture:
             console.print(runs_table([row], width))
@@ -152,3 +153,20 @@ def test_ages_and_parts_are_rounded_down() -> None:
     assert " 1m ago" in shown(119.9, 0)
     assert "23h ago" in shown(86_399, 0)
     assert " 3d ago" in shown(3.9 * 86_400, 0)
+
+
+def test_runs_get_names_and_notes_and_are_deleted_on_request(tmp_path: Path) -> None:
+    a_run(tmp_path / "one", seconds_ago=9).latest.write_bytes(b"weights")
+    (tmp_path / "one" / "mine.txt").write_text("kept")
+    assert cpulm(tmp_path, "runs", "name", "one", "the diary") == (0, "", "")
+    assert cpulm(tmp_path, "runs", "note", "one", "dropout 0.2") == (0, "", "")
+    code, out, err = cpulm(tmp_path, "runs", ".")
+    assert (code, err) == (0, "")
+    assert "the diary" in out
+    code, out, err = cpulm(tmp_path, "runs", "rm", "one")
+    assert code == 2
+    assert "nothing was deleted: there is no terminal to ask in\n hint: add --yes" in err
+    code, out, err = cpulm(tmp_path, "runs", "rm", "one", "./one", "--yes")
+    assert (code, out) == (0, "")
+    assert "one stays: cpulm did not write mine.txt" in err
+    assert [path.name for path in (tmp_path / "one").iterdir()] == ["mine.txt"]

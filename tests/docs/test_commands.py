@@ -179,7 +179,9 @@ def check_options(command: Command) -> None:
         if not arguments[0].startswith("-"):
             if arguments[0] not in here.commands:
                 raise PageError(f"{command.place}: `{command.line}`: cpulm has no command {arguments[0]}")
-            here = here.commands[arguments[0]]
+            here = here.commands[arguments.pop(0)]
+            if inner := getattr(here, "commands", None):
+                here = inner[arguments.pop(0) if arguments[:1] and arguments[0] in inner else "list"]
         known = {"--help", "-h"}.union(*([*param.opts, *param.secondary_opts] for param in here.params))
         for word in arguments:
             option = word.split("=")[0]
