@@ -143,6 +143,8 @@ def _install(root: Path, python: Path, extra: str) -> None:
     index_answers = sys.platform == "linux" and _answers(f"{CPU_INDEX}/torch/")
     if index_answers:
         command += ["--extra-index-url", CPU_INDEX]
+    if extra:
+        command.append("--no-compile")  # of 12,000 modules the tests import a tenth: Python compiles those
     command += ["--editable", f"{root}[{extra}]" if extra else str(root)]
     log = root / ".venv" / "cpulm-install.log"
     code, tail = _run(command, log)

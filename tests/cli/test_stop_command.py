@@ -13,6 +13,7 @@ from pathlib import Path
 
 import command_line
 import pytest
+from forked import Forked
 from small_events import run_started
 
 from cpulm.events import StepDone, line_start, to_json
@@ -209,17 +210,10 @@ def test_a_real_run_stops_with_everything_saved(tmp_path: Path) -> None:
     (tmp_path / "rhyme.txt").write_text("the cat sat on the mat; the rat saw the cat and ran.\n" * 60)
     (tmp_path / "quick.yaml").write_text(QUICK)
     run = RunDir(tmp_path / "runs" / "run-1")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "cpulm", "train", "--config", "quick.yaml"],
-        cwd=tmp_path,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ,
-    )
+    process = Forked(tmp_path, "train", "--config", "quick.yaml")
     until = time.monotonic() + 60
     while not (run.metrics.is_file() and line_start(StepDone) in run.metrics.read_bytes()):
         assert time.monotonic() < until
-        assert process.poll() is None
         time.sleep(0.1)
     found = holder(run)
     assert found is not None
@@ -227,6 +221,5 @@ def test_a_real_run_stops_with_everything_saved(tmp_path: Path) -> None:
     code, out, _ = cpulm(tmp_path, "stop", "runs/run-1")
     assert code == 0
     assert "stopped, with everything saved (step" in out
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 75, err
+    assert process.wait() == 75
     assert run.latest.is_file()

@@ -154,9 +154,9 @@ def test_the_worse_half_stops_early_and_the_best_stands_first(
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows sends no such signal to another process")
 def test_ctrl_c_saves_every_run_and_resume_goes_on(run: Run, folder: Path) -> None:
-    asked = arguments("--set=train.steps=1200,9", "--headless")
+    asked = arguments("--set=train.steps=900,9", "--headless")
     process = begin(asked)
-    first = folder / "sweeps" / "tiny-1" / "steps=1200"
+    first = folder / "sweeps" / "tiny-1" / "steps=900"
     wait_for_step(first, process)
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=100)[1]
@@ -170,15 +170,15 @@ def test_ctrl_c_saves_every_run_and_resume_goes_on(run: Run, folder: Path) -> No
     done = run("resume", "sweeps/tiny-1", "--json")
     assert done.code == 0, done.err
     assert [trial["state"] for trial in json.loads(done.out)["trials"]] == ["finished", "finished"]
-    assert steps_of(first) == list(range(1, 1201))
-    assert reached < 1200
+    assert steps_of(first) == list(range(1, 901))
+    assert reached < 900
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no kill -9")
 def test_a_sweep_that_was_killed_continues_the_run_it_left_behind(run: Run, folder: Path) -> None:
-    asked = arguments("--set=train.steps=1200,9", "--headless")
+    asked = arguments("--set=train.steps=900,9", "--headless")
     process = begin(asked)
-    first = folder / "sweeps" / "tiny-1" / "steps=1200"
+    first = folder / "sweeps" / "tiny-1" / "steps=900"
     wait_for_step(first, process)
     refused = run("resume", "sweeps/tiny-1")
     assert refused.code == 2
@@ -188,7 +188,7 @@ def test_a_sweep_that_was_killed_continues_the_run_it_left_behind(run: Run, fold
     done = run(*asked, "--json")  # the same command again
     assert done.code == 0, done.err
     assert [trial["state"] for trial in json.loads(done.out)["trials"]] == ["finished", "finished"]
-    assert steps_of(first) == list(range(1, 1201))
+    assert steps_of(first) == list(range(1, 901))
 
 
 def test_a_trial_that_fails_is_left_out_with_its_reason(run: Run, folder: Path) -> None:

@@ -6,14 +6,13 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import yaml
 from command_line import cpulm, cpulm_in_a_process
+from forked import Forked, forked
 
 QUICK = """
 model: {n_layer: 1, n_head: 2, n_embd: 16, block_size: 16}
@@ -48,7 +47,7 @@ def test_text_in_a_model_out_and_its_path_on_stdout(folder: Path) -> None:
 
 
 def test_json_lines_on_stdout_and_nothing_else(folder: Path) -> None:
-    done = cpulm_in_a_process(folder, "train", "--config", "quick.yaml", "--json")
+    done = forked(folder, "train", "--config", "quick.yaml", "--json")
     events = [json.loads(line) for line in done.stdout.splitlines()]
     assert [event["step"] for event in events if event["event"] == "step"] == list(range(1, 9))
     assert events[-1]["event"] == "run_finished"
@@ -119,7 +118,7 @@ MISTAKES = [
 
 
 def test_a_mistake_ends_the_process_with_its_exit_code(folder: Path) -> None:
-    done = cpulm_in_a_process(folder, "train", "--config", "quick.yaml", "--data", "absent.txt")
+    done = forked(folder, "train", "--config", "quick.yaml", "--data", "absent.txt")
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr.count("\n") == 2, done.stderr
 
@@ -141,7 +140,7 @@ def test_a_mistake_is_one_message_one_hint_and_its_exit_code(
 
 
 def test_debugging_shows_the_traceback(folder: Path) -> None:
-    done = cpulm_in_a_process(folder, "train", "--preset", "tinny", CPULM_DEBUG="1")
+    done = forked(folder, "train", "--preset", "tinny", CPULM_DEBUG="1")
     assert "Traceback" in done.stderr
 
 
@@ -160,25 +159,16 @@ def test_out_that_is_a_run_is_continued_only_on_request(folder: Path) -> None:
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_stop_saves_and_prints_how_to_continue(folder: Path, number: signal.Signals) -> None:
-    command = [sys.executable, "-m", "cpulm", "train", "--config", "quick.yaml", "--steps", "1000000"]
-    process = subprocess.Popen(
-        command,
-        cwd=folder,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stdin=subprocess.DEVNULL,
-        text=True,
-    )
+    command = ("train", "--config", "quick.yaml", "--steps", "1000000")
+    process = Forked(folder, *command, stderr=folder / "said")
     metrics = folder / "runs" / "run-1" / "metrics.jsonl"
     deadline = time.monotonic() + 100
     while '"step":' not in (metrics.read_text() if metrics.exists() else ""):
-        assert time.monotonic() < deadline
-        assert process.poll() is None
+        assert time.monotonic() < deadline, (folder / "said").read_text()
         time.sleep(0.1)
-    process.send_signal(number)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 75, stderr
-    assert "cpulm resume" in stderr
+    os.kill(process.pid, number)
+    assert process.wait() == 75
+    assert "cpulm resume" in (folder / "said").read_text()
     assert (folder / "runs" / "run-1" / "latest.pt").is_file()
 
 

