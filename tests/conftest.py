@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -37,6 +38,12 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         compiler, _ = find_compiler()
         if compiler is not None and sys.platform != "win32":
             library_for_this_machine(compiler, kept_kernels(session.config))
+
+
+def pytest_collection_finish() -> None:
+    """What all test modules have loaded is never garbage: a run's own search for some goes over the rest."""
+    gc.collect()
+    gc.freeze()
 
 
 def library_for_this_machine(compiler: Compiler, folder: Path) -> Path:

@@ -99,6 +99,7 @@ def test_in_a_single_document_it_says_so_and_trains_the_same(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.skipif(read_machine().compiler is None, reason="no C++ compiler")
 @pytest.mark.usefixtures("scalar_compile")
 def test_compiled_and_eager_steps_agree(lines: Path, tmp_path: Path) -> None:
