@@ -194,7 +194,7 @@ def measure(worker: Worker, counts: list[int], arguments: argparse.Namespace) ->
 def main() -> None:
     """Measure what was asked for, one after another, and print a table or JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--presets", default="nanogpt-char,tiny,small,medium")
+    parser.add_argument("--presets", default="nanogpt-char,tiny,small,medium", help="empty: nanoGPT alone")
     parser.add_argument("--precisions", default="int8,fp32")
     parser.add_argument("--work", default="train")
     parser.add_argument("--busy", default="0,1,2,4", help="numbers of busy programs; 0 is always measured")
@@ -213,7 +213,7 @@ def main() -> None:
     counts = sorted({0, *map(int, arguments.busy.split(","))})
     cases = [
         [preset, precision, kind]
-        for preset in arguments.presets.split(",")
+        for preset in filter(None, arguments.presets.split(","))
         for precision in arguments.precisions.split(",")
         for kind in arguments.work.split(",")
     ]
