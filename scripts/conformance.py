@@ -5,8 +5,8 @@
     python scripts/conformance.py build/kernels [PLATFORM/VARIANT...]
 
 A library runs on this CPU if that has its instructions, else under an emulator that is installed: qemu for
-ARM, wine for Windows, Bochs for x86 (bochs.py says how it is built). Without one it was only compiled, and
-its line says so. Exits with 1 if a kernel is wrong.
+ARM, wine for Windows. Without one it was only compiled, and its line says so. No emulator that is fast
+enough has AVX-512 or VNNI. Exits with 1 if a kernel is wrong.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
-
-import bochs
 
 from cpulm.system.machine import read_machine
 
@@ -39,7 +37,7 @@ class Variant(NamedTuple):
         lanes: float32 numbers in one vector.
         int8: whether it has instructions for int8 products.
         needs: the instruction set of an x86 CPU that runs it.
-        model: of the CPU in an emulator: Bochs for x86, qemu for ARM.
+        model: of the CPU in qemu, for ARM; empty for x86.
     """
 
     lanes: int
@@ -49,10 +47,10 @@ class Variant(NamedTuple):
 
 
 VARIANTS = {
-    "avx2": Variant(8, False, "AVX2", "corei7_haswell_4770"),
-    "avxvnni": Variant(8, True, "AVX-VNNI", "arrow_lake"),
-    "avx512": Variant(16, False, "AVX-512", "corei7_skylake_x"),
-    "avx512vnni": Variant(16, True, "AVX512-VNNI", "corei7_icelake_u"),
+    "avx2": Variant(8, False, "AVX2", ""),
+    "avxvnni": Variant(8, True, "AVX-VNNI", ""),
+    "avx512": Variant(16, False, "AVX-512", ""),
+    "avx512vnni": Variant(16, True, "AVX512-VNNI", ""),
     "neon": Variant(4, False, "", "cortex-a53"),
     "dotprod": Variant(4, True, "", "cortex-a76"),
     "i8mm": Variant(4, True, "", "max"),
@@ -84,14 +82,11 @@ def launcher(platform: str, variant: Variant, instruction_sets: tuple[str, ...])
 def run(platform: str, library: Path, variant: Variant) -> tuple[str, str] | None:
     """How a library was run, and what the program printed; None if that is not possible here."""
     start = launcher(platform, variant, read_machine().instruction_sets)
-    if start is not None:
-        command = [*start, str(compile_program(platform)), str(library)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        return " ".join(start) or "this CPU", done.stdout
-    if platform == "manylinux_2_28_x86_64" and bochs.available():
-        output = bochs.run(compile_program(platform), library, variant.model)
-        return f"Bochs, cpu: model={variant.model}", output
-    return None
+    if start is None:
+        return None
+    command = [*start, str(compile_program(platform)), str(library)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return " ".join(start) or "this CPU", done.stdout
 
 
 def main() -> int:
