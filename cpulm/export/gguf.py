@@ -73,7 +73,8 @@ def write_gguf(trained: TrainedModel, path: Path, quantization: Quantization) ->
     writer.add_file_type(gguf.LlamaFileType[_FILE_TYPES[quantization]])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     _add_settings(writer, trained.model.settings, trained.model.vocab_size)
-    _add_vocabulary(writer, vocabulary, trained.tokenizer.eot_id)
+    records = trained.checkpoint.settings.train.records
+    _add_vocabulary(writer, vocabulary, trained.tokenizer.eot_id, begins_records=records)
     instead = set()
     for name, weight in _gguf_weights(trained, architecture):
         stored_as, fits = _type_of(name, weight, quantization)
@@ -128,7 +129,9 @@ def _add_settings(writer: GGUFWriter, settings: ModelSettings, vocab_size: int) 
     writer.add_value_length(settings.head_width)
 
 
-def _add_vocabulary(writer: GGUFWriter, vocabulary: GgufVocabulary, eot_id: int) -> None:
+def _add_vocabulary(
+    writer: GGUFWriter, vocabulary: GgufVocabulary, eot_id: int, *, begins_records: bool
+) -> None:
     writer.add_tokenizer_model(vocabulary.model)
     if vocabulary.pre:
         writer.add_tokenizer_pre(vocabulary.pre)
@@ -145,7 +148,7 @@ def _add_vocabulary(writer: GGUFWriter, vocabulary: GgufVocabulary, eot_id: int)
     writer.add_bos_token_id(eot_id)
     writer.add_eos_token_id(eot_id)
     writer.add_pad_token_id(eot_id)
-    writer.add_add_bos_token(False)
+    writer.add_add_bos_token(begins_records)
     writer.add_add_eos_token(False)
 
 

@@ -228,7 +228,8 @@ def _place(template: str, column: str, filters: str) -> Placeholder:
         if name == "each":
             each = [part if isinstance(part, str) else None for part in parse_template(given[0]).parts]
         if name == "list":
-            form = ItemForm(*given[:2])
+            outer, inner = [*given, *(" ", ",")[len(given) :]]
+            form = ItemForm(outer, inner)
             items = form if each is None else form.with_template(each)
     return Placeholder(column, tuple(changes), default, items)
 

@@ -51,7 +51,7 @@ class RuleSet:
         emptied: dict[int, str] = {}
         for rule in self._rules if rows else ():
             rule.restrict(allowed, rows)
-            left = allowed.any(axis=1)
+            left: npt.NDArray[np.bool_] = np.any(allowed, axis=1)
             for row in rows:
                 if not left[row]:
                     emptied.setdefault(row, rule.name)
