@@ -164,7 +164,7 @@ def test_rules_together_name_the_one_that_left_nothing() -> None:
     assert both is not None
     logits = torch.zeros(1, tokenizer.vocab_size)
     assert torch.equal(both.apply(logits, [True]), logits)
-    assert both.dead_ends == {0: "--values grade=7A allows no token that --regex x1 allow"}
+    assert both.dead_ends == {0: "--values grade=7A allows no token that --regex x1 allows"}
 
 
 @pytest.mark.parametrize(

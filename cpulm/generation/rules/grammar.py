@@ -84,30 +84,30 @@ class GrammarRule:
             vocabulary = llguidance.LLTokenizer(wrapped)
         matcher = llguidance.LLMatcher(vocabulary, grammar, log_level=0)
         _require_usable(name, matcher)
-        self._matchers = [matcher, *(matcher.deep_copy() for _ in range(count - 1))]
-        self._begun = [False] * count
         words = -(-max(vocabulary.vocab_size, tokenizer.vocab_size) // 32)
         self._bits = np.zeros((count, words), dtype=np.int32)
-        self._executor = llguidance.LLExecutor() if count > 1 else None
+        self._address, self._row_bytes = self._bits.ctypes.data, 4 * words
+        matcher.unsafe_compute_mask_ptr(self._address, self._row_bytes)  # copies take over what it has learnt
+        self._matchers = [matcher, *(matcher.deep_copy() for _ in range(count - 1))]
+        self._begun = [False] * count
 
     def restrict(self, allowed: Allowed, rows: Sequence[int]) -> None:
         """See :class:`cpulm.generation.rules.rule.TokenRule`."""
-        width = self._bits.shape[1] * 4
-        if self._executor is None:
-            for row in rows:
-                self._matchers[row].unsafe_compute_mask_ptr(self._bits[row].ctypes.data, width)
-        else:
-            some = [(self._matchers[row], row) for row in rows]
-            self._executor.unsafe_compute_mask_ptr(some, self._bits.ctypes.data, width, len(self._bits))
+        # One after the other: the library's threads wait for cores that other programs use.
         for row in rows:
-            if self._matchers[row].is_error():
-                _require_usable(self.name, self._matchers[row])
+            matcher = self._matchers[row]
+            matcher.unsafe_compute_mask_ptr(self._address + row * self._row_bytes, self._row_bytes)
+            if matcher.is_error():
+                _require_usable(self.name, matcher)
         bits = np.unpackbits(self._bits.view(np.uint8), axis=1, bitorder="little")
         may = bits[:, : self._vocab_size]
         if self._starts_at and not all(self._begun):
             first = [row for row in rows if not self._begun[row]]
             may[first] |= bits[first, self._starts_at : self._starts_at + self._vocab_size]
-        allowed &= may.view(np.bool_)
+        if len(rows) == len(allowed):
+            allowed &= may.view(np.bool_)
+        else:
+            allowed[rows] &= may[rows].view(np.bool_)
 
     def push(self, row: int, token: int) -> None:
         """See :class:`cpulm.generation.rules.rule.TokenRule`."""

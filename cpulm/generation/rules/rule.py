@@ -48,19 +48,25 @@ class RuleSet:
         """
         rows = [row for row, runs in enumerate(running) if runs]
         allowed = np.ones(tuple(logits.shape), dtype=bool)
-        emptied: dict[int, str] = {}
         for rule in self._rules if rows else ():
             rule.restrict(allowed, rows)
-            left: npt.NDArray[np.bool_] = np.any(allowed, axis=1)
-            for row in rows:
-                if not left[row]:
-                    emptied.setdefault(row, rule.name)
-        for row, name in emptied.items():
-            others = [rule.name for rule in self._rules if rule.name != name]
-            also = f" that {', '.join(others)} allow" if others else ""
-            self.dead_ends[row] = f"{name} allows no token{also}"
-            allowed[row] = True
-        return logits.masked_fill(torch.from_numpy(~allowed), -torch.inf)
+        if not allowed.any(axis=1).all():
+            for row in np.flatnonzero(~allowed.any(axis=1)).tolist():
+                self.dead_ends[row] = self._reason(row, len(running), logits.size(1))
+                allowed[row] = True
+        return torch.where(torch.from_numpy(allowed), logits, -torch.inf)
+
+    def _reason(self, row: int, count: int, vocab_size: int) -> str:
+        """Why a text may go on with nothing: the first rule that leaves none of what those before it do."""
+        allowed = np.ones((count, vocab_size), dtype=bool)
+        before: list[str] = []
+        for rule in self._rules:
+            rule.restrict(allowed, [row])
+            if not allowed[row].any():
+                also = f" that {', '.join(before)} allows" if before else ""
+                return f"{rule.name} allows no token{also}"
+            before.append(rule.name)
+        raise AssertionError("the rules allow a token now")
 
     def push(self, row: int, token: int) -> None:
         """Note the next token of a text."""
