@@ -91,8 +91,8 @@ def test_torch_is_pinned_to_its_cpu_build() -> None:
 @pytest.mark.parametrize(
     ("arguments", "added"),
     [
-        ([], ["--preset", "tiny", "--device", "cpu"]),
-        (["--steps", "20"], ["--preset", "tiny", "--device", "cpu"]),
+        ([], ["--device", "cpu"]),
+        (["--steps", "20"], ["--device", "cpu"]),
         (["--preset", "small"], ["--device", "cpu"]),
         (["--preset=small", "--device=mps"], []),
         (["--config", "my.yaml"], ["--device", "cpu"]),

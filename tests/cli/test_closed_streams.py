@@ -30,7 +30,9 @@ RUN = "runs/run-1"
 
 def code(folder: Path, arguments: str, **streams: str) -> int:
     """The exit code of a command with some streams closed; nothing it opens may get their numbers."""
-    return Forked(folder, *arguments.split(), **(streams or ALL)).wait()
+    files = {**dict.fromkeys(ALL, os.devnull), **(streams or ALL)}
+    stdin, stdout, stderr = (files[name] for name in ALL)
+    return Forked(folder, *arguments.split(), stdin=stdin, stdout=stdout, stderr=stderr).wait()
 
 
 @pytest.fixture(scope="module")
