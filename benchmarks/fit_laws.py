@@ -30,9 +30,7 @@ from cpulm.estimate.learning_law import USUAL_BITS, LearningLaw, measured_law
 TABLE = Path(__file__).parent / "laws.tsv"
 LAW = Path(__file__).parent.parent / "cpulm" / "estimate" / "learning_law.json"
 COLUMNS = ("text", "compressed_bits", "params", "trained", "unique", "dropout", "bits_per_byte", "run")
-ALPHAS = (0.3,)
-LEAST_A = 0.12
-"""The size counts at least so much: the table has too few sizes on one text to tell it."""
+ALPHAS = (0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45)
 BETAS = (0.12, 0.14, 0.16, 0.18, 0.2, 0.22, 0.25, 0.3)
 BETA_EXPONENTS = (0.0, 1.0, 1.5, 2.0)
 REPEATS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)
@@ -114,9 +112,7 @@ def fit(table: list[dict[str, Any]]) -> tuple[LearningLaw, dict[str, float], np.
         level = np.zeros(len(texts))
         for _ in range(_ROUNDS):
             scale = np.exp(level)[which] * bits / loss * weight**0.5
-            least = np.array([0.0, LEAST_A, 0.0])
-            left = terms * scale[:, None]
-            factors = least + _non_negative(left, weight**0.5 - left @ least)
+            factors = _non_negative(terms * scale[:, None], weight**0.5)
             misfit = np.log(loss / bits / (terms @ factors)) - level[which]
             for text in range(len(texts)):
                 here = which == text
@@ -143,7 +139,7 @@ def fit(table: list[dict[str, Any]]) -> tuple[LearningLaw, dict[str, float], np.
         repeats=repeats,
         repeats_exponent=exponent,
         text_spread=round(max(_TEXT_SPREAD, float(np.std(list(levels.values())))), 3),
-        run_spread=round(float(np.sqrt((weight * misfit**2).sum() / weight.sum())), 3),
+        run_spread=round(max(_RUN_SPREAD, float(np.sqrt((weight * misfit**2).sum() / weight.sum()))), 3),
         most_passes=float(math.floor((passes).max())),
         sizes=(float(params.min() * 1e6), float(params.max() * 1e6)),
     )

@@ -7,12 +7,9 @@ corrects the law for the long run.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
 
 from cpulm.benchmark.expectation import TextLevel
 from cpulm.benchmark.planner import Candidate, Planner, RunPlan
@@ -83,20 +80,16 @@ def refine(
                 loss / expected.loss,
             )
         )
-    best = min(plan.candidates, key=lambda one: one.relative_loss * _factor(one, pilots))
+    factors = {pilot.place: pilot.factor for pilot in pilots}
+    best = min(sizes, key=lambda one: one.relative_loss * factors[one.place])
     chosen = RunPlan(plan.seconds, plan.text_bytes, plan.candidates, best)
-    return chosen, level.measured(_factor(best, pilots)), pilots
+    return chosen, level.measured(factors[best.place]), pilots
 
 
 def _around(plan: RunPlan) -> list[Candidate]:
     """The best candidate and its neighbours."""
     at = plan.candidates.index(plan.best)
     return list(plan.candidates[max(0, at - 1) : at + 2])
-
-
-def _factor(candidate: Candidate, pilots: Sequence[Pilot]) -> float:
-    """By how much a size differs from the law: as the pilots of the nearest sizes did."""
-    return float(np.interp(candidate.place, [one.place for one in pilots], [one.factor for one in pilots]))
 
 
 def _as_pilot(settings: Settings, steps: int) -> Settings:

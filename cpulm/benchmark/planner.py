@@ -33,6 +33,8 @@ Make = Callable[[Mapping[str, Any]], Settings]
 
 _START_SECONDS, _TRAINED_PART = 5.0, 0.88
 """Before the first update, and the part of the rest in updates: validations and checkpoints take time too."""
+MOST_TOKENS_PER_PARAMETER = 20.0
+"""A size that would be trained on more tokens is left out: a larger one is better (Hoffmann et al.)."""
 _PREPARED_BYTES_PER_SECOND = 1e7
 """Of text that is read twice and tokenized, on two cores."""
 _TIMED_TOKENS, _TIMED_UPDATES = 1024, 3
@@ -124,7 +126,7 @@ class Planner:
         self._measure(_FIRST_MEASURED)
         while True:
             candidates = self._candidates()
-            best = min(candidates, key=lambda place: candidates[place].relative_loss)
+            best = _best(candidates)
             near = [p for p in (best, best - 1, best + 1) if p in candidates and p not in self._rates]
             if not near or (best in self._rates and len(self._rates) >= _MOST_MEASURED):
                 break
@@ -212,6 +214,16 @@ class Planner:
     def _progress(self, *, finished: bool) -> None:
         done = len(self._rates)
         self._show(Progress(stage="measuring sizes", done=done, total=None, unit="sizes", finished=finished))
+
+
+def _best(candidates: Mapping[int, Candidate]) -> int:
+    """The place of the size with the lowest expected loss among those that are not too small for the time."""
+    enough = [
+        place
+        for place, one in candidates.items()
+        if one.tokens <= MOST_TOKENS_PER_PARAMETER * one.non_embedding
+    ]
+    return min(enough or [max(candidates)], key=lambda place: candidates[place].relative_loss)
 
 
 def _ended(settings: Settings, seconds: float, spare: float) -> Settings:
