@@ -70,7 +70,7 @@ def plan_in_words(plan: RunPlan, prepared: PreparedRun, level: TextLevel | None 
     level = level or TextLevel.of(tokens)
     params, speed = format_count(prepared.plan.params_total), format_count(plan.best.tokens_per_second)
     averaged = f", weights averaged over {train.average_fraction:g}" if train.average_fraction else ""
-    passes = describe_passes(trained_tokens(plan, prepared) / len(tokens.train))
+    passes = trained_tokens(plan, prepared) / len(tokens.train)
     expected = level.expected_of_run(plan, prepared)
     nats = expected.times(math.log(2) * tokens.bytes_per_token)
     bits = f"{expected.loss:.2f} bits per byte ({expected.low:.2f} to {expected.high:.2f})"
@@ -81,15 +81,15 @@ def plan_in_words(plan: RunPlan, prepared: PreparedRun, level: TextLevel | None 
         f"plan: {model.n_layer} layers, {model.n_embd} wide ({params} parameters), context "
         f"{model.block_size}, vocabulary {tokens.vocab_size:,}: of {len(plan.candidates)} sizes the best for "
         f"{time}, {size} of text and {speed} tokens a second",
-        f"plan: {passes}, so dropout {model.dropout:g}, weight decay {train.weight_decay:g}{averaged}; "
-        f"{settings.tokens_per_step:,} tokens a step, rates {train.lr:g} and {train.muon_lr:g}",
+        f"plan: {describe_passes(passes)}, so dropout {model.dropout:g}, weight decay {train.weight_decay:g}"
+        f"{averaged}; {settings.tokens_per_step:,} tokens a step, rates {train.lr:g} and {train.muon_lr:g}",
         f"expected: validation loss {nats.loss:.2f} nats per token ({nats.low:.2f} to {nats.high:.2f}), "
         f"{bits}; 8 of 10 runs are within",
-        *_remarks(plan, level.law),
+        *_remarks(plan, passes, level.law),
     ]
 
 
-def _remarks(plan: RunPlan, law: LearningLaw) -> list[str]:
+def _remarks(plan: RunPlan, passes: float, law: LearningLaw) -> list[str]:
     best = plan.best
     if best.spare_seconds > 0:
         used = format_duration(plan.seconds - best.spare_seconds)
@@ -97,8 +97,10 @@ def _remarks(plan: RunPlan, law: LearningLaw) -> list[str]:
             f"the text is short for the time: more than {law.most_passes:.0f} passes were never measured, so "
             f"the run ends after {used}; more text would use the rest"
         ]
-    if best.passes < 1:
-        return [f"the time is short for the text: the run sees {describe_passes(best.passes)}"]
+    if passes < 1:
+        return [
+            f"the time is short for the text, of which the run sees {passes:.0%}: more time would help most"
+        ]
     return []
 
 
