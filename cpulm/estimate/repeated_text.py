@@ -22,7 +22,7 @@ def passes_warning(passes: float | None, train_tokens: int, dropout: float) -> s
     if passes is None or passes <= MOST_PASSES:
         return None
     suitable, decay = regularization(passes)
-    if dropout >= suitable:
+    if dropout >= regularization(passes / 1.5)[0]:  # the table is coarse, and a machine's speed changes
         return None
     return (
         f"this run makes {describe_passes(passes)} of {format_count(train_tokens)} tokens: beyond "

@@ -1,0 +1,58 @@
+"""The law that ships: what it says of sizes, bytes, passes and texts."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from cpulm.estimate.learning_law import USUAL_BITS, measured_law
+from cpulm.estimate.recipe import SHAPES, recipe, regularization, shape_settings, vocabulary
+from cpulm.settings import changed
+from cpulm.settings_resolver import resolve
+
+
+def loss(params: float = 4e5, trained: float = 1e6, unique: float = 1e6, bits: float = USUAL_BITS) -> float:
+    return measured_law().expected(params, trained, unique, bits).loss
+
+
+def test_measured_runs_are_expected_within_the_span_of_a_run() -> None:
+    """From benchmarks/laws.tsv: WikiText-2, 0.40 M parameters, 0.46 of 1 MB; 4.81 M, sixteen passes."""
+    law = measured_law().on_one_text()
+    for params, trained, unique, bits, measured in (
+        (0.402e6, 0.462e6, 1.0e6, 2.504, 2.2858),
+        (4.81e6, 17.9e6, 1.12e6, 2.57, 1.8027),
+    ):
+        found = law.expected(params, trained, unique, bits)
+        assert found.low < measured < found.high
+        assert found.high / found.low == pytest.approx(math.exp(2 * 1.2816 * law.run_spread))
+
+
+def test_more_of_anything_is_better_and_a_repeated_byte_is_worth_less() -> None:
+    assert loss(params=4e6) < loss()
+    assert loss(unique=2e6, trained=2e6) < loss(trained=2e6) < loss()
+    law = measured_law()
+    worth = [law.worth_bytes(4e5, passes * 1e6, 1e6) / 1e6 for passes in (0.5, 1, 2, 4, 8)]
+    assert worth[:2] == [0.5, 1.0]
+    assert 1 < worth[2] < 2
+    assert worth == sorted(worth)
+    assert law.worth_bytes(4e5, 1e12, 1e6) == law.worth_bytes(4e5, law.most_passes * 1e6, 1e6)
+
+
+def test_a_text_unlike_those_measured_is_less_certain() -> None:
+    usual, strange = (measured_law().expected(4e5, 1e6, 1e6, bits) for bits in (USUAL_BITS, 0.8))
+    assert strange.loss < usual.loss
+    assert strange.high / strange.low > 1.5 * usual.high / usual.low
+
+
+def test_a_recipe_is_settings_that_follow_size_text_and_passes() -> None:
+    for shape in SHAPES:
+        settings = resolve(planned=shape_settings(shape))
+        for tokens, passes in ((2e5, 0.1), (2e6, 3.0), (5e7, 15.0)):
+            planned = resolve(planned=shape_settings(shape) | recipe(settings.model, 1e6, tokens, passes))
+            assert (planned.model.dropout, planned.train.weight_decay) == regularization(passes)
+            assert planned.tokens_per_step <= 8192
+            assert planned.eval.every * 8 < tokens / planned.tokens_per_step or tokens < 1e6
+    assert vocabulary(128, 1e4) < vocabulary(128, 1e6) <= vocabulary(512, 1e8)
+    wide = changed(resolve().model, n_embd=512, n_head=8)
+    assert recipe(wide, 1e6, 1e6, 1.0)["train.lr"] < recipe(resolve().model, 1e6, 1e6, 1.0)["train.lr"]
