@@ -33,6 +33,7 @@ _T = TypeVar("_T")
 
 FORMAT = "cpulm checkpoint"
 VERSION = 1
+_MOST_SHOWN = 200
 _STATE_KEY = "position"
 """The name of ``Checkpoint.state`` in files of format 1."""
 _OTHER_KEY = "other_weights"
@@ -350,7 +351,9 @@ def restore(
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
         if out_of_memory(error):
             raise
-        raise _no_fit(str(error).splitlines()[0] if str(error) else type(error).__name__) from error
+        # torch says what it did in the first line, and in the next one what does not fit
+        lines = [line.strip() for line in str(error).splitlines()] or [type(error).__name__]
+        raise _no_fit(lines[:2][-1][:_MOST_SHOWN]) from error
 
 
 def require_fit(checkpoint: Checkpoint) -> None:

@@ -30,7 +30,7 @@ def load_model(
         The model, its tokenizer, and the checkpoint without its weights and optimizer states.
 
     Raises:
-        DataError: if there is no checkpoint, or it is damaged.
+        DataError: if there is no checkpoint, it is damaged, or its weights are not finite.
     """
     checkpoint, _, tokenizer = best_checkpoint(path, warn)
     model = model_of(checkpoint, tokenizer)
@@ -57,6 +57,11 @@ def best_checkpoint(path: Path, warn: Callable[[str], None]) -> tuple[Checkpoint
             f"the parts of {used} do not fit each other: the tokenizer has {tokenizer.vocab_size:,} tokens, "
             f"the model {checkpoint.vocab_size:,}",
             "use another checkpoint of the run",
+        )
+    if not all(bool(value.isfinite().all()) for value in checkpoint.weights.values()):
+        raise DataError(
+            f"the weights in {used} are not finite: its training diverged",
+            "use an earlier checkpoint of the run",
         )
     return checkpoint, used, tokenizer
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from cpulm.checkpoints.load_model import load_model
 from cpulm.data.tokenfile import TokenFolder
@@ -88,7 +89,7 @@ def inspect_model(
         warn: called with a message for each damaged checkpoint that was skipped.
 
     Raises:
-        DataError: if there is no model, no text to show it, or too little of it.
+        DataError: if there is no model, it diverged, or there is no text to show it, or too little of it.
         SettingsError: if a word is not a single token.
         StoppedError: if ``should_stop`` returned True.
     """
@@ -100,6 +101,8 @@ def inspect_model(
     with Stage("reading the text", len(starts), "windows", emit, should_stop) as stage:
         stage.advance()
         read = text_pass.read(loaded.model, tokens, starts, stage.advance)
+    if not math.isfinite(read.loss):
+        raise _diverged(path)
     counts = None
     if loaded.data is not None:
         train = loaded.data.train
@@ -107,7 +110,17 @@ def inspect_model(
             counts = unused_tokens.count_tokens(train, loaded.model.vocab_size, stage.advance)
     with Stage("inspecting the weights", None, "", emit, should_stop) as stage:
         stage.advance()
-        return _build_report(loaded, asked, read, counts)
+        try:
+            return _build_report(loaded, asked, read, counts)
+        except torch.linalg.LinAlgError as error:  # of squares that overflow
+            raise _diverged(path) from error
+
+
+def _diverged(path: Path) -> DataError:
+    return DataError(
+        f"{path} computes values that are not finite: its training diverged",
+        "inspect an earlier checkpoint of the run",
+    )
 
 
 def _load(path: Path, shown: InspectionRequest, warn: Callable[[str], None]) -> _Loaded:

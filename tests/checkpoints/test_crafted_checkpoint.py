@@ -14,7 +14,9 @@ from cpulm.checkpoints import checkpoint as checkpoints
 from cpulm.checkpoints.load_model import load_model
 from cpulm.checkpoints.seal import seal
 from cpulm.data.tokenizer import char_tokenizer
-from cpulm.errors import DataError
+from cpulm.errors import DataError, SettingsError
+from cpulm.events import Event, Notice
+from cpulm.inspection.inspect_model import inspect_model
 from cpulm.run_dir import RunDir
 from cpulm.training import run as runs
 
@@ -141,6 +143,37 @@ def test_a_model_of_another_tokenizer_is_refused(run: RunDir) -> None:
     crafted(run, lambda record: record.update(tokenizer=char_tokenizer("abc").to_json()))
     with pytest.raises(DataError, match="the tokenizer has 4 tokens, the model 257"):
         load_model(run.latest, warn=pytest.fail)
+
+
+def test_weights_that_are_not_finite_are_refused_and_what_overflows_is_said(run: RunDir) -> None:
+    """A file that another program is to read, or a page of figures, would hide that the training diverged."""
+    crafted(run, lambda record: record["model"][first(record)].fill_(torch.nan))
+    with pytest.raises(DataError, match=r"the weights in .* are not finite: its training diverged"):
+        load_model(run.latest, warn=pytest.fail)
+    for too_large in (
+        lambda record: [value.fill_(1e38) for value in record["model"].values()],
+        lambda record: record["model"][first(record)].sign_().mul_(3e38),
+    ):
+        crafted(run, too_large)
+        with pytest.raises(DataError, match="computes values that are not finite: its training diverged"):
+            inspect_model(run.latest)
+
+
+def test_a_weight_of_another_shape_is_named(run: RunDir) -> None:
+    crafted(run, lambda r: r["model"].update({first(r): r["model"][first(r)].t().contiguous()}))
+    with pytest.raises(DataError, match=r"do not fit each other: size mismatch for wte\.weight"):
+        load_model(run.latest, warn=pytest.fail)
+
+
+def test_what_was_damaged_is_said_where_an_older_checkpoint_is_finished(run: RunDir) -> None:
+    crafted(run, lambda record: record["settings"]["model"].update(n_layer=10**9))
+    seen: list[Event] = []
+    with pytest.raises(SettingsError, match="already finished"):
+        runs.resume(run.path, {}, {}, show=seen.append, record=small.record)
+    warnings = [event.message for event in seen if isinstance(event, Notice) and event.level == "warning"]
+    assert any(
+        "latest.pt is not a cpulm checkpoint" in message and "instead" in message for message in warnings
+    )
 
 
 def test_rates_and_blocks_are_those_of_the_settings(run: RunDir) -> None:
