@@ -197,10 +197,11 @@ def writing_folder(
         DataError: if ``target`` is not empty and ``keep_existing`` is False.
     """
     temporary = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-    missing = [folder for folder in target.parents if not folder.exists()]
+    missing: list[Path] = []
     writer: FolderWriter | None = None
     try:
         with _disk_errors(target):
+            missing = [folder for folder in target.parents if not folder.exists()]
             temporary.mkdir(parents=True)
             writer = FolderWriter(temporary, tokenizer, masks_loss=masks_loss)
             yield writer

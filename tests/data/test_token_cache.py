@@ -67,8 +67,13 @@ def test_a_damaged_folder_is_listed_and_deleted_too() -> None:
     assert list_cached() == []
 
 
-def test_a_cache_that_cannot_be_written_is_replaced_by_a_folder_beside_the_runs(cache: Path) -> None:
+@pytest.mark.parametrize("why", ["it is a file", "the system refuses its name"])
+def test_a_cache_that_cannot_be_written_is_replaced_by_a_folder_beside_the_runs(
+    cache: Path, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cache.write_text("a file")
+    if why != "it is a file":  # as to root, too, whom no folder is closed to
+        monkeypatch.setenv("CPULM_CACHE", str(cache.with_name("x" * 300)))
     events: list[Event] = []
     folder = made("a.txt", events)
     assert folder.path.parent == Path("runs/.tokens").absolute()
