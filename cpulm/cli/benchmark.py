@@ -9,6 +9,7 @@ import typer
 
 from cpulm.cli.setting_flags import (
     COMMON,
+    FILES,
     LEARNING,
     MACHINE,
     MODEL,
@@ -31,7 +32,8 @@ _QUICK_SECONDS, _SECONDS = 2.0, 10.0
 
 @setting_flags(
     {
-        TEXT: ("data", *READING),
+        TEXT: ("data",),
+        FILES: READING,
         MODEL: SHAPE,
         LEARNING: ("batch_size", "grad_accum"),
         MACHINE: ("device", "threads", "precision"),

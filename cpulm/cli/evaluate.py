@@ -10,6 +10,7 @@ import typer
 from cpulm.cli import completion
 from cpulm.cli.setting_flags import (
     COMMON,
+    FILES,
     MACHINE,
     READING,
     TEXT,
@@ -31,7 +32,7 @@ _SAMPLING: dict[str, Any] = {
 }
 
 
-@setting_flags({TEXT: READING, MACHINE: ("device", "threads", "precision")})
+@setting_flags({FILES: READING, MACHINE: ("device", "threads", "precision")})
 def evaluate(
     runs: Annotated[
         list[str] | None,

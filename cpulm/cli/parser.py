@@ -9,9 +9,9 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from cpulm.cli.setting_flags import COMMON, HOW_LONG, LEARNING, MACHINE, MODEL, OUTPUT, TEXT
+from cpulm.cli.setting_flags import COMMON, FILES, HOW_LONG, LEARNING, MACHINE, MODEL, OUTPUT, TEXT
 
-PANELS = (COMMON, TEXT, HOW_LONG, MODEL, LEARNING, MACHINE)
+PANELS = (COMMON, TEXT, HOW_LONG, MODEL, LEARNING, MACHINE, FILES)
 """These come first, in this order; then the others as the command has them, and at the end the output."""
 
 OLD_SPELLINGS = {
@@ -22,6 +22,9 @@ OLD_SPELLINGS = {
     "train": {"--plan": "--config"},
 }
 """Options by the names that they had before, which still work and are in no help."""
+
+EXPLAINED_BY = {FILES: "tokenize"}
+"""Panels that one command explains; the others list their options."""
 
 UsageError: Any = typer.BadParameter.__base__  # its place in typer differs by version
 
@@ -84,11 +87,11 @@ def command_line(ctx: Any) -> str:
 
 
 def option_name(parameter: Any) -> str:
-    """``--lr X``, ``--nice/--no-nice`` or ``RUN...`` as help shows it."""
+    """``--lr X``, ``--[no-]nice`` or ``RUN...`` as help shows it."""
     if not parameter.opts[0].startswith("-"):
         return str(parameter.metavar or parameter.name.upper())
     spellings = ", ".join(sorted(parameter.opts, key=lambda one: not one.startswith("--")))
-    name = "/".join([spellings, *parameter.secondary_opts[:1]])
+    name = spellings.replace("--", "--[no-]", 1) if parameter.secondary_opts else spellings
     return name if is_switch(parameter) else f"{name} {parameter.metavar or 'VALUE'}"
 
 
@@ -125,7 +128,13 @@ def _show_help(command: Any, ctx: Any) -> None:
     order.sort(key=lambda name: name == OUTPUT)
     console = stdout()
     about = inspect.cleandoc(command.help or "")
-    page = help_page(
-        usage(command, ctx), about, [HelpPanel(name, panels[name]) for name in order], console.width
-    )
+    shown = []
+    for name in order:
+        other = EXPLAINED_BY.get(name, ctx.info_name)
+        if other == ctx.info_name:
+            shown.append(HelpPanel(name, panels[name]))
+        else:
+            names = ", ".join(row.name.split()[0] for row in panels[name])
+            shown.append(HelpPanel(f"{name} (explained by cpulm {other} --help)", [], names))
+    page = help_page(usage(command, ctx), about, shown, console.width)
     console.print(page, soft_wrap=True)

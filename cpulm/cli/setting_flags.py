@@ -13,7 +13,7 @@ import typer
 from cpulm.cli import completion
 from cpulm.errors import SettingsError
 
-COMMON, TEXT, HOW_LONG, MODEL = "Common", "Text", "How long", "Model"
+COMMON, TEXT, FILES, HOW_LONG, MODEL = "Common", "Text", "Reading files", "How long", "Model"
 LEARNING, MACHINE, OUTPUT = "Learning", "Machine", "Output"
 
 
@@ -92,7 +92,7 @@ FLAGS = {
             "train.max_time",
             ("--max-time",),
             "DURATION",
-            "Training time of the run in total, such as 8h or 90min.",
+            "Training time in total, such as 8h or 90min.",
         ),
         SettingFlag("train.steps", ("--steps",), "N", "Optimizer updates in total."),
         SettingFlag("train.epochs", ("--epochs",), "X", "Passes over the training text."),
@@ -101,7 +101,7 @@ FLAGS = {
             "train.until",
             ("--until",),
             "TIME",
-            "The time of day to end at, such as 07:00 or '2026-05-01 07:00'.",
+            "Time of day to end at: 07:00 or '2026-05-01 07:00'.",
             convert=_until,
         ),
         SettingFlag(
@@ -115,14 +115,14 @@ FLAGS = {
             "train.lr",
             ("--lr",),
             "X",
-            "Peak learning rate of AdamW, which trains embeddings, head and norms, or everything with "
+            "Peak learning rate of AdamW: embeddings, head and norms, or everything with "
             "train.optimizer=adamw.",
         ),
         SettingFlag(
             "train.muon_lr",
             ("--muon-lr",),
             "X",
-            "Peak learning rate of Muon, which trains the blocks' matrices.",
+            "Peak learning rate of Muon: the blocks' matrices.",
         ),
         SettingFlag(
             "train.records",
@@ -134,13 +134,13 @@ FLAGS = {
             "train.generations",
             ("--generations",),
             "N",
-            "Trainings in the run, each taught by the best model so far. [default: 1]",
+            "Trainings, each taught by the best one. [default: 1]",
         ),
         SettingFlag(
             "train.teacher",
             ("--teacher",),
             "RUN|FILE",
-            "A run or a checkpoint whose model also teaches this one; same tokenizer.",
+            "A run or checkpoint that also teaches this model.",
             complete=completion.paths,
         ),
         SettingFlag("train.seed", ("--seed",), "N", "Seed of weights, data order and dropout."),
@@ -163,7 +163,7 @@ FLAGS = {
             "data.val_source",
             ("--val-data",),
             "TEXT",
-            "Text to validate on, instead of a held-out part; repeatable.",
+            "Text to validate on, not a held-out part; repeatable.",
             many=True,
             complete=completion.paths,
         ),
@@ -286,7 +286,7 @@ READING = (
     *("format", "document", "separator", "field", "template", "loss_after", "where"),
     *("errors", "encoding", "skip_bad"),
 )
-TEXTS = ("data", "val_data", "val_fraction", "tokenizer", "vocab_size", *READING, "dedup")
+TEXTS = ("data", "val_data", "val_fraction", "tokenizer", "vocab_size", "dedup")
 HORIZON = ("max_time", "steps", "epochs", "tokens", "until")
 SHAPE = ("n_layer", "n_head", "n_embd", "block_size", "dropout")
 BEHAVIOUR = ("nice", "allow_sleep", "pause_on_battery")
@@ -296,7 +296,7 @@ Assignments = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Any setting, such as train.weight_decay=0.2; repeatable.",
+        help="Any setting: train.weight_decay=0.2; repeatable.",
         rich_help_panel=LEARNING,
         autocompletion=completion.assignment,
     ),
@@ -305,7 +305,7 @@ Config = Annotated[
     str | None,
     typer.Option(
         metavar="FILE",
-        help="YAML file of settings: a run's settings.yaml, or a plan of cpulm benchmark.",
+        help="YAML file of settings, or a plan of cpulm benchmark.",
         rich_help_panel=LEARNING,
         autocompletion=completion.paths,
     ),
@@ -314,7 +314,7 @@ Preset = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="Settings to begin with; see `cpulm train --list-presets`. [default: tiny]",
+        help="Settings to begin with. [default: tiny]",
         rich_help_panel=COMMON,
         autocompletion=completion.preset,
     ),

@@ -10,11 +10,13 @@ import typer
 from cpulm.cli import completion
 from cpulm.cli.setting_flags import (
     COMMON,
+    FILES,
     HOW_LONG,
     LEARNING,
     MACHINE,
     MODEL,
     OUTPUT,
+    READING,
     SHAPE,
     TEXT,
     TEXTS,
@@ -40,6 +42,7 @@ WHICH = "What to try"
     {
         COMMON: ("max_time", "steps", "batch_size", "lr", "muon_lr"),
         TEXT: TEXTS,
+        FILES: READING,
         HOW_LONG: ("epochs", "tokens", "target_loss", "patience", "eval_every"),
         MODEL: SHAPE,
         LEARNING: ("grad_accum",),
@@ -168,7 +171,10 @@ def is_sweep(path: Path) -> bool:
     """Whether ``path`` is a sweep's folder, or the plan in it."""
     from cpulm.sweep.plan import PLAN
 
-    return (path / PLAN).is_file() or (path.name == PLAN and path.is_file())
+    try:
+        return (path / PLAN).is_file() or (path.name == PLAN and path.is_file())
+    except OSError:  # it may not be entered; who reads the run says so
+        return False
 
 
 def continue_sweep(path: Path, *, headless: bool, json: bool) -> None:

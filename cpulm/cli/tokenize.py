@@ -10,7 +10,9 @@ import typer
 from cpulm.cli import completion
 from cpulm.cli.setting_flags import (
     COMMON,
+    FILES,
     OUTPUT,
+    READING,
     TEXT,
     TEXTS,
     Headless,
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from cpulm.settings import DataSettings
 
 
-@setting_flags({TEXT: TEXTS})
+@setting_flags({TEXT: TEXTS, FILES: READING})
 def tokenize(
     text: Annotated[
         list[str] | None,

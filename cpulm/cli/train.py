@@ -11,11 +11,13 @@ from cpulm.cli import completion
 from cpulm.cli.setting_flags import (
     BEHAVIOUR,
     COMMON,
+    FILES,
     HOW_LONG,
     LEARNING,
     MACHINE,
     MODEL,
     OUTPUT,
+    READING,
     SHAPE,
     TEXT,
     TEXTS,
@@ -34,6 +36,7 @@ from cpulm.cli.setting_flags import (
     {
         COMMON: ("max_time", "steps", "batch_size", "lr", "muon_lr"),
         TEXT: TEXTS,
+        FILES: READING,
         HOW_LONG: ("until", "epochs", "tokens", "target_loss", "patience", "eval_every"),
         MODEL: SHAPE,
         LEARNING: ("records", "grad_accum", "seed", "generations", "teacher"),
@@ -46,7 +49,7 @@ def train(
         list[str] | None,
         typer.Argument(
             metavar="TEXT...",
-            help="Text to learn from: files, folders, globs. [default: builtin:python]",
+            help="Text to learn from. [default: builtin:python]",
             rich_help_panel=COMMON,
             autocompletion=completion.paths,
         ),
@@ -66,7 +69,7 @@ def train(
         bool,
         typer.Option(
             "--overnight",
-            help="Train in the background, even after this terminal is closed; restart after a crash.",
+            help="Train in the background; restart after a crash.",
             rich_help_panel=COMMON,
         ),
     ] = False,

@@ -109,6 +109,8 @@ def _with_or_without_value(name: str, context: Any) -> SettingsError:
 
 def _bad_value(error: Any, context: Any) -> SettingsError:
     parameter = error.param
+    if "not readable" in error.message:
+        return SettingsError(_plain(error.message), "check its permissions")
     typed = _typed_value(parameter, context)
     name = parameter.opts[0] if parameter.opts[0].startswith("-") else option_name(parameter)
     number, words = _NUMBERS.get(parameter.metavar, (str, "possible here"))

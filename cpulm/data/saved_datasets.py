@@ -19,9 +19,12 @@ _DEFAULT_SPLIT = "train"
 
 def is_saved_dataset(folder: Path) -> bool:
     """Whether the library datasets wrote ``folder`` with ``save_to_disk``."""
-    return (folder / _SPLITS).is_file() or (
-        (folder / _STATE).is_file() and (folder / "dataset_info.json").is_file()
-    )
+    try:
+        return (folder / _SPLITS).is_file() or (
+            (folder / _STATE).is_file() and (folder / "dataset_info.json").is_file()
+        )
+    except OSError:  # it may not be entered; who lists it says so
+        return False
 
 
 def dataset_files(source: str) -> list[Path]:

@@ -26,10 +26,11 @@ class HelpRow:
 
 @dataclass(frozen=True)
 class HelpPanel:
-    """Rows under a title."""
+    """Rows under a title, or only the ``names`` of what another page explains."""
 
     title: str
     rows: Sequence[HelpRow]
+    names: str = ""
 
 
 def help_page(usage: str, about: str, panels: Sequence[HelpPanel], width: int) -> Text:
@@ -47,6 +48,8 @@ def help_page(usage: str, about: str, panels: Sequence[HelpPanel], width: int) -
         lines.append(Text(panel.title, style="bold"))
         for row in panel.rows:
             lines += _row(row, width)
+        for line in textwrap.wrap(panel.names, width - 2, break_on_hyphens=False):
+            lines.append(Text(f"  {line}", style="cyan"))
         lines.append(Text())
     return Text("\n").join(lines[:-1])
 

@@ -64,8 +64,22 @@ def test_every_command(
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code in (2, 3, 5)
-    assert "error: " in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "error: " in told
+    assert line.startswith("sweep") or "sweep.yaml" not in told, "a file that nobody named"
     assert [path.name for path in Path().iterdir()] == ["t.txt"]
+
+
+def test_a_path_that_may_not_be_read_is_named(
+    in_empty_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("closed").mkdir()
+    monkeypatch.setattr(os, "access", lambda path, _mode: str(path) != "closed")  # root may read all
+    monkeypatch.setattr(sys, "argv", ["cpulm", "runs", "closed"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert "closed is not readable" in capsys.readouterr().err
 
 
 def refusal(number: int, path: Path | None) -> OSError:

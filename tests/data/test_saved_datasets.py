@@ -10,6 +10,7 @@ import pytest
 
 from cpulm.data.readers import read_files
 from cpulm.data.reading import Reading
+from cpulm.data.saved_datasets import is_saved_dataset
 from cpulm.data.sources import absolute_sources, find_files
 from cpulm.errors import DataError, SettingsError
 from cpulm.settings import DataSettings
@@ -51,6 +52,10 @@ def test_a_split_is_named_behind_a_colon(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     data = absolute_sources(DataSettings(source=["hf:all:test", "hf:some/name:test"]))
     assert data.source == [f"hf:{tmp_path / 'all'}:test", "hf:some/name:test"]
+
+
+def test_a_folder_that_may_not_be_entered_is_none() -> None:
+    assert not is_saved_dataset(Path("x" * 300))
 
 
 def test_a_damaged_saved_dataset_is_one_error(tmp_path: Path) -> None:
