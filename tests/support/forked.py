@@ -43,9 +43,12 @@ class Forked:
     ) -> None:
         self._server = _server()
         self._code: int | None = None
-        streams = [str(stdin), str(stdout), str(stderr)]
-        request = {"folder": str(folder), "argv": arguments, "streams": streams}
-        request["environ"] = dict(os.environ, **(environ or {}))
+        request = {
+            "folder": str(folder),
+            "argv": arguments,
+            "streams": [str(stdin), str(stdout), str(stderr)],
+            "environ": {**os.environ, **(environ or {})},
+        }
         assert self._server.stdin is not None
         self._server.stdin.write(f"{json.dumps(request)}\n")
         self.pid = self._answer()
