@@ -203,6 +203,10 @@ class TrainSettings(Section):
     generations: int = Field(1, ge=1, le=1000)
     """Trainings in the run, one after the other, that share its horizon. Each begins with new weights and
     learns from the text and from the best model so far; the result is the best of all."""
+    init_from: str | None = None
+    """A trained model to begin with: a run, a checkpoint, a folder of transformers (Qwen3, Llama, Qwen2,
+    GPT-2) or a GGUF file. The run takes its weights, its tokenizer and its settings; optimizer and schedule
+    begin anew."""
     teacher: str | None = None
     """A run, or a checkpoint, whose model teaches this one: the model learns from the text and from the
     probabilities that the teacher gives to every next token (distillation). Its tokenizer must be the same,

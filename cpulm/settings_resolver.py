@@ -47,6 +47,7 @@ def resolve(
     assignments: Iterable[str] = (),
     flags: Mapping[str, Any] | None = None,
     planned: Mapping[str, Any] | None = None,
+    initial: Mapping[str, Any] | None = None,
 ) -> Settings:
     """Merge and validate the settings from all sources.
 
@@ -57,6 +58,7 @@ def resolve(
         assignments: texts of the form ``a.b=value``; the value is YAML, or plain text if the setting is text.
         flags: values by dotted key; None for flags that were not given.
         planned: values by dotted key in the place of a preset's, for the preset ``auto``.
+        initial: values by dotted key of the model that the run begins with; they override the preset's.
 
     Raises:
         SettingsError: names the key, the value and what is valid.
@@ -71,6 +73,7 @@ def resolve(
     layers: list[Layer] = [dict(planned or {})]
     if preset and preset != AUTO:
         layers.append(_flat(load_preset(preset)[0], f"the preset {preset}"))
+    layers.append(dict(initial or {}))
     layers.append(from_file)
     layers.append(_from_environment(environ or {}))
     layers.append(_from_assignments(assignments))

@@ -42,11 +42,12 @@ ROOMS: dict[str, tuple[int, str]] = {
     "model": (2, "native"),
     "optim": (2, "native"),
     "execution": (3, "system data model optim native"),
+    "pretrained": (3, "system data model"),
     "estimate": (3, "system model.counts optim.batch_size"),
     "generation": (3, "data model"),
     "runs": (3, "runlog system"),
     "ui": (3, "runlog"),
-    "checkpoints": (4, "execution.rng data model optim.restore_state optim.weight_average"),
+    "checkpoints": (4, "pretrained execution.rng data model optim.restore_state optim.weight_average"),
     "analysis": (
         4,
         "runs runlog estimate.scaling_law estimate.overfitting estimate.repeated_text estimate.learning_law",
@@ -54,14 +55,17 @@ ROOMS: dict[str, tuple[int, str]] = {
     "sweep": (4, "runs estimate runlog data system"),
     "overnight": (4, "runs runlog system"),
     "evaluation": (5, "checkpoints generation execution data model system"),
-    "export": (5, "checkpoints data model"),
+    "export": (5, "checkpoints pretrained data model"),
     "inspection": (5, "checkpoints generation data model"),
-    "training": (6, "evaluation checkpoints generation execution estimate runs data model optim system"),
+    "training": (
+        6,
+        "evaluation checkpoints generation execution pretrained estimate runs data model optim system",
+    ),
     "benchmark": (7, "training estimate execution data model optim system"),
     "cli": (
         8,
-        "benchmark training evaluation export inspection analysis sweep overnight checkpoints runs ui "
-        "estimate generation execution runlog data model optim system native",
+        "benchmark training evaluation export inspection analysis sweep overnight checkpoints pretrained "
+        "runs ui estimate generation execution runlog data model optim system native",
     ),
 }
 """Every room: its floor, and what it may import beside the ground; ``a.b`` is one module of a room."""
@@ -75,11 +79,11 @@ ONLY_IN = {
     "psutil": ("system",),
     "torch": (
         *("native", "model", "optim", "data", "execution", "generation", "checkpoints", "evaluation"),
-        *("inspection", "training", "benchmark"),
+        *("pretrained", "inspection", "training", "benchmark"),
     ),
-    "gguf": ("export",),
+    "gguf": ("export", "pretrained"),
     "huggingface_hub": ("export",),
-    "safetensors": ("export",),
+    "safetensors": ("export", "pretrained"),
 }
 """Libraries that only some rooms import."""
 

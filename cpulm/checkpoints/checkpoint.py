@@ -8,6 +8,7 @@ Other tools can open it, and damage is noticed before anything is read from it. 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, Literal, TypeVar, cast
@@ -45,7 +46,8 @@ class Checkpoint:
     """The contents of a checkpoint file.
 
     Attributes:
-        model_state: the weights that training continues from.
+        model_state: the weights that training continues from; those of another program's model are read from
+            its file when they are asked for.
         average_state: their moving average; empty if the run keeps none.
         starts_documents: whether the end-of-text token begins documents in the training data.
         state: the training state: step, best loss, skipped batches.
@@ -59,7 +61,7 @@ class Checkpoint:
     tokenizer_json: str
     vocab_size: int
     starts_documents: bool
-    model_state: dict[str, Tensor]
+    model_state: Mapping[str, Tensor]
     average_state: dict[str, Tensor] = field(default_factory=dict)
     optimizer_states: list[dict[str, Any]] = field(default_factory=list)
     state: TrainState = field(default_factory=TrainState)
@@ -68,7 +70,7 @@ class Checkpoint:
     data: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def weights(self) -> dict[str, Tensor]:
+    def weights(self) -> Mapping[str, Tensor]:
         """The weights to use: the better ones at the last validation."""
         return self.average_state if self.average_state and self.state.average_is_better else self.model_state
 
@@ -113,7 +115,7 @@ def save(checkpoint: Checkpoint, path: Path) -> int:
         return file.tell()
 
 
-def _others(checkpoint: Checkpoint) -> dict[str, Tensor]:
+def _others(checkpoint: Checkpoint) -> Mapping[str, Tensor]:
     """The average, or, if that is the better, the weights it is an average of."""
     used = checkpoint.weights
     return checkpoint.model_state if used is checkpoint.average_state else checkpoint.average_state
@@ -312,7 +314,7 @@ def load_newest(paths: list[Path]) -> tuple[Checkpoint, Path, list[str]]:
 
 def weights_alone(checkpoint: Checkpoint) -> Checkpoint:
     """The checkpoint with the weights to use, and nothing to continue training with."""
-    weights = checkpoint.weights
+    weights = dict(checkpoint.weights)
     return replace(checkpoint, model_state=weights, average_state={}, optimizer_states=[], random_state={})
 
 
@@ -335,7 +337,7 @@ def restore(
     """
     try:
         if optimizers is None:
-            model.load_state_dict(checkpoint.weights)
+            copy_weights(checkpoint.weights, model)
             return
         if not checkpoint.optimizer_states:
             raise DataError(
@@ -354,6 +356,23 @@ def restore(
         # torch says what it did in the first line, and in the next one what does not fit
         lines = [line.strip() for line in str(error).splitlines()] or [type(error).__name__]
         raise _no_fit(lines[:2][-1][:_MOST_SHOWN]) from error
+
+
+@torch.no_grad()
+def copy_weights(weights: Mapping[str, Tensor], model: nn.Module) -> None:
+    """Copy ``weights`` into ``model``, one after the other.
+
+    Raises:
+        ValueError: if they are not those of the model.
+    """
+    own = model.state_dict()
+    if own.keys() != weights.keys():
+        raise ValueError(f"weights are missing or left over: {sorted(own.keys() ^ weights.keys())[0]}")
+    for name, target in own.items():
+        weight = weights[name]
+        if weight.shape != target.shape:
+            raise ValueError(f"{name} is {list(weight.shape)} instead of {list(target.shape)}")
+        target.copy_(weight)
 
 
 def require_fit(checkpoint: Checkpoint) -> None:

@@ -13,6 +13,9 @@ from cpulm.checkpoints.checkpoint import Checkpoint
 from cpulm.data.tokenizer import Tokenizer
 from cpulm.errors import DataError
 from cpulm.model.transformer import Transformer
+from cpulm.pretrained.read_pretrained import read_pretrained
+from cpulm.pretrained.recognize import is_pretrained
+from cpulm.settings import Settings
 
 
 def load_model(
@@ -22,7 +25,7 @@ def load_model(
 
     Args:
         path: a checkpoint, or a run's folder: then its ``best.pt`` is loaded or, without one, its newest
-            undamaged checkpoint.
+            undamaged checkpoint; or a model of another program, as ``is_pretrained`` knows them.
         device: the device that the model will run on.
         warn: called for each damaged checkpoint that was skipped.
 
@@ -30,7 +33,8 @@ def load_model(
         The model, its tokenizer, and the checkpoint without its weights and optimizer states.
 
     Raises:
-        DataError: if there is no checkpoint, it is damaged, or its weights are not finite.
+        DataError: if there is no checkpoint, it is damaged, or its weights are not finite; or a model of
+            another program cannot be read.
     """
     checkpoint, _, tokenizer = best_checkpoint(path, warn)
     model = model_of(checkpoint, tokenizer)
@@ -47,6 +51,8 @@ def best_checkpoint(path: Path, warn: Callable[[str], None]) -> tuple[Checkpoint
     Raises:
         DataError: as :func:`load_model`.
     """
+    if is_pretrained(path):
+        return _pretrained(path, warn)
     checkpoint, used, damaged = checkpoints.load_newest(_checkpoints_of(path) if path.is_dir() else [path])
     for line in damaged:
         warn(f"{line}; using {used.name} instead")
@@ -64,6 +70,17 @@ def best_checkpoint(path: Path, warn: Callable[[str], None]) -> tuple[Checkpoint
             "use an earlier checkpoint of the run",
         )
     return checkpoint, used, tokenizer
+
+
+def _pretrained(path: Path, warn: Callable[[str], None]) -> tuple[Checkpoint, Path, Tokenizer]:
+    """A model of another program, as a checkpoint that no run has trained."""
+    found = read_pretrained(path)
+    for note in found.notes:
+        warn(f"{path}: {note}")
+    tokenizer = found.tokenizer
+    settings = Settings(model=found.settings)
+    checkpoint = Checkpoint(settings, tokenizer.to_json(), tokenizer.vocab_size, True, found.weights)
+    return checkpoint, path, tokenizer
 
 
 def model_of(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Transformer:

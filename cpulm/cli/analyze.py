@@ -62,7 +62,8 @@ def analyze(
         typer.Option(
             "--model",
             help="Inspect the model too: its loss by position and kind of token, the loss along a passage, "
-            "attention, embeddings, weights. Then RUN may be a checkpoint.",
+            "attention, embeddings, weights. Then RUN may be a checkpoint, "
+            "a folder of transformers or a GGUF file.",
             rich_help_panel=MODEL,
         ),
     ] = False,
@@ -114,6 +115,7 @@ def analyze(
     """
     from cpulm.cli.inspection import look, require_model, require_one
     from cpulm.errors import SettingsError
+    from cpulm.pretrained.recognize import is_pretrained
     from cpulm.ui.console import show_warning
 
     require_model(model=model, text=data, prompt=prompt, words=word)
@@ -126,7 +128,7 @@ def analyze(
             raise SettingsError("--card writes a card alone", "leave out --html, --png, --model and --json")
         _write_card(runs, card)
         return
-    of_checkpoint = model and len(runs) == 1 and runs[0].suffix == ".pt"
+    of_checkpoint = model and len(runs) == 1 and (runs[0].suffix == ".pt" or is_pretrained(runs[0]))
     reports = [] if of_checkpoint else read_all(runs)
     if by is not None and (len(reports) <= 1 or json or pages):
         show_warning("--by has no effect: it is for the curves of several runs in the terminal")

@@ -39,7 +39,8 @@ def evaluate(
         typer.Argument(
             metavar="RUN...",
             autocompletion=completion.run,
-            help="Runs (their best.pt, else the newest checkpoint) or checkpoints.",
+            help="Runs (their best.pt, else the newest checkpoint), checkpoints, folders of transformers or "
+            "GGUF files.",
         ),
     ] = None,
     checkpoint: Annotated[
@@ -198,6 +199,7 @@ def _models_and_texts(
     """
     from cpulm.command import typed
     from cpulm.errors import SettingsError
+    from cpulm.pretrained.recognize import is_pretrained
     from cpulm.run_dir import RunDir
 
     if checkpoints:
@@ -206,7 +208,8 @@ def _models_and_texts(
         raise SettingsError("RUN is missing", "such as `cpulm evaluate runs/tiny-1`")
     for one in map(Path, arguments):
         found = RunDir(one)
-        if one.exists() and one.suffix != ".pt" and not (found.settings.exists() or found.checkpoints()):
+        is_model = one.suffix == ".pt" or is_pretrained(one) or found.settings.exists()
+        if one.exists() and not is_model and not found.checkpoints():
             raise SettingsError(
                 f"{one} is neither a run nor a checkpoint", f"give a text as --data {typed(one)}"
             )

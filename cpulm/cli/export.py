@@ -20,7 +20,8 @@ def export(
         typer.Argument(
             metavar="RUN",
             autocompletion=completion.run,
-            help="A run's folder (its best.pt, else the newest checkpoint) or a checkpoint.",
+            help="A run's folder (its best.pt, else the newest checkpoint), a checkpoint, a folder of "
+            "transformers or a GGUF file.",
             show_default=False,
         ),
     ],

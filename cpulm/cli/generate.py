@@ -29,7 +29,8 @@ def generate(
         typer.Argument(
             metavar="RUN",
             autocompletion=completion.run,
-            help="A run's folder (its best.pt, else the newest checkpoint) or a checkpoint.",
+            help="A run's folder (its best.pt, else the newest checkpoint), a checkpoint, a folder of "
+            "transformers or a GGUF file.",
         ),
     ] = None,
     checkpoint: Annotated[

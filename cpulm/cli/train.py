@@ -39,7 +39,7 @@ from cpulm.cli.setting_flags import (
         FILES: READING,
         HOW_LONG: ("until", "epochs", "tokens", "target_loss", "patience", "eval_every"),
         MODEL: SHAPE,
-        LEARNING: ("records", "grad_accum", "seed", "generations", "teacher"),
+        LEARNING: ("records", "grad_accum", "seed", "init_from", "generations", "teacher"),
         MACHINE: ("device", "threads", "precision", "compile", *BEHAVIOUR),
         OUTPUT: ("checkpoint_every", "tensorboard"),
     }
@@ -107,14 +107,17 @@ def train(
         cpulm train notes/ --max-time 8h
 
         cpulm train book.txt --tokenizer char --n-layer 4 --n-embd 128 --steps 2000
+
+        cpulm train letters/ --init-from runs/tiny-1 --epochs 2
     """
     import os
 
     from cpulm.cli import run_training
     from cpulm.cli.learning_rates import check_rates
+    from cpulm.cli.new_run import resolve_new_run
     from cpulm.cli.no_effect import ignored_by_resume, without_effect
     from cpulm.errors import SettingsError
-    from cpulm.settings_resolver import AUTO, is_given, resolve
+    from cpulm.settings_resolver import is_given
     from cpulm.ui.console import show_warning
 
     if list_presets:
@@ -131,19 +134,16 @@ def train(
         "flags": with_text(flags, text),
     }
     if continues:
-        kept = {
-            key: flags.get(key) for key in ("checkpoint.every", *(f"runtime.{name}" for name in BEHAVIOUR))
-        }
+        keys = ("checkpoint.every", *(f"runtime.{name}" for name in BEHAVIOUR))
+        kept = {key: flags.get(key) for key in keys}
         for warning in ignored_by_resume(continues, kept, preset, **given):
             show_warning(warning)
         run_training.go_on(continues, horizon(flags), kept, headless=headless, json=json, overnight=overnight)
         return
-    is_auto = _is_auto(preset, given)
-    settings = resolve(preset=None if is_auto else preset or (None if config else "tiny"), **given)
+    settings, make = resolve_new_run(preset, given)
     warnings = check_rates(settings, assignments or (), flags)
     warnings += without_effect(settings, assignments or (), flags)
     block_is_wish = not is_given("model.block_size", **given)
-    make = (lambda planned: resolve(AUTO, planned=planned, **given)) if is_auto else None
     if print_config:
         run_training.print_settings(settings, make)
     elif dry_run:
@@ -152,13 +152,3 @@ def train(
         run_training.begin(
             settings, out, warnings, block_is_wish, make, headless=headless, json=json, overnight=overnight
         )
-
-
-def _is_auto(preset: str | None, given: dict[str, Any]) -> bool:
-    """Whether the run is to be planned: that was requested, or a time and nothing to begin with was given."""
-    from cpulm.settings_resolver import AUTO, resolve
-
-    if preset is None and given["config"] is None:
-        train = resolve(**given).train
-        return train.max_time is not None or train.until is not None
-    return preset == AUTO

@@ -50,7 +50,7 @@ def prepare(
         should_stop: called about ten times a second.
         block_size: refuse tokens if either split is smaller than one such block.
         out: the folder to write; if None, a folder in the user's cache, which the next call finds again.
-        tokenizer: the one that ``data`` led to before, to be used again; None: make it.
+        tokenizer: the one to use, of a model that exists; None: make the one of ``data``.
 
     Raises:
         DataError: if a source cannot be used.
@@ -73,7 +73,12 @@ def prepare(
 
 
 def prepare_fitting(
-    settings: Settings, *, emit: Listener, should_stop: Callable[[], bool], block_is_wish: bool
+    settings: Settings,
+    *,
+    emit: Listener,
+    should_stop: Callable[[], bool],
+    block_is_wish: bool,
+    tokenizer: Tokenizer | None = None,
 ) -> tuple[TokenFolder, Settings]:
     """Prepare the data of a run; return its tokens, and the settings with a block size that they hold.
 
@@ -82,13 +87,14 @@ def prepare_fitting(
         emit: as of :func:`prepare`.
         should_stop: as of :func:`prepare`.
         block_is_wish: take the largest block size that the text allows, if it is less than the settings'.
+        tokenizer: as of :func:`prepare`.
 
     Raises:
         CpulmError: as :func:`prepare`, or if the block size, or even one of 16 tokens, does not fit.
     """
     block, records = settings.model.block_size, settings.train.records
     least = None if block_is_wish or records else block
-    tokens = prepare(settings.data, emit=emit, should_stop=should_stop, block_size=least)
+    tokens = prepare(settings.data, emit=emit, should_stop=should_stop, block_size=least, tokenizer=tokenizer)
     if records:  # a window may be larger than all of them
         return tokens, settings
     fits = fitting_block(tokens, block, emit)

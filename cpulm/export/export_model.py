@@ -9,12 +9,13 @@ from pathlib import Path
 from cpulm.atomic import replacing, replacing_folder, write_text
 from cpulm.errors import ResourceError, SettingsError
 from cpulm.export.formats import Format, Quantization
-from cpulm.export.gguf import require_gguf, write_gguf
+from cpulm.export.gguf import write_gguf
 from cpulm.export.hf import HF_FILES, write_hf
 from cpulm.export.html_page import write_page
 from cpulm.export.modelfile import modelfile
 from cpulm.export.safetensors_file import write_safetensors
-from cpulm.export.trained_model import TrainedModel, read_trained_model
+from cpulm.export.trained_model import TrainedModel, model_name, read_trained_model
+from cpulm.pretrained.gguf_names import require_gguf
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class ExportRequest:
         """What is written."""
         if self.out is not None:
             return self.out
-        name = self.run.resolve().name if self.run.is_dir() else self.run.resolve().parent.name
+        name = model_name(self.run)
         endings = {
             "hf": "-hf",
             "gguf": f"-{self.quantization}.gguf",

@@ -5,25 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING
 
 from cpulm.errors import SettingsError
-from cpulm.export.architecture import Architecture, architecture_of
 from cpulm.export.formats import Quantization
 from cpulm.export.gguf_vocabulary import GgufVocabulary, gguf_vocabulary
-from cpulm.export.named_weights import named_weights
 from cpulm.export.q4_k import quantize_q4_k
 from cpulm.export.trained_model import TrainedModel
 from cpulm.layer_shapes import ACTIVATIONS
+from cpulm.pretrained.architecture import Architecture, architecture_of
+from cpulm.pretrained.gguf_names import gguf_name, interleaved, require_gguf, rotated_heads
+from cpulm.pretrained.named_weights import Array, named_weights
 from cpulm.settings import ModelSettings
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
-
-_Array = npt.NDArray[np.float32]
 
 _FILE_TYPES: Mapping[str, str] = {
     "f32": "ALL_F32",
@@ -34,21 +30,6 @@ _FILE_TYPES: Mapping[str, str] = {
 }
 _BLOCKS: Mapping[str, int] = {"q8_0": 32, "q5_0": 32, "q4_0": 32, "q4_k": 256}
 """Weights in a block: a matrix whose rows are no multiple of it is stored in another type."""
-
-
-def require_gguf() -> Any:
-    """Return the package gguf.
-
-    Raises:
-        SettingsError: if it is not installed.
-    """
-    try:
-        import gguf
-    except ImportError as error:
-        raise SettingsError(
-            "--to gguf needs the package gguf, which is not installed", "pip install gguf"
-        ) from error
-    return gguf
 
 
 def write_gguf(trained: TrainedModel, path: Path, quantization: Quantization) -> list[str]:
@@ -152,27 +133,16 @@ def _add_vocabulary(
     writer.add_add_eos_token(False)
 
 
-def _gguf_weights(trained: TrainedModel, architecture: Architecture) -> Iterator[tuple[str, _Array]]:
+def _gguf_weights(trained: TrainedModel, architecture: Architecture) -> Iterator[tuple[str, Array]]:
     """The weights by their names in GGUF files."""
-    gguf = require_gguf()
     settings = trained.model.settings
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[architecture.upper()], settings.n_layer)
+    name_of = gguf_name(architecture, settings.n_layer)
     for name, weight in named_weights(trained.model, architecture).items():
-        if architecture == "llama" and ".q_proj." in name:
-            weight = _interleaved(weight, settings.n_head)
-        if architecture == "llama" and ".k_proj." in name:
-            weight = _interleaved(weight, settings.kv_heads)
-        yield names.get_name(name, try_suffixes=(".weight", ".bias")), weight
+        heads = rotated_heads(architecture, name, settings)
+        yield name_of(name), interleaved(weight, heads) if heads else weight
 
 
-def _interleaved(weight: _Array, heads: int) -> _Array:
-    """Rows of a projection to ``heads`` heads, reordered: llama.cpp rotates pairs of neighbours in a Llama,
-    and pairs of the two halves in a Qwen3."""
-    halves = weight.reshape(heads, 2, len(weight) // heads // 2, *weight.shape[1:])
-    return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(weight.shape)
-
-
-def _type_of(name: str, weight: _Array, quantization: Quantization) -> tuple[str, bool]:
+def _type_of(name: str, weight: Array, quantization: Quantization) -> tuple[str, bool]:
     """The type that a tensor is stored in, and whether that is as requested.
 
     Norms, biases and positions stay in f32, as llama.cpp does it; so does it that q5_0 stands in for q4_k.

@@ -7,35 +7,16 @@ the tokens that cover a text best.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import IntEnum
 from typing import Any
 
 from cpulm.data.encoder import unknown_id
 from cpulm.data.splitting import splitting_pattern
 from cpulm.data.tokenizer import Tokenizer, byte_letters
 from cpulm.errors import SettingsError
+from cpulm.pretrained.gguf_names import NO_TEXT, PRE_TOKENIZERS, WORD_BEGINS, TokenType
 
 _LETTERS = byte_letters()
-_WORD_BEGINS = "\N{LOWER ONE EIGHTH BLOCK}"
-"""What llama.cpp's ``t5`` reads a space as."""
-_NO_TEXT = b"\\xff"
-"""Before the end-of-text token of an ``rwkv`` vocabulary: a byte that no text holds, so that none is read as
-that token."""
-
-_PRE_TOKENIZERS: Mapping[str, str] = {"gpt2": "gpt-2", "qwen2": "qwen2", "llama3": "llama-bpe"}
-"""llama.cpp's names of the splitting patterns."""
-
-
-class TokenType(IntEnum):
-    """The types of tokens in a GGUF file."""
-
-    NORMAL = 1
-    UNKNOWN = 2
-    CONTROL = 3
-    USER_DEFINED = 4
-    UNUSED = 5
 
 
 @dataclass(frozen=True)
@@ -74,7 +55,8 @@ def gguf_vocabulary(tokenizer: Tokenizer) -> GgufVocabulary:
         return _longest_match(tokenizer, {character: character.encode() for character in characters})
     if tokenizer.kind == "word":
         return _words(tokenizer)
-    pre = _PRE_TOKENIZERS.get(splitting_pattern(tokenizer.parts) or "")
+    pattern = splitting_pattern(tokenizer.parts)
+    pre = PRE_TOKENIZERS.get(pattern) if pattern else None
     if pre is None:
         raise SettingsError(
             "data.tokenizer: llama.cpp has no tokenizer that splits text as this one does",
@@ -110,7 +92,7 @@ def _longest_match(tokenizer: Tokenizer, texts: dict[str, bytes]) -> GgufVocabul
     for entry, number in vocabulary.items():
         tokens[number] = _escaped(texts[entry])
     for number, (text, kind) in _added(tokenizer).items():
-        tokens[number], types[number] = _NO_TEXT + _escaped(text.encode()), kind
+        tokens[number], types[number] = _escaped(NO_TEXT + text.encode()), kind
     limit = "llama.cpp cannot read a prompt with characters that the vocabulary lacks"
     return GgufVocabulary("rwkv", tokens, types, limit=limit if tokenizer.kind == "char" else "")
 
@@ -126,7 +108,7 @@ def _words(tokenizer: Tokenizer) -> GgufVocabulary:
     tokens = [b""] * tokenizer.vocab_size
     types = [TokenType.NORMAL] * tokenizer.vocab_size
     for word, number in tokenizer.parts["model"]["vocab"].items():
-        tokens[number] = f"{_WORD_BEGINS}{word}".encode()
+        tokens[number] = f"{WORD_BEGINS}{word}".encode()
     for number, (text, kind) in _added(tokenizer).items():
         tokens[number], types[number] = text.encode(), kind
     unknown = unknown_id(tokenizer)

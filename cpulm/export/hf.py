@@ -15,11 +15,11 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from cpulm.data.encoder import unknown_id
-from cpulm.export.architecture import Architecture, architecture_of
 from cpulm.export.model_card import model_card
-from cpulm.export.named_weights import named_weights
 from cpulm.export.trained_model import TrainedModel
 from cpulm.layer_shapes import ACTIVATIONS
+from cpulm.pretrained.architecture import Architecture, architecture_of
+from cpulm.pretrained.named_weights import is_transposed, named_weights
 from cpulm.settings import ModelSettings
 
 _CLASSES: Mapping[Architecture, str] = {
@@ -45,8 +45,9 @@ def write_hf(trained: TrainedModel, folder: Path) -> None:
     """
     architecture = architecture_of(trained.model.settings)
     weights = named_weights(trained.model, architecture)
-    if architecture == "gpt2":
-        weights = {name: _as_in_gpt2(name, weight) for name, weight in weights.items()}
+    for name, weight in weights.items():
+        if is_transposed(architecture, name, weight.ndim):
+            weights[name] = np.ascontiguousarray(weight.T)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), trained.tokenizer.eot_id)
     files = {
@@ -59,11 +60,6 @@ def write_hf(trained: TrainedModel, folder: Path) -> None:
         (folder / name).write_text(text, encoding="utf-8")
     (folder / "tokenizer.json").write_text(trained.tokenizer.to_json(), encoding="utf-8")
     (folder / "README.md").write_text(model_card(trained), encoding="utf-8")
-
-
-def _as_in_gpt2(name: str, weight: Any) -> Any:
-    """GPT-2 keeps the matrices of its blocks as [inputs, outputs]."""
-    return np.ascontiguousarray(weight.T) if ".h." in name and weight.ndim == 2 else weight
 
 
 def _config(trained: TrainedModel, architecture: Architecture) -> dict[str, Any]:

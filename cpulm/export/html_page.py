@@ -21,8 +21,8 @@ from cpulm.data.splitting import splitting_pattern
 from cpulm.data.tokenizer import Tokenizer
 from cpulm.errors import SettingsError
 from cpulm.export.model_card import card_facts
-from cpulm.export.named_weights import own_weights
 from cpulm.export.trained_model import TrainedModel
+from cpulm.pretrained.named_weights import own_weights
 from cpulm.settings import ModelSettings
 from cpulm.units import format_bytes
 

@@ -6,9 +6,9 @@ from pathlib import PurePath
 
 from cpulm.data.encoder import keeps_every_text
 from cpulm.errors import SettingsError
-from cpulm.export.architecture import TITLES, architecture_of
 from cpulm.export.trained_model import TrainedModel
 from cpulm.model.counts import count
+from cpulm.pretrained.architecture import TITLES, architecture_of
 from cpulm.settings import ModelSettings
 from cpulm.units import format_count, format_duration
 
@@ -32,9 +32,14 @@ def card_facts(trained: TrainedModel) -> list[tuple[str, str]]:
         ("Block", f"{_block(settings.model)}, {_shape(settings.model)}"),
         ("Vocabulary", f"{checkpoint.vocab_size:,} tokens, {trained.tokenizer.kind}"),
         ("Context", f"{settings.model.block_size:,} tokens"),
-        ("Training text", ", ".join(_public(source) for source in settings.data.source)),
-        ("Trained on", f"{format_count(state.tokens)} tokens in {state.step:,} steps"),
     ]
+    if settings.train.init_from is not None:
+        facts.append(("Begun with", _public(settings.train.init_from)))
+    if state.step:
+        facts += [
+            ("Training text", ", ".join(_public(source) for source in settings.data.source)),
+            ("Trained on", f"{format_count(state.tokens)} tokens in {state.step:,} steps"),
+        ]
     if state.best_loss is not None:
         facts.append(("Validation loss", _loss(trained)))
     if state.elapsed_seconds:
@@ -60,7 +65,7 @@ tags:
 
 # {trained.name}
 
-A small language model, trained from scratch with cpulm.
+{_origin(trained)}
 
 | | |
 |---|---|
@@ -79,6 +84,14 @@ print(write("Once", max_new_tokens=100)[0]["generated_text"])
 
 It only continues text: it was not trained to answer questions or to follow instructions.
 """
+
+
+def _origin(trained: TrainedModel) -> str:
+    checkpoint = trained.checkpoint
+    if not checkpoint.step:
+        return "A language model of another program, converted with cpulm."
+    scratch = "" if checkpoint.settings.train.init_from else " from scratch"
+    return f"A small language model, trained{scratch} with cpulm."
 
 
 def _block(model: ModelSettings) -> str:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from safetensors.numpy import save_file
 
-from cpulm.export.named_weights import own_weights
 from cpulm.export.trained_model import TrainedModel
+from cpulm.pretrained.named_weights import own_weights
 
 
 def write_safetensors(trained: TrainedModel, path: Path) -> None:

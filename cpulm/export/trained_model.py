@@ -33,7 +33,13 @@ class TrainedModel:
 
 
 def read_trained_model(run: Path, warn: Callable[[str], None]) -> TrainedModel:
-    """Load the model of a run's folder or of a checkpoint; arguments and errors as for ``load_model``."""
+    """Load a trained model; arguments and errors as for ``load_model``."""
     model, tokenizer, checkpoint = load_model(run, warn=warn)
-    name = (run if run.is_dir() else run.parent).resolve().name
-    return TrainedModel(name, model, tokenizer, checkpoint)
+    return TrainedModel(model_name(run), model, tokenizer, checkpoint)
+
+
+def model_name(path: Path) -> str:
+    """The name of a model for people: that of its folder, or of its GGUF file."""
+    if path.suffix == ".gguf":
+        return path.stem
+    return (path if path.is_dir() else path.parent).resolve().name

@@ -31,6 +31,7 @@ from cpulm.settings import Settings, TrainSettings, changed
 from cpulm.system.power import BatteryWatch
 from cpulm.system.run_clock import RunClock
 from cpulm.training.horizon import Horizon, horizon_of
+from cpulm.training.initial import InitialModel
 from cpulm.training.trainer import Trainer
 from cpulm.units import format_duration
 
@@ -44,6 +45,7 @@ def build_parts(
     runtime: Runtime,
     teacher: Checkpoint | None = None,
     generation: int = 1,
+    initial: InitialModel | None = None,
 ) -> TrainingParts:
     """Build the parts of a run as they are before the first update: they depend only on settings and data.
 
@@ -51,11 +53,14 @@ def build_parts(
 
     Args:
         teacher: the checkpoint of the model that teaches; None: none does.
+        initial: the model whose weights are those before the first update; None: they are drawn.
     """
     seed = (settings.train.seed + generation - 1) % 2**32
     settings = changed(settings, train=changed(settings.train, seed=seed))
     loader = training_batches(settings, tokens)
     parts = _parts(settings, loader, tokens.vocab_size, tokens.tokenizer.eot_id, runtime)
+    if initial is not None:
+        checkpoints.copy_weights(initial.fitted(settings.model, tokens.vocab_size), parts.model)
     if teacher is None:
         return parts
     return _taught(parts, model_of(teacher, tokens.tokenizer), settings.train, runtime)

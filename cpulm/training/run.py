@@ -39,6 +39,7 @@ from cpulm.system.allocator import release_memory
 from cpulm.system.machine import Machine, read_machine
 from cpulm.training.build import build_parts, build_random_parts, build_trainer
 from cpulm.training.go_back import go_back_to
+from cpulm.training.initial import read_initial, require_fit, require_tokenizer
 from cpulm.training.resume_horizon import (
     report_documents,
     report_new_horizon,
@@ -56,7 +57,7 @@ from cpulm.training.teaching import (
     kept_teacher,
     teacher_of,
     teacher_shape,
-    with_absolute_teacher,
+    with_absolute_models,
 )
 
 _LESS_MEMORY = "close other programs, or lower train.micro_batch_size, model.n_layer or model.n_embd"
@@ -88,7 +89,8 @@ class RunOutcome:
 class PreparedRun:
     """A run that is ready to begin; its folder does not exist yet.
 
-    ``teacher`` has no optimizer states; None if the model learns from the text alone.
+    ``teacher`` has no optimizer states; None if the model learns from the text alone. ``begins_with`` says in
+    words what trained model the run begins with; empty if none.
     """
 
     settings: Settings
@@ -98,6 +100,7 @@ class PreparedRun:
     plan: Requirements
     parts: TrainingParts
     teacher: Checkpoint | None = None
+    begins_with: str = ""
 
 
 def train(
@@ -128,7 +131,7 @@ def train(
     """
     began = time.monotonic() if began is None else began
     settings = changed(settings, data=absolute_sources(settings.data))
-    settings = with_absolute_teacher(settings)
+    settings = with_absolute_models(settings)
     if out is not None:
         run_dir.check_free(out)
     with StopRequest(leave) as stop, host_settings(settings.runtime) as report_host:
@@ -142,6 +145,8 @@ def train(
             teacher = keep_teacher(prepared.teacher, run) if prepared.teacher else ""
             with record(RecordStart(run, settings)) as recorder:
                 emit = tee(show, recorder)
+                if prepared.begins_with:
+                    emit(Notice(level="info", message=prepared.begins_with))
                 report_requirements(prepared.plan, settings, emit)
                 for line in explain(prepared):
                     emit(Notice(level="info", message=line))
@@ -266,9 +271,18 @@ def prepare_run(
     _require_horizon(settings)
     machine = read_machine()
     choose_runtime(settings.runtime, machine)  # refuses what is not available, before the data is prepared
+    initial = None if settings.train.init_from is None else read_initial(settings.train.init_from, show)
+    if initial is not None:
+        require_fit(initial, settings)
     tokens, settings = prepare_fitting(
-        settings, emit=show, should_stop=should_stop, block_is_wish=block_is_wish
+        settings,
+        emit=show,
+        should_stop=should_stop,
+        block_is_wish=block_is_wish,
+        tokenizer=initial and initial.tokenizer,
     )
+    if initial is not None:
+        require_tokenizer(initial, tokens)
     try:
         encode_prompt(tokens.tokenizer, settings.sample.prompt, starts_documents=True)
     except DataError as error:
@@ -294,8 +308,9 @@ def prepare_run(
     release_memory()
     planned = requirements.nominal_seconds(settings, tokens.vocab_size, plan.steps, runtime.device.type)
     runtime = decide_compile(runtime, settings.runtime.compile, machine, planned)
-    parts = build_parts(settings, tokens, runtime, teacher)
-    return PreparedRun(settings, machine, runtime, tokens, plan, parts, teacher)
+    parts = build_parts(settings, tokens, runtime, teacher, initial=initial)
+    begins_with = "" if initial is None else initial.described()
+    return PreparedRun(settings, machine, runtime, tokens, plan, parts, teacher, begins_with)
 
 
 @memory_errors("while the run is prepared", _LESS_MEMORY)

@@ -18,13 +18,12 @@ from cpulm.run_dir import RunDir
 from cpulm.settings import ModelSettings, Settings, changed
 
 
-def with_absolute_teacher(settings: Settings) -> Settings:
-    """The same settings with an absolute path of the teacher, which means the same from any folder."""
-    teacher = settings.train.teacher
-    if teacher is None:
-        return settings
-    path = str(expand_home(teacher).absolute())
-    return changed(settings, train=changed(settings.train, teacher=path))
+def with_absolute_models(settings: Settings) -> Settings:
+    """The same settings with absolute paths of the models that they name, which mean the same from any
+    folder."""
+    named = {"teacher": settings.train.teacher, "init_from": settings.train.init_from}
+    paths = {key: str(expand_home(path).absolute()) for key, path in named.items() if path is not None}
+    return changed(settings, train=changed(settings.train, **paths)) if paths else settings
 
 
 def teacher_of(settings: Settings, tokens: TokenFolder, emit: Listener) -> Checkpoint | None:

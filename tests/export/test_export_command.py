@@ -114,7 +114,7 @@ def test_a_missing_package_is_named(folder: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "gguf", None)
     done = cpulm(folder, "export", "runs/plays", "--to", "gguf")
     assert done.returncode == 2
-    assert "--to gguf needs the package gguf, which is not installed\n hint: pip install gguf" in done.stderr
+    assert "GGUF files need the package gguf, which is not installed\n hint: pip install gguf" in done.stderr
 
 
 def test_push_creates_a_private_repository_and_uploads_the_folder(

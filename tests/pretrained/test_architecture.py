@@ -8,8 +8,8 @@ import pytest
 from small_models import GPT2
 
 from cpulm.errors import SettingsError
-from cpulm.export.architecture import architecture_of
 from cpulm.preset_files import preset_names
+from cpulm.pretrained.architecture import architecture_of
 from cpulm.settings import ModelSettings
 from cpulm.settings_resolver import resolve
 
