@@ -22,7 +22,7 @@ SHAPES = (
 """Layers, width and heads. All heads are 64 wide, and deeper models are wider, as in the presets."""
 
 REGULARIZATION = (
-    (4.0, 0.0, 0.1),
+    (3.0, 0.0, 0.1),
     (12.0, 0.1, 0.5),
     (math.inf, 0.3, 0.5),
 )
@@ -33,7 +33,7 @@ _VOCABULARY_OF_TEXT = ((30e3, 512), (300e3, 1024), (3e6, 2048), (20e6, 4096), (m
 _VOCABULARY_OF_WIDTH = ((64, 1024), (128, 2048), (256, 4096), (math.inf, 8192))
 _TOKEN_BYTES = {512: 2.1, 1024: 2.6, 2048: 3.0, 4096: 3.4, 8192: 3.8}
 """By the size of the vocabulary, before a text is tokenized: between English, plays and Python."""
-_BATCHES = ((0.7e6, 1024), (4e6, 2048), (30e6, 4096), (math.inf, 8192))
+_BATCHES = ((0.3e6, 1024), (4e6, 2048), (30e6, 4096), (math.inf, 8192))
 """Up to so many trained tokens: tokens in an update."""
 _BLOCKS = ((5e6, 128), (60e6, 256), (math.inf, 512))
 """Up to so many trained tokens: the context."""
