@@ -110,7 +110,7 @@ class _Content:
         elements = math.prod(tensor.shape)
         if not tensor.shape or tensor.shape[-1] % block:
             raise DataError(f"its weight {name} has rows that are no multiple of {block}")
-        return elements // block * size
+        return elements // int(block) * int(size)
 
 
 def _settings(header: GgufHeader, name: str, family: Architecture) -> ModelSettings:

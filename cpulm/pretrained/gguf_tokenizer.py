@@ -17,6 +17,7 @@ Json = dict[str, Any]
 
 _ESCAPED = re.compile(rb"\\x([0-9a-f]{2})")
 _BYTE_LEVEL: Json = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+_DECODER: Json = {**_BYTE_LEVEL, "add_prefix_space": True, "use_regex": True}
 _HINT = "give the model's folder of transformers instead"
 _ADDED = (TokenType.CONTROL, TokenType.USER_DEFINED)
 
@@ -47,6 +48,7 @@ def tokenizer_of(values: Mapping[str, Any]) -> Tokenizer:
 def _byte_level_bpe(tokens: list[bytes], kinds: list[int], values: Mapping[str, Any]) -> Json:
     pre = _text(values.get("tokenizer.ggml.pre"))
     pattern = next((name for name, theirs in PRE_TOKENIZERS.items() if theirs == pre), None)
+    splitter: Json
     if pre == "smollm":
         digits = {"type": "Digits", "individual_digits": True}
         splitter = {"type": "Sequence", "pretokenizers": [digits, {**_BYTE_LEVEL, "use_regex": True}]}
@@ -61,14 +63,16 @@ def _byte_level_bpe(tokens: list[bytes], kinds: list[int], values: Mapping[str, 
     merges = values.get("tokenizer.ggml.merges")
     if not isinstance(merges, list) or not all(isinstance(merge, bytes) for merge in merges):
         raise DataError("its vocabulary has no merges (tokenizer.ggml.merges)", _HINT)
+    added = _added(tokens, kinds)
+    first_added = min((token["id"] for token in added), default=len(tokens))
+    are_last = all(kind != TokenType.NORMAL for kind in kinds[first_added:])
     vocab = {
         token.decode(): number
         for number, (token, kind) in enumerate(zip(tokens, kinds, strict=True))
-        if kind != TokenType.UNUSED
+        if kind == TokenType.NORMAL or (kind in _ADDED and not are_last)
     }
     model = {"type": "BPE", "vocab": vocab, "merges": [merge.decode() for merge in merges]}
-    decoder = {**_BYTE_LEVEL, "use_regex": True}
-    return _parts(model, _added(tokens, kinds), splitter, decoder)
+    return _parts(model, added, splitter, _DECODER)
 
 
 def _longest_match(tokens: list[bytes], kinds: list[int], _values: Mapping[str, Any]) -> Json:
@@ -79,7 +83,7 @@ def _longest_match(tokens: list[bytes], kinds: list[int], _values: Mapping[str, 
     if single == [bytes([value]) for value in range(256)]:
         vocab = {letter: value for value, letter in enumerate(byte_letters())}
         splitter = {**_BYTE_LEVEL, "use_regex": False}
-        return _parts(_bpe(vocab), added, splitter, {**_BYTE_LEVEL, "use_regex": True})
+        return _parts(_bpe(vocab), added, splitter, _DECODER)
     characters = [text.decode() for text in single]
     if any(len(character) != 1 for character in characters):
         raise DataError("its tokenizer is 'rwkv' with tokens of several characters", _HINT)

@@ -279,7 +279,7 @@ def prepare_run(
         emit=show,
         should_stop=should_stop,
         block_is_wish=block_is_wish,
-        tokenizer=initial and initial.tokenizer,
+        tokenizer=None if initial is None else initial.tokenizer,
     )
     if initial is not None:
         require_tokenizer(initial, tokens)

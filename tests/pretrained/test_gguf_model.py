@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -43,6 +44,7 @@ def test_an_export_comes_back(name: str, trained: Trained) -> None:
     torch.testing.assert_close(model(ids), ours.model(ids), atol=atol, rtol=0)
     assert tokenizer.kind == ours.tokenizer.kind
     assert tokenizer.eot_id == ours.tokenizer.eot_id
+    assert json.loads(tokenizer.to_json()) == json.loads(ours.tokenizer.to_json())
     for text in texts(200):
         if tokenizer.kind != "char":
             assert tokenizer.encode(text) == ours.tokenizer.encode(text)
