@@ -148,7 +148,7 @@ def fit(table: list[dict[str, Any]]) -> tuple[LearningLaw, dict[str, float], np.
 
 def _non_negative(left: np.ndarray[Any, Any], right: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Least squares with no negative factor, by trying which are zero."""
-    best: tuple[float, Any] = (math.inf, None)
+    best: tuple[float, np.ndarray[Any, Any]] = (math.inf, np.zeros(left.shape[1]))
     for used in itertools.product((False, True), repeat=left.shape[1]):
         chosen = np.flatnonzero(used)
         if not len(chosen):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import math
 
 import numpy as np
 
@@ -25,7 +26,7 @@ def compressed_bits(tokens: TokenFolder) -> float:
     if not length:
         return 0.0
     bits = 8.0 * sum(len(bz2.compress(sample)) for sample in samples) / length
-    return bits * min(1.0, length / len(samples) / _SAMPLE_BYTES) ** _SHORT_EXPONENT
+    return bits * math.pow(min(1.0, length / len(samples) / _SAMPLE_BYTES), _SHORT_EXPONENT)
 
 
 def _samples(tokens: TokenFolder, split: Tokens) -> list[bytes]:

@@ -98,7 +98,7 @@ class LearningLaw:
         """How many bytes of new text the training is worth."""
         unique = min(trained_bytes, unique_bytes)
         passes = min(trained_bytes / unique, self.most_passes)
-        repeats = self.repeats * (unique_bytes / params) ** self.repeats_exponent
+        repeats = self.repeats * math.pow(unique_bytes / params, self.repeats_exponent)
         return unique * (1.0 + repeats * (1.0 - math.exp(-(passes - 1.0) / repeats)))
 
     def on_one_text(self) -> LearningLaw:

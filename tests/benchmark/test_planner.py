@@ -13,6 +13,7 @@ from cpulm.benchmark import planner as planners
 from cpulm.benchmark.expectation import TextLevel, plan_in_words, preparation_in_words
 from cpulm.benchmark.pilots import refine
 from cpulm.benchmark.planner import Planner, RunPlan
+from cpulm.cli.train import _is_auto
 from cpulm.errors import SettingsError
 from cpulm.estimate import recipe
 from cpulm.estimate.learning_law import USUAL_BITS, measured_law
@@ -146,3 +147,21 @@ def test_pilots_correct_the_level(text: Path, monkeypatch: pytest.MonkeyPatch) -
     assert list(text.parent.iterdir()) == [text]
     with pytest.raises(SettingsError, match="too short for pilots"):
         refine(planner, dataclasses.replace(plan, seconds=1.0), ready.tokens, seen.append)
+
+
+@pytest.mark.parametrize(
+    ("preset", "flags", "config", "is_auto"),
+    [
+        (None, {"train.max_time": 60.0}, None, True),
+        (None, {"train.until": "2099-01-01T07:00:00+00:00"}, None, True),
+        (AUTO, {}, None, True),
+        ("tiny", {"train.max_time": 60.0}, None, False),
+        (None, {"train.steps": 60}, None, False),
+        (None, {"train.max_time": 60.0}, Path("plan.yaml"), False),
+    ],
+)
+def test_a_run_with_a_time_and_nothing_to_begin_with_is_planned(
+    preset: str | None, flags: dict[str, Any], config: Path | None, is_auto: bool
+) -> None:
+    given = {"config": config, "environ": {}, "assignments": (), "flags": flags}
+    assert _is_auto(preset, given) == is_auto
