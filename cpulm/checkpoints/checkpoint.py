@@ -179,7 +179,7 @@ def load(path: Path, *, mapped: bool = False) -> Checkpoint:
         _require_plain_tensors(record)
         return _checkpoint(record)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, SettingsError) as error:
-        raise not_ours(path, f"a part is missing or wrong: {error}") from error
+        raise not_ours(path, f"a part is missing or wrong: {str(error)[:_MOST_SHOWN]}") from error
 
 
 def _require_plain_tensors(record: dict[str, Any]) -> None:

@@ -25,7 +25,10 @@ Record = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, own_cache: Path) -> RunDir:
-    folder = tmp_path_factory.mktemp("crafted")
+    return trained(tmp_path_factory.mktemp("crafted"))
+
+
+def trained(folder: Path) -> RunDir:
     run = RunDir(folder / "run")
     small.train(small.settings_for(small.write_text(folder), "train.steps=2"), run.path)
     checkpoints.duplicate(run.best, run.path / "honest.pt")
@@ -120,6 +123,7 @@ CHANGES: dict[str, Callable[[Record], object]] = {
     "nested shared lists in the settings": lambda r: r["settings"]["train"].update(lr=nested()),
     "nested shared lists for a version": lambda r: r.update(version=nested()),
     "a deep list in the settings": lambda r: r["settings"]["data"].update(source=deep()),
+    "a setting of 100,000 letters": lambda r: r["settings"].update({"x" * 100_000: 1}),
     "a path of 100,000 letters": lambda r: r["data"].update(path="x" * 100_000, digest="d"),
     "a path with a zero": lambda r: r["data"].update(path="a\0b", digest="d"),
     "no vocabulary": lambda r: r.update(vocab_size=0),
@@ -165,7 +169,8 @@ def test_a_weight_of_another_shape_is_named(run: RunDir) -> None:
         load_model(run.latest, warn=pytest.fail)
 
 
-def test_what_was_damaged_is_said_where_an_older_checkpoint_is_finished(run: RunDir) -> None:
+def test_what_was_damaged_is_said_where_an_older_checkpoint_is_finished(tmp_path: Path) -> None:
+    run = trained(tmp_path)
     crafted(run, lambda record: record["settings"]["model"].update(n_layer=10**9))
     seen: list[Event] = []
     with pytest.raises(SettingsError, match="already finished"):
