@@ -13,7 +13,7 @@ from cpulm.benchmark import planner as planners
 from cpulm.benchmark.expectation import TextLevel, plan_in_words, preparation_in_words
 from cpulm.benchmark.pilots import refine
 from cpulm.benchmark.planner import Planner, RunPlan
-from cpulm.cli.train import _is_auto
+from cpulm.cli.new_run import resolve_new_run
 from cpulm.errors import SettingsError
 from cpulm.estimate import recipe
 from cpulm.estimate.learning_law import USUAL_BITS, measured_law
@@ -157,11 +157,18 @@ def test_pilots_correct_the_level(text: Path, monkeypatch: pytest.MonkeyPatch) -
         (AUTO, {}, None, True),
         ("tiny", {"train.max_time": 60.0}, None, False),
         (None, {"train.steps": 60}, None, False),
-        (None, {"train.max_time": 60.0}, Path("plan.yaml"), False),
+        (None, {"train.max_time": 60.0}, "train: {lr: 0.01}", False),
     ],
 )
 def test_a_run_with_a_time_and_nothing_to_begin_with_is_planned(
-    preset: str | None, flags: dict[str, Any], config: Path | None, is_auto: bool
+    preset: str | None, flags: dict[str, Any], config: str | None, is_auto: bool, tmp_path: Path
 ) -> None:
-    given = {"config": config, "environ": {}, "assignments": (), "flags": flags}
-    assert _is_auto(preset, given) == is_auto
+    file = None if config is None else tmp_path / "plan.yaml"
+    if file is not None and config is not None:
+        file.write_text(config)
+    given = {"config": file, "environ": {}, "assignments": (), "flags": flags}
+    settings, make = resolve_new_run(preset, given)
+    assert (make is not None) == is_auto
+    if make is not None and flags:
+        assert make({"model.n_layer": 3}).model.n_layer == 3
+        assert make({}).train == settings.train
