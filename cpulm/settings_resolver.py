@@ -7,6 +7,7 @@ default < preset < ``--config FILE`` < environment (``CPULM_TRAIN__LR``) < ``--s
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -42,7 +43,7 @@ def load_preset(name: str) -> tuple[Layer, dict[str, Any]]:
 
 def resolve(
     preset: str | None = None,
-    config: Path | None = None,
+    config: Path | Mapping[str, Any] | None = None,
     environ: Mapping[str, str] | None = None,
     assignments: Iterable[str] = (),
     flags: Mapping[str, Any] | None = None,
@@ -53,7 +54,7 @@ def resolve(
 
     Args:
         preset: name of a preset; if None, the one that ``config`` names, if any.
-        config: a YAML file of settings, such as the one that a run stores.
+        config: settings, by section or by dotted key, or a YAML file of them, such as a run stores.
         environ: the environment; ``CPULM_TRAIN__LR=3e-4`` sets ``train.lr``.
         assignments: texts of the form ``a.b=value``; the value is YAML, or plain text if the setting is text.
         flags: values by dotted key; None for flags that were not given.
@@ -68,13 +69,13 @@ def resolve(
             f"the preset {AUTO} is planned for a time",
             "give `cpulm train` one: --max-time 30m or --until 07:00",
         )
-    from_file = _from_file(config) if config else {}
-    preset = preset or str(from_file.get("preset") or "")
+    from_config = _from_config(config)
+    preset = preset or str(from_config.get("preset") or "")
     layers: list[Layer] = [dict(planned or {})]
     if preset and preset != AUTO:
         layers.append(_flat(load_preset(preset)[0], f"the preset {preset}"))
     layers.append(dict(initial or {}))
-    layers.append(from_file)
+    layers.append(from_config)
     layers.append(_from_environment(environ or {}))
     layers.append(_from_assignments(assignments))
     layers.append(_from_flags(flags or {}))
@@ -87,7 +88,7 @@ def resolve(
 def is_given(
     key: str,
     *,
-    config: Path | None,
+    config: Path | Mapping[str, Any] | None,
     environ: Mapping[str, str],
     assignments: Iterable[str],
     flags: Mapping[str, Any],
@@ -96,8 +97,8 @@ def is_given(
     section, _, name = key.partition(".")
     assigned = any(text.partition("=")[0].strip() == key for text in assignments)
     in_environment = f"{ENV_PREFIX}{section}__{name}".upper() in map(str.upper, environ)
-    in_file = config is not None and name in (read_yaml(config).get(section) or {})
-    return assigned or in_environment or in_file or flags.get(key) is not None
+    in_config = key in _from_config(config)
+    return assigned or in_environment or in_config or flags.get(key) is not None
 
 
 def validate(values: Mapping[str, Any]) -> Settings:
@@ -148,8 +149,15 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"known: {', '.join(choices)}" if len(choices) <= 20 else _SEE_ALL
 
 
-def _from_file(path: Path) -> Layer:
-    return _flat(read_yaml(path), str(path))
+def _from_config(config: Path | Mapping[str, Any] | None) -> Layer:
+    if config is None:
+        return {}
+    if isinstance(config, Path):
+        return _flat(read_yaml(config), str(config))
+    layer = _flat(dict(config), "the config")
+    return {
+        key: os.fspath(value) if isinstance(value, os.PathLike) else value for key, value in layer.items()
+    }
 
 
 def _from_environment(environ: Mapping[str, str]) -> Layer:

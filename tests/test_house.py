@@ -62,9 +62,13 @@ ROOMS: dict[str, tuple[int, str]] = {
         "evaluation checkpoints generation execution pretrained estimate runs data model optim system",
     ),
     "benchmark": (7, "training estimate execution data model optim system"),
+    "api": (
+        7,
+        "training evaluation checkpoints generation execution ui overnight runlog data model system",
+    ),
     "cli": (
         8,
-        "benchmark training evaluation export inspection analysis sweep overnight checkpoints pretrained "
+        "api benchmark training evaluation export inspection analysis sweep overnight checkpoints pretrained "
         "runs ui estimate generation execution runlog data model optim system native",
     ),
 }

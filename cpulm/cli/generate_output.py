@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -85,30 +84,28 @@ class Texts:
     """The texts of one prompt, while they are written."""
 
     def __init__(self, writer: Writer, prompt: str, seed: int) -> None:
-        from cpulm.generation.generate import Completion, Generation, encode_prompt
+        from cpulm.generation.generate import begin_texts, encode_prompt
         from cpulm.generation.rules.requested import RulesRequest, build_rules
 
         self.prompt, self.seed, self.seconds = prompt, seed, 0.0
         self._model = writer.model
         request, tokenizer, trained = writer.request, writer.tokenizer, writer.checkpoint
         self.record = writer.record()
-        most = request.max_new_tokens
         if self.record is None:
             starts, records = trained.starts_documents, trained.settings.train.records
             ids = encode_prompt(tokenizer, prompt, starts_documents=starts, begins_records=records)
         else:
             ids, self.prompt = list(self.record.ids), self.record.text
-        if trained.settings.train.records:  # no record was longer than that
-            most = min(most, max(1, writer.model.settings.block_size - len(ids) + 1))
-        self.completions = [Completion(tokenizer, ids, request.stop) for _ in range(request.num_samples)]
-        self.generation = Generation(
+        self.generation, self.completions = begin_texts(
             writer.model,
+            tokenizer,
             ids,
-            max_new_tokens=most,
+            max_new_tokens=request.max_new_tokens,
             sampling=writer.sampling,
             seed=seed,
             num_samples=request.num_samples,
-            eot_id=tokenizer.eot_id,
+            stop=request.stop,
+            records=trained.settings.train.records,
             rules=build_rules(tokenizer, RulesRequest(**request.rules), self.record, request.num_samples),
         )
 
@@ -176,17 +173,11 @@ def load(checkpoint: Path, flags: Mapping[str, Any], request: GenerateRequest) -
     from cpulm.ui.console import show_warning, stderr
 
     with stderr().status(f"loading {checkpoint}"):
-        from cpulm.checkpoints.load_model import load_model
-        from cpulm.execution.runtime import choose_runtime
+        from cpulm.api.language_model import load_trained
         from cpulm.generation.sampling import Sampling
-        from cpulm.settings_resolver import resolve
-        from cpulm.system.machine import read_machine
 
         sampling = Sampling(**request.sampling)
-        settings = resolve(environ=os.environ, flags={**flags, "runtime.precision": "fp32"})
-        runtime = choose_runtime(settings.runtime, read_machine())
-        model, tokenizer, loaded = load_model(checkpoint, runtime.device, warn=show_warning)
-        runtime.equip(model)
+        model, tokenizer, loaded, _ = load_trained(checkpoint, flags, show_warning)
         return Writer(model, tokenizer, loaded, sampling, request)
 
 

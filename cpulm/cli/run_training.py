@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cpulm.command import typed
-from cpulm.errors import CpulmError, StoppedError
-from cpulm.events import Event, Listener, Notice
+from cpulm.errors import StoppedError
+from cpulm.events import Listener, Notice
 from cpulm.run_dir import RunDir
 
 if TYPE_CHECKING:
     from cpulm.benchmark.planner import Make
     from cpulm.settings import Settings
-    from cpulm.training.run import PreparedRun, Recorder, RecordStart, RunOutcome
+    from cpulm.training.run import PreparedRun, RunOutcome
 
     Explain = Callable[[PreparedRun], Sequence[str]]
 
@@ -58,10 +57,13 @@ def begin(
         require_lasting_text([settings.data], "--overnight")
         background.train_overnight(sys.argv[2:], out, AUTO if make else settings.preset or "run", json=json)
         return
+    from cpulm.api.recording import page_at_the_end
     from cpulm.training import run
+    from cpulm.ui.console import say, show_warning
     from cpulm.ui.watch import choose_mode, watch
 
-    with _page_at_the_end() as record, watch(choose_mode(json=json, headless=headless)) as show:
+    mode = choose_mode(json=json, headless=headless)
+    with page_at_the_end(say, show_warning) as record, watch(mode) as show:
         leave = getattr(show, "leave", None)
         _warn(show, warnings)
         settings, explain = _planned(settings, make, show)
@@ -100,11 +102,14 @@ def go_on(
         more = ["--without-teacher"] if without_teacher else []
         background.resume_overnight(path, horizon, changes, more, json=json)
         return
+    from cpulm.api.recording import page_at_the_end
     from cpulm.training import run
+    from cpulm.ui.console import say, show_warning
     from cpulm.ui.watch import choose_mode, watch
 
     history = RunDir(path if path.is_dir() else path.parent).metrics
-    with _page_at_the_end() as record, watch(choose_mode(json=json, headless=headless), history) as show:
+    mode = choose_mode(json=json, headless=headless)
+    with page_at_the_end(say, show_warning) as record, watch(mode, history) as show:
         leave = getattr(show, "leave", None)
         outcome = run.resume(
             path,
@@ -215,65 +220,6 @@ def show_presets(json: bool) -> None:
         style="dim",
         highlight=False,
     )
-
-
-@contextmanager
-def _record(begins: RecordStart) -> Iterator[Listener]:
-    """The listeners that write into the run's folder; events after its start are deleted first."""
-    from cpulm.runlog.truncate import truncate_after
-    from cpulm.runlog.writer import MetricsWriter
-    from cpulm.ui.console import show_warning
-
-    run = begins.run
-    truncate_after(run.metrics, begins.step, begins.saves)
-    with ExitStack() as stack:
-        listeners: list[Listener] = [stack.enter_context(MetricsWriter(run.metrics, show_warning))]
-        if begins.settings.log.tensorboard:
-            from cpulm.settings import settings_yaml
-            from cpulm.ui.tensorboard import tensorboard_listener
-
-            settings = settings_yaml(begins.settings)
-            listeners.append(stack.enter_context(tensorboard_listener(run.tensorboard, settings)))
-
-        def emit(event: Event) -> None:
-            for listener in listeners:
-                listener(event)
-
-        yield emit
-
-
-@contextmanager
-def _page_at_the_end() -> Iterator[Recorder]:
-    """Open a run's log; when the run has ended, for any reason, write its page."""
-    begun: list[RecordStart] = []
-
-    @contextmanager
-    def record(begins: RecordStart) -> Iterator[Listener]:
-        begun.append(begins)
-        with _record(begins) as listener:
-            yield listener
-
-    try:
-        yield record
-    except CpulmError as error:
-        from cpulm.system.allocator import release_frames
-
-        release_frames(error)  # they hold the model, which would stand in memory beside what draws the page
-        raise
-    finally:
-        if begun and begun[-1].settings.log.report:
-            _write_page(begun[-1].run)
-
-
-def _write_page(run: RunDir) -> None:
-    from cpulm.overnight.report_page import write_report
-    from cpulm.ui.console import say, show_warning
-
-    problem = write_report(run)
-    if problem:
-        show_warning(f"{problem} (`cpulm train --set log.report=false` turns it off)")
-    elif run.report.is_file():
-        say(f"report: {run.report}")
 
 
 def _end(outcome: RunOutcome, json: bool) -> None:

@@ -114,7 +114,7 @@ def train(
 
     from cpulm.cli import run_training
     from cpulm.cli.learning_rates import check_rates
-    from cpulm.cli.new_run import resolve_new_run
+    from cpulm.api.new_run import resolve_new_run
     from cpulm.cli.no_effect import ignored_by_resume, without_effect
     from cpulm.errors import SettingsError
     from cpulm.settings_resolver import is_given

@@ -91,6 +91,18 @@ def open_text(
     return Text(", ".join(sources), chunks, sum(file.size for file in files), "bytes", how)
 
 
+def text_of(document: str, tokenizer: Tokenizer) -> Text:
+    """Take ``document`` as a text of one document."""
+
+    def chunks() -> Iterator[Chunk]:
+        encode = encoder_of_marks(tokenizer, counting_losses(tokenizer, bulk_encoder(tokenizer)))
+        ids, lost = _ids_of(encode, document + END)
+        yield Chunk(ids, size, size, lost)
+
+    size = len(document.encode())
+    return Text("the text", chunks, size, "bytes")
+
+
 def validation_text(tokens: TokenFolder, name: str) -> Text:
     """Open the validation split of a token folder."""
 

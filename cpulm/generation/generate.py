@@ -23,6 +23,8 @@ LENGTH, END_OF_TEXT, STOP, INTERRUPTED = "length", "end_of_text", "stop", "inter
 NOTHING_ALLOWED = "nothing_allowed"
 """Why a text ended: maximum number of tokens, end-of-text token, stop string, the user, the rules."""
 
+OnStep = Callable[[list[int | None], Tensor], None]
+
 _JOINING_TOKENS = 16
 """Tokens of the prompt that can affect how the text joins it: more than the bytes of a character."""
 
@@ -50,6 +52,8 @@ class Generation:
         eot_id: the token that ends a text; None if there is none.
         rules: for these texts; None: everything is allowed. Of a text that they allow no token any more, they
             keep the reason, and it ends.
+        on_step: called after each step with its tokens and the logits [B, V] that they were chosen from,
+            before temperature and the like; what it raises ends the generation.
 
     Raises:
         SettingsError: if a number is out of its range.
@@ -66,6 +70,7 @@ class Generation:
         num_samples: int = 1,
         eot_id: int | None = None,
         rules: RuleSet | None = None,
+        on_step: OnStep | None = None,
     ) -> None:
         _require_at_least("max_new_tokens", max_new_tokens, 0)
         _require_at_least("num_samples", num_samples, 1)
@@ -75,7 +80,7 @@ class Generation:
         self.max_new_tokens = max_new_tokens
         self.made_tokens = 0
         self._model, self._sampling, self._eot_id = model, sampling or Sampling(), eot_id
-        self.rules = rules
+        self.rules, self._on_step = rules, on_step
         self._running = [True] * num_samples
         self._streams = [random.Random(seed << 32 | row) for row in range(num_samples)]
 
@@ -129,6 +134,8 @@ class Generation:
                 self.rules.push(row, token)
             if token == self._eot_id:
                 self._running[row] = False
+        if self._on_step is not None:
+            self._on_step(tokens, logits)
         return tokens
 
     def _append(self, ids: Tensor) -> None:
@@ -233,6 +240,42 @@ def stream_text(generation: Generation, completions: Sequence[Completion]) -> It
     for row, completion in enumerate(completions):
         if completion.stop_reason is None and (piece := completion.finish(LENGTH)):
             yield row, piece
+
+
+def begin_texts(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    prompt_ids: Sequence[int],
+    *,
+    max_new_tokens: int,
+    sampling: Sampling | None = None,
+    seed: int = 0,
+    num_samples: int = 1,
+    stop: Sequence[str] = (),
+    records: bool = False,
+    rules: RuleSet | None = None,
+    on_step: OnStep | None = None,
+) -> tuple[Generation, list[Completion]]:
+    """Return what :func:`stream_text` takes, for texts that continue one prompt.
+
+    Args:
+        records: whether the model was trained on records: none was longer than its context.
+    """
+    if records:
+        max_new_tokens = min(max_new_tokens, max(1, model.settings.block_size - len(prompt_ids) + 1))
+    completions = [Completion(tokenizer, prompt_ids, stop) for _ in range(num_samples)]
+    generation = Generation(
+        model,
+        prompt_ids,
+        max_new_tokens=max_new_tokens,
+        sampling=sampling,
+        seed=seed,
+        num_samples=num_samples,
+        eot_id=tokenizer.eot_id,
+        rules=rules,
+        on_step=on_step,
+    )
+    return generation, completions
 
 
 def encode_prompt(

@@ -1,0 +1,1 @@
+"""cpulm from Python: what ``import cpulm`` gives."""

@@ -1,0 +1,175 @@
+"""A trained model for Python programs: it writes text, and measures its loss on text."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cpulm.checkpoints.checkpoint import Checkpoint
+from cpulm.checkpoints.load_model import load_model
+from cpulm.data.tokenizer import Tokenizer
+from cpulm.evaluation.text_score import score_text
+from cpulm.evaluation.text_tokens import text_of
+from cpulm.evaluation.text_windows import Protocol
+from cpulm.execution.adaptive_threads import threads_for_model
+from cpulm.execution.runtime import Runtime, choose_runtime
+from cpulm.generation.generate import begin_texts, encode_prompt, stream_text
+from cpulm.generation.sampling import Sampling
+from cpulm.model.counts import count
+from cpulm.model.transformer import Transformer
+from cpulm.settings import Settings
+from cpulm.settings_resolver import resolve
+from cpulm.system.machine import read_machine
+
+LOG = logging.getLogger("cpulm")
+
+
+@dataclass(frozen=True)
+class TextLoss:
+    """A model's loss on a text, in nats per token, and the same in bits per byte; over ``scored`` tokens."""
+
+    loss: float
+    bits_per_byte: float
+    scored: int
+
+
+def load(path: str | os.PathLike[str]) -> Model:
+    """Load a trained model; what is worth knowing is logged to the logger ``cpulm``.
+
+    Args:
+        path: a run's folder (its ``best.pt``, else the newest checkpoint) or a checkpoint.
+
+    Raises:
+        CpulmError: if there is no model, or it is damaged.
+    """
+    return Model(str(path), *load_trained(Path(path), {}, LOG.warning))
+
+
+def load_trained(
+    path: Path, flags: Mapping[str, Any], warn: Callable[[str], None]
+) -> tuple[Transformer, Tokenizer, Checkpoint, Runtime]:
+    """Set up the machine by ``flags``, settings of ``runtime``, and load a model that is to be used on it.
+
+    Raises:
+        CpulmError: as :func:`load`.
+    """
+    settings = resolve(environ=os.environ, flags={**flags, "runtime.precision": "fp32"})
+    runtime = choose_runtime(settings.runtime, read_machine())
+    model, tokenizer, checkpoint = load_model(path, runtime.device, warn=warn)
+    runtime.equip(model)
+    return model, tokenizer, checkpoint, runtime
+
+
+class Model:
+    """A trained model, as :func:`load` gives it.
+
+    Attributes:
+        name: what it was loaded from.
+        settings: those of its run.
+        params_total: its parameters.
+        vocab_size: of its tokenizer.
+        block_size: the most tokens that it sees at once.
+    """
+
+    def __init__(
+        self, name: str, model: Transformer, tokenizer: Tokenizer, checkpoint: Checkpoint, runtime: Runtime
+    ) -> None:
+        self.name = name
+        self.settings: Settings = checkpoint.settings
+        self.params_total = count(model.settings, model.vocab_size).total
+        self.vocab_size, self.block_size = model.vocab_size, model.settings.block_size
+        self._model, self._tokenizer, self._runtime = model, tokenizer, runtime
+        self._starts_documents = checkpoint.starts_documents
+
+    def generate(
+        self,
+        prompt: str = "",
+        *,
+        max_new_tokens: int = 256,
+        temperature: float = 0.8,
+        top_k: int | None = 50,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float = 1.0,
+        seed: int | None = None,
+        stop: Sequence[str] = (),
+    ) -> str:
+        """Write a text, as ``cpulm generate`` does; the options are those of the command.
+
+        Args:
+            prompt: what the text begins with; empty for the start of a document.
+            top_k: 0 or None for all tokens.
+            seed: the same seed gives the same text; None for a random one.
+            stop: strings before which the text ends.
+
+        Returns:
+            The text after the prompt.
+
+        Raises:
+            CpulmError: if an option is out of its range, or the tokenizer lacks a character of the prompt.
+        """
+        sampling = Sampling(temperature, top_k or None, top_p, min_p, repetition_penalty)
+        return "".join(self._pieces(prompt, max_new_tokens, sampling, seed, stop))
+
+    def stream(
+        self,
+        prompt: str = "",
+        *,
+        max_new_tokens: int = 256,
+        temperature: float = 0.8,
+        top_k: int | None = 50,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float = 1.0,
+        seed: int | None = None,
+        stop: Sequence[str] = (),
+    ) -> Iterator[str]:
+        """As :meth:`generate`; yields each piece of the text as soon as it is written."""
+        sampling = Sampling(temperature, top_k or None, top_p, min_p, repetition_penalty)
+        return self._pieces(prompt, max_new_tokens, sampling, seed, stop)
+
+    def _pieces(
+        self, prompt: str, max_new_tokens: int, sampling: Sampling, seed: int | None, stop: Sequence[str]
+    ) -> Iterator[str]:
+        records = self.settings.train.records
+        ids = encode_prompt(
+            self._tokenizer, prompt, starts_documents=self._starts_documents, begins_records=records
+        )
+        generation, completions = begin_texts(
+            self._model,
+            self._tokenizer,
+            ids,
+            max_new_tokens=max_new_tokens,
+            sampling=sampling,
+            seed=random.randrange(10**6) if seed is None else seed,
+            stop=[stop] if isinstance(stop, str) else stop,
+            records=records,
+        )
+        with threads_for_model(self._model) as threads:
+            for _, piece in threads.each(stream_text(generation, completions)):
+                yield piece
+
+    def loss(self, text: str) -> TextLoss:
+        """Score ``text`` as one document, as ``cpulm evaluate --data FILE`` does a file of it.
+
+        Raises:
+            CpulmError: if there is no token to predict, or the tokenizer lacks a character of it.
+        """
+        apart = self.settings.train.records
+        scored = score_text(
+            self._model,
+            self._tokenizer,
+            text_of(text, self._tokenizer),
+            Protocol(self.block_size, self.block_size, apart, self._tokenizer.eot_id if apart else None),
+            self._runtime,
+            name=self.name,
+            max_tokens=None,
+            emit=lambda _: None,
+            should_stop=lambda: False,
+        )
+        return TextLoss(scored.loss.value, scored.bits_per_byte.value, scored.scored)
