@@ -61,6 +61,7 @@ ROOMS: dict[str, tuple[int, str]] = {
         6,
         "evaluation checkpoints generation execution pretrained estimate runs data model optim system",
     ),
+    "serve": (6, "export generation execution data model"),
     "benchmark": (7, "training estimate execution data model optim system"),
     "api": (
         7,
@@ -68,8 +69,8 @@ ROOMS: dict[str, tuple[int, str]] = {
     ),
     "cli": (
         8,
-        "api benchmark training evaluation export inspection analysis sweep overnight checkpoints pretrained "
-        "runs ui estimate generation execution runlog data model optim system native",
+        "api benchmark serve training evaluation export inspection analysis sweep overnight checkpoints "
+        "pretrained runs ui estimate generation execution runlog data model optim system native",
     ),
 }
 """Every room: its floor, and what it may import beside the ground; ``a.b`` is one module of a room."""
@@ -83,11 +84,13 @@ ONLY_IN = {
     "psutil": ("system",),
     "torch": (
         *("native", "model", "optim", "data", "execution", "generation", "checkpoints", "evaluation"),
-        *("pretrained", "inspection", "training", "benchmark"),
+        *("pretrained", "inspection", "training", "serve", "benchmark"),
     ),
     "gguf": ("export", "pretrained"),
     "huggingface_hub": ("export",),
     "safetensors": ("export", "pretrained"),
+    "starlette": ("serve",),
+    "uvicorn": ("serve",),
 }
 """Libraries that only some rooms import."""
 

@@ -25,6 +25,7 @@ from cpulm.cli.parser import Command, Commands, CommandWithOthers, UsageError
 from cpulm.cli.resume import resume
 from cpulm.cli.runs import runs
 from cpulm.cli.runs_keeping import note, prune, rename, rm
+from cpulm.cli.serve import serve
 from cpulm.cli.stop import stop
 from cpulm.cli.summary import summary
 from cpulm.cli.supervise import supervise
@@ -48,7 +49,7 @@ app = typer.Typer(
 _COMMANDS = {
     "Train": (train, resume, sweep, stop, at_boot),
     "Follow and judge": (watch, analyze, evaluate),
-    "Use": (generate, export),
+    "Use": (generate, serve, export),
     "Prepare": (tokenize, benchmark, sysinfo),
 }
 for _panel, _commands in _COMMANDS.items():

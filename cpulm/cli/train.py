@@ -112,9 +112,9 @@ def train(
     """
     import os
 
+    from cpulm.api.new_run import resolve_new_run
     from cpulm.cli import run_training
     from cpulm.cli.learning_rates import check_rates
-    from cpulm.api.new_run import resolve_new_run
     from cpulm.cli.no_effect import ignored_by_resume, without_effect
     from cpulm.errors import SettingsError
     from cpulm.settings_resolver import is_given

@@ -26,7 +26,7 @@ from cpulm.pretrained.named_weights import own_weights
 from cpulm.settings import ModelSettings
 from cpulm.units import format_bytes
 
-_FILES = Path(__file__).with_name("page_files")
+PAGE_FILES = Path(__file__).with_name("page_files")
 _BLOCK = 32
 """Weights that share a scale, as in llama.cpp's q8_0."""
 _ALIGNMENT = 32
@@ -55,7 +55,7 @@ def write_page(trained: TrainedModel, path: Path) -> None:
         "style": _read("page.css"),
         "script": "\n".join(_read(name) for name in ("tokenizer.js", "engine.js", "page.js")),
         "model": json.dumps(model, separators=(",", ":")).replace("<", r"\u003c"),
-        "wasm": base64.b64encode(_FILES.joinpath("matvec.wasm").read_bytes()).decode(),
+        "wasm": base64.b64encode(PAGE_FILES.joinpath("matvec.wasm").read_bytes()).decode(),
         "weights": base64.b64encode(content).decode(),
     }
     with path.open("w", encoding="utf-8", newline="") as file:
@@ -64,7 +64,7 @@ def write_page(trained: TrainedModel, path: Path) -> None:
 
 
 def _read(name: str) -> str:
-    return _FILES.joinpath(name).read_text(encoding="utf-8")
+    return PAGE_FILES.joinpath(name).read_text(encoding="utf-8")
 
 
 def _settings(settings: ModelSettings) -> dict[str, Any]:

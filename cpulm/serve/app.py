@@ -1,0 +1,241 @@
+"""The HTTP interface: OpenAI's ``/v1`` for one model, and a page to write with it.
+
+Every request under ``/v1`` needs the key. No answer has a CORS header: a browser shows them to no other site.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import math
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from cpulm.export.html_page import PAGE_FILES
+from cpulm.serve.completion_request import RequestError, read_request
+from cpulm.serve.model_queue import Begun, Event, Job, ModelQueue, Piece, ScoredToken, ServedModel
+
+MOST_BYTES, MOST_DRAINED_BYTES = 1 << 20, 1 << 26
+"""A larger body is refused; up to the second size it is read to its end: the client then sees the answer."""
+_PAGE_FILES = Path(__file__).with_name("page_files")
+_PAGES = {
+    "/": (_PAGE_FILES / "write.html", "text/html"),
+    "/write.js": (_PAGE_FILES / "write.js", "text/javascript"),
+    "/page.css": (PAGE_FILES / "page.css", "text/css"),
+}
+_SAFE = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+
+
+def build_app(served: ServedModel, key: str) -> Starlette:
+    """The application that serves one model to who has the key."""
+    queue = ModelQueue(served)
+    model = {"id": served.name, "object": "model", "created": int(time.time()), "owned_by": "cpulm"}
+
+    async def models(_: Request) -> Response:
+        return JSONResponse({"object": "list", "data": [model]})
+
+    async def one_model(request: Request) -> Response:
+        _require_model(served, request.path_params["name"])
+        return JSONResponse(model)
+
+    async def completions(request: Request) -> Response:
+        asked = read_request(await _body(request))
+        _require_model(served, asked.model)
+        job = queue.submit(asked)
+        watch = asyncio.create_task(_watch(job, request))
+        try:
+            begun = await _next(job)
+            assert isinstance(begun, Begun)
+            head: dict[str, Any] = {"id": f"cmpl-{uuid.uuid4().hex}", "object": "text_completion"}
+            head |= {"created": int(time.time()), "model": served.name}
+            if asked.stream:
+                return StreamingResponse(_streamed(job, head, begun, watch), media_type="text/event-stream")
+            whole = JSONResponse(await _whole(job, head, begun))
+            watch.cancel()
+            return whole
+        except BaseException:
+            job.cancel()
+            watch.cancel()
+            raise
+
+    async def chat(request: Request) -> Response:
+        await _body(request)
+        raise RequestError("this model has no chat template: it continues text. Use /v1/completions")
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        yield
+        await asyncio.to_thread(queue.close)
+
+    api = [
+        ("/v1/models", models, "GET"),
+        ("/v1/models/{name:path}", one_model, "GET"),
+        ("/v1/completions", completions, "POST"),
+        ("/v1/chat/completions", chat, "POST"),
+    ]
+    routes = [Route(path, _keyed(answer, key), methods=[method]) for path, answer, method in api]
+    routes += [Route(path, _page(*file), methods=["GET"]) for path, file in _PAGES.items()]
+    handlers = {RequestError: _refused, HTTPException: _not_found, Exception: _failed}
+    return Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)  # type: ignore[arg-type]
+
+
+def _keyed(
+    answer: Callable[[Request], Awaitable[Response]], key: str
+) -> Callable[[Request], Awaitable[Response]]:
+    async def checked(request: Request) -> Response:
+        given = request.headers.get("authorization", "")
+        if not hmac.compare_digest(given.encode(), f"Bearer {key}".encode()):
+            raise RequestError("the key is missing or wrong", 401, code="invalid_api_key")
+        return await answer(request)
+
+    return checked
+
+
+def _page(file: Path, kind: str) -> Callable[[Request], Awaitable[Response]]:
+    async def page(_: Request) -> Response:
+        return Response(file.read_bytes(), media_type=kind, headers=_SAFE)
+
+    return page
+
+
+def _require_model(served: ServedModel, name: str | None) -> None:
+    if name not in (None, served.name):
+        message = f"there is no model {name!r}"[:200] + f"; this is {served.name!r}"
+        raise RequestError(message, 404, param="model", code="model_not_found")
+
+
+async def _body(request: Request) -> bytes:
+    content, size = [], 0
+    try:
+        async for part in request.stream():
+            size += len(part)
+            if size <= MOST_BYTES:
+                content.append(part)
+            elif size > MOST_DRAINED_BYTES:
+                break
+    except ClientDisconnect as error:
+        raise RequestError("the client has left", 400) from error
+    if size > MOST_BYTES:
+        raise RequestError(f"the body is larger than {MOST_BYTES} bytes", 413)
+    return b"".join(content)
+
+
+async def _watch(job: Job, request: Request) -> None:
+    """End the job once its client leaves; the request's body has been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    job.cancel()
+    job.events.put_nowait(RequestError("the client has left"))
+
+
+async def _next(job: Job) -> Begun | Piece | None:
+    """The next event.
+
+    Raises:
+        RequestError: if the request cannot be answered.
+    """
+    event: Event = await job.events.get()
+    if isinstance(event, Exception):
+        raise event
+    return event
+
+
+async def _whole(job: Job, head: dict[str, Any], begun: Begun) -> dict[str, Any]:
+    texts: dict[int, list[Piece]] = {}
+    while isinstance(piece := await _next(job), Piece):
+        texts.setdefault(piece.row, []).append(piece)
+    choices = []
+    for row, pieces in sorted(texts.items()):
+        text = "".join(piece.text for piece in pieces)
+        tokens = [token for piece in pieces for token in piece.tokens]
+        choices.append(_choice(job, Piece(row, text, tokens, pieces[-1].finish_reason), 0))
+    made = sum(pieces[-1].made_tokens for pieces in texts.values())
+    return {**head, "choices": choices, "usage": _usage(begun, made)}
+
+
+async def _streamed(
+    job: Job, head: dict[str, Any], begun: Begun, watch: asyncio.Task[None]
+) -> AsyncIterator[str]:
+    """Server-sent events: one per piece, then ``[DONE]``. A client that leaves ends the job."""
+    offsets: dict[int, int] = {}
+    made = 0
+    try:
+        while isinstance(piece := await _next(job), Piece):
+            offset = offsets.get(piece.row, 0)
+            offsets[piece.row] = offset + sum(len(token.text) for token in piece.tokens)
+            made += piece.made_tokens
+            yield _line({**head, "choices": [_choice(job, piece, offset)]})
+        options = job.request.stream_options
+        if options is not None and options.include_usage:
+            yield _line({**head, "choices": [], "usage": _usage(begun, made)})
+        yield "data: [DONE]\n\n"
+    except RequestError as error:
+        yield _line(error.body())
+    finally:
+        job.cancel()
+        watch.cancel()
+
+
+def _line(value: dict[str, Any]) -> str:
+    return f"data: {json.dumps(value)}\n\n"
+
+
+def _choice(job: Job, piece: Piece, offset: int) -> dict[str, Any]:
+    logprobs = None if job.request.logprobs is None else _logprobs(piece.tokens, offset)
+    return {
+        "index": piece.row,
+        "text": piece.text,
+        "logprobs": logprobs,
+        "finish_reason": piece.finish_reason,
+    }
+
+
+def _logprobs(tokens: list[ScoredToken], offset: int) -> dict[str, Any]:
+    """OpenAI's form; JSON has no infinity, which a token that a rule forbids has."""
+    offsets = []
+    for token in tokens:
+        offsets.append(offset)
+        offset += len(token.text)
+    top = [{text: log for text, log in token.top.items() if math.isfinite(log)} for token in tokens]
+    return {
+        "tokens": [token.text for token in tokens],
+        "token_logprobs": [token.logprob for token in tokens],
+        "top_logprobs": top,
+        "text_offset": offsets,
+    }
+
+
+def _usage(begun: Begun, made: int) -> dict[str, int]:
+    total = begun.prompt_tokens + made
+    return {"prompt_tokens": begun.prompt_tokens, "completion_tokens": made, "total_tokens": total}
+
+
+async def _refused(_: Request, error: RequestError) -> Response:
+    return JSONResponse(error.body(), error.status)
+
+
+async def _not_found(request: Request, error: HTTPException) -> Response:
+    message = f"{error.detail}: {request.method} {request.url.path}"[:200]
+    return JSONResponse(RequestError(message).body(), error.status_code, error.headers)
+
+
+async def _failed(_request: Request, _error: Exception) -> Response:
+    """A bug; the server goes on, and writes its traceback."""
+    return JSONResponse(RequestError("the server failed; its terminal says where", 500).body(), 500)

@@ -1,0 +1,217 @@
+"""The server, asked by OpenAI's own package: it writes what the model writes, and survives garbage."""
+
+from __future__ import annotations
+
+import json
+import select
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+import torch
+from command_line import cpulm
+from small_exports import SmallTrained
+from small_exports import trained as trained
+
+from cpulm.api.language_model import Model, load
+from cpulm.serve.completion_request import MOST_TOKENS
+from cpulm.serve.model_queue import MOST_JOBS, ServedModel
+from cpulm.serve.server import HOST, open_port, server_of
+
+KEY = "a-key"
+PROMPT = "def load("
+
+
+@pytest.fixture(scope="module")
+def run(trained: Callable[[str], SmallTrained]) -> Path:
+    return trained("qwen3-bpe").run
+
+
+@pytest.fixture(scope="module")
+def model(run: Path) -> Model:
+    return load(run)
+
+
+@pytest.fixture(scope="module")
+def address(model: Model, run: Path) -> Iterator[str]:
+    served = ServedModel(run.name, model._model, model._tokenizer, True, False)
+    taken, server = open_port(0), server_of(served, KEY)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [taken]})
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    yield f"http://{HOST}:{taken.getsockname()[1]}"
+    server.should_exit = True
+    thread.join(30)
+    assert not thread.is_alive()
+
+
+@pytest.fixture(scope="module")
+def client(address: str) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{address}/v1", api_key=KEY, max_retries=0, timeout=60)
+
+
+def test_it_writes_what_the_model_writes(client: openai.OpenAI, model: Model, run: Path) -> None:
+    assert [one.id for one in client.models.list()] == [run.name]
+    asked: dict[str, Any] = {"model": run.name, "prompt": PROMPT, "max_tokens": 20, "seed": 3}
+    whole = client.completions.create(**asked)
+    expected = model.generate(PROMPT, max_new_tokens=20, seed=3)
+    assert (whole.choices[0].text, whole.choices[0].finish_reason) == (expected, "length")
+    usage = whole.usage
+    assert usage is not None
+    assert (usage.prompt_tokens, usage.completion_tokens) == (len(model._tokenizer.encode(PROMPT)), 20)
+    stream = client.completions.create(**asked, stream=True, stream_options={"include_usage": True})
+    chunks = list(stream)
+    assert "".join(chunk.choices[0].text for chunk in chunks if chunk.choices) == expected
+    assert len(chunks) > 3
+    assert chunks[-2].choices[0].finish_reason == "length"
+    assert chunks[-1].usage == usage
+    stopped = client.completions.create(**asked, stop=expected[5:7]).choices[0]
+    assert (stopped.text, stopped.finish_reason) == (expected[: expected.index(expected[5:7])], "stop")
+    several = client.completions.create(**asked, n=2).choices
+    assert several[0].text == expected
+    assert several[1].text != expected
+    colder = client.completions.create(**{**asked, "temperature": 0.0}, extra_body={"top_k": 3})
+    assert colder.choices[0].text == model.generate(PROMPT, max_new_tokens=20, temperature=0)
+
+
+def test_its_log_probabilities_are_the_models(client: openai.OpenAI, model: Model, run: Path) -> None:
+    made = client.completions.create(model=run.name, prompt=PROMPT, max_tokens=4, temperature=0, logprobs=2)
+    found = made.choices[0].logprobs
+    assert found is not None
+    assert found.tokens is not None
+    assert found.token_logprobs is not None
+    assert found.top_logprobs is not None
+    assert "".join(found.tokens) == made.choices[0].text
+    for token, log, top in zip(found.tokens, found.token_logprobs, found.top_logprobs, strict=True):
+        assert top[token] == log == max(top.values())
+        assert len(top) == 2
+    logits = model._model(torch.tensor([model._tokenizer.encode(PROMPT)]))[0, -1]
+    assert found.token_logprobs[0] == pytest.approx(logits.log_softmax(-1).max().item(), abs=1e-4)
+
+
+def test_a_schema_is_obeyed(client: openai.OpenAI, run: Path) -> None:
+    pytest.importorskip("llguidance")
+    form = {"type": "json_schema", "json_schema": {"name": "number", "schema": {"enum": [12, 34]}}}
+    extra = {"response_format": form}
+    made = client.completions.create(model=run.name, prompt=PROMPT, max_tokens=20, extra_body=extra)
+    assert made.choices[0].text in ("12", "34")
+    assert made.choices[0].finish_reason == "stop"
+
+
+BODY: dict[str, Any] = {"prompt": "a", "max_tokens": 2}
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "complaint"),
+    [
+        (b"\xff{", 400, "not JSON"),
+        (b"[" * 100_000, 400, "not JSON"),
+        (b"[1]", 400, "JSON object"),
+        (b'{"prompt": "' + b"a" * 10_000_000 + b'"}', 413, "larger"),
+        ({**BODY, "prompt": "\ud800"}, 400, "surrogate"),
+        ({**BODY, "prompt": ["a", "b"]}, 400, "one prompt"),
+        ({**BODY, "prompt": [10**6]}, 400, "tokens are 0 to"),
+        ({**BODY, "prompt": "word " * 300}, 400, "the model sees 128"),
+        ({**BODY, "prompt": {"a": 1}}, 400, "prompt"),
+        ({**BODY, "max_tokens": MOST_TOKENS + 1}, 400, "max_tokens"),
+        ({**BODY, "max_tokens": True}, 400, "max_tokens"),
+        ({**BODY, "temperature": -1}, 400, "temperature = -1"),
+        ({**BODY, "stop": ["", "a"]}, 400, "stop string is empty"),
+        ({**BODY, "echo": True}, 400, "echo is not available"),
+        ({**BODY, "tempreature": 1}, 400, "tempreature"),
+        ({**BODY, "model": "gpt-4"}, 404, "no model 'gpt-4'"),
+    ],
+)
+def test_garbage_is_answered_in_openais_form(
+    address: str, body: bytes | dict[str, Any], status: int, complaint: str
+) -> None:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    answer = httpx.post(
+        f"{address}/v1/completions", content=content, headers={"Authorization": f"Bearer {KEY}"}, timeout=60
+    )
+    error = answer.json()["error"]
+    assert (answer.status_code, error["type"]) == (status, "invalid_request_error")
+    assert complaint in error["message"]
+    assert len(error["message"]) < 300
+
+
+def test_strangers_are_refused(address: str, client: openai.OpenAI, run: Path) -> None:
+    with pytest.raises(openai.AuthenticationError, match="key"):
+        openai.OpenAI(base_url=f"{address}/v1", api_key="another", max_retries=0).models.list()
+    asked = {"Origin": "https://stranger.example", "Access-Control-Request-Method": "POST"}
+    preflight = httpx.options(f"{address}/v1/completions", headers=asked)
+    assert preflight.status_code == 405
+    assert not any(name.startswith("access-control") for name in preflight.headers)
+    page = httpx.get(f"{address}/")
+    assert "frame-ancestors 'none'" in page.headers["content-security-policy"]
+    assert KEY not in page.text
+    assert httpx.get(f"{address}/etc/passwd").json()["error"]["message"] == "Not Found: GET /etc/passwd"
+    with pytest.raises(openai.BadRequestError, match="chat template"):
+        client.chat.completions.create(model=run.name, messages=[{"role": "user", "content": "hi"}])
+
+
+def test_who_leaves_is_not_written_for(address: str, client: openai.OpenAI, run: Path) -> None:
+    """One text of minutes is written, 15 wait, one more is refused; all clients leave, and there is room."""
+    long: dict[str, Any] = {"model": run.name, "prompt": PROMPT, "max_tokens": MOST_TOKENS, "n": 16}
+    stream = client.completions.create(**long, stream=True)
+    next(iter(stream))
+    body = b'{"max_tokens": 16384, "n": 16}'
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n"
+    waiting = []
+    for _ in range(MOST_JOBS):
+        waiting.append(socket.create_connection((HOST, int(address.rpartition(":")[2]))))
+        waiting[-1].sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+    answered, _, _ = select.select(waiting, [], [], 60)
+    assert [one.recv(12) for one in answered] == [b"HTTP/1.1 429"]
+    stream.close()
+    for connection in waiting:
+        connection.close()
+    assert _written_within(client, run, seconds=60)
+
+
+def _written_within(client: openai.OpenAI, run: Path, seconds: float) -> bool:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        try:
+            return bool(client.completions.create(model=run.name, prompt=PROMPT, max_tokens=1).choices)
+        except openai.RateLimitError:
+            time.sleep(0.1)
+    return False
+
+
+def test_a_busy_port_and_a_missing_extra_are_one_message(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_port(0) as taken:
+        port = str(taken.getsockname()[1])
+        busy = cpulm(run, "serve", str(run), "--port", port)
+    assert (busy.returncode, busy.stdout) == (2, "")
+    assert busy.stderr == f"error: port {port} is in use\n hint: take a free one: --port 0\n"
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    missing = cpulm(run, "serve", str(run))
+    assert missing.returncode == 2
+    assert missing.stderr.endswith("hint: install it: pip install 'cpulm[serve]'\n")
+
+
+def test_its_page_writes_with_the_model(browser: Any, address: str, model: Model) -> None:
+    page = browser.new_page()
+    page.goto(f"{address}/#key={KEY}")
+    page.wait_for_selector("#write:enabled")
+    page.fill("#prompt", PROMPT)
+    page.fill("#temperature", "0")
+    page.fill("#length", "12")
+    page.click("#write")
+    page.wait_for_selector("#status:has-text('12 tokens')")
+    assert page.inner_text("#text") == PROMPT + model.generate(PROMPT, max_new_tokens=12, temperature=0)
+    page.goto("about:blank")
+    page.goto(f"{address}/#key=another")
+    page.wait_for_selector("#status.error")
+    assert page.is_disabled("#write")
+    page.close()
