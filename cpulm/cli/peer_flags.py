@@ -35,7 +35,6 @@ PEERS = {
     "head": "model.n_head",
     "heads": "model.n_head",
     "hidden-size": "model.n_embd",
-    "init-from": "cpulm resume RUN",
     "input": "data.source",
     "intermediate-size": "model.n_inner",
     "iters": "train.steps",

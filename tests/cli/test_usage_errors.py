@@ -35,7 +35,7 @@ WRONG = [
     ("train --wandb", "no option --wandb", "cpulm calls it --tensorboard"),
     ("train --weight-decay 0.1", "no option --weight-decay", "--set train.weight_decay=VALUE"),
     ("train --warmup_iters=10", "no option --warmup_iters", "--set train.warmup_steps=VALUE"),
-    ("train --init_from=resume", "no option --init_from", "use `cpulm resume RUN`"),
+    ("train --init_from=resume", "no option --init_from", "write --init-from"),
     ("train --stepps 5", "no option --stepps", "did you mean --steps?"),
     ("train --steps", "--steps needs a value", "--steps N: Optimizer updates"),
     ("train --compile=False", "--compile takes no value", "write --compile or --no-compile alone"),
