@@ -9,8 +9,10 @@ import pytest
 
 from cpulm.analysis.build_report import read_report
 from cpulm.analysis.card import card_of
+from cpulm.analysis.report import Standing
+from cpulm.analysis.standing import standing_findings
 from cpulm.errors import DataError
-from cpulm.estimate.learning_law import measured_law
+from cpulm.estimate.learning_law import Expectation, measured_law
 from cpulm.ui.page.card_picture import card_svg, write_card
 
 if TYPE_CHECKING:
@@ -40,14 +42,13 @@ def test_a_loss_is_held_against_what_the_law_expects(make_run: MakeRun) -> None:
     assert f"{found.expected.low:.2f} to {found.expected.high:.2f}" in finding.text
 
 
-@pytest.mark.parametrize(("times", "word"), [(0.5, "Better"), (1.0, "Normal"), (2.0, "Worse")])
-def test_a_text_of_another_level_is_another_standing(make_run: MakeRun, times: float, word: str) -> None:
-    usual = standing_of(make_run, "usual", 2.0).standing
-    bits = BITS * usual.loss / usual.expected.loss / times
-    report = standing_of(make_run, "other", 2.0, beginning={"compressed_bits": bits})
-    finding = next(one for one in report.findings if one.kind == "standing")
+@pytest.mark.parametrize(("loss", "word"), [(1.5, "Better"), (2.0, "Normal"), (2.5, "Worse")])
+def test_a_loss_beside_the_span_is_better_or_worse(loss: float, word: str) -> None:
+    beside = Standing(loss, Expectation(2.0, 1.8, 2.2), 3600.0, loss - 0.1)
+    (finding,) = standing_findings(beside, 600.0)
     assert finding.text.startswith(word)
     assert (finding.weight == "note") == (word == "Worse")
+    assert ("Another hour would bring" in finding.text) == (word != "Worse")
 
 
 def test_nothing_is_said_of_a_run_that_has_not_ended_or_an_old_log(make_run: MakeRun) -> None:
