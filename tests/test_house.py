@@ -61,7 +61,7 @@ ROOMS: dict[str, tuple[int, str]] = {
         6,
         "evaluation checkpoints generation execution pretrained estimate runs data model optim system",
     ),
-    "serve": (6, "export generation execution data model"),
+    "serve": (6, "export overnight generation execution data model"),
     "benchmark": (7, "training estimate execution data model optim system"),
     "api": (
         7,

@@ -60,14 +60,13 @@ def serve(
     """
     import secrets
 
-    from cpulm.data.extras import library
     from cpulm.errors import SettingsError
     from cpulm.ui.console import say, stderr, write_text
 
     if key is not None and not (key.isascii() and key.isprintable() and key and " " not in key):
         raise SettingsError("--key is not one word of ASCII characters", "leave it out for a new one")
-    for package in ("starlette", "uvicorn"):
-        library(package, what="`cpulm serve`", package=package, extra="serve")
+    require_extra("`cpulm serve`")
+    from cpulm.serve.app import build_app
     from cpulm.serve.server import HOST, open_port, serve
 
     taken = open_port(port)
@@ -75,18 +74,24 @@ def serve(
         served = _load(run, flags)
     secret = key or secrets.token_urlsafe(24)
     address = f"http://{HOST}:{taken.getsockname()[1]}"
-
-    def ready() -> None:
-        say(f"base_url: {address}/v1\napi_key: {secret}\nCtrl-C ends it; the page to write with:")
-        write_text(f"{address}/#key={_quoted(secret)}\n")
-
-    serve(served, secret, taken, ready)
+    say(f"base_url: {address}/v1\napi_key: {secret}\nCtrl-C ends it; the page to write with:")
+    write_text(f"{page_address(address, secret)}\n")
+    serve(build_app(served, secret), taken)
 
 
-def _quoted(text: str) -> str:
+def require_extra(what: str) -> None:
+    """Raises SettingsError if a library of the servers is missing."""
+    from cpulm.data.extras import library
+
+    for package in ("starlette", "uvicorn"):
+        library(package, what=what, package=package, extra="serve")
+
+
+def page_address(address: str, key: str) -> str:
+    """The address of a server's page; browsers do not send what stands behind the #."""
     from urllib.parse import quote
 
-    return quote(text, safe="")
+    return f"{address}/#key={quote(key, safe='')}"
 
 
 def _load(run: Path, flags: dict[str, Any]) -> ServedModel:

@@ -37,6 +37,23 @@ def watch(
         float | None,
         typer.Option(metavar="X", help="Replay the run from its start, X times as fast as it was."),
     ] = None,
+    web: Annotated[
+        bool, typer.Option("--web", help="Show the run's report in a browser, while it trains too.")
+    ] = False,
+    host: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="With --web: this computer's address in the network, such as 192.168.1.5, for a phone. "
+            "[default: 127.0.0.1, for this computer alone]",
+        ),
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=0, max=65535, help="With --web: the port; 0: a free one. [default: 8000]"
+        ),
+    ] = None,
     headless: Headless = False,
     json: JsonEvents = False,
 ) -> None:
@@ -45,7 +62,7 @@ def watch(
     The run may train in another terminal, overnight, or on a computer that shares the disk. The
     dashboard stays until the run has ended. Ctrl-C closes the dashboard, and the run continues. For a
     finished run it shows the last state; `--speed` replays the whole run. In a pipe, or with
-    `--headless`, it prints plain lines instead.
+    `--headless`, it prints plain lines instead. `--web` shows the report, by an address that has a key.
 
     **Examples**
 
@@ -65,6 +82,13 @@ def watch(
 
     if speed is not None and not (speed > 0 and math.isfinite(speed)):
         raise SettingsError(f"--speed {speed:g} is not a speed", "give a number above 0, such as --speed 600")
+    if not web and (host, port) != (None, None):
+        raise SettingsError("--host and --port have no effect without --web", "add --web, or leave them out")
+    if web and (speed is not None or headless or json):
+        raise SettingsError("--web shows a page instead of the dashboard", "leave out the other options")
+    if web:
+        _serve_report(run_dir.find(run), host or "127.0.0.1", 8000 if port is None else port)
+        return
     found, mode = run_dir.find(run), choose_mode(json=json, headless=headless)
     with StopRequest() as left:
         if speed is not None:
@@ -75,6 +99,23 @@ def watch(
             _show_end(found, mode)
     if not left():
         _say_if_crashed(found)
+
+
+def _serve_report(run: RunDir, host: str, port: int) -> None:
+    """Serve the run's report until Ctrl-C."""
+    import secrets
+
+    from cpulm.cli.serve import page_address, require_extra
+    from cpulm.ui.console import say, write_text
+
+    require_extra("--web")
+    from cpulm.serve.report_app import build_report_app
+    from cpulm.serve.server import open_port, serve
+
+    taken, key = open_port(port, host), secrets.token_urlsafe(24)
+    say("Ctrl-C ends it, the run continues; the page:")
+    write_text(f"{page_address(f'http://{host}:{taken.getsockname()[1]}', key)}\n")
+    serve(build_report_app(run, key), taken)
 
 
 def _follow(run: RunDir, mode: Mode, left: Callable[[], bool]) -> None:

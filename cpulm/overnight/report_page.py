@@ -7,6 +7,7 @@ limit, and an error there must not change how the run ended.
 from __future__ import annotations
 
 import subprocess
+from pathlib import Path
 
 from cpulm.command import cpulm_command, last_error, last_line, log_environment
 from cpulm.exit_codes import exit_in_words
@@ -22,7 +23,12 @@ def write_report(run: RunDir) -> str:
     if not run.latest.is_file():
         return ""  # the next run may use a folder without a checkpoint: leave it empty
     release_memory()  # of the run, which may have filled the memory: now both processes must fit
-    command = cpulm_command("analyze", f"--html={run.report}", "--", str(run.path))
+    return draw_report(run, run.report)
+
+
+def draw_report(run: RunDir, file: Path) -> str:
+    """Write the page of ``run`` to ``file``; returns what prevented it, or an empty string."""
+    command = cpulm_command("analyze", f"--html={file}", "--", str(run.path))
     try:
         done = subprocess.run(
             command,
@@ -36,10 +42,10 @@ def write_report(run: RunDir) -> str:
             check=False,
         )
     except (OSError, subprocess.SubprocessError, KeyboardInterrupt) as error:
-        return f"{run.report} was not written: {type(error).__name__} {error}".rstrip()
+        return f"{file} was not written: {type(error).__name__} {error}".rstrip()
     if done.returncode:
         why = last_error(done.stderr) or last_line(done.stderr) or exit_in_words(done.returncode)
-        return f"{run.report} was not written: {why}"
+        return f"{file} was not written: {why}"
     return ""
 
 

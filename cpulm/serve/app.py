@@ -6,41 +6,25 @@ Every request under ``/v1`` needs the key. No answer has a CORS header: a browse
 from __future__ import annotations
 
 import asyncio
-import hmac
 import json
 import math
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from cpulm.export.html_page import PAGE_FILES
+from cpulm.serve.answers import HANDLERS, STYLE, keyed, page
 from cpulm.serve.completion_request import RequestError, read_request
 from cpulm.serve.model_queue import Begun, Event, Job, ModelQueue, Piece, ScoredToken, ServedModel
 
 MOST_BYTES, MOST_DRAINED_BYTES = 1 << 20, 1 << 26
 """A larger body is refused; up to the second size it is read to its end: the client then sees the answer."""
-_PAGE_FILES = Path(__file__).with_name("page_files")
-_PAGES = {
-    "/": (_PAGE_FILES / "write.html", "text/html"),
-    "/write.js": (_PAGE_FILES / "write.js", "text/javascript"),
-    "/page.css": (PAGE_FILES / "page.css", "text/css"),
-}
-_SAFE = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-    "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
-}
 
 
 def build_app(served: ServedModel, key: str) -> Starlette:
@@ -90,29 +74,10 @@ def build_app(served: ServedModel, key: str) -> Starlette:
         ("/v1/completions", completions, "POST"),
         ("/v1/chat/completions", chat, "POST"),
     ]
-    routes = [Route(path, _keyed(answer, key), methods=[method]) for path, answer, method in api]
-    routes += [Route(path, _page(*file), methods=["GET"]) for path, file in _PAGES.items()]
-    handlers = {RequestError: _refused, HTTPException: _not_found, Exception: _failed}
-    return Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)  # type: ignore[arg-type]
-
-
-def _keyed(
-    answer: Callable[[Request], Awaitable[Response]], key: str
-) -> Callable[[Request], Awaitable[Response]]:
-    async def checked(request: Request) -> Response:
-        given = request.headers.get("authorization", "")
-        if not hmac.compare_digest(given.encode(), f"Bearer {key}".encode()):
-            raise RequestError("the key is missing or wrong", 401, code="invalid_api_key")
-        return await answer(request)
-
-    return checked
-
-
-def _page(file: Path, kind: str) -> Callable[[Request], Awaitable[Response]]:
-    async def page(_: Request) -> Response:
-        return Response(file.read_bytes(), media_type=kind, headers=_SAFE)
-
-    return page
+    routes = [Route(path, keyed(answer, key), methods=[method]) for path, answer, method in api]
+    routes += [Route("/", page("write.html")), Route("/write.js", page("write.js"))]
+    routes += [Route("/page.css", page(STYLE))]
+    return Starlette(routes=routes, lifespan=lifespan, exception_handlers=HANDLERS)
 
 
 def _require_model(served: ServedModel, name: str | None) -> None:
@@ -225,17 +190,3 @@ def _logprobs(tokens: list[ScoredToken], offset: int) -> dict[str, Any]:
 def _usage(begun: Begun, made: int) -> dict[str, int]:
     total = begun.prompt_tokens + made
     return {"prompt_tokens": begun.prompt_tokens, "completion_tokens": made, "total_tokens": total}
-
-
-async def _refused(_: Request, error: RequestError) -> Response:
-    return JSONResponse(error.body(), error.status)
-
-
-async def _not_found(request: Request, error: HTTPException) -> Response:
-    message = f"{error.detail}: {request.method} {request.url.path}"[:200]
-    return JSONResponse(RequestError(message).body(), error.status_code, error.headers)
-
-
-async def _failed(_request: Request, _error: Exception) -> Response:
-    """A bug; the server goes on, and writes its traceback."""
-    return JSONResponse(RequestError("the server failed; its terminal says where", 500).body(), 500)

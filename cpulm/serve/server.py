@@ -5,19 +5,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
-from collections.abc import Callable
 
 import uvicorn
+from starlette.applications import Starlette
 
 from cpulm.errors import SettingsError
-from cpulm.serve.app import build_app
-from cpulm.serve.model_queue import ServedModel
 
 HOST = "127.0.0.1"
 
 
-def open_port(port: int) -> socket.socket:
-    """Take ``port`` of the loopback address; 0 for a free one.
+def open_port(port: int, host: str = HOST) -> socket.socket:
+    """Take ``port`` of ``host``, an IPv4 address of this computer; 0 for a free one.
 
     Raises:
         SettingsError: if it is taken, or not this user's.
@@ -28,33 +26,26 @@ def open_port(port: int) -> socket.socket:
     else:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        taken.bind((HOST, port))
+        taken.bind((host, port))
         taken.listen(128)
     except OSError as error:
         taken.close()
-        why = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be used: {error.strerror}"
-        raise SettingsError(f"port {port} {why}", "take a free one: --port 0") from error
+        if error.errno == errno.EADDRINUSE:
+            raise SettingsError(f"port {port} is in use", "take a free one: --port 0") from error
+        problem = f"port {port} of {host} cannot be used: {error.strerror}"
+        raise SettingsError(problem, "give an address of this computer, and a port above 1023") from error
     return taken
 
 
-def server_of(served: ServedModel, key: str) -> uvicorn.Server:
+def server_of(app: Starlette) -> uvicorn.Server:
     """The server, which ``run(sockets=[…])`` starts; it writes only what went wrong."""
     config = uvicorn.Config(
-        build_app(served, key),
-        log_level="error",
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=2,
+        app, log_level="error", access_log=False, server_header=False, timeout_graceful_shutdown=2
     )
     return uvicorn.Server(config)
 
 
-def serve(served: ServedModel, key: str, taken: socket.socket, ready: Callable[[], None]) -> None:
-    """Serve until Ctrl-C.
-
-    Args:
-        ready: called before the first request is answered.
-    """
-    ready()
+def serve(app: Starlette, taken: socket.socket) -> None:
+    """Serve until Ctrl-C."""
     with taken, contextlib.suppress(KeyboardInterrupt):
-        server_of(served, key).run(sockets=[taken])
+        server_of(app).run(sockets=[taken])

@@ -6,7 +6,6 @@ import json
 import select
 import socket
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,13 +16,15 @@ import openai
 import pytest
 import torch
 from command_line import cpulm
+from running_server import running
 from small_exports import SmallTrained
 from small_exports import trained as trained
 
 from cpulm.api.language_model import Model, load
+from cpulm.serve.app import build_app
 from cpulm.serve.completion_request import MOST_TOKENS
 from cpulm.serve.model_queue import MOST_JOBS, ServedModel
-from cpulm.serve.server import HOST, open_port, server_of
+from cpulm.serve.server import HOST, open_port
 
 KEY = "a-key"
 PROMPT = "def load("
@@ -42,16 +43,8 @@ def model(run: Path) -> Model:
 @pytest.fixture(scope="module")
 def address(model: Model, run: Path) -> Iterator[str]:
     served = ServedModel(run.name, model._model, model._tokenizer, True, False)
-    taken, server = open_port(0), server_of(served, KEY)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [taken]})
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.01)
-    yield f"http://{HOST}:{taken.getsockname()[1]}"
-    server.should_exit = True
-    thread.join(30)
-    assert not thread.is_alive()
+    with running(build_app(served, KEY)) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
