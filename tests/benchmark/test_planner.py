@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from cpulm.api.new_run import resolve_new_run
 from cpulm.benchmark import planner as planners
 from cpulm.benchmark.expectation import TextLevel, plan_in_words, preparation_in_words
 from cpulm.benchmark.pilots import refine
 from cpulm.benchmark.planner import Planner, RunPlan
-from cpulm.cli.new_run import resolve_new_run
 from cpulm.errors import SettingsError
 from cpulm.estimate import recipe
 from cpulm.estimate.learning_law import USUAL_BITS, measured_law
