@@ -82,8 +82,11 @@ class CommandWithOthers(Commands):
 
 def command_line(ctx: Any) -> str:
     """``cpulm watch``, ``cpulm runs rm``: the command as it is typed."""
-    _, *words = ctx.command_path.split()
-    return " ".join(["cpulm", *words])
+    names: list[str] = []
+    while ctx.parent is not None:
+        names.insert(0, ctx.info_name)
+        ctx = ctx.parent
+    return " ".join(filter(None, ["cpulm", *names]))
 
 
 def option_name(parameter: Any) -> str:
