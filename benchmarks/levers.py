@@ -43,7 +43,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cpulm.data.loader import val_batch_count, val_batches
+from cpulm.data.loader import Loader, val_batch_count, val_batches
 from cpulm.data.prepare import prepare
 from cpulm.data.sources import builtin_python
 from cpulm.evaluation.validation_loss import evaluate
@@ -112,6 +112,7 @@ class Levers:
         self._decayed = [group for group in self._groups if group["weight_decay"]]
         self._weights: list[list[Tensor]] = []
         if candidate.kind == "order":
+            assert isinstance(parts.loader, Loader)
             starts_in = parts.loader._starts_in
             parts.loader._starts_in = lambda _, at: starts_in(0, at)  # type: ignore[method-assign, assignment]
         if candidate.kind == "norms":

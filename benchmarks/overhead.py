@@ -30,6 +30,7 @@ from pathlib import Path
 
 import torch
 
+from cpulm.data.batches import TrainingBatches
 from cpulm.data.loader import Loader
 from cpulm.data.prepare import prepare
 from cpulm.events import Event, Listener, StepDone
@@ -96,7 +97,7 @@ class Collections:
 class OneBatch(Loader):
     """A loader whose every batch is the same, made once."""
 
-    def __init__(self, loader: Loader) -> None:
+    def __init__(self, loader: TrainingBatches) -> None:
         self._batch = loader.batch(0)
 
     def batch(self, i: int) -> tuple[torch.Tensor, torch.Tensor]:  # noqa: ARG002  # any number is the same

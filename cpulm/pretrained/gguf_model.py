@@ -16,6 +16,7 @@ from cpulm.pretrained.architecture import Architecture
 from cpulm.pretrained.gguf_header import GgufHeader, GgufTensor, read_header
 from cpulm.pretrained.gguf_names import gguf_name, in_halves, require_gguf, rotated_heads
 from cpulm.pretrained.gguf_tokenizer import tokenizer_of
+from cpulm.pretrained.hf_config import GPT2_ACTIVATIONS
 from cpulm.pretrained.named_weights import Array, names_in
 from cpulm.pretrained.pretrained_model import OwnWeights, PretrainedModel, fitted_to_tokenizer, own_shapes
 from cpulm.settings import ModelSettings
@@ -136,7 +137,12 @@ def _settings(header: GgufHeader, name: str, family: Architecture) -> ModelSetti
         "qk_norm": family == "qwen3",
     }
     if family == "gpt2":
-        values |= {"norm": "layernorm", "position": "learned", "mlp": "gelu", "bias": True}
+        values |= {
+            "norm": "layernorm",
+            "position": "learned",
+            "mlp": GPT2_ACTIVATIONS["gelu_new"],
+            "bias": True,
+        }
         values["norm_eps"] = value("attention.layer_norm_epsilon")
     else:
         values["n_kv_head"] = value("attention.head_count_kv", heads)

@@ -20,8 +20,8 @@ _FAMILIES: Mapping[str, Architecture] = {
     "gpt2": "gpt2",
 }
 _KNOWN = "cpulm reads qwen3, llama, qwen2 and gpt2"
-_GPT2_ACTIVATIONS = {traits.in_transformers: name for name, traits in ACTIVATIONS.items() if not traits.gated}
-_GPT2_ACTIVATIONS["gelu_pytorch_tanh"] = "gelu"
+GPT2_ACTIVATIONS = {traits.in_transformers: name for name, traits in ACTIVATIONS.items() if not traits.gated}
+GPT2_ACTIVATIONS["gelu_pytorch_tanh"] = GPT2_ACTIVATIONS["gelu_new"]
 
 
 @dataclass(frozen=True)
@@ -128,8 +128,8 @@ def _gpt2(config: _Gpt2Config) -> ModelConfig:
     _require("scale_attn_weights", config.scale_attn_weights, True)
     _require("scale_attn_by_inverse_layer_idx", config.scale_attn_by_inverse_layer_idx, False)
     _require("add_cross_attention", config.add_cross_attention, False)
-    if config.activation_function not in _GPT2_ACTIVATIONS:
-        _require("activation_function", config.activation_function, " or ".join(_GPT2_ACTIVATIONS))
+    if config.activation_function not in GPT2_ACTIVATIONS:
+        _require("activation_function", config.activation_function, " or ".join(GPT2_ACTIVATIONS))
     values = {
         "n_layer": config.n_layer,
         "n_head": config.n_head,
@@ -139,7 +139,7 @@ def _gpt2(config: _Gpt2Config) -> ModelConfig:
         "norm": "layernorm",
         "norm_eps": config.layer_norm_epsilon,
         "position": "learned",
-        "mlp": _GPT2_ACTIVATIONS[config.activation_function],
+        "mlp": GPT2_ACTIVATIONS[config.activation_function],
         "qk_norm": False,
         "bias": True,
         "tie_embeddings": config.tie_word_embeddings,

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from cpulm.data.batches import TrainingBatches
 from cpulm.data.loader import Loader
 from cpulm.execution.runtime import choose_runtime
 from cpulm.execution.step_timing import time_update
@@ -125,7 +126,7 @@ def test_complete_gradients_are_shown_before_they_are_clipped() -> None:
 class Counted(Loader):
     """Notes which batches were made."""
 
-    def __init__(self, loader: Loader) -> None:
+    def __init__(self, loader: TrainingBatches) -> None:
         self._loader = loader
         self.made: list[int] = []
 

@@ -50,7 +50,7 @@ def test_an_export_comes_back(name: str, trained: Trained) -> None:
             assert tokenizer.encode(text) == ours.tokenizer.encode(text)
 
 
-@pytest.mark.parametrize(("quantization", "most"), [("f16", 0.01), ("q8_0", 0.5), ("q4_0", 3)])
+@pytest.mark.parametrize(("quantization", "most"), [("f16", 0.02), ("q8_0", 0.5), ("q4_0", 3)])
 @torch.inference_mode()
 def test_quantized_weights_are_nearly_those(quantization: str, most: float, trained: Trained) -> None:
     ours = trained("llama-bpe")

@@ -1,4 +1,8 @@
-"""Short versions of the soak tests: the same code, fewer cases. ``docs/reliability.md`` has the long ones."""
+"""Short versions of the soak tests: the same code, fewer cases. ``docs/reliability.md`` has the long ones.
+
+Those that take half a minute are left to ``pytest -m soak``: kills, full disks and rising memory have tests
+of their own in the rooms that they concern.
+"""
 
 from __future__ import annotations
 
@@ -38,6 +42,7 @@ def _one_thread(fresh_cache: Path) -> Any:
     torch.set_num_threads(threads)
 
 
+@pytest.mark.soak
 @pytest.mark.skipif(sys.platform != "linux", reason="forks a process that has torch loaded")
 def test_killed_at_random_moments_nothing_is_lost() -> None:
     result = soak("kills", "--count", "6", "--by-command", "0", "--seed", "3")
@@ -59,12 +64,14 @@ def test_odd_places_are_one_message_each() -> None:
     assert result["faults"] == []
 
 
+@pytest.mark.soak
 def test_a_disk_that_refuses_costs_nothing_that_was_saved() -> None:
     result = soak("disk", "--count", "4", "--seed", "4")
     assert result["full disk"]["cases"] == 4
     assert result["full disk"]["warned"]
 
 
+@pytest.mark.soak
 @pytest.mark.skipif(sys.platform == "win32", reason="draws on a pseudo-terminal")
 def test_memory_does_not_grow_with_the_steps() -> None:
     result = soak("night", "--count", "600")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,7 @@ def of(kind: type[Any], events: Iterable[Event]) -> list[Any]:
     return [event for event in events if isinstance(event, kind)]
 
 
-def weights(path: Path) -> dict[str, torch.Tensor]:
+def weights(path: Path) -> Mapping[str, torch.Tensor]:
     return checkpoints.load(path).model_state
 
 

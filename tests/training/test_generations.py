@@ -163,21 +163,23 @@ def killed(settings: Settings, out: Path, at: int, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="forks a process that has torch loaded")
+@pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.soak)])
 def test_a_kill_at_the_border_loses_nothing(
-    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    every: int, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """After each of the moments at which a file is put in its place, or after each fifth one."""
     settings = settings_for(text, TWO, "eval.every=3", "checkpoint.every_steps=2", "checkpoint.keep=1")
     whole = RunDir(tmp_path / "whole")
     train(settings, whole.path)
-    moments = 0
-    while killed(settings, (run := RunDir(tmp_path / f"run-{moments}")).path, moments + 1, monkeypatch):
-        moments += 1
+    moments = 1
+    while killed(settings, (run := RunDir(tmp_path / f"run-{moments}")).path, moments, monkeypatch):
         events, outcome = resume(run.path)
         assert outcome.step == 12
         assert same(whole.latest, run.latest), moments
         assert best_of(whole.best) == best_of(run.best), moments
         assert of(StepDone, events)[-1].step == 12
         shutil.rmtree(run.path)
+        moments += every
     assert moments > 20
     assert same(whole.latest, run.latest)  # of the process that had no more such moments
 
