@@ -148,10 +148,13 @@ def _memory_errors(trainer: Trainer) -> Iterator[None]:
 
 
 def _time_given(trainer: Trainer) -> float | None:
-    """Return the run time of a run with a horizon in time, in seconds; None for other horizons."""
-    train, elapsed = trainer.settings.train, trainer.state.elapsed_seconds
-    if train.until is None:
-        return train.max_time
+    """Return the run time of a run with a horizon in time, in seconds; None for other horizons.
+
+    What the preparation took is not of it: ``train.max_time`` counts from the start of the command.
+    """
+    elapsed = trainer.state.elapsed_seconds
+    if not trainer.horizon.is_time:
+        return None
     return elapsed + trainer.horizon.seconds_left(elapsed, time.time())
 
 

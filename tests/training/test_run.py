@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from pathlib import Path
 
 import pytest
@@ -141,13 +142,16 @@ def test_a_time_horizon_ends_the_schedule_when_the_time_ends(text: Path, tmp_pat
     settings = settings_for(
         text,
         "train.steps=null",
-        "train.max_time=3s",
+        "train.max_time=4s",
         "train.schedule=linear",
         "eval.every=1000",
         "train.patience=0",
     )
-    events, outcome = train(settings, tmp_path / "run")
-    steps = of(StepDone, events)
+    events: list[Event] = []
+    a_second_ago = time.monotonic() - 1
+    outcome = runs.train(settings, tmp_path / "run", show=events.append, record=record, began=a_second_ago)
+    [begun], steps = of(RunStarted, events), of(StepDone, events)
+    assert begun.max_time_seconds < 3  # what went before is not of the run's own time
     assert outcome.reason == "horizon"
     assert steps[-1].lr < 0.1 * max(event.lr for event in steps)
     assert of(RunFinished, events)[-1].elapsed_seconds < 6
