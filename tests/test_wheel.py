@@ -63,7 +63,7 @@ def ask(python: Path, folder: Path, program: str) -> object:
 def test_it_holds_the_code_the_presets_and_the_licence_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    kinds = (".py", ".cpp", ".h", ".js", ".css", ".html", ".wat", ".wasm")
+    kinds = (".py", ".cpp", ".h", ".js", ".css", ".html", ".wat", ".wasm", ".json", ".typed")
     code = {path.relative_to(ROOT).as_posix() for path in (ROOT / "cpulm").rglob("*") if path.suffix in kinds}
     presets = {f"cpulm/presets/{path.name}" for path in (ROOT / "presets").glob("*.yaml")}
     assert presets

@@ -32,9 +32,11 @@ def test_a_horizon_in_time_is_taken_as_it_is() -> None:
 
 def test_what_this_process_holds_already_is_not_counted_twice(tmp_path: Path) -> None:
     """The need is that of the whole process; a container's limit leaves what this process does not hold."""
-    settings, machine = resolve(preset="tiny"), read_machine()
+    # A run that needs more than this process holds, whatever other tests left in it.
+    settings, machine = resolve(preset="tiny", assignments=["train.micro_batch_size=512"]), read_machine()
     arithmetic = expected_arithmetic(settings, machine)
     needed, margin = memory_bytes(settings, 2048, arithmetic), 32 << 20
+    assert needed > 2 * resident_bytes()
     for spare, fits in ((margin, True), (-margin, False)):
         (tmp_path / "proc/self").mkdir(parents=True, exist_ok=True)
         (tmp_path / "proc/self/cgroup").write_text("0::/\n")
