@@ -21,10 +21,12 @@ from cpulm.estimate.learning_law import USUAL_BITS, measured_law
 from cpulm.estimate.memory import expected_arithmetic
 from cpulm.estimate.recipe import SHAPES, bytes_per_token, recipe, shape_settings
 from cpulm.events import Listener, Progress
+from cpulm.execution.adaptive_threads import short_spin_if_busy
 from cpulm.execution.runtime import choose_runtime
 from cpulm.execution.step_timing import time_update
 from cpulm.model.counts import count, flops_per_token
 from cpulm.settings import HORIZONS, Settings, changed
+from cpulm.system.cpu_use import OthersUse
 from cpulm.system.machine import read_machine
 from cpulm.training.build import build_random_parts
 
@@ -114,6 +116,7 @@ class Planner:
         self.text_bytes = max(1.0, training_bytes(given.data, show, should_stop))
         self._make, self._show, self._should_stop = make, show, should_stop
         self._machine = read_machine()
+        self._others = OthersUse().read
         self._rates: dict[int, float] = {}
 
     def plan(self) -> RunPlan:
@@ -206,7 +209,8 @@ class Planner:
         timed = min(rows, max(1, _TIMED_TOKENS // settings.model.block_size))
         small = changed(settings, train=changed(settings.train, micro_batch_size=timed))
         parts = build_random_parts(small, vocab_size_of(small), runtime)
-        times = [time_update(parts, runtime, small.train, number) for number in range(_TIMED_UPDATES)]
+        with short_spin_if_busy(self._others):
+            times = [time_update(parts, runtime, small.train, number) for number in range(_TIMED_UPDATES)]
         fastest = min(times[1:], key=lambda one: sum(one.values()))
         step = sum(one if part == "optimizer" else one * rows / timed for part, one in fastest.items())
         self._rates[place] = _flops(settings) * settings.tokens_per_step / step

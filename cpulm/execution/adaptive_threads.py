@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TypeVar
@@ -49,6 +50,24 @@ def threads_for_model(model: Transformer) -> AdaptiveThreads:
         torch.get_num_threads() if model.head_weight.device.type == "cpu" else 1,
         may_change=lambda: model.attention_kernels is not None,
     )
+
+
+@contextmanager
+def short_spin_if_busy(
+    others: Callable[[], float | None], spin: Callable[[bool], None] | None = None
+) -> Iterator[None]:
+    """Within the block, threads spin briefly if other programs are busy: for a measurement of a few updates.
+
+    Args:
+        others: as in :class:`AdaptiveThreads`; if it is too early to know, the library's default stays.
+        spin: as there.
+    """
+    switch = ShortSpin().switch if spin is None else spin
+    switch((others() or 0.0) >= BUSY)
+    try:
+        yield
+    finally:
+        switch(False)
 
 
 def same_bits(parts: TrainingParts, runtime: Runtime, numbers: Sequence[int]) -> bool:

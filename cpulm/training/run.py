@@ -23,6 +23,7 @@ from cpulm.estimate import requirements
 from cpulm.estimate.memory import arithmetic_of, expected_arithmetic
 from cpulm.estimate.requirements import Requirements
 from cpulm.events import EndReason, Event, Listener, Notice, Progress
+from cpulm.execution.adaptive_threads import short_spin_if_busy
 from cpulm.execution.compilation import decide_compile
 from cpulm.execution.runtime import Runtime, choose_runtime
 from cpulm.execution.step_timing import cached_fp32_peak, measure_step
@@ -36,6 +37,7 @@ from cpulm.runs.stop_file import watch_for_stop, withdraw_stop
 from cpulm.settings import HORIZONS, Settings, changed, settings_yaml
 from cpulm.settings_resolver import replaced
 from cpulm.system.allocator import release_memory
+from cpulm.system.cpu_use import OthersUse
 from cpulm.system.machine import Machine, read_machine
 from cpulm.training.build import build_parts, build_random_parts, build_trainer
 from cpulm.training.go_back import go_back_to
@@ -269,7 +271,7 @@ def prepare_run(
         CpulmError: if the run could not begin.
     """
     _require_horizon(settings)
-    machine = read_machine()
+    machine, others = read_machine(), OthersUse()
     choose_runtime(settings.runtime, machine)  # refuses what is not available, before the data is prepared
     initial = None if settings.train.init_from is None else read_initial(settings.train.init_from, show)
     if initial is not None:
@@ -302,7 +304,7 @@ def prepare_run(
     require_steps(plan, settings)
     plan = replace(
         plan,
-        step_seconds=_measured_step(settings, tokens, runtime, teacher, show),
+        step_seconds=_measured_step(settings, tokens, runtime, teacher, show, others),
         peak_flops_per_second=cached_fp32_peak(runtime.device, runtime.threads),
     )
     release_memory()
@@ -325,7 +327,7 @@ def _prepare_resume(
     """Prepare a resumed run on the same data; its step time is the mean so far."""
     _require_horizon(settings)
     checkpoints.require_fit(checkpoint)
-    machine = read_machine()
+    machine, others = read_machine(), OthersUse()
     runtime = resumed_runtime(checkpoint, machine)
     arithmetic = arithmetic_of(runtime)
     teacher = kept_teacher(run, checkpoint, show, without=without_teacher)
@@ -336,7 +338,7 @@ def _prepare_resume(
     if checkpoint.step:
         seconds = checkpoint.state.elapsed_seconds / checkpoint.step
     else:
-        seconds = _measured_step(settings, tokens, runtime, teacher, show)
+        seconds = _measured_step(settings, tokens, runtime, teacher, show, others)
         release_memory()
     plan = replace(
         requirements.estimate_requirements(
@@ -357,17 +359,27 @@ def _require_horizon(settings: Settings) -> None:
 
 
 def _measured_step(
-    settings: Settings, tokens: TokenFolder, runtime: Runtime, teacher: Checkpoint | None, show: Listener
+    settings: Settings,
+    tokens: TokenFolder,
+    runtime: Runtime,
+    teacher: Checkpoint | None,
+    show: Listener,
+    others: OthersUse,
 ) -> float:
-    """Measure the seconds of one update on temporary parts, the mean over the run's generations."""
+    """Measure the seconds of one update on temporary parts, the mean over the run's generations.
+
+    Args:
+        others: what other programs used since the preparation began.
+    """
     show(Progress(stage="measuring a step", done=0, total=None, unit="steps"))
     train, later = settings.train, settings.train.generations - 1
     try:
-        seconds = measure_step(build_parts(settings, tokens, runtime, teacher), runtime, train)
-        if not later:
-            return seconds
-        with_teacher = build_random_parts(settings, tokens.vocab_size, runtime)
-        return (seconds + later * measure_step(with_teacher, runtime, train)) / (1 + later)
+        with short_spin_if_busy(others.read):
+            seconds = measure_step(build_parts(settings, tokens, runtime, teacher), runtime, train)
+            if not later:
+                return seconds
+            with_teacher = build_random_parts(settings, tokens.vocab_size, runtime)
+            return (seconds + later * measure_step(with_teacher, runtime, train)) / (1 + later)
     finally:
         show(Progress(stage="measuring a step", done=3, total=3, unit="steps", finished=True))
 

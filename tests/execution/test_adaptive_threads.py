@@ -7,7 +7,12 @@ from collections.abc import Callable
 
 import pytest
 
-from cpulm.execution.adaptive_threads import FIRST_HOLD_SECONDS, LONGEST_HOLD_SECONDS, AdaptiveThreads
+from cpulm.execution.adaptive_threads import (
+    FIRST_HOLD_SECONDS,
+    LONGEST_HOLD_SECONDS,
+    AdaptiveThreads,
+    short_spin_if_busy,
+)
 
 
 class Day:
@@ -145,3 +150,11 @@ def test_leaving_restores_everything() -> None:
         pass
     assert day.threads.threads == 2
     assert day.switches == [True, False]
+
+
+@pytest.mark.parametrize(("others", "switches"), [(None, [False]), (0.1, [False]), (1.0, [True, False])])
+def test_a_measurement_beside_busy_programs_spins_briefly(others: float | None, switches: list[bool]) -> None:
+    seen: list[bool] = []
+    with short_spin_if_busy(lambda: others, seen.append):
+        assert seen == switches[:1]
+    assert seen[-1] is False
