@@ -41,6 +41,8 @@ _HIGHEST_LR, _WIDTH_TIMES_LR = 0.01, 3.0
 """AdamW's rate falls as the width grows, as in the presets; Muon's is the same for every width."""
 _VALIDATIONS = (12, 40)
 """The fewest and the most validations of a run; longer runs have more."""
+_FEWEST_VALIDATIONS = 4
+"""Of a run that is so short that more would take much of its time."""
 _VALIDATED_PART, _FORWARD_COST, _FEWEST_VALIDATED_TOKENS = 0.06, 1 / 3, 8192.0
 """They take this part of the training's time, at a third of its cost for each token, but a validation has at
 least so many tokens."""
@@ -90,8 +92,10 @@ def recipe(model: ModelSettings, text_bytes: float, tokens: float, passes: float
     rows = max(1, _upto(_BATCHES, tokens) // block)
     steps = max(1.0, tokens / (rows * block))
     dropout, decay = regularization(passes)
-    validations = min(max(_VALIDATIONS[0], math.sqrt(steps) / 2), _VALIDATIONS[1])
-    val_tokens = max(_VALIDATED_PART * tokens / (validations * 2 * _FORWARD_COST), _FEWEST_VALIDATED_TOKENS)
+    affordable = _VALIDATED_PART * tokens / (2 * _FORWARD_COST)  # tokens in all validations, of two models
+    most = max(_FEWEST_VALIDATIONS, affordable / _FEWEST_VALIDATED_TOKENS)
+    validations = min(max(_VALIDATIONS[0], math.sqrt(steps) / 2), _VALIDATIONS[1], most)
+    val_tokens = max(affordable / validations, _FEWEST_VALIDATED_TOKENS)
     whole = val_tokens >= _VAL_PART * text_bytes / _TOKEN_BYTES[2048]
     return {
         "data.vocab_size": vocabulary(model.n_embd, text_bytes),
