@@ -37,6 +37,8 @@ _START_SECONDS, _TRAINED_PART = 5.0, 0.88
 """Before the first update, and the part of the rest in updates: validations and checkpoints take time too."""
 MOST_TOKENS_PER_PARAMETER = 20.0
 """A size that would be trained on more tokens is left out: a larger one is better (Hoffmann et al.)."""
+_BEYOND_MEASURED = 2.5
+"""Sizes are planned up to so many times the largest one that the law was fitted to."""
 _PREPARED_BYTES_PER_SECOND = 1e7
 """Of text that is read twice and tokenized, on two cores."""
 _TIMED_TOKENS, _TIMED_UPDATES = 1024, 3
@@ -159,7 +161,7 @@ class Planner:
         return shape | {"model.n_head": 1}
 
     def _candidates(self) -> dict[int, Candidate]:
-        """The sizes that fit into the memory, by their place."""
+        """The sizes that fit into the memory and that the law can judge, by their place."""
         found: dict[int, Candidate] = {}
         for place in range(len(SHAPES)):
             try:
@@ -167,6 +169,9 @@ class Planner:
             except ResourceError:
                 if not found:
                     raise
+                break
+            if place and found[place].non_embedding > _BEYOND_MEASURED * measured_law().sizes[1]:
+                del found[place]
                 break
         return found
 

@@ -80,6 +80,11 @@ def test_no_more_passes_than_were_measured_are_planned(text: Path) -> None:
     assert (until.until, until.max_time is None) == (None, False)
 
 
+def test_no_size_far_beyond_the_measured_ones_is_planned(text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cpulm.benchmark.planner._BEYOND_MEASURED", 1e-9)
+    assert len(planned(made_for(text, "train.max_time=20s")).candidates) == 1
+
+
 def test_a_vast_text_is_not_read_whole_and_its_preparation_is_spoken_of(tmp_path: Path) -> None:
     vast = tmp_path / "vast.txt"
     with vast.open("wb") as file:
