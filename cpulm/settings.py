@@ -186,7 +186,7 @@ class TrainSettings(Section):
     """Micro-batches in one optimizer update."""
     document_mask: bool = False
     """A token attends only to tokens of its own document if several documents share a window, and positions
-    begin anew in each; also in validation and evaluation. Without it a document sees the end of the one
+    start from 0 in each; also in validation and evaluation. Without it a document sees the end of the one
     before."""
     records: bool = False
     """Windows hold whole documents, as many as fit, with `document_mask`: for rows, names and other short
@@ -206,7 +206,7 @@ class TrainSettings(Section):
     init_from: str | None = None
     """A trained model to begin with: a run, a checkpoint, a folder of transformers (Qwen3, Llama, Qwen2,
     GPT-2) or a GGUF file. The run takes its weights, its tokenizer and its settings; optimizer and schedule
-    begin anew."""
+    start from zero."""
     teacher: str | None = None
     """A run, or a checkpoint, whose model teaches this one: the model learns from the text and from the
     probabilities that the teacher gives to every next token (distillation). Its tokenizer must be the same,

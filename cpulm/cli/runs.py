@@ -13,19 +13,22 @@ from cpulm.cli.setting_flags import JsonResult
 if TYPE_CHECKING:
     from cpulm.runs.status import RunStatus
 
-_RUNS = Path("runs")
+RUNS = Path("runs")
+"""Where runs are if no folder is given."""
+
+Folders = Annotated[
+    list[Path] | None,
+    typer.Argument(
+        metavar="FOLDER...",
+        autocompletion=completion.run_or_folder,
+        help="Folders of runs, or runs. [default: runs]",
+        show_default=False,
+    ),
+]
 
 
 def runs(
-    folders: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            metavar="FOLDER...",
-            autocompletion=completion.run_or_folder,
-            help="Folders of runs, or runs. [default: runs]",
-            show_default=False,
-        ),
-    ] = None,
+    folders: Folders = None,
     json: JsonResult = False,
 ) -> None:
     """List runs, newest first: progress, best loss, state, size. Name, prune and delete them.
@@ -49,14 +52,14 @@ def runs(
     from cpulm.ui.console import print_json
 
     default = not folders
-    there = [] if default and not _RUNS.is_dir() else find_runs(folders or [_RUNS])
+    there = [] if default and not RUNS.is_dir() else find_runs(folders or [RUNS])
     standings = sorted((status_of(run) for run in there), key=_newest_first)
     if json:
         print_json(standings)
     elif standings:
         _show(standings)
     else:
-        _show_none([_RUNS] if default else folders or [])
+        _show_none([RUNS] if default else folders or [])
 
 
 def _newest_first(one: RunStatus) -> tuple[float, str]:

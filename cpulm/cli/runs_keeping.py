@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cpulm.cli import completion
+from cpulm.cli.runs import RUNS, Folders
 
 if TYPE_CHECKING:
     from cpulm.run_dir import RunDir
@@ -56,15 +57,7 @@ def rm(runs: Runs, yes: Yes = False) -> None:
 
 
 def prune(
-    runs: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            metavar="FOLDER...",
-            autocompletion=completion.run_or_folder,
-            help="Folders of runs, or runs. [default: runs]",
-            show_default=False,
-        ),
-    ] = None,
+    runs: Folders = None,
     optimizer_states: Annotated[
         bool,
         typer.Option(
@@ -93,8 +86,7 @@ def prune(
     from cpulm.ui.console import say
     from cpulm.units import format_bytes
 
-    default = Path("runs")
-    folders = runs or ([default] if default.is_dir() else [])
+    folders = runs or ([RUNS] if RUNS.is_dir() else [])
     idle = [run for run in find_runs(folders) if not is_at_work(run)]
     files = {run: prunable(run, complete=is_complete(run)) for run in idle}
     stripped = [run for run in idle if optimizer_states and is_complete(run) and run.best.is_file()]
@@ -126,12 +118,7 @@ def rename(
 
         cpulm runs name runs/tiny-1 "the diary, second try"
     """
-    from dataclasses import replace
-
-    from cpulm.runs.label import read_label, write_label
-
-    [found] = _found([run])
-    write_label(found, replace(read_label(found), name=text))
+    _label(run, name=text)
 
 
 def note(
@@ -144,12 +131,17 @@ def note(
 
         cpulm runs note runs/tiny-1 "dropout 0.2, without the letters"
     """
+    _label(run, note=text)
+
+
+def _label(path: Path, **change: str) -> None:
+    """Change the name or the note of a run."""
     from dataclasses import replace
 
     from cpulm.runs.label import read_label, write_label
 
-    [found] = _found([run])
-    write_label(found, replace(read_label(found), note=text))
+    [run] = _found([path])
+    write_label(run, replace(read_label(run), **change))
 
 
 def _found(paths: list[Path]) -> list[RunDir]:

@@ -1,7 +1,8 @@
 """Packs whole documents into windows: best fit, the longest first, on the histogram of their lengths.
 
 Documents of one length are interchangeable, so which lengths share a window is decided once, and an epoch
-only deals the documents out anew. The work depends on the window's length, not on the number of documents
+only puts other documents of the same lengths into the windows. The work depends on the window's length,
+not on the number of documents
 (Krell et al. 2021, "Efficient Sequence Packing without Cross-contamination", https://arxiv.org/abs/2107.02027).
 """
 

@@ -3,8 +3,8 @@
 As an input, the end-of-text token opens the next document: it predicts only that document's first token, and
 generation and evaluation begin a document with it too. As a target, it ends the previous document, whose last
 token predicts it. A window is thus computed like its documents alone, each as the end-of-text token and its
-text; the first document of a window begins where the window begins. Positions begin anew in each, too; rotary
-embeddings show only their differences, so for them there is nothing to do.
+text; the first document of a window begins where the window begins. In each the positions start from 0
+too; rotary embeddings show only their differences, so for them there is nothing to do.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The report of a run in a browser, drawn anew while the run trains; nothing can be changed there."""
+"""The report of a run in a browser, drawn again while the run trains; nothing can be changed there."""
 
 from __future__ import annotations
 
