@@ -126,6 +126,8 @@ def analyze(
     if card is not None:
         if pages or model or json:
             raise SettingsError("--card writes a card alone", "leave out --html, --png, --model and --json")
+        if card.suffix.lower() != ".png":
+            raise SettingsError(f"--card {card}: a card is a PNG picture", f"such as --card {card.stem}.png")
         _write_card(runs, card)
         return
     of_checkpoint = model and len(runs) == 1 and (runs[0].suffix == ".pt" or is_pretrained(runs[0]))

@@ -126,6 +126,7 @@ def test_old_spellings_still_work(
         ("benchmark --time soon", "--max-time: 'soon' is not a duration"),
         ("evaluate --checkpoint nowhere --samples 0", "--samples 0"),
         ("analyze nowhere --text a.txt", "--data has no effect without --model"),
+        ("analyze nowhere --card card.gif", "--card card.gif: a card is a PNG picture"),
     ):
         assert typed(monkeypatch, line) == 2
         assert refused in capsys.readouterr().err

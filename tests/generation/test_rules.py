@@ -170,7 +170,7 @@ def test_rules_together_name_the_one_that_left_nothing() -> None:
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        (RulesRequest(regex="(x"), "--regex .* cannot be used: .*regex"),
+        (RulesRequest(regex="(x"), r"--regex .* cannot be used: unclosed group"),
         (RulesRequest(grammar=Path("absent.lark")), "cannot read the rule absent.lark: No such file"),
         (RulesRequest(values={"colour": ["red"]}), "--values colour: this field is not written"),
         (RulesRequest(unique=["grade"]), "--unique grade: a record does not end with this field"),

@@ -156,6 +156,8 @@ def _llguidance() -> Any:
 
 def _require_usable(name: str, matcher: Any) -> None:
     if matcher.is_error():
-        reason = next(iter(matcher.get_error().strip().splitlines()), "it is too complex")
+        lines = matcher.get_error().strip().splitlines() or ["it is too complex"]
+        # A regular expression's own error ends with a line that says what is wrong with it.
+        reason = next((line[len("error: ") :] for line in lines if line.startswith("error: ")), lines[0])
         hint = "https://github.com/guidance-ai/llguidance says what it may hold"
         raise SettingsError(f"{name} cannot be used: {reason}", hint)
