@@ -54,6 +54,11 @@ WRONG = [
     ("evaluate", "RUN is missing", "such as `cpulm evaluate runs/tiny-1`"),
     ("evaluate notes.txt", "notes.txt is neither a run nor a checkpoint", "--data notes.txt"),
     ("sweep --seed 3", "--seed is the seed of --random", "--set train.seed=N"),
+    (
+        "analyze nowhere --card card.gif",
+        "--card card.gif: a card is a PNG picture",
+        "such as --card card.png",
+    ),
     ("trian", "there is no command trian", "did you mean `cpulm train`?"),
     ("zzz", "there is no command zzz", "the commands are train,"),
     ("--zzz", "there is no option --zzz", "see `cpulm --help`"),
@@ -126,7 +131,6 @@ def test_old_spellings_still_work(
         ("benchmark --time soon", "--max-time: 'soon' is not a duration"),
         ("evaluate --checkpoint nowhere --samples 0", "--samples 0"),
         ("analyze nowhere --text a.txt", "--data has no effect without --model"),
-        ("analyze nowhere --card card.gif", "--card card.gif: a card is a PNG picture"),
     ):
         assert typed(monkeypatch, line) == 2
         assert refused in capsys.readouterr().err
