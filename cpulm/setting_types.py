@@ -12,6 +12,12 @@ from cpulm.units import LONGEST, parse_duration
 
 LARGEST = 10**15
 """The largest count: floats, which some counts are converted to, are exact only up to 2^53."""
+LARGEST_FIGURE = 1e6
+"""The largest norm and loss."""
+WIDEST = 1 << 20
+"""The largest width and the longest block: far beyond what a machine holds."""
+LARGEST_VOCABULARY = 1 << 24
+"""The largest vocabulary: more than all words of all languages."""
 _SMALLEST = 1e-30
 """The smallest number above 0: fp32 rounds smaller products to 0."""
 

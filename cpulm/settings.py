@@ -10,21 +10,29 @@ from typing import Any, Literal, TypeVar
 from pydantic import Field, field_validator, model_validator
 
 from cpulm.layer_shapes import ACTIVATIONS, Activation, BlockLayers, LinearShape
-from cpulm.setting_types import LARGEST, Moment, Seconds, Section, Sources
+from cpulm.record_settings import CheckpointSettings, EvalSettings, LogSettings, SampleSettings
+from cpulm.setting_types import (
+    LARGEST,
+    LARGEST_FIGURE,
+    LARGEST_VOCABULARY,
+    WIDEST,
+    Moment,
+    Seconds,
+    Section,
+    Sources,
+)
 from cpulm.yaml_file import to_yaml
 
 TokenizerKind = Literal["bpe", "byte", "char", "word"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
 _PATIENCE = 10
-_WIDEST, _DEEPEST = 1 << 20, 10_000
-"""The largest width, the longest block and the most layers: far beyond what a machine holds."""
+_DEEPEST = 10_000
+"""The most layers: far beyond what a machine holds."""
 _LARGEST_BATCH = 1 << 20
 """The most sequences in a micro-batch, and the most micro-batches in an update, whose numbers are listed."""
-_LARGEST_VOCABULARY = 1 << 24
-"""The largest vocabulary: more than all words of all languages."""
-_FASTEST, _LARGEST_FIGURE = 100.0, 1e6
-"""The largest learning rate (AdamW moves a weight by about as much in an update), norm and loss."""
+_FASTEST = 100.0
+"""The largest learning rate: AdamW moves a weight by about as much in an update."""
 
 
 class ModelSettings(Section):
@@ -32,18 +40,18 @@ class ModelSettings(Section):
 
     n_layer: int = Field(6, ge=1, le=_DEEPEST)
     """Number of transformer blocks."""
-    n_head: int = Field(6, ge=1, le=_WIDEST)
+    n_head: int = Field(6, ge=1, le=WIDEST)
     """Number of query heads."""
-    n_kv_head: int | None = Field(None, ge=1, le=_WIDEST)
+    n_kv_head: int | None = Field(None, ge=1, le=WIDEST)
     """Number of key and value heads (grouped-query attention); unset: as many as `n_head`."""
-    n_embd: int = Field(384, ge=1, le=_WIDEST)
+    n_embd: int = Field(384, ge=1, le=WIDEST)
     """Width of the residual stream."""
-    head_dim: int | None = Field(None, ge=1, le=_WIDEST)
+    head_dim: int | None = Field(None, ge=1, le=WIDEST)
     """Width of one head; unset: `n_embd / n_head`."""
-    n_inner: int | None = Field(None, ge=1, le=_WIDEST)
+    n_inner: int | None = Field(None, ge=1, le=WIDEST)
     """Width of the MLP's hidden layer; unset: 8/3 of `n_embd` (to a multiple of 32) for `swiglu`, four times
     `n_embd` for the others."""
-    block_size: int = Field(256, ge=2, le=_WIDEST)
+    block_size: int = Field(256, ge=2, le=WIDEST)
     """Tokens in one sequence: the context that the model learns to use."""
     norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
     """Normalisation before attention, before the MLP and before the head."""
@@ -124,7 +132,7 @@ class DataSettings(Section):
     tokenizer: str = "bpe"
     """`bpe` (byte-level), `byte`, `char`, `word`, the path of a `tokenizer.json`, or that of a `.txt` file of
     words."""
-    vocab_size: int | None = Field(4096, ge=2, le=_LARGEST_VOCABULARY)
+    vocab_size: int | None = Field(4096, ge=2, le=LARGEST_VOCABULARY)
     """Entries of the vocabulary that `bpe` and `word` train; unset: as many as the tokenizer has."""
     format: str = "auto"
     """The format of all files: `text`, `csv`, `tsv`, `jsonl`, `json`, `parquet`, `arrow`, `html`, `markdown`
@@ -166,7 +174,7 @@ class TrainSettings(Section):
 
     steps: int | None = Field(None, ge=1, le=LARGEST)
     """Horizon in optimizer updates."""
-    epochs: float | None = Field(None, gt=0, le=_LARGEST_FIGURE)
+    epochs: float | None = Field(None, gt=0, le=LARGEST_FIGURE)
     """Horizon in passes over the training split."""
     tokens: int | None = Field(None, ge=1, le=LARGEST)
     """Horizon in trained tokens."""
@@ -175,7 +183,7 @@ class TrainSettings(Section):
     until: Moment | None = None
     """Horizon as a moment of the wall clock, such as `2026-05-01T07:00:00+02:00`: the schedule follows the
     time left."""
-    target_loss: float | None = Field(None, gt=0, le=_LARGEST_FIGURE)
+    target_loss: float | None = Field(None, gt=0, le=LARGEST_FIGURE)
     """End as soon as the validation loss is at or below this (nats per token)."""
     patience: int | None = Field(None, ge=0, le=LARGEST)
     """End after this many validations in a row without a new best loss; 0: never. Unset: 10 if the horizon is
@@ -214,7 +222,7 @@ class TrainSettings(Section):
     teacher_weight: float = Field(0.3, gt=0, le=1)
     """The part of the training loss that measures the divergence from the teacher; the rest is the
     cross-entropy on the text."""
-    teacher_temperature: float = Field(2.0, gt=0, le=_LARGEST_FIGURE)
+    teacher_temperature: float = Field(2.0, gt=0, le=LARGEST_FIGURE)
     """Divides the logits of both models in the divergence: above 1, unlikely tokens count for more."""
     schedule: Literal["cosine", "wsd", "linear", "constant"] = "wsd"
     """Shape of the learning rate over the run; `wsd` is warm-up, stable, linear decay."""
@@ -224,7 +232,7 @@ class TrainSettings(Section):
     """The last part of the run over which `wsd` decays."""
     min_lr_ratio: float = Field(0.0, ge=0, le=1)
     """The learning rate at the end, as a part of the peak."""
-    weight_decay: float = Field(0.1, ge=0, le=_LARGEST_FIGURE)
+    weight_decay: float = Field(0.1, ge=0, le=LARGEST_FIGURE)
     """Decoupled weight decay on matrices; never on norms and biases."""
     beta1: float = Field(0.9, ge=0, lt=1)
     """AdamW's first moment."""
@@ -235,9 +243,9 @@ class TrainSettings(Section):
     average_fraction: float | None = Field(None, gt=0, le=1)
     """Keep a moving average of the weights beside them: over about this part of the updates so far, such as
     0.1. Each validation measures both, and `best.pt` has the better; unset: no average."""
-    grad_clip: float = Field(1.0, ge=0, le=_LARGEST_FIGURE)
+    grad_clip: float = Field(1.0, ge=0, le=LARGEST_FIGURE)
     """Largest norm of the whole gradient; 0 does not clip."""
-    spike_nats: float | None = Field(1.0, gt=0, le=_LARGEST_FIGURE)
+    spike_nats: float | None = Field(1.0, gt=0, le=LARGEST_FIGURE)
     """A loss that stays this far above its running mean for five updates is a spike; unset: no spikes."""
     max_rollbacks: int = Field(3, ge=0, le=LARGEST)
     """After a spike, or a loss or gradient that is not finite, go back to the last good checkpoint and skip
@@ -266,40 +274,6 @@ class TrainSettings(Section):
         return _PATIENCE if self.max_time is not None or self.until is not None else None
 
 
-class EvalSettings(Section):
-    """Validation during the run; one more always ends it."""
-
-    every: int = Field(250, ge=1, le=LARGEST)
-    """The most updates between validations. A text that is seen several times is validated more often at
-    first, so that the best model is caught, as long as that takes little time."""
-    batches: int | None = Field(None, ge=1, le=LARGEST)
-    """Micro-batches per validation; unset: the whole split in non-overlapping windows."""
-
-
-class CheckpointSettings(Section):
-    """When to save checkpoints. The end of a run and a requested stop always save one."""
-
-    every: Seconds = 600.0
-    """Training time between checkpoints (seconds, or `10min`)."""
-    every_steps: int | None = Field(None, ge=1, le=LARGEST)
-    """Updates between checkpoints; unset: by time alone."""
-    keep: int = Field(2, ge=0, le=LARGEST)
-    """Numbered checkpoints to keep beside `latest.pt` and `best.pt`."""
-
-
-class SampleSettings(Section):
-    """Text that the model writes at each validation."""
-
-    prompt: str = ""
-    """The prompt of the sample; empty: the start of a document."""
-    max_new_tokens: int = Field(100, ge=0, le=_WIDEST)
-    """Length of the sample; 0 makes none."""
-    temperature: float = Field(0.8, ge=0, le=_LARGEST_FIGURE)
-    """0 takes the most likely token; 1 samples from the model's own probabilities."""
-    top_k: int | None = Field(50, ge=1, le=_LARGEST_VOCABULARY)
-    """Sample from this many of the most likely tokens; unset: from all."""
-
-
 class RuntimeSettings(Section):
     """How the machine is used."""
 
@@ -325,18 +299,6 @@ class RuntimeSettings(Section):
     """Let the machine go to sleep while it trains."""
     pause_on_battery: bool = False
     """Wait while the machine runs on battery, and continue on mains."""
-
-
-class LogSettings(Section):
-    """What is recorded in addition to losses, validations and the machine's state."""
-
-    layer_stats_every: int = Field(50, ge=0, le=LARGEST)
-    """Updates between measurements of every matrix: its norm, its gradient's norm before clipping, and the
-    norm of the update relative to its norm; 0 measures nothing. The weights are bit-identical either way."""
-    tensorboard: bool = False
-    """Write TensorBoard event files too; needs the extra `tensorboard`."""
-    report: bool = True
-    """Write `report.html`, the report on the run, whenever it ends."""
 
 
 class Settings(Section):

@@ -26,8 +26,8 @@ SOURCES = sorted(
 
 GROUND = (
     *("errors", "exit_codes", "units", "atomic", "cache_dir", "run_dir", "events", "progress", "interrupts"),
-    *("command", "kernel_variants", "layer_shapes", "openmp_functions", "setting_types", "settings"),
-    *("settings_resolver", "preset_files", "typed_json", "regular_file", "yaml_file"),
+    *("command", "kernel_variants", "layer_shapes", "openmp_functions", "setting_types", "record_settings"),
+    *("settings", "settings_resolver", "preset_files", "typed_json", "regular_file", "yaml_file"),
 )
 """Modules of the ground, which every room may import; ``native`` only :data:`GROUND_OF_NATIVE`."""
 
