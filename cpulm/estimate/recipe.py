@@ -26,7 +26,7 @@ REGULARIZATION = (
     (12.0, 0.1, 0.5),
     (math.inf, 0.3, 0.5),
 )
-"""Up to so many passes over the text: dropout and weight decay, by the runs in docs/performance.md."""
+"""Up to so many passes over the text: dropout and weight decay, by the runs in benchmarks/EXPERIMENTS.md."""
 AVERAGE_FRACTION = 0.2
 
 _VOCABULARY_OF_TEXT = ((30e3, 512), (300e3, 1024), (3e6, 2048), (20e6, 4096), (math.inf, 8192))
