@@ -12,9 +12,9 @@ class EvalSettings(Section):
 
     every: int = Field(250, ge=1, le=LARGEST)
     """The most updates between validations. A text that is seen several times is validated more often at
-    first, so that the best model is caught, as long as that takes little time."""
+    first, if that takes little time."""
     batches: int | None = Field(None, ge=1, le=LARGEST)
-    """Micro-batches per validation; unset: the whole split in non-overlapping windows."""
+    """Micro-batches per validation; unset: the whole split."""
 
 
 class CheckpointSettings(Section):
@@ -36,7 +36,7 @@ class SampleSettings(Section):
     max_new_tokens: int = Field(100, ge=0, le=WIDEST)
     """Length of the sample; 0 makes none."""
     temperature: float = Field(0.8, ge=0, le=LARGEST_FIGURE)
-    """0 takes the most likely token; 1 samples from the model's own probabilities."""
+    """0 takes the most likely token; 1 keeps the model's probabilities."""
     top_k: int | None = Field(50, ge=1, le=LARGEST_VOCABULARY)
     """Sample from this many of the most likely tokens; unset: from all."""
 
@@ -46,8 +46,8 @@ class LogSettings(Section):
 
     layer_stats_every: int = Field(50, ge=0, le=LARGEST)
     """Updates between measurements of every matrix: its norm, its gradient's norm before clipping, and the
-    norm of the update relative to its norm; 0 measures nothing. The weights are bit-identical either way."""
+    norm of the update relative to its norm; 0 measures nothing."""
     tensorboard: bool = False
     """Write TensorBoard event files too; needs the extra `tensorboard`."""
     report: bool = True
-    """Write `report.html`, the report on the run, whenever it ends."""
+    """Write `report.html` whenever the run ends."""

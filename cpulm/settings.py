@@ -43,18 +43,17 @@ class ModelSettings(Section):
     n_head: int = Field(6, ge=1, le=WIDEST)
     """Number of query heads."""
     n_kv_head: int | None = Field(None, ge=1, le=WIDEST)
-    """Number of key and value heads (grouped-query attention); unset: as many as `n_head`."""
+    """Number of key and value heads (grouped-query attention); unset: `n_head`."""
     n_embd: int = Field(384, ge=1, le=WIDEST)
     """Width of the residual stream."""
     head_dim: int | None = Field(None, ge=1, le=WIDEST)
     """Width of one head; unset: `n_embd / n_head`."""
     n_inner: int | None = Field(None, ge=1, le=WIDEST)
-    """Width of the MLP's hidden layer; unset: 8/3 of `n_embd` (to a multiple of 32) for `swiglu`, four times
-    `n_embd` for the others."""
+    """Width of the MLP's hidden layer; unset: 8/3 of `n_embd` (to a multiple of 32) for `swiglu`, else 4 times."""
     block_size: int = Field(256, ge=2, le=WIDEST)
-    """Tokens in one sequence: the context that the model learns to use."""
+    """Tokens in one sequence: the context."""
     norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
-    """Normalisation before attention, before the MLP and before the head."""
+    """Normalisation before attention, MLP and head."""
     norm_eps: float = Field(1e-6, gt=0, le=1)
     """Added to the variance inside every norm."""
     position: Literal["rope", "learned", "sinusoidal", "none"] = "rope"
@@ -62,9 +61,8 @@ class ModelSettings(Section):
     rope_theta: float = Field(10_000.0, gt=0, le=1e12)
     """Base of the rotary frequencies."""
     mlp: Activation = "swiglu"
-    """The MLP's activation; `gelu` is the tanh form that GPT-2 uses, `gelu_erf` the exact one, three times
-    faster on a CPU, `relu2` is relu squared. llama.cpp loads no block with `relu` or `relu2`, transformers
-    only the GPT-2 block."""
+    """The MLP's activation; `gelu` is GPT-2's tanh form, `gelu_erf` the exact one, three times faster on a CPU,
+    `relu2` relu squared. llama.cpp loads no block with `relu` or `relu2`, transformers only the GPT-2 block."""
     qk_norm: bool = True
     """RMSNorm over each head's queries and keys, as in Qwen3."""
     bias: bool = False
@@ -72,7 +70,7 @@ class ModelSettings(Section):
     tie_embeddings: bool = True
     """Use the embedding matrix as the output head too."""
     dropout: float = Field(0.0, ge=0, lt=1)
-    """Dropout on embeddings, attention and residual branches, in training only."""
+    """Dropout on embeddings, attention and residual branches."""
     activation_checkpointing: bool = False
     """Recompute each block in the backward pass: less memory, about a third more time."""
 
@@ -128,36 +126,34 @@ class DataSettings(Section):
     val_source: Sources = Field([])
     """A separate validation text; if empty, a part of `source` is held out."""
     val_fraction: float = Field(0.05, gt=0, lt=1)
-    """The part of the source that is held out for validation if `val_source` is empty."""
+    """The part that is held out."""
     tokenizer: str = "bpe"
-    """`bpe` (byte-level), `byte`, `char`, `word`, the path of a `tokenizer.json`, or that of a `.txt` file of
-    words."""
+    """`bpe` (byte-level), `byte`, `char`, `word`, the path of a `tokenizer.json` or of a `.txt` file of words."""
     vocab_size: int | None = Field(4096, ge=2, le=LARGEST_VOCABULARY)
-    """Entries of the vocabulary that `bpe` and `word` train; unset: as many as the tokenizer has."""
+    """Entries of the vocabulary of `bpe` and `word`; unset: as many as the tokenizer has."""
     format: str = "auto"
-    """The format of all files: `text`, `csv`, `tsv`, `jsonl`, `json`, `parquet`, `arrow`, `html`, `markdown`
-    or `epub`; `auto` goes by their suffixes."""
+    """`text`, `csv`, `tsv`, `jsonl`, `json`, `parquet`, `arrow`, `html`, `markdown` or `epub`; `auto` goes by
+    the suffixes."""
     document: Literal["file", "line", "paragraph"] = "file"
-    """What one document is in plain text; paragraphs are separated by blank lines."""
+    """What one document is in plain text."""
     separator: str = ""
-    """The text between documents of plain text, such as `<|endoftext|>`; line ends beside it are dropped."""
+    """The text between documents of plain text, such as `<|endoftext|>`."""
     field: str = "text"
-    """The column or field that holds the text of a row of a table or of JSON; `a.b` is a nested one."""
+    """The column or field with the text of a row; `a.b` is a nested one."""
     template: str = ""
-    """How the columns of a row make its text, such as `{grade} {holds|list}`, instead of `field`."""
+    """How columns make the text of a row, such as `{grade} {holds|list}`, instead of `field`."""
     loss_after: str = ""
-    """A column of the template: only what follows its value in a row counts in the loss; empty: all of it."""
+    """A column of the template: only what follows its value counts in the loss."""
     where: Sources = Field([])
-    """Conditions that a row must meet, such as `grade>=6`; rows that do not meet them all are left out."""
+    """Conditions that a row must meet, such as `grade>=6`."""
     dedup: bool = False
-    """Leave out documents whose text was there before, and say how many; training text that is in the
-    validation text too."""
+    """Leave out documents whose text was there before, and training text that is in the validation text."""
     errors: Literal["strict", "replace"] = "strict"
-    """What to do with bytes that are not UTF-8: stop and name the place, or put U+FFFD there."""
+    """Bytes that are not UTF-8: stop and name the place, or put U+FFFD there."""
     encoding: str = "utf-8"
-    """The encoding of files that are not UTF-8, such as `cp1252`; UTF-8 files are read as UTF-8."""
+    """The encoding of files that are not UTF-8, such as `cp1252`."""
     skip_bad: bool = False
-    """Leave out rows that cannot be used, and count them, instead of stopping at the first."""
+    """Leave out rows that cannot be used, instead of stopping at the first."""
 
     @field_validator("encoding")
     @classmethod
@@ -179,55 +175,48 @@ class TrainSettings(Section):
     tokens: int | None = Field(None, ge=1, le=LARGEST)
     """Horizon in trained tokens."""
     max_time: Seconds | None = None
-    """Horizon in training time (seconds, or `8h`, `90min`): the schedule follows the time left."""
+    """Horizon in training time (seconds, or `8h`, `90min`)."""
     until: Moment | None = None
-    """Horizon as a moment of the wall clock, such as `2026-05-01T07:00:00+02:00`: the schedule follows the
-    time left."""
+    """Horizon as a moment, such as `2026-05-01T07:00:00+02:00`."""
     target_loss: float | None = Field(None, gt=0, le=LARGEST_FIGURE)
-    """End as soon as the validation loss is at or below this (nats per token)."""
+    """End at this validation loss (nats per token)."""
     patience: int | None = Field(None, ge=0, le=LARGEST)
-    """End after this many validations in a row without a new best loss; 0: never. Unset: 10 if the horizon is
-    a time, which a text may be too short for, else never."""
+    """End after this many validations in a row without a new best loss; 0: never; unset: 10 if the horizon is
+    a time, else never."""
     micro_batch_size: int = Field(16, ge=1, le=_LARGEST_BATCH)
     """Sequences in one forward and backward pass."""
     grad_accum_steps: int = Field(1, ge=1, le=_LARGEST_BATCH)
     """Micro-batches in one optimizer update."""
     document_mask: bool = False
-    """A token attends only to tokens of its own document if several documents share a window, and positions
-    start from 0 in each; also in validation and evaluation. Without it a document sees the end of the one
-    before."""
+    """A token attends only to its own document, and positions start from 0 in each. Without it a document sees
+    the end of the one before."""
     records: bool = False
     """Windows hold whole documents, as many as fit, with `document_mask`: for rows, names and other short
-    texts. Every epoch shuffles the documents. Of one that is longer than a window only the beginning is
-    used."""
+    texts."""
     seed: int = Field(1337, ge=0, le=2**32 - 1)
     """Seeds initial weights, data order and dropout."""
     optimizer: Literal["muon", "adamw"] = "muon"
-    """`muon` for the blocks' matrices with AdamW for the rest, or `adamw` for everything."""
+    """`muon` for the blocks' matrices and AdamW for the rest, or `adamw` for all."""
     lr: float = Field(3e-3, gt=0, le=_FASTEST)
-    """Peak learning rate of AdamW: of embeddings, head, norms and biases, or of everything with `adamw`."""
+    """Peak learning rate of AdamW."""
     muon_lr: float = Field(0.02, gt=0, le=_FASTEST)
-    """Peak learning rate of Muon: of the blocks' matrices."""
+    """Peak learning rate of Muon."""
     generations: int = Field(1, ge=1, le=1000)
-    """Trainings in the run, one after the other, that share its horizon. Each begins with new weights and
-    learns from the text and from the best model so far; the result is the best of all."""
+    """Trainings in the run that share its horizon. Each begins with new weights and learns from the text and
+    from the best model so far."""
     init_from: str | None = None
-    """A trained model to begin with: a run, a checkpoint, a folder of transformers (Qwen3, Llama, Qwen2,
-    GPT-2) or a GGUF file. The run takes its weights, its tokenizer and its settings; optimizer and schedule
-    start from zero."""
+    """A trained model to begin with: a run, a checkpoint, a folder of transformers or a GGUF file."""
     teacher: str | None = None
-    """A run, or a checkpoint, whose model teaches this one: the model learns from the text and from the
-    probabilities that the teacher gives to every next token (distillation). Its tokenizer must be the same,
-    its size need not."""
+    """A model with the same tokenizer that teaches this one (distillation): a run, a checkpoint, a folder of
+    transformers or a GGUF file."""
     teacher_weight: float = Field(0.3, gt=0, le=1)
-    """The part of the training loss that measures the divergence from the teacher; the rest is the
-    cross-entropy on the text."""
+    """The part of the loss that is the divergence from the teacher; the rest is that on the text."""
     teacher_temperature: float = Field(2.0, gt=0, le=LARGEST_FIGURE)
-    """Divides the logits of both models in the divergence: above 1, unlikely tokens count for more."""
+    """Divides the logits of both models in the divergence."""
     schedule: Literal["cosine", "wsd", "linear", "constant"] = "wsd"
     """Shape of the learning rate over the run; `wsd` is warm-up, stable, linear decay."""
     warmup_steps: int = Field(50, ge=0, le=LARGEST)
-    """Updates over which the learning rate rises; at most a tenth of a horizon given in steps."""
+    """Updates over which the learning rate rises; at most a tenth of a horizon in steps."""
     decay_fraction: float = Field(0.5, gt=0, le=1)
     """The last part of the run over which `wsd` decays."""
     min_lr_ratio: float = Field(0.0, ge=0, le=1)
@@ -241,15 +230,15 @@ class TrainSettings(Section):
     momentum: float = Field(0.95, ge=0, lt=1)
     """Muon's Nesterov momentum."""
     average_fraction: float | None = Field(None, gt=0, le=1)
-    """Keep a moving average of the weights beside them: over about this part of the updates so far, such as
-    0.1. Each validation measures both, and `best.pt` has the better; unset: no average."""
+    """Average the weights over about this part of the updates so far, such as 0.1. Each validation measures
+    both, and `best.pt` has the better; unset: no average."""
     grad_clip: float = Field(1.0, ge=0, le=LARGEST_FIGURE)
     """Largest norm of the whole gradient; 0 does not clip."""
     spike_nats: float | None = Field(1.0, gt=0, le=LARGEST_FIGURE)
-    """A loss that stays this far above its running mean for five updates is a spike; unset: no spikes."""
+    """A loss this far above its running mean for five updates is a spike; unset: no spikes."""
     max_rollbacks: int = Field(3, ge=0, le=LARGEST)
     """After a spike, or a loss or gradient that is not finite, go back to the last good checkpoint and skip
-    the data that caused it; at most this many times without a new best validation loss, then stop."""
+    that data; at most this many times without a new best loss, then stop."""
 
     @property
     def masks_documents(self) -> bool:
@@ -280,21 +269,19 @@ class RuntimeSettings(Section):
     device: Device = "auto"
     """`auto` takes cuda, then mps, then cpu."""
     threads: int | None = Field(None, ge=1, le=LARGEST)
-    """Threads for the CPU's arithmetic; unset: OMP_NUM_THREADS if it is set, else one for each physical core
-    that this process may use, without slow cores that would hold up the fast ones."""
+    """CPU threads; unset: OMP_NUM_THREADS, else one for each physical core that this process may use, without
+    slow cores that would hold up the fast ones."""
     precision: Literal["auto", "fp32", "bf16", "int8"] = "auto"
-    """Precision of the matrix products. `auto` is int8 or bf16 if the device has instructions for it and the
-    model is wide enough to gain from it (`cpulm/system/precisions.py` has the table), else fp32. With int8
-    the products of the linear layers, of the head and of Muon use rows and columns rounded to 8 bits;
-    weights, sums, attention and validation stay in fp32."""
+    """Precision of the matrix products; `auto` takes the fastest that the device has instructions for. With
+    int8 the rows and columns of linear layers, head and Muon are rounded to 8 bits; weights, sums, attention
+    and validation stay in fp32."""
     kernels: Literal["auto", "off"] = "auto"
-    """Kernels for norms, attention, activation and dropout: the wheel's, or compiled once if there is
-    a C++ compiler."""
+    """Compiled kernels: the wheel's, or compiled once if there is a C++ compiler."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """torch.compile; `auto` uses it if a C++ compiler is found, the run is long enough to gain from it, and
-    neither int8 nor the kernels are used, which are faster."""
+    """torch.compile; `auto` uses it for a long run if neither int8 nor the kernels, which are faster, are
+    used."""
     nice: bool = False
-    """Give this process a low priority, so that other programs come first."""
+    """Give this process a low priority."""
     allow_sleep: bool = False
     """Let the machine go to sleep while it trains."""
     pause_on_battery: bool = False
