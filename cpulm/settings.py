@@ -53,7 +53,7 @@ class ModelSettings(Section):
     block_size: int = Field(256, ge=2, le=WIDEST)
     """Tokens in one sequence: the context."""
     norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
-    """Normalisation before attention, MLP and head."""
+    """Normalization before attention, MLP and head."""
     norm_eps: float = Field(1e-6, gt=0, le=1)
     """Added to the variance inside every norm."""
     position: Literal["rope", "learned", "sinusoidal", "none"] = "rope"
@@ -61,8 +61,9 @@ class ModelSettings(Section):
     rope_theta: float = Field(10_000.0, gt=0, le=1e12)
     """Base of the rotary frequencies."""
     mlp: Activation = "swiglu"
-    """The MLP's activation; `gelu` is GPT-2's tanh form, `gelu_erf` the exact one, three times faster on a CPU,
-    `relu2` relu squared. llama.cpp loads no block with `relu` or `relu2`, transformers only the GPT-2 block."""
+    """The MLP's activation: `swiglu`, `gelu` (GPT-2's tanh form), `gelu_erf` (the exact one, three times faster
+    on a CPU), `relu` or `relu2` (relu squared). llama.cpp loads no block with the last two, transformers only
+    the GPT-2 block."""
     qk_norm: bool = True
     """RMSNorm over each head's queries and keys, as in Qwen3."""
     bias: bool = False
