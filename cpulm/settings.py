@@ -230,6 +230,13 @@ class TrainSettings(Section):
     """AdamW's second moment."""
     momentum: float = Field(0.95, ge=0, lt=1)
     """Muon's Nesterov momentum."""
+    outer_steps: int = Field(0, ge=0, le=LARGEST)
+    """Updates in a round of the outer step (DiLoCo): after each round the weights take a step with Nesterov
+    momentum from where the round began, in the direction that it went; 0: no outer step."""
+    outer_lr: float = Field(0.7, gt=0, le=_FASTEST)
+    """Learning rate of the outer step, as a multiple of the way that a round went; it stays constant."""
+    outer_momentum: float = Field(0.6, ge=0, lt=1)
+    """Nesterov momentum of the outer step."""
     average_fraction: float | None = Field(None, gt=0, le=1)
     """Average the weights over about this part of the updates so far, such as 0.1. Each validation measures
     both, and `best.pt` has the better; unset: no average."""

@@ -29,6 +29,11 @@ _WITHOUT_EFFECT: tuple[tuple[tuple[str, ...], Callable[[Settings], bool], str], 
         "there is no train.teacher",
     ),
     (
+        ("train.outer_lr", "train.outer_momentum"),
+        lambda one: not one.train.outer_steps,
+        "train.outer_steps is 0",
+    ),
+    (
         ("sample.prompt", "sample.temperature", "sample.top_k"),
         lambda one: one.sample.max_new_tokens == 0,
         "sample.max_new_tokens is 0",

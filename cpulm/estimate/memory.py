@@ -111,6 +111,8 @@ def training_bytes(
     counts = count(model, vocab_size)
     matrices = counts.by_part["attention"] + counts.by_part["mlp"]
     moments = 2 * counts.total - (matrices if train.optimizer == "muon" else 0)
+    if train.outer_steps:
+        moments += 2 * counts.total  # the weights at the start of the round, and the velocity
     tokens = train.micro_batch_size * model.block_size
     # With several micro-batches the gradients exist during all forward and backward passes but the first.
     copies = 1 + (train.grad_accum_steps > 1) + (train.average_fraction is not None)

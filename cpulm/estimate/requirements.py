@@ -131,9 +131,11 @@ def estimate_requirements(
 def disk_bytes(settings: Settings, params: int) -> int:
     """Return the bytes of all checkpoints that exist at once, including the one being written.
 
-    Each has the weights, two moments and, if the run keeps one, the weights' average in fp32.
+    Each has in fp32 the weights, two moments and, if the run keeps them, the weights' average and the two
+    states of the outer step.
     """
-    copies = 3 if settings.train.average_fraction is None else 4
+    train = settings.train
+    copies = 3 + (train.average_fraction is not None) + 2 * (train.outer_steps > 0)
     return copies * 4 * params * (settings.checkpoint.keep + 3)
 
 

@@ -12,6 +12,7 @@ from torch import nn
 from cpulm.native.int8 import Int8Kernels
 from cpulm.optim.eager import AdamW
 from cpulm.optim.muon import Muon
+from cpulm.optim.outer import OuterStep
 from cpulm.settings import TrainSettings
 
 Optimizers = list[torch.optim.Optimizer]
@@ -34,7 +35,8 @@ def build_optimizers(
     Embeddings are not decayed: a rare token's row would shrink between its few occurrences, and no later norm
     makes up for its length.
 
-    Every group carries its ``peak_lr``, which :func:`set_lr_scale` multiplies.
+    Every group carries its ``peak_lr``, which :func:`set_lr_scale` multiplies. With ``outer_steps`` the last
+    optimizer is the outer step of all parameters, whose rate is constant.
 
     Args:
         int8: the kernels of a model that trains in int8, for Muon's products.
@@ -60,13 +62,16 @@ def build_optimizers(
         adamw_groups.append(_group(list(matrices.values()), settings.lr, settings.weight_decay))
     betas = (settings.beta1, settings.beta2)
     optimizers.append(AdamW(adamw_groups, betas=betas, fused=_has_fused(rest)))
+    if settings.outer_steps:
+        every, lr, momentum = settings.outer_steps, settings.outer_lr, settings.outer_momentum
+        optimizers.append(OuterStep(model.parameters(), every, lr, momentum))
     return optimizers
 
 
 def set_lr_scale(optimizers: Iterable[torch.optim.Optimizer], scale: float) -> None:
-    """Set every group's learning rate to ``scale`` times its peak."""
+    """Set the learning rate of every group that has a peak to ``scale`` times it."""
     for optimizer in optimizers:
-        for group in optimizer.param_groups:
+        for group in (group for group in optimizer.param_groups if "peak_lr" in group):
             group["lr"] = group["peak_lr"] * scale
 
 

@@ -9,17 +9,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-LIKE_PARAMETER = frozenset({"momentum", "exp_avg", "exp_avg_sq"})
+LIKE_PARAMETER = frozenset({"momentum", "exp_avg", "exp_avg_sq", "anchor", "velocity"})
 """State tensors of the shape and dtype of their parameter."""
-STATES = ({"momentum"}, {"step", "exp_avg", "exp_avg_sq"})
-"""The names of Muon's state and of AdamW's, which is recognised by its ``betas``."""
+STATES = {
+    "block_rows": {"momentum"},
+    "betas": {"step", "exp_avg", "exp_avg_sq"},
+    "outer_lr": {"step", "anchor", "velocity"},
+}
+"""The names of the states of Muon, AdamW and the outer step, by an option that only this optimizer has."""
 
 
 def restore_state(optimizer: torch.optim.Optimizer, stored: Mapping[str, Any]) -> None:
     """Continue from the parameters' states in ``stored``, which ``optimizer.state_dict()`` gave.
 
     The groups stay as they were built: peak rates, betas and the blocks of Muon's matrices come from the
-    settings. ``lr`` is that of the last update; the next update sets it again.
+    settings. ``lr`` is that of the last update; the next update sets it again. The outer step's rate is
+    constant.
 
     Raises:
         ValueError: if a state is not one of ``optimizer`` on its parameters. Kernels write to it by address.
@@ -30,7 +35,10 @@ def restore_state(optimizer: torch.optim.Optimizer, stored: Mapping[str, Any]) -
         raise ValueError("an optimizer's states have no numbers")
     if not states.keys() <= set(range(len(parameters))):
         raise ValueError("an optimizer has a state without a parameter")
-    names = STATES["betas" in optimizer.defaults]
+    option = next(name for name in STATES if name in optimizer.defaults)
+    names = STATES[option]
+    if option == "outer_lr" and len(states) < len(parameters):  # the others have none before the first update
+        raise ValueError("a parameter has no state of the outer step")
     for index, state in states.items():
         if not isinstance(state, dict) or state.keys() != names:
             raise ValueError(f"the state of parameter {index} does not consist of {', '.join(sorted(names))}")
@@ -38,6 +46,8 @@ def restore_state(optimizer: torch.optim.Optimizer, stored: Mapping[str, Any]) -
             _require_fit(index, name, value, parameters[index])
     groups = optimizer.state_dict()["param_groups"]
     for group, old in zip(groups, stored["param_groups"], strict=True):
+        if "peak_lr" not in group:
+            continue
         if not isinstance(old["lr"], float) or not 0 <= old["lr"] <= group["peak_lr"]:
             raise ValueError("a learning rate is not one of the settings")
         group["lr"] = old["lr"]

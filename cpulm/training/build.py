@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from cpulm.checkpoints import checkpoint as checkpoints
 from cpulm.checkpoints.checkpoint import Checkpoint
@@ -58,9 +60,8 @@ def build_parts(
     seed = (settings.train.seed + generation - 1) % 2**32
     settings = changed(settings, train=changed(settings.train, seed=seed))
     loader = training_batches(settings, tokens)
-    parts = _parts(settings, loader, tokens.vocab_size, tokens.tokenizer.eot_id, runtime)
-    if initial is not None:
-        checkpoints.copy_weights(initial.fitted(settings.model, tokens.vocab_size), parts.model)
+    weights = None if initial is None else initial.fitted(settings.model, tokens.vocab_size)
+    parts = _parts(settings, loader, tokens.vocab_size, tokens.tokenizer.eot_id, runtime, weights)
     if teacher is None:
         return parts
     return _taught(parts, model_of(teacher, tokens.tokenizer), settings.train, runtime)
@@ -92,12 +93,22 @@ def _taught(
 
 
 def _parts(
-    settings: Settings, loader: TrainingBatches, vocab_size: int, eot_id: int, runtime: Runtime
+    settings: Settings,
+    loader: TrainingBatches,
+    vocab_size: int,
+    eot_id: int,
+    runtime: Runtime,
+    weights: Mapping[str, Tensor] | None = None,
 ) -> TrainingParts:
+    """Args:
+    weights: those before the first update; None: they are drawn.
+    """
     train = settings.train
     torch.manual_seed(train.seed)
     model = Transformer(settings.model, vocab_size)
     model.init_weights(train.seed)
+    if weights is not None:
+        checkpoints.copy_weights(weights, model)
     model.to(runtime.device)
     runtime.equip(model)
     model.mask_documents(eot_id if train.masks_documents else None)

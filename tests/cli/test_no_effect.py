@@ -25,6 +25,8 @@ from cpulm.settings_resolver import resolve
         (["train.schedule=cosine", "train.decay_fraction=0.1"], ["train.decay_fraction"]),
         (["train.schedule=constant", "train.min_lr_ratio=0.1"], ["train.min_lr_ratio"]),
         (["train.teacher_weight=0.1"], ["train.teacher_weight"]),
+        (["train.outer_momentum=0.9"], ["train.outer_momentum"]),
+        (["train.outer_steps=30", "train.outer_lr=0.9"], []),
         (["sample.max_new_tokens=0", "sample.prompt=x"], ["sample.prompt"]),
         (["sample.temperature=0", "sample.top_k=3"], ["sample.top_k"]),
         (["train.lr=0.1"], []),

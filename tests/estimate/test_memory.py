@@ -74,6 +74,15 @@ def test_an_average_of_the_weights_is_one_more_copy_of_them() -> None:
     assert disk_bytes(averaged, total) - disk_bytes(plain, total) == 4 * total * files
 
 
+def test_the_outer_step_is_two_more_copies_of_the_weights() -> None:
+    plain, outer = (resolve(preset="tiny", assignments=[f"train.outer_steps={n}"]) for n in (0, 30))
+    total = count(plain.model, VOCAB).total
+    assert (
+        training_bytes(outer, VOCAB, Arithmetic()) - training_bytes(plain, VOCAB, Arithmetic()) == 8 * total
+    )
+    assert disk_bytes(outer, total) - disk_bytes(plain, total) == 8 * total * (plain.checkpoint.keep + 3)
+
+
 @functools.cache
 def kernels() -> Kernels | None:
     """The compiled kernels, where this machine has a compiler."""
