@@ -49,7 +49,8 @@ class ModelSettings(Section):
     head_dim: int | None = Field(None, ge=1, le=WIDEST)
     """Width of one head; unset: `n_embd / n_head`."""
     n_inner: int | None = Field(None, ge=1, le=WIDEST)
-    """Width of the MLP's hidden layer; unset: 8/3 of `n_embd` (to a multiple of 32) for `swiglu`, else 4 times."""
+    """Width of the MLP's hidden layer; unset: 8/3 of `n_embd` (to a multiple of 32) for `swiglu`, else 4
+    times."""
     block_size: int = Field(256, ge=2, le=WIDEST)
     """Tokens in one sequence: the context."""
     norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
@@ -61,9 +62,9 @@ class ModelSettings(Section):
     rope_theta: float = Field(10_000.0, gt=0, le=1e12)
     """Base of the rotary frequencies."""
     mlp: Activation = "swiglu"
-    """The MLP's activation: `swiglu`, `gelu` (GPT-2's tanh form), `gelu_erf` (the exact one, three times faster
-    on a CPU), `relu` or `relu2` (relu squared). llama.cpp loads no block with the last two, transformers only
-    the GPT-2 block."""
+    """The MLP's activation: `swiglu`, `gelu` (GPT-2's tanh form), `gelu_erf` (the exact one, three times
+    faster on a CPU), `relu` or `relu2` (relu squared). llama.cpp loads no block with the last two,
+    transformers only the GPT-2 block."""
     qk_norm: bool = True
     """RMSNorm over each head's queries and keys, as in Qwen3."""
     bias: bool = False
@@ -129,7 +130,8 @@ class DataSettings(Section):
     val_fraction: float = Field(0.05, gt=0, lt=1)
     """The part that is held out."""
     tokenizer: str = "bpe"
-    """`bpe` (byte-level), `byte`, `char`, `word`, the path of a `tokenizer.json` or of a `.txt` file of words."""
+    """`bpe` (byte-level), `byte`, `char`, `word`, the path of a `tokenizer.json` or of a `.txt` file of
+    words."""
     vocab_size: int | None = Field(4096, ge=2, le=LARGEST_VOCABULARY)
     """Entries of the vocabulary of `bpe` and `word`; unset: as many as the tokenizer has."""
     format: str = "auto"
@@ -189,8 +191,8 @@ class TrainSettings(Section):
     grad_accum_steps: int = Field(1, ge=1, le=_LARGEST_BATCH)
     """Micro-batches in one optimizer update."""
     document_mask: bool = False
-    """A token attends only to its own document, and positions start from 0 in each. Without it a document sees
-    the end of the one before."""
+    """A token attends only to its own document, and positions start from 0 in each. Without it a document
+    sees the end of the one before."""
     records: bool = False
     """Windows hold whole documents, as many as fit, with `document_mask`: for rows, names and other short
     texts."""

@@ -278,7 +278,7 @@ def converse(writer: Writer, seed: int, name: str) -> None:
     if isinstance(sys.stdin, io.TextIOWrapper) and not sys.stdin.isatty():
         sys.stdin.reconfigure(encoding="utf-8-sig")  # of a file or a pipe, whatever the locale says
     if at_terminal:
-        say(f"{name}. Begin a text and press Enter. Ctrl-C stops it, /help shows more, /bye exits.")
+        say(f"{name}: begin a text and press Enter; /help shows more")
     mark = "> "
     if stderr().color_system and not stderr().no_color and "readline" in sys.modules:
         mark = "\001\033[1;36m\002> \001\033[0m\002"  # readline does not count what is between 1 and 2

@@ -45,12 +45,12 @@ class Rule:
 
 
 RULES = (
-    Rule("int8", "AVX512-VNNI", True, 128, "0.64 of fp32's time 128 wide, 0.24 384 wide on an AMD EPYC"),
+    Rule("int8", "AVX512-VNNI", True, 128, "0.64 of fp32's time at width 128, 0.24 at 384, on an AMD EPYC"),
     Rule("int8", "AVX-VNNI", True, 256, f"{_NOT_MEASURED}, so only wide models"),
     Rule("int8", "NEON-i8mm", True, None, _NOT_MEASURED),
     Rule("int8", "NEON-dotprod", True, None, _NOT_MEASURED),
     Rule("int8", "AMX-INT8", True, None, _NOT_MEASURED),
-    Rule("bf16", "AVX512-BF16", False, 256, "0.70 of fp32's time 256 wide on an AMD EPYC"),
+    Rule("bf16", "AVX512-BF16", False, 256, "0.70 of fp32's time at width 256, on an AMD EPYC"),
 )
 """The first rule that matches the CPU and the kernels is used; without a match the precision is fp32.
 

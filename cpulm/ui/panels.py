@@ -32,12 +32,12 @@ def header(snapshot: Snapshot, width: int, now: float, glyphs: Glyphs) -> list[L
     assert started is not None
     dot = f" {glyphs.dot} "
     preset = "" if started.preset == NO_PRESET else f"preset {harmless(started.preset)}{dot}"
-    model = (
-        f"{preset}{format_count(started.params_total)} parameters, "
-        f"{format_count(started.params_non_embedding)} without embeddings"
-    )
+    model = f"{preset}{format_count(started.params_total)} parameters"
+    without = f", {format_count(started.params_non_embedding)} without embeddings"
     name = text(f" {harmless(started.name)}", Palette.title)
     first: Line = [name, text(dot, Palette.faint), text(model)]
+    if line_cells(first) + len(without) <= width:
+        first.append(text(without))
     version = [text(f"cpulm {harmless(started.version)} ", Palette.faint)]
     how = dot.join([started.precision, compilation(started), threads(started)])
     device = harmless(started.device)

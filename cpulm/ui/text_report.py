@@ -20,8 +20,9 @@ def text_report(survey: Survey) -> Iterator[RenderableType]:
     """Yield the parts of the report, with an empty line between them."""
     yield key_values("Text", _facts(survey))
     yield ""
-    yield rows("Documents by length", ["tokens", "documents", ""], _histogram(survey.lengths))
-    yield ""
+    if survey.documents > 1:
+        yield rows("Documents by length", ["tokens", "documents", ""], _histogram(survey.lengths))
+        yield ""
     yield rows("Most frequent tokens", ["token", "count", "share"], _frequent(survey))
     yield ""
     if survey.secrets:
@@ -41,15 +42,20 @@ def text_report(survey: Survey) -> Iterator[RenderableType]:
 def _facts(survey: Survey) -> Sequence[tuple[str, object]]:
     lengths, (unused, first) = survey.lengths, survey.never_used
     some = f", such as {' '.join(map(repr, first[:8]))}" if unused else ""
-    return [
-        ("documents", f"{survey.documents:,}"),
+    alone = "" if survey.documents > 1 else " (--document and --separator divide a file)"
+    facts = [
+        ("documents", f"{survey.documents:,}{alone}"),
         ("text", format_bytes(survey.text_bytes)),
         ("tokens", f"{survey.tokens:,}, {survey.bytes_per_token:.2f} bytes each"),
-        ("length", f"{lengths.smallest:,} to {lengths.largest:,} tokens, median {lengths.median:,}"),
         ("never used", f"{unused:,} of the vocabulary's entries{some}"),
-        ("duplicates", f"{survey.duplicates:,} documents (--dedup leaves them out)"),
-        ("near duplicates", f"{survey.near_duplicates:,} of {survey.compared:,} documents compared"),
     ]
+    if survey.documents > 1:
+        facts += [
+            ("length", f"{lengths.smallest:,} to {lengths.largest:,} tokens, median {lengths.median:,}"),
+            ("duplicates", f"{survey.duplicates:,} documents (--dedup leaves them out)"),
+            ("near duplicates", f"{survey.near_duplicates:,} of {survey.compared:,} documents compared"),
+        ]
+    return facts
 
 
 def _histogram(lengths: Lengths) -> list[tuple[str, str, str]]:
