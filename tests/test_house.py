@@ -42,6 +42,7 @@ ROOMS: dict[str, tuple[int, str]] = {
     "model": (2, "native"),
     "optim": (2, "native"),
     "execution": (3, "system data model optim native"),
+    "distributed": (3, "system data"),
     "pretrained": (3, "system data model"),
     "estimate": (3, "system model.counts optim.batch_size"),
     "generation": (3, "data model"),
@@ -84,7 +85,7 @@ ONLY_IN = {
     "psutil": ("system",),
     "torch": (
         *("native", "model", "optim", "data", "execution", "generation", "checkpoints", "evaluation"),
-        *("pretrained", "inspection", "training", "serve", "benchmark"),
+        *("pretrained", "inspection", "training", "serve", "benchmark", "distributed"),
     ),
     "gguf": ("export", "pretrained"),
     "huggingface_hub": ("export",),

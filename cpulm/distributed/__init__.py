@@ -1,0 +1,1 @@
+"""Training over several processes and hosts: torch.distributed behind the face that training uses."""

@@ -1,0 +1,79 @@
+"""Compression for the way between processes: how far off one value is, and that nothing is lost for good."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from cpulm.distributed.compression import (
+    BLOCK,
+    Compression,
+    ErrorFeedback,
+    compress,
+    compressed_bytes,
+    restore,
+)
+
+COUNTS = (0, 1, BLOCK - 1, BLOCK, 3 * BLOCK + 5)
+
+
+def values_of(count: int, seed: int = 0) -> torch.Tensor:
+    """Values whose sizes differ by factors of thousands between blocks."""
+    generator = torch.Generator().manual_seed(seed)
+    sizes = torch.logspace(-3, 3, -(-count // BLOCK)).repeat_interleave(BLOCK)[:count]
+    return torch.randn(count, generator=generator) * sizes
+
+
+@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize(("kind", "each", "more"), [("none", 4, 0), ("bf16", 2, 0), ("int8", 1, 4)])
+def test_the_bytes_are_as_many_as_announced(kind: Compression, each: int, more: int, count: int) -> None:
+    content = compress(values_of(count), kind)
+    assert content.dtype == torch.uint8
+    assert content.numel() == compressed_bytes(count, kind) == each * count + more * -(-count // BLOCK)
+    assert restore(content, count, kind).shape == (count,)
+    with pytest.raises(ValueError, match="bytes are not"):
+        restore(content, count + 1, kind)
+
+
+def test_uncompressed_values_are_the_same() -> None:
+    values = values_of(700)
+    assert torch.equal(restore(compress(values, "none"), 700, "none"), values)
+
+
+def test_bf16_is_off_by_a_256th_of_a_value() -> None:
+    values = values_of(1000)
+    error = (restore(compress(values, "bf16"), 1000, "bf16") - values).abs()
+    assert (error <= values.abs() / 256).all()
+    assert error.any()
+
+
+def test_int8_is_off_by_half_a_level_of_its_own_block() -> None:
+    values = values_of(4 * BLOCK)
+    error = (restore(compress(values, "int8"), 4 * BLOCK, "int8") - values).abs().view(4, BLOCK)
+    largest = values.view(4, BLOCK).abs().amax(1, keepdim=True)
+    assert (error <= largest / 254 * 1.0001).all()
+    assert error.any()
+
+
+def test_zeros_stay_zeros_and_what_is_not_finite_is_seen() -> None:
+    values = torch.zeros(2 * BLOCK)
+    assert not restore(compress(values, "int8"), 2 * BLOCK, "int8").any()
+    values[3] = torch.inf
+    first, second = restore(compress(values, "int8"), 2 * BLOCK, "int8").view(2, BLOCK)
+    assert not first.isfinite().any()
+    assert second.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", ["bf16", "int8"])
+def test_over_the_rounds_the_feedback_sends_the_truth(kind: Compression) -> None:
+    count, rounds = 2 * BLOCK + 7, 50
+    feedback = ErrorFeedback(count, kind)
+    given, sent, plain = (torch.zeros(count, dtype=torch.float64) for _ in range(3))
+    direction = values_of(count)
+    for number in range(rounds):
+        values = direction + 0.1 * values_of(count, number)
+        given += values
+        plain += restore(compress(values, kind), count, kind)
+        sent += restore(feedback.compress(values.clone()), count, kind)
+    torch.testing.assert_close(sent + feedback.lost, given, rtol=1e-4, atol=1e-4)
+    assert (sent - given).norm() < 0.4 * (plain - given).norm()
