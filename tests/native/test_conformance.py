@@ -16,10 +16,15 @@ import pytest
 from kernel_builds import NARROWER, BuildKernels, kept_kernels
 
 from cpulm.native.signatures import SIGNATURES
+from cpulm.system.machine import read_machine
 from cpulm.system.software import Compiler
 
 FOLDER = Path(__file__).parent / "conformance"
 INCLUDES = Path(__file__).parents[2] / "cpulm" / "native"
+AVX_VNNI = ("-mavx2", "-mfma", "-mavx512vnni", "-mavx512vl", "-U__AVX512F__", "-U__AVX512VNNI__", "-D__AVXVNNI__")
+AVX_VNNI += ("-D_mm256_dpbusd_avx_epi32=_mm256_dpbusd_epi32",)
+"""The path for AVX-VNNI, with the same product in the encoding that CPUs with AVX512-VNNI know."""
+
 NOT_KERNELS = {"cpulm_lanes", "cpulm_sum_blocks", "cpulm_fast_int8", "cpulm_use_openmp"}
 
 
@@ -56,6 +61,17 @@ def test_every_kernel_agrees_with_plain_loops(
     kernels = {name for name in SIGNATURES if not name.endswith("_workspace")} - NOT_KERNELS
     assert checked == kernels
     assert done.stdout.endswith("all kernels agree\n")
+
+
+@pytest.mark.slow
+def test_the_path_for_avx_vnni_agrees_on_a_cpu_with_the_other_encoding(
+    conformance: Path, build_kernels: BuildKernels
+) -> None:
+    if "AVX512-VNNI" not in read_machine().instruction_sets:
+        pytest.skip("this CPU has no AVX512-VNNI")
+    done = run(conformance, build_kernels(*AVX_VNNI, instead_of="-march=native"))
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.startswith("lanes 8, fast int8 yes\n")
 
 
 @pytest.mark.slow
