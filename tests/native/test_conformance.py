@@ -21,8 +21,10 @@ from cpulm.system.software import Compiler
 
 FOLDER = Path(__file__).parent / "conformance"
 INCLUDES = Path(__file__).parents[2] / "cpulm" / "native"
-AVX_VNNI = ("-mavx2", "-mfma", "-mavx512vnni", "-mavx512vl", "-U__AVX512F__", "-U__AVX512VNNI__", "-D__AVXVNNI__")
-AVX_VNNI += ("-D_mm256_dpbusd_avx_epi32=_mm256_dpbusd_epi32",)
+AVX_VNNI = (
+    *("-mavx2", "-mfma", "-mavx512vnni", "-mavx512vl", "-U__AVX512F__", "-U__AVX512VNNI__"),
+    *("-D__AVXVNNI__", "-D_mm256_dpbusd_avx_epi32=_mm256_dpbusd_epi32"),
+)
 """The path for AVX-VNNI, with the same product in the encoding that CPUs with AVX512-VNNI know."""
 
 NOT_KERNELS = {"cpulm_lanes", "cpulm_sum_blocks", "cpulm_fast_int8", "cpulm_use_openmp"}
