@@ -21,8 +21,8 @@ from cpulm.estimate.learning_law import USUAL_BITS, measured_law
 from cpulm.estimate.memory import expected_arithmetic
 from cpulm.estimate.recipe import SHAPES, bytes_per_token, recipe, shape_settings
 from cpulm.events import Listener, Progress
-from cpulm.execution.adaptive_threads import short_spin_if_busy
-from cpulm.execution.runtime import choose_runtime
+from cpulm.execution.adaptive_threads import measured_as_in_a_run
+from cpulm.execution.runtime import Runtime, choose_runtime
 from cpulm.execution.step_timing import time_update
 from cpulm.model.counts import count, flops_per_token
 from cpulm.settings import HORIZONS, Settings, changed
@@ -41,7 +41,8 @@ _BEYOND_MEASURED = 2.5
 """Sizes are planned up to so many times the largest one that the law was fitted to."""
 _PREPARED_BYTES_PER_SECOND = 1e7
 """Of text that is read twice and tokenized, on two cores."""
-_TIMED_TOKENS, _TIMED_UPDATES = 1024, 3
+_TIMED_TOKENS, _TIMED_SECONDS, _TIMED_UPDATES = 1024, 1.0, 3
+"""Of an update: the tokens at first, then as many as take so long; and how many updates."""
 _FIRST_MEASURED, _MOST_MEASURED = 1, 5
 """The place in the table of shapes of the first size that is measured, and how many are measured at most."""
 
@@ -181,6 +182,9 @@ class Planner:
         seconds = max(self.seconds / 4, left * _TRAINED_PART)
         rate = self._rates[min(self._rates, key=lambda known: abs(known - place))]
         settings = self.settings_for(place, seconds * rate / _flops(self._make(self._shape(place))))
+        most = law.most_passes * self.text_bytes / bytes_per_token(settings.data)
+        if seconds * rate / _flops(settings) > most:
+            settings = self.settings_for(place, most)
         vocab_size = vocab_size_of(settings)
         needed = expected_arithmetic(settings, self._machine)
         requirements.check_memory(settings, vocab_size, needed, requirements.memory_for_run(self._machine))
@@ -204,21 +208,37 @@ class Planner:
         )
 
     def _measure(self, place: int) -> None:
-        """Measure the operations a second of a size, by updates of few rows."""
-        if self._should_stop():
-            raise StoppedError("while planning; nothing was written", "run the command again")
-        self._progress(finished=False)
+        """Measure the operations a second of a size, by updates of as many rows as a moment allows.
+
+        Few rows are slower for each token: the weights are read, and in int8 rounded, as often as for many.
+        """
         settings = self.settings_for(place, 1e6)
         runtime = choose_runtime(settings.runtime, self._machine, settings.model)
-        rows = settings.train.micro_batch_size
-        timed = min(rows, max(1, _TIMED_TOKENS // settings.model.block_size))
-        small = changed(settings, train=changed(settings.train, micro_batch_size=timed))
-        parts = build_random_parts(small, vocab_size_of(small), runtime)
-        with short_spin_if_busy(self._others):
-            times = [time_update(parts, runtime, small.train, number) for number in range(_TIMED_UPDATES)]
-        fastest = min(times[1:], key=lambda one: sum(one.values()))
-        step = sum(one if part == "optimizer" else one * rows / timed for part, one in fastest.items())
+        rows, timed = settings.train.micro_batch_size, 0
+        affordable = max(1, _TIMED_TOKENS // settings.model.block_size)
+        while timed < min(rows, affordable):
+            if self._should_stop():
+                raise StoppedError("while planning; nothing was written", "run the command again")
+            self._progress(finished=False)
+            timed = min(rows, affordable)
+            step = self._step_seconds(settings, timed, runtime)
+            affordable = int(rows * _TIMED_SECONDS / step)
         self._rates[place] = _flops(settings) * settings.tokens_per_step / step
+
+    def _step_seconds(self, settings: Settings, timed_rows: int, runtime: Runtime) -> float:
+        """Seconds of an update, from some with fewer rows."""
+        train = settings.train
+        small = changed(settings, train=changed(train, micro_batch_size=timed_rows))
+        parts = build_random_parts(small, vocab_size_of(small), runtime)
+        more = train.micro_batch_size / timed_rows
+
+        def fastest() -> float:
+            times = [time_update(parts, runtime, small.train, number) for number in range(_TIMED_UPDATES)]
+            return min(
+                sum(t if part == "optimizer" else t * more for part, t in one.items()) for one in times[1:]
+            )
+
+        return measured_as_in_a_run(fastest, runtime.threads, others=self._others)
 
     def _progress(self, *, finished: bool) -> None:
         done = len(self._rates)

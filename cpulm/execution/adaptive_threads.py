@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TypeVar
@@ -52,21 +51,36 @@ def threads_for_model(model: Transformer) -> AdaptiveThreads:
     )
 
 
-@contextmanager
-def short_spin_if_busy(
-    others: Callable[[], float | None], spin: Callable[[bool], None] | None = None
-) -> Iterator[None]:
-    """Within the block, threads spin briefly if other programs are busy: for a measurement of a few updates.
+def measured_as_in_a_run(
+    measure: Callable[[], float],
+    threads: int,
+    *,
+    others: Callable[[], float | None],
+    spin: Callable[[bool], None] | None = None,
+    use: Callable[[int], None] = torch.set_num_threads,
+) -> float:
+    """Measure the seconds of a few updates with the threads that a run would take after a while.
+
+    These are all threads; while other programs are busy, threads that spin briefly, or one thread if that is
+    faster.
 
     Args:
-        others: as in :class:`AdaptiveThreads`; if it is too early to know, the library's default stays.
-        spin: as there.
+        measure: runs updates and returns seconds.
+        threads: that torch uses, and shall use afterwards.
+        others, spin, use: as in :class:`AdaptiveThreads`; None of ``others`` is taken for calm.
     """
+    if (others() or 0.0) < BUSY:
+        return measure()
     switch = ShortSpin().switch if spin is None else spin
-    switch((others() or 0.0) >= BUSY)
+    switch(True)
     try:
-        yield
+        seconds = measure()
+        if threads > 1:
+            use(1)
+            seconds = min(seconds, measure())
+        return seconds
     finally:
+        use(threads)
         switch(False)
 
 

@@ -23,7 +23,7 @@ from cpulm.estimate import requirements
 from cpulm.estimate.memory import arithmetic_of, expected_arithmetic
 from cpulm.estimate.requirements import Requirements
 from cpulm.events import EndReason, Event, Listener, Notice, Progress
-from cpulm.execution.adaptive_threads import short_spin_if_busy
+from cpulm.execution.adaptive_threads import measured_as_in_a_run
 from cpulm.execution.compilation import decide_compile
 from cpulm.execution.runtime import Runtime, choose_runtime
 from cpulm.execution.step_timing import cached_fp32_peak, measure_step
@@ -373,13 +373,18 @@ def _measured_step(
     """
     show(Progress(stage="measuring a step", done=0, total=None, unit="steps"))
     train, later = settings.train, settings.train.generations - 1
+
+    def seconds_of(parts: TrainingParts) -> float:
+        return measured_as_in_a_run(
+            lambda: measure_step(parts, runtime, train), runtime.threads, others=others.read
+        )
+
     try:
-        with short_spin_if_busy(others.read):
-            seconds = measure_step(build_parts(settings, tokens, runtime, teacher), runtime, train)
-            if not later:
-                return seconds
-            with_teacher = build_random_parts(settings, tokens.vocab_size, runtime)
-            return (seconds + later * measure_step(with_teacher, runtime, train)) / (1 + later)
+        seconds = seconds_of(build_parts(settings, tokens, runtime, teacher))
+        if not later:
+            return seconds
+        with_teacher = build_random_parts(settings, tokens.vocab_size, runtime)
+        return (seconds + later * seconds_of(with_teacher)) / (1 + later)
     finally:
         show(Progress(stage="measuring a step", done=3, total=3, unit="steps", finished=True))
 

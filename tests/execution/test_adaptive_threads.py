@@ -11,7 +11,7 @@ from cpulm.execution.adaptive_threads import (
     FIRST_HOLD_SECONDS,
     LONGEST_HOLD_SECONDS,
     AdaptiveThreads,
-    short_spin_if_busy,
+    measured_as_in_a_run,
 )
 
 
@@ -152,9 +152,19 @@ def test_leaving_restores_everything() -> None:
     assert day.switches == [True, False]
 
 
-@pytest.mark.parametrize(("others", "switches"), [(None, [False]), (0.1, [False]), (1.0, [True, False])])
-def test_a_measurement_beside_busy_programs_spins_briefly(others: float | None, switches: list[bool]) -> None:
-    seen: list[bool] = []
-    with short_spin_if_busy(lambda: others, seen.append):
-        assert seen == switches[:1]
-    assert seen[-1] is False
+@pytest.mark.parametrize("others", [None, 0.1])
+def test_a_measurement_on_a_calm_machine_changes_nothing(others: float | None) -> None:
+    seen: list[object] = []
+    seconds = measured_as_in_a_run(lambda: 2.0, 2, others=lambda: others, spin=seen.append, use=seen.append)
+    assert (seconds, seen) == (2.0, [])
+
+
+@pytest.mark.parametrize("of_one", [1.0, 3.0])
+def test_a_measurement_beside_busy_programs_spins_briefly_and_tries_one_thread(of_one: float) -> None:
+    seen: list[object] = []
+    measured = iter([2.0, of_one])
+    seconds = measured_as_in_a_run(
+        lambda: next(measured), 2, others=lambda: 1.0, spin=seen.append, use=seen.append
+    )
+    assert seconds == min(2.0, of_one)
+    assert seen == [True, 1, 2, False]
