@@ -8,15 +8,18 @@ at the same place: all neighbours on either side of it come from a correct encod
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
+from tokenizers import Encoding, pre_tokenizers
 from tokenizers import Tokenizer as JsonTokenizer
-from tokenizers import pre_tokenizers
 
 LONG_BYTES = 1 << 13
 """Text of more bytes is worth looking for a long pretoken."""
+
+_LETTER_OR_BLANK = re.compile(r"[^\W_]|\s")
 
 _Ids = npt.NDArray[np.uint32]
 _Ints = npt.NDArray[np.int64]
@@ -48,24 +51,29 @@ class LongTextEncoder:
 
     def encode(self, text: str) -> _Ids:
         """Return the ids of ``text``, uint32 [n], as the library gives them."""
+        blocks = (text[at : at + self._window] for at in range(0, len(text), self._window))
+        if not any(map(is_one_run, blocks)):  # so no pretoken is long, and splitting takes most of the time
+            return _ids(self._inner.encode_batch_fast([text], add_special_tokens=False)[0])
         spans = [span for _, span in self._inner.pre_tokenizer.pre_tokenize_str(text)]
-        if all(end - begin <= 2 * self._window for begin, end in spans):
-            encoding = self._inner.encode(text, add_special_tokens=False)
-            return np.array(encoding.ids, dtype=np.uint32)
         parts: list[_Ids] = []
         short: list[str] = []
         for begin, end in spans:
             if end - begin <= 2 * self._window:
                 short.append(text[begin:end])
             else:
-                parts += [*self._each(short), self._by_windows(text[begin:end])]
+                parts += [self._together(short), self._by_windows(text[begin:end])]
                 short = []
-        return np.concatenate([*parts, *self._each(short)])
+        return np.concatenate([*parts, self._together(short)])
+
+    def _together(self, texts: list[str]) -> _Ids:
+        """The ids of texts that are not split, concatenated."""
+        return _ids(self._merger.encode_batch_fast([texts], True, add_special_tokens=False)[0])
 
     def _each(self, texts: list[str]) -> list[_Ids]:
         """The ids of each text, which is not split."""
-        encoded = self._merger.encode_batch_fast(texts, add_special_tokens=False)
-        return [np.array(encoding.ids, dtype=np.uint32) for encoding in encoded]
+        return [
+            _ids(encoding) for encoding in self._merger.encode_batch_fast(texts, add_special_tokens=False)
+        ]
 
     def _by_windows(self, pretoken: str) -> _Ids:
         """The ids of one pretoken. Windows that share no token with the next one become one with it."""
@@ -96,6 +104,15 @@ class LongTextEncoder:
             at = begin
             places.append(byte + np.concatenate([[0], np.cumsum(self._token_bytes[ids])]))
         return [_joint(left, right) for left, right in pairwise(places)]
+
+
+def is_one_run(text: str) -> bool:
+    """Whether no border between words can be in ``text``: all letters, digits, white space or other signs."""
+    return text.isalpha() or text.isnumeric() or text.isspace() or _LETTER_OR_BLANK.search(text) is None
+
+
+def _ids(encoding: Encoding) -> _Ids:
+    return np.array(encoding.ids, dtype=np.uint32)
 
 
 def _joint(left: _Ints, right: _Ints) -> tuple[int, int] | None:

@@ -3,7 +3,7 @@
 Vector operations on the bytes cut the text at borders that no token can span under the vocabulary's
 splitting expression, so the ids are those of the ``tokenizers`` library on the uncut text. The same few
 thousand pieces make up most of any text: their ids are kept in a hash table, which vector operations read as
-well.
+well. Text whose pieces hardly repeat (base64, random names) goes to the library in one piece.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ _KEY_BYTES = 15
 _MULTIPLIERS = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)
 _FIRST = np.array([0] + [(1 << 8 * n) - 1 for n in range(1, 9)], dtype=np.uint64)
 _PADDING = bytes(16)
+_JUDGED_BYTES = 1 << 16
 _T = TypeVar("_T", bound=np.generic)
 
 
@@ -44,6 +45,7 @@ class PieceEncoder:
         capacity: distinct pieces to remember; beyond it, the table starts empty again.
         known: pieces that any thread has encoded, with their ids as uint32; shared, so that each is
             encoded once and not once per thread.
+        judged_bytes: in less text not even the pieces of English repeat; all are remembered.
     """
 
     def __init__(
@@ -53,8 +55,10 @@ class PieceEncoder:
         eot_id: int,
         capacity: int,
         known: dict[bytes, bytes],
+        judged_bytes: int = _JUDGED_BYTES,
     ) -> None:
         self._inner = inner
+        self._judged_bytes = judged_bytes
         self._long_texts = LongTextEncoder(inner)
         self._pattern = pattern
         self._known = known
@@ -72,8 +76,36 @@ class PieceEncoder:
         if self._table.size > self._capacity or self._long_bytes > 16 * self._capacity:
             self._forget()
         starts = piece_starts(data, self._pattern)
-        entries = self._entries(data, starts, np.diff(starts, append=len(data)))
+        lengths = np.diff(starts, append=len(data))
+        keys = _keys(data, starts, lengths)
+        entries = self._table.look_up(*keys)
+        unknown = np.flatnonzero(entries < 0)
+        _, firsts = np.unique(_hashed(keys[0][unknown], keys[1][unknown]), return_index=True)
+        if len(data) >= self._judged_bytes and 2 * int(lengths[unknown[firsts]].sum()) > len(data):
+            return self._without_table(data, starts, lengths)
+        where = zip(starts[unknown].tolist(), lengths[unknown].tolist(), strict=True)
+        pieces = [data[start : start + length] for start, length in where]
+        entries[unknown] = self._learned(pieces, keys[0][unknown], keys[1][unknown])
         return self._table.ids_of(entries)
+
+    def _without_table(self, data: bytes, starts: Ints, lengths: Ints) -> Ids:
+        """The ids of text of which more than half is pieces that occur once: a table of them costs more
+        time than it saves."""
+        ends = np.frombuffer(data, dtype=np.uint8)[starts] == END_MARK
+        alone = np.flatnonzero(ends | (lengths > LONG_BYTES))
+        between, at = [], 0
+        for begin, length in zip(starts[alone].tolist(), lengths[alone].tolist(), strict=True):
+            between.append(data[at:begin].decode())
+            at = begin + length
+        between.append(data[at:].decode())
+        encodings = self._inner.encode_batch_fast(between, add_special_tokens=False)
+        parts = [np.array(encodings[0].ids, dtype=np.uint32)]
+        for number, encoding in zip(alone.tolist(), encodings[1:], strict=True):
+            piece = data[starts[number] : starts[number] + lengths[number]]
+            ids = [self._eot_id] if ends[number] else self._long_texts.encode(piece.decode())
+            parts.append(np.array(ids, dtype=np.uint32))
+            parts.append(np.array(encoding.ids, dtype=np.uint32))
+        return np.concatenate(parts)
 
     def _forget(self) -> None:
         self._table = _Table()
@@ -81,21 +113,16 @@ class PieceEncoder:
         self._long_bytes = 0
         self._learn({bytes([END_MARK]): np.uint32(self._eot_id).tobytes()})
 
-    def _entries(self, data: bytes, starts: Ints, lengths: Ints) -> Ints:
-        """Return the entry of every piece; unseen pieces are encoded and added first."""
-        keys = _keys(data, starts, lengths)
-        entries = self._table.look_up(*keys)
-        unknown = np.flatnonzero(entries < 0)
-        where = zip(starts[unknown].tolist(), lengths[unknown].tolist(), strict=True)
-        texts = [data[start : start + length] for start, length in where]
+    def _learned(self, texts: list[bytes], low: Words, high: Words) -> Ints:
+        """Return the entries of pieces that the table's keys do not find; new ones are added."""
         fresh = set(texts) - self._long.keys()
         if fresh:
             # Looked up once per text: other threads may add it, or clear everything, at any moment.
             told = {text: run for text in fresh if (run := self._known.get(text)) is not None}
             self._learn(told | self._encoded([text for text in fresh if text not in told]))
-        entries[unknown] = [self._long.get(text, -1) for text in texts]
-        unknown = unknown[entries[unknown] < 0]
-        entries[unknown] = self._table.look_up(keys[0][unknown], keys[1][unknown])
+        entries = np.array([self._long.get(text, -1) for text in texts], dtype=np.int64)
+        short = np.flatnonzero(entries < 0)
+        entries[short] = self._table.look_up(low[short], high[short])
         return entries
 
     def _encoded(self, texts: list[bytes]) -> dict[bytes, bytes]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
+import random
 from collections.abc import Callable
 from functools import cache
 from typing import get_args
@@ -75,11 +77,17 @@ def plain(tokenizer: Tokenizer, text: str) -> list[int]:
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
-@given(texts=st.lists(TEXTS, min_size=1, max_size=4), capacity=st.sampled_from([1, 8, 1 << 16]))
-@settings(max_examples=150, deadline=None)
-def test_pieces_give_the_ids_of_the_library(pattern: BorderPattern, texts: list[str], capacity: int) -> None:
-    """Also when the table is so small that it forgets between any two texts."""
-    encoder = PieceEncoder(bpe(pattern).inner, pattern, bpe(pattern).eot_id, capacity, {})
+@given(
+    texts=st.lists(TEXTS, min_size=1, max_size=4),
+    capacity=st.sampled_from([1, 8, 1 << 16]),
+    judged_bytes=st.sampled_from([1, 1 << 16]),
+)
+@settings(max_examples=200, deadline=None)
+def test_pieces_give_the_ids_of_the_library(
+    pattern: BorderPattern, texts: list[str], capacity: int, judged_bytes: int
+) -> None:
+    """Also if the table is so small that it forgets between any two texts, or if pieces do not repeat."""
+    encoder = PieceEncoder(bpe(pattern).inner, pattern, bpe(pattern).eot_id, capacity, {}, judged_bytes)
     for text in texts:
         assert encoder.encode(text.encode()).tolist() == bpe(pattern).encode(text)
 
@@ -113,6 +121,17 @@ def test_long_pieces_are_not_confused(pattern: BorderPattern) -> None:
     words = ["x" * length + end for length in (13, 14, 15, 16, 17, 64, 65, 200) for end in ("a", "b")]
     text = " ".join(words * 2)
     assert bulk_encoder(bpe(pattern))(text).tolist() == bpe(pattern).encode(text)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_text_whose_pieces_do_not_repeat_is_not_remembered(pattern: BorderPattern) -> None:
+    tokenizer = bpe(pattern)
+    secrets = base64.b64encode(random.Random(0).randbytes(90_000)).decode()
+    text = END.join([secrets[:50_000], "", "x" * 20_000 + " 東", secrets[50_000:]])
+    data = text.encode("utf-8", "surrogateescape")
+    encoder = PieceEncoder(tokenizer.inner, pattern, tokenizer.eot_id, 1 << 20, {})
+    assert encoder.encode(data).tolist() == plain(tokenizer, text)
+    assert encoder._table.size < 10
 
 
 ONE_CLASS = ["ab", "ACGT", "0123456789", "东京是本的", "=-", "é東a", " a", "a'st", "\t\n "]
