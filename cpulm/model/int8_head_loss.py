@@ -134,6 +134,8 @@ def _chunks(
         else:
             taught = teacher.logits(some)
             losses, p = kernels.distill(logits, taught, targets[some], teacher.weight, teacher.temperature)
+            del taught
+        del logits  # else these would be held while those of the next chunk are made
         totals[: losses.size(0)] += losses.sum(-1)
         scales[part, 0] = p.scale / number
         kernels.product(p._replace(scale=scales[part, 0]), head[1], out=grad_x[some])
