@@ -56,7 +56,9 @@ def metadata(wheel: Path) -> Message:
 
 def ask(python: Path, folder: Path, program: str) -> object:
     """What ``program`` prints, as JSON, when run in ``folder``."""
-    done = subprocess.run([python, "-c", program], cwd=folder, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [python, "-I", "-c", program], cwd=folder, capture_output=True, text=True, check=True
+    )
     return json.loads(done.stdout)
 
 
