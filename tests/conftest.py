@@ -32,6 +32,14 @@ if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+# Hundreds of processes import the same modules: compiling torch's again takes longer than their tests.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+# Each of several workers, and all that they start, would have the others' threads wait for its spinning ones:
+# set before torch is loaded, this takes four fifths of the processor time from tests of small models.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Several workers would each compile the kernels at the same time: they are compiled before."""
     if not hasattr(session.config, "workerinput") and getattr(session.config.option, "numprocesses", None):

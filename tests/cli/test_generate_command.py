@@ -9,7 +9,6 @@ import select
 import shlex
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from forked import Forked
 
 from cpulm.checkpoints.checkpoint import Checkpoint, save
 from cpulm.cli.main import main
@@ -295,33 +295,32 @@ def test_the_commands_of_the_guide_work(run: Run, checkpoint: Path, in_empty_fol
 # In a process of its own
 
 
-def command(checkpoint: Path, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", "cpulm", "generate", str(checkpoint), *arguments]
-
-
-def test_a_reader_that_leaves_is_not_an_error(checkpoint: Path) -> None:
+@pytest.mark.skipif(os.name == "nt", reason="POSIX streams")
+def test_a_reader_that_leaves_is_not_an_error(checkpoint: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
     arguments = ("--prompt", "a", "--max-new-tokens", "100000", "--threads", "1")
-    with subprocess.Popen(
-        command(checkpoint, *arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        assert process.stdout.read(3).startswith(b"a")
-        process.stdout.close()
-        assert process.stderr.read() == b""
-        assert process.wait(timeout=100) == 0
+    process = Forked(
+        tmp_path,
+        "generate",
+        str(checkpoint),
+        *arguments,
+        stdout=tmp_path / "pipe",
+        stderr=tmp_path / "said",
+    )
+    with (tmp_path / "pipe").open("rb") as pipe:
+        assert pipe.read(3).startswith(b"a")
+    assert process.wait() == 0
+    assert (tmp_path / "said").read_bytes() == b""
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no pseudo-terminals of this kind")
-def test_ctrl_c_stops_the_text_and_ctrl_d_the_program(checkpoint: Path) -> None:
+def test_ctrl_c_stops_the_text_and_ctrl_d_the_program(checkpoint: Path, tmp_path: Path) -> None:
     import pty
 
     ours, theirs = pty.openpty()
     arguments = ("--interactive", "--max-new-tokens", "1000000", "--threads", "1")
-    process = subprocess.Popen(
-        command(checkpoint, *arguments), stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
-    )
-    os.close(theirs)
+    name = os.ttyname(theirs)
+    process = Forked(tmp_path, "generate", str(checkpoint), *arguments, stdin=name, stdout=name, stderr=name)
     seen = b""
 
     def wait_for(text: bytes, more: int = 0) -> None:
@@ -337,12 +336,14 @@ def test_ctrl_c_stops_the_text_and_ctrl_d_the_program(checkpoint: Path) -> None:
         wait_for(b"> ")
         os.write(ours, b"abc\n")
         wait_for(b"abc\r\n", more=200)  # the line is echoed, the text is coming
-        process.send_signal(signal.SIGINT)
+        os.kill(process.pid, signal.SIGINT)
         wait_for(b"tok/s")
         wait_for(b"> ")
         os.write(ours, b"\x04")
-        assert process.wait(timeout=100) == 0
+        assert process.wait() == 0
+    except BaseException:
+        os.kill(process.pid, signal.SIGKILL)
+        raise
     finally:
-        process.kill()
-        process.wait()
+        os.close(theirs)
         os.close(ours)

@@ -26,9 +26,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = settings_for(
         folder / "routes.csv", template, "data.tokenizer=word", "train.records=true", "train.steps=2"
     )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CPULM_CACHE", str(folder / "cache"))
-        train(settings, folder / "run")
+    train(settings, folder / "run")
     return folder / "run"
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forked import forks as forks
 
 from cpulm.cli.overnight import as_flags, child_arguments
 from cpulm.command import cpulm_command
@@ -30,7 +31,6 @@ sample: {max_new_tokens: 5}
 runtime: {threads: 1, compile: "off"}
 log: {report: false}
 """
-CPULM = cpulm_command()
 posix = pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 
 
@@ -50,12 +50,12 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 def begin(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*CPULM, *arguments, "--no-nice", "--overnight"],
+        [*cpulm_command(*arguments), "--no-nice", "--overnight"],
         cwd=folder,
         capture_output=True,
         text=True,
         stdin=subprocess.DEVNULL,
-        timeout=60,
+        timeout=240,
         check=False,
     )
 
@@ -65,7 +65,7 @@ def night_of(folder: Path) -> dict[str, Any]:
     return record
 
 
-def wait_for(folder: Path, ready: Callable[[dict[str, Any]], object], seconds: float = 120) -> dict[str, Any]:
+def wait_for(folder: Path, ready: Callable[[dict[str, Any]], object], seconds: float = 240) -> dict[str, Any]:
     """The night's record, once ``ready`` holds for it."""
     end = time.monotonic() + seconds
     while not ready(night_of(folder)):
@@ -80,7 +80,7 @@ def wait_for_end(folder: Path) -> dict[str, Any]:
 
 
 def test_a_run_that_is_killed_is_complete_in_the_morning(folder: Path) -> None:
-    begun = begin(folder, "train", "--config", "quick.yaml", "--steps", "900")
+    begun = begin(folder, "train", "--config", "quick.yaml", "--steps", "500")
     assert begun.returncode == 0, begun.stderr
     assert begun.stdout == f"{Path('runs/run-1')}\n"
     assert "cpulm stop" in begun.stderr
@@ -91,38 +91,38 @@ def test_a_run_that_is_killed_is_complete_in_the_morning(folder: Path) -> None:
     os.kill(night["child_pid"], signal.SIGTERM if os.name == "nt" else signal.SIGKILL)
     assert wait_for_end(folder)["state"] == "finished"
     page = (folder / "runs/run-1/summary.md").read_text(encoding="utf-8")
-    assert "step 900 of 900" in page
+    assert "step 500 of 500" in page
     assert "started again from step" in page
     if os.name != "nt":
         assert "killed by SIGKILL" in page
     assert (folder / "runs/run-1/best.pt").is_file()
 
 
-def test_a_request_to_stop_is_for_good(folder: Path) -> None:
+def test_a_request_to_stop_is_for_good(folder: Path, forks: None) -> None:
     begin(folder, "train", "--config", "quick.yaml", "--steps", "100000")
     (folder / "runs/run-1/stop").write_text("")
     night = wait_for_end(folder)
     assert (night["state"], night["attempts"][-1]["code"], len(night["attempts"])) == ("stopped", 75, 1)
     assert "Stopped on purpose. Saved up to step" in (folder / "runs/run-1/summary.md").read_text("utf-8")
-    boot = [*CPULM, "supervise", "--at-boot", "runs/run-1"]
+    boot = cpulm_command("supervise", "--at-boot", "runs/run-1")
     assert subprocess.run(boot, cwd=folder, timeout=60, check=False).returncode == 0
     assert len(night_of(folder)["attempts"]) == 1
 
 
 @posix
-def test_a_run_continues_after_the_computer_was_shut_down(folder: Path) -> None:
-    begin(folder, "train", "--config", "quick.yaml", "--steps", "1500")  # long enough to be in the middle
+def test_a_run_continues_after_the_computer_was_shut_down(folder: Path, forks: None) -> None:
+    begin(folder, "train", "--config", "quick.yaml", "--steps", "600")  # long enough to be in the middle
     os.kill(night_of(folder)["pid"], signal.SIGTERM)
     assert wait_for_end(folder)["state"] == "interrupted"
-    boot = [*CPULM, "supervise", "--at-boot", str(folder / "runs/run-1")]
+    boot = cpulm_command("supervise", "--at-boot", str(folder / "runs/run-1"))
     assert subprocess.run(boot, cwd="/", timeout=240, check=False).returncode == 0
     night = night_of(folder)
     assert (night["state"], len(night["attempts"])) == ("finished", 2)
     assert night["attempts"][0]["step"] == night["attempts"][1]["from_step"]
 
 
-def test_resume_continues_overnight_with_a_new_horizon(folder: Path) -> None:
-    train = [*CPULM, "train", "--config", "quick.yaml", "--steps", "3", "--headless"]
+def test_resume_continues_overnight_with_a_new_horizon(folder: Path, forks: None) -> None:
+    train = cpulm_command("train", "--config", "quick.yaml", "--steps", "3", "--headless")
     subprocess.run(train, cwd=folder, capture_output=True, timeout=60, check=True)
     begun = begin(folder, "resume", "runs/run-1", "--steps", "30")
     assert begun.returncode == 0, begun.stderr
@@ -142,7 +142,7 @@ def test_resume_continues_overnight_with_a_new_horizon(folder: Path) -> None:
     ],
 )
 def test_an_error_is_reported_at_once_and_leaves_nothing(
-    folder: Path, arguments: list[str], code: int, said: str
+    folder: Path, forks: None, arguments: list[str], code: int, said: str
 ) -> None:
     begun = begin(folder, "train", *arguments)
     assert (begun.returncode, begun.stdout) == (code, "")
@@ -150,7 +150,7 @@ def test_an_error_is_reported_at_once_and_leaves_nothing(
     assert list(folder.glob("runs/*")) == []
 
 
-def test_a_run_that_is_trained_overnight_is_not_taken_on_twice(folder: Path) -> None:
+def test_a_run_that_is_trained_overnight_is_not_taken_on_twice(folder: Path, forks: None) -> None:
     begin(folder, "train", "--config", "quick.yaml", "--steps", "100000")
     again = begin(folder, "resume", "runs/run-1")
     assert again.returncode == 2
@@ -160,7 +160,7 @@ def test_a_run_that_is_trained_overnight_is_not_taken_on_twice(folder: Path) -> 
 
 @posix
 def test_ctrl_c_before_the_run_has_begun_leaves_nothing(folder: Path) -> None:
-    command = [*CPULM, "train", "--config", "quick.yaml", "--overnight"]
+    command = cpulm_command("train", "--config", "quick.yaml", "--overnight")
     with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True) as begun:
         assert begun.stderr is not None
         assert "overnight: cpulm train" in begun.stderr.readline()
@@ -201,7 +201,9 @@ def test_what_a_resumed_run_is_given() -> None:
         "--no-pause-on-battery",
     ]
     wide = {**os.environ, "COLUMNS": "200"}
-    page = subprocess.run([*CPULM, "resume", "--help"], capture_output=True, text=True, env=wide, check=True)
+    page = subprocess.run(
+        cpulm_command("resume", "--help"), capture_output=True, text=True, env=wide, check=True
+    )
     shown = page.stdout.replace("--[no-]", "--")
     assert [flag for flag in flags if flag.replace("--no-", "--").partition("=")[0] not in shown] == []
 
@@ -231,7 +233,7 @@ def test_a_night_whose_clock_is_a_day_behind_the_command_that_began_it(
 
 def test_files_of_the_user_are_never_run_not_even_those_saved_in_the_night(folder: Path) -> None:
     save_modules(folder, "random", "select")
-    arguments = "train --config quick.yaml --steps 1500 --set log.report=true"
+    arguments = "train --config quick.yaml --steps 500 --set log.report=true"
     assert begin(folder, *arguments.split()).returncode == 0
     save_modules(folder, *(sys.stdlib_module_names - {"__main__"}), "torch", "rich", "typer", "cpulm")
     os.kill(night_of(folder)["child_pid"], signal.SIGTERM if os.name == "nt" else signal.SIGKILL)
@@ -239,7 +241,7 @@ def test_files_of_the_user_are_never_run_not_even_those_saved_in_the_night(folde
     assert (night["state"], len(night["attempts"])) == ("finished", 2)
     assert not (folder / "ran").exists()
     assert (folder / "runs/run-1/report.html").is_file()
-    boot = [*CPULM, "supervise", "--at-boot", "runs/run-1"]
+    boot = cpulm_command("supervise", "--at-boot", "runs/run-1")
     assert subprocess.run(boot, cwd=folder, timeout=60, check=False).returncode == 0
     assert not (folder / "ran").exists()
 

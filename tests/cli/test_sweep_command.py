@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from forked import Forked
+from forked import forks as forks
 
 from cpulm.cli.main import main
 from cpulm.events import StepDone, line_start
@@ -60,7 +61,9 @@ def arguments(*more: str) -> list[str]:
 
 
 @pytest.fixture
-def run(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def run(
+    folder: Path, forks: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Run:
     """Run ``cpulm ARGUMENTS`` in this process, which looks at the trials often."""
     monkeypatch.setattr(run_sweep, "LOOK_SECONDS", 0.05)
 
@@ -77,18 +80,17 @@ def steps_of(run: Path) -> list[int]:
     return [event.step for event in Tail(run / "metrics.jsonl").new_events() if isinstance(event, StepDone)]
 
 
-def begin(words: list[str]) -> subprocess.Popen[str]:
-    """``cpulm WORDS`` in a process of its own."""
-    command = [sys.executable, "-m", "cpulm", *words]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+def begin(folder: Path, words: list[str]) -> Forked:
+    """``cpulm WORDS`` in a process of its own, which tells ``folder/said``."""
+    return Forked(folder, *words, stderr=folder / "said")
 
 
-def wait_for_step(run: Path, process: subprocess.Popen[str]) -> None:
+def wait_for_step(run: Path, process: Forked) -> None:
     """Until the run of a trial has made a step."""
     end = time.monotonic() + 100
     metrics = run / "metrics.jsonl"
     while not (metrics.is_file() and line_start(StepDone) in metrics.read_bytes()):
-        assert process.poll() is None, process.communicate()[1]
+        assert process.poll() is None, (run.parents[2] / "said").read_text()
         assert time.monotonic() < end
         time.sleep(0.05)
 
@@ -124,7 +126,7 @@ def test_the_worse_half_stops_early_and_the_best_stands_first(
     asked = arguments(
         f"--set=train.lr={hopeless},1e-2",
         "--set=train.optimizer=adamw",
-        "--steps=1000",
+        "--steps=500",
         "--halving",
         # Each validation is in the record at once, so a trial is asked to stop soon after the rung.
         "--set=eval.every=25",
@@ -135,14 +137,14 @@ def test_the_worse_half_stops_early_and_the_best_stands_first(
     found = json.loads(done.out)
     best, other = found["trials"]
     assert best["values"] == {"train.lr": 0.01}
-    assert (best["state"], best["step"], best["rung"]) == ("finished", 1000, 1)
+    assert (best["state"], best["step"], best["rung"]) == ("finished", 500, 1)
     assert (other["state"], other["rung"]) == ("stopped early", 0)
-    assert other["step"] < 1000
+    assert other["step"] < 500
     assert best["bits_per_byte"] < other["bits_per_byte"]
     assert found["best"] == best["run"]
     assert "seed: 3" in Path(found["sweep"], "trials", "lr=1e-2.yaml").read_text()
     # A run that was stopped at a rung continues exactly: no step is missing or repeated.
-    assert steps_of(folder / best["run"]) == list(range(1, 1001))
+    assert steps_of(folder / best["run"]) == list(range(1, 501))
 
     again = run(*asked)
     assert again.code == 0
@@ -154,13 +156,13 @@ def test_the_worse_half_stops_early_and_the_best_stands_first(
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows sends no such signal to another process")
 def test_ctrl_c_saves_every_run_and_resume_goes_on(run: Run, folder: Path) -> None:
-    asked = arguments("--set=train.steps=900,9", "--headless")
-    process = begin(asked)
-    first = folder / "sweeps" / "tiny-1" / "steps=900"
+    asked = arguments("--set=train.steps=400,9", "--headless")
+    process = begin(folder, asked)
+    first = folder / "sweeps" / "tiny-1" / "steps=400"
     wait_for_step(first, process)
-    process.send_signal(signal.SIGINT)
-    said = process.communicate(timeout=100)[1]
-    assert process.returncode == 75, said
+    os.kill(process.pid, signal.SIGINT)
+    code, said = process.wait(), (folder / "said").read_text()
+    assert code == 75, said
     assert "cpulm resume sweeps/tiny-1" in said
     reached = steps_of(first)[-1]
     assert (first / "latest.pt").is_file()
@@ -170,25 +172,25 @@ def test_ctrl_c_saves_every_run_and_resume_goes_on(run: Run, folder: Path) -> No
     done = run("resume", "sweeps/tiny-1", "--json")
     assert done.code == 0, done.err
     assert [trial["state"] for trial in json.loads(done.out)["trials"]] == ["finished", "finished"]
-    assert steps_of(first) == list(range(1, 901))
-    assert reached < 900
+    assert steps_of(first) == list(range(1, 401))
+    assert reached < 400
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no kill -9")
 def test_a_sweep_that_was_killed_continues_the_run_it_left_behind(run: Run, folder: Path) -> None:
-    asked = arguments("--set=train.steps=900,9", "--headless")
-    process = begin(asked)
-    first = folder / "sweeps" / "tiny-1" / "steps=900"
+    asked = arguments("--set=train.steps=400,9", "--headless")
+    process = begin(folder, asked)
+    first = folder / "sweeps" / "tiny-1" / "steps=400"
     wait_for_step(first, process)
     refused = run("resume", "sweeps/tiny-1")
     assert refused.code == 2
     assert f"process {process.pid} on" in refused.err
-    process.kill()
-    process.communicate(timeout=100)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
     done = run(*asked, "--json")  # the same command again
     assert done.code == 0, done.err
     assert [trial["state"] for trial in json.loads(done.out)["trials"]] == ["finished", "finished"]
-    assert steps_of(first) == list(range(1, 901))
+    assert steps_of(first) == list(range(1, 401))
 
 
 def test_a_trial_that_fails_is_left_out_with_its_reason(run: Run, folder: Path) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forked import forks as forks
 from typer.main import get_command
 
 from cpulm.benchmark import pilots, planner, step_benchmark, suite
@@ -232,7 +233,7 @@ def first_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def world(first_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def world(first_world: Path, forks: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the world for one page, and the current folder."""
     shutil.copytree(first_world, tmp_path / "world")
     monkeypatch.chdir(tmp_path / "world")

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from forked import forks as forks
 from small_runs import settings_for, train
 
 from cpulm.overnight.report_page import is_outdated, write_report
@@ -19,7 +20,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     return train(settings_for(folder / "text.txt"), folder / "run")[1].run
 
 
-def test_it_is_written_and_outdated_once_the_record_goes_on(trained: RunDir) -> None:
+def test_it_is_written_and_outdated_once_the_record_goes_on(trained: RunDir, forks: None) -> None:
     assert is_outdated(trained)
     assert write_report(trained) == ""
     assert trained.report.read_bytes().startswith(b"<!DOCTYPE html>")
@@ -29,7 +30,7 @@ def test_it_is_written_and_outdated_once_the_record_goes_on(trained: RunDir) -> 
     assert is_outdated(trained)
 
 
-def test_what_is_in_the_way_is_said_in_words(trained: RunDir) -> None:
+def test_what_is_in_the_way_is_said_in_words(trained: RunDir, forks: None) -> None:
     trained.report.unlink(missing_ok=True)
     trained.report.mkdir()
     try:

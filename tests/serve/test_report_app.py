@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 from command_line import cpulm
+from forked import forks as forks
 from recorded_runs import MakeRun
 from recorded_runs import make_run as make_run
 from running_server import running
@@ -20,7 +21,7 @@ KEY = "a-key"
 
 @pytest.mark.slow
 def test_the_report_follows_the_log_and_needs_the_key(
-    browser: Any, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+    browser: Any, make_run: MakeRun, forks: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(report_app, "_REST", 0)
     run = RunDir(make_run(steps=100))

@@ -7,12 +7,17 @@ exit codes), but not of what it imports.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import gc
 import importlib
 import json
 import os
 import pkgutil
+import select
+import shlex
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -29,7 +34,7 @@ CLOSED = ""
 class Forked:
     """``cpulm ARGUMENTS`` in ``folder``, in a process whose streams are files, devices or :data:`CLOSED`.
 
-    One at a time: the next may begin when :meth:`wait` has returned.
+    What it starts is started with the test's own ``sys.executable``, which may be that of :func:`forks`.
     """
 
     def __init__(
@@ -41,27 +46,31 @@ class Forked:
         stderr: Path | str = os.devnull,
         environ: Mapping[str, str] | None = None,
     ) -> None:
-        self._server = _server()
         self._code: int | None = None
         request = {
             "folder": str(folder),
             "argv": arguments,
             "streams": [str(stdin), str(stdout), str(stderr)],
             "environ": {**os.environ, **(environ or {})},
+            "executable": sys.executable,
         }
-        assert self._server.stdin is not None
-        self._server.stdin.write(f"{json.dumps(request)}\n")
-        self.pid = self._answer()
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(_server()))
+            connection.sendall(f"{json.dumps(request)}\n".encode())
+            self._answers = connection.makefile()
+        self.pid = int(self._answers.readline())
+
+    def poll(self) -> int | None:
+        """The exit code as :meth:`wait` gives it; None while it runs."""
+        ended = self._code is not None or select.select([self._answers], [], [], 0)[0]
+        return self.wait() if ended else None
 
     def wait(self) -> int:
         """The exit code; negative: the signal that ended it."""
         if self._code is None:
-            self._code = self._answer()
+            self._code = int(self._answers.readline())
+            self._answers.close()
         return self._code
-
-    def _answer(self) -> int:
-        assert self._server.stdout is not None
-        return int(self._server.stdout.readline())
 
 
 def forked(folder: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -72,29 +81,79 @@ def forked(folder: Path, *arguments: str, **environ: str) -> subprocess.Complete
         return subprocess.CompletedProcess(arguments, code, out.read_text("utf-8"), err.read_text("utf-8"))
 
 
+@pytest.fixture
+def forks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cpulm starts in this test is a fork, too, that a small process stands for."""
+    if not hasattr(os, "fork"):
+        return
+    client = Path(__file__).with_name("forked_client.py")
+    python = _server().with_name("python")
+    command = shlex.join([sys.executable, "-I", "-S", str(client), str(_server())])
+    python.write_text(f'#!/bin/sh\nexec {command} "$0" "$@"\n')
+    python.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(python))
+
+
 @functools.cache
-def _server() -> subprocess.Popen[str]:
-    """The process that is forked: one for each that runs tests, from the first use to its end."""
+def _server() -> Path:
+    """The socket of the process that is forked: one for each that runs tests, until that ends."""
     if not hasattr(os, "fork"):
         pytest.skip("processes are forked")
+    kept = tempfile.TemporaryDirectory(prefix="cpulm-")
+    path = Path(kept.name, "socket")
     pipe = subprocess.PIPE
-    server = subprocess.Popen([sys.executable, __file__], stdin=pipe, stdout=pipe, text=True, bufsize=1)
-    atexit.register(server.communicate)  # closes its stdin, upon which it ends
-    return server
+    server = subprocess.Popen([sys.executable, __file__, str(path)], stdin=pipe, stdout=pipe, text=True)
+    assert server.stdout is not None
+    server.stdout.readline()  # it listens
+
+    def end() -> None:
+        server.communicate()  # closes its stdin, upon which it ends
+        kept.cleanup()
+
+    atexit.register(end)
+    return path
 
 
-def _serve() -> dict[str, Any] | None:
-    """Fork once for each line of stdin; in the fork the request, in the server None at the end."""
-    for line in sys.stdin:
-        pid = os.fork()
-        if pid == 0:
-            request: dict[str, Any] = json.loads(line)
-            return request
-        sys.stdout.write(f"{pid}\n")
-        sys.stdout.flush()
-        sys.stdout.write(f"{os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])}\n")
-        sys.stdout.flush()
-    return None
+def _serve(listener: socket.socket) -> dict[str, Any] | None:
+    """Fork for each connection; in the fork the request, in the server None at the end."""
+    while True:
+        ready, _, _ = select.select([sys.stdin, listener], [], [])
+        if sys.stdin in ready:
+            return None
+        connection, _ = listener.accept()
+        if os.fork() == 0:
+            listener.close()
+            return _request(connection)
+        connection.close()
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+
+
+def _request(connection: socket.socket) -> dict[str, Any]:
+    """Fork for what the connection requests; in the fork the request. Never returns in this process.
+
+    It tells the fork's pid and then its exit code, and kills it if nobody is there any more to be told.
+    """
+    text, streams, _, _ = socket.recv_fds(connection, 1 << 16, 3)
+    while not text.endswith(b"\n"):
+        text += connection.recv(1 << 16)
+    request: dict[str, Any] = json.loads(text)
+    pid = os.fork()
+    if pid == 0:
+        connection.close()
+        return {"streams": streams, **request}
+    connection.sendall(b"%d\n" % pid)
+    for number in streams:
+        os.close(number)
+    ended = 0, 0
+    while not ended[0]:
+        if select.select([connection], [], [], 0.02)[0]:
+            os.kill(pid, signal.SIGKILL)
+            os._exit(1)
+        ended = os.waitpid(pid, os.WNOHANG)
+    connection.sendall(b"%d\n" % os.waitstatus_to_exitcode(ended[1]))
+    os._exit(0)
 
 
 def _become(request: dict[str, Any]) -> None:
@@ -103,6 +162,9 @@ def _become(request: dict[str, Any]) -> None:
     os.environ.clear()
     os.environ.update(request["environ"])
     sys.argv = ["cpulm", *request["argv"]]
+    sys.executable = request.get("executable", sys.executable)
+    if request.get("leads"):
+        os.setsid()
     opened = (os.O_RDONLY, "r"), (os.O_WRONLY | os.O_CREAT, "w"), (os.O_WRONLY | os.O_CREAT, "w")
     os.closerange(0, 3)
     for number, (path, (flags, mode), name) in enumerate(
@@ -110,8 +172,9 @@ def _become(request: dict[str, Any]) -> None:
     ):
         stream = None
         if path != CLOSED:
-            os.dup2(other := os.open(path, flags), number)
+            other = path if isinstance(path, int) else os.open(path, flags)
             if other != number:
+                os.dup2(other, number)
                 os.close(other)
             lines = 1 if name == "stderr" else -1  # as Python buffers them
             stream = open(number, mode, lines, encoding="utf-8", closefd=False)  # noqa: SIM115
@@ -131,7 +194,13 @@ if __name__ == "__main__":
     del sys.path[0]  # as __main__.py does: no module is found beside this file
     _import_everything()
     gc.freeze()  # else every fork would write to all of this memory as it ends
-    if (asked := _serve()) is not None:
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(sys.argv[1])
+        listening.listen()
+        sys.stdout.write("listening\n")
+        sys.stdout.flush()
+        asked = _serve(listening)
+    if asked is not None:
         _become(asked)
         from cpulm.cli.main import main
 
