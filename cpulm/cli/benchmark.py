@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cpulm.cli import completion
 from cpulm.cli.setting_flags import (
     COMMON,
     FILES,
@@ -21,6 +22,7 @@ from cpulm.cli.setting_flags import (
     JsonResult,
     Preset,
     setting_flags,
+    with_text,
 )
 
 if TYPE_CHECKING:
@@ -40,6 +42,15 @@ _QUICK_SECONDS, _SECONDS = 2.0, 10.0
     }
 )
 def benchmark(
+    text: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="TEXT...",
+            help="Text to plan for, or to time a pass over.",
+            rich_help_panel=COMMON,
+            autocompletion=completion.paths,
+        ),
+    ] = None,
     preset: Preset = None,
     max_time: Annotated[
         str | None,
@@ -87,17 +98,18 @@ def benchmark(
 
     **Examples**
 
-        cpulm benchmark --preset small --data notes/
+        cpulm benchmark notes/ --preset small
 
         cpulm benchmark --all
 
-        cpulm benchmark --max-time 8h --data notes/ --out plan.yaml
+        cpulm benchmark notes/ --max-time 8h --out plan.yaml
     """
     import os
 
     from cpulm.errors import SettingsError
     from cpulm.settings_resolver import AUTO, is_given, resolve
 
+    flags = with_text(flags, text)
     if quick and all_presets:
         raise SettingsError("--quick has no effect with --all", "leave it out")
     if max_time is None and (out is not None or pilots):
@@ -108,7 +120,7 @@ def benchmark(
     if all_presets:
         if preset or config or max_time or any(key.startswith("data.") for key in flags):
             raise SettingsError(
-                "--all measures every preset", "leave out --preset, --config, --data and --max-time"
+                "--all measures every preset", "leave out --preset, --config, the text and --max-time"
             )
         _compare(assignments or [], flags, json=json)
         return

@@ -50,7 +50,7 @@ def test_figures_fit_each_other(tmp_path: Path) -> None:
     text = tmp_path / "rhyme.txt"
     text.write_text("the cat sat on the mat; the rat saw the cat and ran.\n" * 60)
     record = measured(
-        "--quick", "--data", str(text), "--set=train.grad_accum_steps=3", "--set=train.steps=50", cwd=tmp_path
+        "--quick", str(text), "--set=train.grad_accum_steps=3", "--set=train.steps=50", cwd=tmp_path
     )
     assert record["tokens_per_step"] == 4 * 16 * 3
     step = record["timing"]["step_seconds"]

@@ -44,6 +44,7 @@ WRONG = [
     ("train --lr -1", "--lr -1: must be greater than 0", "train.lr: "),
     ("train --device gpu", "--device gpu: must be one of auto, cpu, cuda, mps", "did you mean"),
     ("train small", "small is a preset", "write --preset small"),
+    ("benchmark tiny", "tiny is a preset", "write --preset tiny"),
     ("train --muon-lr 1 --set train.optimizer=adamw", "no effect", "--set train.optimizer=muon"),
     ("generate", "RUN is missing", "such as `cpulm generate runs/tiny-1`"),
     ("generate RUN --model other", "no option --model", "give it as the argument RUN"),
