@@ -74,7 +74,7 @@ def our_work(preset: str, precision: str, kind: str) -> Iterator[int]:
         else:
             done = min(64, settings.model.block_size - 1)
             made = Generation(
-                parts.model, [0], max_new_tokens=done, sampling=Sampling(), seed=number, eot_id=vocab_size
+                parts.model, [0], max_new_tokens=done, sampling=Sampling(), seed=number, end_ids={vocab_size}
             )
             for _ in made:
                 pass

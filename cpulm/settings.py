@@ -147,6 +147,8 @@ class DataSettings(Section):
     """How columns make the text of a row, such as `{grade} {holds|list}`, instead of `field`."""
     loss_after: str = ""
     """A column of the template: only what follows its value counts in the loss."""
+    chat: bool = False
+    """Rows are conversations in OpenAI's or ShareGPT's form, and records: the model learns to answer."""
     where: Sources = Field([])
     """Conditions that a row must meet, such as `grade>=6`."""
     dedup: bool = False

@@ -82,6 +82,8 @@ def resolve(
     merged: Layer = {}
     for layer in layers:
         _merge_layer(merged, layer)
+    if merged.get("data.chat") is True and merged.setdefault("train.records", True) is False:
+        raise SettingsError("data.chat makes records of conversations", "leave train.records=false out")
     return validate(_nested({**merged, "preset": preset}))
 
 

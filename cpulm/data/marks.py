@@ -6,6 +6,7 @@ Text is never searched for special tokens, so a reader that puts one there says 
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from typing import NamedTuple
 
 LOSS_OFF, LOSS_ON = "-", "+"
@@ -21,6 +22,12 @@ class Mark(NamedTuple):
 
     place: int
     name: str
+
+
+def pieces_of(text: str, marks: tuple[Mark, ...]) -> list[str]:
+    """The text between the marks; no piece is empty."""
+    borders = [0, *(mark.place for mark in marks), len(text)]
+    return [text[begin:end] for begin, end in pairwise(borders) if begin < end]
 
 
 def moved(marks: tuple[Mark, ...], by: int) -> tuple[Mark, ...]:

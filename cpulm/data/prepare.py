@@ -64,7 +64,8 @@ def prepare(
     else:
         folder = _find_or_build(data, out, tokenizer, emit, should_stop)
     _report_split(folder, emit)
-    _report_vocabulary(data, folder, emit)
+    if tokenizer is None:
+        _report_vocabulary(data, folder, emit)
     _report_losses(folder, emit)
     if block_size is not None:
         require_block("train", len(folder.train), block_size)
@@ -207,6 +208,7 @@ def _find_or_build(
         delete_abandoned()
     corpus = scan_sources(data, files, val_files, emit, should_stop)
     tokenizer = tokenizer or make_tokenizer(data, corpus, emit, should_stop)
+    tokenizer = tokenizer.with_special_tokens(corpus.reading.special_tokens)
     if out is not None:
         return _written(data, corpus, tokenizer, out, emit, should_stop, keep_existing=False)
     cache, instead = token_caches()

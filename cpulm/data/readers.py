@@ -27,7 +27,7 @@ from cpulm.errors import DataError, SettingsError
 _SNIFFED_BYTES = 1 << 13
 _NAMED_FILES = 10
 
-_OF_ROWS = ("field", "template", "loss_after", "where", "skip_bad")
+_OF_ROWS = ("field", "template", "chat", "loss_after", "where", "skip_bad")
 _OF_TEXT = ("document", "separator")
 
 

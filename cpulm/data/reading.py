@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 
 from cpulm.data.losses import Losses
 from cpulm.data.marks import Mark
+from cpulm.data.records.chat import ChatTemplate
 from cpulm.data.records.conditions import parse_condition
 from cpulm.data.records.template import Template, parse_template
 from cpulm.data.sources import SourceFile
@@ -35,6 +36,7 @@ class Reading(NamedTuple):
         document: what one document is in plain text.
         separator: the text between the documents of plain text; empty: there is none.
         loss_after: the column of the template after whose value the loss counts; empty: it counts everywhere.
+        chat: rows are conversations; ``field``, if it is not the usual one, holds their messages.
     """
 
     field: str = "text"
@@ -47,21 +49,35 @@ class Reading(NamedTuple):
     document: DocumentUnit = "file"
     separator: str = ""
     loss_after: str = ""
+    chat: bool = False
 
     @property
     def masks_loss(self) -> bool:
         """Whether the loss does not count everywhere."""
-        return bool(self.loss_after)
+        return bool(self.loss_after) or self.chat
 
     @property
     def rows_are_whole(self) -> bool:
         """Whether no document is cut to be held out in part: half a record is none."""
-        return bool(self.template)
+        return bool(self.template) or self.chat
 
     @property
     def parsed_template(self) -> Template | None:
-        """The template, if there is one."""
+        """The template of columns, if there is one."""
         return parse_template(self.template, self.loss_after) if self.template else None
+
+    @property
+    def row_template(self) -> Template | ChatTemplate | None:
+        """What makes documents of rows, if it is not one field that holds the text."""
+        if self.chat:
+            return ChatTemplate("" if self.field == DEFAULT.field else self.field)
+        return self.parsed_template
+
+    @property
+    def special_tokens(self) -> list[str]:
+        """The names of special tokens in the documents."""
+        template = self.row_template
+        return template.special_tokens if template is not None else []
 
     @classmethod
     def of(cls, data: DataSettings) -> Reading:
@@ -71,6 +87,12 @@ class Reading(NamedTuple):
             SettingsError: if the template or a condition cannot be understood, or two settings exclude each
                 other.
         """
+        if data.chat and (data.template or data.loss_after):
+            name = "template" if data.template else "loss_after"
+            raise SettingsError(
+                f"data.chat and data.{name} both say how rows are read",
+                "leave one out: conversations have a template of their own, and their answers count",
+            )
         if data.template:
             if data.field != DEFAULT.field:
                 raise SettingsError(
@@ -101,6 +123,7 @@ class Reading(NamedTuple):
             data.document,
             data.separator,
             data.loss_after,
+            data.chat,
         )
 
 

@@ -97,11 +97,12 @@ class Tokenizer:
         return text
 
     def with_special_tokens(self, names: Sequence[str]) -> Tokenizer:
-        """The same tokenizer with special tokens of these names after its other entries."""
-        if not names:
+        """The same tokenizer with special tokens of these names; those that it lacks come last."""
+        lacking = [name for name in names if self.inner.token_to_id(name) not in self.special_ids]
+        if not lacking:
             return self
         inner = JsonTokenizer.from_str(self.to_json())
-        inner.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in names])
+        inner.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in lacking])
         return Tokenizer(inner)
 
     def encode(self, text: str) -> list[int]:
@@ -271,10 +272,11 @@ def char_tokenizer(characters: Iterable[str]) -> Tokenizer:
     return _with_end_of_text(inner)
 
 
-def train_word(texts: Iterable[str], vocab_size: int | None) -> Tokenizer:
+def train_word(texts: Iterable[str], vocab_size: int | None, reserved: Sequence[str] = ()) -> Tokenizer:
     """Build a vocabulary of the most frequent words between white space; id 0, ``<unk>``, is all others.
 
-    White space is not kept: decoding puts one space between words.
+    White space is not kept: decoding puts one space between words. Words that are the names of ``reserved``
+    special tokens are among all others.
 
     Raises:
         SettingsError: if ``vocab_size`` is under 3.
@@ -288,8 +290,8 @@ def train_word(texts: Iterable[str], vocab_size: int | None) -> Tokenizer:
     counts: Counter[str] = Counter()
     for text in texts:
         counts.update(text.split())
-    for reserved in (UNKNOWN, END_OF_TEXT):
-        del counts[reserved]
+    for name in (UNKNOWN, END_OF_TEXT, *reserved):
+        del counts[name]
     ranked = sorted(counts, key=lambda word: (-counts[word], word))
     if vocab_size is not None and not ranked:
         raise DataError("the text has no words", "give more text, or another --tokenizer")

@@ -9,6 +9,7 @@ from itertools import pairwise
 
 from cpulm.cache_dir import expand_home
 from cpulm.data.encoder import safe_border
+from cpulm.data.marks import pieces_of
 from cpulm.data.piece_borders import piece_starts
 from cpulm.data.split import Corpus
 from cpulm.data.splitting import NEW_PATTERN
@@ -62,7 +63,7 @@ def make_tokenizer(
 ) -> Tokenizer:
     """Make the tokenizer of ``data.tokenizer``: read from a file, built, or trained on a sample.
 
-    One that is built here has the special tokens of a template too, after the end-of-text token.
+    One that is built here leaves room in ``data.vocab_size`` for the special tokens of the documents.
 
     Raises:
         SettingsError: if the vocabulary size does not fit the kind or the text.
@@ -72,26 +73,23 @@ def make_tokenizer(
     if data.tokenizer not in KINDS:
         path = expand_home(data.tokenizer)
         return word_list_tokenizer(path) if path.suffix == SUFFIX else Tokenizer.from_file(path)
-    template = corpus.reading.parsed_template
-    special = template.special_tokens if template is not None else []
-    return _built(data, corpus, len(special), emit, should_stop).with_special_tokens(special)
+    return _built(data, corpus, emit, should_stop)
 
 
-def _built(
-    data: DataSettings, corpus: Corpus, reserved: int, emit: Listener, should_stop: Callable[[], bool]
-) -> Tokenizer:
-    """The tokenizer without special tokens; for these ``reserved`` entries of the vocabulary are left."""
+def _built(data: DataSettings, corpus: Corpus, emit: Listener, should_stop: Callable[[], bool]) -> Tokenizer:
+    """The tokenizer without the documents' special tokens, for which entries of the vocabulary are left."""
+    special = corpus.reading.special_tokens
     if data.tokenizer == "byte":
         return byte_tokenizer()
     if data.tokenizer == "char":
         return char_tokenizer(corpus.characters)
-    vocab_size = None if data.vocab_size is None else data.vocab_size - reserved
+    vocab_size = None if data.vocab_size is None else data.vocab_size - len(special)
     if data.tokenizer == "bpe":
         if vocab_size is None:
             raise SettingsError("data.tokenizer=bpe needs data.vocab_size", "such as --vocab-size 4096")
         size = vocab_size
         return _in_background(lambda texts: train_bpe(texts, size), corpus, emit, should_stop)
-    return _in_background(lambda texts: train_word(texts, vocab_size), corpus, emit, should_stop)
+    return _in_background(lambda texts: train_word(texts, vocab_size, special), corpus, emit, should_stop)
 
 
 def _in_background(
@@ -165,6 +163,13 @@ class _Sample:
                 held = ""
                 continue
             self.taken += part.source_bytes
+            if part.marks:  # no token spans a mark
+                yield held
+                held = ""
+                for piece in pieces_of(part.text, part.marks):
+                    self._note(piece)
+                    yield piece
+                continue
             text = held + part.text
             border = len(text) if part.ends else safe_border(text)
             held = text[border:]

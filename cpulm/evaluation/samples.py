@@ -115,7 +115,7 @@ def _generate_samples(
                 sampling=request.sampling,
                 seed=request.seed + first // _AT_ONCE,
                 num_samples=rows,
-                eot_id=tokenizer.eot_id,
+                end_ids={tokenizer.eot_id},
             )
             made = 0
             with threads_for_model(model) as threads:

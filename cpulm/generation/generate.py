@@ -7,7 +7,7 @@ end, ``stream_text`` connects the two.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -49,7 +49,7 @@ class Generation:
         sampling: how tokens are chosen. A repetition penalty counts the whole prompt and text.
         seed: 0 or more.
         num_samples: texts generated together.
-        eot_id: the token that ends a text; None if there is none.
+        end_ids: the tokens that end a text.
         rules: for these texts; None: everything is allowed. Of a text that they allow no token any more, they
             keep the reason, and it ends.
         on_step: called after each step with its tokens and the logits [B, V] that they were chosen from,
@@ -68,7 +68,7 @@ class Generation:
         sampling: Sampling | None = None,
         seed: int = 0,
         num_samples: int = 1,
-        eot_id: int | None = None,
+        end_ids: Collection[int] = (),
         rules: RuleSet | None = None,
         on_step: OnStep | None = None,
     ) -> None:
@@ -79,7 +79,7 @@ class Generation:
             raise ValueError("an empty prompt")
         self.max_new_tokens = max_new_tokens
         self.made_tokens = 0
-        self._model, self._sampling, self._eot_id = model, sampling or Sampling(), eot_id
+        self._model, self._sampling, self._end_ids = model, sampling or Sampling(), end_ids
         self.rules, self._on_step = rules, on_step
         self._running = [True] * num_samples
         self._streams = [random.Random(seed << 32 | row) for row in range(num_samples)]
@@ -132,7 +132,7 @@ class Generation:
                 continue
             if self.rules is not None:
                 self.rules.push(row, token)
-            if token == self._eot_id:
+            if token in self._end_ids:
                 self._running[row] = False
         if self._on_step is not None:
             self._on_step(tokens, logits)
@@ -163,20 +163,26 @@ class Completion:
         tokenizer: turns tokens into characters.
         prompt_ids: the tokens before the text; some tokenizers put a space between.
         stop: strings before which the text ends.
+        end_ids: tokens that end the text; None: the end-of-text token.
 
     Raises:
         SettingsError: if a stop string is empty.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, prompt_ids: Sequence[int] = (), stop: Sequence[str] = ()
+        self,
+        tokenizer: Tokenizer,
+        prompt_ids: Sequence[int] = (),
+        stop: Sequence[str] = (),
+        end_ids: Collection[int] | None = None,
     ) -> None:
         if not all(stop):
             raise SettingsError("a stop string is empty", "give at least one character after --stop")
         self.tokens: list[int] = []
         self.text = ""
         self.stop_reason: str | None = None
-        self._eot_id, self._stream = tokenizer.eot_id, TextStream(tokenizer)
+        self._end_ids = {tokenizer.eot_id} if end_ids is None else end_ids
+        self._stream = TextStream(tokenizer)
         self._stop = tuple(stop)
         self._held = ""
         for token in prompt_ids[-_JOINING_TOKENS:]:
@@ -185,7 +191,7 @@ class Completion:
     def push(self, token: int) -> str:
         """Add the next token; return the text that can be shown now."""
         self.tokens.append(token)
-        if token == self._eot_id:
+        if token in self._end_ids:
             return self.finish(END_OF_TEXT)
         return self._show(self._stream.push(token), is_last=False)
 
@@ -252,6 +258,7 @@ def begin_texts(
     seed: int = 0,
     num_samples: int = 1,
     stop: Sequence[str] = (),
+    end_ids: Collection[int] | None = None,
     records: bool = False,
     rules: RuleSet | None = None,
     on_step: OnStep | None = None,
@@ -259,11 +266,13 @@ def begin_texts(
     """Return what :func:`stream_text` takes, for texts that continue one prompt.
 
     Args:
+        end_ids: the tokens that end a text; None: the end-of-text token.
         records: whether the model was trained on records: none was longer than its context.
     """
     if records:
         max_new_tokens = min(max_new_tokens, max(1, model.settings.block_size - len(prompt_ids) + 1))
-    completions = [Completion(tokenizer, prompt_ids, stop) for _ in range(num_samples)]
+    ends = {tokenizer.eot_id} if end_ids is None else end_ids
+    completions = [Completion(tokenizer, prompt_ids, stop, ends) for _ in range(num_samples)]
     generation = Generation(
         model,
         prompt_ids,
@@ -271,7 +280,7 @@ def begin_texts(
         sampling=sampling,
         seed=seed,
         num_samples=num_samples,
-        eot_id=tokenizer.eot_id,
+        end_ids=ends,
         rules=rules,
         on_step=on_step,
     )
@@ -318,31 +327,28 @@ def _require_known_words(tokenizer: Tokenizer, prompt: str) -> None:
 def sample_text(
     model: Transformer,
     tokenizer: Tokenizer,
-    prompt: str,
+    prompt_ids: Sequence[int],
     *,
     max_new_tokens: int,
     temperature: float,
     top_k: int | None,
     seed: int,
-    starts_documents: bool,
-    begins_records: bool = False,
+    end_ids: Collection[int] | None = None,
     should_stop: Callable[[], bool],
 ) -> str:
     """Generate one text from a model in training; the model's mode is restored.
 
     The global random state is neither read nor changed.
 
+    Args:
+        end_ids: as of :func:`begin_texts`.
+
     Returns:
         The text after the prompt, cut short if ``should_stop`` returned True.
-
-    Raises:
-        DataError: if the tokenizer lacks a character of the prompt.
     """
-    prompt_ids = encode_prompt(
-        tokenizer, prompt, starts_documents=starts_documents, begins_records=begins_records
-    )
     sampling = Sampling(temperature=temperature, top_k=top_k)
-    completion = Completion(tokenizer, prompt_ids)
+    ends = {tokenizer.eot_id} if end_ids is None else end_ids
+    completion = Completion(tokenizer, prompt_ids, end_ids=ends)
     was_training = model.training
     model.eval()
     try:
@@ -352,7 +358,7 @@ def sample_text(
             max_new_tokens=max_new_tokens,
             sampling=sampling,
             seed=seed,
-            eot_id=tokenizer.eot_id,
+            end_ids=ends,
         )
         pieces = []
         for _, piece in stream_text(generation, [completion]):

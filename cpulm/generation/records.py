@@ -103,7 +103,7 @@ def record_prompt(
     given = dict(zip(head.columns, made.values, strict=True))
     for column, value in given.items():
         _require_seen(column, value, seen.get(column))
-    ids = [tokenizer.eot_id, *_encoded(tokenizer, made)]
+    ids = [tokenizer.eot_id, *encode_marked(tokenizer, made)]
     return RecordPrompt(template, tuple(ids), made.text, given, rest)
 
 
@@ -155,13 +155,17 @@ def _require_seen(column: str, value: str, counts: Mapping[str, int] | None) -> 
     )
 
 
-def _encoded(tokenizer: Tokenizer, filled: Filled) -> Iterator[int]:
-    """The ids of a record's beginning; its marks are borders, as in training."""
+def encode_marked(tokenizer: Tokenizer, filled: Filled) -> Iterator[int]:
+    """The ids of a record's beginning; its marks are borders, as in training.
+
+    Raises:
+        DataError: if the tokenizer lacks a character or a word.
+    """
     begin = 0
     for place, name in [*filled.marks, (len(filled.text), "")]:
         part = filled.text[begin:place]
         if tokenizer.kind == "word" and (unknown := _unknown_word(tokenizer, part)):
-            raise DataError(f"the vocabulary has no word {unknown!r}", "give a value of the training data")
+            raise DataError(f"the vocabulary has no word {unknown!r}", "use words of the training data")
         yield from tokenizer.encode(part)
         begin = place
         if len(name) > 1:

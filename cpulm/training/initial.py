@@ -52,10 +52,13 @@ class InitialModel:
         """The weights for a run with these settings and so many tokens."""
         return FittedWeights(self.weights, vocab_size, settings.block_size)
 
-    def described(self) -> str:
-        """What the run begins with, for people."""
+    def described(self, tokenizer: Tokenizer) -> str:
+        """What a run with this tokenizer begins with, for people."""
         size = format_count(count(self.model, self.tokenizer.vocab_size).total)
-        return f"begins with the {size} weights of {self.path}"
+        ids = range(self.tokenizer.vocab_size, tokenizer.vocab_size)
+        names = ", ".join(str(tokenizer.inner.id_to_token(number)) for number in ids)
+        new = f"; new in its vocabulary: {names}" if names else ""
+        return f"begins with the {size} weights of {self.path}{new}"
 
 
 def read_initial(path: str, emit: Listener) -> InitialModel:
@@ -111,8 +114,10 @@ def require_fit(initial: InitialModel, settings: Settings) -> None:
 
 
 def require_tokenizer(initial: InitialModel, tokens: TokenFolder) -> None:
-    """Raise DataError if a prepared token folder was made with another tokenizer than the model's."""
-    if tokens.tokenizer.to_json() != initial.tokenizer.to_json():
+    """Raise DataError if tokens are of another tokenizer than the model's, new special tokens aside."""
+    there = tokens.tokenizer
+    special = [str(there.inner.id_to_token(number)) for number in sorted(there.special_ids)]
+    if there.to_json() != initial.tokenizer.with_special_tokens(special).to_json():
         raise DataError(
             f"the tokens in {tokens.path} are of another tokenizer than that of {initial.path}",
             "give the text that they were made from",

@@ -311,7 +311,7 @@ def prepare_run(
     planned = requirements.nominal_seconds(settings, tokens.vocab_size, plan.steps, runtime.device.type)
     runtime = decide_compile(runtime, settings.runtime.compile, machine, planned)
     parts = build_parts(settings, tokens, runtime, teacher, initial=initial)
-    begins_with = "" if initial is None else initial.described()
+    begins_with = "" if initial is None else initial.described(tokens.tokenizer)
     return PreparedRun(settings, machine, runtime, tokens, plan, parts, teacher, begins_with)
 
 

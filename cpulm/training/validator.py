@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 
 from cpulm.checkpoints.train_state import TrainState
 from cpulm.data.batches import ValidationBatches
+from cpulm.data.records.chat import end_ids
 from cpulm.data.tokenfile import TokenFolder
 from cpulm.evaluation.validation_loss import Evaluation, evaluate
 from cpulm.events import EndReason, Listener, SampleMade, Validated
-from cpulm.generation.generate import sample_text
+from cpulm.generation.chat import sample_question
+from cpulm.generation.generate import encode_prompt, sample_text
 from cpulm.model.transformer import Transformer
 from cpulm.optim.weight_average import WeightAverage
 from cpulm.settings import Settings
@@ -123,16 +125,23 @@ class Validator:
         sample = self.settings.sample
         if not sample.max_new_tokens:
             return
+        tokenizer = self.tokens.tokenizer
+        prompt, ends = sample.prompt, None
+        if self.settings.data.chat:
+            prompt, ids = sample_question(self.tokens, prompt)
+            ends = end_ids(tokenizer)
+        else:
+            starts, records = self.tokens.train_documents > 1, self.settings.train.records
+            ids = encode_prompt(tokenizer, prompt, starts_documents=starts, begins_records=records)
         text = sample_text(
             self.model,
-            self.tokens.tokenizer,
-            sample.prompt,
+            tokenizer,
+            ids,
             max_new_tokens=sample.max_new_tokens,
             temperature=sample.temperature,
             top_k=sample.top_k,
             seed=self.settings.train.seed,
-            starts_documents=self.tokens.train_documents > 1,
-            begins_records=self.settings.train.records,
+            end_ids=ends,
             should_stop=self.should_stop,
         )
-        self.emit(SampleMade(step=step, prompt=sample.prompt, text=text))
+        self.emit(SampleMade(step=step, prompt=prompt, text=text))

@@ -114,7 +114,7 @@ def test_a_list_in_text_says_nothing_of_its_backslashes(recwarn: pytest.Warnings
 
 
 def test_columns_without_a_default_are_required() -> None:
-    assert parse_template("{b} {a|upper} {b} {c|default:'x'}").required == ["b", "a"]
+    assert parse_template("{b} {a|upper} {b} {c|default:'x'}").required_of([]) == ["b", "a"]
 
 
 def test_every_filter_is_shown_at_work() -> None:

@@ -90,7 +90,7 @@ def greedy(ours: SmallTrained, model: Transformer, count: int) -> str:
         ids,
         max_new_tokens=count,
         sampling=Sampling(temperature=0.0),
-        eot_id=ours.tokenizer.eot_id,
+        end_ids={ours.tokenizer.eot_id},
     )
     return ours.tokenizer.decode([*ids, *(int(tokens[0] or 0) for tokens in made)])
 

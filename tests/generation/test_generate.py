@@ -142,15 +142,15 @@ def test_texts_are_drawn_independently_from_the_model_s_probabilities() -> None:
 def test_the_end_of_text_token_ends_its_text_alone() -> None:
     model, end, most = a_model(vocab_size=5), 1, 18
 
-    def steps(eot_id: int | None) -> list[list[int | None]]:
+    def steps(*ends: int) -> list[list[int | None]]:
         sampling = Sampling(temperature=3.0)
         return list(
             Generation(
-                model, [0], max_new_tokens=most, num_samples=4, eot_id=eot_id, sampling=sampling, seed=11
+                model, [0], max_new_tokens=most, num_samples=4, end_ids=ends, sampling=sampling, seed=11
             )
         )
 
-    endless = [list(row) for row in zip(*steps(None), strict=True)]
+    endless = [list(row) for row in zip(*steps(), strict=True)]
     ended = [list(row) for row in zip(*steps(end), strict=True)]
     for free, row in zip(endless, ended, strict=True):
         length = free.index(end) + 1 if end in free else most
@@ -319,12 +319,11 @@ def a_sample(model: Transformer, seed: int = 0, should_stop: Callable[[], bool] 
     return sample_text(
         model,
         byte_tokenizer(),
-        "ab",
+        [97, 98],
         max_new_tokens=20,
         temperature=0.8,
         top_k=50,
         seed=seed,
-        starts_documents=True,
         should_stop=should_stop,
     )
 

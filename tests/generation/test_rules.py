@@ -60,7 +60,7 @@ def begun(
         max_new_tokens=most,
         seed=3,
         num_samples=count,
-        eot_id=tokenizer.eot_id,
+        end_ids={tokenizer.eot_id},
         rules=build_rules(tokenizer, asked, record, count),
     )
     return generation, [Completion(tokenizer, ids) for _ in range(count)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import torch
 from hf_models import VOCAB, hf_model, saved
 from small_runs import of, resume, same, settings_for, train, weights
 
+from cpulm.checkpoints import checkpoint as checkpoints
 from cpulm.checkpoints.load_model import load_model
+from cpulm.data.records.chat import CHAT_TOKENS
 from cpulm.errors import DataError, SettingsError
 from cpulm.events import Notice, Validated
 from cpulm.export.export_model import ExportRequest, export_model
@@ -105,6 +108,38 @@ def test_learned_positions_do_not_grow(folder: Path, tmp_path: Path) -> None:
     assert weights(tmp_path / "run" / "latest.pt")["wpe.weight"].shape == (16, 48)
     with pytest.raises(SettingsError, match=r"model\.block_size = 200 does not fit .* it has 128"):
         train(begun_with(model, folder / "text.txt", "model.block_size=200"), tmp_path / "longer")
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_conversations_add_their_tokens_at_the_end(folder: Path, tmp_path: Path, tied: bool) -> None:
+    model = f"model.tie_embeddings={str(tied).lower()}"
+    more = ("train.steps=10", "data.tokenizer=bpe", "data.vocab_size=280", model)
+    train(settings_for(folder / "text.txt", *more), tmp_path / "plain")
+    talk = [{"role": "user", "content": "the fox"}, {"role": "assistant", "content": "jumps over the dog"}]
+    chats = tmp_path / "chats.jsonl"
+    chats.write_text(f"{json.dumps({'messages': talk})}\n" * 40)
+    still = (
+        "train.lr=1e-20",
+        "train.muon_lr=1e-20",
+        "train.weight_decay=0",
+        "train.steps=1",
+        "data.chat=true",
+    )
+    seen, _ = train(begun_with(tmp_path / "plain", chats, *still, "data.val_fraction=0.2"), tmp_path / "run")
+    said = [notice.message for notice in of(Notice, seen)]
+    names = ", ".join(CHAT_TOKENS)
+    assert any(message.endswith(f"; new in its vocabulary: {names}") for message in said)
+    assert not any("a vocabulary of" in message for message in said)
+    before, after = weights(tmp_path / "plain" / "best.pt"), weights(tmp_path / "run" / "latest.pt")
+    assert ("lm_head.weight" in after) is not tied
+    for name in {"wte.weight", "lm_head.weight"} & after.keys():
+        old = before[name]
+        torch.testing.assert_close(after[name], torch.cat([old, old.mean(0, keepdim=True).expand(4, -1)]))
+    tokenizer = load_model(tmp_path / "run", warn=pytest.fail)[1]
+    ids = [tokenizer.inner.token_to_id(name) for name in CHAT_TOKENS]
+    assert ids == list(range(tokenizer.vocab_size - 4, tokenizer.vocab_size))
+    resume(tmp_path / "run", steps=2)
+    assert checkpoints.load(tmp_path / "run" / "latest.pt").step == 2
 
 
 def test_tokens_of_another_tokenizer(folder: Path, first: Path, tmp_path: Path) -> None:

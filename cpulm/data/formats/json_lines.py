@@ -54,7 +54,7 @@ def _decoded(line: str) -> object:
 
 def not_an_object(where: str, how: Reading) -> DataError:
     """The error for a JSON value that has no fields."""
-    wanted = "fields" if how.template else f"field {how.field!r}"
+    wanted = "fields" if how.row_template else f"field {how.field!r}"
     return DataError(f"{where} has no {wanted}: it is not an object", f"write JSON objects, or {SKIP}")
 
 

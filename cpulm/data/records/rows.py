@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from cpulm.data.losses import Losses
-from cpulm.data.reading import DocumentChunk, Reading
+from cpulm.data.reading import DEFAULT, DocumentChunk, Reading
+from cpulm.data.records.chat import looks_like_chat
 from cpulm.data.records.conditions import parse_condition
 from cpulm.data.records.template import Filled
 from cpulm.data.records.values import MissingError, RowError, missing
@@ -48,7 +50,7 @@ class RowReader:
         self._losses = losses
         self._unit = unit
         self._noun = noun
-        self._template = how.parsed_template
+        self._template = how.row_template
         self._conditions = [parse_condition(text) for text in how.where]
 
     def require(self, columns: Iterable[str]) -> None:
@@ -58,7 +60,7 @@ class RowReader:
             DataError: naming the first that is missing, and those that exist.
         """
         there = list(columns)
-        wanted = self._template.required if self._template else [self._how.field]
+        wanted = self._template.required_of(there) if self._template else [self._how.field]
         for name in [*wanted, *(condition.column for condition in self._conditions)]:
             if name not in there and name.split(".")[0] not in there:
                 what, near = missing(name, there, self._noun)
@@ -105,7 +107,7 @@ class RowReader:
                 return None
             filled = self._template.fill(values) if self._template else Filled(self._field_of(values))
         except MissingError as error:
-            hint = " ".join(filter(None, [error.hint, self._ways_out()]))
+            hint = " ".join(filter(None, [error.hint, self._ways_out(values)]))
             raise DataError(f"{self._place(number)} {error}", f"{hint}; or {SKIP}") from error
         except RowError as error:
             hint = f"{error.hint}; or {SKIP}" if error.hint else SKIP
@@ -139,7 +141,11 @@ class RowReader:
     def _place(self, number: int) -> str:
         return f"{self._file.shown}, {self._unit} {number}"
 
-    def _ways_out(self) -> str:
+    def _ways_out(self, values: Mapping[str, Any] = MappingProxyType({})) -> str:
+        if self._how.chat:
+            return f"name the {self._noun} that holds the messages: --field NAME"
+        if self._how.field == DEFAULT.field and looks_like_chat(values):
+            return "it looks like a conversation: read it as one (--chat)"
         if self._template or self._conditions:
             return "names of columns are case-sensitive"
         return (

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -132,8 +132,7 @@ class Template:
         """The names of its special tokens, each once."""
         return list(dict.fromkeys(part.name for part in self.parts if isinstance(part, SpecialToken)))
 
-    @property
-    def required(self) -> list[str]:
+    def required_of(self, there: Iterable[str]) -> list[str]:  # noqa: ARG002 - of conversations it depends
         """The columns that every row must have, in the template's order."""
         return list(dict.fromkeys(part.column for part in self.places if part.default is None))
 
