@@ -10,14 +10,12 @@ from typing import Annotated, Any
 
 import typer
 
-from cpulm.cli import completion, record_flags
+from cpulm.cli import completion, record_flags, sampling_flags
 from cpulm.cli.generate_records import show_fields, write_rows
 from cpulm.cli.setting_flags import COMMON, MACHINE, OUTPUT, JsonResult, setting_flags
 from cpulm.errors import DataError, SettingsError
 from cpulm.regular_file import read_named
 
-SAMPLING = "How tokens are chosen"
-DEFAULT_TOP_K = 50
 MOST_PROMPT_BYTES = 1 << 28
 """Far more than any model reads; a device may have no end."""
 
@@ -75,61 +73,18 @@ def generate(
         int,
         typer.Option(metavar="N", min=1, help="Texts to write. [default: 1]", rich_help_panel=COMMON),
     ] = 1,
-    temperature: Annotated[
-        float,
-        typer.Option(
-            metavar="X",
-            help="0 takes the likeliest token, 1 the model's own probabilities. [default: 0.8]",
-            rich_help_panel=SAMPLING,
-        ),
-    ] = 0.8,
-    top_k: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            help=f"Choose among the N likeliest tokens; 0: among all. [default: {DEFAULT_TOP_K}]",
-            rich_help_panel=SAMPLING,
-        ),
-    ] = None,
-    top_p: Annotated[
-        float | None,
-        typer.Option(
-            metavar="X",
-            help="Choose among the likeliest tokens that together have probability X. [default: off]",
-            rich_help_panel=SAMPLING,
-        ),
-    ] = None,
-    min_p: Annotated[
-        float | None,
-        typer.Option(
-            metavar="X",
-            help="Drop tokens less likely than X times the likeliest. [default: off]",
-            rich_help_panel=SAMPLING,
-        ),
-    ] = None,
-    repetition_penalty: Annotated[
-        float,
-        typer.Option(
-            metavar="X",
-            help="Above 1: tokens already in the text become less likely. [default: 1]",
-            rich_help_panel=SAMPLING,
-        ),
-    ] = 1.0,
-    seed: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            min=0,
-            help="The same seed gives the same text. [default: random]",
-            rich_help_panel=SAMPLING,
-        ),
-    ] = None,
+    temperature: sampling_flags.Temperature = 0.8,
+    top_k: sampling_flags.TopK = None,
+    top_p: sampling_flags.TopP = None,
+    min_p: sampling_flags.MinP = None,
+    repetition_penalty: sampling_flags.RepetitionPenalty = 1.0,
+    seed: sampling_flags.Seed = None,
     stop: Annotated[
         list[str] | None,
         typer.Option(
             metavar="TEXT",
             help="End the text before this string; \\n and \\t are read as line end and tab; repeatable.",
-            rich_help_panel=SAMPLING,
+            rich_help_panel=sampling_flags.SAMPLING,
         ),
     ] = None,
     echo: Annotated[
@@ -181,13 +136,7 @@ def generate(
         num_samples=num_samples,
         stop=tuple(map(_unescape, stop or ())),
         echo=echo,
-        sampling={
-            "temperature": temperature,
-            "top_k": DEFAULT_TOP_K if top_k is None else top_k or None,
-            "top_p": top_p,
-            "min_p": min_p,
-            "repetition_penalty": repetition_penalty,
-        },
+        sampling=sampling_flags.sampling_of(temperature, top_k, top_p, min_p, repetition_penalty),
         fields=given_fields,
         rules={
             **{"regex": regex, "grammar": grammar, "json_schema": json_schema},

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -11,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cpulm.command import typed
 from cpulm.errors import CpulmError, SettingsError
 
 if TYPE_CHECKING:
@@ -174,14 +173,19 @@ def load(checkpoint: Path, flags: Mapping[str, Any], request: GenerateRequest) -
 
     with stderr().status(f"loading {checkpoint}"):
         from cpulm.api.language_model import load_trained
+        from cpulm.data.records.chat import knows_chat
         from cpulm.generation.sampling import Sampling
 
         sampling = Sampling(**request.sampling)
         model, tokenizer, loaded, _ = load_trained(checkpoint, flags, show_warning)
+        if knows_chat(tokenizer):
+            show_warning(
+                f"this model answers messages: `cpulm chat {typed(checkpoint)}`; here it goes on with text"
+            )
         return Writer(model, tokenizer, loaded, sampling, request)
 
 
-def _text_writer() -> Callable[[str], bool]:
+def text_writer() -> Callable[[str], bool]:
     """Writes text on stdout; control characters are made harmless first."""
     from cpulm.ui.console import write_text
     from cpulm.ui.terminal_text import harmless
@@ -197,7 +201,7 @@ def _stream(texts: Texts, echo: bool) -> bool:
     Returns:
         False if nobody reads any more.
     """
-    write = _text_writer()
+    write = text_writer()
     head = texts.prompt if echo or texts.record else ""
     separator = SEPARATOR if texts.record is None or "\n" in texts.record.literals else "\n"
     waiting = [""] * len(texts.completions)
@@ -269,43 +273,20 @@ def converse(writer: Writer, seed: int, name: str) -> None:
     Args:
         name: of the model, to show.
     """
-    from cpulm.cli.generate_commands import HELP, with_setting
-    from cpulm.ui.console import say, show_error, stderr, write_text
+    from cpulm.cli.typed_lines import LineHelp, typed_lines, with_setting
+    from cpulm.ui.console import show_error, stderr, write_text
 
-    with contextlib.suppress(ImportError):
-        import readline  # noqa: F401 - importing it gives input() a history and line editing
-    at_terminal = sys.stdin.isatty() and sys.stdout.isatty()
-    if isinstance(sys.stdin, io.TextIOWrapper) and not sys.stdin.isatty():
-        sys.stdin.reconfigure(encoding="utf-8-sig")  # of a file or a pipe, whatever the locale says
-    if at_terminal:
-        say(f"{name}: begin a text and press Enter; /help shows more")
-    mark = "> "
-    if stderr().color_system and not stderr().no_color and "readline" in sys.modules:
-        mark = "\001\033[1;36m\002> \001\033[0m\002"  # readline does not count what is between 1 and 2
-    while True:
+    about = "Begin a text and press Enter; the model continues it. Ctrl-C stops the model."
+    greeting = f"{name}: begin a text and press Enter; /help shows more"
+    for line in typed_lines(greeting, LineHelp(about, {}, blank_exits=True)):
         try:
-            prompt = input(mark if at_terminal else "")
-        except EOFError:
-            prompt = ""
-        except KeyboardInterrupt:
-            write_text("\n")
-            continue
-        except UnicodeDecodeError:
-            show_error("the line is not UTF-8", "set the terminal's encoding to UTF-8")
-            continue
-        command = prompt.split() if prompt.startswith("/") and not prompt.startswith("//") else []
-        if not prompt or command == ["/bye"]:
-            break
-        if command and command[0] != "/set":
-            say(HELP)
-            continue
-        try:
-            if command:
-                sampling, most = with_setting(writer.sampling, writer.request.max_new_tokens, command[1:])
+            if line.command:
+                most = writer.request.max_new_tokens
+                sampling, most = with_setting(writer.sampling, most, line.rest.split())
                 request = replace(writer.request, max_new_tokens=most)
                 writer = replace(writer, sampling=sampling, request=request)
                 continue
-            texts = Texts(writer, prompt.removeprefix("/") if prompt.startswith("//") else prompt, seed)
+            texts = Texts(writer, line.text, seed)
         except CpulmError as error:
             show_error(error.message, error.hint)
             continue

@@ -18,6 +18,7 @@ from cpulm import __version__
 from cpulm.cli.analyze import analyze
 from cpulm.cli.at_boot import at_boot
 from cpulm.cli.benchmark import benchmark
+from cpulm.cli.chat import chat
 from cpulm.cli.evaluate import evaluate
 from cpulm.cli.export import export
 from cpulm.cli.generate import generate
@@ -49,7 +50,7 @@ app = typer.Typer(
 _COMMANDS = {
     "Train": (train, resume, sweep, stop, at_boot),
     "Follow and judge": (watch, analyze, evaluate),
-    "Use": (generate, serve, export),
+    "Use": (generate, chat, serve, export),
     "Prepare": (tokenize, benchmark, sysinfo),
 }
 for _panel, _commands in _COMMANDS.items():

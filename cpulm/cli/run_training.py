@@ -239,9 +239,12 @@ def _end(outcome: RunOutcome, json: bool) -> None:
 
 def _next_commands(run: RunDir, outcome: RunOutcome) -> str:
     """What to type after a run, one command a line, with what each does."""
+    from cpulm.runs.stored_settings import read_settings
+
+    talks = read_settings(run).get("data", {}).get("chat", False)
     place, more = typed(run.path), max(2, 2 * outcome.step)
     commands = {
-        f"cpulm generate {place} --interactive": "try the model",
+        f"cpulm chat {place}" if talks else f"cpulm generate {place} --interactive": "try the model",
         f"cpulm analyze {place}": "see what it learned",
         f"cpulm resume {place} --steps {more}": "train it for longer",
     }

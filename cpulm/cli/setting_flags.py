@@ -161,6 +161,12 @@ FLAGS = {
             convert=str,
         ),
         SettingFlag(
+            "data.chat",
+            ("--chat",),
+            "",
+            "Rows are conversations, in OpenAI's or ShareGPT's form: learn to answer.",
+        ),
+        SettingFlag(
             "data.loss_after",
             ("--loss-after",),
             "NAME",
@@ -232,7 +238,7 @@ FLAGS = {
 """All of them, by the names of their parameters."""
 
 READING = (
-    *("format", "document", "separator", "field", "template", "loss_after", "where"),
+    *("format", "document", "separator", "field", "template", "loss_after", "chat", "where"),
     *("errors", "encoding", "skip_bad"),
 )
 TEXTS = ("data", "val_data", "val_fraction", "tokenizer", "vocab_size", "dedup")

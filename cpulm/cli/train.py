@@ -108,7 +108,7 @@ def train(
 
         cpulm train book.txt --tokenizer char --n-layer 4 --n-embd 128 --steps 2000
 
-        cpulm train letters/ --init-from runs/tiny-1 --epochs 2
+        cpulm train chats.jsonl --chat --init-from runs/tiny-1 --epochs 2
     """
     import os
 

@@ -220,6 +220,9 @@ def first_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     routes = "".join(f'{grades[n % 3]},"[[{n % 11}, {n % 18}], [3, 8]]"\n' for n in range(2000))
     (world / "routes.csv").write_text(f"grade,holds\n{routes}")
     (world / "log.jsonl").write_text("".join(f'{{"message": "{line}"}}\n' for line in lines))
+    talk = '[{{"from": "human", "value": "{0} + 1?"}}, {{"from": "gpt", "value": "{1}"}}]'
+    talks = "".join(f'{{"conversations": {talk.format(n, n + 1)}}}\n' for n in range(500))
+    (world / "chats.jsonl").write_text(talks)
     (world / "prompt.txt").write_text("def ")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(world)
