@@ -5,19 +5,23 @@ from __future__ import annotations
 import logging
 import os
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cpulm.checkpoints.checkpoint import Checkpoint
 from cpulm.checkpoints.load_model import load_model
+from cpulm.data.records.chat import end_ids, messages_in
+from cpulm.data.records.values import RowError
 from cpulm.data.tokenizer import Tokenizer
+from cpulm.errors import DataError
 from cpulm.evaluation.text_score import score_text
 from cpulm.evaluation.text_tokens import text_of
 from cpulm.evaluation.text_windows import Protocol
 from cpulm.execution.adaptive_threads import threads_for_model
 from cpulm.execution.runtime import Runtime, choose_runtime
+from cpulm.generation.chat import encode_chat, require_chat
 from cpulm.generation.generate import begin_texts, encode_prompt, stream_text
 from cpulm.generation.sampling import Sampling
 from cpulm.model.counts import count
@@ -114,7 +118,7 @@ class Model:
             CpulmError: if an option is out of its range, or the tokenizer lacks a character of the prompt.
         """
         sampling = Sampling(temperature, top_k or None, top_p, min_p, repetition_penalty)
-        return "".join(self._pieces(prompt, max_new_tokens, sampling, seed, stop))
+        return "".join(self._pieces(self._prompt(prompt), max_new_tokens, sampling, seed, stop))
 
     def stream(
         self,
@@ -131,15 +135,61 @@ class Model:
     ) -> Iterator[str]:
         """As :meth:`generate`; yields each piece of the text as soon as it is written."""
         sampling = Sampling(temperature, top_k or None, top_p, min_p, repetition_penalty)
-        return self._pieces(prompt, max_new_tokens, sampling, seed, stop)
+        return self._pieces(self._prompt(prompt), max_new_tokens, sampling, seed, stop)
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, str]],
+        *,
+        max_new_tokens: int = 512,
+        temperature: float = 0.8,
+        top_k: int | None = 50,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float = 1.0,
+        seed: int | None = None,
+        stop: Sequence[str] = (),
+    ) -> str:
+        """Answer the last message of a conversation; options as of :meth:`generate`.
+
+        Args:
+            messages: each with ``role`` (``system``, ``user``, ``assistant``) and ``content``.
+
+        Returns:
+            What the assistant says.
+
+        Raises:
+            CpulmError: as :meth:`generate`; or if the model was not trained on conversations, or a message
+                cannot be used or the conversation is longer than the context.
+        """
+        require_chat(self._tokenizer, self.name)
+        try:
+            ids = encode_chat(self._tokenizer, messages_in(messages))
+        except RowError as error:
+            raise DataError(f"messages: {error}", error.hint) from error
+        if len(ids) > self.block_size:
+            raise DataError(
+                f"the conversation has {len(ids)} tokens; the model sees {self.block_size}",
+                "leave out the oldest messages",
+            )
+        sampling = Sampling(temperature, top_k or None, top_p, min_p, repetition_penalty)
+        ends = end_ids(self._tokenizer)
+        return "".join(self._pieces(ids, max_new_tokens, sampling, seed, stop, ends))
+
+    def _prompt(self, prompt: str) -> list[int]:
+        records = self.settings.train.records
+        starts = self._starts_documents
+        return encode_prompt(self._tokenizer, prompt, starts_documents=starts, begins_records=records)
 
     def _pieces(
-        self, prompt: str, max_new_tokens: int, sampling: Sampling, seed: int | None, stop: Sequence[str]
+        self,
+        ids: Sequence[int],
+        max_new_tokens: int,
+        sampling: Sampling,
+        seed: int | None,
+        stop: Sequence[str],
+        ends: Collection[int] | None = None,
     ) -> Iterator[str]:
-        records = self.settings.train.records
-        ids = encode_prompt(
-            self._tokenizer, prompt, starts_documents=self._starts_documents, begins_records=records
-        )
         generation, completions = begin_texts(
             self._model,
             self._tokenizer,
@@ -148,7 +198,8 @@ class Model:
             sampling=sampling,
             seed=random.randrange(10**6) if seed is None else seed,
             stop=[stop] if isinstance(stop, str) else stop,
-            records=records,
+            end_ids=ends,
+            records=self.settings.train.records or ends is not None,
         )
         with threads_for_model(self._model) as threads:
             for _, piece in threads.each(stream_text(generation, completions)):

@@ -17,7 +17,7 @@ from cpulm.serve.completion_request import RequestError
 Answer = Callable[[Request], Awaitable[Response]]
 
 _FILES = Path(__file__).with_name("page_files")
-STYLE = PAGE_FILES / "page.css"
+STYLE, TALK = PAGE_FILES / "page.css", PAGE_FILES / "talk.js"
 _KINDS = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
 _SAFE = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'{inline}; style-src 'self'{inline}; "

@@ -1,4 +1,4 @@
-"""The HTTP interface: OpenAI's ``/v1`` for one model, and a page to write with it.
+"""The HTTP interface: OpenAI's ``/v1`` for one model, and a page to write or to talk with it.
 
 Every request under ``/v1`` needs the key. No answer has a CORS header: a browser shows them to no other site.
 """
@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 import time
-import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -19,9 +17,16 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from cpulm.serve.answers import HANDLERS, STYLE, keyed, page
-from cpulm.serve.completion_request import RequestError, read_request
-from cpulm.serve.model_queue import Begun, Event, Job, ModelQueue, Piece, ScoredToken, ServedModel
+from cpulm.serve.answers import HANDLERS, STYLE, TALK, keyed, page
+from cpulm.serve.completion_request import (
+    ChatRequest,
+    CompletionRequest,
+    RequestError,
+    TextRequest,
+    read_request,
+)
+from cpulm.serve.model_queue import Begun, Event, Job, ModelQueue, Piece, ServedModel
+from cpulm.serve.openai_answers import Answer, ChatAnswer, CompletionAnswer
 
 MOST_BYTES, MOST_DRAINED_BYTES = 1 << 20, 1 << 26
 """A larger body is refused; up to the second size it is read to its end: the client then sees the answer."""
@@ -39,19 +44,15 @@ def build_app(served: ServedModel, key: str) -> Starlette:
         _require_model(served, request.path_params["name"])
         return JSONResponse(model)
 
-    async def completions(request: Request) -> Response:
-        asked = read_request(await _body(request))
-        _require_model(served, asked.model)
+    async def written(request: Request, asked: TextRequest, answer: Answer) -> Response:
         job = queue.submit(asked)
         watch = asyncio.create_task(_watch(job, request))
         try:
             begun = await _next(job)
             assert isinstance(begun, Begun)
-            head: dict[str, Any] = {"id": f"cmpl-{uuid.uuid4().hex}", "object": "text_completion"}
-            head |= {"created": int(time.time()), "model": served.name}
             if asked.stream:
-                return StreamingResponse(_streamed(job, head, begun, watch), media_type="text/event-stream")
-            whole = JSONResponse(await _whole(job, head, begun))
+                return StreamingResponse(_streamed(job, answer, begun, watch), media_type="text/event-stream")
+            whole = JSONResponse(await _whole(job, answer, begun))
             watch.cancel()
             return whole
         except BaseException:
@@ -59,9 +60,19 @@ def build_app(served: ServedModel, key: str) -> Starlette:
             watch.cancel()
             raise
 
+    async def completions(request: Request) -> Response:
+        asked = read_request(await _body(request), CompletionRequest)
+        _require_model(served, asked.model)
+        return await written(request, asked, CompletionAnswer(served.name, asked))
+
     async def chat(request: Request) -> Response:
-        await _body(request)
-        raise RequestError("this model has no chat template: it continues text. Use /v1/completions")
+        body = await _body(request)
+        if not served.talks:
+            message = "this model was not trained on conversations: it continues text. Use /v1/completions"
+            raise RequestError(message)
+        asked = read_request(body, ChatRequest)
+        _require_model(served, asked.model)
+        return await written(request, asked, ChatAnswer(served.name, asked))
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -75,7 +86,9 @@ def build_app(served: ServedModel, key: str) -> Starlette:
         ("/v1/chat/completions", chat, "POST"),
     ]
     routes = [Route(path, keyed(answer, key), methods=[method]) for path, answer, method in api]
-    routes += [Route("/", page("write.html")), Route("/write.js", page("write.js"))]
+    name = "chat" if served.talks else "write"
+    routes += [Route("/", page(f"{name}.html")), Route(f"/{name}.js", page(f"{name}.js"))]
+    routes += [Route("/client.js", page("client.js")), Route("/talk.js", page(TALK))]
     routes += [Route("/page.css", page(STYLE))]
     return Starlette(routes=routes, lifespan=lifespan, exception_handlers=HANDLERS)
 
@@ -122,7 +135,7 @@ async def _next(job: Job) -> Begun | Piece | None:
     return event
 
 
-async def _whole(job: Job, head: dict[str, Any], begun: Begun) -> dict[str, Any]:
+async def _whole(job: Job, answer: Answer, begun: Begun) -> dict[str, Any]:
     texts: dict[int, list[Piece]] = {}
     while isinstance(piece := await _next(job), Piece):
         texts.setdefault(piece.row, []).append(piece)
@@ -130,26 +143,21 @@ async def _whole(job: Job, head: dict[str, Any], begun: Begun) -> dict[str, Any]
     for row, pieces in sorted(texts.items()):
         text = "".join(piece.text for piece in pieces)
         tokens = [token for piece in pieces for token in piece.tokens]
-        choices.append(_choice(job, Piece(row, text, tokens, pieces[-1].finish_reason), 0))
+        choices.append(answer.choice(Piece(row, text, tokens, pieces[-1].finish_reason)))
     made = sum(pieces[-1].made_tokens for pieces in texts.values())
-    return {**head, "choices": choices, "usage": _usage(begun, made)}
+    return {**answer.head, "choices": choices, "usage": _usage(begun, made)}
 
 
-async def _streamed(
-    job: Job, head: dict[str, Any], begun: Begun, watch: asyncio.Task[None]
-) -> AsyncIterator[str]:
+async def _streamed(job: Job, answer: Answer, begun: Begun, watch: asyncio.Task[None]) -> AsyncIterator[str]:
     """Server-sent events: one per piece, then ``[DONE]``. A client that leaves ends the job."""
-    offsets: dict[int, int] = {}
     made = 0
     try:
         while isinstance(piece := await _next(job), Piece):
-            offset = offsets.get(piece.row, 0)
-            offsets[piece.row] = offset + sum(len(token.text) for token in piece.tokens)
             made += piece.made_tokens
-            yield _line({**head, "choices": [_choice(job, piece, offset)]})
+            yield _line({**answer.head, "choices": [answer.choice(piece)]})
         options = job.request.stream_options
         if options is not None and options.include_usage:
-            yield _line({**head, "choices": [], "usage": _usage(begun, made)})
+            yield _line({**answer.head, "choices": [], "usage": _usage(begun, made)})
         yield "data: [DONE]\n\n"
     except RequestError as error:
         yield _line(error.body())
@@ -160,31 +168,6 @@ async def _streamed(
 
 def _line(value: dict[str, Any]) -> str:
     return f"data: {json.dumps(value)}\n\n"
-
-
-def _choice(job: Job, piece: Piece, offset: int) -> dict[str, Any]:
-    logprobs = None if job.request.logprobs is None else _logprobs(piece.tokens, offset)
-    return {
-        "index": piece.row,
-        "text": piece.text,
-        "logprobs": logprobs,
-        "finish_reason": piece.finish_reason,
-    }
-
-
-def _logprobs(tokens: list[ScoredToken], offset: int) -> dict[str, Any]:
-    """OpenAI's form; JSON has no infinity, which a token that a rule forbids has."""
-    offsets = []
-    for token in tokens:
-        offsets.append(offset)
-        offset += len(token.text)
-    top = [{text: log for text, log in token.top.items() if math.isfinite(log)} for token in tokens]
-    return {
-        "tokens": [token.text for token in tokens],
-        "token_logprobs": [token.logprob for token in tokens],
-        "top_logprobs": top,
-        "text_offset": offsets,
-    }
 
 
 def _usage(begun: Begun, made: int) -> dict[str, int]:

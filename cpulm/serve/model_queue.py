@@ -12,15 +12,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cpulm.data.records.chat import end_id, end_ids, knows_chat
 from cpulm.data.tokenizer import Tokenizer
 from cpulm.errors import CpulmError
 from cpulm.execution.adaptive_threads import threads_for_model
+from cpulm.generation.chat import encode_chat
 from cpulm.generation.generate import LENGTH, Completion, begin_texts, encode_prompt, stream_text
 from cpulm.generation.rules import grammar
 from cpulm.generation.rules.rule import RuleSet
 from cpulm.generation.sampling import Sampling
 from cpulm.model.transformer import Transformer
-from cpulm.serve.completion_request import CompletionRequest, RequestError
+from cpulm.serve.completion_request import ChatRequest, CompletionRequest, RequestError, TextRequest
 
 MOST_JOBS = 16
 """Requests that are written or wait; the next one is told to come back."""
@@ -35,6 +37,11 @@ class ServedModel:
     tokenizer: Tokenizer
     starts_documents: bool
     records: bool
+
+    @property
+    def talks(self) -> bool:
+        """Whether it was trained on conversations."""
+        return knows_chat(self.tokenizer)
 
 
 @dataclass(frozen=True)
@@ -77,7 +84,7 @@ class _LeftError(Exception):
 class Job:
     """One request on its way; ``events`` end with None, or with an error."""
 
-    def __init__(self, request: CompletionRequest) -> None:
+    def __init__(self, request: TextRequest) -> None:
         self.request = request
         self.events: asyncio.Queue[Event] = asyncio.Queue()
         self._left = threading.Event()
@@ -108,7 +115,7 @@ class ModelQueue:
         self._thread = ThreadPoolExecutor(1, "cpulm-serve", torch.set_num_threads, (threads,))
         self._jobs: set[Job] = set()
 
-    def submit(self, request: CompletionRequest) -> Job:
+    def submit(self, request: TextRequest) -> Job:
         """Put a request in the queue.
 
         Raises:
@@ -149,21 +156,24 @@ class ModelQueue:
 
         def on_step(tokens: list[int | None], logits: Tensor) -> None:
             job.require_client()
-            if request.logprobs is not None:
-                for row, one in _scored(served.tokenizer, tokens, logits, request.logprobs):
+            if request.scores is not None:
+                for row, one in _scored(served.tokenizer, tokens, logits, request.scores):
                     scored[row].append(one)
 
-        ids = self._prompt_ids(request)
+        ids, ends = self._prompt_ids(request), None
+        if isinstance(request, ChatRequest):
+            ends = end_ids(served.tokenizer)
         generation, completions = begin_texts(
             served.model,
             served.tokenizer,
             ids,
-            max_new_tokens=256 if request.max_tokens is None else request.max_tokens,
+            max_new_tokens=request.most_tokens,
             sampling=_sampling(request),
             seed=random.randrange(10**6) if request.seed is None else request.seed,
             num_samples=count,
             stop=request.stops,
-            records=served.records,
+            end_ids=ends,
+            records=served.records or ends is not None,
             rules=_rules(served.tokenizer, request, count),
             on_step=on_step,
         )
@@ -174,34 +184,41 @@ class ModelQueue:
         for row, completion in enumerate(completions):
             job.emit(_end(row, completion, _taken(scored[row])))
 
-    def _prompt_ids(self, request: CompletionRequest) -> list[int]:
-        served, prompt = self.served, request.one_prompt
-        if isinstance(prompt, str):
-            if any("\ud800" <= character <= "\udfff" for character in prompt):
-                raise RequestError("prompt: half a surrogate pair is not text", param="prompt")
-            ids = encode_prompt(
-                served.tokenizer,
-                prompt,
-                starts_documents=served.starts_documents,
-                begins_records=served.records,
-            )
-        else:
-            ids = prompt or [served.tokenizer.eot_id]
-            if not all(0 <= token < served.tokenizer.vocab_size for token in ids):
-                raise RequestError(
-                    f"prompt: tokens are 0 to {served.tokenizer.vocab_size - 1}", param="prompt"
-                )
-        block = served.model.settings.block_size
+    def _prompt_ids(self, request: TextRequest) -> list[int]:
+        ids, block = self._encoded(request), self.served.model.settings.block_size
         if len(ids) > block:
+            talks = isinstance(request, ChatRequest)
             raise RequestError(
-                f"the prompt has {len(ids)} tokens; the model sees {block}",
-                param="prompt",
+                f"the {'conversation' if talks else 'prompt'} has {len(ids)} tokens; the model sees {block}",
+                param="messages" if talks else "prompt",
                 code="context_length_exceeded",
             )
         return ids
 
+    def _encoded(self, request: TextRequest) -> list[int]:
+        served = self.served
+        if isinstance(request, ChatRequest):
+            talk = request.talk
+            _require_unicode("messages", *(message.text for message in talk))
+            return encode_chat(served.tokenizer, talk)
+        assert isinstance(request, CompletionRequest)
+        prompt = request.one_prompt
+        if isinstance(prompt, str):
+            _require_unicode("prompt", prompt)
+            starts, records = served.starts_documents, served.records
+            return encode_prompt(served.tokenizer, prompt, starts_documents=starts, begins_records=records)
+        ids = prompt or [served.tokenizer.eot_id]
+        if not all(0 <= token < served.tokenizer.vocab_size for token in ids):
+            raise RequestError(f"prompt: tokens are 0 to {served.tokenizer.vocab_size - 1}", param="prompt")
+        return ids
 
-def _sampling(request: CompletionRequest) -> Sampling:
+
+def _require_unicode(param: str, *texts: str) -> None:
+    if any("\ud800" <= character <= "\udfff" for text in texts for character in text):
+        raise RequestError(f"{param}: half a surrogate pair is not text", param=param)
+
+
+def _sampling(request: TextRequest) -> Sampling:
     return Sampling(
         temperature=0.8 if request.temperature is None else request.temperature,
         top_k=request.top_k or None,
@@ -211,12 +228,13 @@ def _sampling(request: CompletionRequest) -> Sampling:
     )
 
 
-def _rules(tokenizer: Tokenizer, request: CompletionRequest, count: int) -> RuleSet | None:
+def _rules(tokenizer: Tokenizer, request: TextRequest, count: int) -> RuleSet | None:
     schema = request.schema_text
     if schema is None:
         return None
     body = grammar.json_grammar(schema, "response_format")
-    return RuleSet([grammar.GrammarRule(tokenizer, "response_format", body, count)])
+    ends = end_id(tokenizer) if isinstance(request, ChatRequest) else None
+    return RuleSet([grammar.GrammarRule(tokenizer, "response_format", body, count, ends)])
 
 
 def _scored(
@@ -226,7 +244,7 @@ def _scored(
     logs = logits.float().log_softmax(-1)
     found = []
     for row, token in enumerate(tokens):
-        if token is None or token == tokenizer.eot_id:
+        if token is None or token in tokenizer.special_ids:
             continue
         likeliest = logs[row].topk(min(most, logs.size(1)))
         top = zip(likeliest.indices.tolist(), likeliest.values.tolist(), strict=True)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from chat_models import answering_checkpoint
 from command_line import cpulm as command
 from small_exports import SmallTrained
 from small_exports import trained as trained
@@ -91,3 +92,21 @@ def test_a_run_is_trained_by_a_dict(
 def test_a_wrong_config_is_a_settings_error(config: dict[str, object] | str, complaint: str) -> None:
     with pytest.raises(SettingsError, match=complaint):
         cpulm.train(config)
+
+
+def test_a_model_answers_what_the_command_answers(
+    trained: Callable[[str], SmallTrained], tmp_path: Path
+) -> None:
+    path = answering_checkpoint(tmp_path / "talk" / "best.pt")
+    model = cpulm.load(path)
+    talk = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hi"}]
+    assert model.chat(talk, temperature=0) == "abcde"
+    assert (
+        model.chat(talk, temperature=0, max_new_tokens=2) == model.chat(talk, temperature=0, stop="c") == "ab"
+    )
+    with pytest.raises(DataError, match=r"messages: message 1 has the role 'tool'"):
+        model.chat([{"role": "tool", "content": "hi"}])
+    with pytest.raises(DataError, match="the conversation has 95 tokens; the model sees 64"):
+        model.chat([talk[0], {"role": "user", "content": "x" * 80}])
+    with pytest.raises(SettingsError, match="was not trained on conversations"):
+        cpulm.load(trained("qwen3-bpe").run).chat(talk)

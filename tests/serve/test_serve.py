@@ -148,7 +148,7 @@ def test_strangers_are_refused(address: str, client: openai.OpenAI, run: Path) -
     assert "frame-ancestors 'none'" in page.headers["content-security-policy"]
     assert KEY not in page.text
     assert httpx.get(f"{address}/etc/passwd").json()["error"]["message"] == "Not Found: GET /etc/passwd"
-    with pytest.raises(openai.BadRequestError, match="chat template"):
+    with pytest.raises(openai.BadRequestError, match="was not trained on conversations"):
         client.chat.completions.create(model=run.name, messages=[{"role": "user", "content": "hi"}])
 
 

@@ -26,8 +26,8 @@ class _Vocabulary:
     bos_token_id = None
     is_tokenizer_wrapper = True
 
-    def __init__(self, tokenizer: Tokenizer, texts: list[bytes]) -> None:
-        self.eos_token_id = tokenizer.eot_id
+    def __init__(self, tokenizer: Tokenizer, texts: list[bytes], end_id: int) -> None:
+        self.eos_token_id = end_id
         self.special_token_ids = sorted(tokenizer.special_ids)
         self.tokens = list(texts)
         self.starts_at = 0
@@ -65,21 +65,25 @@ class GrammarRule:
         name: what the user gave, for messages.
         grammar: as :func:`regex_grammar` and the other functions here return it.
         count: the number of texts.
+        end_id: the token that ends a text; None: the end-of-text token.
 
     Raises:
         SettingsError: if the library is not installed, or the grammar cannot be used.
     """
 
-    def __init__(self, tokenizer: Tokenizer, name: str, grammar: str, count: int) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, name: str, grammar: str, count: int, end_id: int | None = None
+    ) -> None:
         llguidance = _llguidance()
         self.name = name
         self._starts_at, self._vocab_size = 0, tokenizer.vocab_size
+        ends = tokenizer.eot_id if end_id is None else end_id
         texts = token_bytes(tokenizer)
         if texts is None:
             # The eos token of the library may be another one than ours.
-            vocabulary = llguidance.LLTokenizer(tokenizer.to_json(), eos_token=tokenizer.eot_id)
+            vocabulary = llguidance.LLTokenizer(tokenizer.to_json(), eos_token=ends)
         else:
-            wrapped = _Vocabulary(tokenizer, texts)
+            wrapped = _Vocabulary(tokenizer, texts, ends)
             self._starts_at = wrapped.starts_at
             vocabulary = llguidance.LLTokenizer(wrapped)
         matcher = llguidance.LLMatcher(vocabulary, grammar, log_level=0)
