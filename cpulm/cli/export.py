@@ -129,6 +129,12 @@ def _next_commands(exported: Exported, to: str) -> str:
     from cpulm.command import typed
 
     place, name = typed(exported.path), typed(exported.trained.name)
+    talks = exported.trained.talks
+    if to == "gguf" and talks:
+        return (
+            f"  ollama create {name} -f {typed(exported.files[-1])} && ollama run {name}\n"
+            f"  llama-server -m {place}"
+        )
     if to == "gguf":
         return (
             f"  ollama create {name} -f {typed(exported.files[-1])} && ollama run {name} Once\n"
@@ -137,9 +143,10 @@ def _next_commands(exported: Exported, to: str) -> str:
     if to == "page":
         return f"  open {place} in a browser, or give it to a friend: it needs nothing else"
     path = repr(str(exported.path))
+    said = "[{'role': 'user', 'content': 'Hello'}]" if talks else "'Once'"
     programs = {
         "hf": "from transformers import pipeline; "
-        f"print(pipeline('text-generation', {path})('Once')[0]['generated_text'])",
+        f"print(pipeline('text-generation', {path})({said})[0]['generated_text'])",
         "safetensors": f"from safetensors.numpy import load_file; print(load_file({path}).keys())",
     }
     return f"  python -c {typed(programs[to])}"

@@ -7,7 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cpulm.data.records.chat import end_id
 from cpulm.errors import SettingsError
+from cpulm.export.chat_template import JINJA
 from cpulm.export.formats import Quantization
 from cpulm.export.gguf_vocabulary import GgufVocabulary, gguf_vocabulary
 from cpulm.export.q4_k import quantize_q4_k
@@ -54,8 +56,13 @@ def write_gguf(trained: TrainedModel, path: Path, quantization: Quantization) ->
     writer.add_file_type(gguf.LlamaFileType[_FILE_TYPES[quantization]])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     _add_settings(writer, trained.model.settings, trained.model.vocab_size)
-    records = trained.checkpoint.settings.train.records
-    _add_vocabulary(writer, vocabulary, trained.tokenizer.eot_id, begins_records=records)
+    records = trained.checkpoint.settings.train.records or trained.talks
+    # rwkv never adds the first token, so what the template writes of it must stay.
+    adds_first = records and not (trained.talks and vocabulary.model == "rwkv")
+    _add_vocabulary(writer, vocabulary, trained.tokenizer.eot_id, begins_records=adds_first)
+    if trained.talks:
+        writer.add_chat_template(JINJA)
+        writer.add_eot_token_id(end_id(trained.tokenizer))
     instead = set()
     for name, weight in _gguf_weights(trained, architecture):
         stored_as, fits = _type_of(name, weight, quantization)

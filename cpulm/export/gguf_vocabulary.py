@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cpulm.data.encoder import unknown_id
+from cpulm.data.records.chat import CHAT_TOKENS, knows_chat
 from cpulm.data.splitting import splitting_pattern
 from cpulm.data.tokenizer import Tokenizer, byte_letters
 from cpulm.errors import SettingsError
@@ -91,8 +92,11 @@ def _longest_match(tokenizer: Tokenizer, texts: dict[str, bytes]) -> GgufVocabul
     types = [TokenType.NORMAL] * tokenizer.vocab_size
     for entry, number in vocabulary.items():
         tokens[number] = _escaped(texts[entry])
+    # What a template of conversations writes must be found in its text; other names must not.
+    named = {*CHAT_TOKENS, tokenizer.inner.id_to_token(tokenizer.eot_id)} if knows_chat(tokenizer) else ()
     for number, (text, kind) in _added(tokenizer).items():
-        tokens[number], types[number] = _escaped(NO_TEXT + text.encode()), kind
+        hidden = b"" if text in named else NO_TEXT
+        tokens[number], types[number] = _escaped(hidden + text.encode()), kind
     limit = "llama.cpp cannot read a prompt with characters that the vocabulary lacks"
     return GgufVocabulary("rwkv", tokens, types, limit=limit if tokenizer.kind == "char" else "")
 

@@ -15,6 +15,8 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from cpulm.data.encoder import unknown_id
+from cpulm.data.records.chat import END, end_ids
+from cpulm.export.chat_template import JINJA
 from cpulm.export.model_card import model_card
 from cpulm.export.trained_model import TrainedModel
 from cpulm.layer_shapes import ACTIVATIONS
@@ -49,7 +51,11 @@ def write_hf(trained: TrainedModel, folder: Path) -> None:
         if is_transposed(architecture, name, weight.ndim):
             weights[name] = np.ascontiguousarray(weight.T)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), trained.tokenizer.eot_id)
+    ids: dict[str, Any] = dict.fromkeys(
+        ("bos_token_id", "eos_token_id", "pad_token_id"), trained.tokenizer.eot_id
+    )
+    if trained.talks:
+        ids["eos_token_id"] = sorted(end_ids(trained.tokenizer), reverse=True)
     files = {
         "config.json": {**_config(trained, architecture), **ids},
         "generation_config.json": {"do_sample": True, "temperature": 0.8, "top_k": 50, **ids},
@@ -120,6 +126,8 @@ def _tokenizer_config(trained: TrainedModel) -> dict[str, Any]:
     special = dict.fromkeys(("bos_token", "eos_token", "pad_token"), trained.end_of_text)
     if unknown is not None:
         special["unk_token"] = str(trained.tokenizer.inner.id_to_token(unknown))
+    if trained.talks:
+        special |= {"eos_token": END, "chat_template": JINJA}
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         **special,

@@ -11,12 +11,14 @@ import html
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from cpulm import __version__
+from cpulm.data.marked_text import special_id
+from cpulm.data.records.chat import ROLE_TOKENS, end_id
 from cpulm.data.splitting import splitting_pattern
 from cpulm.data.tokenizer import Tokenizer
 from cpulm.errors import SettingsError
@@ -31,6 +33,33 @@ _BLOCK = 32
 """Weights that share a scale, as in llama.cpp's q8_0."""
 _ALIGNMENT = 32
 _PLACES = re.compile(r"\{\{(\w+)\}\}")
+
+
+class _View(NamedTuple):
+    """What the page does with the model: its controls, their scripts, and what is said of the model."""
+
+    controls: str
+    scripts: tuple[str, ...]
+    texts: dict[str, str]
+
+
+_WRITE = _View(
+    "write.html",
+    ("write.js",),
+    {
+        "about": "A small language model that continues your text.",
+        "limits": "It only continues text: it was not trained to answer questions, and what it writes may "
+        "be wrong.",
+    },
+)
+_TALK = _View(
+    "talk.html",
+    ("talk.js", "answer.js"),
+    {
+        "about": "A small language model that answers.",
+        "limits": "It learned to answer from conversations, and what it says may be wrong.",
+    },
+)
 
 
 def write_page(trained: TrainedModel, path: Path) -> None:
@@ -49,11 +78,14 @@ def write_page(trained: TrainedModel, path: Path) -> None:
         "prompt": trained.checkpoint.settings.sample.prompt,
         "size": format_bytes(len(content)),
     }
+    view = _TALK if trained.talks else _WRITE
     fillings = {
+        **view.texts,
+        "controls": _read(view.controls),
         "version": __version__,
         "title": html.escape(trained.name),
         "style": _read("page.css"),
-        "script": "\n".join(_read(name) for name in ("tokenizer.js", "engine.js", "page.js")),
+        "script": "\n".join(map(_read, ("tokenizer.js", "engine.js", *view.scripts, "page.js"))),
         "model": json.dumps(model, separators=(",", ":")).replace("<", r"\u003c"),
         "wasm": base64.b64encode(PAGE_FILES.joinpath("matvec.wasm").read_bytes()).decode(),
         "weights": base64.b64encode(content).decode(),
@@ -90,7 +122,13 @@ def _vocabulary(trained: TrainedModel) -> dict[str, Any]:
         "endOfText": tokenizer.eot_id,
         "startsDocuments": trained.checkpoint.starts_documents,
         "beginsRecords": trained.checkpoint.settings.train.records,
+        "chat": _chat(tokenizer) if trained.talks else None,
     }
+
+
+def _chat(tokenizer: Tokenizer) -> dict[str, int]:
+    roles = {str(role): special_id(tokenizer, name) for role, name in ROLE_TOKENS.items()}
+    return {**roles, "end": end_id(tokenizer)}
 
 
 def _tokens(tokenizer: Tokenizer) -> list[str]:

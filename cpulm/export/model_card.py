@@ -19,6 +19,17 @@ _LIMITS = {
 }
 
 
+_WRITES = """print(write("Once", max_new_tokens=100)[0]["generated_text"])
+```
+
+It only continues text: it was not trained to answer questions or to follow instructions."""
+_TALKS = """talk = [{"role": "user", "content": "Hello"}]
+print(write(talk, max_new_tokens=100)[0]["generated_text"][-1]["content"])
+```
+
+It was trained to answer in conversations; what it says may be wrong."""
+
+
 def card_facts(trained: TrainedModel) -> list[tuple[str, str]]:
     """What was measured, as pairs of a name and a value."""
     checkpoint, settings = trained.checkpoint, trained.checkpoint.settings
@@ -79,10 +90,7 @@ The loss is in nats per token, on text that was held out from training. {limit}
 from transformers import pipeline
 
 write = pipeline("text-generation", ".")  # this folder, or its name on the Hub
-print(write("Once", max_new_tokens=100)[0]["generated_text"])
-```
-
-It only continues text: it was not trained to answer questions or to follow instructions.
+{_TALKS if trained.talks else _WRITES}
 """
 
 

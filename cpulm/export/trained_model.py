@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cpulm.checkpoints.checkpoint import Checkpoint
 from cpulm.checkpoints.load_model import load_model
+from cpulm.data.records.chat import knows_chat
 from cpulm.data.tokenizer import Tokenizer
 from cpulm.model.transformer import Transformer
 
@@ -30,6 +31,11 @@ class TrainedModel:
     def end_of_text(self) -> str:
         """The token that ends a document."""
         return str(self.tokenizer.inner.id_to_token(self.tokenizer.eot_id))
+
+    @property
+    def talks(self) -> bool:
+        """Whether it was trained on conversations."""
+        return knows_chat(self.tokenizer)
 
 
 def read_trained_model(run: Path, warn: Callable[[str], None]) -> TrainedModel:

@@ -26,6 +26,7 @@ class LlamaCpp:
         parameters.cache_type_k = parameters.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
         parameters.warmup = parameters.fit_params = False
         parameters.verbosity = -1
+        parameters.use_jinja = True
         self._server = xllamacpp.Server(parameters)
 
     def _post(self, path: str, **request: Any) -> Any:
@@ -39,6 +40,17 @@ class LlamaCpp:
         """The tokens of ``text``; none of it is read as a special token."""
         answer = self._post("/tokenize", content=text, add_special=False, parse_special=False)
         return [int(token) for token in answer["tokens"]]
+
+    def encode_chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
+        """The tokens that a conversation becomes by the file's own template, which is Jinja's."""
+        prompt = self._post("/apply-template", messages=list(messages))["prompt"]
+        answer = self._post("/tokenize", content=prompt, add_special=True, parse_special=True)
+        return [int(token) for token in answer["tokens"]]
+
+    def chat(self, messages: Sequence[dict[str, str]], count: int) -> Any:
+        """The likeliest answer, as OpenAI's choice."""
+        request = {"messages": list(messages), "max_tokens": count, "temperature": 0.0}
+        return self._post("/v1/chat/completions", **request)["choices"][0]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ``ids``."""

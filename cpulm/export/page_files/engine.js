@@ -178,9 +178,10 @@ function softmax(scores) {
  * Tokens behind `prompt`, one after another, until the text ends or `count` are made.
  *
  * As in `cpulm generate`: if a token no longer fits into the context, the last half of it is read again, and the
- * text goes on behind that. `choose` picks a token from the logits; `pause` lets other work be done.
+ * text goes on behind that. `ends` is the set of tokens that end a text, `choose` picks a token from the logits,
+ * `pause` lets other work be done.
  */
-async function* generate(engine, prompt, count, endOfText, choose, pause, stopped = () => false) {
+async function* generate(engine, prompt, count, ends, choose, pause, stopped = () => false) {
   const room = Math.min(engine.settings.block_size, prompt.length + count);
   let context = prompt.length <= room ? [...prompt] : prompt.slice(prompt.length - Math.floor(room / 2));
   let read = 0;
@@ -193,7 +194,7 @@ async function* generate(engine, prompt, count, endOfText, choose, pause, stoppe
       if (stopped()) return;
     }
     const token = choose(logits);
-    if (token === endOfText) return;
+    if (ends.has(token)) return;
     yield token;
     if (context.length === room) {
       context = context.slice(room - (Math.floor(room / 2) - 1));

@@ -1,9 +1,8 @@
-/** The page around the model: reads it, writes with it, and shows what it is. */
+/** The page around the model: reads it and shows what it is; `begin` lets it be used. */
 const $ = (id) => document.getElementById(id);
 const model = JSON.parse($("model").textContent);
 const codec = new TextCodec(model.vocabulary);
 let engine = null;
-let writing = null;
 
 function fromBase64(text) {
   const [part, pieces] = [1 << 20, []];
@@ -48,43 +47,6 @@ function say(text, isError = false) {
   $("status").classList.toggle("error", isError);
 }
 
-async function write() {
-  const mine = (writing = {});
-  const output = $("text");
-  output.replaceChildren();
-  try {
-    const prompt = $("prompt").value;
-    const ids = codec.encodePrompt(prompt);
-    const choose = sampler(number("temperature"), number("top-k"));
-    const decode = codec.decoder();
-    const opening = document.createElement("span");
-    opening.className = "opening";
-    opening.textContent = prompt;
-    const text = document.createTextNode(model.vocabulary.kind === "word" && prompt ? " " : "");
-    output.append(opening, text);
-    document.body.classList.add("writing");
-    say("reading the prompt");
-    let [made, began] = [0, performance.now()];
-    const stopped = () => writing !== mine;
-    for await (const id of generate(engine, ids, number("length"), codec.endOfText, choose, pause, stopped)) {
-      text.appendData(decode(id));
-      made++;
-      const seconds = (performance.now() - began) / 1000;
-      say(`${made} tokens, ${(made / seconds).toFixed(0)} a second`);
-    }
-    text.appendData(decode());
-    if (!made) say("the model ended the text at once");
-  } catch (error) {
-    say(error.message, true);
-  }
-  if (writing === mine) writing = null;
-  document.body.classList.toggle("writing", writing !== null);
-}
-
-function stop() {
-  writing = null;
-}
-
 function start() {
   for (const [name, value] of model.facts) {
     const row = $("facts").insertRow();
@@ -93,13 +55,7 @@ function start() {
   }
   engine = new Engine(model, fromBase64($("weights").textContent), fromBase64($("wasm").textContent));
   $("weights").remove();
-  $("prompt").value = model.prompt;
-  $("write").onclick = write;
-  $("stop").onclick = stop;
-  $("prompt").onkeydown = (event) => {
-    if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !writing) write();
-  };
-  $("write").disabled = false;
+  begin();
   say(`${model.size} of weights are in this page: it needs no network.`);
   document.documentElement.dataset.ready = "yes";
 }

@@ -1,7 +1,8 @@
 /** Text to tokens and back, as the `tokenizers` library does it for the vocabularies of cpulm. */
 class TextCodec {
   /**
-   * @param vocabulary kind, tokens by id, merges as "a b" with the first merge first, pattern, ids of special tokens
+   * @param vocabulary kind, tokens by id, merges as "a b" with the first merge first, pattern, ids of special tokens;
+   *   `chat` has those of a conversation's roles and of a message's end
    */
   constructor(vocabulary) {
     this.kind = vocabulary.kind;
@@ -14,6 +15,7 @@ class TextCodec {
     this.startsDocuments = vocabulary.startsDocuments;
     this.beginsRecords = vocabulary.beginsRecords;
     this.endOfText = vocabulary.endOfText;
+    this.chat = vocabulary.chat;
   }
 
   /** Ids of at least one token; an error names what the vocabulary lacks. */
@@ -28,6 +30,12 @@ class TextCodec {
     } catch {
       return [this.endOfText];
     }
+  }
+
+  /** Ids of a conversation up to where the assistant answers. */
+  encodeTalk(messages) {
+    const said = ({ role, content }) => [this.chat[role], ...this.encode(content), this.chat.end];
+    return [this.endOfText, ...messages.flatMap(said), this.chat.assistant];
   }
 
   encode(text) {
