@@ -76,10 +76,36 @@ class StoppedError(CpulmError):
     exit_code = exit_codes.STOPPED
 
 
+class LostPeerError(CpulmError):
+    """Another process of the run has vanished: killed, suspended, or cut off. What was saved is safe."""
+
+    exit_code = exit_codes.LOST
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message, hint or "start it again: it continues from its last checkpoint")
+
+
 class AbortedError(CpulmError):
     """The user interrupted a second time, and nothing more was saved."""
 
     exit_code = exit_codes.ABORTED
+
+
+def error_of_code(code: int, message: str, hint: str) -> CpulmError:
+    """Return the error of another process that ended with ``code``."""
+    kinds = (
+        SettingsError,
+        DataError,
+        DivergedError,
+        ResourceError,
+        StoppedError,
+        LostPeerError,
+        AbortedError,
+    )
+    for kind in kinds:
+        if kind.exit_code == code:
+            return kind(message, hint)
+    return LostPeerError(f"{message} (exit code {code})", hint)
 
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EMFILE, errno.ENFILE)

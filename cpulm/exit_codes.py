@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-FINISHED, BUG, SETTINGS, DATA, DIVERGED, RESOURCES, STOPPED, ABORTED = 0, 1, 2, 3, 4, 5, 75, 130
+FINISHED, BUG, SETTINGS, DATA, DIVERGED, RESOURCES, STOPPED, LOST, ABORTED = 0, 1, 2, 3, 4, 5, 75, 76, 130
 
 EXIT_CODES = {
     FINISHED: "finished",
@@ -14,6 +14,7 @@ EXIT_CODES = {
     DIVERGED: "training diverged",
     RESOURCES: "no room on the disk or in memory",
     STOPPED: "stopped, with everything saved",
+    LOST: "another process of the run was lost",
     ABORTED: "aborted",
 }
 """All exit codes of cpulm and their words; the table in docs/reliability.md is the same."""

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
+from cpulm.distributed_settings import DistributedSettings
 from cpulm.layer_shapes import ACTIVATIONS, Activation, BlockLayers, LinearShape
 from cpulm.record_settings import CheckpointSettings, EvalSettings, LogSettings, SampleSettings
 from cpulm.setting_types import (
@@ -312,6 +313,7 @@ class Settings(Section):
     checkpoint: CheckpointSettings = CheckpointSettings()
     sample: SampleSettings = SampleSettings()
     runtime: RuntimeSettings = RuntimeSettings()
+    distributed: DistributedSettings = DistributedSettings()
     log: LogSettings = LogSettings()
 
     @model_validator(mode="after")

@@ -27,7 +27,8 @@ SOURCES = sorted(
 GROUND = (
     *("errors", "exit_codes", "units", "atomic", "cache_dir", "run_dir", "events", "progress", "interrupts"),
     *("command", "kernel_variants", "layer_shapes", "openmp_functions", "setting_types", "record_settings"),
-    *("settings", "settings_resolver", "preset_files", "typed_json", "regular_file", "yaml_file"),
+    *("distributed_settings", "settings", "settings_resolver", "preset_files", "typed_json", "regular_file"),
+    "yaml_file",
 )
 """Modules of the ground, which every room may import; ``native`` only :data:`GROUND_OF_NATIVE`."""
 
@@ -60,7 +61,8 @@ ROOMS: dict[str, tuple[int, str]] = {
     "inspection": (5, "checkpoints generation data model"),
     "training": (
         6,
-        "evaluation checkpoints generation execution pretrained estimate runs data model optim system",
+        "evaluation checkpoints generation execution distributed pretrained estimate runs data model optim "
+        "system",
     ),
     "serve": (6, "export overnight generation execution data model"),
     "benchmark": (7, "training estimate execution data model optim system"),
@@ -71,7 +73,7 @@ ROOMS: dict[str, tuple[int, str]] = {
     "cli": (
         8,
         "api benchmark serve training evaluation export inspection analysis sweep overnight checkpoints "
-        "pretrained runs ui estimate generation execution runlog data model optim system native",
+        "pretrained distributed runs ui estimate generation execution runlog data model optim system native",
     ),
 }
 """Every room: its floor, and what it may import beside the ground; ``a.b`` is one module of a room."""

@@ -258,6 +258,7 @@ class _Facts:
     device: str = ""
     device_name: str | None = None
     threads: int = 1
+    processes: int = 1
     precision: Literal["fp32", "bf16", "int8"] = "fp32"
     precision_reason: str = ""
     compiled: bool = False

@@ -14,7 +14,9 @@ from cpulm.cli.setting_flags import (
     HOW_LONG,
     MACHINE,
     OUTPUT,
+    PROCESSES,
     TEXT,
+    TOGETHER,
     Headless,
     JsonEvents,
     horizon,
@@ -24,7 +26,13 @@ from cpulm.command import typed
 
 
 @setting_flags(
-    {HOW_LONG: HORIZON, TEXT: ("data", "val_data"), MACHINE: BEHAVIOUR, OUTPUT: ("checkpoint_every",)}
+    {
+        HOW_LONG: HORIZON,
+        TEXT: ("data", "val_data"),
+        MACHINE: BEHAVIOUR,
+        PROCESSES: TOGETHER,
+        OUTPUT: ("checkpoint_every",),
+    }
 )
 def resume(
     run: Annotated[

@@ -8,13 +8,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cpulm.cli import several_processes
 from cpulm.command import typed
-from cpulm.errors import StoppedError
+from cpulm.errors import SettingsError, StoppedError
 from cpulm.events import Listener, Notice
 from cpulm.run_dir import RunDir
 
 if TYPE_CHECKING:
     from cpulm.benchmark.planner import Make
+    from cpulm.cli.several_processes import Watched
     from cpulm.settings import Settings
     from cpulm.training.run import PreparedRun, RunOutcome
 
@@ -57,27 +59,51 @@ def begin(
         require_lasting_text([settings.data], "--overnight")
         background.train_overnight(sys.argv[2:], out, AUTO if make else settings.preset or "run", json=json)
         return
-    from cpulm.api.recording import page_at_the_end
+    several_processes.launch_if_wanted(settings.distributed)
+    if make is not None and settings.distributed.needs_launcher:
+        raise SettingsError(
+            "a planned run has one process, and several are asked for",
+            "choose the settings: --preset NAME (`cpulm benchmark --max-time` plans them)",
+        )
     from cpulm.training import run
-    from cpulm.ui.console import say, show_warning
-    from cpulm.ui.watch import choose_mode, watch
 
-    mode = choose_mode(json=json, headless=headless)
-    with page_at_the_end(say, show_warning) as record, watch(mode) as show:
-        leave = getattr(show, "leave", None)
+    with several_processes.watching(json=json, headless=headless) as watched:
+        if watched.resumes:
+            _follow(watched, settings, began)
+            return
+        world, record, show = watched.world, watched.record, watched.show
         _warn(show, warnings)
         settings, explain = _planned(settings, make, show)
         outcome = run.train(
             settings,
             out,
+            world=world,
             show=show,
             record=record,
-            leave=leave,
+            leave=watched.leave,
             began=began,
             block_is_wish=block_is_wish,
             explain=explain,
         )
-    _end(outcome, json)
+        _end(outcome, json=json or not world.is_main)
+
+
+def _follow(watched: Watched, settings: Settings, began: float) -> None:
+    """Train in a process of a machine without the run's folder, while the main one resumes the run."""
+    from cpulm.training import run
+
+    text = {"data.source": settings.data.source, "data.val_source": settings.data.val_source}
+    outcome = run.resume(
+        Path(),
+        {},
+        text,
+        show=watched.show,
+        record=watched.record,
+        leave=watched.leave,
+        began=began,
+        world=watched.world,
+    )
+    _end(outcome, json=True)
 
 
 def go_on(
@@ -102,26 +128,23 @@ def go_on(
         more = ["--without-teacher"] if without_teacher else []
         background.resume_overnight(path, horizon, changes, more, json=json)
         return
-    from cpulm.api.recording import page_at_the_end
+    several_processes.launch_if_wanted(several_processes.stored(path, changes))
     from cpulm.training import run
-    from cpulm.ui.console import say, show_warning
-    from cpulm.ui.watch import choose_mode, watch
 
-    history = RunDir(path if path.is_dir() else path.parent).metrics
-    mode = choose_mode(json=json, headless=headless)
-    with page_at_the_end(say, show_warning) as record, watch(mode, history) as show:
-        leave = getattr(show, "leave", None)
+    with several_processes.watching(path, json=json, headless=headless) as watched:
+        world, record, show = watched.world, watched.record, watched.show
         outcome = run.resume(
             path,
             horizon,
             changes,
             show=show,
             record=record,
-            leave=leave,
+            leave=watched.leave,
             began=began,
             without_teacher=without_teacher,
+            world=world,
         )
-    _end(outcome, json)
+        _end(outcome, json=json or not world.is_main)
 
 
 def _planned(settings: Settings, make: Make | None, show: Listener) -> tuple[Settings, Explain]:
@@ -222,7 +245,7 @@ def show_presets(json: bool) -> None:
     )
 
 
-def _end(outcome: RunOutcome, json: bool) -> None:
+def _end(outcome: RunOutcome, *, json: bool) -> None:
     from cpulm.ui.console import say
 
     run = outcome.run

@@ -14,7 +14,7 @@ from cpulm.cli.setting_flag import SettingFlag
 from cpulm.errors import SettingsError
 
 COMMON, TEXT, FILES, HOW_LONG, MODEL = "Common", "Text", "Reading files", "How long", "Model"
-LEARNING, MACHINE, OUTPUT = "Learning", "Machine", "Output"
+LEARNING, MACHINE, PROCESSES, OUTPUT = "Learning", "Machine", "Several processes", "Output"
 
 
 def _until(text: str) -> str:
@@ -227,6 +227,30 @@ FLAGS = {
             "Wait while the machine runs on battery.",
         ),
         SettingFlag(
+            "distributed.processes",
+            ("--nproc", "--nproc-per-node"),
+            "N",
+            "Processes on this machine, which share every update. [default: 1]",
+        ),
+        SettingFlag(
+            "distributed.nodes",
+            ("--nnodes",),
+            "N|MIN:MAX",
+            "Machines; give each the same command.",
+        ),
+        SettingFlag(
+            "distributed.rendezvous",
+            ("--rdzv-endpoint",),
+            "HOST:PORT",
+            "Where the machines meet: one of them, and a free port there.",
+        ),
+        SettingFlag(
+            "distributed.run_id",
+            ("--rdzv-id",),
+            "NAME",
+            "What the machines of this run call it. [default: cpulm]",
+        ),
+        SettingFlag(
             "checkpoint.every",
             ("--checkpoint-every",),
             "DURATION",
@@ -244,7 +268,10 @@ READING = (
 TEXTS = ("data", "val_data", "val_fraction", "tokenizer", "vocab_size", "dedup")
 HORIZON = ("max_time", "steps", "epochs", "tokens", "until")
 SHAPE = ("n_layer", "n_head", "n_embd", "block_size", "dropout")
+TOGETHER = ("nproc", "nnodes", "rdzv_endpoint", "rdzv_id")
 BEHAVIOUR = ("nice", "allow_sleep", "pause_on_battery")
+KEPT_BY_RESUME = ("checkpoint_every", *BEHAVIOUR, *TOGETHER)
+"""Options that ``cpulm resume``, and ``train --resume``, take too."""
 
 Assignments = Annotated[
     list[str] | None,

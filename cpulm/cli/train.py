@@ -12,15 +12,19 @@ from cpulm.cli.setting_flags import (
     BEHAVIOUR,
     COMMON,
     FILES,
+    FLAGS,
     HOW_LONG,
+    KEPT_BY_RESUME,
     LEARNING,
     MACHINE,
     MODEL,
     OUTPUT,
+    PROCESSES,
     READING,
     SHAPE,
     TEXT,
     TEXTS,
+    TOGETHER,
     Assignments,
     Config,
     Headless,
@@ -41,6 +45,7 @@ from cpulm.cli.setting_flags import (
         MODEL: SHAPE,
         LEARNING: ("records", "grad_accum", "seed", "init_from", "generations", "teacher"),
         MACHINE: ("device", "threads", "precision", "compile", *BEHAVIOUR),
+        PROCESSES: TOGETHER,
         OUTPUT: ("checkpoint_every", "tensorboard"),
     }
 )
@@ -113,7 +118,7 @@ def train(
     import os
 
     from cpulm.api.new_run import resolve_new_run
-    from cpulm.cli import run_training
+    from cpulm.cli import run_training, several_processes
     from cpulm.cli.learning_rates import check_rates
     from cpulm.cli.no_effect import ignored_by_resume, without_effect
     from cpulm.errors import SettingsError
@@ -123,6 +128,7 @@ def train(
     if list_presets:
         run_training.show_presets(json)
         return
+    out, resume = several_processes.restarted(out, resume=resume)
     continues = out if resume and out is not None and run_training.is_run(out) else None
     if (overnight or continues) and (dry_run or print_config):
         which = "--overnight trains" if overnight else "--resume trains"
@@ -134,8 +140,7 @@ def train(
         "flags": with_text(flags, text),
     }
     if continues:
-        keys = ("checkpoint.every", *(f"runtime.{name}" for name in BEHAVIOUR))
-        kept = {key: flags.get(key) for key in keys}
+        kept = {FLAGS[name].key: flags.get(FLAGS[name].key) for name in KEPT_BY_RESUME}
         for warning in ignored_by_resume(continues, kept, preset, **given):
             show_warning(warning)
         run_training.go_on(continues, horizon(flags), kept, headless=headless, json=json, overnight=overnight)

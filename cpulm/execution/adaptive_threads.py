@@ -40,7 +40,10 @@ _Item = TypeVar("_Item")
 def adaptive_threads(parts: TrainingParts, runtime: Runtime) -> AdaptiveThreads:
     """Return the adaptive threads of a run: at most ``runtime.threads`` on a CPU, one on another device."""
     most = runtime.threads if runtime.device.type == "cpu" else 1
-    return AdaptiveThreads(most, may_change=lambda: same_bits(parts, runtime, (1, most)))
+    others = OthersUse(runtime.others_of_run).read
+    if parts.exchange is not None:  # an update lasts as long as that of the slowest process
+        return AdaptiveThreads(most, others=others, may_change=lambda: False)
+    return AdaptiveThreads(most, others=others, may_change=lambda: same_bits(parts, runtime, (1, most)))
 
 
 def threads_for_model(model: Transformer) -> AdaptiveThreads:

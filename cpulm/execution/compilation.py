@@ -80,11 +80,12 @@ def compile_forward(
     if not runtime.compiled:
         return parts, runtime
     compiled = replace(parts, forward=torch.compile(parts.forward))
+    alone = replace(compiled, exchange=None)
     random_state = random_states(runtime.device)
     show(Progress(stage="compiling", done=0, total=None, unit=""))
     try:
         with stop.interruptible():
-            accumulate_gradients(compiled, (0,), runtime, StepTimer(runtime.device))
+            accumulate_gradients(alone, (0,), runtime, StepTimer(runtime.device))
     except Exception as error:  # torch wraps the errors of compilers and linkers in many classes
         torch._dynamo.reset()
         why = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

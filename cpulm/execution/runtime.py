@@ -47,6 +47,8 @@ class Runtime:
         kernels: the compiled kernels; None: everything runs in torch.
         libraries: the other facts that the bits depend on, see :func:`library_facts`.
         notes: the choices and their reasons, in words.
+        others_of_run: process ids of the run's other processes on this machine.
+        processes: of the run, on all machines.
     """
 
     device: torch.device
@@ -58,6 +60,8 @@ class Runtime:
     kernels: Kernels | None = field(default=None, compare=False)
     libraries: Mapping[str, str] = field(default_factory=dict, compare=False)
     notes: tuple[str, ...] = field(default=(), compare=False)
+    others_of_run: tuple[int, ...] = field(default=(), compare=False)
+    processes: int = 1
 
     def autocast(self) -> AbstractContextManager[object]:
         """Return the context for forward passes."""
@@ -71,6 +75,7 @@ class Runtime:
             "device": self.device.type,
             "device_name": self.device_name,
             "threads": self.threads,
+            "processes": self.processes,
             "precision": self.precision,
             "precision_reason": self.precision_reason,
             "compiled": self.compiled,
@@ -132,6 +137,7 @@ def choose_runtime(
         kernels=kernels,
         libraries=library_facts(machine, kernels),
         notes=(device_note, thread_note, f"{precision}: {reason}", *kernels_note),
+        others_of_run=machine.others_of_run,
     )
 
 

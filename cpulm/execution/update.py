@@ -6,12 +6,13 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from cpulm.data.batches import TrainingBatches
+from cpulm.data.share import BatchPiece
 from cpulm.execution.runtime import Runtime
 from cpulm.execution.stopwatch import synchronize
 from cpulm.execution.teacher import Teacher
@@ -29,6 +30,16 @@ STEP_PARTS: tuple[StepPart, ...] = ("data", "forward", "backward", "optimizer")
 """The parts of an update, in order. ``optimizer`` includes clipping and freeing the gradients."""
 
 
+class GradientExchange(Protocol):
+    """The other processes that compute a part of every update."""
+
+    def pieces(self, batches: Sequence[int], batch_size: int) -> list[BatchPiece]:
+        """Return what this process computes of micro-batches with these indices."""
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Sum the gradients of the model, and ``values``, over all processes."""
+
+
 @dataclass
 class TrainingParts:
     """The objects that a training update changes, and the function that computes its loss.
@@ -36,6 +47,7 @@ class TrainingParts:
     Attributes:
         teacher: whose distribution the model learns from, beside the text; None: from the text alone.
         average: of the model's weights; None if the run keeps none.
+        exchange: with the run's other processes; None: this is the only one.
     """
 
     model: Transformer
@@ -44,6 +56,7 @@ class TrainingParts:
     forward: Forward
     teacher: Teacher | None = None
     average: WeightAverage | None = None
+    exchange: GradientExchange | None = None
 
     def loss(self, idx: Tensor, targets: Tensor) -> DistillationLoss:
         """The losses of a micro-batch; without a teacher the objective is the cross-entropy."""
@@ -146,29 +159,39 @@ def accumulate_gradients(
 ) -> tuple[float, float] | None:
     """Run forward and backward over the micro-batches: an update up to the gradients.
 
-    Arguments are those of :func:`training_update`.
+    Arguments are those of :func:`training_update`. With other processes, each computes its pieces, and the
+    gradients are summed at the end; a stop requested in one of them ends the update in all.
 
     Returns:
         The mean loss on the text and the mean divergence from the teacher (0 without one), in nats per
         token; None if ``should_stop`` ended the update.
     """
-    count = len(batches)
-    loss_sum: Tensor | None = None
-    for number, index in enumerate(batches, 1):
-        x, y = (tensor.to(runtime.device) for tensor in parts.loader.batch(index))
+    count, stopped, exchange = len(batches), False, parts.exchange
+    pieces = [BatchPiece(index) for index in batches]
+    if exchange is not None:
+        pieces = exchange.pieces(batches, parts.loader.batch_size)
+    total = torch.zeros(2)
+    for number, piece in enumerate(pieces, 1):
+        inputs, targets, share = piece.load(parts.loader)
+        x, y = inputs.to(runtime.device), targets.to(runtime.device)
         timer.lap("data")
         with runtime.autocast():
             losses = parts.loss(x, y)
         timer.lap("forward")
-        (losses.objective / count if count > 1 else losses.objective).backward()
+        objective = losses.objective if share == 1.0 else losses.objective * share
+        (objective / count if count > 1 else objective).backward()
         shown = torch.stack(losses[1:])
-        loss_sum = shown if loss_sum is None else loss_sum + shown
+        total = total.to(shown.device) + (shown if share == 1.0 else shown * share)
         timer.lap("backward")
-        if number < count and should_stop():
-            return None
-    assert loss_sum is not None
-    loss, divergence = (total / count for total in loss_sum.tolist())
-    return loss, divergence
+        if number < len(pieces) and should_stop():
+            stopped = True
+            break
+    loss, divergence = (value / count for value in total.tolist())
+    if exchange is not None:
+        loss, divergence, stops = exchange.sum((loss, divergence, float(stopped)))
+        stopped = stops > 0
+        timer.lap("backward")
+    return None if stopped else (loss, divergence)
 
 
 def non_finite(loss: float, grad_norm: float) -> str | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 
 import psutil
 
@@ -14,24 +16,33 @@ class OthersUse:
     """Measures how many processors other programs used on average since the previous reading.
 
     Time that a hypervisor gives to other virtual machines is included: it is not available here either.
+
+    Args:
+        others_of_run: process ids of the other processes of the same run, which are not other programs.
     """
 
-    def __init__(self) -> None:
-        self._at, self._busy, self._own = _reading()
+    def __init__(self, others_of_run: Sequence[int] = ()) -> None:
+        self._family = others_of_run
+        self._at, self._busy, self._own = _reading(others_of_run)
 
     def read(self) -> float | None:
         """Return the processors in use by others; None if the last reading is too recent."""
         if time.monotonic() - self._at < SHORTEST_SECONDS:
             return None
-        at, busy, own = _reading()
+        at, busy, own = _reading(self._family)
         others = (busy - self._busy - (own - self._own)) / (at - self._at)
         self._at, self._busy, self._own = at, busy, own
         return max(0.0, others)
 
 
-def _reading() -> tuple[float, float, float]:
-    """Return seconds: of the clock, of processor time by all programs, and of processor time by this one."""
+def _reading(others_of_run: Sequence[int]) -> tuple[float, float, float]:
+    """Return seconds: of the clock, of processor time by all programs, and of processor time by the run."""
     times = psutil.cpu_times()._asdict()
     for name in ("idle", "iowait", "guest", "guest_nice"):  # guests are counted in user and nice already
         times.pop(name, None)
-    return time.monotonic(), sum(times.values()), time.process_time()
+    own = time.process_time()
+    for pid in others_of_run:
+        with suppress(psutil.Error):
+            used = psutil.Process(pid).cpu_times()
+            own += used.user + used.system
+    return time.monotonic(), sum(times.values()), own

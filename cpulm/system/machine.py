@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -16,7 +16,11 @@ from cpulm.system.cpu import Cpu, architecture, worth_using
 from cpulm.system.host import Power, read_host
 from cpulm.system.precisions import cpu_precision
 from cpulm.system.software import Compiler, Gpu, Torch, find_compiler, read_gpus, read_torch
-from cpulm.system.thread_variables import ThreadVariables, read_thread_variables
+from cpulm.system.thread_variables import (
+    ThreadVariables,
+    read_thread_variables,
+    without_torchruns_default,
+)
 
 GIB = 1024**3
 _T = TypeVar("_T")
@@ -30,6 +34,9 @@ class Machine:
     ``cpu_quota`` is the container's processor time in processors. ``usable_cores`` is the number of
     physical cores worth using within both: on a machine with two kinds of cores often only the
     fast ones. ``memory_total_bytes`` and ``memory_available_bytes`` respect the container's limit.
+
+    If a run has several ``processes`` here, cores and memory are the share of one; ``others_of_run`` are the
+    process ids of the others.
     """
 
     cpu_model: str
@@ -57,6 +64,8 @@ class Machine:
     compiler_problem: str
     gpus: tuple[Gpu, ...]
     openmp: ThreadVariables = field(default_factory=ThreadVariables)
+    processes: int = 1
+    others_of_run: tuple[int, ...] = ()
 
     @property
     def has_kernels(self) -> bool:
@@ -141,6 +150,20 @@ def read_machine() -> Machine:
     )
 
 
+def share_of(machine: Machine, processes: int, others_of_run: tuple[int, ...] = ()) -> Machine:
+    """Return the share of ``machine`` that one of a run's ``processes`` on it has."""
+    if processes == 1:
+        return machine
+    return replace(
+        machine,
+        usable_cores=max(1, machine.usable_cores // processes),
+        memory_available_bytes=machine.memory_available_bytes // processes,
+        openmp=without_torchruns_default(machine.openmp),
+        processes=processes,
+        others_of_run=others_of_run,
+    )
+
+
 def read_cpu() -> Cpu:
     """Read the processors of this machine."""
     if sys.platform == "darwin":
@@ -219,6 +242,8 @@ def _choose_threads(machine: Machine) -> Choice[int]:
 
 def _why_threads(machine: Machine) -> str:
     cores = machine.usable_cores
+    if machine.processes > 1:
+        return f"the share of one of {machine.processes} processes of the run on this machine"
     if machine.cpu_quota is not None and max(1, int(machine.cpu_quota)) == cores < machine.physical_cores:
         return f"the container's quota is {machine.cpu_quota:g} processors"
     if machine.performance_cores == cores:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,17 @@ def read_thread_variables(environ: Mapping[str, str] = os.environ) -> ThreadVari
     """Read ``environ``. In a list such as ``4,2`` the first number is that of the outermost level."""
     first = environ.get("OMP_NUM_THREADS", "").split(",")[0]
     return ThreadVariables(_positive(first), _positive(environ.get("OMP_THREAD_LIMIT", "")))
+
+
+def without_torchruns_default(
+    found: ThreadVariables, environ: Mapping[str, str] = os.environ
+) -> ThreadVariables:
+    """Return ``found`` without the OMP_NUM_THREADS=1 that torchrun sets for several processes.
+
+    A user's own 1 looks the same: ``--threads 1`` says it to cpulm. cpulm's launcher sets nothing.
+    """
+    by_torchrun = "TORCHELASTIC_RUN_ID" in environ and "CPULM_LAUNCH" not in environ
+    return replace(found, num_threads=None) if by_torchrun and found.num_threads == 1 else found
 
 
 def _positive(text: str) -> int | None:

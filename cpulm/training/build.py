@@ -18,6 +18,8 @@ from cpulm.data.batches import TrainingBatches, ValidationBatches, training_batc
 from cpulm.data.loader import Loader
 from cpulm.data.packing import tokens_per_epoch
 from cpulm.data.tokenfile import TokenFolder
+from cpulm.distributed.gradients import GradientSum
+from cpulm.distributed.world import SOLO, World
 from cpulm.errors import DataError
 from cpulm.estimate.requirements import total_steps
 from cpulm.events import Listener, Notice
@@ -48,6 +50,7 @@ def build_parts(
     teacher: Checkpoint | None = None,
     generation: int = 1,
     initial: InitialModel | None = None,
+    world: World = SOLO,
 ) -> TrainingParts:
     """Build the parts of a run as they are before the first update: they depend only on settings and data.
 
@@ -56,12 +59,15 @@ def build_parts(
     Args:
         teacher: the checkpoint of the model that teaches; None: none does.
         initial: the model whose weights are those before the first update; None: they are drawn.
+        world: the processes that share every update.
     """
     seed = (settings.train.seed + generation - 1) % 2**32
     settings = changed(settings, train=changed(settings.train, seed=seed))
     loader = training_batches(settings, tokens)
     weights = None if initial is None else initial.fitted(settings.model, tokens.vocab_size)
     parts = _parts(settings, loader, tokens.vocab_size, tokens.tokenizer.eot_id, runtime, weights)
+    if world.size > 1:
+        parts = replace(parts, exchange=GradientSum(world, parts.model.parameters()))
     if teacher is None:
         return parts
     return _taught(parts, model_of(teacher, tokens.tokenizer), settings.train, runtime)
@@ -131,6 +137,7 @@ def build_trainer(
     complete: bool = False,
     began: float,
     step_seconds: float,
+    world: World = SOLO,
 ) -> Trainer:
     """Build the trainer of a run; with ``checkpoint`` the run continues exactly from its state.
 
@@ -139,6 +146,7 @@ def build_trainer(
         complete: whether the run had come to its end, and now continues beyond it.
         began: ``time.monotonic()`` at the start of the command: a horizon in time counts from then.
         step_seconds: of one update; 0 if unknown.
+        world: the processes that share every update.
 
     Raises:
         DataError: if the checkpoint was trained on other data, or does not fit the parts.
@@ -161,9 +169,10 @@ def build_trainer(
         emit=emit,
         stop=stop,
         clock=RunClock(state.elapsed_seconds, lambda seconds: emit(_slept(seconds))),
-        battery=BatteryWatch() if settings.runtime.pause_on_battery else None,
+        battery=BatteryWatch() if settings.runtime.pause_on_battery and world.is_main else None,
         state=state,
         complete=complete,
+        world=world,
     )
 
 

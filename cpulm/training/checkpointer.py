@@ -38,6 +38,7 @@ class Checkpointer:
         emit: receives every checkpoint and every failure.
         saved_step: the step of the newest checkpoint on the disk.
         saved_at: the run's own time at that step, in seconds.
+        writes: False in all but the main process of a run: nothing is ever due or written.
     """
 
     def __init__(
@@ -49,11 +50,13 @@ class Checkpointer:
         *,
         saved_step: int = 0,
         saved_at: float = 0.0,
+        writes: bool = True,
     ) -> None:
         self._run = run
         self._settings = settings
         self._make = make
         self._emit = emit
+        self._writes = writes
         self.saved_step = saved_step
         self._saved_at = saved_at
         self._failed_at: float | None = None
@@ -70,7 +73,7 @@ class Checkpointer:
 
     def is_due(self, step: int, elapsed_seconds: float) -> bool:
         """Whether a checkpoint is due: by steps, by time, by request, or after a save that failed."""
-        if step == self.saved_step:
+        if step == self.saved_step or not self._writes:
             return False
         if self._failed_at is not None:
             waited = elapsed_seconds - self._tried_at >= min(RETRY_SECONDS, self._settings.every)
@@ -86,6 +89,8 @@ class Checkpointer:
         Raises:
             ResourceError: if saving failed when the last checkpoint was due, and still fails.
         """
+        if not self._writes:
+            return True
         try:
             self._write_latest()
             self._write_numbered(step)
@@ -102,6 +107,8 @@ class Checkpointer:
         Returns:
             Whether it is on the disk. A failure is reported and does not end the run.
         """
+        if not self._writes:
+            return True
         try:
             self._write(self._run.best, "best")
             checkpoints.duplicate(self._run.best, self._run.latest)
@@ -118,7 +125,7 @@ class Checkpointer:
             ResourceError: if it still fails after :data:`LAST_TRIES_SECONDS`.
         """
         began, wait = time.monotonic(), 1.0
-        while True:
+        while self._writes:
             try:
                 self._write_latest()
                 return

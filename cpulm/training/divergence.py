@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from cpulm.checkpoints import checkpoint as checkpoints
 from cpulm.checkpoints.checkpoint import Checkpoint
 from cpulm.checkpoints.train_state import TrainState
+from cpulm.distributed.world import SOLO, World
 from cpulm.errors import DataError, DivergedError
 from cpulm.events import Listener, Notice, RolledBack
 from cpulm.execution.update import TrainingParts
@@ -22,6 +24,7 @@ def roll_back(
     run: RunDir,
     train: TrainSettings,
     emit: Listener,
+    world: World = SOLO,
 ) -> TrainState:
     """Restore ``parts`` from the last checkpoint before the problem, and skip the data that caused it.
 
@@ -29,6 +32,7 @@ def roll_back(
         problem: the problem in words.
         last: the generation's finished updates before the update in which the problem was noticed.
         state: the state of the run with the problem.
+        world: the processes of the run: all go back to the main one's checkpoint.
 
     Returns:
         The state to continue from.
@@ -40,7 +44,7 @@ def roll_back(
     count, limit = state.rollbacks + 1, train.max_rollbacks
     if count > limit:
         raise _diverged(problem, f"after {limit} rollbacks" if limit else "", state, run)
-    checkpoint = _last_good(run, state.generation, emit)
+    checkpoint = _last_good(run, state.generation, emit, world)
     if checkpoint is None:
         raise _diverged(problem, "and no earlier checkpoint is left", state, run)
     first = max(0, last + 1 - state.losses.high_updates)
@@ -85,8 +89,16 @@ def unskipped_batch(index: int, skipped: Sequence[int]) -> int:
     return index
 
 
-def _last_good(run: RunDir, generation: int, emit: Listener) -> Checkpoint | None:
+def _last_good(run: RunDir, generation: int, emit: Listener, world: World = SOLO) -> Checkpoint | None:
     """Return the generation's newest undamaged checkpoint that was not written during a spike."""
+    found = _last_good_here(run, generation, emit) if world.is_main else None
+    if not world.share(found is not None):
+        return None
+    world.share_file(None if found is None else found[0], run.latest)
+    return checkpoints.load(run.latest) if found is None else found[1]
+
+
+def _last_good_here(run: RunDir, generation: int, emit: Listener) -> tuple[Path, Checkpoint] | None:
     for path in run.checkpoints():
         try:
             checkpoint = checkpoints.load(path)
@@ -94,7 +106,7 @@ def _last_good(run: RunDir, generation: int, emit: Listener) -> Checkpoint | Non
             emit(Notice(level="warning", message=error.message))
             continue
         if checkpoint.state.generation == generation and not checkpoint.state.losses.high_updates:
-            return checkpoint
+            return path, checkpoint
     return None
 
 

@@ -57,7 +57,7 @@ def _begin_next(trainer: Trainer) -> None:
     teacher = _best_so_far(trainer)
     digest = "" if teacher is None else keep_teacher(teacher, trainer.run)
     generation = state.generation + 1
-    parts = build_parts(settings, trainer.tokens, trainer.runtime, teacher, generation)
+    parts = build_parts(settings, trainer.tokens, trainer.runtime, teacher, generation, world=trainer.world)
     trainer.begin_generation(parts, state.next_generation(digest, trainer.clock.elapsed()))
     trainer.emit(
         GenerationStarted(

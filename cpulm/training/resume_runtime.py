@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from cpulm.checkpoints.checkpoint import Checkpoint
@@ -19,6 +20,7 @@ NAMES = {
     "device": "device",
     "device_name": "processor",
     "threads": "threads",
+    "processes": "processes",
     "precision": "precision",
     "compiled": "compiled by torch",
     "kernels": "compiled kernels",
@@ -33,17 +35,23 @@ NAMES = {
 """The recorded facts that the bits of a run depend on, and their names in messages."""
 
 
-def resumed_runtime(checkpoint: Checkpoint, machine: Machine) -> Runtime:
-    """Return the runtime that the checkpoint was made with, as far as this machine supports it."""
+def resumed_runtime(checkpoint: Checkpoint, machine: Machine, processes: int = 1) -> Runtime:
+    """Return the runtime that the checkpoint was made with, as far as this machine supports it.
+
+    Args:
+        processes: that train the run now. With another number than before, the threads are chosen again.
+    """
     facts = checkpoint.runtime
     threads = facts["threads"] if 1 <= facts["threads"] <= machine.usable_logical else None
+    if facts.get("processes", 1) != processes:
+        threads = checkpoint.settings.runtime.threads
     kernels = "auto" if facts.get("kernels") else "off"
     precision, reason = facts["precision"], facts.get("precision_reason", "")
     lost = precision == "int8" and not has_fast_int8(machine.instruction_sets)
     if lost:
         precision, reason = "fp32", "the run began in int8, which is slow on this CPU"
     requested = changed(checkpoint.settings.runtime, threads=threads, precision=precision, kernels=kernels)
-    runtime = choose_runtime(requested, machine, requested=KEPT)
+    runtime = replace(choose_runtime(requested, machine, requested=KEPT), processes=processes)
     runtime = decide_compile(runtime, "on" if facts["compiled"] else "off", machine, None)
     if reason:
         note = reason if lost else f"{precision} was chosen when the run began: {reason}"

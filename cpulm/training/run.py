@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,56 +13,43 @@ from cpulm import run_dir
 from cpulm.atomic import write_text
 from cpulm.checkpoints import checkpoint as checkpoints
 from cpulm.checkpoints.checkpoint import Checkpoint
-from cpulm.checkpoints.training_data import same_tokens
-from cpulm.data.packing import tokens_per_epoch
-from cpulm.data.prepare import prepare_fitting
 from cpulm.data.sources import absolute_sources
-from cpulm.data.tokenfile import TokenFolder
-from cpulm.errors import DataError, SettingsError, memory_errors
+from cpulm.distributed.world import SOLO, World
 from cpulm.estimate import requirements
-from cpulm.estimate.memory import arithmetic_of, expected_arithmetic
-from cpulm.estimate.requirements import Requirements
-from cpulm.events import EndReason, Event, Listener, Notice, Progress
-from cpulm.execution.adaptive_threads import measured_as_in_a_run
-from cpulm.execution.compilation import decide_compile
-from cpulm.execution.runtime import Runtime, choose_runtime
-from cpulm.execution.step_timing import cached_fp32_peak, measure_step
-from cpulm.execution.update import TrainingParts
-from cpulm.generation.generate import encode_prompt
+from cpulm.events import EndReason, Event, Listener, Notice
 from cpulm.interrupts import StopRequest
 from cpulm.run_dir import RunDir
 from cpulm.runs.lock import locked
 from cpulm.runs.status import is_complete
 from cpulm.runs.stop_file import watch_for_stop, withdraw_stop
-from cpulm.settings import HORIZONS, Settings, changed, settings_yaml
+from cpulm.settings import Settings, changed, settings_yaml
 from cpulm.settings_resolver import replaced
-from cpulm.system.allocator import release_memory
-from cpulm.system.cpu_use import OthersUse
-from cpulm.system.machine import Machine, read_machine
-from cpulm.training.build import build_parts, build_random_parts, build_trainer
+from cpulm.training.build import build_trainer
 from cpulm.training.go_back import go_back_to
-from cpulm.training.initial import read_initial, require_fit, require_tokenizer
+from cpulm.training.other_processes import (
+    require_same_weights,
+    scratch_run,
+    share_checkpoint,
+    share_state,
+)
+from cpulm.training.prepare_run import PreparedRun as PreparedRun
+from cpulm.training.prepare_run import prepare_resume
+from cpulm.training.prepare_run import prepare_run as prepare_run
 from cpulm.training.resume_horizon import (
     report_documents,
     report_new_horizon,
     report_passes,
     report_requirements,
-    require_steps,
     require_time,
     require_unfinished,
     with_horizon,
 )
-from cpulm.training.resume_runtime import report_differences, resumed_runtime
+from cpulm.training.resume_runtime import report_differences
 from cpulm.training.session import host_settings, run_session
 from cpulm.training.teaching import (
     keep_teacher,
-    kept_teacher,
-    teacher_of,
-    teacher_shape,
     with_absolute_models,
 )
-
-_LESS_MEMORY = "close other programs, or lower train.micro_batch_size, model.n_layer or model.n_embd"
 
 
 @dataclass(frozen=True)
@@ -87,24 +74,6 @@ class RunOutcome:
     step: int
 
 
-@dataclass(frozen=True)
-class PreparedRun:
-    """A run that is ready to begin; its folder does not exist yet.
-
-    ``teacher`` has no optimizer states; None if the model learns from the text alone. ``begins_with`` says in
-    words what trained model the run begins with; empty if none.
-    """
-
-    settings: Settings
-    machine: Machine
-    runtime: Runtime
-    tokens: TokenFolder
-    plan: Requirements
-    parts: TrainingParts
-    teacher: Checkpoint | None = None
-    begins_with: str = ""
-
-
 def train(
     settings: Settings,
     out: Path | None,
@@ -115,6 +84,7 @@ def train(
     began: float | None = None,
     block_is_wish: bool = False,
     explain: Callable[[PreparedRun], Sequence[str]] = lambda _: (),
+    world: World = SOLO,
 ) -> RunOutcome:
     """Train a new run.
 
@@ -127,6 +97,7 @@ def train(
             now.
         block_is_wish: as in :func:`prepare_run`.
         explain: what else to say of the run before it begins, such as what to expect of it.
+        world: the processes that train it together; only the main one writes into ``out``.
 
     Raises:
         CpulmError: for everything that the user can correct; nothing that existed before is changed.
@@ -134,14 +105,21 @@ def train(
     began = time.monotonic() if began is None else began
     settings = changed(settings, data=absolute_sources(settings.data))
     settings = with_absolute_models(settings)
-    if out is not None:
+    if out is not None and world.is_main:
         run_dir.check_free(out)
-    with StopRequest(leave) as stop, host_settings(settings.runtime) as report_host:
-        prepared = prepare_run(settings, show=show, should_stop=stop, block_is_wish=block_is_wish)
+    with ExitStack() as stack:
+        stop = stack.enter_context(StopRequest(leave))
+        report_host = stack.enter_context(host_settings(settings.runtime))
+        prepared = prepare_run(
+            settings, show=show, should_stop=stop, block_is_wish=block_is_wish, world=world
+        )
         settings = prepared.settings
         require_time(prepared.plan, settings, time.monotonic() - began)
-        requirements.check_disk(prepared.plan.disk_bytes, out or Path("runs"))
-        run = run_dir.create(out, settings.preset or "run")
+        if world.is_main:
+            requirements.check_disk(prepared.plan.disk_bytes, out or Path("runs"))
+            run = run_dir.create(out, settings.preset or "run")
+        else:
+            run = stack.enter_context(scratch_run())
         with _exclusive(run, stop):
             write_text(run.settings, settings_yaml(settings))
             teacher = keep_teacher(prepared.teacher, run) if prepared.teacher else ""
@@ -154,7 +132,7 @@ def train(
                     emit(Notice(level="info", message=line))
                 report_documents(prepared.tokens, settings, emit)
                 report_host(emit)
-                return _train(prepared, run, emit, stop, began, teacher=teacher)
+                return _train(prepared, run, emit, stop, began, teacher=teacher, world=world)
 
 
 def resume(
@@ -167,6 +145,7 @@ def resume(
     leave: Callable[[], None] | None = None,
     began: float | None = None,
     without_teacher: bool = False,
+    world: World = SOLO,
 ) -> RunOutcome:
     """Continue the run at ``path``, a folder or a checkpoint in it, as if it had never stopped.
 
@@ -177,29 +156,23 @@ def resume(
         leave: as in :func:`train`.
         began: as in :func:`train`.
         without_teacher: if the teacher's file is gone or damaged, continue from the text alone.
+        world: as in :func:`train`; only the main process has the run.
 
     Raises:
         CpulmError: for everything that the user can correct; the run stays as it was.
     """
     began = time.monotonic() if began is None else began
-    run = run_dir.find(path)
-    with StopRequest(leave) as stop, _exclusive(run, stop):
-        candidates = [path] if path.is_file() and path.suffix == ".pt" else run.checkpoints()
-        checkpoint, source, damaged = checkpoints.load_newest(candidates)
-        skipped = [
-            Notice(level="warning", message=f"{line}; using {source.name} instead") for line in damaged
-        ]
-        for notice in skipped:  # at once: what is wrong with the older one may follow from it
-            show(notice)
-        settings = replaced(with_horizon(checkpoint.settings, horizon), changes)
-        settings = changed(settings, data=absolute_sources(settings.data))
+    with StopRequest(leave) as stop, _opened(path, stop, world) as run:
+        checkpoint, source, skipped = _newest(path, run, show, world)
+        settings = _resumed_settings(checkpoint, horizon, changes, world)
         with host_settings(settings.runtime) as report_host:
-            prepared = _prepare_resume(settings, checkpoint, run, show, stop, without_teacher)
-            complete = is_complete(run)
+            prepared = prepare_resume(settings, checkpoint, run, show, stop, without_teacher, world)
+            complete = bool(world.share(is_complete(run)))
             if complete:
                 require_unfinished(settings, prepared.plan, checkpoint, run)
             requirements.check_disk(prepared.plan.disk_bytes, run.path)
             earlier = go_back_to(checkpoint, source, run)
+            share_state(world, checkpoint)
             write_text(run.settings, settings_yaml(settings))
             begins = RecordStart(run, settings, checkpoint.step, checkpoint.state.saves)
             with record(begins) as recorder:
@@ -214,8 +187,50 @@ def resume(
                 report_host(emit)
                 teacher = checkpoint.state.teacher if prepared.teacher else ""
                 return _train(
-                    prepared, run, emit, stop, began, checkpoint, teacher=teacher, complete=complete
+                    prepared,
+                    run,
+                    emit,
+                    stop,
+                    began,
+                    checkpoint,
+                    teacher=teacher,
+                    complete=complete,
+                    world=world,
                 )
+
+
+@contextmanager
+def _opened(path: Path, stop: StopRequest, world: World) -> Iterator[RunDir]:
+    """Open the run at ``path`` alone; in other processes, an empty folder for what the main one sends."""
+    with ExitStack() as stack:
+        run = run_dir.find(path) if world.is_main else stack.enter_context(scratch_run())
+        stack.enter_context(_exclusive(run, stop))
+        yield run
+
+
+def _newest(
+    path: Path, run: RunDir, show: Listener, world: World
+) -> tuple[Checkpoint, Path, Sequence[Notice]]:
+    """Return the checkpoint to continue from, its file, and a notice for each damaged one."""
+    if not world.is_main:
+        return share_checkpoint(world, None, None, run), run.latest, ()
+    candidates = [path] if path.is_file() and path.suffix == ".pt" else run.checkpoints()
+    checkpoint, source, damaged = checkpoints.load_newest(candidates)
+    skipped = [Notice(level="warning", message=f"{line}; using {source.name} instead") for line in damaged]
+    for notice in skipped:  # at once: what is wrong with the older one may follow from it
+        show(notice)
+    return share_checkpoint(world, checkpoint, source, run), source, skipped
+
+
+def _resumed_settings(
+    checkpoint: Checkpoint, horizon: Mapping[str, Any], changes: Mapping[str, Any], world: World
+) -> Settings:
+    """Return the settings of the resumed run: the main process's, with the place of the text here."""
+    settings = replaced(with_horizon(checkpoint.settings, horizon), changes)
+    if world.size > 1:
+        settings = Settings.model_validate(world.share(settings.model_dump(mode="json")))
+        settings = replaced(settings, {key: value for key, value in changes.items() if "source" in key})
+    return changed(settings, data=absolute_sources(settings.data))
 
 
 @contextmanager
@@ -239,6 +254,7 @@ def _train(
     *,
     teacher: str,
     complete: bool = False,
+    world: World = SOLO,
 ) -> RunOutcome:
     trainer = build_trainer(
         prepared.settings,
@@ -253,140 +269,11 @@ def _train(
         complete=complete,
         began=began,
         step_seconds=prepared.plan.step_seconds or 0.0,
+        world=world,
     )
+    require_same_weights(world, trainer.parts.model)
     reason = run_session(trainer, prepared.plan)
     return RunOutcome(run, reason, trainer.state.step)
-
-
-@memory_errors("while the run is prepared", _LESS_MEMORY)
-def prepare_run(
-    settings: Settings, *, show: Listener, should_stop: Callable[[], bool], block_is_wish: bool = False
-) -> PreparedRun:
-    """Prepare a run: tokenize its data, choose the runtime, time real updates, estimate its requirements.
-
-    Args:
-        block_is_wish: take the largest block size that the text allows, if it is less than the settings'.
-
-    Raises:
-        CpulmError: if the run could not begin.
-    """
-    _require_horizon(settings)
-    machine, others = read_machine(), OthersUse()
-    choose_runtime(settings.runtime, machine)  # refuses what is not available, before the data is prepared
-    initial = None if settings.train.init_from is None else read_initial(settings.train.init_from, show)
-    if initial is not None:
-        require_fit(initial, settings)
-    tokens, settings = prepare_fitting(
-        settings,
-        emit=show,
-        should_stop=should_stop,
-        block_is_wish=block_is_wish,
-        tokenizer=None if initial is None else initial.tokenizer,
-    )
-    if initial is not None:
-        require_tokenizer(initial, tokens)
-    try:
-        encode_prompt(tokens.tokenizer, settings.sample.prompt, starts_documents=True)
-    except DataError as error:
-        raise DataError(
-            f"sample.prompt: {error.message}",
-            "change it (--set sample.prompt=TEXT), or use data.tokenizer=byte",
-        ) from error
-    teacher = teacher_of(settings, tokens, show)
-    shape = teacher_shape(settings, teacher, tokens.vocab_size)
-    expected = expected_arithmetic(settings, machine)
-    available = requirements.memory_for_run(machine)
-    requirements.check_memory(settings, tokens.vocab_size, expected, available, shape)
-    runtime = choose_runtime(settings.runtime, machine, settings.model)
-    plan = requirements.estimate_requirements(
-        settings, tokens.vocab_size, tokens_per_epoch(settings, tokens), arithmetic_of(runtime), shape
-    )
-    require_steps(plan, settings)
-    plan = replace(
-        plan,
-        step_seconds=_measured_step(settings, tokens, runtime, teacher, show, others),
-        peak_flops_per_second=cached_fp32_peak(runtime.device, runtime.threads),
-    )
-    release_memory()
-    planned = requirements.nominal_seconds(settings, tokens.vocab_size, plan.steps, runtime.device.type)
-    runtime = decide_compile(runtime, settings.runtime.compile, machine, planned)
-    parts = build_parts(settings, tokens, runtime, teacher, initial=initial)
-    begins_with = "" if initial is None else initial.described(tokens.tokenizer)
-    return PreparedRun(settings, machine, runtime, tokens, plan, parts, teacher, begins_with)
-
-
-@memory_errors("while the run is prepared", _LESS_MEMORY)
-def _prepare_resume(
-    settings: Settings,
-    checkpoint: Checkpoint,
-    run: RunDir,
-    show: Listener,
-    should_stop: Callable[[], bool],
-    without_teacher: bool,
-) -> PreparedRun:
-    """Prepare a resumed run on the same data; its step time is the mean so far."""
-    _require_horizon(settings)
-    checkpoints.require_fit(checkpoint)
-    machine, others = read_machine(), OthersUse()
-    runtime = resumed_runtime(checkpoint, machine)
-    arithmetic = arithmetic_of(runtime)
-    teacher = kept_teacher(run, checkpoint, show, without=without_teacher)
-    shape = teacher_shape(settings, teacher, checkpoint.vocab_size)
-    available = requirements.memory_for_run(machine)
-    requirements.check_memory(settings, checkpoint.vocab_size, arithmetic, available, shape)
-    tokens = same_tokens(checkpoint, show, should_stop, settings.data)
-    if checkpoint.step:
-        seconds = checkpoint.state.elapsed_seconds / checkpoint.step
-    else:
-        seconds = _measured_step(settings, tokens, runtime, teacher, show, others)
-        release_memory()
-    plan = replace(
-        requirements.estimate_requirements(
-            settings, tokens.vocab_size, tokens_per_epoch(settings, tokens), arithmetic, shape
-        ),
-        step_seconds=seconds,
-        peak_flops_per_second=cached_fp32_peak(runtime.device, runtime.threads),
-    )
-    parts = build_parts(settings, tokens, runtime, teacher, checkpoint.state.generation)
-    return PreparedRun(settings, machine, runtime, tokens, plan, parts, teacher)
-
-
-def _require_horizon(settings: Settings) -> None:
-    if all(getattr(settings.train, name) is None for name in HORIZONS):
-        raise SettingsError(
-            "the run has no horizon", "give --steps, --epochs, --tokens, --max-time or --until, or a --preset"
-        )
-
-
-def _measured_step(
-    settings: Settings,
-    tokens: TokenFolder,
-    runtime: Runtime,
-    teacher: Checkpoint | None,
-    show: Listener,
-    others: OthersUse,
-) -> float:
-    """Measure the seconds of one update on temporary parts, the mean over the run's generations.
-
-    Args:
-        others: what other programs used since the preparation began.
-    """
-    show(Progress(stage="measuring a step", done=0, total=None, unit="steps"))
-    train, later = settings.train, settings.train.generations - 1
-
-    def seconds_of(parts: TrainingParts) -> float:
-        return measured_as_in_a_run(
-            lambda: measure_step(parts, runtime, train), runtime.threads, others=others.read
-        )
-
-    try:
-        seconds = seconds_of(build_parts(settings, tokens, runtime, teacher))
-        if not later:
-            return seconds
-        with_teacher = build_random_parts(settings, tokens.vocab_size, runtime)
-        return (seconds + later * seconds_of(with_teacher)) / (1 + later)
-    finally:
-        show(Progress(stage="measuring a step", done=3, total=3, unit="steps", finished=True))
 
 
 def tee(first: Listener, second: Listener) -> Listener:

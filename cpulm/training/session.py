@@ -40,7 +40,7 @@ def run_session(trainer: Trainer, plan: Requirements) -> EndReason:
     trainer.prepare()
     estimated = seconds_needed(plan, trainer.settings.train)
     reason: EndReason = "failed"
-    others = OthersUse()
+    others = OthersUse(trainer.runtime.others_of_run)
     trainer.emit(_started(trainer, plan))
     announce_stops(trainer, lambda: trainer.emit(_finished(trainer, "aborted", plan, estimated, others)))
     try:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from dataclasses import dataclass, field, replace
+
+import torch
 
 from cpulm.checkpoints.checkpoint import Checkpoint
 from cpulm.checkpoints.train_state import TrainState
 from cpulm.command import typed
 from cpulm.data.tokenfile import TokenFolder
+from cpulm.distributed.world import SOLO, World
 from cpulm.errors import StoppedError
 from cpulm.estimate.validation_schedule import validation_schedule
 from cpulm.events import EndReason, Listener, Notice, StepDone
@@ -39,6 +43,7 @@ class Trainer:
 
     Attributes:
         clock: counts the run time.
+        world: the processes that share every update, which take every decision together.
         complete: whether the run had come to its end before, and now continues beyond it.
         battery: tells when to wait for mains power; None if the run never waits.
         trained_seconds: time in the updates of this process; ``trained_tokens`` are their tokens.
@@ -56,6 +61,7 @@ class Trainer:
     battery: BatteryWatch | None = None
     state: TrainState = field(default_factory=TrainState)
     complete: bool = False
+    world: World = SOLO
     trained_seconds: float = field(default=0.0, init=False)
     trained_tokens: int = field(default=0, init=False)
 
@@ -67,6 +73,7 @@ class Trainer:
             self.emit,
             saved_step=self.state.step,
             saved_at=self.state.elapsed_seconds,
+            writes=self.world.is_main,
         )
         self.validator = Validator(
             self.settings,
@@ -76,6 +83,7 @@ class Trainer:
             self.stop,
             lambda: self.checkpointer.save_best(self.state.step, self.clock.elapsed()),
             self.parts.average,
+            self.world,
         )
         self.validations = validation_schedule(
             self.settings, len(self.tokens.train), self.validator.batch_count
@@ -145,11 +153,12 @@ class Trainer:
                     return reason
             if self.battery is not None and self.battery.paused():
                 self._wait_for_mains(self.battery)
-            if self.stop():
+            stop, (progress,) = self.world.agree(self.stop(), self._progress())
+            if stop:
                 return "stopped"
-            if self._progress() >= 1.0:
+            if progress >= 1.0:
                 return "horizon"
-            problem = self.update()
+            problem = self.update(progress)
             if problem is not None:
                 self._roll_back(problem, own)
             elif self.state.step == step:  # stopped between two micro-batches
@@ -157,17 +166,22 @@ class Trainer:
             elif self.checkpointer.is_due(self.state.step, self.clock.elapsed()):
                 self._save()
 
-    def update(self) -> str | None:
+    def update(self, progress: float | None = None) -> str | None:
         """Run one update; a stop request between its micro-batches discards it, and ``step`` does not change.
+
+        Args:
+            progress: of the generation; None: as it is now.
 
         Returns:
             The problem in words if the numbers diverge, else None.
         """
         began = self.clock.now()
         train, state, timer = self.settings.train, self.state, StepTimer()
-        scale = self._lr_scale()
+        scale = self._lr_scale(self._progress() if progress is None else progress)
         set_lr_scale(self.parts.optimizers, scale)
         random_state = random_states(self.runtime.device)
+        if not self.world.is_main:  # the main process's is in the checkpoints, those of others follow from it
+            torch.manual_seed(_seed_of_update(train.seed, state.step, self.world.rank))
         result = training_update(
             self.parts,
             update_batches(state.generation_steps, train.grad_accum_steps, state.skipped),
@@ -219,12 +233,12 @@ class Trainer:
         if layer_stats is not None:
             self.emit(layer_stats)
 
-    def _lr_scale(self) -> float:
+    def _lr_scale(self, progress: float) -> float:
         train = self.settings.train
         return lr_scale(
             train.schedule,
             self.state.generation_steps,
-            self._progress(),
+            progress,
             self.horizon.warmup_steps(train.warmup_steps),
             train.decay_fraction,
             train.min_lr_ratio,
@@ -235,7 +249,7 @@ class Trainer:
 
     def _roll_back(self, problem: str, last: int) -> None:
         train = self.settings.train
-        self.state = roll_back(problem, last, self.state, self.parts, self.run, train, self.emit)
+        self.state = roll_back(problem, last, self.state, self.parts, self.run, train, self.emit, self.world)
         self._save()
 
     def _save(self) -> None:
@@ -281,3 +295,9 @@ class Trainer:
                 "columns": self.tokens.columns,
             },
         )
+
+
+def _seed_of_update(seed: int, step: int, rank: int) -> int:
+    """The seed of dropout in update ``step`` of a process that is not the main one."""
+    digest = hashlib.blake2b(f"{seed} {step} {rank}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice
+
+import torch
 
 from cpulm.checkpoints.train_state import TrainState
 from cpulm.data.batches import ValidationBatches
 from cpulm.data.records.chat import end_ids
 from cpulm.data.tokenfile import TokenFolder
+from cpulm.distributed.world import SOLO, World
 from cpulm.evaluation.validation_loss import Evaluation, evaluate
 from cpulm.events import EndReason, Listener, SampleMade, Validated
 from cpulm.generation.chat import sample_question
@@ -27,6 +31,7 @@ class Validator:
     Attributes:
         save_best: writes ``best.pt`` and returns whether that succeeded.
         average: of the model's weights; it is validated too, and the better of both counts.
+        world: the processes that share a validation. The main one writes: its success counts.
     """
 
     settings: Settings
@@ -36,6 +41,7 @@ class Validator:
     should_stop: Callable[[], bool]
     save_best: Callable[[], bool]
     average: WeightAverage | None = None
+    world: World = SOLO
     overfitting: OverfittingWatch = field(init=False)
     batches: ValidationBatches = field(init=False)
 
@@ -77,13 +83,25 @@ class Validator:
         return None
 
     def _evaluate(self) -> Evaluation | None:
-        return evaluate(
+        """Evaluate the model; the processes take turns at the batches, and add up what they found."""
+        world = self.world
+        total = len(range(world.rank, self.batch_count, world.size))
+        found = evaluate(
             self.model,
-            self.batches,
-            self.batch_count,
+            islice(self.batches, world.rank, None, world.size),
+            total,
             emit=self.emit,
             should_stop=self.should_stop,
         )
+        if world.size == 1:
+            return found
+        mine = (0.0, 0.0, 1.0) if found is None else (found.loss * found.tokens, found.tokens, 0.0)
+        sums = torch.tensor(mine, dtype=torch.float64)
+        world.sum(sums)
+        loss, tokens, stops = sums.tolist()
+        if stops or found is None:
+            return None
+        return replace(found, loss=loss / max(1.0, tokens), tokens=int(tokens))
 
     def _note(
         self, trained: Evaluation, averaged: Evaluation | None, result: Evaluation, state: TrainState
@@ -117,13 +135,13 @@ class Validator:
             )
         )
         self.overfitting.validated(state, result.loss)
-        if best and not self.save_best():
+        if best and not self.world.share(self.save_best()):
             # best.pt was not written, so the next model that beats the one on disk must be saved.
             state.best_loss, state.best_step, state.best_bits_per_byte = best_before
 
     def _sample(self, step: int) -> None:
         sample = self.settings.sample
-        if not sample.max_new_tokens:
+        if not sample.max_new_tokens or not self.world.is_main:
             return
         tokenizer = self.tokens.tokenizer
         prompt, ends = sample.prompt, None

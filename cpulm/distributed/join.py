@@ -1,0 +1,136 @@
+"""Joins the processes of a run, as torchrun and ``cpulm train --nproc`` start them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from cpulm.distributed.network import use_interface
+from cpulm.distributed.pulse import Pulse
+from cpulm.distributed.world import SOLO, World
+from cpulm.errors import CpulmError, SettingsError
+from cpulm.system.process import host_name
+
+CONNECT_SECONDS = 60
+"""How long the first connections may take."""
+LAUNCH = "CPULM_LAUNCH"
+"""The variable that names the file in which the processes of a launch keep where their run is."""
+HOSTS_RENDEZVOUS = "CPULM_HOSTS_RENDEZVOUS"
+"""Set by the launcher on the machine where the processes meet."""
+_PATIENCE = timedelta(days=30)
+"""Of exchanges: whether the others live, the pulse knows."""
+
+
+def begun_run() -> Path | None:
+    """The folder of the run that an earlier start by the same launcher has begun; None if none has."""
+    try:
+        return Path(Path(os.environ[LAUNCH]).read_text(encoding="utf-8"))
+    except (KeyError, OSError):
+        return None
+
+
+def keep_begun(run: Path) -> None:
+    """Tell later starts by the same launcher that the run has begun, and where it is."""
+    if LAUNCH in os.environ:
+        Path(os.environ[LAUNCH]).write_text(str(run.absolute()), encoding="utf-8")
+
+
+def is_worker() -> bool:
+    """Whether a launcher has started this process as one of several."""
+    return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+@contextmanager
+def joined(*, has_run: bool = False) -> Iterator[World]:
+    """Join the other processes for the time of the block.
+
+    The main process is one that has the run's folder, or is where the rendezvous is.
+
+    How the block ends is told to the others. The other processes leave it when the main one has, with its
+    exit code; only the main process, and others on other machines, say why.
+
+    Args:
+        has_run: whether the run to continue is on this machine.
+
+    Raises:
+        SettingsError: if the others cannot be reached.
+        CpulmError: what another process ended with.
+    """
+    if not is_worker():
+        yield SOLO
+        return
+    world, pulse, close = _join(has_run)
+    try:
+        yield world
+        if not world.is_main:
+            pulse.wait_for_main()
+        pulse.end(None)
+    except CpulmError as error:
+        pulse.end(error)
+        if not world.is_main and world.hosts[world.rank] == world.hosts[0]:
+            raise SystemExit(error.exit_code) from error
+        raise
+    finally:
+        close()
+
+
+def _join(has_run: bool) -> tuple[World, Pulse, Callable[[], None]]:
+    import torch.distributed as dist
+    from torch._C._distributed_c10d import PrefixStore  # torch.distributed does not list it
+    from torch.distributed.rendezvous import rendezvous
+
+    require_gloo()
+    size, local_size = int(os.environ["WORLD_SIZE"]), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    use_interface(os.environ["MASTER_ADDR"], one_host=size == local_size)
+    timeout = timedelta(seconds=CONNECT_SECONDS)
+    try:
+        store, rank, size = next(rendezvous("env://", timeout=timeout))
+        store = PrefixStore("cpulm", store)
+        rank, who = _introduced(store, rank, size, has_run)
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=timeout)
+    except (RuntimeError, ValueError) as error:  # torch's, of sockets
+        first = (str(error).splitlines() or [""])[0][:200]
+        raise SettingsError(
+            f"{host_name()} cannot reach the other processes of the run at {address}: {first}",
+            "see that the addresses and ports are open between the hosts; GLOO_SOCKET_IFNAME names the "
+            "network interface to use",
+        ) from error
+    group = dist.group.WORLD
+    assert group is not None
+    group.set_timeout(_PATIENCE)
+    hosts = [one["host"] for one in who]
+    names = [f"{host}, process {number + 1} of {size}" for number, host in enumerate(hosts)]
+    here = [one["pid"] for one in who if one["host"] == host_name() and one["pid"] != os.getpid()]
+    mine: Any = store.underlying_store  # torch's stubs know no clone()
+    own = PrefixStore("cpulm", mine.clone())
+    pulse = Pulse(store, own, rank, names, here)
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    return World(rank, size, local_rank, local_size, hosts, group, pulse), pulse, dist.destroy_process_group
+
+
+def _introduced(store: Any, rank: int, size: int, has_run: bool) -> tuple[int, list[dict[str, Any]]]:
+    """Tell the others who this process is; return its rank behind the main one, and what every rank says."""
+    claim = 2 if has_run else int(HOSTS_RENDEZVOUS in os.environ)
+    store.set(f"who/{rank}", json.dumps({"host": host_name(), "pid": os.getpid(), "claim": claim}))
+    told = [json.loads(store.get(f"who/{other}")) for other in range(size)]
+    claims = [int(one["claim"]) for one in told]
+    main = claims.index(max(claims))
+    who = [{"host": str(one["host"]), "pid": int(one["pid"])} for one in (*told[main:], *told[:main])]
+    return (rank - main) % size, who
+
+
+def require_gloo() -> None:
+    """Raise SettingsError if this torch cannot connect processes."""
+    import torch.distributed as dist
+
+    if not dist.is_available() or not dist.is_gloo_available():
+        raise SettingsError(
+            f"torch on {host_name()} was built without gloo, which connects the processes of a run",
+            "install the torch of pytorch.org, or train in one process: --nproc 1",
+        )

@@ -1,0 +1,185 @@
+"""Starts the processes of a run on this machine with torchrun's own launcher, in this process.
+
+The launcher (torch.distributed.elastic) meets those on other machines, starts the processes, and starts all
+of them again from the last checkpoint if one is lost or a machine joins. Unlike torchrun, it starts nothing
+again that would only end in the same way, and it ends with the exit code of the processes.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+
+from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec, WorkerState
+from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+from torch.distributed.elastic.rendezvous import RendezvousError, RendezvousHandler, RendezvousParameters
+from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
+
+from cpulm import exit_codes
+from cpulm.command import cpulm_command
+from cpulm.distributed.join import HOSTS_RENDEZVOUS, LAUNCH, require_gloo
+from cpulm.distributed.meeting_place import MeetingPlace, meeting_place
+from cpulm.distributed_settings import DistributedSettings
+from cpulm.errors import SettingsError, StoppedError
+
+JOIN_SECONDS = 600
+"""How long a machine waits for the others to join."""
+LAST_CALL_SECONDS = 5
+"""How long more machines are waited for, once there are enough."""
+SAVE_SECONDS = 600
+"""How long processes that are asked to end may take to save."""
+_FINAL = (
+    *(exit_codes.SETTINGS, exit_codes.DATA, exit_codes.DIVERGED, exit_codes.RESOURCES),
+    *(exit_codes.STOPPED, exit_codes.ABORTED),
+)
+"""Ends that a new start would only repeat."""
+_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
+
+
+def launch(arguments: Sequence[str], settings: DistributedSettings, say: Callable[[str], None]) -> int:
+    """Run ``cpulm ARGUMENTS`` in as many processes as ``settings`` say; return their exit code.
+
+    Args:
+        say: tells the user what the launcher waits for.
+
+    Raises:
+        SettingsError: if the machines cannot meet.
+        StoppedError: if it was interrupted while no process was there.
+    """
+    if not os.environ.get("CPULM_DEBUG"):
+        logging.disable(logging.CRITICAL)  # torch's launcher; the processes speak for themselves
+    require_gloo()
+    fewest, most = settings.node_range
+    place = meeting_place(settings, say)
+    if place.is_here:
+        os.environ[HOSTS_RENDEZVOUS] = "1"
+    with tempfile.TemporaryDirectory(prefix="cpulm-launch-") as folder:
+        os.environ[LAUNCH] = str(Path(folder) / "run")
+        if most > 1:
+            say(f"waiting for {fewest} machine{'s' * (fewest > 1)} to meet at {place.endpoint}")
+        try:
+            agent = _Agent(arguments, settings, place, _rendezvous(settings, place))
+            with _passing_on_signals(agent):
+                return agent.exit_code()
+        except RendezvousError as error:
+            raise SettingsError(
+                f"{socket.gethostname()} did not meet the other machines at {place.endpoint}: {error}",
+                "start the same command on all of them within ten minutes",
+            ) from error
+
+
+def _rendezvous(settings: DistributedSettings, place: MeetingPlace) -> RendezvousHandler:
+    fewest, most = settings.node_range
+    return get_rendezvous_handler(
+        RendezvousParameters(
+            backend="c10d",
+            endpoint=place.endpoint,
+            run_id=str(uuid.uuid4()) if most == 1 else settings.run_id,
+            min_nodes=fewest,
+            max_nodes=most,
+            local_addr=place.own_address,
+            is_host=place.hosts_store,
+            join_timeout=JOIN_SECONDS,
+            last_call_timeout=LAST_CALL_SECONDS,
+        )
+    )
+
+
+class _Agent(LocalElasticAgent):
+    """torchrun's agent, which knows what cpulm's exit codes mean."""
+
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        settings: DistributedSettings,
+        place: MeetingPlace,
+        handler: RendezvousHandler,
+    ) -> None:
+        program, *rest = cpulm_command(*arguments)
+        spec = WorkerSpec(
+            role="cpulm",
+            local_world_size=settings.processes,
+            entrypoint=program,
+            args=tuple(rest),
+            rdzv_handler=handler,
+            max_restarts=settings.max_restarts,
+            monitor_interval=0.1,
+            local_addr=place.own_address,
+        )
+        super().__init__(spec, DefaultLogsSpecs(), exit_barrier_timeout=60, shutdown_timeout=SAVE_SECONDS)
+        self._code = exit_codes.FINISHED
+
+    def exit_code(self) -> int:
+        """Run to the end, and return the processes' exit code."""
+        try:
+            self.run()
+        finally:
+            self._rdzv_handler.shutdown()
+        return self._code
+
+    def pids(self) -> list[int]:
+        """The processes that are there now."""
+        return [] if self._pcontext is None else list(self._pcontext.pids().values())
+
+    def _start_workers(self, worker_group: WorkerGroup) -> dict[int, int]:
+        started: dict[int, int] = super()._start_workers(worker_group)
+        _handle_signals(self)  # torch's launcher has just set its own, which do not wait for a save
+        return started
+
+    def _stop_workers(self, worker_group: WorkerGroup) -> None:  # noqa: ARG002 - torch's signature
+        self._shutdown(timeout=SAVE_SECONDS)
+
+    def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
+        result: RunResult = super()._monitor_workers(worker_group)
+        if result.state == WorkerState.FAILED:
+            self._code = _reason([failure.exitcode for failure in result.failures.values()])
+            if self._code == exit_codes.STOPPED and self._rdzv_handler.num_nodes_waiting() > 0:
+                self._remaining_restarts += 1  # another machine's launcher stopped them, to let one join
+            elif self._code in _FINAL:
+                self._remaining_restarts = 0
+        elif result.state == WorkerState.SUCCEEDED:
+            self._code = exit_codes.FINISHED
+        return result
+
+
+def _reason(codes: Sequence[int]) -> int:
+    """The exit code that explains the others: a process that lost another one, or was ended, is a result."""
+    ended = (exit_codes.LOST, -signal.SIGTERM)
+    code = next((code for code in codes if code not in ended), exit_codes.LOST)
+    return code if code >= 0 else exit_codes.LOST
+
+
+@contextmanager
+def _passing_on_signals(agent: _Agent) -> Iterator[None]:
+    """Pass signals on to the processes, which save and end; each is then an end of the launcher."""
+    before = {name: signal.getsignal(getattr(signal, name)) for name in _SIGNALS if hasattr(signal, name)}
+    _handle_signals(agent)
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(getattr(signal, name), handler)
+
+
+def _handle_signals(agent: _Agent) -> None:
+    def pass_on(number: int, _frame: FrameType | None) -> None:
+        pids = agent.pids()
+        if not pids:
+            raise StoppedError("stopped before the processes of the run had begun", "start it again")
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    for name in _SIGNALS:
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, pass_on)

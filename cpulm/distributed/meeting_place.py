@@ -1,0 +1,122 @@
+"""Where the machines of a run meet, and how this one reaches it."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+
+from torch._C._distributed_c10d import TCPStore  # torch.distributed does not list it
+
+from cpulm.distributed.network import is_own_address, own_address, use_interface
+from cpulm.distributed_settings import DistributedSettings
+from cpulm.errors import SettingsError
+
+DEFAULT_PORT = 29400
+CONNECT_SECONDS = 45.0
+"""How long the rendezvous on another machine is tried to be reached."""
+
+
+@dataclass(frozen=True)
+class MeetingPlace:
+    """The place ``endpoint``, which the others reach this machine from at ``own_address``.
+
+    ``is_here``: it is on this machine. ``hosts_store``: this launcher is the first there.
+    """
+
+    endpoint: str
+    own_address: str
+    is_here: bool
+    hosts_store: bool
+
+
+def meeting_place(settings: DistributedSettings, say: Callable[[str], None]) -> MeetingPlace:
+    """Find the meeting place of a run, and wait until it answers if it is on another machine.
+
+    Raises:
+        SettingsError: if there is none, it cannot be reached, or its port belongs to another program.
+    """
+    if settings.node_range[1] == 1:
+        use_interface("127.0.0.1", one_host=True)
+        return MeetingPlace("localhost:0", "127.0.0.1", is_here=True, hosts_store=True)
+    if not settings.rendezvous:
+        raise SettingsError(
+            "a run on several machines needs a place where they meet",
+            "give --rdzv-endpoint HOST:PORT on each, with the name of one of them",
+        )
+    host, port = host_and_port(settings.rendezvous)
+    here = _is_here(host)
+    first = here and _is_free(port)
+    if here and not first:
+        _require_store(host, port)
+    elif not here:
+        _wait_for(host, port, say)
+    use_interface(host, one_host=False)
+    return MeetingPlace(f"{host}:{port}", own_address(host), is_here=here, hosts_store=first)
+
+
+def host_and_port(endpoint: str) -> tuple[str, int]:
+    """``alpha:29400`` -> ``("alpha", 29400)``; the port may be left out."""
+    host, colon, port = endpoint.rpartition(":")
+    if not colon or endpoint.endswith("]"):
+        host, port = endpoint, ""
+    return host.strip("[]"), int(port or DEFAULT_PORT)
+
+
+def _is_here(host: str) -> bool:
+    """Whether ``host`` is this machine: torch's launcher does not know its own address on Debian."""
+    if host in ("localhost", socket.gethostname()):
+        return True
+    try:
+        return any(is_own_address(str(one[4][0])) for one in socket.getaddrinfo(host, None))
+    except OSError:
+        return False
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError:
+            return False
+        return True
+
+
+def _require_store(host: str, port: int) -> None:
+    """Raise SettingsError if another program than a launcher has the port."""
+    try:
+        store = TCPStore(host, port, is_master=False, timeout=timedelta(seconds=5))
+        store.check(["cpulm"])
+    except (RuntimeError, ValueError):
+        raise SettingsError(
+            f"port {port} on {host} is used by another program",
+            f"choose another one on all machines, such as --rdzv-endpoint {host}:{port + 1}",
+        ) from None
+
+
+def _wait_for(host: str, port: int, say: Callable[[str], None]) -> None:
+    """Wait until the rendezvous on another machine answers.
+
+    Raises:
+        SettingsError: if it does not within :data:`CONNECT_SECONDS`.
+    """
+    deadline, told = time.monotonic() + CONNECT_SECONDS, False
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=5.0).close()
+            return
+        except OSError as error:
+            if time.monotonic() > deadline or isinstance(error, socket.gaierror):
+                raise SettingsError(
+                    f"cannot reach the rendezvous {host}:{port} from {socket.gethostname()}: "
+                    f"{error.strerror or error}",
+                    f"start the command on {host} too, see that its firewall admits port {port}, or give its "
+                    "address instead of its name",
+                ) from error
+        if not told:
+            say(f"waiting for {host}:{port} to answer")
+            told = True
+        time.sleep(1.0)
