@@ -36,6 +36,13 @@ ACTIVATIONS: dict[Activation, ActivationTraits] = {
 """The activations; ``cpulm.model.activations`` has their formulas."""
 
 
+class Part(NamedTuple):
+    """A projection that shares its matrix with others: its name, and its rows of the matrix."""
+
+    name: str
+    rows: int
+
+
 class LinearShape(NamedTuple):
     """The shape of a linear layer.
 
@@ -44,11 +51,13 @@ class LinearShape(NamedTuple):
         outputs: rows of its weight.
         matrix_rows: rows of each of the matrices that lie one below the other in the weight: a head of the
             joint projection, gate or up. Muon orthogonalizes each by itself.
+        parts: the projections that lie one below the other in the weight.
     """
 
     inputs: int
     outputs: int
     matrix_rows: int
+    parts: tuple[Part, ...] = ()
 
 
 class BlockLayers(NamedTuple):

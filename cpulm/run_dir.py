@@ -48,6 +48,11 @@ class RunDir:
         return self.path / "best.pt"
 
     @property
+    def adapter(self) -> Path:
+        """The folder of the best model's adapters, in PEFT's layout, if the run trains adapters."""
+        return self.path / "adapter"
+
+    @property
     def tensorboard(self) -> Path:
         """The folder of TensorBoard event files."""
         return self.path / "tensorboard"
@@ -91,9 +96,10 @@ class RunDir:
         """Whether cpulm writes files of this name into a run's folder."""
         if _TEMPORARY.fullmatch(name) or _NUMBERED.fullmatch(name) or _TEACHER.fullmatch(name):
             return True
-        own = (self.settings, self.metrics, self.latest, self.best, self.tensorboard, self.lock, self.stop)
-        night = (self.overnight, self.supervisor_log, self.summary, self.report, self.label)
-        names = {path.name for path in (*own, *night)}
+        own = (self.settings, self.metrics, self.latest, self.best, self.adapter, self.lock, self.stop)
+        night = (self.overnight, self.supervisor_log, self.summary)
+        views = (self.report, self.label, self.tensorboard)
+        names = {path.name for path in (*own, *night, *views)}
         return name in names or name == f"{self.supervisor_log.name}.1"
 
     def teacher(self, digest: str) -> Path:

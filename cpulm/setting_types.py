@@ -22,7 +22,7 @@ _SMALLEST = 1e-30
 """The smallest number above 0: fp32 rounds smaller products to 0."""
 
 
-def _as_list(value: Any) -> Any:
+def as_list(value: Any) -> Any:
     """Convert one text or path, or several, to a list of texts."""
     values = [value] if isinstance(value, (str, Path)) else value
     if not isinstance(values, (list, tuple)):
@@ -46,7 +46,7 @@ def _as_moment(value: Any) -> Any:
     return (value.astimezone() if value.tzinfo is None else value).isoformat()
 
 
-Sources = Annotated[list[str], BeforeValidator(_as_list)]
+Sources = Annotated[list[str], BeforeValidator(as_list)]
 Seconds = Annotated[float, Field(gt=0, lt=LONGEST), BeforeValidator(_as_seconds)]
 Moment = Annotated[str, Field(json_schema_extra={"format": "date-time"}), BeforeValidator(_as_moment)]
 

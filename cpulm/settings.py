@@ -10,7 +10,8 @@ from typing import Any, Literal, TypeVar
 from pydantic import Field, field_validator, model_validator
 
 from cpulm.distributed_settings import DistributedSettings
-from cpulm.layer_shapes import ACTIVATIONS, Activation, BlockLayers, LinearShape
+from cpulm.layer_shapes import ACTIVATIONS, Activation, BlockLayers, LinearShape, Part
+from cpulm.lora_settings import LoraSettings
 from cpulm.record_settings import CheckpointSettings, EvalSettings, LogSettings, SampleSettings
 from cpulm.setting_types import (
     LARGEST,
@@ -112,12 +113,13 @@ class ModelSettings(Section):
         """The shapes of a block's linear layers, for all that build, count or measure them."""
         d, inner, head = self.n_embd, self.inner_width, self.head_width
         q, kv = self.n_head * head, self.kv_heads * head
-        up = 2 * inner if ACTIVATIONS[self.mlp].gated else inner
+        gate = (Part("gate", inner),) if ACTIVATIONS[self.mlp].gated else ()
+        up = (1 + len(gate)) * inner
         return BlockLayers(
-            qkv=LinearShape(d, q + 2 * kv, head),
-            out=LinearShape(q, d, d),
-            up=LinearShape(d, up, inner),
-            down=LinearShape(inner, d, d),
+            qkv=LinearShape(d, q + 2 * kv, head, (Part("q", q), Part("k", kv), Part("v", kv))),
+            out=LinearShape(q, d, d, (Part("out", d),)),
+            up=LinearShape(d, up, inner, (*gate, Part("up", inner))),
+            down=LinearShape(inner, d, d, (Part("down", d),)),
         )
 
 
@@ -309,6 +311,7 @@ class Settings(Section):
     model: ModelSettings = ModelSettings()
     data: DataSettings = DataSettings()
     train: TrainSettings = TrainSettings()
+    lora: LoraSettings = LoraSettings()
     eval: EvalSettings = EvalSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
     sample: SampleSettings = SampleSettings()
@@ -321,6 +324,20 @@ class Settings(Section):
         given = [name for name in HORIZONS if getattr(self.train, name) is not None]
         if len(given) > 1:
             raise ValueError(f"train has {len(given)} horizons ({', '.join(given)}); keep one")
+        return self
+
+    @model_validator(mode="after")
+    def _adapters_fit(self) -> Settings:
+        if not self.lora.rank:
+            return self
+        if self.train.init_from is None:
+            raise ValueError(
+                f"lora.rank = {self.lora.rank} needs a model to begin with: give --init-from MODEL"
+            )
+        there = {part.name for layer in self.model.linear_layers for part in layer.parts}
+        missing = [name for name in self.lora.projections if name not in there]
+        if missing:
+            raise ValueError(f"lora.projections has {missing[0]}, and a block of this model has none")
         return self
 
     @model_validator(mode="after")

@@ -27,7 +27,15 @@ SOURCES = sorted(
 GROUND = (
     *("errors", "exit_codes", "units", "atomic", "cache_dir", "run_dir", "events", "progress", "interrupts"),
     *("command", "kernel_variants", "layer_shapes", "openmp_functions", "setting_types", "record_settings"),
-    *("distributed_settings", "settings", "settings_resolver", "preset_files", "typed_json", "regular_file"),
+    *(
+        "distributed_settings",
+        "lora_settings",
+        "settings",
+        "settings_resolver",
+        "preset_files",
+        "typed_json",
+        "regular_file",
+    ),
     "yaml_file",
 )
 """Modules of the ground, which every room may import; ``native`` only :data:`GROUND_OF_NATIVE`."""

@@ -30,7 +30,7 @@ def resolve_new_run(preset: str | None, given: Mapping[str, Any]) -> tuple[Setti
             raise SettingsError(
                 f"--preset {AUTO} plans a new model, and train.init_from names one", "leave one out"
             )
-        return _beginning_with(typed.train.init_from, _or_default(preset, given), given), None
+        return _beginning_with(typed, _or_default(preset, given), given), None
     has_time = typed.train.max_time is not None or typed.train.until is not None
     if preset == AUTO or (preset is None and given["config"] is None and has_time):
         return typed, lambda planned: resolve(AUTO, planned=planned, **given)
@@ -41,10 +41,12 @@ def _or_default(preset: str | None, given: Mapping[str, Any]) -> str | None:
     return preset or (None if given["config"] else "tiny")
 
 
-def _beginning_with(path: str, preset: str | None, given: Mapping[str, Any]) -> Settings:
-    """The settings of a run that begins with the model at ``path``."""
+def _beginning_with(typed: Settings, preset: str | None, given: Mapping[str, Any]) -> Settings:
+    """The settings of a run that begins with the model that ``typed``, the user's settings, name."""
     from cpulm.settings_resolver import resolve
     from cpulm.training.initial import initial_settings, read_initial
 
-    initial = initial_settings(read_initial(path, lambda _: None))
+    assert typed.train.init_from is not None
+    model = read_initial(typed.train.init_from, lambda _: None)
+    initial = initial_settings(model, adapters=typed.lora.rank > 0)
     return resolve(preset, **given, initial=initial)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal, TypeVar, cast
 
@@ -22,7 +22,7 @@ from cpulm.checkpoints.seal import REMEDY, check_seal, not_ours, seal
 from cpulm.checkpoints.train_state import TrainState, from_stored, to_stored
 from cpulm.errors import DataError, ResourceError, SettingsError, out_of_memory
 from cpulm.execution.rng import restore_random_states
-from cpulm.model.counts import count
+from cpulm.model.counts import count, count_adapters
 from cpulm.optim.restore_state import restore_state
 from cpulm.optim.weight_average import WeightAverage
 from cpulm.regular_file import open_regular
@@ -47,7 +47,8 @@ class Checkpoint:
 
     Attributes:
         model_state: the weights that training continues from; those of another program's model are read from
-            its file when they are asked for.
+            its file when they are asked for. With ``settings.lora`` also the adapters, which are not added to
+            the weights: :func:`cpulm.checkpoints.weights_alone.weights_alone` does that.
         average_state: their moving average; empty if the run keeps none.
         starts_documents: whether the end-of-text token begins documents in the training data.
         state: the training state: step, best loss, skipped batches.
@@ -313,12 +314,6 @@ def load_newest(paths: list[Path]) -> tuple[Checkpoint, Path, list[str]]:
     )
 
 
-def weights_alone(checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint with the weights to use, and nothing to continue training with."""
-    weights = dict(checkpoint.weights)
-    return replace(checkpoint, model_state=weights, average_state={}, optimizer_states=[], random_state={})
-
-
 def restore(
     checkpoint: Checkpoint,
     model: nn.Module,
@@ -356,7 +351,7 @@ def restore(
             raise
         # torch says what it did in the first line, and in the next one what does not fit
         lines = [line.strip() for line in str(error).splitlines()] or [type(error).__name__]
-        raise _no_fit(lines[:2][-1][:_MOST_SHOWN]) from error
+        raise no_fit(lines[:2][-1][:_MOST_SHOWN]) from error
 
 
 @torch.no_grad()
@@ -383,14 +378,17 @@ def require_fit(checkpoint: Checkpoint) -> None:
         DataError: if they differ.
     """
     if checkpoint.vocab_size < 1:
-        raise _no_fit(f"its vocabulary has {checkpoint.vocab_size} entries")
+        raise no_fit(f"its vocabulary has {checkpoint.vocab_size} entries")
     weights = sum(value.numel() for value in checkpoint.model_state.values())
-    expected = count(checkpoint.settings.model, checkpoint.vocab_size).total
+    settings = checkpoint.settings
+    expected = count(settings.model, checkpoint.vocab_size).total
+    expected += count_adapters(settings.model, settings.lora)
     if weights != expected:
-        raise _no_fit(f"it has {weights:,} weights, and its settings make {expected:,}")
+        raise no_fit(f"it has {weights:,} weights, and its settings make {expected:,}")
 
 
-def _no_fit(why: str) -> DataError:
+def no_fit(why: str) -> DataError:
+    """The error for a checkpoint whose parts do not belong together."""
     return DataError(f"the parts of the checkpoint do not fit each other: {why}", REMEDY)
 
 

@@ -10,6 +10,7 @@ import torch
 from cpulm import run_dir
 from cpulm.checkpoints import checkpoint as checkpoints
 from cpulm.checkpoints.checkpoint import Checkpoint
+from cpulm.checkpoints.weights_alone import weights_alone
 from cpulm.data.tokenizer import Tokenizer
 from cpulm.errors import DataError
 from cpulm.model.transformer import Transformer
@@ -58,6 +59,8 @@ def best_checkpoint(path: Path, warn: Callable[[str], None]) -> tuple[Checkpoint
         warn(f"{line}; using {used.name} instead")
     tokenizer = Tokenizer.from_json(checkpoint.tokenizer_json)
     checkpoints.require_fit(checkpoint)
+    if checkpoint.settings.lora.rank:
+        checkpoint = weights_alone(checkpoint)
     if tokenizer.vocab_size != checkpoint.vocab_size:
         raise DataError(
             f"the parts of {used} do not fit each other: the tokenizer has {tokenizer.vocab_size:,} tokens, "

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from cpulm.checkpoints.checkpoint import load, save, weights_alone
+from cpulm.checkpoints.checkpoint import load, save
+from cpulm.checkpoints.weights_alone import weights_alone
 from cpulm.run_dir import RunDir
 
 

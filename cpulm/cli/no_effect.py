@@ -23,6 +23,7 @@ _WITHOUT_EFFECT: tuple[tuple[tuple[str, ...], Callable[[Settings], bool], str], 
     (("train.momentum",), lambda one: one.train.optimizer == "adamw", "train.optimizer is adamw"),
     (("train.decay_fraction",), lambda one: one.train.schedule != "wsd", "train.schedule is not wsd"),
     (("train.min_lr_ratio",), lambda one: one.train.schedule == "constant", "train.schedule is constant"),
+    (("lora.alpha", "lora.projections"), lambda one: not one.lora.rank, "lora.rank is 0"),
     (
         ("train.teacher_weight", "train.teacher_temperature"),
         lambda one: one.train.teacher is None,

@@ -86,6 +86,12 @@ FLAGS = {
             complete=completion.paths,
         ),
         SettingFlag(
+            "lora.rank",
+            ("--lora-rank",),
+            "N",
+            "Train adapters of this rank (LoRA) on the model of --init-from.",
+        ),
+        SettingFlag(
             "train.teacher",
             ("--teacher",),
             "RUN|FILE",

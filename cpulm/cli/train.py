@@ -43,7 +43,7 @@ from cpulm.cli.setting_flags import (
         FILES: READING,
         HOW_LONG: ("until", "epochs", "tokens", "target_loss", "patience", "eval_every"),
         MODEL: SHAPE,
-        LEARNING: ("records", "grad_accum", "seed", "init_from", "generations", "teacher"),
+        LEARNING: ("records", "grad_accum", "seed", "init_from", "lora_rank", "generations", "teacher"),
         MACHINE: ("device", "threads", "precision", "compile", *BEHAVIOUR),
         PROCESSES: TOGETHER,
         OUTPUT: ("checkpoint_every", "tensorboard"),

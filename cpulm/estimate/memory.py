@@ -18,6 +18,7 @@ from cpulm.model.counts import (
     INT8_PROBABILITIES_AT_ONCE,
     LOGITS_IN_CHUNK,
     count,
+    count_adapters,
 )
 from cpulm.optim.batch_size import MUON_ELEMENTS_AT_ONCE
 from cpulm.settings import ModelSettings, Settings
@@ -107,23 +108,25 @@ def training_bytes(
     Args:
         teacher: as in :func:`memory_bytes`.
     """
-    model, train = settings.model, settings.train
-    counts = count(model, vocab_size)
+    model, train, frozen = settings.model, settings.train, settings.lora.rank > 0
+    counts, adapters = count(model, vocab_size), count_adapters(model, settings.lora)
+    weights, trained = counts.total + adapters, adapters if frozen else counts.total
     matrices = counts.by_part["attention"] + counts.by_part["mlp"]
-    moments = 2 * counts.total - (matrices if train.optimizer == "muon" else 0)
+    moments = 2 * trained - (matrices if train.optimizer == "muon" else 0)
     if train.outer_steps:
-        moments += 2 * counts.total  # the weights at the start of the round, and the velocity
+        moments += 2 * trained  # the weights at the start of the round, and the velocity
     tokens = train.micro_batch_size * model.block_size
     # With several micro-batches the gradients exist during all forward and backward passes but the first.
-    copies = 1 + (train.grad_accum_steps > 1) + (train.average_fraction is not None)
-    permanent = FLOAT_BYTES * (copies * counts.total + moments)
-    gradients = FLOAT_BYTES * counts.total
+    accumulated = trained if train.grad_accum_steps > 1 else 0
+    averaged = 0 if train.average_fraction is None else weights
+    permanent = FLOAT_BYTES * (weights + accumulated + averaged + moments)
+    gradients = FLOAT_BYTES * trained
     update = gradients + (_muon_bytes(model, arithmetic) if train.optimizer == "muon" else 0)
     if train.grad_accum_steps > 1:
         update -= gradients
-    passes = _forward_backward_bytes(
-        model, vocab_size, tokens, arithmetic, train.grad_accum_steps > 1, teacher
-    )
+    accumulates = train.grad_accum_steps > 1
+    passes = _forward_backward_bytes(model, vocab_size, tokens, arithmetic, accumulates, teacher, frozen)
+    passes += tokens * _adapter_bytes(settings, arithmetic)
     if teacher is not None:
         permanent += _teacher_weights_bytes(teacher, vocab_size, arithmetic)
     if train.masks_documents and not arithmetic.has_kernels_for(model.head_width):
@@ -147,10 +150,12 @@ def _forward_backward_bytes(
     arithmetic: Arithmetic,
     accumulates: bool,
     teacher: ModelSettings | None,
+    frozen: bool,
 ) -> int:
     """Return the peak that a forward and a backward pass add to weights and optimizer state: in the head, in
-    the first block of the backward pass, or in its last one."""
-    stream, table = FLOAT_BYTES * tokens * model.n_embd, FLOAT_BYTES * vocab_size * model.n_embd
+    the first block of the backward pass, or in its last one. Frozen weights have no gradients."""
+    stream = FLOAT_BYTES * tokens * model.n_embd
+    table = 0 if frozen else FLOAT_BYTES * vocab_size * model.n_embd
     kept = activation_bytes(model, tokens, arithmetic)
     block = _block_bytes(model, tokens, arithmetic)
     if model.activation_checkpointing:
@@ -159,7 +164,8 @@ def _forward_backward_bytes(
         kept_by_block, recomputed = block, 0
     counts = count(model, vocab_size)
     gradients = FLOAT_BYTES * (counts.by_part["attention"] + counts.by_part["mlp"]) // model.n_layer
-    head = kept + _head_bytes(model, vocab_size, tokens, arithmetic, accumulates)
+    gradients = 0 if frozen else gradients
+    head = kept + _head_bytes(model, vocab_size, tokens, arithmetic, accumulates, frozen)
     if teacher is not None:
         head += _teacher_head_bytes(model, teacher, vocab_size, tokens, arithmetic)
     inside = table + recomputed + gradients + _mlp_gradient_bytes(model, tokens, arithmetic)
@@ -167,6 +173,21 @@ def _forward_backward_bytes(
     last = first + (model.n_layer - 1) * (gradients - kept_by_block)
     embedding = 2 * table + model.n_layer * gradients + stream
     return max(head, first, last, embedding)
+
+
+def _adapter_bytes(settings: Settings, arithmetic: Arithmetic) -> int:
+    """Return the bytes per token that adapters save beside what the layers do.
+
+    These are the products with A. A frozen layer in int8 saves no input, but its adapters save it in fp32;
+    that of ``out``, the heads' outputs, is saved by attention.
+    """
+    lora, layers, saved = settings.lora, settings.model.linear_layers, 0
+    for layer in layers if lora.rank else ():
+        adapted = sum(lora.adapts(part.name) for part in layer.parts)
+        saved += FLOAT_BYTES * adapted * lora.rank
+        if arithmetic.quantizes(layer):
+            saved += (FLOAT_BYTES * layer.inputs if adapted and layer is not layers.out else 0) - layer.inputs
+    return settings.model.n_layer * saved
 
 
 def _mask_bytes(model: ModelSettings, arithmetic: Arithmetic) -> int:
@@ -231,7 +252,12 @@ def _mlp_gradient_bytes(model: ModelSettings, tokens: int, arithmetic: Arithmeti
 
 
 def _head_bytes(
-    model: ModelSettings, vocab_size: int, tokens: int, arithmetic: Arithmetic, accumulates: bool
+    model: ModelSettings,
+    vocab_size: int,
+    tokens: int,
+    arithmetic: Arithmetic,
+    accumulates: bool,
+    frozen: bool,
 ) -> int:
     """Return the bytes of the head and its loss: the logits and their gradients, or, in fp32, the gradients
     of weights and inputs twice, before and after scaling.
@@ -239,14 +265,15 @@ def _head_bytes(
     In int8, later micro-batches add to the existing gradient in place.
     """
     d, v = model.n_embd, vocab_size
-    stream, table = FLOAT_BYTES * tokens * d, FLOAT_BYTES * v * d
+    stream, weight = FLOAT_BYTES * tokens * d, FLOAT_BYTES * v * d
+    table = 0 if frozen else weight
     if arithmetic.int8 and arithmetic.has_kernels_for(v, d):
         together = min(tokens, max(FEWEST_ROWS_IN_CHUNK, INT8_PROBABILITIES_AT_ONCE // v))
         rows = min(together, max(FEWEST_ROWS_IN_CHUNK, INT8_LOGITS_IN_CHUNK // v))
         # Logits, their probabilities, and those of the chunk before, which is freed after the next is made.
         chunk = (FLOAT_BYTES + (2 if together > rows else 1)) * rows * v
         gradient = 0 if accumulates and together == tokens else table
-        return 2 * stream + gradient + table // 2 + together * v + chunk
+        return 2 * stream + gradient + weight // 2 + together * v + chunk
     if tokens * v > LOGITS_IN_CHUNK:
         rows = min(tokens, max(FEWEST_ROWS_IN_CHUNK, LOGITS_IN_CHUNK // v))
         working = stream + stream + table + 2 * FLOAT_BYTES * rows * v
@@ -281,7 +308,7 @@ def _muon_bytes(model: ModelSettings, arithmetic: Arithmetic) -> int:
     The compiled kernels hold one matrix per thread, a few MiB, which is not counted.
     """
     most = 0
-    for columns, rows, piece in model.linear_layers:
+    for columns, rows, piece, _ in model.linear_layers:
         size = rows * columns
         at_once = min(model.n_layer, max(1, MUON_ELEMENTS_AT_ONCE // size)) * size
         if not (arithmetic.int8 and arithmetic.has_kernels_for(piece, columns)):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cpulm.errors import ResourceError
 from cpulm.estimate.memory import Arithmetic, memory_bytes
-from cpulm.model.counts import count, flops_per_token
+from cpulm.model.counts import count, count_adapters, flops_per_token
 from cpulm.settings import ModelSettings, Settings, TrainSettings
 from cpulm.system.machine import Machine
 from cpulm.system.monitor import resident_bytes
@@ -131,12 +131,13 @@ def estimate_requirements(
 def disk_bytes(settings: Settings, params: int) -> int:
     """Return the bytes of all checkpoints that exist at once, including the one being written.
 
-    Each has in fp32 the weights, two moments and, if the run keeps them, the weights' average and the two
-    states of the outer step.
+    Each has in fp32 the weights, two moments of those that are trained and, if the run keeps them, the
+    weights' average and the two states of the outer step.
     """
-    train = settings.train
-    copies = 3 + (train.average_fraction is not None) + 2 * (train.outer_steps > 0)
-    return copies * 4 * params * (settings.checkpoint.keep + 3)
+    train, adapters = settings.train, count_adapters(settings.model, settings.lora)
+    kept, trained = params + adapters, adapters if settings.lora.rank else params
+    floats = kept * (1 + (train.average_fraction is not None)) + trained * (2 + 2 * (train.outer_steps > 0))
+    return 4 * floats * (settings.checkpoint.keep + 3)
 
 
 def _teachers_bytes(settings: Settings, vocab_size: int, teacher: ModelSettings | None) -> int:

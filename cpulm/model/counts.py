@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cpulm.layer_shapes import LinearShape
+from cpulm.lora_settings import LoraSettings
 from cpulm.settings import ModelSettings
 
 LOGITS_IN_CHUNK = 1 << 21
@@ -59,18 +60,36 @@ def count(settings: ModelSettings, vocab_size: int) -> Counts:
     return Counts(total=total, non_embedding=total - outside, by_part=by_part)
 
 
+def count_adapters(settings: ModelSettings, lora: LoraSettings) -> int:
+    """Parameters of the adapters that :func:`cpulm.model.lora.adapt` adds."""
+    chosen = [
+        layer.inputs + part.rows
+        for layer in settings.linear_layers
+        for part in layer.parts
+        if lora.adapts(part.name)
+    ]
+    return settings.n_layer * lora.rank * sum(chosen)
+
+
 def _layer(shape: LinearShape, bias: bool) -> int:
     return shape.inputs * shape.outputs + shape.outputs * bias
 
 
-def flops_per_token(settings: ModelSettings, vocab_size: int) -> float:
+def flops_per_token(settings: ModelSettings, vocab_size: int, lora: LoraSettings | None = None) -> float:
     """Floating-point operations to train on one token, forward and backward.
 
     ``6 (N + V n_embd) + 6 n_layer n_head head_dim T``: two per weight and token in the forward pass and
     four in the backward pass, for the N non-embedding parameters and the head; and for attention's two
     products half of PaLM's ``12 L H Q T`` (https://arxiv.org/abs/2204.02311, appendix B), because a causal
-    token sees half of the sequence on average. ``T`` is ``block_size``.
+    token sees half of the sequence on average. ``T`` is ``block_size``. Frozen weights have no gradients of
+    their own: four per weight.
+
+    Args:
+        lora: the adapters that are trained instead of the weights, if it has a rank.
     """
     s = settings
     weights = count(settings, vocab_size).non_embedding + vocab_size * s.n_embd
-    return 6.0 * weights + 6.0 * s.n_layer * s.n_head * s.head_width * s.block_size
+    of_weights = 6.0 * weights
+    if lora is not None and lora.rank:
+        of_weights = 4.0 * weights + 6.0 * count_adapters(settings, lora)
+    return of_weights + 6.0 * s.n_layer * s.n_head * s.head_width * s.block_size

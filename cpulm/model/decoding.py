@@ -21,8 +21,9 @@ def decoder_for(
 ) -> Decoder | None:
     """The decoder of ``blocks`` with ``cache``, built at the first call.
 
-    None if it cannot be used: without kernels, with gradients, in another dtype than float32, on another
-    device than the CPU, for an activation that the kernel does not know, or for widths that do not fit.
+    None if it cannot be used: without kernels, with gradients or adapters, in another dtype than float32, on
+    another device than the CPU, for an activation that the kernel does not know, or for widths that do not
+    fit.
     """
     if kernels is None or torch.is_grad_enabled():
         return None
@@ -41,7 +42,8 @@ def decoder_for(
         )
         tensors = (cache.keys, *blocks.parameters())
         like = all(tensor.dtype is torch.float32 and tensor.device.type == "cpu" for tensor in tensors)
-        if not like or not kernels.can_decode(shape):
+        adapted = any(getattr(module, "adapter", None) is not None for module in blocks.modules())
+        if adapted or not like or not kernels.can_decode(shape):
             return None
         cache.decoder = kernels.decoder(shape, [_tensors(block, cache, n) for n, block in enumerate(blocks)])
     return cache.decoder

@@ -7,7 +7,7 @@ fused there already.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -78,6 +78,32 @@ def swiglu(gate_up: Tensor) -> Tensor:
         return y
     gate, up = gate_up.chunk(2, dim=-1)
     return F.silu(gate) * up
+
+
+LowRankPair = tuple[Tensor, Tensor]
+"""A [rank, inputs] and B [outputs, rank]."""
+
+
+def add_low_rank(
+    y: Tensor, x: Tensor, parts: Sequence[tuple[int, LowRankPair | None]], scale: float
+) -> Tensor:
+    """``y + scale * B A x``, where the columns of ``y`` are in parts with an A and a B each.
+
+    Args:
+        y: [..., outputs].
+        x: [..., inputs].
+        parts: the columns of each part, from left to right, and its A and B; None: nothing is added to it.
+    """
+    if can_fuse(x):
+        matrices = [matrix for _, pair in parts for matrix in pair or (None, None)]
+        widths = tuple(width for width, _ in parts)
+        added: Tensor = _apply(_AddedLowRank, y, x, scale, widths, *matrices)
+        return added
+    pieces = [
+        piece if pair is None else piece + F.linear(F.linear(x, pair[0]) * scale, pair[1])
+        for piece, (_, pair) in zip(y.split([width for width, _ in parts], dim=-1), parts, strict=True)
+    ]
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=-1)
 
 
 def head_loss(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
@@ -196,6 +222,53 @@ class _FusedSwiGLU(torch.autograd.Function):
         return result
 
 
+class _AddedLowRank(torch.autograd.Function):
+    """Adds each part in its product's own pass. The gradient of B is computed as a product of wide rows.
+
+    As torch's own operations it took several times as long: 17 ms to put two parts of 4096 x 1024 side by
+    side, and 14 instead of 3 for B's gradient at rank 8 (2 cores of an AMD EPYC, AVX-512, torch 2.13).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, y: Tensor, x: Tensor, scale: float, widths: tuple[int, ...], *matrices: Tensor | None
+    ) -> Tensor:
+        rows, before = x.reshape(-1, x.size(-1)), y.reshape(-1, y.size(-1))
+        after, saved, start = torch.empty_like(before), [rows], 0
+        for width, a, b in zip(widths, matrices[::2], matrices[1::2], strict=True):
+            columns = slice(start, start + width)
+            if a is None or b is None:
+                after[:, columns] = before[:, columns]
+            else:
+                low = (rows @ a.t()).mul_(scale)
+                torch.addmm(before[:, columns], low, b.t(), out=after[:, columns])
+                saved += [a, b, low]
+            start += width
+        ctx.scale, ctx.widths, ctx.adapted = scale, widths, [a is not None for a in matrices[::2]]
+        ctx.save_for_backward(*saved)
+        return after.view_as(y)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        rows, *saved = ctx.saved_tensors
+        triples, flat, start = iter(zip(saved[::3], saved[1::3], saved[2::3], strict=True)), [], 0
+        grads = grad.reshape(-1, grad.size(-1))
+        dx = torch.zeros_like(rows) if ctx.needs_input_grad[1] else None
+        for width, is_adapted in zip(ctx.widths, ctx.adapted, strict=True):
+            part = grads[:, start : start + width]
+            start += width
+            if not is_adapted:
+                flat += [None, None]
+                continue
+            a, b, low = next(triples)
+            d_low = (part @ b).mul_(ctx.scale)
+            flat += [d_low.t() @ rows, (low.t() @ part).t().contiguous()]
+            if dx is not None:
+                dx.addmm_(d_low, a)
+        return grad, None if dx is None else dx.view(*grad.shape[:-1], -1), None, None, *flat
+
+
 class _ChunkedHeadLoss(torch.autograd.Function):
     """Head and loss for a few rows at a time, with the gradients computed while the logits are in the cache.
 
@@ -216,7 +289,7 @@ class _ChunkedHeadLoss(torch.autograd.Function):
         rows = min(x.size(0), max(FEWEST_ROWS_IN_CHUNK, LOGITS_IN_CHUNK // weight.size(0)))
         logits, log_probs = x.new_empty(2, rows, weight.size(0)).unbind()
         grad_x = torch.empty_like(x) if with_grad else None
-        grad_weight = torch.zeros_like(weight) if with_grad else None
+        grad_weight = torch.zeros_like(weight) if with_grad and ctx.needs_input_grad[1] else None
         cross_entropy, divergence = x.new_zeros(2).unbind()
         counted = (targets != IGNORED).sum().clamp_(min=1)
         for start in range(0, x.size(0), rows):
@@ -231,7 +304,7 @@ class _ChunkedHeadLoss(torch.autograd.Function):
                 taught = teacher.logits(slice(start, start + n))
                 by_row, to_teacher = _towards(logits[:n], taught, teacher.temperature)
                 divergence += by_row.masked_fill(ignored, 0.0).sum()
-            if grad_x is not None and grad_weight is not None:
+            if grad_x is not None:
                 grad_logits = torch.exp(log_probs[:n], out=logits[:n])
                 grad_logits[torch.arange(n), wanted.masked_fill(ignored, 0)] -= 1.0
                 if teacher is not None and to_teacher is not None:
@@ -239,7 +312,8 @@ class _ChunkedHeadLoss(torch.autograd.Function):
                     grad_logits.add_(to_teacher, alpha=teacher.weight * teacher.temperature)
                 grad_logits[ignored] = 0.0
                 torch.mm(grad_logits, weight, out=grad_x[start : start + n])
-                grad_weight.addmm_(grad_logits.t(), some)
+                if grad_weight is not None:
+                    grad_weight.addmm_(grad_logits.t(), some)
         if with_grad:
             ctx.save_for_backward(grad_x, grad_weight, counted)
         cross_entropy, divergence = cross_entropy / counted, divergence / counted
@@ -249,10 +323,10 @@ class _ChunkedHeadLoss(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
         grad_x, grad_weight, counted = ctx.saved_tensors
         scale = grad / counted
-        return grad_x * scale, grad_weight * scale, None, None, None
+        return grad_x * scale, None if grad_weight is None else grad_weight * scale, None, None, None
 
 
 def _towards(logits: Tensor, taught: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

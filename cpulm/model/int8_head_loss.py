@@ -76,7 +76,7 @@ class _Int8HeadLoss(torch.autograd.Function):
         for start in range(0, x.size(0), at_once):
             some = slice(start, min(start + at_once, x.size(0)))
             packed, right = _chunks(kernels, x, head, targets, number, totals, grad_x, teacher, some)
-            if some.stop < x.size(0):
+            if some.stop < x.size(0) and ctx.needs_input_grad[2]:
                 grad_weight = kernels.product(packed, right, out=grad_weight, add=start > 0)
         ones = (targets >= 0).to(x.dtype).unsqueeze(1) / number
         if teacher is not None:
@@ -94,6 +94,8 @@ class _Int8HeadLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[None, Tensor, Tensor | None, None, None]:
         grad_x, before, values, ones, right, scale, targeted, entries = ctx.saved_tensors
+        if not ctx.needs_input_grad[2]:
+            return None, grad_x * grad, None, None, None
         there = existing_gradient(ctx.weight)
         out = there
         if before is not None:

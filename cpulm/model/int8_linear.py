@@ -131,28 +131,36 @@ def frozen_linear(quantizer: Quantizer, x: Tensor, weight: Factor, bias: Tensor 
 
 
 class _Int8Linear(torch.autograd.Function):
-    """Saves x in int8, a quarter of its size; adds to an existing gradient of the weight in place."""
+    """Saves x in int8, a quarter of its size; adds to an existing gradient of the weight in place.
+
+    A frozen weight, beside which adapters are trained, has no gradient, and nothing is saved for it.
+    """
 
     @staticmethod
     def forward(ctx: Any, quantizer: Quantizer, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         rows = x.reshape(-1, x.size(-1)).contiguous()
-        x_left, x_right = quantizer.left_and_right(rows)
         transposed, w_right = quantizer.right_both(weight)
-        ctx.quantizer, ctx.shape, ctx.with_bias, ctx.weight = quantizer, x.shape, bias is not None, weight
-        ctx.save_for_backward(x_right.values, x_right.scale, w_right.values, w_right.scale)
+        ctx.quantizer, ctx.shape, ctx.weight = quantizer, x.shape, weight
+        if ctx.needs_input_grad[2]:
+            x_left, x_right = quantizer.left_and_right(rows)
+            ctx.save_for_backward(w_right.values, w_right.scale, x_right.values, x_right.scale)
+        else:
+            x_left = quantizer.left(rows)
+            ctx.save_for_backward(w_right.values, w_right.scale)
         return quantizer.product(x_left, transposed, bias).view(*x.shape[:-1], -1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, Tensor | None, Tensor | None]:
         quantizer: Quantizer = ctx.quantizer
-        x_values, x_scale, w_values, w_scale = ctx.saved_tensors
+        w_values, w_scale, *x_right = ctx.saved_tensors
         rows = grad.reshape(-1, grad.size(-1)).contiguous()
+        bias_grad = rows.sum(0) if ctx.needs_input_grad[3] else None
+        if not x_right:
+            dx = quantizer.product(quantizer.left(rows), Factor(w_values, w_scale))
+            return None, dx.view(ctx.shape), None, bias_grad
         g_left, g_transposed = quantizer.left_both(rows)
         dx = quantizer.product(g_left, Factor(w_values, w_scale))
         existing = existing_gradient(ctx.weight)
-        dw = quantizer.product(
-            g_transposed, Factor(x_values, x_scale), out=existing, add=existing is not None
-        )
-        bias_grad = rows.sum(0) if ctx.with_bias else None
+        dw = quantizer.product(g_transposed, Factor(*x_right), out=existing, add=existing is not None)
         return None, dx.view(ctx.shape), dw if existing is None else None, bias_grad

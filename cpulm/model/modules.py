@@ -18,7 +18,8 @@ class Linear(nn.Linear):
     """``nn.Linear`` whose weights begin as zeros: ``Transformer.init_weights`` draws them.
 
     With a ``quantizer``, training runs its products in int8; without gradients they stay in fp32, but for the
-    weight of a teacher, which is ``frozen`` as an int8 factor.
+    weight of a teacher, which is ``frozen`` as an int8 factor. What an ``adapter`` computes is added; see
+    :mod:`cpulm.model.lora`.
     """
 
     quantizer: Quantizer | None = None
@@ -27,6 +28,7 @@ class Linear(nn.Linear):
     def __init__(self, shape: LinearShape, *, bias: bool) -> None:
         super().__init__(shape.inputs, shape.outputs, bias=bias)
         self.matrix_rows = shape.matrix_rows
+        self.adapter: nn.Module | None = None
 
     def reset_parameters(self) -> None:
         for parameter in self.parameters():
@@ -38,6 +40,10 @@ class Linear(nn.Linear):
             self.frozen = int8_linear.frozen_weight(self.quantizer, self.weight)
 
     def forward(self, input: Tensor) -> Tensor:
+        y = self._product(input)
+        return y if self.adapter is None else self.adapter(y, input)
+
+    def _product(self, input: Tensor) -> Tensor:
         if self.quantizer is not None and self.frozen is not None:
             return int8_linear.frozen_linear(self.quantizer, input, self.frozen, self.bias)
         if self.quantizer is not None and torch.is_grad_enabled() and not torch.compiler.is_compiling():

@@ -21,12 +21,12 @@ Optimizers = list[torch.optim.Optimizer]
 def build_optimizers(
     model: nn.Module, settings: TrainSettings, int8: Int8Kernels | None = None
 ) -> Optimizers:
-    """The optimizers that together update every parameter of ``model`` once.
+    """The optimizers that together update every parameter of ``model`` once, but for frozen ones.
 
     =========================================  ==========================  ============
     parameters                                 optimizer and rate          weight decay
     =========================================  ==========================  ============
-    matrices inside the blocks                 Muon ``muon_lr``            yes
+    matrices inside the blocks, adapters       Muon ``muon_lr``            yes
     the same with ``optimizer: adamw``         AdamW ``lr``                yes
     token embedding, positions, head           AdamW ``lr``                no
     norms, biases                              AdamW ``lr``                no
@@ -41,12 +41,13 @@ def build_optimizers(
     Args:
         int8: the kernels of a model that trains in int8, for Muon's products.
     """
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     matrices = {
         name: parameter
-        for name, parameter in model.named_parameters()
+        for name, parameter in trained.items()
         if parameter.ndim == 2 and ".blocks." in f".{name}"
     }
-    rest = [parameter for name, parameter in model.named_parameters() if name not in matrices]
+    rest = [parameter for name, parameter in trained.items() if name not in matrices]
     adamw_groups = [_group(rest, settings.lr, 0.0)]
     optimizers: Optimizers = []
     if settings.optimizer == "muon":
@@ -64,7 +65,7 @@ def build_optimizers(
     optimizers.append(AdamW(adamw_groups, betas=betas, fused=_has_fused(rest)))
     if settings.outer_steps:
         every, lr, momentum = settings.outer_steps, settings.outer_lr, settings.outer_momentum
-        optimizers.append(OuterStep(model.parameters(), every, lr, momentum))
+        optimizers.append(OuterStep(trained.values(), every, lr, momentum))
     return optimizers
 
 

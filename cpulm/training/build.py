@@ -27,6 +27,7 @@ from cpulm.execution.runtime import Runtime
 from cpulm.execution.teacher import Teacher
 from cpulm.execution.update import TrainingParts
 from cpulm.interrupts import StopRequest
+from cpulm.model.lora import adapt
 from cpulm.model.transformer import Transformer
 from cpulm.optim.build_optimizers import build_optimizers
 from cpulm.optim.weight_average import WeightAverage
@@ -67,7 +68,8 @@ def build_parts(
     weights = None if initial is None else initial.fitted(settings.model, tokens.vocab_size)
     parts = _parts(settings, loader, tokens.vocab_size, tokens.tokenizer.eot_id, runtime, weights)
     if world.size > 1:
-        parts = replace(parts, exchange=GradientSum(world, parts.model.parameters()))
+        trained = [parameter for parameter in parts.model.parameters() if parameter.requires_grad]
+        parts = replace(parts, exchange=GradientSum(world, trained))
     if teacher is None:
         return parts
     return _taught(parts, model_of(teacher, tokens.tokenizer), settings.train, runtime)
@@ -115,6 +117,8 @@ def _parts(
     model.init_weights(train.seed)
     if weights is not None:
         checkpoints.copy_weights(weights, model)
+    if settings.lora.rank:
+        adapt(model, settings.lora, train.seed)
     model.to(runtime.device)
     runtime.equip(model)
     model.mask_documents(eot_id if train.masks_documents else None)

@@ -18,12 +18,13 @@ class LayerStatistics:
     clipped, and :meth:`after_update` after the optimizers have stepped.
 
     Args:
-        model: its matrices are measured, under their names without ``.weight``; norms and biases are not.
+        model: its matrices are measured, under their names without ``.weight``; norms, biases and frozen
+            matrices are not.
         every: updates from one measurement to the next; 0 for none.
     """
 
     def __init__(self, model: nn.Module, every: int) -> None:
-        named = [(name, p) for name, p in model.named_parameters() if p.ndim == 2]
+        named = [(name, p) for name, p in model.named_parameters() if p.ndim == 2 and p.requires_grad]
         self._names = tuple(name.removesuffix(".weight") for name, _ in named)
         self._matrices: list[Tensor] = [p for _, p in named]
         self._every = every

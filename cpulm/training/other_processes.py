@@ -102,7 +102,9 @@ def _difference(one: Any, main: Any, world: World, rank: int) -> CpulmError | No
 
 def _comparable(settings: Settings) -> dict[str, Any]:
     """The settings that must be the same in all processes, by dotted key."""
-    dumped = settings.model_dump(mode="json", include={"model", "data", "train", "eval", "distributed"})
+    dumped = settings.model_dump(
+        mode="json", include={"model", "data", "train", "lora", "eval", "distributed"}
+    )
     return {
         f"{section}.{name}": value
         for section, values in dumped.items()

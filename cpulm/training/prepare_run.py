@@ -100,7 +100,7 @@ def prepare_run(
         ),
     )
     if initial is not None:
-        require_tokenizer(initial, tokens)
+        require_tokenizer(initial, tokens, settings)
     try:
         encode_prompt(tokens.tokenizer, settings.sample.prompt, starts_documents=True)
     except DataError as error:
@@ -128,7 +128,7 @@ def prepare_run(
     planned = requirements.nominal_seconds(settings, tokens.vocab_size, plan.steps, runtime.device.type)
     runtime = decide_compile(runtime, settings.runtime.compile, machine, planned)
     parts = build_parts(settings, tokens, runtime, teacher, initial=initial, world=world)
-    begins_with = "" if initial is None else initial.described(tokens.tokenizer)
+    begins_with = "" if initial is None else initial.described(tokens.tokenizer, settings.lora)
     return PreparedRun(settings, machine, runtime, tokens, plan, parts, teacher, begins_with)
 
 

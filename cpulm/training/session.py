@@ -179,7 +179,7 @@ def _started(trainer: Trainer, plan: Requirements) -> RunStarted:
         params_total=plan.params_total,
         params_non_embedding=plan.params_non_embedding,
         tokens_per_step=settings.tokens_per_step,
-        flops_per_token=flops_per_token(settings.model, trainer.parts.model.vocab_size),
+        flops_per_token=flops_per_token(settings.model, trainer.parts.model.vocab_size, settings.lora),
         train_tokens=len(trainer.tokens.train),
         val_tokens=len(trainer.tokens.val),
         vocab_size=trainer.parts.model.vocab_size,
@@ -200,7 +200,8 @@ def _finished(
     state, run, peak = trainer.state, trainer.run, plan.peak_flops_per_second
     kept = run.best if run.best.is_file() else run.latest
     tokens_per_second = trainer.trained_tokens / max(trainer.trained_seconds, 1e-9)
-    flops = flops_per_token(trainer.settings.model, trainer.parts.model.vocab_size) * tokens_per_second
+    settings, vocab_size = trainer.settings, trainer.parts.model.vocab_size
+    flops = flops_per_token(settings.model, vocab_size, settings.lora) * tokens_per_second
     over = None
     trained = reason == "horizon" and trainer.trained_tokens  # zero if only the last validation was missing
     if trained and estimated_seconds is not None and estimated_seconds == plan.train_seconds:

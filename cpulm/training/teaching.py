@@ -7,8 +7,9 @@ from pathlib import Path
 
 from cpulm.cache_dir import expand_home
 from cpulm.checkpoints import checkpoint as checkpoints
-from cpulm.checkpoints.checkpoint import Checkpoint, weights_alone
+from cpulm.checkpoints.checkpoint import Checkpoint
 from cpulm.checkpoints.load_model import best_checkpoint
+from cpulm.checkpoints.weights_alone import weights_alone
 from cpulm.command import typed
 from cpulm.data.tokenfile import TOKENIZER, TokenFolder
 from cpulm.errors import DataError, SettingsError

@@ -28,6 +28,7 @@ from cpulm.run_dir import RunDir
 from cpulm.settings import Settings
 from cpulm.system.power import BatteryWatch
 from cpulm.system.run_clock import RunClock
+from cpulm.training.adapter_folder import save_adapters
 from cpulm.training.checkpointer import Checkpointer
 from cpulm.training.divergence import roll_back, update_batches
 from cpulm.training.horizon import Horizon
@@ -81,7 +82,7 @@ class Trainer:
             self.tokens,
             self.emit,
             self.stop,
-            lambda: self.checkpointer.save_best(self.state.step, self.clock.elapsed()),
+            self._save_best,
             self.parts.average,
             self.world,
         )
@@ -254,6 +255,12 @@ class Trainer:
 
     def _save(self) -> None:
         self.checkpointer.save(self.state.step, self.clock.elapsed())
+
+    def _save_best(self) -> bool:
+        saved = self.checkpointer.save_best(self.state.step, self.clock.elapsed())
+        if saved and self.settings.lora.rank and self.world.is_main:
+            save_adapters(self.settings, self.parts, self.state, self.run, self.emit)
+        return saved
 
     def _wait_for_mains(self, battery: BatteryWatch) -> None:
         """Save a checkpoint, because the battery may run out, and wait for mains, a stop or the deadline."""

@@ -26,6 +26,8 @@ from cpulm.settings_resolver import resolve
         (["train.schedule=constant", "train.min_lr_ratio=0.1"], ["train.min_lr_ratio"]),
         (["train.teacher_weight=0.1"], ["train.teacher_weight"]),
         (["train.outer_momentum=0.9"], ["train.outer_momentum"]),
+        (["lora.alpha=8"], ["lora.alpha"]),
+        (["train.init_from=model", "lora.rank=4", "lora.projections=q"], []),
         (["train.outer_steps=30", "train.outer_lr=0.9"], []),
         (["sample.max_new_tokens=0", "sample.prompt=x"], ["sample.prompt"]),
         (["sample.temperature=0", "sample.top_k=3"], ["sample.top_k"]),

@@ -27,7 +27,7 @@ from cpulm.estimate.memory import (
 from cpulm.estimate.requirements import check_memory, disk_bytes
 from cpulm.execution.runtime import Runtime, choose_runtime
 from cpulm.execution.update import StepTimer, training_update
-from cpulm.model.counts import count
+from cpulm.model.counts import count, count_adapters
 from cpulm.native.kernels import Kernels
 from cpulm.settings import Settings
 from cpulm.settings_resolver import resolve
@@ -47,6 +47,7 @@ def settings_of(
     optimizer: str = "muon",
     masked: bool = False,
     taught: bool = False,
+    rank: int = 0,
     **model: Any,
 ) -> Settings:
     shape = [f"model.{name}={value}" for name, value in {**SHAPE, **model}.items()]
@@ -58,6 +59,8 @@ def settings_of(
             f"train.optimizer={optimizer}",
             f"train.document_mask={masked}".lower(),
             f"train.teacher={'any' if taught else 'null'}",
+            f"train.init_from={'any' if rank else 'null'}",
+            f"lora.rank={rank}",
         ]
     )
 
@@ -81,6 +84,14 @@ def test_the_outer_step_is_two_more_copies_of_the_weights() -> None:
         training_bytes(outer, VOCAB, Arithmetic()) - training_bytes(plain, VOCAB, Arithmetic()) == 8 * total
     )
     assert disk_bytes(outer, total) - disk_bytes(plain, total) == 8 * total * (plain.checkpoint.keep + 3)
+
+
+def test_adapters_save_the_moments_and_gradients_of_the_weights() -> None:
+    whole, adapters = (settings_of(optimizer="adamw", rank=rank) for rank in (0, 4))
+    total, few = count(whole.model, VOCAB).total, count_adapters(adapters.model, adapters.lora)
+    assert 0 < few < total / 10
+    kept = whole.checkpoint.keep + 3
+    assert disk_bytes(whole, total) - disk_bytes(adapters, total) == 4 * (2 * total - 3 * few) * kept
 
 
 @functools.cache
@@ -131,6 +142,8 @@ def most_in_use(settings: Settings, runtime: Runtime) -> int:
         {"masked": True},
         {"batch": 1, "block_size": 32, "n_embd": 256},  # the update is more than the activations
         {"taught": True},
+        {"rank": 8, "optimizer": "adamw"},
+        {"rank": 8, "optimizer": "adamw", "accumulate": 2, **GPT2},
     ],
     ids=str,
 )

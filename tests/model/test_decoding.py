@@ -10,7 +10,9 @@ import torch
 from kernel_builds import NARROWER, BuildKernels
 from torch import Tensor
 
+from cpulm.lora_settings import LoraSettings
 from cpulm.model.cache import KVCache
+from cpulm.model.lora import adapt, merged
 from cpulm.model.transformer import Transformer
 from cpulm.native.decode import Decoder
 from cpulm.native.kernels import Kernels
@@ -70,6 +72,20 @@ def test_logits_keys_and_values_are_those_of_torch(
     torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(cache.keys, plain.keys, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(cache.values, plain.values, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_adapters_are_computed_in_torch(kernels: Kernels) -> None:
+    model, idx, lora = model_of(QWEN3, kernels), tokens(2, 10), LoraSettings(rank=2)
+    adapt(model, lora, 1)
+    for name, parameter in model.named_parameters():
+        if name.endswith(".b"):
+            parameter.fill_(0.1)
+    without = Transformer(QWEN3, VOCAB).eval()
+    without.load_state_dict(merged(model.state_dict(), QWEN3, lora))
+    found, cache = in_pieces(model, idx, [1] * 10)
+    assert cache.decoder is None
+    torch.testing.assert_close(found, without(idx), atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize("threads", [1, 3])
