@@ -154,6 +154,9 @@ class DataSettings(Section):
     """Rows are conversations in OpenAI's or ShareGPT's form, and records: the model learns to answer."""
     where: Sources = Field([])
     """Conditions that a row must meet, such as `grade>=6`."""
+    share: float = Field(1.0, gt=0, le=1)
+    """About this part of `source` is used: documents, and pieces of about 64 K characters of long ones, by
+    hashes of their names. For texts of which a run sees only a part."""
     dedup: bool = False
     """Leave out documents whose text was there before, and training text that is in the validation text."""
     errors: Literal["strict", "replace"] = "strict"

@@ -105,12 +105,18 @@ def _remarks(plan: RunPlan, passes: float, law: LearningLaw) -> list[str]:
 
 
 def preparation_in_words(plan: RunPlan) -> str | None:
-    """What to say before the text is tokenized, if that takes much of the time; else None."""
-    seconds = prepared_seconds(plan.text_bytes)
+    """What to say before the text is tokenized, if that takes much of the time or is cut short; else None."""
+    seconds, size = prepared_seconds(plan.text_bytes), format_bytes(plan.text_bytes / plan.share)
+    if plan.share < 1:
+        whole = format_duration(prepared_seconds(plan.text_bytes / plan.share))
+        return (
+            f"{plan.share * 100:.2g}% of {size} of text are used (data.share): tokenizing all of it would "
+            f"take about {whole} of the {format_duration(plan.seconds)}"
+        )
     if seconds < _LONG_PREPARATION * plan.seconds:
         return None
     return (
-        f"tokenizing {format_bytes(plan.text_bytes)} takes about {format_duration(seconds)} of the "
-        f"{format_duration(plan.seconds)}, and the run sees {describe_passes(plan.best.passes)}: a part of "
-        "the text would leave more time for training"
+        f"tokenizing {size} takes about {format_duration(seconds)} of the {format_duration(plan.seconds)}, "
+        f"and the run sees {describe_passes(plan.best.passes)}: a part of the text (data.share) would leave "
+        "more time for training"
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cpulm.benchmark.expectation import TextLevel
@@ -82,7 +82,7 @@ def refine(
         )
     factors = {pilot.place: pilot.factor for pilot in pilots}
     best = min(sizes, key=lambda one: one.relative_loss * factors[one.place])
-    chosen = RunPlan(plan.seconds, plan.text_bytes, plan.candidates, best)
+    chosen = replace(plan, best=best)
     return chosen, level.measured(factors[best.place]), pilots
 
 

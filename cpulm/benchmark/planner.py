@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from cpulm.cache_dir import expand_home
 from cpulm.data.text_size import training_bytes
+from cpulm.data.tokenfile import is_token_folder
 from cpulm.errors import ResourceError, SettingsError, StoppedError
 from cpulm.estimate import requirements
 from cpulm.estimate.learning_law import USUAL_BITS, measured_law
@@ -41,6 +43,8 @@ _BEYOND_MEASURED = 2.5
 """Sizes are planned up to so many times the largest one that the law was fitted to."""
 _PREPARED_BYTES_PER_SECOND = 1e7
 """Of text that is read twice and tokenized, on two cores."""
+_PREPARED_PART = 0.1
+"""Of the time, at most, for that: of a text that would take longer, a share is planned with."""
 _TIMED_TOKENS, _TIMED_SECONDS, _TIMED_UPDATES = 1024, 1.0, 3
 """Of an update: the tokens at first, then as many as take so long; and how many updates."""
 _FIRST_MEASURED, _MOST_MEASURED = 1, 5
@@ -79,10 +83,14 @@ class Candidate:
 
 @dataclass(frozen=True)
 class RunPlan:
-    """The best of the ``candidates`` for a time of ``seconds`` and ``text_bytes`` of training text."""
+    """The best of the ``candidates`` for a time of ``seconds`` and ``text_bytes`` of training text.
+
+    ``share`` is the part of the whole text that these are.
+    """
 
     seconds: float
     text_bytes: float
+    share: float
     candidates: Sequence[Candidate]
     best: Candidate
 
@@ -116,8 +124,14 @@ class Planner:
         if seconds is None:
             raise SettingsError("the preset auto needs a time", "give --max-time 30m or --until 07:00")
         self.seconds = seconds
-        self.text_bytes = max(1.0, training_bytes(given.data, show, should_stop))
-        self._make, self._show, self._should_stop = make, show, should_stop
+        whole = max(1.0, training_bytes(given.data, show, should_stop) / given.data.share)
+        self._share: dict[str, Any] = {}
+        if not is_token_folder(expand_home(given.data.source[0])):
+            affordable = round(seconds * _PREPARED_PART * _PREPARED_BYTES_PER_SECOND / whole, 4)
+            self._share = {"data.share": max(affordable, 1e-4)} if affordable < 1 else {}
+        self.share = make(self._share).data.share
+        self.text_bytes = max(1.0, whole * self.share)
+        self._make_settings, self._show, self._should_stop = make, show, should_stop
         self._machine = read_machine()
         self._others = OthersUse().read
         self._rates: dict[int, float] = {}
@@ -140,7 +154,10 @@ class Planner:
         self._progress(finished=True)
         different = {one.params: one for one in candidates.values()}  # the user may have given the shape
         different[candidates[best].params] = candidates[best]
-        return RunPlan(self.seconds, self.text_bytes, list(different.values()), candidates[best])
+        return RunPlan(self.seconds, self.text_bytes, self.share, list(different.values()), candidates[best])
+
+    def _make(self, planned: Mapping[str, Any]) -> Settings:
+        return self._make_settings({**self._share, **planned})
 
     def settings_for(self, place: int, tokens: float) -> Settings:
         """The settings of a size that is trained on so many tokens; the horizon is the time."""

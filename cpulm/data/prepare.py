@@ -273,6 +273,7 @@ def scan_sources(
             text_files,
             val_text_files,
             val_fraction=data.val_fraction,
+            share=data.share,
             how=how,
             dedup=data.dedup,
             collect_characters=data.tokenizer == "char",
@@ -287,6 +288,7 @@ def _provenance(data: DataSettings, corpus: Corpus) -> dict[str, object]:
         "source": list(data.source),
         "val_source": list(data.val_source),
         "val_fraction": None if data.val_source else data.val_fraction,
+        "share": data.share,
         "ends_held_out": len(corpus.held_out.borders) if corpus.held_out is not None else 0,
         "lost_in_reading": asdict(corpus.losses),
         "vocabulary_sample_bytes": SAMPLE_BYTES if trains_vocabulary(data.tokenizer) else None,
@@ -315,6 +317,7 @@ def _cache_key(
         READERS_VERSION,
         *Reading.of(data),
         data.dedup,
+        data.share,
         SAMPLE_BYTES,
     ]
     return hashlib.blake2b(json.dumps(what).encode(), digest_size=16).hexdigest()

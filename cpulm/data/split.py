@@ -7,11 +7,11 @@ validation text, the whole source is training text.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from cpulm.data.holdout import DocumentSizes, HeldOut
+from cpulm.data.holdout import DocumentSizes, HeldOut, name_hash
 from cpulm.data.losses import Losses
 from cpulm.data.marks import Mark
 from cpulm.data.readers import is_binary, read_files
@@ -51,6 +51,7 @@ class Corpus:
         val_files: readable files of the validation text, empty if the source is split.
         held_out: what of the source is validation text; None if there are ``val_files``.
         losses: what reading it all loses.
+        share: the part of ``files`` that is used.
         characters: every character that occurs, if requested.
         left_out: the numbers of documents of ``files`` and of ``val_files`` that were there before.
     """
@@ -60,6 +61,7 @@ class Corpus:
     held_out: HeldOut | None
     reading: Reading
     losses: Losses
+    share: float
     characters: frozenset[str] = frozenset()
     left_out: tuple[frozenset[int], frozenset[int]] = (frozenset(), frozenset())
 
@@ -72,7 +74,7 @@ class Corpus:
         """Yield all text, in order, each part with its split."""
         number = -1
         border: int | None = None
-        for number, piece, begins_at in _numbered(self.files, self.reading):
+        for number, piece, begins_at in _numbered(self.files, self.reading, share=self.share):
             if number in self.left_out[0]:
                 continue
             if begins_at == 0 and self.held_out is not None:
@@ -144,6 +146,7 @@ def scan(
     val_files: Sequence[SourceFile],
     *,
     val_fraction: float,
+    share: float,
     how: Reading,
     dedup: bool,
     collect_characters: bool,
@@ -154,6 +157,7 @@ def scan(
     Args:
         files: of the source, as :func:`readable` gives them.
         val_files: of the validation text, empty if the source is to be split.
+        share: the part of ``files`` to use, in (0, 1].
         dedup: whether to leave out documents that were there before, in the validation text first. Eight
             bytes of each text's digest are kept.
         collect_characters: whether to note every character that occurs.
@@ -164,12 +168,15 @@ def scan(
     """
     main, val, losses = _Scan(), _Scan(), Losses()
     known: set[bytes] | None = set() if dedup else None
-    for files_here, seen in ((val_files, val), (files, main)):
-        _scan_files(files_here, seen, how, losses, known, collect_characters, stage)
+    for files_here, seen, part in ((val_files, val, 1.0), (files, main, share)):
+        pieces = _numbered(files_here, how, losses, share=part)
+        _scan_pieces(pieces, seen, losses, known, collect_characters, stage)
         if seen.characters < MINIMUM_CHARACTERS and files_here:
+            chosen = f" where data.share is {part:g}" if part < 1 else ""
             raise DataError(
-                f"{_describe(files_here)} has {seen.characters} characters of text: too little to learn from",
-                "give more text",
+                f"{_describe(files_here)} has {seen.characters} characters of text{chosen}: too little to "
+                "learn from",
+                "use more of it: --set data.share=1" if part < 1 else "give more text",
             )
     return Corpus(
         files=tuple(files),
@@ -177,22 +184,22 @@ def scan(
         held_out=None if val_files else main.sizes.hold_out(val_fraction, whole=how.rows_are_whole),
         reading=how,
         losses=losses,
+        share=share,
         characters=frozenset(main.alphabet | val.alphabet),
         left_out=(frozenset(main.left_out), frozenset(val.left_out)),
     )
 
 
-def _scan_files(
-    files: Sequence[SourceFile],
+def _scan_pieces(
+    pieces: Iterable[tuple[int, DocumentChunk, int]],
     seen: _Scan,
-    how: Reading,
     losses: Losses,
     known: set[bytes] | None,
     collect: bool,
     stage: Stage,
 ) -> None:
     size, hasher = 0, hashlib.blake2b(digest_size=_DIGEST_BYTES)
-    for number, piece, begins_at in _numbered(files, how, losses):
+    for number, piece, begins_at in pieces:
         stage.advance(piece.source_bytes)
         size += len(piece.text) if piece.text.isascii() else len(piece.text.encode())
         if collect:
@@ -215,15 +222,29 @@ def _scan_files(
 
 
 def _numbered(
-    files: Sequence[SourceFile], how: Reading, losses: Losses | None = None
+    files: Sequence[SourceFile], how: Reading, losses: Losses | None = None, share: float = 1.0
 ) -> Iterator[tuple[int, DocumentChunk, int]]:
     """Yield each chunk with its document's number and the document's characters before it."""
     number, begins_at = 0, 0
-    for piece in read_files(files, how, losses):
+    pieces = read_files(files, how, losses)
+    for piece in pieces if share == 1 else _chosen(pieces, share):
         yield number, piece, begins_at
         begins_at += len(piece.text)
         if piece.ends:
             number, begins_at = number + 1, 0
+
+
+def _chosen(pieces: Iterable[DocumentChunk], share: float) -> Iterator[DocumentChunk]:
+    """Yield a share of the chunks, each as a document with a name of its own."""
+    place, skipped_bytes = 0, 0
+    for piece in pieces:
+        name = f"{piece.name}#{place}" if place else piece.name
+        if name_hash(f"share of {name}") < share:
+            yield piece._replace(name=name, ends=True, source_bytes=piece.source_bytes + skipped_bytes)
+            skipped_bytes = 0
+        else:
+            skipped_bytes += piece.source_bytes
+        place = 0 if piece.ends else place + 1
 
 
 def _describe(files: Sequence[SourceFile]) -> str:

@@ -36,7 +36,7 @@ def training_bytes(data: DataSettings, emit: Listener, should_stop: Callable[[],
     stride = max(1, len(files) // _MOST_FILES)
     read = [_text_and_read(file, how) for file in files[::stride]]
     share = sum(text for text, _ in read) / max(1, sum(source for _, source in read))
-    whole = share * sum(file.size for file in files)
+    whole = share * data.share * sum(file.size for file in files)
     return whole if data.val_source else whole * (1.0 - data.val_fraction)
 
 

@@ -13,7 +13,7 @@ from cpulm.api.new_run import resolve_new_run
 from cpulm.benchmark import planner as planners
 from cpulm.benchmark.expectation import TextLevel, plan_in_words, preparation_in_words
 from cpulm.benchmark.pilots import refine
-from cpulm.benchmark.planner import Planner, RunPlan
+from cpulm.benchmark.planner import Planner, RunPlan, prepared_seconds
 from cpulm.errors import SettingsError
 from cpulm.estimate import recipe
 from cpulm.estimate.learning_law import USUAL_BITS, measured_law
@@ -85,18 +85,35 @@ def test_no_size_far_beyond_the_measured_ones_is_planned(text: Path, monkeypatch
     assert len(planned(made_for(text, "train.max_time=20s")).candidates) == 1
 
 
-def test_a_vast_text_is_not_read_whole_and_its_preparation_is_spoken_of(tmp_path: Path) -> None:
-    vast = tmp_path / "vast.txt"
-    with vast.open("wb") as file:
+@pytest.fixture
+def vast(tmp_path: Path) -> Path:
+    path = tmp_path / "vast.txt"
+    with path.open("wb") as file:
         file.write(LINE.encode() * 8000)
         file.truncate(20 * 10**9)  # a hole that takes no space
+    return path
+
+
+def test_of_a_vast_text_a_share_is_planned_with_that_takes_a_tenth_of_the_time(vast: Path) -> None:
     plan = planned(made_for(vast, "train.max_time=1h"))
+    assert prepared_seconds(plan.text_bytes) == pytest.approx(360, rel=0.01)
+    assert plan.share == plan.best.settings.data.share == pytest.approx(3.6e9 / (0.95 * 20e9), abs=1e-4)
+    words = preparation_in_words(plan)
+    assert words is not None
+    assert "19% of 17.7 GiB of text are used" in words
+    assert "tokenizing all of it would take about 31m 40s of the 1h 00m" in words
+
+
+def test_a_given_share_stays_and_its_preparation_is_spoken_of(vast: Path) -> None:
+    plan = planned(made_for(vast, "train.max_time=1h", "data.share=1"))
     assert plan.text_bytes == pytest.approx(0.95 * 20e9)
     words = preparation_in_words(plan)
     assert words is not None
     assert "tokenizing 17.7 GiB takes about" in words
     small = dataclasses.replace(plan, text_bytes=1e6)
     assert preparation_in_words(small) is None
+    half = planned(made_for(vast, "train.max_time=8h", "data.share=0.5"))
+    assert half.text_bytes == pytest.approx(0.5 * 0.95 * 20e9)
 
 
 def test_a_plan_needs_a_time(text: Path) -> None:

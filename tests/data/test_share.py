@@ -1,0 +1,69 @@
+"""A share of a text: which parts of it are used, and that a validation text is used whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cpulm.data.prepare import prepare
+from cpulm.data.tokenfile import TokenFolder
+from cpulm.errors import DataError
+from cpulm.settings import DataSettings
+
+
+@pytest.fixture(autouse=True)
+def _empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CPULM_CACHE", str(tmp_path / "cache"))
+
+
+def made(text: Path, share: float, **settings: Any) -> TokenFolder:
+    data = DataSettings(source=[str(text)], tokenizer="byte", share=share, **settings)
+    return prepare(data, emit=lambda _: None, should_stop=lambda: False)
+
+
+def pieces_of(folder: TokenFolder) -> list[str]:
+    """The documents of the training split."""
+    ends = np.flatnonzero(folder.train == folder.tokenizer.eot_id)
+    return [folder.tokenizer.decode(ids.tolist()) for ids in np.split(folder.train, ends + 1)]
+
+
+@pytest.fixture
+def lines(tmp_path: Path) -> Path:
+    path = tmp_path / "lines.txt"
+    path.write_text("".join(f"line {number} of many short ones\n" for number in range(3000)))
+    return path
+
+
+@pytest.fixture
+def numbers(tmp_path: Path) -> Path:
+    path = tmp_path / "numbers.txt"
+    path.write_text("".join(f"{number} " for number in range(700_000)))
+    return path
+
+
+@pytest.mark.parametrize(("name", "unit"), [("lines", "line"), ("numbers", "file")])
+def test_documents_and_pieces_of_long_ones_are_chosen(
+    request: pytest.FixtureRequest, name: str, unit: str
+) -> None:
+    path: Path = request.getfixturevalue(name)
+    whole, share, again = (made(path, part, document=unit) for part in (1.0, 0.4, 0.400001))
+    size = len(share.train) + len(share.val)
+    assert 0.3 < size / (len(whole.train) + len(whole.val)) < 0.5
+    assert 0.02 < len(share.val) / size < 0.1
+    assert np.array_equal(share.train, again.train)
+    text = path.read_text()
+    assert len(pieces_of(share)) > 2
+    assert all(piece in text for piece in pieces_of(share))
+
+
+def test_a_validation_text_is_used_whole(lines: Path, numbers: Path) -> None:
+    folder = made(lines, 0.4, document="line", val_source=[str(numbers)])
+    assert folder.meta["val"]["bytes"] == numbers.stat().st_size
+
+
+def test_a_share_without_text_is_an_error_that_names_it(lines: Path) -> None:
+    with pytest.raises(DataError, match=r"has 0 characters of text where data\.share is 1e-09"):
+        made(lines, 1e-9)
