@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from cpulm.data.marked_text import unpack
 from cpulm.data.tokenfile import TokenFolder
+from cpulm.errors import SettingsError
 from cpulm.settings import Settings
 
 Ints = npt.NDArray[np.int64]
@@ -47,6 +49,28 @@ def tokens_per_epoch(settings: Settings, tokens: TokenFolder) -> int:
         return len(tokens.train)
     _, lengths = documents_in(tokens.train, tokens.tokenizer.eot_id)
     return (len(pack(np.minimum(lengths, block), block).begins) - 1) * block
+
+
+def require_loss(settings: Settings, tokens: TokenFolder) -> None:
+    """Refuse a block size that cuts off all that counts in the loss of the records of a split.
+
+    Raises:
+        SettingsError: naming the split and the block size.
+    """
+    block = settings.model.block_size
+    splits = {"training": (tokens.train, tokens.train_mask), "validation": (tokens.val, tokens.val_mask)}
+    for name, (split, mask) in splits.items():
+        if not settings.train.records or mask is None:
+            continue
+        bits = np.asarray(mask)
+        begins, lengths = documents_in(split, tokens.tokenizer.eot_id)
+        ends = begins + np.minimum(lengths, block)
+        spans = zip(begins.tolist(), ends.tolist(), strict=True)
+        if not any(unpack(bits, np.arange(begin, end)).any() for begin, end in spans):
+            raise SettingsError(
+                f"model.block_size = {block} cuts off all that counts in the loss of the {name} split",
+                f"the longest record needs --block-size {int(lengths.max())}",
+            )
 
 
 def pack(lengths: Ints, block_size: int) -> Windows:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from cpulm.checkpoints import checkpoint as checkpoints
 from cpulm.checkpoints.checkpoint import Checkpoint
 from cpulm.checkpoints.training_data import same_tokens
-from cpulm.data.packing import tokens_per_epoch
+from cpulm.data.packing import require_loss, tokens_per_epoch
 from cpulm.data.prepare import prepare_fitting
 from cpulm.data.tokenfile import TokenFolder
 from cpulm.distributed.world import SOLO, World
@@ -101,6 +101,7 @@ def prepare_run(
     )
     if initial is not None:
         require_tokenizer(initial, tokens, settings)
+    require_loss(settings, tokens)
     try:
         encode_prompt(tokens.tokenizer, settings.sample.prompt, starts_documents=True)
     except DataError as error:

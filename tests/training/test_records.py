@@ -11,6 +11,7 @@ from cpulm.checkpoints.load_model import load_model
 from cpulm.data.batches import ValidationBatches
 from cpulm.data.loader import IGNORED
 from cpulm.data.tokenfile import TokenFolder
+from cpulm.errors import SettingsError
 from cpulm.evaluation.evaluate import EvaluationRequest, evaluate_checkpoints
 from cpulm.events import Event, Notice, StepDone, Validated
 
@@ -89,3 +90,16 @@ def test_records_that_are_too_long_are_said(rows: Path, tmp_path: Path) -> None:
     said = [event.message for event in of(Notice, events)]
     assert any("longer than the block size of 10: only their beginnings" in message for message in said)
     assert any("--block-size 15" in message for message in said)
+
+
+def test_a_block_that_cuts_off_all_answers_is_refused(tmp_path: Path) -> None:
+    chats = tmp_path / "chats.jsonl"
+    talk = '{{"messages": [{{"role": "user", "content": "{}"}}, {{"role": "assistant", "content": "so"}}]}}\n'
+    chats.write_text("".join(talk.format(f"{number} " * 20) for number in range(40)))
+    with pytest.raises(
+        SettingsError, match=r"block_size = 16 cuts off all that counts .* training split"
+    ) as error:
+        train(settings_for(chats, "data.chat=true"), tmp_path / "run")
+    assert "--block-size 6" in error.value.hint
+    assert not (tmp_path / "run").exists()
+    train(settings_for(chats, "data.chat=true", "model.block_size=80", "train.steps=1"), tmp_path / "run")
