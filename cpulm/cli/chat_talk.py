@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 
 _COMMANDS = {
     "/clear": "forget the talk and begin a new one",
-    "/system TEXT": "tell the model something before the talk, which begins again; without TEXT: nothing",
+    "/system TEXT": "begin a new talk, before which the model is told TEXT",
+}
+_CUT = {
+    "length": "the answer is longer: /set max_new_tokens 1000",
+    "context": "the answer is longer than the context: /clear begins a new talk",
 }
 
 
@@ -29,7 +33,8 @@ class Talk:
     Attributes:
         messages: of the talk; the system's, if there is one, is the first.
         left_out: whether the oldest messages did not fit the context any more.
-        ending: why the last answer ended, as :class:`cpulm.generation.generate.Completion` says it.
+        ending: why the last answer ended, as :class:`cpulm.generation.generate.Completion` says it; or
+            ``context`` if that is full.
     """
 
     model: Transformer
@@ -99,7 +104,8 @@ class Talk:
         finally:
             if completion.stop_reason is None:
                 completion.finish("interrupted")
-            self.ending = completion.stop_reason
+            full = completion.stop_reason == "length" and len(completion.tokens) < self.max_new_tokens
+            self.ending = "context" if full else completion.stop_reason
             self.messages.append(Message("assistant", completion.text))
 
 
@@ -150,8 +156,8 @@ def converse(talk: Talk, name: str) -> None:
                 with contextlib.closing(talk.answer(line.text)) as answer:
                     if not (all(map(write, answer)) and write("\n")):
                         return
-                if talk.ending == "length":
-                    say("(the answer is as long as it may be: /set max_new_tokens, or the context is full)")
+                if talk.ending in _CUT:
+                    say(f"({_CUT[talk.ending]})")
         except KeyboardInterrupt:
             write("\n")
         except CpulmError as error:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 _WHOLE = ("top_k", "max_new_tokens")
 _SETTINGS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "max_new_tokens")
 _OPTIONAL = ("top_k", "top_p", "min_p")
+_WIDTH = 22
+"""Columns of a command in the help."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +49,15 @@ class LineHelp:
         also = "as Ctrl-D or an empty line does" if self.blank_exits else "as Ctrl-D does"
         rows = {
             **self.commands,
-            "/set temperature 0.7": 'also top_k, top_p, min_p ("off" unsets these), repetition_penalty, '
-            "max_new_tokens",
+            "/set temperature 0.7": 'also top_k, top_p, min_p ("off" unsets these),\n'
+            "repetition_penalty, max_new_tokens",
             "/help": "this list",
             "/bye": f"exit, {also}",
         }
-        listed = "\n".join(f"  {name:<22} {meaning}" for name, meaning in rows.items())
+        indent = f"\n{'':<{_WIDTH + 3}}"
+        listed = "\n".join(
+            f"  {name:<{_WIDTH}} {what.replace(chr(10), indent)}" for name, what in rows.items()
+        )
         return f"{self.about}\n{listed}\nA text that begins with a slash: write two."
 
     @property

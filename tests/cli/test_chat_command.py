@@ -64,7 +64,13 @@ def test_lines_go_in_and_answers_come_out(run: Run) -> None:
 def test_commands_are_obeyed_and_others_explained(run: Run) -> None:
     done = run(stdin="/set max_new_tokens 2\nhi\n/set max_new_tokens 20\n//x\n/what\n/set heat 1\n")
     assert (done.code, done.out) == (0, "ab\nabcde\n")
-    for part in ("as long as it may be", "/clear", "/system TEXT", "/set temperature 0.7", "names: temp"):
+    for part in (
+        "the answer is longer: /set max_new_tokens",
+        "/clear",
+        "/system TEXT",
+        "/set temperature 0.7",
+        "names: temp",
+    ):
         assert part in done.err
 
 
@@ -94,6 +100,16 @@ def test_a_mistake_is_one_message(run: Run, arguments: tuple[str, ...], code: in
 
 def a_talk(checkpoint: Path) -> chat_talk.Talk:
     return chat_talk.begin(checkpoint, {"runtime.threads": 1}, {"temperature": 0}, 20, 0)
+
+
+def test_an_answer_ends_with_the_context(tmp_path: Path) -> None:
+    talk = a_talk(answering_checkpoint(tmp_path / "best.pt", answer="ab", endless=True))
+    talk.max_new_tokens = 1000
+    said = "".join(talk.answer("hi"))
+    assert (len(said), talk.ending) == (64 - 6 + 1, "context")
+    talk.max_new_tokens = 5
+    talk.clear()
+    assert ("".join(talk.answer("hi")), talk.ending) == ("ababa", "length")
 
 
 def test_a_talk_remembers_what_was_said(checkpoint: Path) -> None:
