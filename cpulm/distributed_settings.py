@@ -29,8 +29,15 @@ class DistributedSettings(Section):
     max_restarts: int = Field(10, ge=0, le=_MOST)
     """How often the processes are started again from the last checkpoint if one of them is lost; a machine
     that joins does not count."""
-    compression: Literal["none", "bf16", "int8"] = "none"
-    """How gradients are sent: as they are, in half the bytes, or in a quarter."""
+    mode: Literal["sync", "diloco"] = "sync"
+    """`sync` sums the gradients of every update; `diloco` averages the changes of the weights after every
+    `train.outer_steps` updates, for slow networks and unequal machines."""
+    share: Literal["equal", "speed"] = "equal"
+    """How `diloco` divides the rows of an update: equally, or by the speeds of the processes in the round
+    before. By speed, a resumed run is exact in its data and close in its numbers."""
+    compression: Literal["none", "bf16", "int8"] | None = None
+    """How gradients or changes of the weights are sent: as they are, in half the bytes, or in a quarter;
+    unset: `none` for `sync`, `int8` for `diloco`."""
 
     @field_validator("nodes", mode="before")
     @classmethod
@@ -51,6 +58,11 @@ class DistributedSettings(Section):
         if value and not (re.fullmatch(r"[^\s:]+(:\d{1,5})?|\[[0-9a-fA-F:]+\](:\d{1,5})?", value)):
             raise ValueError("must be HOST:PORT, such as 192.168.1.5:29400")
         return value
+
+    @property
+    def sent_as(self) -> Literal["none", "bf16", "int8"]:
+        """The compression, also where it is not set."""
+        return self.compression or ("int8" if self.mode == "diloco" else "none")
 
     @property
     def node_range(self) -> tuple[int, int]:

@@ -344,6 +344,15 @@ class Settings(Section):
         return self
 
     @model_validator(mode="after")
+    def _rounds_of_updates(self) -> Settings:
+        if self.distributed.mode == "diloco" and not self.train.outer_steps:
+            raise ValueError(
+                "distributed.mode diloco exchanges weights after train.outer_steps updates, and these are 0: "
+                "set train.outer_steps, such as 30"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _countable_step(self) -> Settings:
         if self.tokens_per_step > LARGEST:
             raise ValueError(

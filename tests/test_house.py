@@ -73,7 +73,7 @@ ROOMS: dict[str, tuple[int, str]] = {
         "system",
     ),
     "serve": (6, "export overnight generation execution data model"),
-    "benchmark": (7, "training estimate execution data model optim system"),
+    "benchmark": (7, "training estimate execution distributed data model optim system"),
     "api": (
         7,
         "training evaluation checkpoints generation execution ui overnight runlog data model system",

@@ -75,6 +75,26 @@ def benchmark(
             rich_help_panel=COMMON,
         ),
     ] = None,
+    hosts: Annotated[
+        int | None,
+        typer.Option(
+            "--hosts",
+            min=2,
+            max=4096,
+            metavar="N",
+            help="Estimate training on up to N hosts like this one.",
+            rich_help_panel=COMMON,
+        ),
+    ] = None,
+    network: Annotated[
+        str | None,
+        typer.Option(
+            "--network",
+            metavar="RATE",
+            help="With --hosts: their links, such as 100mbit, or with a ping 100mbit,50ms. [default: 1gbit]",
+            rich_help_panel=COMMON,
+        ),
+    ] = None,
     all_presets: Annotated[
         bool, typer.Option("--all", help="Every preset, side by side.", rich_help_panel=COMMON)
     ] = False,
@@ -103,6 +123,8 @@ def benchmark(
         cpulm benchmark --all
 
         cpulm benchmark notes/ --max-time 8h --out plan.yaml
+
+        cpulm benchmark --preset small --hosts 8 --network 1gbit
     """
     import os
 
@@ -110,13 +132,7 @@ def benchmark(
     from cpulm.settings_resolver import AUTO, is_given, resolve
 
     flags = with_text(flags, text)
-    if quick and all_presets:
-        raise SettingsError("--quick has no effect with --all", "leave it out")
-    if max_time is None and (out is not None or pilots):
-        which = "--out" if out is not None else "--pilots"
-        raise SettingsError(
-            f"{which} has no effect without --max-time", "give the time to plan: --max-time 8h"
-        )
+    _require_sense(all_presets, quick, max_time, pilots or out is not None, hosts, network)
     if all_presets:
         if preset or config or max_time or any(key.startswith("data.") for key in flags):
             raise SettingsError(
@@ -148,7 +164,29 @@ def benchmark(
     settings = resolve(preset=preset or (None if config else "tiny"), **given)
     seconds = _QUICK_SECONDS if quick else _SECONDS
     with_data = "data.source" in flags
-    _measure(settings, with_data=with_data, seconds=seconds, block_is_wish=block_is_wish, json=json)
+    measured: dict[str, Any] = {"with_data": with_data, "seconds": seconds, "block_is_wish": block_is_wish}
+    if hosts is None:
+        _measure(settings, **measured, json=json)
+    else:
+        _measure_hosts(settings, hosts, network or "1gbit", **measured, json=json)
+
+
+def _require_sense(
+    all_presets: bool, quick: bool, max_time: str | None, plans: bool, hosts: int | None, network: str | None
+) -> None:
+    """Refuse options that have no effect beside the others; ``plans``: --out or --pilots is given."""
+    from cpulm.errors import SettingsError
+
+    if quick and all_presets:
+        raise SettingsError("--quick has no effect with --all", "leave it out")
+    if max_time is None and plans:
+        raise SettingsError(
+            "--out and --pilots have no effect without --max-time", "give the time to plan: --max-time 8h"
+        )
+    if network is not None and hosts is None:
+        raise SettingsError("--network has no effect without --hosts", "give their number: --hosts 8")
+    if hosts is not None and (all_presets or max_time is not None):
+        raise SettingsError("--hosts measures one preset", "leave out --all and --max-time")
 
 
 def _seconds(duration: str) -> float:
@@ -179,6 +217,29 @@ def _measure(settings: Settings, *, with_data: bool, seconds: float, block_is_wi
         console.print(key_values(title, [(name.ljust(16), value) for name, value in pairs]))
         console.print()
     console.print(_breakdown(result))
+
+
+def _measure_hosts(
+    settings: Settings,
+    hosts: int,
+    network: str,
+    *,
+    with_data: bool,
+    seconds: float,
+    block_is_wish: bool,
+    json: bool,
+) -> None:
+    from cpulm.benchmark.suite import benchmark_preset
+    from cpulm.cli.benchmark_hosts import show_hosts
+    from cpulm.estimate.host_scaling import network_of
+    from cpulm.ui.watch import choose_mode, watch
+
+    links = network_of(network)
+    with watch(choose_mode(json=False, headless=json)) as show:
+        result, _ = benchmark_preset(
+            settings, with_data=with_data, seconds=seconds, show=show, block_is_wish=block_is_wish
+        )
+    show_hosts(result, settings, hosts, links, json=json)
 
 
 def _record(result: Result, peak: Peak) -> dict[str, Any]:

@@ -34,6 +34,7 @@ _WITHOUT_EFFECT: tuple[tuple[tuple[str, ...], Callable[[Settings], bool], str], 
         lambda one: not one.train.outer_steps,
         "train.outer_steps is 0",
     ),
+    (("distributed.share",), lambda one: one.distributed.mode == "sync", "distributed.mode is sync"),
     (
         ("sample.prompt", "sample.temperature", "sample.top_k"),
         lambda one: one.sample.max_new_tokens == 0,

@@ -40,9 +40,14 @@ def pieces_of(batches: Sequence[int], batch_size: int, rank: int, size: int) -> 
         size: the number of processes.
     """
     rows = len(batches) * batch_size // size
-    first, pieces = rank * rows, []
+    return rows_between(batches, batch_size, rank * rows, (rank + 1) * rows)
+
+
+def rows_between(batches: Sequence[int], batch_size: int, first: int, last: int) -> list[BatchPiece]:
+    """Return the pieces of the rows from ``first`` to before ``last``, counted over all micro-batches."""
+    pieces = []
     for number, index in enumerate(batches):
-        begin, end = max(0, first - number * batch_size), min(batch_size, first + rows - number * batch_size)
+        begin, end = max(0, first - number * batch_size), min(batch_size, last - number * batch_size)
         if begin < end:
             pieces.append(BatchPiece(index) if end - begin == batch_size else BatchPiece(index, begin, end))
     return pieces
@@ -58,4 +63,13 @@ def require_divisible(batch_size: int, grad_accum_steps: int, size: int) -> None
             f"{size} processes cannot share an update of {rows} rows "
             f"(train.micro_batch_size {batch_size} x train.grad_accum_steps {grad_accum_steps}) equally",
             f"use {below} processes, or --batch-size {-(-batch_size // size) * size}",
+        )
+
+
+def require_rows(rows: int, size: int) -> None:
+    """Raise SettingsError if an update has fewer ``rows`` than there are processes."""
+    if rows < size:
+        raise SettingsError(
+            f"an update of {rows} rows has none for some of {size} processes",
+            f"use {rows} processes, or --batch-size {size}",
         )

@@ -115,6 +115,9 @@ def training_bytes(
     moments = 2 * trained - (matrices if train.optimizer == "muon" else 0)
     if train.outer_steps:
         moments += 2 * trained  # the weights at the start of the round, and the velocity
+    low_traffic = settings.distributed.mode == "diloco"
+    if low_traffic:
+        moments += trained  # what a process has still to send
     tokens = train.micro_batch_size * model.block_size
     # With several micro-batches the gradients exist during all forward and backward passes but the first.
     accumulated = trained if train.grad_accum_steps > 1 else 0
@@ -124,6 +127,8 @@ def training_bytes(
     update = gradients + (_muon_bytes(model, arithmetic) if train.optimizer == "muon" else 0)
     if train.grad_accum_steps > 1:
         update -= gradients
+    if low_traffic:  # differences, what is to be sent, its rounding, and the bytes of both ways
+        update = max(update, 5 * FLOAT_BYTES * trained)
     accumulates = train.grad_accum_steps > 1
     passes = _forward_backward_bytes(model, vocab_size, tokens, arithmetic, accumulates, teacher, frozen)
     passes += tokens * _adapter_bytes(settings, arithmetic)

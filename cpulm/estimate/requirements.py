@@ -132,11 +132,12 @@ def disk_bytes(settings: Settings, params: int) -> int:
     """Return the bytes of all checkpoints that exist at once, including the one being written.
 
     Each has in fp32 the weights, two moments of those that are trained and, if the run keeps them, the
-    weights' average and the two states of the outer step.
+    weights' average and the two states of the outer step; with low traffic also what is still to be sent.
     """
     train, adapters = settings.train, count_adapters(settings.model, settings.lora)
     kept, trained = params + adapters, adapters if settings.lora.rank else params
-    floats = kept * (1 + (train.average_fraction is not None)) + trained * (2 + 2 * (train.outer_steps > 0))
+    states = 2 + 2 * (train.outer_steps > 0) + (settings.distributed.mode == "diloco")
+    floats = kept * (1 + (train.average_fraction is not None)) + trained * states
     return 4 * floats * (settings.checkpoint.keep + 3)
 
 

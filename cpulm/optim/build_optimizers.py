@@ -12,14 +12,17 @@ from torch import nn
 from cpulm.native.int8 import Int8Kernels
 from cpulm.optim.eager import AdamW
 from cpulm.optim.muon import Muon
-from cpulm.optim.outer import OuterStep
+from cpulm.optim.outer import Average, OuterStep
 from cpulm.settings import TrainSettings
 
 Optimizers = list[torch.optim.Optimizer]
 
 
 def build_optimizers(
-    model: nn.Module, settings: TrainSettings, int8: Int8Kernels | None = None
+    model: nn.Module,
+    settings: TrainSettings,
+    int8: Int8Kernels | None = None,
+    average: Average | None = None,
 ) -> Optimizers:
     """The optimizers that together update every parameter of ``model`` once, but for frozen ones.
 
@@ -40,6 +43,7 @@ def build_optimizers(
 
     Args:
         int8: the kernels of a model that trains in int8, for Muon's products.
+        average: over the processes of a run, which end their rounds together.
     """
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     matrices = {
@@ -64,8 +68,9 @@ def build_optimizers(
     betas = (settings.beta1, settings.beta2)
     optimizers.append(AdamW(adamw_groups, betas=betas, fused=_has_fused(rest)))
     if settings.outer_steps:
-        every, lr, momentum = settings.outer_steps, settings.outer_lr, settings.outer_momentum
-        optimizers.append(OuterStep(trained.values(), every, lr, momentum))
+        every = settings.outer_steps if average is None else 0
+        lr, momentum = settings.outer_lr, settings.outer_momentum
+        optimizers.append(OuterStep(trained.values(), every, lr, momentum, average))
     return optimizers
 
 

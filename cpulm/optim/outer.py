@@ -15,6 +15,10 @@ from torch import Tensor
 
 from cpulm.optim.eager import EagerOptimizer
 
+Average = Callable[[Tensor, float, Tensor], Tensor]
+"""Averages float32 [N] of this process over all, with its weight; the third one is what it has still to
+send."""
+
 
 class OuterStep(EagerOptimizer):
     """After every round of updates, a step from where the round began, along the way that it went.
@@ -25,25 +29,23 @@ class OuterStep(EagerOptimizer):
 
     Args:
         params: the parameters that the other optimizers update, with the weights of the first round's start.
-        every: updates in a round.
+        every: updates in a round; 0: rounds end when :meth:`end_round` is called.
         lr: not scaled by the schedule, which the inner optimizers follow.
         momentum: of the rounds' differences, in Nesterov's form.
-
-    Raises:
-        ValueError: if there are no updates in a round.
+        average: of the difference over several processes, which then all start from the same weights.
     """
 
-    def __init__(self, params: Iterable[Any], every: int, lr: float, momentum: float) -> None:
-        if every < 1:
-            raise ValueError(f"a round has at least one update, not {every}")
+    def __init__(
+        self, params: Iterable[Any], every: int, lr: float, momentum: float, average: Average | None = None
+    ) -> None:
         super().__init__(params, {"every": every, "outer_lr": lr, "momentum": momentum})
+        self._average = average
+        self.state_names = {"step", "anchor", "velocity"} | ({"lost"} if average is not None else set())
         for group in self.param_groups:
             for p in group["params"]:
-                self.state[p] = {
-                    "step": torch.zeros(()),
-                    "anchor": p.detach().clone(),
-                    "velocity": torch.zeros_like(p),
-                }
+                state = {"step": torch.zeros(()), "anchor": p.detach().clone()}
+                zeros = {name: torch.zeros_like(p) for name in self.state_names - state.keys()}
+                self.state[p] = {**state, **zeros}
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -59,15 +61,35 @@ class OuterStep(EagerOptimizer):
         for group in self.param_groups:
             states = [self.state[p] for p in group["params"]]
             torch._foreach_add_([state["step"] for state in states], 1.0)
-            if states[0]["step"].item() % group["every"] == 0:
-                self._end_round(group, states)
+            if group["every"] and states[0]["step"].item() % group["every"] == 0:
+                self.end_round()
         return loss
 
-    def _end_round(self, group: dict[str, Any], states: list[dict[str, Tensor]]) -> None:
-        lr, momentum = group["outer_lr"], group["momentum"]
-        for p, state in zip(group["params"], states, strict=True):  # one at a time: one difference in memory
+    @torch.no_grad()
+    def end_round(self, weight: float = 1.0) -> None:
+        """Take the outer step now.
+
+        Args:
+            weight: of this process in the average; those of all sum to 1.
+        """
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        states = [self.state[p] for p in parameters]
+        ways: Iterable[Tensor] = (state["anchor"] - p for p, state in zip(parameters, states, strict=True))
+        if self._average is not None:
+            ways = self._averaged(list(ways), [state["lost"] for state in states], weight)
+        lr, momentum = self.defaults["outer_lr"], self.defaults["momentum"]
+        for p, state, way in zip(parameters, states, ways, strict=True):
             anchor, velocity = state["anchor"], state["velocity"]
-            difference = anchor - p
-            velocity.mul_(momentum).add_(difference)
-            anchor.sub_(difference.add_(velocity, alpha=momentum), alpha=lr)
+            velocity.mul_(momentum).add_(way)
+            # Products and sums apart: fused ones round differently on different processors.
+            anchor.sub_(way.add_(velocity * momentum).mul_(lr))
             p.copy_(anchor)
+
+    def _averaged(self, differences: list[Tensor], lost: list[Tensor], weight: float) -> list[Tensor]:
+        assert self._average is not None
+        sizes = [one.numel() for one in differences]
+        left = torch.cat([one.flatten() for one in lost])
+        averages = self._average(torch.cat([one.flatten() for one in differences]), weight, left)
+        for tensor, part in zip(lost, left.split(sizes), strict=True):
+            tensor.copy_(part.view_as(tensor))
+        return [part.view_as(one) for one, part in zip(differences, averages.split(sizes), strict=True)]

@@ -9,14 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-LIKE_PARAMETER = frozenset({"momentum", "exp_avg", "exp_avg_sq", "anchor", "velocity"})
+from cpulm.optim.outer import OuterStep
+
+LIKE_PARAMETER = frozenset({"momentum", "exp_avg", "exp_avg_sq", "anchor", "velocity", "lost"})
 """State tensors of the shape and dtype of their parameter."""
-STATES = {
-    "block_rows": {"momentum"},
-    "betas": {"step", "exp_avg", "exp_avg_sq"},
-    "outer_lr": {"step", "anchor", "velocity"},
-}
-"""The names of the states of Muon, AdamW and the outer step, by an option that only this optimizer has."""
+STATES = ({"momentum"}, {"step", "exp_avg", "exp_avg_sq"})
+"""The names of Muon's state and of AdamW's, which is recognised by its ``betas``."""
 
 
 def restore_state(optimizer: torch.optim.Optimizer, stored: Mapping[str, Any]) -> None:
@@ -35,10 +33,11 @@ def restore_state(optimizer: torch.optim.Optimizer, stored: Mapping[str, Any]) -
         raise ValueError("an optimizer's states have no numbers")
     if not states.keys() <= set(range(len(parameters))):
         raise ValueError("an optimizer has a state without a parameter")
-    option = next(name for name in STATES if name in optimizer.defaults)
-    names = STATES[option]
-    if option == "outer_lr" and len(states) < len(parameters):  # the others have none before the first update
-        raise ValueError("a parameter has no state of the outer step")
+    names = STATES["betas" in optimizer.defaults]
+    if isinstance(optimizer, OuterStep):
+        names = optimizer.state_names
+        if len(states) < len(parameters):  # the others have none before the first update
+            raise ValueError("a parameter has no state of the outer step")
     for index, state in states.items():
         if not isinstance(state, dict) or state.keys() != names:
             raise ValueError(f"the state of parameter {index} does not consist of {', '.join(sorted(names))}")

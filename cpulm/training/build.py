@@ -19,6 +19,7 @@ from cpulm.data.loader import Loader
 from cpulm.data.packing import tokens_per_epoch
 from cpulm.data.tokenfile import TokenFolder
 from cpulm.distributed.gradients import GradientSum
+from cpulm.distributed.rounds import OwnRows, WeightedAverage
 from cpulm.distributed.world import SOLO, World
 from cpulm.errors import DataError
 from cpulm.estimate.requirements import total_steps
@@ -37,6 +38,7 @@ from cpulm.system.power import BatteryWatch
 from cpulm.system.run_clock import RunClock
 from cpulm.training.horizon import Horizon, horizon_of
 from cpulm.training.initial import InitialModel
+from cpulm.training.low_traffic import OwnStates, states_of_main, without_own_states
 from cpulm.training.trainer import Trainer
 from cpulm.units import format_duration
 
@@ -66,9 +68,13 @@ def build_parts(
     settings = changed(settings, train=changed(settings.train, seed=seed))
     loader = training_batches(settings, tokens)
     weights = None if initial is None else initial.fitted(settings.model, tokens.vocab_size)
-    parts = _parts(settings, loader, tokens.vocab_size, tokens.tokenizer.eot_id, runtime, weights)
-    if world.size > 1:
-        trained = [parameter for parameter in parts.model.parameters() if parameter.requires_grad]
+    parts = _parts(settings, loader, tokens.vocab_size, tokens.tokenizer.eot_id, runtime, weights, world)
+    trained = [parameter for parameter in parts.model.parameters() if parameter.requires_grad]
+    if settings.distributed.mode == "diloco":
+        rows = settings.train.micro_batch_size * settings.train.grad_accum_steps
+        by_speed = settings.distributed.share == "speed"
+        parts = replace(parts, exchange=OwnRows(world, trained, rows, by_speed=by_speed))
+    elif world.size > 1:
         parts = replace(parts, exchange=GradientSum(world, trained))
     if teacher is None:
         return parts
@@ -107,10 +113,9 @@ def _parts(
     eot_id: int,
     runtime: Runtime,
     weights: Mapping[str, Tensor] | None = None,
+    world: World = SOLO,
 ) -> TrainingParts:
-    """Args:
-    weights: those before the first update; None: they are drawn.
-    """
+    """Build all but the exchange and the teacher; ``weights`` are those before the first update, or drawn."""
     train = settings.train
     torch.manual_seed(train.seed)
     model = Transformer(settings.model, vocab_size)
@@ -122,7 +127,9 @@ def _parts(
     model.to(runtime.device)
     runtime.equip(model)
     model.mask_documents(eot_id if train.masks_documents else None)
-    optimizers = build_optimizers(model, train, runtime.int8_kernels)
+    low_traffic = settings.distributed.mode == "diloco"
+    averaged = WeightedAverage(world, settings.distributed.sent_as) if low_traffic else None
+    optimizers = build_optimizers(model, train, runtime.int8_kernels, averaged)
     average = WeightAverage(model, train.average_fraction) if train.average_fraction else None
     return TrainingParts(model, optimizers, loader, forward=model, average=average)
 
@@ -156,8 +163,12 @@ def build_trainer(
         DataError: if the checkpoint was trained on other data, or does not fit the parts.
     """
     state = TrainState()
+    own_states = None
+    if settings.distributed.mode == "diloco" and world.size > 1:
+        own_states = OwnStates(world, str(world.share(str(run.path))))
     if checkpoint is not None:
         _require_same_data(checkpoint, tokens)
+        checkpoint = _own_checkpoint(checkpoint, own_states, world, emit)
         checkpoints.restore(checkpoint, parts.model, parts.optimizers, parts.average)
         state = checkpoint.state
     state.teacher = teacher
@@ -177,7 +188,21 @@ def build_trainer(
         state=state,
         complete=complete,
         world=world,
+        own_states=own_states,
     )
+
+
+def _own_checkpoint(
+    checkpoint: Checkpoint, own_states: OwnStates | None, world: World, emit: Listener
+) -> Checkpoint:
+    """Return the checkpoint with this process's own states of the optimizers, if they are there."""
+    if own_states is None:
+        return checkpoint
+    own = checkpoint if world.is_main else own_states.of(checkpoint)
+    found = world.gather(own is not None)
+    if missing := [world.named(rank) for rank, one in enumerate(found) if not one]:
+        emit(Notice(level="info", message=without_own_states(missing)))
+    return states_of_main(checkpoint) if own is None else own
 
 
 def _horizon(settings: Settings, tokens: TokenFolder, seconds_gone: float, step_seconds: float) -> Horizon:

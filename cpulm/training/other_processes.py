@@ -14,7 +14,7 @@ from torch import nn
 from cpulm.checkpoints import checkpoint as checkpoints
 from cpulm.checkpoints.checkpoint import Checkpoint
 from cpulm.checkpoints.train_state import from_stored, to_stored
-from cpulm.data.share import require_divisible
+from cpulm.data.share import require_divisible, require_rows
 from cpulm.data.tokenfile import TokenFolder
 from cpulm.distributed.world import World
 from cpulm.errors import CpulmError, DataError, SettingsError
@@ -63,11 +63,16 @@ def require_alike(world: World, settings: Settings, tokens: TokenFolder, runtime
     if world.size == 1:
         return
     train = settings.train
-    require_divisible(train.micro_batch_size, train.grad_accum_steps, world.size)
+    low_traffic = settings.distributed.mode == "diloco"
+    if low_traffic:
+        require_rows(train.micro_batch_size * train.grad_accum_steps, world.size)
+    else:
+        require_divisible(train.micro_batch_size, train.grad_accum_steps, world.size)
     facts = runtime.facts()
     everyone = world.gather(
         {
-            "facts": {name: str(facts[name]) for name in _FACTS},
+            # With low traffic all take the same outer steps, whatever their updates were computed with.
+            "facts": {name: str(facts[name]) for name in (("cpulm",) if low_traffic else _FACTS)},
             "settings": _comparable(settings),
             "data": tokens.digest,
         }
@@ -79,7 +84,8 @@ def require_alike(world: World, settings: Settings, tokens: TokenFolder, runtime
 
 def _difference(one: Any, main: Any, world: World, rank: int) -> CpulmError | None:
     host, first = world.hosts[rank], world.hosts[0]
-    for name, words in _FACTS.items():
+    for name in one["facts"]:
+        words = _FACTS[name]
         if one["facts"][name] != main["facts"][name]:
             return SettingsError(
                 f"the {words} on {host} is {one['facts'][name] or 'none'}, and on {first} "

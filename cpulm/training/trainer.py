@@ -12,6 +12,7 @@ from cpulm.checkpoints.checkpoint import Checkpoint
 from cpulm.checkpoints.train_state import TrainState
 from cpulm.command import typed
 from cpulm.data.tokenfile import TokenFolder
+from cpulm.distributed.rounds import OwnRows
 from cpulm.distributed.world import SOLO, World
 from cpulm.errors import StoppedError
 from cpulm.estimate.validation_schedule import validation_schedule
@@ -23,6 +24,7 @@ from cpulm.execution.runtime import Runtime
 from cpulm.execution.update import StepTimer, TrainingParts, UpdateResult, training_update
 from cpulm.interrupts import StopNow, StopRequest
 from cpulm.optim.build_optimizers import set_lr_scale
+from cpulm.optim.outer import OuterStep
 from cpulm.optim.schedule import lr_scale
 from cpulm.run_dir import RunDir
 from cpulm.settings import Settings
@@ -33,6 +35,7 @@ from cpulm.training.checkpointer import Checkpointer
 from cpulm.training.divergence import roll_back, update_batches
 from cpulm.training.horizon import Horizon
 from cpulm.training.layer_stats import LayerStatistics
+from cpulm.training.low_traffic import OwnStates, Rounds
 from cpulm.training.validator import Validator
 
 
@@ -45,6 +48,7 @@ class Trainer:
     Attributes:
         clock: counts the run time.
         world: the processes that share every update, which take every decision together.
+        own_states: keeps the optimizers' states of this process; None: the checkpoint has them.
         complete: whether the run had come to its end before, and now continues beyond it.
         battery: tells when to wait for mains power; None if the run never waits.
         trained_seconds: time in the updates of this process; ``trained_tokens`` are their tokens.
@@ -63,8 +67,11 @@ class Trainer:
     state: TrainState = field(default_factory=TrainState)
     complete: bool = False
     world: World = SOLO
+    own_states: OwnStates | None = None
     trained_seconds: float = field(default=0.0, init=False)
     trained_tokens: int = field(default=0, init=False)
+    last_seconds: float = field(default=0.0, init=False)
+    rounds: Rounds = field(default_factory=Rounds, init=False)
 
     def __post_init__(self) -> None:
         self.checkpointer = Checkpointer(
@@ -75,7 +82,9 @@ class Trainer:
             saved_step=self.state.step,
             saved_at=self.state.elapsed_seconds,
             writes=self.world.is_main,
+            keep_own=self._keep_own if self.own_states is not None else None,
         )
+        self.rounds = self._rounds()
         self.validator = Validator(
             self.settings,
             self.parts.model,
@@ -90,6 +99,16 @@ class Trainer:
             self.settings, len(self.tokens.train), self.validator.batch_count
         )
         self.layer_stats = LayerStatistics(self.parts.model, self.settings.log.layer_stats_every)
+
+    def _rounds(self) -> Rounds:
+        rows, outer = self.parts.exchange, self.parts.optimizers[-1]
+        if not isinstance(rows, OwnRows) or not isinstance(outer, OuterStep):
+            return Rounds()
+        return Rounds(self.world, self.settings.train.outer_steps, self.horizon.generation_steps, outer, rows)
+
+    def _keep_own(self) -> None:
+        assert self.own_states is not None
+        self.own_states.keep(self._checkpoint())
 
     def begin_generation(self, parts: TrainingParts, state: TrainState) -> None:
         """Begin another training in the same run, with new weights."""
@@ -147,25 +166,31 @@ class Trainer:
 
     def _loop(self) -> EndReason:
         while True:
-            step, own = self.state.step, self.state.generation_steps
-            if self.validations.is_due(own) and self.state.validated_step != step:
-                reason = self._validate()
-                if reason is not None:
-                    return reason
-            if self.battery is not None and self.battery.paused():
-                self._wait_for_mains(self.battery)
-            stop, (progress,) = self.world.agree(self.stop(), self._progress())
-            if stop:
-                return "stopped"
-            if progress >= 1.0:
-                return "horizon"
+            step, own, progress = self.state.step, self.state.generation_steps, None
+            if self.rounds.is_border(own):
+                if self.rounds.any_due(self.validations.is_due, own) and self.state.validated_step != step:
+                    reason = self._validate()
+                    if reason is not None:
+                        return reason
+                if self.battery is not None and self.battery.paused():
+                    self._wait_for_mains(self.battery)
+                stop, (progress,) = self.world.agree(self.stop(), self._progress())
+                if stop:
+                    return "stopped"
+                if progress >= 1.0:
+                    return "horizon"
             problem = self.update(progress)
+            if self.state.step == step and problem is None:  # stopped between two micro-batches
+                return "stopped"
+            problem = self.rounds.after_update(problem, own + 1, self.last_seconds)
             if problem is not None:
                 self._roll_back(problem, own)
-            elif self.state.step == step:  # stopped between two micro-batches
-                return "stopped"
-            elif self.checkpointer.is_due(self.state.step, self.clock.elapsed()):
+            elif self.rounds.is_border(own + 1) and self._checkpoint_is_due():
                 self._save()
+
+    def _checkpoint_is_due(self) -> bool:
+        due = self.checkpointer.is_due(self.state.step, self.clock.elapsed())
+        return self.world.agree(due)[0] if self.rounds.are_long else due
 
     def update(self, progress: float | None = None) -> str | None:
         """Run one update; a stop request between its micro-batches discards it, and ``step`` does not change.
@@ -189,7 +214,7 @@ class Trainer:
             self.runtime,
             train.grad_clip,
             timer,
-            should_stop=self.stop,
+            should_stop=(lambda: False) if self.rounds.are_long else self.stop,
             on_gradients=lambda: self.layer_stats.before_update(state.step + 1),
         )
         if result is None:
@@ -197,10 +222,13 @@ class Trainer:
             return None
         if result.problem is not None:
             state.losses.note_non_finite()
+            if self.rounds.are_long:  # the others, whose numbers are finite, count it too
+                state.step, state.tokens = state.step + 1, state.tokens + self.settings.tokens_per_step
             return result.problem
         if self.parts.average is not None:
             self.parts.average.update(state.generation_steps + 1)
-        problem = state.losses.update(result.loss, train.spike_nats)
+        spike = state.losses.update(result.loss, train.spike_nats)
+        problem = spike if self.world.is_main or not self.rounds.are_long else None
         self._note_update(result, scale, began, timer.seconds["data"])
         return problem
 
@@ -211,6 +239,7 @@ class Trainer:
         state.step += 1
         state.tokens += tokens
         state.elapsed_seconds = self.clock.elapsed()
+        self.last_seconds = seconds
         self.trained_seconds += seconds
         self.threads.update_done(seconds)
         self.trained_tokens += tokens
@@ -250,6 +279,8 @@ class Trainer:
 
     def _roll_back(self, problem: str, last: int) -> None:
         train = self.settings.train
+        if self.rounds.are_long:  # whichever process had it: all of them skip the data of the whole round
+            self.state.losses.high_updates = self.rounds.every
         self.state = roll_back(problem, last, self.state, self.parts, self.run, train, self.emit, self.world)
         self._save()
 

@@ -25,6 +25,7 @@ from cpulm.settings_resolver import resolve
         (["train.schedule=cosine", "train.decay_fraction=0.1"], ["train.decay_fraction"]),
         (["train.schedule=constant", "train.min_lr_ratio=0.1"], ["train.min_lr_ratio"]),
         (["train.teacher_weight=0.1"], ["train.teacher_weight"]),
+        (["distributed.share=speed"], ["distributed.share"]),
         (["train.outer_momentum=0.9"], ["train.outer_momentum"]),
         (["lora.alpha=8"], ["lora.alpha"]),
         (["train.init_from=model", "lora.rank=4", "lora.projections=q"], []),
