@@ -179,3 +179,6 @@ def test_two_processes_meet_at_the_borders_and_a_resumed_run_is_bit_identical(
 def test_rounds_need_a_length() -> None:
     with pytest.raises(ValueError, match=r"set train\.outer_steps, such as 30"):
         Settings.model_validate({"distributed": {"mode": "diloco"}})
+    both = {"outer_steps": 30, "average_fraction": 0.1}
+    with pytest.raises(ValueError, match=r"train\.average_fraction averages the weights of every update"):
+        Settings.model_validate({"distributed": {"mode": "diloco"}, "train": both})
