@@ -58,7 +58,7 @@ class TextLevel:
 
 
 def trained_tokens(plan: RunPlan, prepared: PreparedRun) -> float:
-    """The tokens that the prepared run will be trained on, by its measured step."""
+    """The tokens that each generation of the prepared run will be trained on, by its measured step."""
     step = prepared.plan.step_seconds or plan.best.step_seconds
     return plan.best.trained_seconds / step * prepared.settings.tokens_per_step
 
@@ -91,17 +91,24 @@ def plan_in_words(plan: RunPlan, prepared: PreparedRun, level: TextLevel | None 
 
 def _remarks(plan: RunPlan, passes: float, law: LearningLaw) -> list[str]:
     best = plan.best
+    generations = best.settings.train.generations
+    remarks = []
+    if generations > 1:
+        remarks.append(
+            f"{generations} generations, each of about {format_duration(best.trained_seconds)}: a later one "
+            "learns from the text and from the best before it; what is expected is the first"
+        )
     if best.spare_seconds > 0:
         used = format_duration(plan.seconds - best.spare_seconds)
-        return [
+        remarks.append(
             f"the text is short for the time: more than {law.most_passes:.0f} passes were never measured, so "
             f"the run ends after {used}; more text would use the rest"
-        ]
+        )
     if passes < 1:
-        return [
+        remarks.append(
             f"the time is short for the text, of which the run sees {passes:.0%}: more time would help most"
-        ]
-    return []
+        )
+    return remarks
 
 
 def preparation_in_words(plan: RunPlan) -> str | None:

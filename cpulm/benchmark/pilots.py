@@ -93,7 +93,13 @@ def _around(plan: RunPlan) -> list[Candidate]:
 
 
 def _as_pilot(settings: Settings, steps: int) -> Settings:
-    none = {**dict.fromkeys(HORIZONS), "steps": steps, "target_loss": None, "patience": None}
+    none = {
+        **dict.fromkeys(HORIZONS),
+        "steps": steps,
+        "generations": 1,
+        "target_loss": None,
+        "patience": None,
+    }
     return changed(
         settings,
         train=changed(settings.train, **none),

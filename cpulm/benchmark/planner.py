@@ -39,6 +39,11 @@ _START_SECONDS, _TRAINED_PART = 5.0, 0.88
 """Before the first update, and the part of the rest in updates: validations and checkpoints take time too."""
 MOST_TOKENS_PER_PARAMETER = 20.0
 """A size that would be trained on more tokens is left out: a larger one is better (Hoffmann et al.)."""
+GENERATIONS, _TAUGHT_COST = 2, 4 / 3
+"""Trainings, if the time is enough: a third one gained nothing. Each after the first takes so many times as
+long, because of its teacher."""
+_WORTH_A_SECOND = 1.5
+"""The time is enough if one training would take so many times the most passes that were measured."""
 _BEYOND_MEASURED = 2.5
 """Sizes are planned up to so many times the largest one that the law was fitted to."""
 _PREPARED_BYTES_PER_SECOND = 1e7
@@ -57,8 +62,9 @@ class Candidate:
 
     Attributes:
         place: in the table of shapes.
-        tokens: that it is trained on, in ``passes`` over the text: no more passes than were ever measured.
-        spare_seconds: of the time, because more passes are not planned.
+        tokens: that each generation is trained on, in ``passes`` over the text: no more passes than were ever
+            measured.
+        spare_seconds: of the time, because more passes and generations are not planned.
         relative_loss: the expected loss in bits per byte of a text like English prose: it ranks the sizes.
     """
 
@@ -78,7 +84,9 @@ class Candidate:
 
     @property
     def trained_seconds(self) -> float:
-        return self.tokens / self.tokens_per_second
+        """Of each generation, the mean over all."""
+        generations = self.settings.train.generations
+        return self.tokens / self.tokens_per_second * generations_cost(generations) / generations
 
 
 @dataclass(frozen=True)
@@ -93,6 +101,11 @@ class RunPlan:
     share: float
     candidates: Sequence[Candidate]
     best: Candidate
+
+
+def generations_cost(number: int) -> float:
+    """How many times as long as one training so many generations take."""
+    return 1.0 + (number - 1) * _TAUGHT_COST
 
 
 def seconds_given(settings: Settings) -> float | None:
@@ -202,11 +215,15 @@ class Planner:
         most = law.most_passes * self.text_bytes / bytes_per_token(settings.data)
         if seconds * rate / _flops(settings) > most:
             settings = self.settings_for(place, most)
+        in_time = seconds * rate / _flops(settings)
+        planned = GENERATIONS if in_time >= _WORTH_A_SECOND * most else 1
+        generations = self._make({"train.generations": planned}).train.generations
+        settings = changed(settings, train=changed(settings.train, generations=generations))
         vocab_size = vocab_size_of(settings)
         needed = expected_arithmetic(settings, self._machine)
         requirements.check_memory(settings, vocab_size, needed, requirements.memory_for_run(self._machine))
+        in_time /= generations_cost(generations)
         a_token = bytes_per_token(settings.data)
-        in_time = seconds * rate / _flops(settings)
         tokens = min(in_time, law.most_passes * self.text_bytes / a_token)
         spare = self.seconds * (1.0 - tokens / in_time)
         counts = count(settings.model, vocab_size)

@@ -80,6 +80,20 @@ def test_no_more_passes_than_were_measured_are_planned(text: Path) -> None:
     assert (until.until, until.max_time is None) == (None, False)
 
 
+def test_a_long_time_for_a_short_text_has_two_generations_unless_the_user_says_otherwise(text: Path) -> None:
+    plan = planned(made_for(text, "train.max_time=8h"))
+    train = plan.best.settings.train
+    assert train.generations == 2
+    assert train.max_time is not None
+    assert plan.best.trained_seconds * 2 == pytest.approx(train.max_time, rel=0.2)
+    for given in (1, 3):
+        train = planned(made_for(text, "train.max_time=8h", f"train.generations={given}")).best.settings.train
+        assert train.generations == given
+    long = text.with_name("long.txt")
+    long.write_text(LINE * 40_000)
+    assert planned(made_for(long, "train.max_time=20s")).best.settings.train.generations == 1
+
+
 def test_no_size_far_beyond_the_measured_ones_is_planned(text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cpulm.benchmark.planner._BEYOND_MEASURED", 1e-9)
     assert len(planned(made_for(text, "train.max_time=20s")).candidates) == 1
@@ -134,10 +148,11 @@ def test_a_plan_says_what_was_chosen_and_what_to_expect(text: Path) -> None:
     assert f"{model.n_layer} layers, {model.n_embd} wide" in lines[0]
     assert f"dropout {model.dropout:g}" in lines[1]
     assert "bits per byte" in lines[2]
-    assert "the text is short for the time" in lines[3]
+    assert lines[3].startswith("2 generations, each of about ")
+    assert "the text is short for the time" in lines[4]
     tokens = plan.best.tokens / plan.best.passes / 1000  # about a thousandth of the text
     short = dataclasses.replace(plan, best=dataclasses.replace(plan.best, tokens=tokens, spare_seconds=0.0))
-    assert "the time is short for the text" in plan_in_words(short, ready)[3]
+    assert "the time is short for the text" in plan_in_words(short, ready)[4]
     stored = text.with_name("plan.yaml")
     stored.write_text(settings_yaml(plan.best.settings))
     assert resolve(config=stored) == plan.best.settings
