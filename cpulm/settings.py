@@ -309,7 +309,7 @@ class RuntimeSettings(Section):
 class Settings(Section):
     """All settings of one run."""
 
-    preset: str = ""
+    preset: str = Field("", max_length=255)
     """The preset that these settings are based on; a label without effect."""
     model: ModelSettings = ModelSettings()
     data: DataSettings = DataSettings()

@@ -25,6 +25,8 @@ Layer = dict[str, Any]
 
 AUTO = "auto"
 """The preset whose settings are planned for the text, the machine and the time of the run."""
+_MOST_CHARACTERS = 4 << 20
+"""Of a setting: 100 MB of paths in a checkpoint take minutes to be written into settings.yaml."""
 _LONGEST_WORD = 80
 _SEE_ALL = "see `cpulm train --print-config` for all settings"
 
@@ -109,21 +111,27 @@ def validate(values: Mapping[str, Any]) -> Settings:
     Raises:
         SettingsError: names the first key that is invalid.
     """
-    _refuse_nested(values)
+    _refuse_huge(values)
     try:
         return Settings.model_validate(dict(values))
     except ValidationError as error:
         raise _explain(error) from error
 
 
-def _refuse_nested(values: Mapping[str, Any]) -> None:
-    """Raises SettingsError for values deeper than any setting: pydantic would visit all that they hold, and
-    a few lists that hold one another many times hold billions."""
+def _refuse_huge(values: Mapping[str, Any]) -> None:
+    """Raises SettingsError for values deeper or longer than any setting: pydantic would visit all that they
+    hold, and a few lists that hold one another many times hold billions."""
     for section, inside in values.items():
         for name, value in inside.items() if isinstance(inside, dict) else ():
             in_list = isinstance(value, list) and any(isinstance(one, (list, dict)) for one in value)
             if isinstance(value, dict) or in_list:
                 raise SettingsError(f"{section}.{name} cannot be a nested list", _SEE_ALL)
+            texts = value if isinstance(value, list) else [value]
+            if sum(len(text) for text in texts if isinstance(text, str)) > _MOST_CHARACTERS:
+                raise SettingsError(
+                    f"{section}.{name} has more than {_MOST_CHARACTERS:,} characters",
+                    "name a folder instead of its files" if name == "source" else _SEE_ALL,
+                )
 
 
 def known_keys() -> dict[str, Any]:

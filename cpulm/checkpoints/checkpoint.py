@@ -251,6 +251,10 @@ def _checkpoint(record: dict[str, Any]) -> Checkpoint:
     )
 
 
+_LONGEST_FACT = 4096
+"""Characters; all instruction sets of a CPU have a few hundred."""
+
+
 @dataclass
 class _Facts:
     """The values under ``runtime``. The defaults stand for a checkpoint that no run wrote; None stands for a
@@ -271,6 +275,11 @@ class _Facts:
     kernels_compiler: str | None = None
     kernels_key: str | None = None
     math_variables: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, str) and len(value) > _LONGEST_FACT:
+                raise ValueError(f"{name} cannot be {shown(value)}")
 
 
 @dataclass

@@ -30,6 +30,8 @@ from cpulm.ui.terminal_text import harmless, without_controls
 _NOBODY_READS = (errno.EPIPE, errno.EIO, errno.EINVAL)
 """A pipe without a reader, a closed terminal, and Windows's error for both."""
 _PIPE_WIDTH = 10_000
+_HEAD, _TAIL = 3000, 900
+"""Characters of a longer message that are shown: names and values in it may have any length."""
 """Width of a log or a pipe: its lines are never wrapped."""
 
 
@@ -218,6 +220,8 @@ def _labelled(console: Console, label: str, style: str, message: str) -> None:
     """``label: message``, wrapped under itself if it is longer than the window."""
     indent = len(label) + 2
     room = max(20, console.width - indent)
+    if (more := len(message) - _HEAD - _TAIL) > 0:
+        message = f"{message[:_HEAD]} ... ({more:,} characters more) ... {message[-_TAIL:]}"
     lines = Text(harmless(message, keep_lines=True)).wrap(console, room)
     for number, line in enumerate(lines):
         line.rstrip()

@@ -19,6 +19,7 @@ ROW: dict[str, Any] = {
     "full name": "Ann Bo",
     "user": {"name": "ann", "tags": ["x", "y"], "age": 7},
     "a.b": "dotted",
+    "surname": "Nan",
     "x": "3.14159",
     "n": 238119,
     "on": True,
@@ -141,13 +142,15 @@ def test_every_filter_is_shown_at_work() -> None:
         ("on=true", True),
         ("none=", True),
         ("empty!=''", False),
+        ("surname=Nan", True),
+        ("x<inf", True),
     ],
 )
 def test_a_condition_compares_numbers_if_both_are_else_text(condition: str, holds: bool) -> None:
     assert parse_condition(condition).holds(ROW) is holds
 
 
-@pytest.mark.parametrize("condition", ["grade", "", ">3", "= 4"])
+@pytest.mark.parametrize("condition", ["grade", "", ">3", "= 4", " " * 100_000 + "x"])
 def test_a_condition_that_is_not_understood_is_one_error(condition: str) -> None:
     with pytest.raises(SettingsError, match="not a condition") as caught:
         parse_condition(condition)

@@ -45,6 +45,17 @@ def test_errors_go_to_stderr_with_one_message_and_one_hint(capsys: pytest.Captur
     assert err == "error: there is no preset 'tinny'\n hint: did you mean tiny?\n"
 
 
+def test_a_value_of_any_length_is_named_in_some_lines(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    console.show_error(f"there is no device {'x' * 100_000!r}: choose cpu")
+    err = capsys.readouterr().err
+    assert err.startswith("error: there is no device 'xxx")
+    assert "xxx ... (96,1" in err
+    assert err.endswith("xxx': choose cpu\n")
+    assert len(err) < 4000
+
+
 def test_an_error_without_a_hint_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     console.show_error("aborted")
     assert capsys.readouterr().err == "error: aborted\n"

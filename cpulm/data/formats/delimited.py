@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Iterator
 from itertools import chain
 from typing import Protocol
@@ -54,7 +55,7 @@ def _read(file: SourceFile, how: Reading, losses: Losses, delimiter: str | None)
         raise bad
     if not columns:
         return
-    if twice := {name for name in columns if columns.count(name) > 1}:
+    if twice := {name for name, count in Counter(columns).items() if count > 1}:
         raise DataError(
             f"{file.shown} has two columns {min(twice)!r}", "give every column a name of its own in line 1"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 from collections.abc import Callable, Mapping
@@ -11,7 +12,7 @@ from typing import Any
 from cpulm.data.records.values import text_of, value_of
 from cpulm.errors import SettingsError
 
-_CONDITION = re.compile(r"\s*(.+?)\s*(<=|>=|!=|==|=|<|>)\s*(.*?)\s*", re.S)
+_OPERATOR = re.compile("<=|>=|!=|==|=|<|>")
 _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     "=": operator.eq,
     "==": operator.eq,
@@ -50,22 +51,25 @@ def parse_condition(text: str) -> Condition:
     Raises:
         SettingsError: if it is not of this form.
     """
-    found = _CONDITION.fullmatch(text)
-    if found is None:
+    found = _OPERATOR.search(text)
+    column = text[: found.start()].strip() if found else ""
+    if found is None or not column:
         raise SettingsError(
             f"data.where = {text!r}: this is not a condition",
             "compare a column with a value, such as 'grade>=6' or 'language=en'",
         )
-    value = found[3]
+    value = text[found.end() :].strip()
     if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
         value = value[1:-1]
-    return Condition(found[1], _COMPARE[found[2]], value, _number(value))
+    return Condition(column, _COMPARE[found[0]], value, _number(value))
 
 
 def _number(value: Any) -> float | None:
+    """The number that a value is or is the text of; NaN equals nothing and may be a name: it stays text."""
     if isinstance(value, bool):
         return None
     try:
-        return float(value)
+        number = float(value)
     except (TypeError, ValueError, OverflowError):
         return None
+    return None if math.isnan(number) else number

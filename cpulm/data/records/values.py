@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import itertools
 import json
 import warnings
 from collections.abc import Iterable, Mapping
@@ -12,6 +13,8 @@ from typing import Any
 _LARGEST_LITERAL = 1 << 16
 """Characters of a list that is written as text; what is longer is not parsed."""
 _DEEPEST_LITERAL = 32
+_MOST_COLUMNS = 1000
+"""Columns that a message is made from: finding the nearest of 100,000 names takes a second."""
 
 
 class RowError(ValueError):
@@ -47,7 +50,7 @@ def value_of(row: Mapping[str, Any], name: str) -> Any:
 
 def missing(name: str, columns: Iterable[str], noun: str = "field") -> tuple[str, str]:
     """What to say if there is no ``name`` among the columns, and a hint if one is near."""
-    there = list(columns)
+    there = list(itertools.islice(columns, _MOST_COLUMNS))
     near = difflib.get_close_matches(name, there, n=1)
     listed = ", ".join(map(repr, there))[:200] or "none"
     return f"has no {noun} {name!r}: it has {listed}", f"did you mean {near[0]!r}?" if near else ""
