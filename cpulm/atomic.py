@@ -51,7 +51,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
-        with _naming_a_full_disk(path):
+        with _errors_name(path, temporary):
             with temporary.open("w+b") as file:
                 yield file
                 flush_to_disk(file)
@@ -62,10 +62,13 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
 
 @contextmanager
-def _naming_a_full_disk(path: Path) -> Iterator[None]:
+def _errors_name(path: Path, temporary: Path) -> Iterator[None]:
+    """Errors are of ``path``, and not of the temporary file or folder that nobody knows."""
     try:
         yield
     except OSError as error:
+        if isinstance(error.filename, str) and Path(error.filename).is_relative_to(temporary):
+            error.filename = str(path)
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise ResourceError(
                 f"no space to write {path}: {error.strerror}",
@@ -104,7 +107,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     beside = f".{path.name}.{os.getpid()}-{threading.get_ident()}"
     temporary, old = path.with_name(f"{beside}.tmp"), path.with_name(f"{beside}.old.tmp")
     try:
-        with _naming_a_full_disk(path):
+        with _errors_name(path, temporary):
             temporary.mkdir(parents=True)
             yield temporary
             for file in temporary.iterdir():

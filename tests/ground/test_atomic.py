@@ -52,9 +52,11 @@ def test_after_an_error_the_old_content_stands(tmp_path: Path) -> None:
     assert names(tmp_path) == ["a.bin"]
 
 
-def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="nowhere"):
-        write_text(tmp_path / "nowhere" / "a.txt", "text")
+def test_an_error_names_the_file_and_not_what_stands_for_it_until_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "nowhere" / "a.txt"
+    with pytest.raises(FileNotFoundError) as caught:
+        write_text(path, "text")
+    assert caught.value.filename == str(path)
 
 
 def test_text_is_utf8_with_its_line_ends_as_they_are(tmp_path: Path) -> None:
