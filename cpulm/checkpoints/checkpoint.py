@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Literal, TypeVar, cast
+from typing import IO, Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from cpulm import __version__
 from cpulm.atomic import replacing
 from cpulm.checkpoints.seal import REMEDY, check_seal, not_ours, seal
+from cpulm.checkpoints.stored_facts import StoredData, StoredRuntime
 from cpulm.checkpoints.train_state import TrainState, from_stored, to_stored
 from cpulm.errors import DataError, ResourceError, SettingsError, out_of_memory
 from cpulm.execution.rng import restore_random_states
@@ -246,49 +247,9 @@ def _checkpoint(record: dict[str, Any]) -> Checkpoint:
         optimizer_states=optimizers,
         state=state,
         random_state=tensors["random"],
-        runtime=from_record(_Facts, record["runtime"]).__dict__,
-        data=from_record(_Data, record["data"]).__dict__,
+        runtime=from_record(StoredRuntime, record["runtime"]).__dict__,
+        data=from_record(StoredData, record["data"]).__dict__,
     )
-
-
-_LONGEST_FACT = 4096
-"""Characters; all instruction sets of a CPU have a few hundred."""
-
-
-@dataclass
-class _Facts:
-    """The values under ``runtime``. The defaults stand for a checkpoint that no run wrote; None stands for a
-    value that an earlier version did not record."""
-
-    device: str = ""
-    device_name: str | None = None
-    threads: int = 1
-    processes: int = 1
-    precision: Literal["fp32", "bf16", "int8"] = "fp32"
-    precision_reason: str = ""
-    compiled: bool = False
-    kernels: bool = False
-    cpulm: str | None = None
-    torch: str | None = None
-    cpu_capability: str | None = None
-    instruction_sets: str | None = None
-    kernels_compiler: str | None = None
-    kernels_key: str | None = None
-    math_variables: str | None = None
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if isinstance(value, str) and len(value) > _LONGEST_FACT:
-                raise ValueError(f"{name} cannot be {shown(value)}")
-
-
-@dataclass
-class _Data:
-    """The values under ``data``; empty for a checkpoint that no run wrote."""
-
-    path: str = ""
-    digest: str = ""
-    columns: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 def _of(kind: type[_T], record: dict[str, Any], name: str) -> _T:

@@ -240,4 +240,6 @@ def _disk_errors(target: Path) -> Iterator[None]:
             raise ResourceError(
                 f"no space left to write tokens to {target}", "free some disk space, or choose another folder"
             ) from error
-        raise ResourceError(f"cannot write tokens to {target}: {error}", "choose another folder") from error
+        raise ResourceError(
+            f"cannot write tokens to {target}: {error.strerror or error}", "choose another folder"
+        ) from error
