@@ -37,7 +37,7 @@ def main() -> None:
     asked = parser.parse_args()
     is_model = asked.prompt is not None
     out = asked.out or Path("docs/page.png" if is_model else "docs/report.png")
-    width, height = (820, 640) if is_model else (1100, 960)
+    width, height = (820, 640) if is_model else (1100, 1030)
     program = next((path for name in BROWSERS if (path := shutil.which(name))), None)
     if program is None:
         raise SystemExit(f"no browser on PATH: {', '.join(BROWSERS)}")

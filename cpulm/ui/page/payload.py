@@ -61,7 +61,8 @@ def run(report: Report, runs: int = 1, name: str = "") -> dict[str, Any]:
         "facts": [
             {"label": fact.label, "value": printable(fact.value), "note": printable(fact.note)}
             for fact in report.facts
-            if fact.label != "preset"  # it is shown below the title
+            if fact.label != "preset"  # it is shown below the title, and the state beside it
+            and (fact.label != "state" or fact.note)
         ],
         "findings": [{"weight": f.weight, "text": printable(f.text)} for f in report.findings],
         "flops_per_token": report.figures.flops_per_token,
