@@ -13,12 +13,11 @@ import torch
 from torch import Tensor
 
 from cpulm.data.share import BatchPiece, pieces_of
+from cpulm.distributed.compression import BLOCK, Compression, compress, restore
 from cpulm.distributed.world import Pending, World
 
 BUCKET_BYTES = 8 << 20
 """Gradients that are sent together."""
-_ALIGNED = 16
-"""Each gradient begins at a multiple of this many values: 64 bytes, as torch allocates."""
 
 
 class GradientSum:
@@ -26,11 +25,14 @@ class GradientSum:
 
     Args:
         parameters: all that are trained, in the order of the forward pass.
+        compression: how gradients are sent: ``none``, ``bf16`` or ``int8``. With the latter two, each process
+            receives its part of all gradients, adds it up in float32, and sends the sum to the others: a
+            gradient is rounded twice, whatever the number of processes.
     """
 
-    def __init__(self, world: World, parameters: Iterable[Tensor]) -> None:
+    def __init__(self, world: World, parameters: Iterable[Tensor], compression: Compression = "none") -> None:
         self._world = world
-        self._buckets = list(_buckets(list(parameters)))
+        self._buckets = list(_buckets(list(parameters), world.size, compression))
 
     def pieces(self, batches: Sequence[int], batch_size: int) -> list[BatchPiece]:
         """Return what this process computes of an update's micro-batches."""
@@ -43,47 +45,78 @@ class GradientSum:
         Raises:
             CpulmError: what another process ended with; LostPeerError if one has vanished.
         """
-        pending = [bucket.start(self._world) for bucket in self._buckets]
+        for bucket in self._buckets:
+            bucket.start(self._world)
         totals = torch.tensor(values, dtype=torch.float64)
         self._world.sum(totals)
-        for bucket, one in zip(self._buckets, pending, strict=True):
-            one.wait()
-            bucket.take()
+        for bucket in self._buckets:
+            bucket.add_up(self._world)
+        for bucket in self._buckets:
+            bucket.take(self._world)
         return list(totals.tolist())
 
 
 class _Bucket:
     """The gradients of some parameters, one after the other in one tensor."""
 
-    def __init__(self, parameters: Sequence[Tensor]) -> None:
-        self._parameters = list(parameters)
-        sizes = [-(-p.numel() // _ALIGNED) * _ALIGNED for p in parameters]
-        self._flat = torch.zeros(sum(sizes))
-        parts = self._flat.split(sizes)
+    def __init__(self, parameters: Sequence[Tensor], size: int, compression: Compression) -> None:
+        self._parameters, self._compression = list(parameters), compression
+        # Each begins a block, so that small gradients are not rounded by the scale of large ones.
+        sizes = [-(-p.numel() // BLOCK) * BLOCK for p in parameters]
+        unit = 1 if compression == "none" else size * BLOCK
+        self._flat = torch.zeros(-(-sum(sizes) // unit) * unit)
+        parts = self._flat[: sum(sizes)].split(sizes)
         self._views = [part[: p.numel()].view(p.shape) for part, p in zip(parts, parameters, strict=True)]
+        self._received = self._sent = torch.zeros(0, dtype=torch.uint8)
+        self._pending: Pending | None = None
 
-    def start(self, world: World) -> Pending:
-        """Copy the gradients together, and begin to sum them."""
+    def start(self, world: World) -> None:
+        """Copy the gradients together, and begin to send them."""
         for view, parameter in zip(self._views, self._parameters, strict=True):
             if parameter.grad is None:
                 view.zero_()
             else:
                 view.copy_(parameter.grad)
-        return world.start_sum(self._flat)
+        if self._compression == "none":
+            self._pending = world.start_sum(self._flat)
+            return
+        parts = self._flat.view(world.size, -1)
+        self._sent = torch.cat([compress(part, self._compression) for part in parts])
+        self._received = torch.empty_like(self._sent)
+        self._pending = world.start_exchange(self._received, self._sent)
 
-    def take(self) -> None:
+    def add_up(self, world: World) -> None:
+        """With compression: add up this process's part, and begin to send it to the others."""
+        self._wait()
+        if self._compression != "none":
+            self._sent = compress(self._parts(world.size).sum(0), self._compression)
+            self._pending = world.start_gather(self._received, self._sent)
+
+    def take(self, world: World) -> None:
         """Make the sums the gradients."""
+        if self._compression != "none":
+            self._wait()
+            self._flat.copy_(self._parts(world.size).view(-1))
         for view, parameter in zip(self._views, self._parameters, strict=True):
             parameter.grad = view
 
+    def _parts(self, size: int) -> Tensor:
+        """What was received from each process, float32 [size, values]."""
+        count, rows = self._flat.numel() // size, self._received.view(size, -1)
+        return torch.stack([restore(row, count, self._compression) for row in rows])
 
-def _buckets(parameters: list[Tensor]) -> Iterable[_Bucket]:
+    def _wait(self) -> None:
+        assert self._pending is not None
+        self._pending.wait()
+
+
+def _buckets(parameters: list[Tensor], size: int, compression: Compression) -> Iterable[_Bucket]:
     """Buckets in the order in which a backward pass completes them: the last parameters first."""
     waiting: list[Tensor] = []
     for parameter in reversed(parameters):
         waiting.append(parameter)
         if sum(p.numel() * 4 for p in waiting) >= BUCKET_BYTES:
-            yield _Bucket(waiting)
+            yield _Bucket(waiting, size, compression)
             waiting = []
     if waiting:
-        yield _Bucket(waiting)
+        yield _Bucket(waiting, size, compression)

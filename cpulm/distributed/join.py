@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cpulm.distributed.network import use_interface
-from cpulm.distributed.pulse import Pulse
+from cpulm.distributed.pulse import Pulse, in_short
 from cpulm.distributed.world import SOLO, World
 from cpulm.errors import CpulmError, SettingsError
 from cpulm.system.process import host_name
@@ -20,6 +20,8 @@ CONNECT_SECONDS = 60
 """How long the first connections may take."""
 LAUNCH = "CPULM_LAUNCH"
 """The variable that names the file in which the processes of a launch keep where their run is."""
+START = "CPULM_START"
+"""Set by the launchers: the same word in all processes that start together, and another at the next start."""
 HOSTS_RENDEZVOUS = "CPULM_HOSTS_RENDEZVOUS"
 """Set by the launcher on the machine where the processes meet."""
 _PATIENCE = timedelta(days=30)
@@ -89,15 +91,17 @@ def _join(has_run: bool) -> tuple[World, Pulse, Callable[[], None]]:
     address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     use_interface(os.environ["MASTER_ADDR"], one_host=size == local_size)
     timeout = timedelta(seconds=CONNECT_SECONDS)
+    # A launcher keeps the store from one start of the processes to the next.
+    start = os.environ.get(START) or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    prefix = f"cpulm/{start}"
     try:
         store, rank, size = next(rendezvous("env://", timeout=timeout))
-        store = PrefixStore("cpulm", store)
+        store = PrefixStore(prefix, store)
         rank, who = _introduced(store, rank, size, has_run)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=timeout)
     except (RuntimeError, ValueError) as error:  # torch's, of sockets
-        first = (str(error).splitlines() or [""])[0][:200]
         raise SettingsError(
-            f"{host_name()} cannot reach the other processes of the run at {address}: {first}",
+            f"{host_name()} cannot reach the other processes of the run at {address}: {in_short(error)}",
             "see that the addresses and ports are open between the hosts; GLOO_SOCKET_IFNAME names the "
             "network interface to use",
         ) from error
@@ -108,7 +112,7 @@ def _join(has_run: bool) -> tuple[World, Pulse, Callable[[], None]]:
     names = [f"{host}, process {number + 1} of {size}" for number, host in enumerate(hosts)]
     here = [one["pid"] for one in who if one["host"] == host_name() and one["pid"] != os.getpid()]
     mine: Any = store.underlying_store  # torch's stubs know no clone()
-    own = PrefixStore("cpulm", mine.clone())
+    own = PrefixStore(prefix, mine.clone())
     pulse = Pulse(store, own, rank, names, here)
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     return World(rank, size, local_rank, local_size, hosts, group, pulse), pulse, dist.destroy_process_group

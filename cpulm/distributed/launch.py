@@ -26,10 +26,11 @@ from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
 from cpulm import exit_codes
 from cpulm.command import cpulm_command
-from cpulm.distributed.join import HOSTS_RENDEZVOUS, LAUNCH, require_gloo
+from cpulm.distributed.join import HOSTS_RENDEZVOUS, LAUNCH, START, begun_run, require_gloo
 from cpulm.distributed.meeting_place import MeetingPlace, meeting_place
 from cpulm.distributed_settings import DistributedSettings
 from cpulm.errors import SettingsError, StoppedError
+from cpulm.exit_codes import exit_in_words
 
 JOIN_SECONDS = 600
 """How long a machine waits for the others to join."""
@@ -67,7 +68,7 @@ def launch(arguments: Sequence[str], settings: DistributedSettings, say: Callabl
         if most > 1:
             say(f"waiting for {fewest} machine{'s' * (fewest > 1)} to meet at {place.endpoint}")
         try:
-            agent = _Agent(arguments, settings, place, _rendezvous(settings, place))
+            agent = _Agent(arguments, settings, place, _rendezvous(settings, place), say)
             with _passing_on_signals(agent):
                 return agent.exit_code()
         except RendezvousError as error:
@@ -87,7 +88,7 @@ def _rendezvous(settings: DistributedSettings, place: MeetingPlace) -> Rendezvou
             min_nodes=fewest,
             max_nodes=most,
             local_addr=place.own_address,
-            is_host=place.hosts_store,
+            is_host=place.is_here,
             join_timeout=JOIN_SECONDS,
             last_call_timeout=LAST_CALL_SECONDS,
         )
@@ -103,7 +104,9 @@ class _Agent(LocalElasticAgent):
         settings: DistributedSettings,
         place: MeetingPlace,
         handler: RendezvousHandler,
+        say: Callable[[str], None],
     ) -> None:
+        self._say = say
         program, *rest = cpulm_command(*arguments)
         spec = WorkerSpec(
             role="cpulm",
@@ -130,6 +133,14 @@ class _Agent(LocalElasticAgent):
         """The processes that are there now."""
         return [] if self._pcontext is None else list(self._pcontext.pids().values())
 
+    def _rendezvous(self, worker_group: WorkerGroup) -> None:
+        super()._rendezvous(worker_group)
+        store = worker_group.store  # of this start alone
+        assert store is not None
+        if worker_group.group_rank == 0:
+            store.set(START, str(uuid.uuid4()))
+        os.environ[START] = store.get(START).decode()
+
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, int]:
         started: dict[int, int] = super()._start_workers(worker_group)
         _handle_signals(self)  # torch's launcher has just set its own, which do not wait for a save
@@ -144,8 +155,15 @@ class _Agent(LocalElasticAgent):
             self._code = _reason([failure.exitcode for failure in result.failures.values()])
             if self._code == exit_codes.STOPPED and self._rdzv_handler.num_nodes_waiting() > 0:
                 self._remaining_restarts += 1  # another machine's launcher stopped them, to let one join
-            elif self._code in _FINAL:
+            elif self._code in _FINAL or (self._code == exit_codes.BUG and begun_run() is None):
                 self._remaining_restarts = 0
+            elif self._remaining_restarts > 0:
+                number = self._worker_group.spec.max_restarts - self._remaining_restarts + 1
+                most = self._worker_group.spec.max_restarts
+                self._say(
+                    f"{exit_in_words(self._code)}: starting the processes again from the last checkpoint "
+                    f"(restart {number} of {most})"
+                )
         elif result.state == WorkerState.SUCCEEDED:
             self._code = exit_codes.FINISHED
         return result

@@ -6,9 +6,6 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
-
-from torch._C._distributed_c10d import TCPStore  # torch.distributed does not list it
 
 from cpulm.distributed.network import is_own_address, own_address, use_interface
 from cpulm.distributed_settings import DistributedSettings
@@ -21,15 +18,11 @@ CONNECT_SECONDS = 45.0
 
 @dataclass(frozen=True)
 class MeetingPlace:
-    """The place ``endpoint``, which the others reach this machine from at ``own_address``.
-
-    ``is_here``: it is on this machine. ``hosts_store``: this launcher is the first there.
-    """
+    """The place ``endpoint``, which may be on this machine; others reach this one at ``own_address``."""
 
     endpoint: str
     own_address: str
     is_here: bool
-    hosts_store: bool
 
 
 def meeting_place(settings: DistributedSettings, say: Callable[[str], None]) -> MeetingPlace:
@@ -40,7 +33,7 @@ def meeting_place(settings: DistributedSettings, say: Callable[[str], None]) -> 
     """
     if settings.node_range[1] == 1:
         use_interface("127.0.0.1", one_host=True)
-        return MeetingPlace("localhost:0", "127.0.0.1", is_here=True, hosts_store=True)
+        return MeetingPlace("localhost:0", "127.0.0.1", is_here=True)
     if not settings.rendezvous:
         raise SettingsError(
             "a run on several machines needs a place where they meet",
@@ -48,13 +41,15 @@ def meeting_place(settings: DistributedSettings, say: Callable[[str], None]) -> 
         )
     host, port = host_and_port(settings.rendezvous)
     here = _is_here(host)
-    first = here and _is_free(port)
-    if here and not first:
-        _require_store(host, port)
-    elif not here:
+    if here and not _is_free(port):
+        raise SettingsError(
+            f"port {port} on {socket.gethostname()} is used by another program, or by another run",
+            f"choose another one on all machines, such as --rdzv-endpoint {host}:{port + 1}",
+        )
+    if not here:
         _wait_for(host, port, say)
     use_interface(host, one_host=False)
-    return MeetingPlace(f"{host}:{port}", own_address(host), is_here=here, hosts_store=first)
+    return MeetingPlace(f"{host}:{port}", own_address(host), is_here=here)
 
 
 def host_and_port(endpoint: str) -> tuple[str, int]:
@@ -83,18 +78,6 @@ def _is_free(port: int) -> bool:
         except OSError:
             return False
         return True
-
-
-def _require_store(host: str, port: int) -> None:
-    """Raise SettingsError if another program than a launcher has the port."""
-    try:
-        store = TCPStore(host, port, is_master=False, timeout=timedelta(seconds=5))
-        store.check(["cpulm"])
-    except (RuntimeError, ValueError):
-        raise SettingsError(
-            f"port {port} on {host} is used by another program",
-            f"choose another one on all machines, such as --rdzv-endpoint {host}:{port + 1}",
-        ) from None
 
 
 def _wait_for(host: str, port: int, say: Callable[[str], None]) -> None:

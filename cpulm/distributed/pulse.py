@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -32,7 +34,6 @@ class Pulse:
         own: another connection to it, for the thread alone: one connection answers one thread at a time.
         names: of every rank, for messages.
         pids_here: of the other processes on this machine.
-        orphaned: called when the process that started this one has ended.
     """
 
     def __init__(
@@ -42,12 +43,10 @@ class Pulse:
         rank: int,
         names: Sequence[str],
         pids_here: Sequence[int] = (),
-        orphaned: Callable[[], None] = lambda: None,
     ) -> None:
         self._own, self._store = store, own
         self._rank, self._names = rank, names
         self.pids_here = tuple(pids_here)
-        self.orphaned = orphaned
         self._interval = BEAT_SECONDS
         self._lost: LostPeerError | None = None
         self._ended: dict[int, CpulmError] = {}
@@ -73,7 +72,7 @@ class Pulse:
                 break
             time.sleep(0.1)
         if error is not None:
-            raise LostPeerError(f"lost {self._stillest()}: {_first_line(error)}") from error
+            raise LostPeerError(f"lost {self._stillest()}: {in_short(error)}") from error
 
     def end(self, error: CpulmError | None) -> None:
         """Tell the others how this process ends, and see that they know; then stop beating."""
@@ -117,11 +116,11 @@ class Pulse:
                 self._store.set(f"beat/{self._rank}", str(beats))
                 self._look()
             except RuntimeError as error:  # torch's, of a store that is gone
-                self._lose(f"lost the rendezvous of the run: {_first_line(error)}")
+                self._lose(f"lost the rendezvous of the run: {in_short(error)}")
                 return
-            if os.getppid() != self._parent:
+            if os.getppid() != self._parent:  # the launcher is gone: save and end, as it would have asked
                 self._parent = os.getppid()
-                self.orphaned()
+                os.kill(os.getpid(), signal.SIGTERM)
             self._over.wait(self._interval)
 
     def _look(self) -> None:
@@ -164,5 +163,7 @@ def _read_end(content: bytes) -> dict[str, Any]:
     return {"code": 1, "message": "ended in an unknown way", "hint": ""}
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+def in_short(error: Exception) -> str:
+    """What an error of torch's says, without the place in torch's sources and the advice."""
+    line = (str(error).splitlines() or [type(error).__name__])[0]
+    return re.sub(r"\[/[^\]]*\] ", "", line).partition(". ")[0][:200]

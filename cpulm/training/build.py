@@ -75,7 +75,7 @@ def build_parts(
         by_speed = settings.distributed.share == "speed"
         parts = replace(parts, exchange=OwnRows(world, trained, rows, by_speed=by_speed))
     elif world.size > 1:
-        parts = replace(parts, exchange=GradientSum(world, trained))
+        parts = replace(parts, exchange=GradientSum(world, trained, settings.distributed.sent_as))
     if teacher is None:
         return parts
     return _taught(parts, model_of(teacher, tokens.tokenizer), settings.train, runtime)

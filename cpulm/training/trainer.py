@@ -14,7 +14,7 @@ from cpulm.command import typed
 from cpulm.data.tokenfile import TokenFolder
 from cpulm.distributed.rounds import OwnRows
 from cpulm.distributed.world import SOLO, World
-from cpulm.errors import StoppedError
+from cpulm.errors import LostPeerError, StoppedError
 from cpulm.estimate.validation_schedule import validation_schedule
 from cpulm.events import EndReason, Listener, Notice, StepDone
 from cpulm.execution.adaptive_threads import adaptive_threads
@@ -147,12 +147,18 @@ class Trainer:
         Raises:
             DivergedError: if training diverges again after the rollbacks that are allowed.
             ResourceError: if checkpoints cannot be written any more.
+            LostPeerError: if another process of the run has vanished; what is trained is saved.
         """
         self.parts.model.train()
-        with adaptive_threads(self.parts, self.runtime) as self.threads:
-            reason = self._missed_end() or self._loop()
-        if reason == "horizon" and self.state.validated_step != self.state.step:
-            reason = self._validate() or reason
+        try:
+            with adaptive_threads(self.parts, self.runtime) as self.threads:
+                reason = self._missed_end() or self._loop()
+            if reason == "horizon" and self.state.validated_step != self.state.step:
+                reason = self._validate() or reason
+        except LostPeerError:
+            if not self.rounds.are_long:  # between two updates: nothing that is trained needs to be lost
+                self.checkpointer.save_last()
+            raise
         self.checkpointer.save_last()
         return reason
 
@@ -208,15 +214,19 @@ class Trainer:
         random_state = random_states(self.runtime.device)
         if not self.world.is_main:  # the main process's is in the checkpoints, those of others follow from it
             torch.manual_seed(_seed_of_update(train.seed, state.step, self.world.rank))
-        result = training_update(
-            self.parts,
-            update_batches(state.generation_steps, train.grad_accum_steps, state.skipped),
-            self.runtime,
-            train.grad_clip,
-            timer,
-            should_stop=(lambda: False) if self.rounds.are_long else self.stop,
-            on_gradients=lambda: self.layer_stats.before_update(state.step + 1),
-        )
+        try:
+            result = training_update(
+                self.parts,
+                update_batches(state.generation_steps, train.grad_accum_steps, state.skipped),
+                self.runtime,
+                train.grad_clip,
+                timer,
+                should_stop=(lambda: False) if self.rounds.are_long else self.stop,
+                on_gradients=lambda: self.layer_stats.before_update(state.step + 1),
+            )
+        except LostPeerError:
+            restore_random_states(random_state)
+            raise
         if result is None:
             restore_random_states(random_state)
             return None

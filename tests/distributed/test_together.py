@@ -93,6 +93,18 @@ def test_two_processes_train_as_one_within_rounding(text: Path, tmp_path: Path, 
         torch.testing.assert_close(weights[1][name], weight, rtol=1e-2, atol=1e-4)
 
 
+def test_compressed_gradients_train_nearly_the_same(text: Path, tmp_path: Path) -> None:
+    losses = {}
+    for how in ("none", "bf16", "int8"):
+        more = options("train.steps=5", f"distributed.compression={how}")
+        done = ranks(tmp_path, 2, "train", str(text), f"--out={tmp_path / how}", *more)
+        assert [process.returncode for process in done] == [0, 0], done[0].stderr
+        losses[how] = [step.loss for step in events(tmp_path / how, StepDone)]
+    assert losses["none"] != losses["bf16"] != losses["int8"]
+    for how in ("bf16", "int8"):
+        assert losses[how] == pytest.approx(losses["none"], rel=1e-2)
+
+
 def test_a_resumed_run_is_exact_with_as_many_processes_and_close_with_another_number(
     text: Path, tmp_path: Path
 ) -> None:

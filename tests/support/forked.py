@@ -176,6 +176,7 @@ def _become(request: dict[str, Any]) -> None:
             if other != number:
                 os.dup2(other, number)
                 os.close(other)
+            os.set_inheritable(number, True)  # what it starts has them, too
             lines = 1 if name == "stderr" else -1  # as Python buffers them
             stream = open(number, mode, lines, encoding="utf-8", closefd=False)  # noqa: SIM115
         setattr(sys, name, stream)

@@ -1,0 +1,98 @@
+"""The launcher: it starts again what was lost, ends with the processes' exit code, and passes signals on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from forked import Forked, forked
+from forked import forks as forks
+from ranks import free_port
+from small_runs import SMALL
+
+from cpulm.events import CheckpointSaved, RunStarted, StepDone, from_json
+from cpulm.exit_codes import SETTINGS, STOPPED
+from cpulm.run_dir import RunDir
+
+pytestmark = pytest.mark.usefixtures("forks")
+LONG = ["train.steps=4000", "eval.every=4000", "sample.max_new_tokens=0", "log.report=false"]
+
+
+def train(folder: Path, *more: str) -> tuple[Forked, RunDir]:
+    text = folder / "text.txt"
+    text.write_text("\n\n".join(f"{n} and {n + 1} are {2 * n + 1}." for n in range(400)))
+    settings = [word for one in (*SMALL, *LONG, "runtime.precision=fp32") for word in ("--set", one)]
+    run = RunDir(folder / "run")
+    process = Forked(
+        folder,
+        *("train", str(text), f"--out={run.path}", "--nproc=2", "--headless", *settings, *more),
+        stderr=folder / "said",
+    )
+    return process, run
+
+
+def wait_until(true: Callable[[], object]) -> None:
+    end = time.monotonic() + 100
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def events(run: RunDir) -> list[object]:
+    lines = run.metrics.read_text("utf-8").splitlines() if run.metrics.exists() else []
+    return [from_json(line) for line in lines]
+
+
+def has_trained(run: RunDir) -> bool:
+    return any(isinstance(event, StepDone) for event in events(run))
+
+
+def processes(launcher: int) -> list[int]:
+    """Process ids of what stands for the run's processes."""
+    return [int(pid) for pid in Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()]
+
+
+def test_a_process_that_is_killed_loses_nothing_and_a_signal_ends_all(tmp_path: Path) -> None:
+    process, run = train(tmp_path)
+    wait_until(lambda: has_trained(run))
+    os.kill(processes(process.pid)[1], signal.SIGKILL)
+    wait_until(lambda: sum(isinstance(event, RunStarted) for event in events(run)) == 2)
+    here = processes(process.pid)
+    os.kill(process.pid, signal.SIGINT)
+    assert process.wait() == STOPPED
+    said = (tmp_path / "said").read_text()
+    assert "error: lost" in said
+    assert "restart 1 of 10" in said
+    assert "restart 2" not in said
+    assert not any(Path(f"/proc/{pid}").exists() for pid in here)
+    starts = [event.step for event in events(run) if isinstance(event, RunStarted)]
+    saved = [event.step for event in events(run) if isinstance(event, CheckpointSaved)]
+    steps = [event.step for event in events(run) if isinstance(event, StepDone)]
+    assert starts[1] > 0
+    assert starts[1] in saved
+    assert steps == list(range(1, saved[-1] + 1))
+
+
+def test_a_port_of_another_program_is_named(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("", 0))
+        other.listen()
+        place = f"127.0.0.1:{other.getsockname()[1]}"
+        done = forked(tmp_path, "train", "--nnodes=2", f"--rdzv-endpoint={place}", "--steps=1")
+    assert done.returncode == SETTINGS
+    assert "is used by another program" in done.stderr
+
+
+def test_machines_need_a_place_to_meet(tmp_path: Path) -> None:
+    done = forked(tmp_path, "train", "--nnodes=2", "--steps=1")
+    assert done.returncode == SETTINGS
+    assert "--rdzv-endpoint HOST:PORT" in done.stderr
+    unknown = f"--rdzv-endpoint=nowhere.invalid:{free_port()}"
+    done = forked(tmp_path, "train", "--nnodes=2", unknown, "--steps=1")
+    assert done.returncode == SETTINGS
+    assert "cannot reach the rendezvous nowhere.invalid" in done.stderr
