@@ -56,8 +56,6 @@ def launch(arguments: Sequence[str], settings: DistributedSettings, say: Callabl
         SettingsError: if the machines cannot meet.
         StoppedError: if it was interrupted while no process was there.
     """
-    if not os.environ.get("CPULM_DEBUG"):
-        logging.disable(logging.CRITICAL)  # torch's launcher; the processes speak for themselves
     require_gloo()
     fewest, most = settings.node_range
     place = meeting_place(settings, say)
@@ -67,6 +65,9 @@ def launch(arguments: Sequence[str], settings: DistributedSettings, say: Callabl
         os.environ[LAUNCH] = str(Path(folder) / "run")
         if most > 1:
             say(f"waiting for {fewest} machine{'s' * (fewest > 1)} to meet at {place.endpoint}")
+        before = logging.root.manager.disable
+        if not os.environ.get("CPULM_DEBUG"):
+            logging.disable(logging.CRITICAL)  # torch's launcher; the processes speak for themselves
         try:
             agent = _Agent(arguments, settings, place, _rendezvous(settings, place), say)
             with _passing_on_signals(agent):
@@ -76,6 +77,8 @@ def launch(arguments: Sequence[str], settings: DistributedSettings, say: Callabl
                 f"{socket.gethostname()} did not meet the other machines at {place.endpoint}: {error}",
                 "start the same command on all of them within ten minutes",
             ) from error
+        finally:
+            logging.disable(before)
 
 
 def _rendezvous(settings: DistributedSettings, place: MeetingPlace) -> RendezvousHandler:
