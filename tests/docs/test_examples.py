@@ -94,3 +94,25 @@ def test_the_settings_of_the_examples_fit_together() -> None:
     assert template is not None
     assert template.text({"grade": "7A", "full_path": "[[5, 4], [3, 8]]"}) == "7A x5 y4 x3 y8"
     assert routes.train.records
+
+
+def test_sums_have_one_right_answer_and_what_is_held_out_is_not_learnt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES / "sums"))
+    sums = importlib.import_module("sums")
+    source = random.Random(0)
+    rights: dict[str, str] = {}
+    for held_out in (True, False):
+        seen = set()
+        for _ in range(400):
+            kind, messages = sums.a_talk(source, held_out=held_out)
+            seen.add(kind)
+            asked = [message["content"] for message in messages if message["role"] == "user"]
+            assert all(sums.is_held_out(question) == held_out for question in asked)
+            if kind != "and more":
+                assert rights.setdefault(asked[0], messages[-1]["content"]) == messages[-1]["content"]
+        assert seen == set(sums.KINDS)
+    assert sums.as_time(5) == "00:05"
+    settings = resolve(config=EXAMPLES / "sums" / "sums.yaml", assignments=["data.chat=true"], environ={})
+    assert Reading.of(settings.data).special_tokens == ["<|system|>", "<|user|>", "<|assistant|>", "<|end|>"]
