@@ -47,6 +47,7 @@ def _as_moment(value: Any) -> Any:
 
 
 Sources = Annotated[list[str], BeforeValidator(as_list)]
+WeightOfText = Annotated[float, Field(gt=0, le=1000)]
 Seconds = Annotated[float, Field(gt=0, lt=LONGEST), BeforeValidator(_as_seconds)]
 Moment = Annotated[str, Field(json_schema_extra={"format": "date-time"}), BeforeValidator(_as_moment)]
 

@@ -22,6 +22,7 @@ from cpulm.setting_types import (
     Seconds,
     Section,
     Sources,
+    WeightOfText,
 )
 from cpulm.yaml_file import to_yaml
 
@@ -157,6 +158,8 @@ class DataSettings(Section):
     share: float = Field(1.0, gt=0, le=1)
     """About this part of `source` is used: documents, and pieces of about 64 K characters of long ones, by
     hashes of their names. For texts of which a run sees only a part."""
+    weights: list[WeightOfText] = Field([])
+    """How often an epoch has the text of each `source`, such as `[3, 0.2]`; empty: once."""
     dedup: bool = False
     """Leave out documents whose text was there before, and training text that is in the validation text."""
     errors: Literal["strict", "replace"] = "strict"
@@ -165,6 +168,12 @@ class DataSettings(Section):
     """The encoding of files that are not UTF-8, such as `cp1252`."""
     skip_bad: bool = False
     """Leave out rows that cannot be used, instead of stopping at the first."""
+
+    @model_validator(mode="after")
+    def _one_weight_for_each_source(self) -> DataSettings:
+        if self.weights and len(self.weights) != len(self.source):
+            raise ValueError(f"{len(self.weights)} data.weights for {len(self.source)} sources: one for each")
+        return self
 
     @field_validator("encoding")
     @classmethod

@@ -112,7 +112,7 @@ def _as_pilot(settings: Settings, steps: int) -> Settings:
 
 def _trained(settings: Settings, tokens: TokenFolder, stage: str, show: Listener) -> float:
     """Train in a temporary folder; return the best loss in bits per byte."""
-    data = changed(settings.data, source=[str(tokens.path)], val_source=[], vocab_size=None)
+    data = changed(settings.data, source=[str(tokens.path)], weights=[], val_source=[], vocab_size=None)
     settings = changed(settings, data=data)
     losses: list[float] = []
 

@@ -179,6 +179,10 @@ def _open_prepared(data: DataSettings, out: Path | None) -> TokenFolder | None:
     folders = [source for source in (*data.source, *data.val_source) if is_token_folder(expand_home(source))]
     if not folders:
         return None
+    if data.weights:
+        raise SettingsError(
+            "data.weights has no effect on a prepared token folder", "give the weights when it is made"
+        )
     if len(data.source) > 1 or data.val_source:
         raise SettingsError(
             f"{folders[0]} is a prepared token folder, with its own training and validation split",
@@ -199,7 +203,7 @@ def _find_or_build(
     if out is not None:
         _refuse_existing(out)
     val_files = find_files(data.val_source, emit, should_stop)
-    files = without_validation(find_files(data.source, emit, should_stop), val_files, emit)
+    files = without_validation(find_files(data.source, emit, should_stop, data.weights), val_files, emit)
     check_settings([*files, *val_files], Reading.of(data))
     key = _cache_key(data, tokenizer, files, val_files)
     if out is None:
@@ -289,6 +293,7 @@ def _provenance(data: DataSettings, corpus: Corpus) -> dict[str, object]:
         "val_source": list(data.val_source),
         "val_fraction": None if data.val_source else data.val_fraction,
         "share": data.share,
+        "weights": data.weights,
         "ends_held_out": len(corpus.held_out.borders) if corpus.held_out is not None else 0,
         "lost_in_reading": asdict(corpus.losses),
         "vocabulary_sample_bytes": SAMPLE_BYTES if trains_vocabulary(data.tokenizer) else None,
@@ -305,7 +310,8 @@ def _cache_key(
 ) -> str:
     """A key that changes with everything that would change the tokens."""
     listed = [
-        [(file.place, file.name, file.size, file.mtime_ns) for file in part] for part in (files, val_files)
+        [(file.place, file.name, file.size, file.mtime_ns, file.weight) for file in part]
+        for part in (files, val_files)
     ]
     what = [
         FORMAT_VERSION,

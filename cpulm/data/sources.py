@@ -64,6 +64,7 @@ class SourceFile:
         mtime_ns: when it was last modified.
         named: the user named this very file, so leaving it out would be a surprise.
         builtin: it belongs to ``builtin:python``.
+        weight: how often an epoch has its text.
         spool: the content, if the file can be read only once.
         archive: the zip archive that holds it as ``member``; then ``path`` is the archive's.
         meter: knows the last opened stream of a packed file, and so how far the file is read.
@@ -75,6 +76,7 @@ class SourceFile:
     mtime_ns: int
     named: bool = False
     builtin: bool = False
+    weight: float = 1.0
     spool: Spool | None = field(default=None, compare=False)
     archive: zipfile.ZipFile | None = field(default=None, compare=False)
     member: zipfile.ZipInfo | None = field(default=None, compare=False)
@@ -134,6 +136,7 @@ def find_files(
     sources: Sequence[str],
     emit: Listener = lambda _: None,
     should_stop: Callable[[], bool] = lambda: False,
+    weights: Sequence[float] = (),
 ) -> list[SourceFile]:
     """Return the files that ``sources`` name, each once, in the order given and by name within one source.
 
@@ -143,6 +146,7 @@ def find_files(
     Args:
         emit: receives a Notice of what is left out, and Progress while a pipe is read.
         should_stop: called while a pipe is read.
+        weights: of the files of each source; empty: 1. A file that several name has the first's.
 
     Raises:
         DataError: if a source names nothing, or a file or folder cannot be read.
@@ -152,7 +156,7 @@ def find_files(
     found: dict[str, SourceFile] = {}
     names: set[str] = set()
     own: list[Path] = []
-    for source in sources:
+    for source, weight in zip(sources, weights or [1.0] * len(sources), strict=True):
         if can_be_read_once(source, _stat(expand_home(source))):
             kept = spool(source, emit, should_stop)
             name = "stdin" if source in STDIN else Path(source).name
@@ -161,7 +165,7 @@ def find_files(
             files = [part for file in _resolve_source(source, own) for part in _with_members(file)]
         for file in files:
             if file.place not in found:
-                found[file.place] = _named_apart(file, names)
+                found[file.place] = replace(_named_apart(file, names), weight=weight)
                 names.add(found[file.place].name)
     if own:
         what = f"{len(own)} folders that cpulm wrote, such as" if len(own) > 1 else "what cpulm wrote:"

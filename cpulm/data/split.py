@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Literal, NamedTuple
 
 from cpulm.data.holdout import DocumentSizes, HeldOut, name_hash
@@ -71,22 +72,35 @@ class Corpus:
         return sum(file.size for file in (*self.files, *self.val_files))
 
     def parts(self) -> Iterator[SplitText]:
-        """Yield all text, in order, each part with its split."""
-        number = -1
-        border: int | None = None
-        for number, piece, begins_at in _numbered(self.files, self.reading, share=self.share):
-            if number in self.left_out[0]:
-                continue
-            if begins_at == 0 and self.held_out is not None:
-                border = self.held_out.border(number, piece.name)
-            if border is None:
-                yield _whole("train", number, piece)
-            else:
-                yield from _cut(number, piece, border - begins_at)
-        for val_number, piece, _ in _numbered(self.val_files, self.reading):
+        """Yield all text, in order, each part with its split; then copies of what an epoch has several times.
+
+        No copy is validation text. Copies are documents of their own.
+        """
+        documents, copies = 0, 1
+        turn = 0
+        while turn < copies:
+            number, border = -1, None
+            for number, piece, begins_at, times in _numbered(self.files, self.reading, share=self.share):
+                copies = max(copies, times)
+                if number in self.left_out[0] or times <= turn:
+                    continue
+                if begins_at == 0 and self.held_out is not None:
+                    border = self.held_out.border(number, piece.name)
+                if border is None:
+                    parts = iter((_whole("train", documents + number, piece),))
+                else:
+                    parts = _cut(documents + number, piece, border - begins_at)
+                yield from parts if turn == 0 else _copies(parts)
+            documents, turn = documents + number + 1, turn + 1
+        for val_number, piece, _, _ in _numbered(self.val_files, self.reading):
             if val_number in self.left_out[1]:
                 continue
-            yield _whole("val", number + 1 + val_number, piece)
+            yield _whole("val", documents + val_number, piece)
+
+
+def _copies(parts: Iterable[SplitText]) -> Iterator[SplitText]:
+    """The training text among ``parts``, whose bytes were counted before."""
+    return (part._replace(source_bytes=0) for part in parts if part.split == "train")
 
 
 def _whole(split: Split, number: int, piece: DocumentChunk) -> SplitText:
@@ -191,7 +205,7 @@ def scan(
 
 
 def _scan_pieces(
-    pieces: Iterable[tuple[int, DocumentChunk, int]],
+    pieces: Iterable[tuple[int, DocumentChunk, int, int]],
     seen: _Scan,
     losses: Losses,
     known: set[bytes] | None,
@@ -199,7 +213,7 @@ def _scan_pieces(
     stage: Stage,
 ) -> None:
     size, hasher = 0, hashlib.blake2b(digest_size=_DIGEST_BYTES)
-    for number, piece, begins_at in pieces:
+    for number, piece, begins_at, _ in pieces:
         stage.advance(piece.source_bytes)
         size += len(piece.text) if piece.text.isascii() else len(piece.text.encode())
         if collect:
@@ -223,24 +237,28 @@ def _scan_pieces(
 
 def _numbered(
     files: Sequence[SourceFile], how: Reading, losses: Losses | None = None, share: float = 1.0
-) -> Iterator[tuple[int, DocumentChunk, int]]:
-    """Yield each chunk with its document's number and the document's characters before it."""
+) -> Iterator[tuple[int, DocumentChunk, int, int]]:
+    """Yield each chunk that is used, its document's number and characters before it, and how often it is."""
     number, begins_at = 0, 0
-    pieces = read_files(files, how, losses)
-    for piece in pieces if share == 1 else _chosen(pieces, share):
-        yield number, piece, begins_at
-        begins_at += len(piece.text)
-        if piece.ends:
-            number, begins_at = number + 1, 0
+    for weight, alike in groupby(files, key=lambda file: file.weight):
+        for piece, times in _weighted(read_files(list(alike), how, losses), weight * share):
+            yield number, piece, begins_at, times
+            begins_at += len(piece.text)
+            if piece.ends:
+                number, begins_at = number + 1, 0
 
 
-def _chosen(pieces: Iterable[DocumentChunk], share: float) -> Iterator[DocumentChunk]:
-    """Yield a share of the chunks, each as a document with a name of its own."""
-    place, skipped_bytes = 0, 0
+def _weighted(pieces: Iterable[DocumentChunk], weight: float) -> Iterator[tuple[DocumentChunk, int]]:
+    """Yield chunks with how often each is used; if that differs, each is a document with its own name."""
+    certain, place, skipped_bytes = int(weight), 0, 0
     for piece in pieces:
+        if weight == certain:
+            yield piece, certain
+            continue
         name = f"{piece.name}#{place}" if place else piece.name
-        if name_hash(f"share of {name}") < share:
-            yield piece._replace(name=name, ends=True, source_bytes=piece.source_bytes + skipped_bytes)
+        if times := certain + (name_hash(f"share of {name}") < weight - certain):
+            read = piece.source_bytes + skipped_bytes
+            yield piece._replace(name=name, ends=True, source_bytes=read), times
             skipped_bytes = 0
         else:
             skipped_bytes += piece.source_bytes

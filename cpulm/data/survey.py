@@ -104,7 +104,7 @@ def inspect_text(data: DataSettings, seed: int, *, emit: Listener, should_stop: 
         raise SettingsError(f"{data.source[0]} holds tokens", "give the text that they were made from")
     folder = prepare(data, emit=emit, should_stop=should_stop)
     val_files = find_files(data.val_source, emit, should_stop)
-    files = without_validation(find_files(data.source), val_files, lambda _: None)
+    files = without_validation(find_files(data.source, weights=data.weights), val_files, lambda _: None)
     corpus = scan_sources(data, files, val_files, lambda _: None, should_stop)
     with Stage("looking at the text", corpus.source_bytes, "bytes", emit, should_stop) as stage:
         return survey(replace(corpus, held_out=None), folder.tokenizer, seed, stage.advance)

@@ -31,12 +31,12 @@ def training_bytes(data: DataSettings, emit: Listener, should_stop: Callable[[],
         if isinstance(event, Progress):  # what is left out is said when the text is read
             emit(event)
 
-    files = find_files(data.source, show, should_stop)
+    files = find_files(data.source, show, should_stop, data.weights)
     how = Reading.of(data)
     stride = max(1, len(files) // _MOST_FILES)
     read = [_text_and_read(file, how) for file in files[::stride]]
     share = sum(text for text, _ in read) / max(1, sum(source for _, source in read))
-    whole = share * data.share * sum(file.size for file in files)
+    whole = share * data.share * sum(file.size * file.weight for file in files)
     return whole if data.val_source else whole * (1.0 - data.val_fraction)
 
 

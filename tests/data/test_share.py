@@ -1,7 +1,8 @@
-"""A share of a text: which parts of it are used, and that a validation text is used whole."""
+"""A share of a text, and texts with weights: which parts are used, and how often."""
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from cpulm.data.prepare import prepare
 from cpulm.data.tokenfile import TokenFolder
-from cpulm.errors import DataError
+from cpulm.errors import DataError, SettingsError
 from cpulm.settings import DataSettings
 
 
@@ -57,6 +58,34 @@ def test_documents_and_pieces_of_long_ones_are_chosen(
     text = path.read_text()
     assert len(pieces_of(share)) > 2
     assert all(piece in text for piece in pieces_of(share))
+
+
+def test_an_epoch_has_a_text_as_often_as_its_weight_says(lines: Path, numbers: Path) -> None:
+    once = made(lines, 1.0, document="line")
+    data = DataSettings(
+        source=[str(lines), str(numbers)], tokenizer="byte", document="line", weights=[2.5, 1e-9]
+    )
+    folder = prepare(data, emit=lambda _: None, should_stop=lambda: False)
+    assert np.array_equal(folder.val, once.val)
+    assert len(folder.train) / len(once.train) == pytest.approx(2.5, abs=0.05)
+    assert folder.meta["train"]["documents"] / once.meta["train"]["documents"] == pytest.approx(2.5, abs=0.05)
+    counts = Counter(pieces_of(folder))
+    assert set(counts.values()) <= {2, 3, 1}
+    assert set(counts) == set(pieces_of(once))
+
+
+def test_copies_are_not_validation_text_and_documents_stay_whole(numbers: Path) -> None:
+    once, twice = made(numbers, 1.0), made(numbers, 1.0, weights=[2.0])
+    assert np.array_equal(twice.val, once.val)
+    assert np.array_equal(twice.train, np.concatenate([once.train, once.train]))
+
+
+def test_weights_need_as_many_numbers_as_sources(lines: Path) -> None:
+    with pytest.raises(ValueError, match=r"2 data\.weights for 1 sources"):
+        made(lines, 1.0, weights=[1.0, 2.0])
+    folder = made(lines, 1.0)
+    with pytest.raises(SettingsError, match="no effect on a prepared token folder"):
+        made(folder.path, 1.0, weights=[2.0])
 
 
 def test_a_validation_text_is_used_whole(lines: Path, numbers: Path) -> None:
