@@ -54,6 +54,7 @@ class Pulse:
         self._lock, self._over = threading.Lock(), threading.Event()
         now = time.monotonic()
         self._seen = {other: (b"", now) for other in range(len(names)) if other != rank}
+        self._looked = now
         self._parent = os.getppid()
         self._thread = threading.Thread(target=self._run, name="cpulm-pulse", daemon=True)
         self._thread.start()
@@ -126,6 +127,10 @@ class Pulse:
     def _look(self) -> None:
         others = [other for other in self._seen if other not in self._finished]
         now = time.monotonic()
+        if now - self._looked > SILENT_SECONDS / 2:  # this process was suspended, and has heard nobody
+            with self._lock:
+                self._seen = {other: (beat, now) for other, (beat, _) in self._seen.items()}
+        self._looked = now
         for other in others:
             if self._store.check([f"end/{other}"]):
                 self._note_end(other, self._store.get(f"end/{other}"))
