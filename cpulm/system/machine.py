@@ -243,7 +243,9 @@ def _choose_threads(machine: Machine) -> Choice[int]:
 def _why_threads(machine: Machine) -> str:
     cores = machine.usable_cores
     if machine.processes > 1:
-        return f"the share of one of {machine.processes} processes of the run on this machine"
+        share = f"the share of one of {machine.processes} processes of the run on this machine"
+        dropped = machine.openmp.num_threads is None and read_thread_variables().num_threads is not None
+        return f"{share}; torchrun's OMP_NUM_THREADS=1 is not used" if dropped else share
     if machine.cpu_quota is not None and max(1, int(machine.cpu_quota)) == cores < machine.physical_cores:
         return f"the container's quota is {machine.cpu_quota:g} processors"
     if machine.performance_cores == cores:

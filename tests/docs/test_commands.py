@@ -45,6 +45,7 @@ NOT_RUN = {
     "debootstrap": "downloads a system",
     "cpulm train notes/ --preset small --nproc 2": "starts processes, as tests/distributed does",
     "cpulm train notes/ --preset small --steps 2000 --nnodes": "waits for another machine",
+    "cpulm train notes/ --preset small --nnodes": "waits for another machine",
     "cpulm train notes/ --preset medium --max-time 10h": "waits for other machines",
     "torchrun ": "another program, that starts processes",
     "CPULM_OUT=": "needs a cluster",
