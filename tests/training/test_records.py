@@ -14,6 +14,7 @@ from cpulm.data.tokenfile import TokenFolder
 from cpulm.errors import SettingsError
 from cpulm.evaluation.evaluate import EvaluationRequest, evaluate_checkpoints
 from cpulm.events import Event, Notice, StepDone, Validated
+from cpulm.settings import RuntimeSettings
 
 RECORDS = ("train.records=true", "model.block_size=32", "data.template={kind} {name}", "model.dropout=0")
 
@@ -58,7 +59,8 @@ def test_a_run_is_validated_and_evaluated_on_every_record_once(
     for sources in ((), (str(rows),)):
         request = EvaluationRequest(sources=sources)
         path = tmp_path / "run" / "latest.pt"
-        scored = evaluate_checkpoints([path], request, settings.runtime, show=lambda _: None).scores[0]
+        in_fp32 = RuntimeSettings(precision="fp32", threads=1, device="cpu")  # as a run validates
+        scored = evaluate_checkpoints([path], request, in_fp32, show=lambda _: None).scores[0]
         assert scored.text is not None
         if sources:
             assert (
