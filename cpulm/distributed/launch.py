@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec, WorkerState
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
@@ -138,8 +139,7 @@ class _Agent(LocalElasticAgent):
 
     def _rendezvous(self, worker_group: WorkerGroup) -> None:
         super()._rendezvous(worker_group)
-        store = worker_group.store  # of this start alone
-        assert store is not None
+        store: Any = worker_group.store  # of this start alone
         if worker_group.group_rank == 0:
             store.set(START, str(uuid.uuid4()))
         os.environ[START] = store.get(START).decode()
