@@ -14,7 +14,7 @@ from cpulm.api.language_model import LOG, Model, load
 from cpulm.api.new_run import resolve_new_run
 from cpulm.api.recording import page_at_the_end
 from cpulm.command import typed
-from cpulm.errors import StoppedError
+from cpulm.errors import SettingsError, StoppedError
 from cpulm.events import Event, Listener, Notice, RunFinished
 from cpulm.settings_resolver import is_given
 from cpulm.training import run
@@ -65,6 +65,11 @@ def train(
     source = config if isinstance(config, Mapping) else Path(config)
     given: dict[str, Any] = {"config": source, "environ": os.environ, "assignments": (), "flags": {}}
     settings, _ = resolve_new_run(None, given)
+    if settings.distributed.needs_launcher:
+        raise SettingsError(
+            "distributed.processes and distributed.nodes are for the command, and this is one process",
+            "write the settings to a file, and train with `cpulm train --config FILE`",
+        )
     is_wish = not is_given("model.block_size", **given)
     finished: list[RunFinished] = []
 

@@ -86,6 +86,7 @@ def test_a_run_is_trained_by_a_dict(
         ({"train": {"stps": 3}}, "stps"),
         ({"train.steps": -1}, "train.steps"),
         ({"train": 3}, "section"),
+        ({"preset": "tiny", "distributed.processes": 2}, "distributed.processes"),
         ("missing.yaml", "missing.yaml"),
     ],
 )
