@@ -201,7 +201,7 @@ class Model:
             end_ids=ends,
             records=self.settings.train.records or ends is not None,
         )
-        with threads_for_model(self._model) as threads:
+        with threads_for_model(self._model, len(completions)) as threads:
             for _, piece in threads.each(stream_text(generation, completions)):
                 yield piece
 

@@ -98,7 +98,7 @@ class Talk:
             self.left_out = True
         self.messages, self.seed = said, self.seed + 1
         try:
-            with threads_for_model(self.model) as threads:
+            with threads_for_model(self.model, rows=1) as threads:
                 for _, piece in threads.each(stream_text(generation, [completion])):
                     yield piece
         finally:

@@ -114,7 +114,7 @@ class Texts:
         from cpulm.generation.generate import stream_text
 
         began = time.perf_counter()
-        with threads_for_model(self._model) as threads:
+        with threads_for_model(self._model, len(self.completions)) as threads:
             for number, piece in threads.each(stream_text(self.generation, self.completions)):
                 self.seconds = time.perf_counter() - began
                 yield number, piece

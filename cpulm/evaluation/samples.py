@@ -118,7 +118,7 @@ def _generate_samples(
                 end_ids={tokenizer.eot_id},
             )
             made = 0
-            with threads_for_model(model) as threads:
+            with threads_for_model(model, rows) as threads:
                 for _ in threads.each(stream_text(generation, completions)):
                     stage.advance(rows * (generation.made_tokens - made))
                     made = generation.made_tokens

@@ -178,7 +178,7 @@ class ModelQueue:
             on_step=on_step,
         )
         job.emit(Begun(len(ids)))
-        with threads_for_model(served.model) as threads:
+        with threads_for_model(served.model, count) as threads:
             for row, text in threads.each(stream_text(generation, completions)):
                 job.emit(Piece(row, text, _taken(scored[row])))
         for row, completion in enumerate(completions):

@@ -6,13 +6,18 @@ import itertools
 from collections.abc import Callable
 
 import pytest
+import torch
 
 from cpulm.execution.adaptive_threads import (
     FIRST_HOLD_SECONDS,
     LONGEST_HOLD_SECONDS,
+    ONE_THREADS_WORK,
     AdaptiveThreads,
     measured_as_in_a_run,
+    threads_for_model,
 )
+from cpulm.model.transformer import Transformer
+from cpulm.settings import ModelSettings
 
 
 class Day:
@@ -150,6 +155,19 @@ def test_leaving_restores_everything() -> None:
         pass
     assert day.threads.threads == 2
     assert day.switches == [True, False]
+
+
+def test_a_small_model_writes_with_one_thread_and_all_are_there_again_afterwards() -> None:
+    settings = ModelSettings(n_layer=1, n_head=1, n_embd=16, block_size=8)
+    model, before = Transformer(settings, vocab_size=16), torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        for rows, inside in ((1, 1), (ONE_THREADS_WORK, 2), (None, 2)):
+            with threads_for_model(model, rows):
+                assert torch.get_num_threads() == inside
+            assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("others", [None, 0.1])
