@@ -88,6 +88,11 @@ def any_settings(draw: st.DrawFn) -> Settings:
     values["model"]["n_embd"] = 2 * draw(st.integers(1, 4096))
     values["train"]["grad_accum_steps"] = draw(st.integers(1, 8))
     values["data"]["encoding"] = draw(st.sampled_from(["utf-8", "cp1252", "utf-16", "shift_jis"]))
+    values["data"]["weights"] = draw(st.sampled_from([[], [2.0] * len(values["data"]["source"])]))
+    values["distributed"]["nodes"] = draw(st.sampled_from(["1", "2", "1:4"]))
+    values["distributed"]["rendezvous"] = draw(
+        st.sampled_from(["", "alpha", "192.168.1.5:29400", "[::1]:29400"])
+    )
     kept = draw(st.sampled_from(HORIZONS))
     values["train"].update({name: None for name in HORIZONS if name != kept})
     return validate(values)
