@@ -139,10 +139,10 @@ class _Agent(LocalElasticAgent):
 
     def _rendezvous(self, worker_group: WorkerGroup) -> None:
         super()._rendezvous(worker_group)
-        store: Any = worker_group.store  # of this start alone
-        if worker_group.group_rank == 0:
-            store.set(START, str(uuid.uuid4()))
-        os.environ[START] = store.get(START).decode()
+        met: Any = worker_group  # torch's types say that nothing has met
+        if met.group_rank == 0:
+            met.store.set(START, str(uuid.uuid4()))  # the store is of this start alone
+        os.environ[START] = met.store.get(START).decode()
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, int]:
         started: dict[int, int] = super()._start_workers(worker_group)
