@@ -138,6 +138,9 @@ class _Agent(LocalElasticAgent):
         return [] if self._pcontext is None else list(self._pcontext.pids().values())
 
     def _rendezvous(self, worker_group: WorkerGroup) -> None:
+        # torch says where a round's store is only in the first round of a machine: one that joins later would
+        # wait for it in vain, and one that stays would use the store of a machine that may have left.
+        self._rdzv_handler._bootstrap_store_info = None
         super()._rendezvous(worker_group)
         met: Any = worker_group  # torch's types say that nothing has met
         if met.group_rank == 0:
