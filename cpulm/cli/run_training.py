@@ -85,7 +85,9 @@ def begin(
             block_is_wish=block_is_wish,
             explain=explain,
         )
-        _end(outcome, json=json or not world.is_main)
+        _raise_if_stopped(outcome)
+    if not json and world.is_main:
+        _say_what_next(outcome)
 
 
 def _follow(watched: Watched, settings: Settings, began: float) -> None:
@@ -103,7 +105,7 @@ def _follow(watched: Watched, settings: Settings, began: float) -> None:
         began=began,
         world=watched.world,
     )
-    _end(outcome, json=True)
+    _raise_if_stopped(outcome)
 
 
 def go_on(
@@ -144,7 +146,9 @@ def go_on(
             without_teacher=without_teacher,
             world=world,
         )
-        _end(outcome, json=json or not world.is_main)
+        _raise_if_stopped(outcome)
+    if not json and world.is_main:
+        _say_what_next(outcome)
 
 
 def _planned(settings: Settings, make: Make | None, show: Listener) -> tuple[Settings, Explain]:
@@ -245,19 +249,20 @@ def show_presets(json: bool) -> None:
     )
 
 
-def _end(outcome: RunOutcome, *, json: bool) -> None:
-    from cpulm.ui.console import say
+def _raise_if_stopped(outcome: RunOutcome) -> None:
+    """Raise StoppedError if the run was stopped, while the run's other processes can be told."""
+    if outcome.reason == "stopped":
+        path = outcome.run.path
+        raise StoppedError(f"everything is saved in {path}", f"continue with `cpulm resume {typed(path)}`")
+
+
+def _say_what_next(outcome: RunOutcome) -> None:
+    """Say what to type now, and print the path of the best checkpoint, below the dashboard."""
+    from cpulm.ui.console import say, write_text_or_warn
 
     run = outcome.run
-    if outcome.reason == "stopped":
-        raise StoppedError(
-            f"everything is saved in {run.path}", f"continue with `cpulm resume {typed(run.path)}`"
-        )
-    if not json:
-        from cpulm.ui.console import write_text_or_warn
-
-        say(f"next:\n{_next_commands(run, outcome)}")
-        write_text_or_warn(f"{run.best if run.best.is_file() else run.latest}\n")
+    say(f"next:\n{_next_commands(run, outcome)}")
+    write_text_or_warn(f"{run.best if run.best.is_file() else run.latest}\n")
 
 
 def _next_commands(run: RunDir, outcome: RunOutcome) -> str:

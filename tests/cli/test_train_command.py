@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import select
 import signal
 import time
 from pathlib import Path
@@ -44,6 +45,30 @@ def test_text_in_a_model_out_and_its_path_on_stdout(folder: Path) -> None:
     assert (folder / "runs" / "run-1" / "report.html").is_file()
     again = cpulm(folder, "train", "--config", "runs/run-1/settings.yaml", "--set", "log.report=false")
     assert again.stdout == f"{Path('runs') / 'run-2' / 'best.pt'}\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no pseudo-terminals of this kind")
+def test_what_to_type_next_stands_below_the_dashboard(folder: Path) -> None:
+    import pty
+
+    ours, theirs = pty.openpty()
+    name = os.ttyname(theirs)
+    process = Forked(folder, "train", "--config", "quick.yaml", stdin=name, stdout=name, stderr=name)
+    shown = b""
+    while process.poll() is None or select.select([ours], [], [], 0)[0]:
+        if select.select([ours], [], [], 0.1)[0]:
+            shown += os.read(ours, 1 << 16)
+    for one in (ours, theirs):
+        os.close(one)
+    _, _, after = shown.decode().rpartition("finished after step 8")
+    lines = [line.rstrip() for line in after.partition("next:")[2].splitlines()[1:]]
+    assert [line.partition("# ")[2] for line in lines[:3]] == [
+        "try the model",
+        "see what it learned",
+        "train it for longer",
+    ]
+    assert len({line.index("#") for line in lines[:3]}) == 1
+    assert lines[3:] == ["runs/run-1/best.pt"]
 
 
 def test_json_lines_on_stdout_and_nothing_else(folder: Path) -> None:
