@@ -30,9 +30,9 @@ from cpulm.ui.terminal_text import harmless, without_controls
 _NOBODY_READS = (errno.EPIPE, errno.EIO, errno.EINVAL)
 """A pipe without a reader, a closed terminal, and Windows's error for both."""
 _PIPE_WIDTH = 10_000
+"""Width of a log or a pipe: its lines are never wrapped."""
 _HEAD, _TAIL = 3000, 900
 """Characters of a longer message that are shown: names and values in it may have any length."""
-"""Width of a log or a pipe: its lines are never wrapped."""
 
 
 def stdout() -> Console:

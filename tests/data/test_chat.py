@@ -146,6 +146,7 @@ def test_bad_conversations_can_be_left_out(tmp_path: Path) -> None:
     ("settings", "row", "message", "hint"),
     [
         ({"chat": False}, openai(TALK), "has no field 'text'", "it looks like a conversation.*--chat"),
+        ({"chat": False}, {"conversations": []}, "has no field 'text'", "--field NAME"),
         ({}, {"dialog": []}, "has no field 'messages'", "--field NAME"),
         ({"template": "{id}"}, openai(TALK), "data.chat and data.template both say", "leave one out"),
         ({"loss_after": "id"}, openai(TALK), "data.chat and data.loss_after both say", "leave one out"),

@@ -135,7 +135,7 @@ def _message(number: int, item: Any) -> Message:
 def looks_like_chat(row: Mapping[str, Any]) -> bool:
     """Whether a row has a list of messages where conversations have it."""
     found = row.get(MESSAGES) or row.get(CONVERSATIONS)
-    return isinstance(found, list) and isinstance(found[0], Mapping)
+    return isinstance(found, list) and bool(found) and isinstance(found[0], Mapping)
 
 
 def knows_chat(tokenizer: Tokenizer) -> bool:
