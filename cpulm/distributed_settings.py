@@ -11,6 +11,7 @@ from cpulm.setting_types import Section
 
 _MOST = 4096
 """The most processes on a machine, machines, and restarts."""
+_HIGHEST_PORT = 65535
 
 
 class DistributedSettings(Section):
@@ -55,8 +56,9 @@ class DistributedSettings(Section):
     @field_validator("rendezvous")
     @classmethod
     def _is_a_place(cls, value: str) -> str:
-        if value and not (re.fullmatch(r"[^\s:]+(:\d{1,5})?|\[[0-9a-fA-F:]+\](:\d{1,5})?", value)):
-            raise ValueError("must be HOST:PORT, such as 192.168.1.5:29400")
+        match = re.fullmatch(r"(?:[^\s:]+|\[[0-9a-fA-F:]+\])(?::(\d{1,5}))?", value)
+        if value and (match is None or not 1 <= int(match[1] or 1) <= _HIGHEST_PORT):
+            raise ValueError("must be HOST:PORT with a port of 1 to 65535, such as 192.168.1.5:29400")
         return value
 
     @property

@@ -187,6 +187,12 @@ def test_an_update_has_no_more_tokens_than_can_be_counted() -> None:
         ("model.dropout", 1, "model.dropout = 1: must be less than 1"),
         ("model.bias", "maybe", "model.bias = 'maybe': must be true or false"),
         ("data.field", 3, "data.field = 3: must be text"),
+        (
+            "distributed.rendezvous",
+            "alpha:99999",
+            "distributed.rendezvous = 'alpha:99999': must be HOST:PORT with a port of 1 to 65535, such as "
+            "192.168.1.5:29400",
+        ),
         ("data.source", [], "data.source = []: must not be empty"),
         ("train.optimizer", "sgd", "train.optimizer = 'sgd': must be one of muon, adamw"),
     ],
