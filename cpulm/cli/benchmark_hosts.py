@@ -104,6 +104,9 @@ def _shown(table: _Table) -> Any:
 
 
 def _verdict(table: _Table) -> str:
+    rows = table.found[0].rows
+    if not table.grows and 2 * table.useful > rows:
+        return f"the batch has {rows} rows: none for more than {rows} hosts"
     if table.useful >= _MOST:
         return f"each doubling up to {_MOST} hosts makes it at least a tenth faster"
     if table.useful == 1:

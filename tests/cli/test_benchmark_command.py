@@ -95,3 +95,23 @@ def test_mistakes(tmp_path: Path, arguments: list[str], words: str) -> None:
     done = run(*arguments, cwd=tmp_path)
     assert done.returncode == 2
     assert words in done.stderr
+
+
+def test_hosts_share_the_batch_of_one_as_far_as_it_has_rows(tmp_path: Path) -> None:
+    hosts = ("--quick", "--hosts=8", "--network=100mbit,50ms")
+    done = run("--json", *hosts, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    tables = json.loads(done.stdout)
+    assert [(one["exchange"]["mode"], one["grows"]) for one in tables] == [
+        ("sync", False),
+        ("sync", True),
+        ("diloco", False),
+        ("diloco", True),
+    ]
+    for table in tables:
+        assert [row["hosts"] for row in table["found"]] == ([1, 2, 4, 8] if table["grows"] else [1, 2, 4])
+        assert [row["rows"] for row in table["found"]] == ([4] * 4 if table["grows"] else [4, 2, 1])
+        assert table["useful"] <= (64 if table["grows"] else 4)
+    shown = run(*hosts, cwd=tmp_path).stdout
+    assert shown.count("efficiency") == 4
+    assert "A model, not a measurement" in shown
