@@ -172,7 +172,7 @@ class DataSettings(Section):
     @model_validator(mode="after")
     def _one_weight_for_each_source(self) -> DataSettings:
         if self.weights and len(self.weights) != len(self.source):
-            raise ValueError(f"{len(self.weights)} data.weights for {len(self.source)} sources: one for each")
+            raise ValueError(f"{len(self.weights)} weights, but {len(self.source)} in source: one for each")
         return self
 
     @field_validator("encoding")

@@ -68,7 +68,8 @@ def plan_in_words(plan: RunPlan, prepared: PreparedRun, level: TextLevel | None 
     settings, tokens = prepared.settings, prepared.tokens
     model, train = settings.model, settings.train
     level = level or TextLevel.of(tokens)
-    params, speed = format_count(prepared.plan.params_total), format_count(plan.best.tokens_per_second)
+    best, params = plan.best, format_count(prepared.plan.params_total)
+    speed = format_count(best.tokens_per_second)
     averaged = f", weights averaged over {train.average_fraction:g}" if train.average_fraction else ""
     passes = trained_tokens(plan, prepared) / len(tokens.train)
     expected = level.expected_of_run(plan, prepared)
@@ -81,8 +82,9 @@ def plan_in_words(plan: RunPlan, prepared: PreparedRun, level: TextLevel | None 
         f"plan: {model.n_layer} layers, {model.n_embd} wide ({params} parameters), context "
         f"{model.block_size}, vocabulary {tokens.vocab_size:,}: of {len(plan.candidates)} sizes the best for "
         f"{time}, {size} of text and {speed} tokens a second",
-        f"plan: {describe_passes(passes)}, so dropout {model.dropout:g}, weight decay {train.weight_decay:g}"
-        f"{averaged}; {settings.tokens_per_step:,} tokens a step, rates {train.lr:g} and {train.muon_lr:g}",
+        f"plan: {describe_passes(best.passes)}, so dropout {model.dropout:g}, weight decay "
+        f"{train.weight_decay:g}{averaged}; {settings.tokens_per_step:,} tokens a step, rates {train.lr:g} "
+        f"and {train.muon_lr:g}",
         f"expected: validation loss {nats.loss:.2f} nats per token ({nats.low:.2f} to {nats.high:.2f}), "
         f"{bits}; 8 of 10 runs are within",
         *_remarks(plan, passes, level.law),

@@ -115,7 +115,8 @@ def report_passes(plan: Requirements, settings: Settings, emit: Listener, traine
     if passes is None:
         return
     about = "" if plan.steps is not None else "about "
-    text = f"it trains on {format_count(plan.train_tokens)} tokens: {about}{describe_passes(passes)}"
+    text = f"the training text has {format_count(plan.train_tokens)} tokens; the run trains on "
+    text += f"{about}{describe_passes(passes)}"
     if train.generations > 1:
         text += f" in each of {train.generations} generations"
     stale = train.stale_validations

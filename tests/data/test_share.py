@@ -81,7 +81,7 @@ def test_copies_are_not_validation_text_and_documents_stay_whole(numbers: Path) 
 
 
 def test_weights_need_as_many_numbers_as_sources(lines: Path) -> None:
-    with pytest.raises(ValueError, match=r"2 data\.weights for 1 sources"):
+    with pytest.raises(ValueError, match="2 weights, but 1 in source"):
         made(lines, 1.0, weights=[1.0, 2.0])
     folder = made(lines, 1.0)
     with pytest.raises(SettingsError, match="no effect on a prepared token folder"):
