@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from cpulm.data.share import BatchPiece, pieces_of
+from cpulm.data.batch_pieces import BatchPiece, pieces_of
 from cpulm.distributed.compression import BLOCK, Compression, compress, restore
 from cpulm.distributed.world import Pending, World
 

@@ -138,11 +138,14 @@ class _Agent(LocalElasticAgent):
         return [] if self._pcontext is None else list(self._pcontext.pids().values())
 
     def _rendezvous(self, worker_group: WorkerGroup) -> None:
+        # torch says where a round's store is only in the first round of a machine: one that joins later would
+        # wait for it in vain, and one that stays would use the store of a machine that may have left.
+        self._rdzv_handler._bootstrap_store_info = None
         super()._rendezvous(worker_group)
-        store: Any = worker_group.store  # of this start alone
-        if worker_group.group_rank == 0:
-            store.set(START, str(uuid.uuid4()))
-        os.environ[START] = store.get(START).decode()
+        met: Any = worker_group  # torch's types say that nothing has met
+        if met.group_rank == 0:
+            met.store.set(START, str(uuid.uuid4()))  # the store is of this start alone
+        os.environ[START] = met.store.get(START).decode()
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, int]:
         started: dict[int, int] = super()._start_workers(worker_group)

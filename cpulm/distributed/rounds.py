@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from cpulm.data.share import BatchPiece, rows_between
+from cpulm.data.batch_pieces import BatchPiece, rows_between
 from cpulm.distributed.compression import Compression, compress, compressed_bytes, restore
 from cpulm.distributed.world import World
 

@@ -11,8 +11,8 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+from cpulm.data.batch_pieces import BatchPiece
 from cpulm.data.batches import TrainingBatches
-from cpulm.data.share import BatchPiece
 from cpulm.execution.runtime import Runtime
 from cpulm.execution.stopwatch import synchronize
 from cpulm.execution.teacher import Teacher

@@ -14,7 +14,7 @@ from torch import nn
 from cpulm.checkpoints import checkpoint as checkpoints
 from cpulm.checkpoints.checkpoint import Checkpoint
 from cpulm.checkpoints.train_state import from_stored, to_stored
-from cpulm.data.share import require_divisible, require_rows
+from cpulm.data.batch_pieces import require_divisible, require_rows
 from cpulm.data.tokenfile import TokenFolder
 from cpulm.distributed.world import World
 from cpulm.errors import CpulmError, DataError, SettingsError

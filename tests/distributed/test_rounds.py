@@ -16,8 +16,8 @@ from ranks import ranks
 from small_runs import SMALL, settings_for, train, weights
 
 from cpulm.checkpoints import checkpoint as checkpoints
+from cpulm.data.batch_pieces import BatchPiece
 from cpulm.data.loader import Loader
-from cpulm.data.share import BatchPiece
 from cpulm.distributed.compression import Compression
 from cpulm.distributed.rounds import OwnRows, WeightedAverage, divided
 from cpulm.distributed.world import World

@@ -13,7 +13,7 @@ from ranks import ranks
 from small_runs import SMALL
 
 from cpulm.checkpoints import checkpoint as checkpoints
-from cpulm.data.share import BatchPiece, pieces_of, require_divisible
+from cpulm.data.batch_pieces import BatchPiece, pieces_of, require_divisible
 from cpulm.errors import SettingsError
 from cpulm.events import Event, StepDone, Validated, from_json
 

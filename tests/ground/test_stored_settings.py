@@ -66,10 +66,11 @@ def values_of(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
             exclude_max="exclusiveMaximum" in schema,
             allow_infinity=False,
         ).filter(lambda value: not 0 < value < 1e-30)
+    if kind == "array":
+        return st.lists(values_of(schema["items"]), min_size=1, max_size=3)
     simple: dict[str, st.SearchStrategy[Any]] = {
         "boolean": st.booleans(),
         "string": TEXTS,
-        "array": st.lists(TEXTS, min_size=1, max_size=3),
         "null": st.none(),
     }
     return simple[kind]
@@ -88,6 +89,19 @@ def any_settings(draw: st.DrawFn) -> Settings:
     values["model"]["n_embd"] = 2 * draw(st.integers(1, 4096))
     values["train"]["grad_accum_steps"] = draw(st.integers(1, 8))
     values["data"]["encoding"] = draw(st.sampled_from(["utf-8", "cp1252", "utf-16", "shift_jis"]))
+    values["data"]["weights"] = draw(st.sampled_from([[], [2.0] * len(values["data"]["source"])]))
+    values["distributed"]["nodes"] = draw(st.sampled_from(["1", "2", "1:4"]))
+    values["distributed"]["rendezvous"] = draw(
+        st.sampled_from(["", "alpha", "192.168.1.5:29400", "[::1]:29400"])
+    )
+    rounds = [{"outer_steps": 0}, {"outer_steps": 30, "average_fraction": None}]
+    values["train"].update(draw(st.sampled_from(rounds)))
+    if not values["train"]["outer_steps"]:
+        values["distributed"]["mode"] = "sync"
+    values["train"]["records"] = values["train"]["records"] or values["data"]["chat"]
+    values["lora"]["projections"] = draw(st.sampled_from([[], ["q", "v"]]))
+    if not values["train"]["init_from"]:
+        values["lora"]["rank"] = 0
     kept = draw(st.sampled_from(HORIZONS))
     values["train"].update({name: None for name in HORIZONS if name != kept})
     return validate(values)
