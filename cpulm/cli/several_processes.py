@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from cpulm.distributed.begun_run import begun_run, keep_begun
 from cpulm.distributed_settings import DistributedSettings
 from cpulm.errors import DataError
 from cpulm.events import Event, Listener
@@ -41,8 +42,6 @@ def launch_if_wanted(settings: DistributedSettings) -> None:
 
 def restarted(out: Path | None, *, resume: bool) -> tuple[Path | None, bool]:
     """Return ``--out`` and ``--resume`` as they are after a process was lost: the run that has begun."""
-    from cpulm.distributed.join import begun_run
-
     begun = begun_run()
     if begun is not None:
         return begun, True
@@ -85,7 +84,7 @@ def watching(run: Path | None = None, *, json: bool, headless: bool) -> Iterator
         run: the run to resume; None for a new one. What the main process has counts.
     """
     from cpulm.api.recording import page_at_the_end
-    from cpulm.distributed.join import joined, keep_begun
+    from cpulm.distributed.join import joined
     from cpulm.ui.console import say, show_warning
     from cpulm.ui.watch import choose_mode, watch
 

@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 from cpulm.distributed.network import use_interface
@@ -18,28 +17,12 @@ from cpulm.system.process import host_name
 
 CONNECT_SECONDS = 60
 """How long the first connections may take."""
-LAUNCH = "CPULM_LAUNCH"
-"""The variable that names the file in which the processes of a launch keep where their run is."""
 START = "CPULM_START"
 """Set by the launchers: the same word in all processes that start together, and another at the next start."""
 HOSTS_RENDEZVOUS = "CPULM_HOSTS_RENDEZVOUS"
 """Set by the launcher on the machine where the processes meet."""
 _PATIENCE = timedelta(days=30)
 """Of exchanges: whether the others live, the pulse knows."""
-
-
-def begun_run() -> Path | None:
-    """The folder of the run that an earlier start by the same launcher has begun; None if none has."""
-    try:
-        return Path(Path(os.environ[LAUNCH]).read_text(encoding="utf-8"))
-    except (KeyError, OSError):
-        return None
-
-
-def keep_begun(run: Path) -> None:
-    """Tell later starts by the same launcher that the run has begun, and where it is."""
-    if LAUNCH in os.environ:
-        Path(os.environ[LAUNCH]).write_text(str(run.absolute()), encoding="utf-8")
 
 
 def is_worker() -> bool:

@@ -19,24 +19,35 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from torch.distributed import DistError, DistStoreError
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec, WorkerState
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
-from torch.distributed.elastic.rendezvous import RendezvousError, RendezvousHandler, RendezvousParameters
+from torch.distributed.elastic.rendezvous import (
+    RendezvousClosedError,
+    RendezvousError,
+    RendezvousHandler,
+    RendezvousParameters,
+    RendezvousTimeoutError,
+)
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
 from cpulm import exit_codes
 from cpulm.command import cpulm_command
-from cpulm.distributed.join import HOSTS_RENDEZVOUS, LAUNCH, START, begun_run, require_gloo
+from cpulm.distributed.begun_run import LAUNCH, begun_run
+from cpulm.distributed.join import HOSTS_RENDEZVOUS, START, require_gloo
 from cpulm.distributed.meeting_place import MeetingPlace, meeting_place
+from cpulm.distributed.pulse import in_short
 from cpulm.distributed_settings import DistributedSettings
-from cpulm.errors import SettingsError, StoppedError
+from cpulm.errors import CpulmError, LostPeerError, SettingsError, StoppedError
 from cpulm.exit_codes import exit_in_words
 
 JOIN_SECONDS = 600
 """How long a machine waits for the others to join."""
 LAST_CALL_SECONDS = 5
 """How long more machines are waited for, once there are enough."""
+ANSWER_SECONDS = 60
+"""How long a machine that has met the others may take to say how many processes it starts."""
 SAVE_SECONDS = 600
 """How long processes that are asked to end may take to save."""
 _FINAL = (
@@ -55,6 +66,7 @@ def launch(arguments: Sequence[str], settings: DistributedSettings, say: Callabl
 
     Raises:
         SettingsError: if the machines cannot meet.
+        LostPeerError: if machines were lost, and did not meet again.
         StoppedError: if it was interrupted while no process was there.
     """
     require_gloo()
@@ -69,17 +81,34 @@ def launch(arguments: Sequence[str], settings: DistributedSettings, say: Callabl
         before = logging.root.manager.disable
         if not os.environ.get("CPULM_DEBUG"):
             logging.disable(logging.CRITICAL)  # torch's launcher; the processes speak for themselves
+        agent = None
         try:
             agent = _Agent(arguments, settings, place, _rendezvous(settings, place), say)
             with _passing_on_signals(agent):
                 return agent.exit_code()
-        except RendezvousError as error:
-            raise SettingsError(
-                f"{socket.gethostname()} did not meet the other machines at {place.endpoint}: {error}",
-                "start the same command on all of them within ten minutes",
-            ) from error
+        except (RendezvousError, DistError) as error:
+            raise _not_met(place, error, has_met=agent is not None and agent.has_met) from error
         finally:
             logging.disable(before)
+
+
+def _not_met(place: MeetingPlace, error: Exception, *, has_met: bool) -> CpulmError:
+    """The error of machines that did not meet: the first time, or after one of them was lost."""
+    here = socket.gethostname()
+    reasons: dict[type[Exception], str] = {
+        RendezvousTimeoutError: f"they did not come within {JOIN_SECONDS // 60} minutes",
+        RendezvousClosedError: "another machine has ended the run",
+    }
+    reason = reasons.get(type(error), in_short(error))
+    if has_met:
+        return LostPeerError(
+            f"{here} lost the other machines, and did not meet them again at {place.endpoint}: {reason}",
+            "start the command again on all of them, with --resume: it continues from its last checkpoint",
+        )
+    return SettingsError(
+        f"{here} did not meet the other machines at {place.endpoint}: {reason}",
+        f"start the same command on all of them within {JOIN_SECONDS // 60} minutes",
+    )
 
 
 def _rendezvous(settings: DistributedSettings, place: MeetingPlace) -> RendezvousHandler:
@@ -95,6 +124,7 @@ def _rendezvous(settings: DistributedSettings, place: MeetingPlace) -> Rendezvou
             is_host=place.is_here,
             join_timeout=JOIN_SECONDS,
             last_call_timeout=LAST_CALL_SECONDS,
+            read_timeout=ANSWER_SECONDS,
         )
     )
 
@@ -124,6 +154,8 @@ class _Agent(LocalElasticAgent):
         )
         super().__init__(spec, DefaultLogsSpecs(), exit_barrier_timeout=60, shutdown_timeout=SAVE_SECONDS)
         self._code = exit_codes.FINISHED
+        self.has_met = False
+        """Whether the processes of all machines have been started before."""
 
     def exit_code(self) -> int:
         """Run to the end, and return the processes' exit code."""
@@ -138,9 +170,23 @@ class _Agent(LocalElasticAgent):
         return [] if self._pcontext is None else list(self._pcontext.pids().values())
 
     def _rendezvous(self, worker_group: WorkerGroup) -> None:
+        while True:
+            try:
+                self._meet(worker_group)
+            except DistStoreError:  # one that came to the meeting was lost before it could say who it is
+                if self._remaining_restarts == 0:
+                    raise
+                self._remaining_restarts -= 1
+                self._say("a machine was lost while the machines met: meeting again")
+            else:
+                self.has_met = True
+                return
+
+    def _meet(self, worker_group: WorkerGroup) -> None:
         # torch says where a round's store is only in the first round of a machine: one that joins later would
         # wait for it in vain, and one that stays would use the store of a machine that may have left.
-        self._rdzv_handler._bootstrap_store_info = None
+        handler: Any = self._rdzv_handler
+        handler._bootstrap_store_info = None
         super()._rendezvous(worker_group)
         met: Any = worker_group  # torch's types say that nothing has met
         if met.group_rank == 0:
