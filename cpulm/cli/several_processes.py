@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
+from pydantic import ValidationError
 
 from cpulm.distributed.begun_run import begun_run, keep_begun
 from cpulm.distributed_settings import DistributedSettings
@@ -49,16 +50,24 @@ def restarted(out: Path | None, *, resume: bool) -> tuple[Path | None, bool]:
 
 
 def stored(path: Path, changes: Mapping[str, Any]) -> DistributedSettings:
-    """The settings of the processes of the run at ``path``, with ``changes`` by dotted key."""
+    """The settings of the processes of the run at ``path``, with ``changes`` by dotted key.
+
+    Stored ones that cannot be used, such as those of another version, are left out as a whole.
+
+    Raises:
+        SettingsError: if a change is wrong.
+    """
     from cpulm.runs.stored_settings import read_settings
+    from cpulm.settings_resolver import validate
 
     given = {key.partition(".")[2]: value for key, value in changes.items() if key.startswith("distributed.")}
     given = {key: value for key, value in given.items() if value is not None}
+    changed = validate({"distributed": given}).distributed
     try:
-        kept = read_settings(RunDir(path if path.is_dir() else path.parent)).get("distributed", {})
-    except DataError:
-        kept = {}
-    return DistributedSettings.model_validate({**kept, **given})
+        kept = read_settings(RunDir(path if path.is_dir() else path.parent)).get("distributed")
+        return DistributedSettings.model_validate({**kept, **given}) if isinstance(kept, dict) else changed
+    except (DataError, ValidationError):
+        return changed
 
 
 @dataclass(frozen=True)

@@ -201,6 +201,11 @@ def test_resume_names_a_folder_that_is_not_a_run(folder: Path) -> None:
     for path in (".", "rhyme.txt", "absent"):
         done = cpulm(folder, "resume", path)
         assert done.returncode == 3, path
+    unusable = ("distributed: {processes: many}", "distributed: 5", "distributed: {new: 1}")
+    for number, text in enumerate(unusable):
+        (folder / f"run-{number}").mkdir()
+        (folder / f"run-{number}" / "settings.yaml").write_text(text)
+        assert cpulm(folder, "resume", f"run-{number}").returncode == 3, text
     (folder / "not.pt").write_text("x" * 1000)
     done = cpulm(folder, "resume", "not.pt")
     assert done.returncode == 3

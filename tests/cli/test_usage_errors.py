@@ -51,6 +51,7 @@ WRONG = [
     ("generate RUN --max-new-tokens many", "--max-new-tokens many: this is not a whole number", "N: Max"),
     ("generate RUN --num-samples 0", "--num-samples 0: this must be at least 1", "--num-samples N: "),
     ("resume", "RUN is missing", "such as `cpulm resume runs/tiny-1`"),
+    ("resume runs/x --nproc abc", "--nproc abc: must be a whole number", "distributed.processes: "),
     ("resume a b", "b: too many arguments", "cpulm resume RUN [OPTIONS]"),
     ("evaluate", "RUN is missing", "such as `cpulm evaluate runs/tiny-1`"),
     ("evaluate notes.txt", "notes.txt is neither a run nor a checkpoint", "--data notes.txt"),
