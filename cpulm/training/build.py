@@ -165,7 +165,7 @@ def build_trainer(
     state = TrainState()
     own_states = None
     if settings.distributed.mode == "diloco" and world.size > 1:
-        own_states = OwnStates(world, str(world.share(str(run.path))))
+        own_states = OwnStates(world, str(world.share(str(run.path.resolve()))))
     if checkpoint is not None:
         _require_same_data(checkpoint, tokens)
         checkpoint = _own_checkpoint(checkpoint, own_states, world, emit)

@@ -158,7 +158,7 @@ def test_two_processes_meet_at_the_borders_and_a_resumed_run_is_bit_identical(
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     done = ranks(tmp_path, 2, "train", str(text), f"--out={whole}", *options())
     assert [one.returncode for one in done] == [0, 0], done[0].stderr
-    ranks(tmp_path, 2, "train", str(text), f"--out={parts}", *options("train.steps=5"))
+    ranks(tmp_path, 2, "train", str(text), "--out=parts", *options("train.steps=5"))
     kept = checkpoints.load(parts / "latest.pt")
     assert any(state["lost"].any() for state in kept.optimizer_states[-1]["state"].values())
     elsewhere = tmp_path / "elsewhere"  # where no process finds states of its own
