@@ -62,6 +62,14 @@ def test_a_flat_curve_has_little_to_gain(make_run: MakeRun) -> None:
     assert "converged" in findings
 
 
+def test_no_loss_below_0_is_promised(make_run: MakeRun) -> None:
+    def known_by_heart(step: int) -> float:
+        return 5 * step**-1.8
+
+    report = make_run(loss=known_by_heart, val_loss=known_by_heart)
+    assert all(finding.figures.get("loss_then", 0.0) >= 0 for finding in found(report).values())
+
+
 def test_the_decay_of_the_learning_rate_is_not_taken_for_progress(make_run: MakeRun) -> None:
     """In the last half the loss falls by half a nat for the decay alone."""
 
