@@ -59,12 +59,12 @@ def begin(
         require_lasting_text([settings.data], "--overnight")
         background.train_overnight(sys.argv[2:], out, AUTO if make else settings.preset or "run", json=json)
         return
-    several_processes.launch_if_wanted(settings.distributed)
     if make is not None and settings.distributed.needs_launcher:
         raise SettingsError(
             "a planned run has one process, and several are asked for",
             "choose the settings: --preset NAME (`cpulm benchmark --max-time` plans them)",
         )
+    several_processes.launch_if_wanted(settings.distributed)
     from cpulm.training import run
 
     with several_processes.watching(json=json, headless=headless) as watched:
