@@ -70,14 +70,11 @@ def launch(arguments: Sequence[str], settings: DistributedSettings, say: Callabl
         StoppedError: if it was interrupted while no process was there.
     """
     require_gloo()
-    fewest, most = settings.node_range
     place = meeting_place(settings, say)
     if place.is_here:
         os.environ[HOSTS_RENDEZVOUS] = "1"
     with tempfile.TemporaryDirectory(prefix="cpulm-launch-") as folder:
         os.environ[LAUNCH] = str(Path(folder) / "run")
-        if most > 1:
-            say(f"waiting for {fewest} machine{'s' * (fewest > 1)} to meet at {place.endpoint}")
         before = logging.root.manager.disable
         if not os.environ.get("CPULM_DEBUG"):
             logging.disable(logging.CRITICAL)  # torch's launcher; the processes speak for themselves
@@ -140,7 +137,7 @@ class _Agent(LocalElasticAgent):
         handler: RendezvousHandler,
         say: Callable[[str], None],
     ) -> None:
-        self._say = say
+        self._say, self._place, self._nodes = say, place, settings.node_range
         program, *rest = cpulm_command(*arguments)
         spec = WorkerSpec(
             role="cpulm",
@@ -170,7 +167,12 @@ class _Agent(LocalElasticAgent):
         return [] if self._pcontext is None else list(self._pcontext.pids().values())
 
     def _rendezvous(self, worker_group: WorkerGroup) -> None:
+        fewest, most = self._nodes
         while True:
+            if most > 1:
+                self._say(
+                    f"waiting for {fewest} machine{'s' * (fewest > 1)} to meet at {self._place.endpoint}"
+                )
             try:
                 self._meet(worker_group)
             except DistStoreError:  # one that came to the meeting was lost before it could say who it is
