@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -13,8 +14,10 @@ from cpulm.distributed.network import use_interface
 from cpulm.distributed.pulse import Pulse, in_short
 from cpulm.distributed.world import SOLO, World
 from cpulm.errors import CpulmError, SettingsError
-from cpulm.system.process import host_name
+from cpulm.system.process import host_name, start_token
 
+WORDS_SECONDS = 10
+"""How long a process that ends waits for the main one on its machine to say why."""
 CONNECT_SECONDS = 60
 """How long the first connections may take."""
 START = "CPULM_START"
@@ -58,6 +61,7 @@ def joined(*, has_run: bool = False) -> Iterator[World]:
     except CpulmError as error:
         pulse.end(error)
         if not world.is_main and world.hosts[world.rank] == world.hosts[0]:
+            _wait_for_end(pulse.pids_here[0])  # the launcher ends the main process, which first says why
             raise SystemExit(error.exit_code) from error
         raise
     finally:
@@ -99,6 +103,12 @@ def _join(has_run: bool) -> tuple[World, Pulse, Callable[[], None]]:
     pulse = Pulse(store, own, rank, names, here)
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     return World(rank, size, local_rank, local_size, hosts, group, pulse), pulse, dist.destroy_process_group
+
+
+def _wait_for_end(pid: int) -> None:
+    deadline = time.monotonic() + WORDS_SECONDS
+    while start_token(pid) is not None and time.monotonic() < deadline:
+        time.sleep(0.05)
 
 
 def _introduced(store: Any, rank: int, size: int, has_run: bool) -> tuple[int, list[dict[str, Any]]]:

@@ -70,10 +70,10 @@ def launch(arguments: Sequence[str], settings: DistributedSettings, say: Callabl
         StoppedError: if it was interrupted while no process was there.
     """
     require_gloo()
-    place = meeting_place(settings, say)
-    if place.is_here:
-        os.environ[HOSTS_RENDEZVOUS] = "1"
-    with tempfile.TemporaryDirectory(prefix="cpulm-launch-") as folder:
+    with _environment_restored(), tempfile.TemporaryDirectory(prefix="cpulm-launch-") as folder:
+        place = meeting_place(settings, say)
+        if place.is_here:
+            os.environ[HOSTS_RENDEZVOUS] = "1"
         os.environ[LAUNCH] = str(Path(folder) / "run")
         before = logging.root.manager.disable
         if not os.environ.get("CPULM_DEBUG"):
@@ -87,6 +87,17 @@ def launch(arguments: Sequence[str], settings: DistributedSettings, say: Callabl
             raise _not_met(place, error, has_met=agent is not None and agent.has_met) from error
         finally:
             logging.disable(before)
+
+
+@contextmanager
+def _environment_restored() -> Iterator[None]:
+    """What the processes inherit is taken back from this one's environment."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _not_met(place: MeetingPlace, error: Exception, *, has_met: bool) -> CpulmError:
