@@ -64,7 +64,8 @@ def test_a_flat_curve_has_little_to_gain(make_run: MakeRun) -> None:
 
 def test_no_loss_below_0_is_promised(make_run: MakeRun) -> None:
     def known_by_heart(step: int) -> float:
-        return 5 * step**-1.8
+        loss: float = 5 * step**-1.8
+        return loss
 
     report = make_run(loss=known_by_heart, val_loss=known_by_heart)
     assert all(finding.figures.get("loss_then", 0.0) >= 0 for finding in found(report).values())
