@@ -102,7 +102,7 @@ def _improving(log: RunLog, settings: dict[str, Any], figures: Figures) -> Itera
     more = seconds * figures.tokens / figures.seconds
     tokens, losses, source = _losses_to_fit(log, figures)
     found = gain(tokens, losses, figures.tokens, more, figures.train_tokens)
-    # No loss is below 0: near it, of a text that is known by heart, the law does not hold.
+    # A loss cannot be below 0. For a text that the model knows by heart, the law would promise that.
     if found is not None and found.nats < figures.best_loss:
         found, source = _include_decay(log, figures, found, more, source)
         at_the_end = "" if _decay_is_ahead(log, settings, figures) else " at the end"

@@ -180,7 +180,7 @@ def load(checkpoint: Path, flags: Mapping[str, Any], request: GenerateRequest) -
         model, tokenizer, loaded, _ = load_trained(checkpoint, flags, show_warning)
         if knows_chat(tokenizer):
             show_warning(
-                f"this model answers messages: `cpulm chat {typed(checkpoint)}`; here it goes on with text"
+                f"this model answers messages: `cpulm chat {typed(checkpoint)}`; this continues text"
             )
         return Writer(model, tokenizer, loaded, sampling, request)
 

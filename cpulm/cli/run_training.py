@@ -61,7 +61,7 @@ def begin(
         return
     if make is not None and settings.distributed.needs_launcher:
         raise SettingsError(
-            "a planned run has one process, and several are asked for",
+            "a plan is for a run of one process, and --nproc or --nnodes asks for several",
             "choose the settings: --preset NAME (`cpulm benchmark --max-time` plans them)",
         )
     several_processes.launch_if_wanted(settings.distributed)

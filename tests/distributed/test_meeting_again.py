@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -13,9 +14,11 @@ from ranks import free_port
 from torch.distributed.elastic.rendezvous import RendezvousClosedError
 
 from cpulm.distributed import launch
-from cpulm.distributed.join import START
+from cpulm.distributed.begun_run import LAUNCH
+from cpulm.distributed.join import HOSTS_RENDEZVOUS, START
 from cpulm.distributed.meeting_place import MeetingPlace
 from cpulm.distributed_settings import DistributedSettings
+from cpulm.errors import SettingsError
 from cpulm.exit_codes import LOST, SETTINGS
 
 HERE = "127.0.0.1"
@@ -78,6 +81,18 @@ def test_a_machine_that_is_lost_while_they_meet_may_come_again(
         rank, size, store = meet(returns)
         assert (rank, size) == (1, 2)
         assert met.result() == (0, 2, store)
+
+
+def test_a_launch_leaves_the_environment_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_meeting(*_: object) -> None:
+        assert {LAUNCH, HOSTS_RENDEZVOUS} <= set(os.environ)
+        raise RendezvousClosedError
+
+    monkeypatch.setattr(launch, "_rendezvous", no_meeting)
+    before = dict(os.environ)
+    with pytest.raises(SettingsError, match="did not meet"):
+        launch.launch([], DistributedSettings(processes=2), print)
+    assert dict(os.environ) == before
 
 
 def test_machines_that_do_not_meet_say_why(machine: Callable[[], Any]) -> None:
