@@ -27,7 +27,7 @@ from cpulm.execution.stopwatch import best_seconds
 from cpulm.execution.update import StepTimer, TrainingParts, training_update
 from cpulm.model.counts import count
 from cpulm.settings import Settings
-from cpulm.settings_resolver import resolve
+from cpulm.settings.resolve_settings import resolve
 from cpulm.system.machine import read_machine
 from cpulm.training.build import build_parts
 from cpulm.ui.tables import rows

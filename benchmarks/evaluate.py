@@ -32,7 +32,7 @@ from cpulm.evaluation.text_windows import Protocol, batches, windows
 from cpulm.evaluation.validation_loss import evaluate
 from cpulm.execution.runtime import Runtime, choose_runtime
 from cpulm.settings import Settings
-from cpulm.settings_resolver import resolve
+from cpulm.settings.resolve_settings import resolve
 from cpulm.system.machine import read_machine
 from cpulm.system.precisions import has_fast_int8
 from cpulm.training.build import build_random_parts

@@ -31,7 +31,7 @@ from cpulm.generation.generate import Generation
 from cpulm.generation.sampling import Sampling
 from cpulm.model.transformer import Transformer
 from cpulm.settings import ModelSettings
-from cpulm.settings_resolver import resolve
+from cpulm.settings.resolve_settings import resolve
 from cpulm.system.machine import read_machine
 
 VOCAB_SIZE = 65

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from cpulm.events import Event, Listener, StepDone, Validated
-from cpulm.settings_resolver import resolve
+from cpulm.settings.resolve_settings import resolve
 from cpulm.training import run as runs
 
 SETTINGS = (

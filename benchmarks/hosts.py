@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 from network_hosts import Host, Link, link_named, network, why_not
 
 from cpulm.run_dir import RunDir
-from cpulm.settings_resolver import resolve
+from cpulm.settings.resolve_settings import resolve
 
 PORT = 29400
 

@@ -48,7 +48,7 @@ def our_work(preset: str, precision: str, kind: str) -> Iterator[int]:
     from cpulm.execution.update import StepTimer, training_update
     from cpulm.generation.generate import Generation
     from cpulm.generation.sampling import Sampling
-    from cpulm.settings_resolver import resolve
+    from cpulm.settings.resolve_settings import resolve
     from cpulm.system.machine import read_machine
     from cpulm.training.build import build_random_parts
 

@@ -28,7 +28,7 @@ def serve_updates(preset: str, precision: str) -> None:
     """Takes a turn for each line on stdin, and writes the seconds of an update."""
     from cpulm.execution.runtime import choose_runtime
     from cpulm.execution.update import StepTimer, training_update
-    from cpulm.settings_resolver import resolve
+    from cpulm.settings.resolve_settings import resolve
     from cpulm.system.machine import read_machine
     from cpulm.training.build import build_random_parts
 

@@ -38,7 +38,7 @@ from cpulm.model.counts import count
 from cpulm.optim.build_optimizers import set_lr_scale
 from cpulm.optim.schedule import lr_scale
 from cpulm.settings import Settings
-from cpulm.settings_resolver import resolve
+from cpulm.settings.resolve_settings import resolve
 from cpulm.system.machine import read_machine
 from cpulm.training.build import build_parts
 

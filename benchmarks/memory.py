@@ -26,7 +26,7 @@ from cpulm.execution.runtime import choose_runtime
 from cpulm.execution.step_timing import measure_step
 from cpulm.model.counts import count
 from cpulm.settings import Settings, changed
-from cpulm.settings_resolver import resolve
+from cpulm.settings.resolve_settings import resolve
 from cpulm.system.machine import read_machine
 from cpulm.training.build import build_random_parts
 

@@ -40,7 +40,7 @@ from cpulm.interrupts import StopRequest
 from cpulm.run_dir import RunDir
 from cpulm.runlog.writer import MetricsWriter
 from cpulm.settings import Settings
-from cpulm.settings_resolver import resolve
+from cpulm.settings.resolve_settings import resolve
 from cpulm.system.machine import read_machine
 from cpulm.system.monitor import Monitor
 from cpulm.training.build import build_parts, build_trainer

@@ -46,7 +46,7 @@ from cpulm.execution.step_timing import fp32_peak
 from cpulm.model.counts import flops_per_token
 from cpulm.runlog.find_event import first_event
 from cpulm.runlog.tail import Tail
-from cpulm.settings_resolver import resolve
+from cpulm.settings.resolve_settings import resolve
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS, OURS_FP32 = "cpulm", "cpulm, fp32"

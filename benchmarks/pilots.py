@@ -24,7 +24,7 @@ from typing import Any
 
 from cpulm.events import Validated
 from cpulm.runlog.find_event import last_event
-from cpulm.settings_resolver import resolve
+from cpulm.settings.resolve_settings import resolve
 from cpulm.ui.tables import rows
 
 

@@ -24,7 +24,7 @@ import torch
 from cpulm.execution.runtime import choose_runtime
 from cpulm.execution.update import StepTimer, training_update
 from cpulm.settings import Settings
-from cpulm.settings_resolver import resolve
+from cpulm.settings.resolve_settings import resolve
 from cpulm.system.machine import read_machine
 from cpulm.training.build import build_random_parts
 

@@ -24,7 +24,7 @@ from cpulm.benchmark.planner import Planner
 from cpulm.estimate.learning_law import Expectation
 from cpulm.events import Event, StepDone, Validated
 from cpulm.settings import HORIZONS, changed
-from cpulm.settings_resolver import AUTO, resolve
+from cpulm.settings.resolve_settings import AUTO, resolve
 from cpulm.training import run as runs
 from cpulm.ui.tables import rows
 

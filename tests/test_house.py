@@ -26,19 +26,10 @@ SOURCES = sorted(
 
 GROUND = (
     *("errors", "exit_codes", "units", "atomic", "cache_dir", "run_dir", "events", "progress", "interrupts"),
-    *("command", "kernel_variants", "layer_shapes", "openmp_functions", "setting_types", "record_settings"),
-    *(
-        "distributed_settings",
-        "lora_settings",
-        "settings",
-        "settings_resolver",
-        "preset_files",
-        "typed_json",
-        "regular_file",
-    ),
-    "yaml_file",
+    *("command", "kernel_variants", "layer_shapes", "openmp_functions", "settings", "preset_files"),
+    *("typed_json", "regular_file", "yaml_file"),
 )
-"""Modules of the ground, which every room may import; ``native`` only :data:`GROUND_OF_NATIVE`."""
+"""The ground, which every room may import; ``native`` only :data:`GROUND_OF_NATIVE`."""
 
 GROUND_OF_NATIVE = ("atomic", "errors", "openmp_functions")
 """Compiled libraries are written whole or not at all, and run on torch's threads; they know no settings."""
@@ -121,7 +112,7 @@ def room_of(module: str) -> str:
     parts = module.split(".")
     if parts[-1] == "__main__":
         return "cli"
-    return parts[1] if len(parts) > 2 or parts[-1] in ROOMS else "ground"
+    return parts[1] if len(parts) > 1 and parts[1] not in GROUND else "ground"
 
 
 def module_of(source: str) -> str:

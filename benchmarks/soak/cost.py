@@ -11,9 +11,9 @@ from typing import Any
 from cpulm.data.prepare import prepare
 from cpulm.execution.runtime import choose_runtime
 from cpulm.interrupts import StopRequest
-from cpulm.record_settings import CheckpointSettings
 from cpulm.run_dir import RunDir
-from cpulm.settings_resolver import resolve
+from cpulm.settings.record_settings import CheckpointSettings
+from cpulm.settings.resolve_settings import resolve
 from cpulm.system.machine import read_machine
 from cpulm.training.build import build_parts, build_trainer
 

@@ -22,7 +22,7 @@ from benchmarks.soak import small
 from cpulm.data.tokenfile import TokenFolder
 from cpulm.errors import CpulmError
 from cpulm.run_dir import RunDir
-from cpulm.settings_resolver import resolve
+from cpulm.settings.resolve_settings import resolve
 
 RESUMED = 20
 """Number of damaged checkpoints that are also resumed from, to the end."""

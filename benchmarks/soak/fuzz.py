@@ -40,7 +40,7 @@ from cpulm.run_dir import RunDir
 from cpulm.runlog.tail import read_events
 from cpulm.runlog.truncate import truncate_after
 from cpulm.runs import lock, status, supervisor_state
-from cpulm.settings_resolver import resolve, validate
+from cpulm.settings.resolve_settings import resolve, validate
 from cpulm.ui.console import stderr
 from cpulm.ui.dashboard import render, render_summary
 from cpulm.ui.replay import snapshot_of

@@ -17,7 +17,7 @@ from cpulm.run_dir import RunDir
 from cpulm.runlog.truncate import truncate_after
 from cpulm.runlog.writer import MetricsWriter
 from cpulm.settings import Settings
-from cpulm.settings_resolver import resolve
+from cpulm.settings.resolve_settings import resolve
 from cpulm.training import run as runs
 
 SMALL = (

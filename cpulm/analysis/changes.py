@@ -6,7 +6,7 @@ from typing import Any
 
 from cpulm.analysis.report import SettingChange
 from cpulm.preset_files import preset_names
-from cpulm.settings_resolver import resolve
+from cpulm.settings.resolve_settings import resolve
 
 
 def changes_from_preset(settings: dict[str, Any]) -> tuple[SettingChange, ...]:

@@ -27,7 +27,7 @@ from cpulm.generation.sampling import Sampling
 from cpulm.model.counts import count
 from cpulm.model.transformer import Transformer
 from cpulm.settings import Settings
-from cpulm.settings_resolver import resolve
+from cpulm.settings.resolve_settings import resolve
 from cpulm.system.machine import read_machine
 
 LOG = logging.getLogger("cpulm")

@@ -16,13 +16,13 @@ def resolve_new_run(preset: str | None, given: Mapping[str, Any]) -> tuple[Setti
     """Resolve the settings of a new run, and what makes settings of planned values if it is to be planned.
 
     Args:
-        given: the arguments of :func:`cpulm.settings_resolver.resolve` but the preset.
+        given: the arguments of :func:`cpulm.settings.resolve_settings.resolve` but the preset.
 
     Raises:
         SettingsError: as ``resolve``; or if a planned run is to begin with a model.
         DataError: if the model that it begins with cannot be read.
     """
-    from cpulm.settings_resolver import AUTO, resolve
+    from cpulm.settings.resolve_settings import AUTO, resolve
 
     typed = resolve(None if preset == AUTO else preset, **given)
     if typed.train.init_from is not None:
@@ -43,7 +43,7 @@ def _or_default(preset: str | None, given: Mapping[str, Any]) -> str | None:
 
 def _beginning_with(typed: Settings, preset: str | None, given: Mapping[str, Any]) -> Settings:
     """The settings of a run that begins with the model that ``typed``, the user's settings, name."""
-    from cpulm.settings_resolver import resolve
+    from cpulm.settings.resolve_settings import resolve
     from cpulm.training.initial import initial_settings, read_initial
 
     assert typed.train.init_from is not None

@@ -16,7 +16,7 @@ from cpulm.api.recording import page_at_the_end
 from cpulm.command import typed
 from cpulm.errors import SettingsError, StoppedError
 from cpulm.events import Event, Listener, Notice, RunFinished
-from cpulm.settings_resolver import is_given
+from cpulm.settings.resolve_settings import is_given
 from cpulm.training import run
 
 _LEVELS = {"info": logging.INFO, "warning": logging.WARNING}

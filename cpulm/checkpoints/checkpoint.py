@@ -28,7 +28,7 @@ from cpulm.optim.restore_state import restore_state
 from cpulm.optim.weight_average import WeightAverage
 from cpulm.regular_file import open_regular
 from cpulm.settings import Settings
-from cpulm.settings_resolver import validate
+from cpulm.settings.resolve_settings import validate
 from cpulm.typed_json import from_record, shown
 
 _T = TypeVar("_T")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from cpulm.setting_types import LARGEST
+from cpulm.settings.setting_types import LARGEST
 from cpulm.typed_json import from_record
 
 SPIKE_UPDATES = 5

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from cpulm.checkpoints.checkpoint import Checkpoint, no_fit
-from cpulm.lora_settings import LoraSettings
 from cpulm.model.lora import merged
 from cpulm.settings import changed
+from cpulm.settings.lora_settings import LoraSettings
 
 _MOST_SHOWN = 200
 

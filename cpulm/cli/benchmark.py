@@ -129,7 +129,7 @@ def benchmark(
     import os
 
     from cpulm.errors import SettingsError
-    from cpulm.settings_resolver import AUTO, is_given, resolve
+    from cpulm.settings.resolve_settings import AUTO, is_given, resolve
 
     flags = with_text(flags, text)
     _require_sense(all_presets, quick, max_time, pilots or out is not None, hosts, network)

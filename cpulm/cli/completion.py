@@ -78,7 +78,7 @@ def choices(key: str) -> Callable[[str], list[str]]:
 
 def assignment(incomplete: str) -> list[str]:
     """``KEY=`` for every setting; behind the sign the words that it takes."""
-    from cpulm.settings_resolver import known_keys
+    from cpulm.settings.resolve_settings import known_keys
 
     key, equals, _ = incomplete.partition("=")
     if equals:
@@ -87,7 +87,7 @@ def assignment(incomplete: str) -> list[str]:
 
 
 def _words(key: str) -> list[str]:
-    from cpulm.settings_resolver import allowed_values
+    from cpulm.settings.resolve_settings import allowed_values
 
     return allowed_values(key)
 

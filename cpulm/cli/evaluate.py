@@ -147,7 +147,7 @@ def evaluate(
     """
     import os
 
-    from cpulm.settings_resolver import resolve
+    from cpulm.settings.resolve_settings import resolve
 
     models, texts = _models_and_texts(runs or [], checkpoint or [], data or [])
     given = {

@@ -67,7 +67,7 @@ def ignored_by_resume(
 
     Args:
         taken: keys of settings that a resumed run takes.
-        given: ``environ``, ``assignments`` and ``flags`` of :func:`cpulm.settings_resolver.resolve`.
+        given: ``environ``, ``assignments`` and ``flags`` of :func:`cpulm.settings.resolve_settings.resolve`.
 
     Raises:
         SettingsError: if a setting is wrong.
@@ -77,7 +77,7 @@ def ignored_by_resume(
     from cpulm.run_dir import RunDir
     from cpulm.runs.stored_settings import read_settings
     from cpulm.settings import changed
-    from cpulm.settings_resolver import is_given, resolve
+    from cpulm.settings.resolve_settings import is_given, resolve
 
     asked = resolve(preset, config, **given)
     asked = changed(asked, data=absolute_sources(asked.data))

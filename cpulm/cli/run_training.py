@@ -54,7 +54,7 @@ def begin(
     if overnight:
         from cpulm.cli import overnight as background
         from cpulm.data.sources import require_lasting_text
-        from cpulm.settings_resolver import AUTO
+        from cpulm.settings.resolve_settings import AUTO
 
         require_lasting_text([settings.data], "--overnight")
         background.train_overnight(sys.argv[2:], out, AUTO if make else settings.preset or "run", json=json)

@@ -63,6 +63,6 @@ class SettingFlag:
             return self.convert(given)
         if self.many or not self.metavar:
             return given
-        from cpulm.settings_resolver import parse_value
+        from cpulm.settings.resolve_settings import parse_value
 
         return parse_value(given, self.key)

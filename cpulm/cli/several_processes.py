@@ -14,10 +14,10 @@ import typer
 from pydantic import ValidationError
 
 from cpulm.distributed.begun_run import begun_run, keep_begun
-from cpulm.distributed_settings import DistributedSettings
 from cpulm.errors import DataError
 from cpulm.events import Event, Listener
 from cpulm.run_dir import RunDir
+from cpulm.settings.distributed_settings import DistributedSettings
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -58,7 +58,7 @@ def stored(path: Path, changes: Mapping[str, Any]) -> DistributedSettings:
         SettingsError: if a change is wrong.
     """
     from cpulm.runs.stored_settings import read_settings
-    from cpulm.settings_resolver import validate
+    from cpulm.settings.resolve_settings import validate
 
     given = {key.partition(".")[2]: value for key, value in changes.items() if key.startswith("distributed.")}
     given = {key: value for key, value in given.items() if value is not None}

@@ -91,7 +91,7 @@ def tokenize(
     import os
 
     from cpulm.errors import SettingsError
-    from cpulm.settings_resolver import resolve
+    from cpulm.settings.resolve_settings import resolve
     from cpulm.ui.watch import choose_mode, watch
 
     if list_cache or prune_cache is not None:

@@ -122,7 +122,7 @@ def train(
     from cpulm.cli.learning_rates import check_rates
     from cpulm.cli.no_effect import ignored_by_resume, without_effect
     from cpulm.errors import SettingsError
-    from cpulm.settings_resolver import is_given
+    from cpulm.settings.resolve_settings import is_given
     from cpulm.ui.console import show_warning
 
     if list_presets:

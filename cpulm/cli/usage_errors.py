@@ -88,7 +88,7 @@ def _as_setting(bare: str, context: Any) -> str:
     """The setting whose own name was typed as an option."""
     if "--set" not in _options(context.command):
         return ""
-    from cpulm.settings_resolver import known_keys
+    from cpulm.settings.resolve_settings import known_keys
 
     name = bare.replace("-", "_")
     keys = [

@@ -38,9 +38,9 @@ from cpulm.distributed.begun_run import LAUNCH, begun_run
 from cpulm.distributed.join import HOSTS_RENDEZVOUS, START, require_gloo
 from cpulm.distributed.meeting_place import MeetingPlace, meeting_place
 from cpulm.distributed.pulse import in_short
-from cpulm.distributed_settings import DistributedSettings
 from cpulm.errors import CpulmError, LostPeerError, SettingsError, StoppedError
 from cpulm.exit_codes import exit_in_words
+from cpulm.settings.distributed_settings import DistributedSettings
 
 JOIN_SECONDS = 600
 """How long a machine waits for the others to join."""

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from cpulm.distributed.network import is_own_address, own_address, use_interface
-from cpulm.distributed_settings import DistributedSettings
 from cpulm.errors import SettingsError
+from cpulm.settings.distributed_settings import DistributedSettings
 
 DEFAULT_PORT = 29400
 CONNECT_SECONDS = 45.0

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from cpulm.estimate.memory import expected_arithmetic, memory_bytes
 from cpulm.model.counts import count
 from cpulm.preset_files import preset_names
-from cpulm.settings_resolver import load_preset, resolve
+from cpulm.settings.resolve_settings import load_preset, resolve
 from cpulm.system.machine import Machine
 
 CHARACTERS = 66

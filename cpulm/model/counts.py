@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cpulm.layer_shapes import LinearShape
-from cpulm.lora_settings import LoraSettings
 from cpulm.settings import ModelSettings
+from cpulm.settings.lora_settings import LoraSettings
 
 LOGITS_IN_CHUNK = 1 << 21
 """Logits that the loss holds at once if it works in chunks."""

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from cpulm.layer_shapes import LinearShape
-from cpulm.lora_settings import LoraSettings
 from cpulm.model import fused
 from cpulm.model.transformer import Block, Transformer
 from cpulm.settings import ModelSettings
+from cpulm.settings.lora_settings import LoraSettings
 
 MARK = ".adapter."
 """What the names of adapters' matrices have between the layer's name and the projection's."""

@@ -20,7 +20,7 @@ from cpulm.pretrained.hf_config import GPT2_ACTIVATIONS
 from cpulm.pretrained.named_weights import Array, names_in
 from cpulm.pretrained.pretrained_model import OwnWeights, PretrainedModel, fitted_to_tokenizer, own_shapes
 from cpulm.settings import ModelSettings
-from cpulm.settings_resolver import validate
+from cpulm.settings.resolve_settings import validate
 from cpulm.typed_json import shown
 
 _FAMILIES: Mapping[str, Architecture] = {

@@ -10,7 +10,7 @@ from cpulm.errors import DataError, SettingsError
 from cpulm.layer_shapes import ACTIVATIONS
 from cpulm.pretrained.architecture import Architecture
 from cpulm.settings import ModelSettings
-from cpulm.settings_resolver import validate
+from cpulm.settings.resolve_settings import validate
 from cpulm.typed_json import from_record, shown
 
 _FAMILIES: Mapping[str, Architecture] = {

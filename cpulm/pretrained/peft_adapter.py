@@ -12,11 +12,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cpulm.layer_shapes import LinearShape
-from cpulm.lora_settings import LoraSettings
 from cpulm.model.lora import MARK, layers_of_block
 from cpulm.pretrained.architecture import Architecture, architecture_of
 from cpulm.pretrained.named_weights import names_in
 from cpulm.settings import ModelSettings
+from cpulm.settings.lora_settings import LoraSettings
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 

@@ -16,7 +16,7 @@ from cpulm.atomic import write_text
 from cpulm.errors import DataError, SettingsError
 from cpulm.run_dir import RunDir
 from cpulm.settings import Settings, settings_yaml
-from cpulm.settings_resolver import resolve
+from cpulm.settings.resolve_settings import resolve
 from cpulm.sweep.halving import Rung
 from cpulm.typed_json import from_record
 from cpulm.yaml_file import read_yaml, to_yaml

@@ -18,7 +18,7 @@ from cpulm.estimate import requirements
 from cpulm.estimate.memory import expected_arithmetic, memory_bytes
 from cpulm.events import Listener
 from cpulm.settings import HORIZONS, Settings, changed
-from cpulm.settings_resolver import is_given, resolve
+from cpulm.settings.resolve_settings import is_given, resolve
 from cpulm.sweep.choices import Axis, Combination, axes_of, drawn, grid
 from cpulm.sweep.halving import rung_steps, rungs
 from cpulm.sweep.plan import PLAN, Plan, SweepDir, Trial, is_same, keep_of, read_plan, trial_names, write_plan

@@ -13,9 +13,9 @@ from cpulm.checkpoints.checkpoint import Checkpoint
 from cpulm.command import typed
 from cpulm.errors import ResourceError
 from cpulm.events import CheckpointSaved, Listener, Notice, Progress
-from cpulm.record_settings import CheckpointSettings
 from cpulm.run_dir import RunDir
 from cpulm.settings import settings_yaml
+from cpulm.settings.record_settings import CheckpointSettings
 from cpulm.units import format_duration
 
 RETRY_SECONDS = 30.0

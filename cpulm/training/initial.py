@@ -15,11 +15,11 @@ from cpulm.data.tokenfile import TokenFolder
 from cpulm.data.tokenizer import KINDS, Tokenizer
 from cpulm.errors import DataError, SettingsError
 from cpulm.events import Listener, Notice
-from cpulm.lora_settings import LoraSettings
 from cpulm.model.counts import count, count_adapters
 from cpulm.pretrained.hf_folder import TOKENIZER
 from cpulm.pretrained.pretrained_model import FittedWeights
 from cpulm.settings import ModelSettings, Settings
+from cpulm.settings.lora_settings import LoraSettings
 from cpulm.typed_json import shown
 from cpulm.units import format_count
 

@@ -18,7 +18,7 @@ from cpulm.events import Listener, Notice
 from cpulm.optim.schedule import lr_scale
 from cpulm.run_dir import RunDir
 from cpulm.settings import HORIZONS, Settings
-from cpulm.settings_resolver import replaced
+from cpulm.settings.resolve_settings import replaced
 from cpulm.training.horizon import horizon_of
 from cpulm.units import format_bytes, format_count, format_duration
 

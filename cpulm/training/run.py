@@ -23,7 +23,7 @@ from cpulm.runs.lock import locked
 from cpulm.runs.status import is_complete
 from cpulm.runs.stop_file import watch_for_stop, withdraw_stop
 from cpulm.settings import Settings, changed, settings_yaml
-from cpulm.settings_resolver import replaced
+from cpulm.settings.resolve_settings import replaced
 from cpulm.training.build import build_trainer
 from cpulm.training.go_back import go_back_to
 from cpulm.training.other_processes import (

@@ -18,7 +18,7 @@ import cpulm
 from cpulm.errors import DataError, SettingsError
 from cpulm.evaluation.evaluate import EvaluationRequest, evaluate_checkpoints
 from cpulm.settings import RuntimeSettings
-from cpulm.settings_resolver import resolve
+from cpulm.settings.resolve_settings import resolve
 
 TEXT = "def load(path: Path) -> Checkpoint:\n    return read(path)\n" * 4
 

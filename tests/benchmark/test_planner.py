@@ -19,7 +19,7 @@ from cpulm.estimate import recipe
 from cpulm.estimate.learning_law import USUAL_BITS, measured_law
 from cpulm.events import Event, Notice, Progress
 from cpulm.settings import Settings, settings_yaml
-from cpulm.settings_resolver import AUTO, resolve
+from cpulm.settings.resolve_settings import AUTO, resolve
 from cpulm.training.run import prepare_run
 
 LINE = "the cat sat on the mat; the rat saw the cat and ran.\n"

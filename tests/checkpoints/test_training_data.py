@@ -20,7 +20,7 @@ from cpulm.data.tokenizer import Tokenizer, train_bpe
 from cpulm.errors import DataError
 from cpulm.events import Event, Notice
 from cpulm.settings import Settings
-from cpulm.settings_resolver import resolve
+from cpulm.settings.resolve_settings import resolve
 from cpulm.training import run as runs
 
 TEXT = "the cat sat on the mat and saw the rat.\n" * 60

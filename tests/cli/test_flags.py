@@ -20,7 +20,7 @@ from cpulm.cli.main import app
 from cpulm.cli.parser import OLD_SPELLINGS, option_name
 from cpulm.cli.peer_flags import PEERS
 from cpulm.cli.setting_flags import FLAGS
-from cpulm.settings_resolver import known_keys
+from cpulm.settings.resolve_settings import known_keys
 
 ROOT = Path(__file__).parents[2]
 FROZEN = Path(__file__).with_name("flags.txt")

@@ -11,7 +11,7 @@ from command_line import cpulm
 from cpulm.cli.no_effect import ignored_by_resume, without_effect
 from cpulm.run_dir import RunDir
 from cpulm.settings import settings_yaml
-from cpulm.settings_resolver import resolve
+from cpulm.settings.resolve_settings import resolve
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from cpulm.data.tokenizer import byte_tokenizer
 from cpulm.errors import CpulmError, DataError, SettingsError
 from cpulm.events import Event, Notice
 from cpulm.settings import DataSettings
-from cpulm.settings_resolver import resolve
+from cpulm.settings.resolve_settings import resolve
 
 TALK = [
     ("system", "Be <|end|> short."),

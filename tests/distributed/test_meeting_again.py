@@ -17,9 +17,9 @@ from cpulm.distributed import launch
 from cpulm.distributed.begun_run import LAUNCH
 from cpulm.distributed.join import HOSTS_RENDEZVOUS, START
 from cpulm.distributed.meeting_place import MeetingPlace
-from cpulm.distributed_settings import DistributedSettings
 from cpulm.errors import SettingsError
 from cpulm.exit_codes import LOST, SETTINGS
+from cpulm.settings.distributed_settings import DistributedSettings
 
 HERE = "127.0.0.1"
 

@@ -14,7 +14,7 @@ import pytest
 from cpulm.data.reading import Reading
 from cpulm.data.word_list import word_list_tokenizer
 from cpulm.generation.rules.python_rule import Written, load_function
-from cpulm.settings_resolver import resolve
+from cpulm.settings.resolve_settings import resolve
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 

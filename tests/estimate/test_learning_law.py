@@ -9,7 +9,7 @@ import pytest
 from cpulm.estimate.learning_law import USUAL_BITS, measured_law
 from cpulm.estimate.recipe import SHAPES, recipe, regularization, shape_settings, vocabulary
 from cpulm.settings import changed
-from cpulm.settings_resolver import resolve
+from cpulm.settings.resolve_settings import resolve
 
 
 def loss(params: float = 4e5, trained: float = 1e6, unique: float = 1e6, bits: float = USUAL_BITS) -> float:

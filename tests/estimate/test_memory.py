@@ -30,7 +30,7 @@ from cpulm.execution.update import StepTimer, training_update
 from cpulm.model.counts import count, count_adapters
 from cpulm.native.kernels import Kernels
 from cpulm.settings import Settings
-from cpulm.settings_resolver import resolve
+from cpulm.settings.resolve_settings import resolve
 from cpulm.system.machine import read_machine
 from cpulm.system.precisions import has_fast_int8
 from cpulm.training.build import build_random_parts

@@ -13,7 +13,7 @@ from cpulm.estimate.overfitting import risen_since
 from cpulm.estimate.recipe import regularization
 from cpulm.estimate.repeated_text import describe_passes, passes_warning
 from cpulm.estimate.requirements import estimate_requirements, expected_passes
-from cpulm.settings_resolver import resolve
+from cpulm.settings.resolve_settings import resolve
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from cpulm.errors import ResourceError
 from cpulm.estimate.memory import expected_arithmetic, memory_bytes
 from cpulm.estimate.requirements import check_memory, memory_for_run, nominal_seconds
 from cpulm.model.counts import flops_per_token
-from cpulm.settings_resolver import resolve
+from cpulm.settings.resolve_settings import resolve
 from cpulm.system.cgroup import read_limits
 from cpulm.system.machine import read_machine, within_limits
 from cpulm.system.monitor import resident_bytes

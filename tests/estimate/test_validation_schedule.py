@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from cpulm.estimate.validation_schedule import ValidationSchedule, validation_schedule
-from cpulm.settings_resolver import resolve
+from cpulm.settings.resolve_settings import resolve
 
 
 def due(schedule: ValidationSchedule, steps: int) -> list[int]:

@@ -16,7 +16,7 @@ from cpulm.execution.runtime import choose_runtime
 from cpulm.execution.step_timing import time_update
 from cpulm.execution.update import STEP_PARTS, StepTimer, TrainingParts, non_finite, training_update
 from cpulm.settings import Settings
-from cpulm.settings_resolver import resolve
+from cpulm.settings.resolve_settings import resolve
 from cpulm.system.machine import read_machine
 from cpulm.training.build import build_random_parts
 

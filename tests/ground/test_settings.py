@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from cpulm.errors import SettingsError
 from cpulm.settings import HORIZONS, ModelSettings, Settings, TrainSettings, changed
-from cpulm.settings_resolver import known_keys, replaced, validate
+from cpulm.settings.resolve_settings import known_keys, replaced, validate
 
 ROOT = Path(__file__).parents[2]
 SECTIONS = {name: spec.default for name, spec in Settings.model_fields.items() if name != "preset"}

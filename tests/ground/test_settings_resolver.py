@@ -10,7 +10,7 @@ import pytest
 from cpulm.errors import SettingsError
 from cpulm.preset_files import preset_names
 from cpulm.settings import HORIZONS, Settings
-from cpulm.settings_resolver import known_keys, load_preset, nearest, resolve
+from cpulm.settings.resolve_settings import known_keys, load_preset, nearest, resolve
 
 
 def write(folder: Path, text: str) -> Path:

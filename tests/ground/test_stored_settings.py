@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from cpulm.preset_files import preset_names
 from cpulm.settings import HORIZONS, Settings, settings_yaml
-from cpulm.settings_resolver import resolve, validate
+from cpulm.settings.resolve_settings import resolve, validate
 from cpulm.yaml_file import read_yaml
 
 

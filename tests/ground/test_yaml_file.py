@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from cpulm.errors import SettingsError
-from cpulm.settings_resolver import resolve
+from cpulm.settings.resolve_settings import resolve
 from cpulm.yaml_file import parse_yaml, read_yaml, to_yaml
 
 ANCHORS = "a: &a0 [x, x]\n" + "".join(

@@ -10,13 +10,13 @@ import torch
 from kernel_builds import NARROWER, BuildKernels
 from torch import Tensor
 
-from cpulm.lora_settings import LoraSettings
 from cpulm.model.cache import KVCache
 from cpulm.model.lora import adapt, merged
 from cpulm.model.transformer import Transformer
 from cpulm.native.decode import Decoder
 from cpulm.native.kernels import Kernels
 from cpulm.settings import ModelSettings, changed
+from cpulm.settings.lora_settings import LoraSettings
 
 VOCAB = 41
 QWEN3 = ModelSettings(n_layer=2, n_head=4, n_kv_head=2, n_embd=64, head_dim=32, n_inner=96, block_size=24)

@@ -10,12 +10,12 @@ from small_models import BLOCK, GPT2, a_model
 from torch import Tensor
 
 from cpulm.layer_shapes import LinearShape, Part
-from cpulm.lora_settings import LoraSettings
 from cpulm.model import fused
 from cpulm.model.counts import count_adapters, flops_per_token
 from cpulm.model.int8_linear import TorchQuantizer
 from cpulm.model.lora import Adapter, LowRank, adapt, merged
 from cpulm.model.transformer import Transformer
+from cpulm.settings.lora_settings import LoraSettings
 
 LORA = LoraSettings(rank=2, alpha=6.0)
 TOKENS = torch.arange(2 * BLOCK).remainder(37).view(2, BLOCK)

@@ -11,7 +11,7 @@ from cpulm.errors import SettingsError
 from cpulm.preset_files import preset_names
 from cpulm.pretrained.architecture import architecture_of
 from cpulm.settings import ModelSettings
-from cpulm.settings_resolver import resolve
+from cpulm.settings.resolve_settings import resolve
 
 
 @pytest.mark.parametrize(

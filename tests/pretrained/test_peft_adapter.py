@@ -13,11 +13,11 @@ from hf_models import hf_model, saved
 from safetensors.torch import load_file
 from torch import Tensor
 
-from cpulm.lora_settings import LoraSettings
 from cpulm.model.lora import adapt, merged
 from cpulm.model.transformer import Transformer
 from cpulm.pretrained.peft_adapter import CONFIG, WEIGHTS, write_adapter
 from cpulm.pretrained.read_pretrained import read_pretrained
+from cpulm.settings.lora_settings import LoraSettings
 
 LORA = LoraSettings(rank=2, alpha=8.0)
 SOME = LoraSettings(rank=3, alpha=6.0, projections=["q", "v", "down"])

@@ -18,7 +18,7 @@ from cpulm.events import Event, StepDone
 from cpulm.runlog.truncate import truncate_after
 from cpulm.runlog.writer import MetricsWriter
 from cpulm.settings import Settings
-from cpulm.settings_resolver import resolve
+from cpulm.settings.resolve_settings import resolve
 from cpulm.training import run as runs
 
 SMALL = [

@@ -6,7 +6,7 @@ from datetime import datetime, timezone
 
 import pytest
 
-from cpulm.settings_resolver import validate
+from cpulm.settings.resolve_settings import validate
 from cpulm.training.horizon import Horizon, horizon_of
 
 SEVEN = 1_000_000.0

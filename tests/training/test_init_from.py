@@ -18,7 +18,7 @@ from cpulm.errors import DataError, SettingsError
 from cpulm.events import Notice, Validated
 from cpulm.export.export_model import ExportRequest, export_model
 from cpulm.settings import Settings
-from cpulm.settings_resolver import resolve
+from cpulm.settings.resolve_settings import resolve
 from cpulm.training.initial import initial_settings, read_initial
 
 TEXT = "the quick brown fox jumps over the lazy dog. " * 100

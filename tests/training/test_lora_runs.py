@@ -19,7 +19,7 @@ from cpulm.model.lora import MARK, merged
 from cpulm.pretrained.peft_adapter import CONFIG, WEIGHTS
 from cpulm.run_dir import RunDir
 from cpulm.settings import Settings
-from cpulm.settings_resolver import resolve
+from cpulm.settings.resolve_settings import resolve
 from cpulm.training.initial import initial_settings, read_initial
 from cpulm.units import format_count
 

@@ -25,7 +25,7 @@ from cpulm.events import (
     from_json,
 )
 from cpulm.run_dir import RunDir
-from cpulm.settings_resolver import resolve
+from cpulm.settings.resolve_settings import resolve
 from cpulm.training import run as runs
 
 

@@ -10,7 +10,7 @@ from small_runs import of, settings_for, train
 
 from cpulm.errors import SettingsError
 from cpulm.events import Notice, Validated
-from cpulm.settings_resolver import resolve
+from cpulm.settings.resolve_settings import resolve
 
 
 def test_a_horizon_in_time_has_patience_by_default() -> None:

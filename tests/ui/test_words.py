@@ -11,7 +11,7 @@ from recorded_runs import validated
 
 from cpulm.errors import SettingsError
 from cpulm.events import RunFinished, from_json, to_json
-from cpulm.settings_resolver import known_keys, resolve
+from cpulm.settings.resolve_settings import known_keys, resolve
 from cpulm.ui.words import DURATIONS, describe_average, end_lines, typed_value
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from cpulm.setting_types import LARGEST, LARGEST_FIGURE, LARGEST_VOCABULARY, WIDEST, Seconds, Section
+from cpulm.settings.setting_types import LARGEST, LARGEST_FIGURE, LARGEST_VOCABULARY, WIDEST, Seconds, Section
 
 
 class EvalSettings(Section):

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from cpulm.setting_types import Section
+from cpulm.settings.setting_types import Section
 
 _MOST = 4096
 """The most processes on a machine, machines, and restarts."""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from cpulm.setting_types import LARGEST_FIGURE, WIDEST, Section, as_list
+from cpulm.settings.setting_types import LARGEST_FIGURE, WIDEST, Section, as_list
 
 Projection = Literal["q", "k", "v", "out", "gate", "up", "down"]
 
