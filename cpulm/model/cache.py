@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from cpulm.native.decode import Decoder
+from cpulm.native.decode import CachedSequences, Decoder, Placed
 from cpulm.settings import ModelSettings
 
 
@@ -39,10 +41,22 @@ class KVCache:
         shape = (settings.n_layer, batch_size, settings.kv_heads, max_tokens, settings.head_width)
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros(shape, dtype=dtype, device=device)
-        self.max_tokens = max_tokens
+        self.batch_size, self.max_tokens = batch_size, max_tokens
         self.length = 0
         self.decoder: Decoder | None = None
-        """The compiled decoder with this memory and a model's weights; None before its first use."""
+        """The compiled decoder of the model that uses this cache; None before its first use."""
+        self._sequences: CachedSequences | None = None
+
+    def positions(self, tokens: int) -> slice:
+        """The positions of the next ``tokens`` of each sequence.
+
+        Raises:
+            ValueError: if there is no room for them.
+        """
+        end = self.length + tokens
+        if end > self.max_tokens:
+            raise ValueError(f"{end} tokens, and the limit is {self.max_tokens}")
+        return slice(self.length, end)
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Append the new k and v [B, n_kv_head, T, head_dim] of one layer.
@@ -57,6 +71,12 @@ class KVCache:
         self.values[layer, :, :, self.length : end] = v
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
+    def placed(self) -> list[Placed]:
+        """The sequences in the form that the compiled decoder takes."""
+        if self._sequences is None:
+            self._sequences = CachedSequences(self.keys, self.values)
+        return [(self._sequences, self.length)]
+
     def advance(self, tokens: int) -> None:
         """Add ``tokens`` to the length, after all layers have appended them."""
         self.length += tokens
@@ -64,3 +84,56 @@ class KVCache:
     def clear(self) -> None:
         """Remove all tokens, but keep the memory."""
         self.length = 0
+
+
+class JoinedCaches:
+    """Caches of one model, at any lengths, whose sequences take one token each in a common step.
+
+    Stands for a cache in ``Transformer.forward(idx, cache=...)``: idx [B, 1] with the sequences of all caches
+    in their order. Without gradients only.
+    """
+
+    def __init__(self, caches: Sequence[KVCache]) -> None:
+        self.caches = caches
+
+    @property
+    def decoder(self) -> Decoder | None:
+        """See :class:`KVCache`."""
+        return self.caches[0].decoder
+
+    @decoder.setter
+    def decoder(self, decoder: Decoder) -> None:
+        self.caches[0].decoder = decoder
+
+    @property
+    def keys(self) -> Tensor:
+        """Those of the first cache: all have its dtype and its device."""
+        return self.caches[0].keys
+
+    @property
+    def batch_sizes(self) -> list[int]:
+        """The number of sequences of each cache."""
+        return [cache.batch_size for cache in self.caches]
+
+    def positions(self, tokens: int) -> Tensor:
+        """The positions [B, 1] of the next token of each sequence.
+
+        Raises:
+            ValueError: if there is no room for it, or it is not one token.
+        """
+        if tokens != 1:
+            raise ValueError(f"{tokens} tokens of each sequence, and joined caches take one")
+        starts = torch.tensor([cache.positions(1).start for cache in self.caches])
+        return starts.repeat_interleave(torch.tensor(self.batch_sizes))[:, None].to(self.keys.device)
+
+    def placed(self) -> list[Placed]:
+        """See :class:`KVCache`."""
+        return [one for cache in self.caches for one in cache.placed()]
+
+    def advance(self, tokens: int) -> None:
+        """See :class:`KVCache`."""
+        for cache in self.caches:
+            cache.advance(tokens)
+
+
+AnyCache = KVCache | JoinedCaches

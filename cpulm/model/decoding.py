@@ -10,16 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cpulm.model.cache import KVCache
+from cpulm.model.cache import AnyCache
 from cpulm.native.decode import Decoder, DecoderShape
 from cpulm.native.kernels import Kernels
 from cpulm.settings import ModelSettings
 
 
 def decoder_for(
-    kernels: Kernels | None, settings: ModelSettings, blocks: nn.ModuleList, cache: KVCache
+    kernels: Kernels | None, settings: ModelSettings, blocks: nn.ModuleList, cache: AnyCache
 ) -> Decoder | None:
-    """The decoder of ``blocks`` with ``cache``, built at the first call.
+    """The decoder of ``blocks`` for ``cache``, built at the first call.
 
     None if it cannot be used: without kernels, with gradients or adapters, in another dtype than float32, on
     another device than the CPU, for an activation that the kernel does not know, or for widths that do not
@@ -45,11 +45,11 @@ def decoder_for(
         adapted = any(getattr(module, "adapter", None) is not None for module in blocks.modules())
         if adapted or not like or not kernels.can_decode(shape):
             return None
-        cache.decoder = kernels.decoder(shape, [_tensors(block, cache, n) for n, block in enumerate(blocks)])
+        cache.decoder = kernels.decoder(shape, [_tensors(block) for block in blocks])
     return cache.decoder
 
 
-def _tensors(block: Any, cache: KVCache, layer: int) -> dict[str, Tensor | None]:
+def _tensors(block: Any) -> dict[str, Tensor | None]:
     """The tensors of one block by the kernel's names; None for what the model does not have."""
     attn, mlp = block.attn, block.mlp
     modules = {
@@ -57,5 +57,4 @@ def _tensors(block: Any, cache: KVCache, layer: int) -> dict[str, Tensor | None]
         "out": attn.out, "mlp_norm": block.mlp_norm, "up": mlp.first, "down": mlp.down,
     }  # fmt: skip
     tensors = {name: None if module is None else module.weight for name, module in modules.items()}
-    tensors |= {f"{name}_bias": getattr(module, "bias", None) for name, module in modules.items()}
-    return tensors | {"keys": cache.keys[layer], "values": cache.values[layer]}
+    return tensors | {f"{name}_bias": getattr(module, "bias", None) for name, module in modules.items()}

@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from cpulm.layer_shapes import ACTIVATIONS, LinearShape
 from cpulm.model import fused, int8_head_loss, int8_linear, native_ops
 from cpulm.model.activations import FORMULAS
-from cpulm.model.cache import KVCache
+from cpulm.model.cache import AnyCache, JoinedCaches
 from cpulm.model.decoding import decoder_for
 from cpulm.model.distillation import DistillationLoss, TeacherOutput
 from cpulm.model.documents import AttentionSpan, attention_span, positions_in_document
@@ -55,7 +55,7 @@ class Attention(nn.Module):
         self,
         x: Tensor,
         rope: tuple[Tensor, Tensor] | None,
-        cache: KVCache | None,
+        cache: AnyCache | None,
         span: AttentionSpan | None = None,
     ) -> Tensor:
         B, T, _ = x.shape
@@ -88,12 +88,15 @@ class Attention(nn.Module):
         return native_ops.attention(kernels, qkv, shape, transform, first)
 
     def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, cache: KVCache | None, mask: Tensor | None = None
+        self, q: Tensor, k: Tensor, v: Tensor, cache: AnyCache | None, mask: Tensor | None = None
     ) -> Tensor:
         """Attention of q [B, H, T, D] to the k, v [B, K, T, D] up to its own token and to those in the cache.
 
         Without a cache, a ``mask`` [B, 1, T, T] that is added to the scores may replace the causal mask.
         """
+        if isinstance(cache, JoinedCaches):
+            parts = zip(*(part.split(cache.batch_sizes) for part in (q, k, v)), cache.caches, strict=True)
+            return torch.cat([self.attend(*one) for one in parts])
         seen = 0 if cache is None else cache.length
         if cache is not None:
             k, v = cache.append(self.layer, k, v)
@@ -159,7 +162,7 @@ class Block(nn.Module):
         self,
         x: Tensor,
         rope: tuple[Tensor, Tensor] | None,
-        cache: KVCache | None,
+        cache: AnyCache | None,
         span: AttentionSpan | None = None,
     ) -> Tensor:
         x = x + self.dropout(self.attn(self.attn_norm(x), rope, cache, span))
@@ -263,7 +266,7 @@ class Transformer(nn.Module):
         self,
         idx: Tensor,
         targets: Tensor | None = None,
-        cache: KVCache | None = None,
+        cache: AnyCache | None = None,
         *,
         last_only: bool = False,
     ) -> Tensor:
@@ -305,14 +308,12 @@ class Transformer(nn.Module):
     def _trains_in_int8(self, rows: Tensor) -> bool:
         return torch.is_grad_enabled() and fused.can_fuse(rows)
 
-    def hidden(self, idx: Tensor, cache: KVCache | None = None, *, last_only: bool = False) -> Tensor:
+    def hidden(self, idx: Tensor, cache: AnyCache | None = None, *, last_only: bool = False) -> Tensor:
         """The last norm's output [B, T, n_embd], before the head; arguments as in :meth:`forward`."""
-        start = 0 if cache is None else cache.length
-        x = self.embed(idx, start, cache)
         T = idx.size(1)
-        rope = None
-        if self.settings.position == "rope":
-            rope = self.cos[start : start + T], self.sin[start : start + T]
+        positions = self._positions(T) if cache is None else cache.positions(T)
+        x = self.embed(idx, positions, masked=cache is None)
+        has_rope = self.settings.position == "rope"
         span = None
         if self.document_eot_id is not None and cache is None:
             at_once = native_ops.fits(self.attention_kernels, x, self.settings.head_width)
@@ -320,8 +321,10 @@ class Transformer(nn.Module):
         decoder = None
         if cache is not None and T == 1 and not (self.training and self.settings.dropout):
             decoder = decoder_for(self.attention_kernels, self.settings, self.blocks, cache)
-        if decoder is not None:
-            x = decoder.step(x[:, 0], start, *(rope or (None, None))).unsqueeze(1)
+        if decoder is not None and cache is not None:
+            tables = (self.cos, self.sin) if has_rope else (None, None)
+            x = decoder.step(x[:, 0], cache.placed(), *tables).unsqueeze(1)
+        rope = (self.cos[positions], self.sin[positions]) if has_rope and decoder is None else None
         for block in self.blocks if decoder is None else ():
             if self.settings.activation_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, x, rope, cache, span, use_reentrant=False)
@@ -332,20 +335,26 @@ class Transformer(nn.Module):
         y: Tensor = self.norm(x[:, -1:] if last_only else x)
         return y
 
-    def embed(self, idx: Tensor, start: int, cache: KVCache | None) -> Tensor:
-        """Embeddings [B, T, n_embd] of ``idx`` [B, T] at the positions from ``start`` on."""
-        end = start + idx.size(1)
-        limit = self.settings.block_size if cache is None else cache.max_tokens
-        if end > limit:
-            raise ValueError(f"{end} tokens, and the limit is {limit}")
+    def _positions(self, tokens: int) -> slice:
+        """Of a whole window."""
+        if tokens > self.settings.block_size:
+            raise ValueError(f"{tokens} tokens, and the limit is {self.settings.block_size}")
+        return slice(0, tokens)
+
+    def embed(self, idx: Tensor, at: slice | Tensor, *, masked: bool) -> Tensor:
+        """Embeddings [B, T, n_embd] of ``idx`` [B, T] at the positions ``at``, T of them or [B, T].
+
+        Args:
+            masked: whether positions begin anew with each document if the model masks documents.
+        """
         x: Tensor = self.wte(idx)
         positions = None if self.wpe is None else self.wpe.weight
         if self.settings.position == "sinusoidal":
             positions = self.sinusoids
-        if positions is not None and self.document_eot_id is not None and cache is None:
+        if positions is not None and self.document_eot_id is not None and masked:
             x = x + F.embedding(positions_in_document(idx, self.document_eot_id), positions)
         elif positions is not None:
-            x = x + positions[start:end]
+            x = x + positions[at]
         dropped: Tensor = self.dropout(x)
         return dropped
 

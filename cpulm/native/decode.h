@@ -1,4 +1,4 @@
-// Runs one new token of each sequence through all blocks of a model, with a cache of earlier keys and values.
+// Runs one new token of each sequence through all blocks of a model, with caches of earlier keys and values.
 // Included by kernels.cpp; cpulm/native/decode.py calls it. Pointers to absent tensors are null.
 #pragma once
 #include "abi.h"
@@ -9,18 +9,16 @@
 // Python asks for these lists by name, so their order stands here alone.
 #define DECODE_NORMS(X) X(rmsnorm) X(layernorm)
 #define DECODE_ACTIVATIONS(X) X(swiglu) X(gelu) X(gelu_erf) X(relu) X(relu2)
-// Of the model and its cache. `up_width` counts the inputs of the activation, a gate's included; `batch` and
-// `cache_tokens` are those of keys and values.
+// Of the model. `up_width` counts the inputs of the activation, a gate's included.
 #define DECODE_SIZES(X)                                                                                                \
-    X(layers)                                                                                                          \
-    X(batch) X(width) X(heads) X(kv_heads) X(head_dim) X(inner) X(up_width) X(cache_tokens) X(norm) X(activation)
-// Of a layer: weights [outputs, inputs]; keys and values [batch, kv_heads, cache_tokens, head_dim].
+    X(layers) X(width) X(heads) X(kv_heads) X(head_dim) X(inner) X(up_width) X(norm) X(activation)
+// Of a layer: weights [outputs, inputs].
 #define DECODE_TENSORS(X)                                                                                              \
     X(attn_norm)                                                                                                       \
     X(attn_norm_bias)                                                                                                  \
     X(qkv)                                                                                                             \
     X(qkv_bias) X(q_norm) X(k_norm) X(out) X(out_bias) X(mlp_norm) X(mlp_norm_bias) X(up) X(up_bias) X(down)           \
-        X(down_bias) X(keys) X(values)
+        X(down_bias)
 
 namespace {
 
@@ -37,12 +35,19 @@ struct DecodeLayer {
 };
 #undef TENSOR
 
+// A sequence: its keys and values, [kv_heads, room, head_dim] in each layer, and the place of its new token.
+struct DecodeSequence {
+    float *keys, *values;
+    int64_t layer_stride, room, position;
+};
+
 struct DecodeSizes {
 #define SIZE(name) int32_t name;
     DECODE_SIZES(SIZE)
 #undef SIZE
     float eps; // of all norms
-    DecodeSizes(const int32_t *from, float norm_eps) : eps(norm_eps) {
+    int64_t batch;
+    DecodeSizes(const int32_t *from, float norm_eps, int64_t sequences) : eps(norm_eps), batch(sequences) {
 #define READ(name) name = *from++;
         DECODE_SIZES(READ)
 #undef READ
@@ -155,18 +160,19 @@ struct DecodeWorkspace { // activations of one token of each sequence, in memory
         hidden = up + s.batch * s.up_width;
         scores = hidden + s.batch * s.inner; // of each thread
     }
-    static int64_t numbers(const DecodeSizes &s, int threads) {
-        return s.batch * (s.width + s.qkv_width() + s.q_width() + s.up_width + s.inner) +
-               (int64_t)threads * s.cache_tokens;
+    static int64_t numbers(const DecodeSizes &s, int64_t longest, int threads) {
+        return s.batch * (s.width + s.qkv_width() + s.q_width() + s.up_width + s.inner) + threads * longest;
     }
 };
 
 // One sequence and key-value head: append the new key and value to the cache, then attend with the head's queries.
-void attend_group(const DecodeLayer &layer, const DecodeSizes &s, int64_t task, int64_t position, const float *cos,
-                  const float *sin, const DecodeWorkspace &work, float *scores) {
+void attend_group(const DecodeLayer &layer, const DecodeSizes &s, int64_t number, const DecodeSequence &sequence,
+                  int64_t task, const float *cos, const float *sin, const DecodeWorkspace &work, float *scores) {
     int64_t b = task / s.kv_heads, k = task % s.kv_heads, d = s.head_dim, group = s.heads / s.kv_heads;
+    int64_t position = sequence.position, begin = number * sequence.layer_stride + k * sequence.room * d;
     float *q = work.qkv + b * (s.heads + 2 * s.kv_heads) * d, *key = q + (s.heads + k) * d;
-    float *keys = layer.keys + task * s.cache_tokens * d, *values = layer.values + task * s.cache_tokens * d;
+    float *keys = sequence.keys + begin, *values = sequence.values + begin;
+    if (cos) cos += position * d / 2, sin += position * d / 2;
     transform_head(key, d, layer.k_norm, s.eps, cos, sin, keys + position * d);
     memcpy(values + position * d, key + s.kv_heads * d, d * sizeof(float));
     float *queries = q + k * group * d;
@@ -198,17 +204,18 @@ const char *cpulm_decode_activations() { return DECODE_ACTIVATIONS(NAME_OF); }
 const char *cpulm_decode_sizes() { return DECODE_SIZES(NAME_OF); }
 const char *cpulm_decode_tensors() { return DECODE_TENSORS(NAME_OF); }
 
-// Floats of the workspace.
-int64_t cpulm_decode_workspace(const int32_t *sizes, int threads) {
-    return DecodeWorkspace::numbers(DecodeSizes(sizes, 0), threads);
+// Floats of the workspace; `longest`: tokens of the longest sequence, the new one included.
+int64_t cpulm_decode_workspace(const int32_t *sizes, int64_t batch, int64_t longest, int threads) {
+    return DecodeWorkspace::numbers(DecodeSizes(sizes, 0, batch), longest, threads);
 }
 
-// Replaces x [batch, width] by the output of all layers and writes the new keys and values at `position` of the cache.
-// `cos` and `sin` [head_dim / 2] belong to that position; null without rotary embedding.
-void cpulm_decode(void *const *tensors, const int32_t *sizes, float eps, int64_t position, const float *cos,
-                  const float *sin, float *x, float *memory, int threads) {
-    const DecodeSizes s(sizes, eps);
+// Replaces x [batch, width] by the output of all layers and writes the new keys and values at each sequence's position.
+// `cos` and `sin` [positions, head_dim / 2]; null without rotary embedding.
+void cpulm_decode(void *const *tensors, const int32_t *sizes, float eps, const void *from, int64_t batch,
+                  int64_t longest, const float *cos, const float *sin, float *x, float *memory, int threads) {
+    const DecodeSizes s(sizes, eps, batch);
     const DecodeLayer *layers = (const DecodeLayer *)tensors;
+    const DecodeSequence *sequence = (const DecodeSequence *)from;
     DecodeWorkspace work(s, memory);
     int64_t q = s.q_width(), qkv = s.qkv_width();
     parallel(threads, [=](const Team &team) {
@@ -222,7 +229,8 @@ void cpulm_decode(void *const *tensors, const int32_t *sizes, float eps, int64_t
                         work.qkv, qkv, false);
             team.barrier();
             for (int64_t task = tasks.begin; task < tasks.end; task++)
-                attend_group(*layer, s, task, position, cos, sin, work, work.scores + team.thread * s.cache_tokens);
+                attend_group(*layer, s, layer - layers, sequence[task / s.kv_heads], task, cos, sin, work,
+                             work.scores + team.thread * longest);
             team.barrier();
             matmul_rows(layer->out, layer->out_bias, work.attended, s.batch, q, stream.begin, stream.end, x, s.width,
                         true);

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -37,7 +39,7 @@ class DecoderShape(NamedTuple):
     activation: str
     eps: float
 
-    def tensors(self, batch: int, cache_tokens: int) -> dict[str, tuple[int, ...]]:
+    def tensors(self) -> dict[str, tuple[int, ...]]:
         """The shape of each tensor of a layer, by the kernel's names."""
         q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
         matrices = {
@@ -54,8 +56,7 @@ class DecoderShape(NamedTuple):
         }
         biases = {f"{name}_bias": (shape[0],) for name, shape in matrices.items()}
         biases |= {f"{name}_bias": (self.width,) for name in ("attn_norm", "mlp_norm")}
-        cache = (batch, self.kv_heads, cache_tokens, self.head_dim)
-        return {**matrices, **norms, **biases, "keys": cache, "values": cache}
+        return {**matrices, **norms, **biases}
 
 
 def decoder_fits(library: ctypes.CDLL, shape: DecoderShape, lanes: int) -> bool:
@@ -67,29 +68,65 @@ def decoder_fits(library: ctypes.CDLL, shape: DecoderShape, lanes: int) -> bool:
     )
 
 
+class CachedSequences:
+    """Where the keys and values of a cache's sequences are.
+
+    Args:
+        keys: float32 [layers, sequences, kv_heads, room, head_dim] on the CPU; written to by the kernel.
+        values: as ``keys``.
+
+    Raises:
+        ValueError: if the tensors do not have these shapes, or a head's keys are not one block of memory.
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        layers, count, kv_heads, self.room, head_dim = keys.shape
+        for one in (keys, values):
+            ptr(one[0, 0], kv_heads, self.room, head_dim)
+            if one.shape != keys.shape or one.stride() != keys.stride():
+                raise ValueError(f"keys {list(keys.shape)} and values {list(one.shape)} are not alike")
+        self.heads = layers, kv_heads, head_dim
+        self._tensors = keys, values  # keeps them at their addresses
+        between = 4 * keys.stride(1) * np.arange(count)
+        self._table = np.empty((count, 5), dtype=np.int64)
+        self._table[:, 0], self._table[:, 1] = keys.data_ptr() + between, values.data_ptr() + between
+        self._table[:, 2:4] = keys.stride(0), self.room
+
+    def at(self, position: int) -> npt.NDArray[np.int64]:
+        """The sequences in the kernel's form, if the next token of each has this position.
+
+        Raises:
+            ValueError: if there is no room for it.
+        """
+        if not 0 <= position < self.room:
+            raise ValueError(f"a token at position {position} of a cache for {self.room}")
+        self._table[:, 4] = position
+        return self._table
+
+
+Placed: TypeAlias = tuple[CachedSequences, int]
+"""Sequences, and the position that the next token of each has."""
+
+
 class Decoder:
-    """Runs one token of each sequence through the blocks of a model with one cache.
+    """Runs one token of each sequence through the blocks of a model.
 
     Args:
         library: see :class:`cpulm.native.kernels.Kernels`.
         shape: of the model, for which :func:`decoder_fits` holds.
         layers: for each block its float32 tensors by the names of :meth:`DecoderShape.tensors`; missing or
-            None if the model has none. ``keys`` and ``values`` are written to.
+            None if the model has none.
 
     Raises:
-        ValueError: if a tensor does not have its shape, or the cache is missing.
+        ValueError: if a tensor does not have its shape.
     """
 
     def __init__(
         self, library: ctypes.CDLL, shape: DecoderShape, layers: Sequence[Mapping[str, Tensor | None]]
     ) -> None:
-        keys = layers[0].get("keys")
-        if keys is None:
-            raise ValueError("the decoder needs the cache's keys and values")
         self._library, self._shape = library, shape
-        self.batch, self.cache_tokens = keys.size(0), keys.size(2)
         self._layers = layers  # keeps the tensors at their addresses
-        shapes = shape.tensors(self.batch, self.cache_tokens)
+        shapes = shape.tensors()
         addresses = [
             ptr_or_null(layer.get(name), *shapes[name])
             for layer in layers
@@ -99,37 +136,42 @@ class Decoder:
         sizes = {
             **shape._asdict(),
             "layers": len(layers),
-            "batch": self.batch,
-            "cache_tokens": self.cache_tokens,
             "norm": _names(library.cpulm_decode_norms).index(shape.norm),
             "activation": _names(library.cpulm_decode_activations).index(shape.activation),
         }
         order = _names(library.cpulm_decode_sizes)
         self._sizes = (ctypes.c_int32 * len(order))(*(sizes[name] for name in order))
 
-    def step(self, x: Tensor, position: int, cos: Tensor | None, sin: Tensor | None) -> Tensor:
+    def step(self, x: Tensor, placed: Sequence[Placed], cos: Tensor | None, sin: Tensor | None) -> Tensor:
         """The blocks' output [B, width] for one token of each sequence with the embeddings x [B, width].
 
+        Each sequence's output depends on no other sequence, nor on how many there are.
+
         Args:
-            position: of the token, below the cache's tokens; its keys and values are written there.
-            cos: [1, head_dim / 2] of the rotary angles at that position; None without rotary embedding.
+            placed: the sequences, B together; their new keys and values are written.
+            cos: [positions, head_dim / 2] of the rotary angles from position 0 on; None without rotary
+                embedding.
             sin: as ``cos``.
 
         Raises:
-            ValueError: if x or the position do not fit.
+            ValueError: if x, a cache or a position does not fit.
         """
         shape = self._shape
-        if x.shape != (self.batch, shape.width) or not 0 <= position < self.cache_tokens:
-            raise ValueError(
-                f"{list(x.shape)} at position {position} of a cache for {self.batch} x {self.cache_tokens}"
-            )
+        table = np.concatenate([sequences.at(position) for sequences, position in placed])
+        longest = 1 + max(position for _, position in placed)
+        of_model = len(self._layers), shape.kv_heads, shape.head_dim
+        if x.shape != (len(table), shape.width) or any(one.heads != of_model for one, _ in placed):
+            raise ValueError(f"{list(x.shape)} for {len(table)} cached sequences of {of_model}")
+        positions = longest if cos is None else cos.size(0)
+        if positions < longest:
+            raise ValueError(f"rotary angles of {positions} positions for {longest} tokens")
         out = x.clone(memory_format=torch.contiguous_format)
-        memory = scratch(self._library.cpulm_decode_workspace(self._sizes, threads()))
-        rope = (1, shape.head_dim // 2)
+        used = threads()
+        memory = scratch(self._library.cpulm_decode_workspace(self._sizes, len(table), longest, used))
+        rope = (positions, shape.head_dim // 2)
         self._library.cpulm_decode(
-            self._addresses, self._sizes, shape.eps, position,
-            ptr_or_null(cos, *rope), ptr_or_null(sin, *rope), ptr(out, *x.shape), memory.data_ptr(),
-            threads(),
+            self._addresses, self._sizes, shape.eps, table.ctypes.data, len(table), longest,
+            ptr_or_null(cos, *rope), ptr_or_null(sin, *rope), ptr(out, *x.shape), memory.data_ptr(), used,
         )  # fmt: skip
         return out
 

@@ -10,7 +10,7 @@ import torch
 from kernel_builds import NARROWER, BuildKernels
 from torch import Tensor
 
-from cpulm.model.cache import KVCache
+from cpulm.model.cache import JoinedCaches, KVCache
 from cpulm.model.lora import adapt, merged
 from cpulm.model.transformer import Transformer
 from cpulm.native.decode import Decoder
@@ -141,9 +141,43 @@ def test_where_it_cannot_be_used_torch_does_it(kernels: Kernels) -> None:
 
 @torch.inference_mode()
 def test_a_position_or_batch_that_does_not_fit_is_refused(kernels: Kernels) -> None:
-    _, cache = in_pieces(model_of(QWEN3, kernels), tokens(2, 5), [1] * 5)
-    decoder = cache.decoder
+    model = model_of(QWEN3, kernels)
+    _, cache = in_pieces(model, tokens(2, 5), [1] * 5)
+    decoder, ((sequences, _),) = cache.decoder, cache.placed()
     assert isinstance(decoder, Decoder)
-    for rows, position in ((2, 5), (2, -1), (3, 0)):
-        with pytest.raises(ValueError, match="at position"):
-            decoder.step(torch.zeros(rows, 64), position, None, None)
+    for position in (5, -1):
+        with pytest.raises(ValueError, match=f"at position {position} of a cache for 5"):
+            decoder.step(torch.zeros(2, 64), [(sequences, position)], model.cos, model.sin)
+    with pytest.raises(ValueError, match="for 2 cached sequences"):
+        decoder.step(torch.zeros(3, 64), [(sequences, 0)], model.cos, model.sin)
+    with pytest.raises(ValueError, match="of 3 positions for 5 tokens"):
+        decoder.step(torch.zeros(2, 64), [(sequences, 4)], model.cos[:3], model.sin[:3])
+    other = KVCache(changed(QWEN3, head_dim=16), 2, 5)
+    with pytest.raises(ValueError, match="cached sequences"):
+        decoder.step(torch.zeros(2, 64), other.placed(), model.cos, model.sin)
+
+
+@pytest.mark.parametrize("settings", KINDS.values(), ids=KINDS)
+@torch.inference_mode()
+def test_joined_caches_give_what_each_gives_alone(settings: ModelSettings, kernels: Kernels) -> None:
+    """Bit for bit in the kernels, but for the head's product; by rounding in torch."""
+    for given, tolerance in ((kernels, 0.0), (None, 1e-4)):
+        model = model_of(settings, given)
+        prompts = [tokens(2, 9), tokens(1, 4), tokens(3, 1)]
+        alone, joined = (
+            [KVCache(settings, len(prompt), 9 + extra) for extra, prompt in enumerate(prompts, 3)]
+            for _ in range(2)
+        )
+        for prompt, *caches in zip(prompts, alone, joined, strict=True):
+            for cache in caches:
+                model(prompt, cache=cache)
+        for step in range(3):
+            idx = tokens(6, 3)[:, step : step + 1]
+            found = model.hidden(idx, JoinedCaches(joined))
+            wanted = [
+                model.hidden(part, cache) for part, cache in zip(idx.split([2, 1, 3]), alone, strict=True)
+            ]
+            torch.testing.assert_close(found, torch.cat(wanted), atol=tolerance, rtol=tolerance)
+        assert [cache.length for cache in joined] == [12, 7, 4]
+        with pytest.raises(ValueError, match="take one"):
+            model(tokens(6, 2), cache=JoinedCaches(joined))

@@ -42,7 +42,7 @@ def test_a_library_without_a_function_is_refused(
 def test_the_decoder_takes_the_tensors_and_sizes_that_python_gives(kernels_library: Path) -> None:
     loaded = load(kernels_library)
     shape = DecoderShape(32, 2, 1, 16, 64, 128, "rmsnorm", "swiglu", 1e-6)
-    assert set(loaded.cpulm_decode_tensors().decode().split()) == set(shape.tensors(1, 8))
-    given = set(shape._fields) - {"eps"} | {"layers", "batch", "cache_tokens"}
+    assert set(loaded.cpulm_decode_tensors().decode().split()) == set(shape.tensors())
+    given = set(shape._fields) - {"eps"} | {"layers"}
     assert set(loaded.cpulm_decode_sizes().decode().split()) == given
     assert set(loaded.cpulm_decode_activations().decode().split()) <= set(ACTIVATIONS)
