@@ -22,7 +22,8 @@ from cpulm.evaluation.text_windows import Protocol
 from cpulm.execution.adaptive_threads import threads_for_model
 from cpulm.execution.runtime import Runtime, choose_runtime
 from cpulm.generation.chat import encode_chat, require_chat
-from cpulm.generation.generate import begin_texts, encode_prompt, stream_text
+from cpulm.generation.generate import begin_texts, stream_text
+from cpulm.generation.prompt import encode_prompt
 from cpulm.generation.sampling import Sampling
 from cpulm.model.counts import count
 from cpulm.model.transformer import Transformer

@@ -83,7 +83,8 @@ class Texts:
     """The texts of one prompt, while they are written."""
 
     def __init__(self, writer: Writer, prompt: str, seed: int) -> None:
-        from cpulm.generation.generate import begin_texts, encode_prompt
+        from cpulm.generation.generate import begin_texts
+        from cpulm.generation.prompt import encode_prompt
         from cpulm.generation.rules.requested import RulesRequest, build_rules
 
         self.prompt, self.seed, self.seconds = prompt, seed, 0.0

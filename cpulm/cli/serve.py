@@ -11,7 +11,7 @@ from cpulm.cli import completion
 from cpulm.cli.setting_flags import COMMON, MACHINE, setting_flags
 
 if TYPE_CHECKING:
-    from cpulm.serve.model_queue import ServedModel
+    from cpulm.serve.written_text import ServedModel
 
 
 @setting_flags({MACHINE: ("device", "threads")})
@@ -61,6 +61,7 @@ def serve(
     import secrets
 
     from cpulm.errors import SettingsError
+    from cpulm.run_dir import RunDir
     from cpulm.ui.console import say, stderr, write_text
 
     if key is not None and not (key.isascii() and key.isprintable() and key and " " not in key):
@@ -74,9 +75,14 @@ def serve(
         served = _load(run, flags)
     secret = key or secrets.token_urlsafe(24)
     address = f"http://{HOST}:{taken.getsockname()[1]}"
-    say(f"base_url: {address}/v1\napi_key: {secret}\nCtrl-C ends it; the page to write with:")
-    write_text(f"{page_address(address, secret)}\n")
-    serve(build_app(served, secret), taken)
+    trained = RunDir(run if run.is_dir() else run.parent)
+    shown = trained if trained.metrics.is_file() else None
+    say(f"base_url: {address}/v1\napi_key: {secret}")
+    if shown is not None:
+        say(f"the run's report, live: {page_address(f'{address}/watch', secret)}")
+    say("Ctrl-C ends it; the page to write with:")
+    write_text(f"{page_address(f'{address}/', secret)}\n")
+    serve(build_app(served, secret, shown), taken)
 
 
 def require_extra(what: str) -> None:
@@ -91,15 +97,17 @@ def page_address(address: str, key: str) -> str:
     """The address of a server's page; browsers do not send what stands behind the #."""
     from urllib.parse import quote
 
-    return f"{address}/#key={quote(key, safe='')}"
+    return f"{address}#key={quote(key, safe='')}"
 
 
 def _load(run: Path, flags: dict[str, Any]) -> ServedModel:
     from cpulm.api.language_model import load_trained
-    from cpulm.serve.model_queue import ServedModel
+    from cpulm.serve.written_text import ServedModel
+    from cpulm.system.machine import read_machine
     from cpulm.ui.console import show_warning
 
     model, tokenizer, checkpoint, _ = load_trained(run, flags, show_warning)
     records, place = checkpoint.settings.train.records, run.resolve()
     name = place.parent.name if place.suffix == ".pt" else place.name
-    return ServedModel(name, model, tokenizer, checkpoint.starts_documents, records)
+    cache_bytes = read_machine().memory_available_bytes // 2
+    return ServedModel(name, model, tokenizer, checkpoint.starts_documents, records, cache_bytes)

@@ -114,7 +114,7 @@ def _serve_report(run: RunDir, host: str, port: int) -> None:
 
     taken, key = open_port(port, host), secrets.token_urlsafe(24)
     say("Ctrl-C ends it, the run continues; the page:")
-    write_text(f"{page_address(f'http://{host}:{taken.getsockname()[1]}', key)}\n")
+    write_text(f"{page_address(f'http://{host}:{taken.getsockname()[1]}/', key)}\n")
     serve(build_report_app(run, key), taken)
 
 

@@ -8,6 +8,7 @@ characters.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -164,6 +165,18 @@ class Tokenizer:
         return frozenset(number for number, token in added.items() if token.special)
 
     @cached_property
+    def begin_ids(self) -> list[int]:
+        """The special tokens that programs such as transformers put before a prompt, as models of the Llama
+        family want it."""
+        processor = self.parts.get("post_processor") or {}
+        for step in (processor, *processor.get("processors", ())):
+            if step.get("type") == "TemplateProcessing":
+                before = itertools.takewhile(lambda piece: "SpecialToken" in piece, step["single"])
+                names = [piece["SpecialToken"]["id"] for piece in before]
+                return [number for name in names for number in step["special_tokens"][name]["ids"]]
+        return []
+
+    @cached_property
     def _characters(self) -> frozenset[str]:
         return frozenset(self.parts["model"]["vocab"])
 
@@ -311,7 +324,7 @@ def kind_of(parts: dict[str, Any]) -> str:
     if model["type"] != "BPE":
         return "other"
     if model["merges"]:
-        return "bpe"
+        return "bpe" if is_byte_level(parts) else "other"
     if not splitter:
         return "char" if plain and max(map(len, vocab), default=1) == 1 else "other"
     if splitting_pattern(parts) is not None:
@@ -325,6 +338,12 @@ def kind_of(parts: dict[str, Any]) -> str:
         if plain and not splitter.get("add_prefix_space") and vocab.keys() >= set(byte_letters())
         else "other"
     )
+
+
+def is_byte_level(parts: dict[str, Any]) -> bool:
+    """Whether the pieces of a ``tokenizer.json`` stand for bytes; those of SentencePiece are text."""
+    decoder = parts.get("decoder") or {}
+    return "ByteLevel" in (step.get("type") for step in (decoder, *decoder.get("decoders", ())))
 
 
 def byte_letters() -> list[str]:

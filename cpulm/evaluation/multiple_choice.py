@@ -19,7 +19,7 @@ from cpulm.evaluation.scoring import TOKENS_PER_BATCH, score
 from cpulm.evaluation.standard_error import Figure
 from cpulm.events import Listener
 from cpulm.execution.runtime import Runtime
-from cpulm.generation.generate import encode_prompt
+from cpulm.generation.prompt import encode_prompt
 from cpulm.model.transformer import Transformer
 from cpulm.progress import Stage
 from cpulm.regular_file import read_named

@@ -13,7 +13,8 @@ from cpulm.evaluation.memorization import Memorized, find_memorized
 from cpulm.evaluation.repetition import Variety, variety
 from cpulm.events import Listener
 from cpulm.execution.adaptive_threads import threads_for_model
-from cpulm.generation.generate import Completion, Generation, encode_prompt, stream_text
+from cpulm.generation.generate import Completion, Generation, stream_text
+from cpulm.generation.prompt import encode_prompt
 from cpulm.generation.sampling import Sampling
 from cpulm.model.transformer import Transformer
 from cpulm.progress import Stage

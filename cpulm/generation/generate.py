@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from cpulm.data.tokenizer import TextStream, Tokenizer
-from cpulm.errors import DataError, SettingsError
+from cpulm.errors import SettingsError
 from cpulm.generation.rules.rule import RuleSet
 from cpulm.generation.sampling import Sampling, sample
 from cpulm.model.cache import KVCache
@@ -36,6 +36,9 @@ class Generation:
     on how many others there are, unless the rounding of a batched matrix product, which depends on the
     batch, moves a draw across the border between two tokens (about one token in a million), or at
     temperature 0 two logits differ only in their last bits.
+
+    ``next`` reads the newest tokens and chooses the next ones. :meth:`read` and :meth:`choose` are the halves
+    of that, for several generations that run together.
 
     The context is at most ``block_size`` tokens. If a token no longer fits, the model reads the last half of
     the context again and continues after it: positions start from 0 again, as in training, with learned
@@ -86,7 +89,7 @@ class Generation:
 
         settings, weight = model.settings, model.wte.weight
         room = min(settings.block_size, len(prompt_ids) + max_new_tokens)
-        self._cache = KVCache(settings, num_samples, room, weight.dtype, weight.device)
+        self.cache = KVCache(settings, num_samples, room, weight.dtype, weight.device)
         # The tokens in the cache, followed by those not in it yet
         self._context = torch.zeros(num_samples, room, dtype=torch.int64, device=weight.device)
         start = list(prompt_ids) if len(prompt_ids) <= room else list(prompt_ids[-(room // 2) :])
@@ -101,20 +104,52 @@ class Generation:
         """Generate no more tokens of text ``row``."""
         self._running[row] = False
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether all texts have ended."""
+        return self.made_tokens == self.max_new_tokens or not any(self._running)
+
+    @property
+    def unread(self) -> Tensor:
+        """The tokens [B, T] that are not in the cache yet."""
+        return self._context[:, self.cache.length : self._filled]
+
     def __iter__(self) -> Iterator[list[int | None]]:
         return self
 
-    @torch.inference_mode()
     def __next__(self) -> list[int | None]:
         """Return one new token of every text; None if the text has ended.
 
         Raises:
             DataError: if the model's outputs are not finite.
         """
-        if self.made_tokens == self.max_new_tokens or not any(self._running):
+        if self.has_ended:
             raise StopIteration
-        unread = self._context[:, self._cache.length : self._filled]
-        logits = self._model(unread, cache=self._cache, last_only=True)[:, -1].cpu()
+        return self.choose(self.read(self.unread.size(1)))
+
+    @torch.inference_mode()
+    def read(self, most: int) -> Tensor:
+        """Read up to ``most`` unread tokens of every text.
+
+        Returns:
+            Logits [B, V] behind them.
+        """
+        unread, rows = self.unread[:, :most], len(self._running)
+        if self.made_tokens or rows == 1:
+            logits: Tensor = self._model(unread, cache=self.cache, last_only=True)
+            return logits[:, -1]
+        with self.cache.only_first() as first:  # all texts begin with the same prompt
+            logits = self._model(unread[:1], cache=first, last_only=True)
+        return logits[:, -1].expand(rows, -1)
+
+    @torch.inference_mode()
+    def choose(self, logits: Tensor) -> list[int | None]:
+        """Choose the next token of every text from the logits [B, V] behind all that it has.
+
+        Returns, raises:
+            As ``next``.
+        """
+        logits = logits.cpu()
         if self.rules is not None:
             logits = self.rules.apply(logits, self._running)
             self._running = [
@@ -145,7 +180,7 @@ class Generation:
             kept = room // 2 - 1
             self._context[:, :kept] = self._context[:, room - kept :].clone()
             self._filled = kept
-            self._cache.clear()
+            self.cache.clear()
         self._context[:, self._filled] = ids.to(self._context.device)
         self._filled += 1
         if self._seen is not None:
@@ -231,18 +266,28 @@ def stream_text(generation: Generation, completions: Sequence[Completion]) -> It
         The text's number and its next characters, as soon as they can be shown.
     """
     for tokens in generation:
-        for row, token in enumerate(tokens):
-            if token is None:
-                if completions[row].stop_reason is None and (
-                    piece := completions[row].finish(NOTHING_ALLOWED)
-                ):
-                    yield row, piece
-                continue
-            piece = completions[row].push(token)
-            if completions[row].stop_reason is not None:
-                generation.end(row)
-            if piece:
+        yield from show_tokens(generation, completions, tokens)
+    yield from show_ends(completions)
+
+
+def show_tokens(
+    generation: Generation, completions: Sequence[Completion], tokens: Sequence[int | None]
+) -> Iterator[tuple[int, str]]:
+    """Add the newest ``tokens`` of ``generation`` to its texts; yields as :func:`stream_text`."""
+    for row, token in enumerate(tokens):
+        if token is None:
+            if completions[row].stop_reason is None and (piece := completions[row].finish(NOTHING_ALLOWED)):
                 yield row, piece
+            continue
+        piece = completions[row].push(token)
+        if completions[row].stop_reason is not None:
+            generation.end(row)
+        if piece:
+            yield row, piece
+
+
+def show_ends(completions: Sequence[Completion]) -> Iterator[tuple[int, str]]:
+    """End the texts that had room for no more tokens; yields as :func:`stream_text`."""
     for row, completion in enumerate(completions):
         if completion.stop_reason is None and (piece := completion.finish(LENGTH)):
             yield row, piece
@@ -285,43 +330,6 @@ def begin_texts(
         on_step=on_step,
     )
     return generation, completions
-
-
-def encode_prompt(
-    tokenizer: Tokenizer, prompt: str, *, starts_documents: bool, begins_records: bool = False
-) -> list[int]:
-    """Encode a prompt to at least one token.
-
-    Args:
-        starts_documents: whether the end-of-text token began documents in the training data. An empty prompt
-            is then that token, else a line end if the tokenizer has one.
-        begins_records: whether the training data is records, which all begin with that token: so does the
-            prompt.
-
-    Raises:
-        DataError: if the tokenizer lacks a character or a word of the prompt.
-    """
-    ids = tokenizer.encode(prompt)
-    if tokenizer.kind == "word":
-        _require_known_words(tokenizer, prompt)
-    if begins_records:
-        return [tokenizer.eot_id, *ids]
-    if ids or starts_documents:
-        return ids or [tokenizer.eot_id]
-    try:
-        return tokenizer.encode("\n") or [tokenizer.eot_id]
-    except DataError:  # a vocabulary of characters without the line end
-        return [tokenizer.eot_id]
-
-
-def _require_known_words(tokenizer: Tokenizer, prompt: str) -> None:
-    unknown = [word for word in prompt.split() if tokenizer.inner.token_to_id(word) is None]
-    if unknown:
-        words = ", ".join(repr(word) for word in dict.fromkeys(unknown))
-        raise DataError(
-            f"the word vocabulary has no {words}",
-            "leave it out, or train with data.tokenizer=bpe, which can encode every text",
-        )
 
 
 def sample_text(

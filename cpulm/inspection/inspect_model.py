@@ -15,7 +15,7 @@ from cpulm.data.tokenfile import TokenFolder
 from cpulm.data.tokenizer import Tokenizer
 from cpulm.errors import DataError
 from cpulm.events import Listener
-from cpulm.generation.generate import encode_prompt
+from cpulm.generation.prompt import encode_prompt
 from cpulm.inspection import attention, embeddings, loss_breakdown, text_pass, unused_tokens, weights
 from cpulm.inspection import passage as passages
 from cpulm.inspection.model_report import Ints, ModelReport

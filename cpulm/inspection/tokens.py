@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from cpulm.data.tokenizer import Tokenizer, byte_letters
+from cpulm.data.tokenizer import Tokenizer, byte_letters, is_byte_level
 from cpulm.inspection.model_report import Ints
 
 WORD_START, INSIDE_WORD, DIGITS, PUNCTUATION = "word start", "inside a word", "digits", "punctuation"
@@ -92,7 +92,7 @@ class TokenTexts:
         """The text after a word; bytes that are not a character as surrogates."""
         if piece in self._bytes_of_pieces:
             return chr(_FIRST_BYTE + self._bytes_of_pieces[piece])
-        if self._is_byte_level:
+        if is_byte_level(self._tokenizer.parts):
             known = self._bytes_of_letters
             if all(letter in known for letter in piece):
                 return bytes(known[letter] for letter in piece).decode("utf-8", "surrogateescape")
@@ -103,12 +103,6 @@ class TokenTexts:
         before = self._tokenizer.decode([self._anchor])
         together = self._tokenizer.decode([self._anchor, token])
         return together[len(before) :] or piece
-
-    @cached_property
-    def _is_byte_level(self) -> bool:
-        decoder = self._tokenizer.parts.get("decoder") or {}
-        kinds = [part.get("type") for part in (decoder, *decoder.get("decoders", ()))]
-        return "ByteLevel" in kinds
 
     @cached_property
     def _bytes_of_letters(self) -> dict[str, int]:

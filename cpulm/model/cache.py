@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -39,13 +41,18 @@ class KVCache:
         if not 1 <= max_tokens <= settings.block_size:
             raise ValueError(f"a cache of {max_tokens} tokens for a block_size of {settings.block_size}")
         shape = (settings.n_layer, batch_size, settings.kv_heads, max_tokens, settings.head_width)
-        self.keys = torch.zeros(shape, dtype=dtype, device=device)
-        self.values = torch.zeros(shape, dtype=dtype, device=device)
+        self.keys = torch.empty(shape, dtype=dtype, device=device)
+        self.values = torch.empty(shape, dtype=dtype, device=device)
         self.batch_size, self.max_tokens = batch_size, max_tokens
         self.length = 0
         self.decoder: Decoder | None = None
         """The compiled decoder of the model that uses this cache; None before its first use."""
         self._sequences: CachedSequences | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        """The memory that it takes when it is full."""
+        return self.keys.nbytes + self.values.nbytes
 
     def positions(self, tokens: int) -> slice:
         """The positions of the next ``tokens`` of each sequence.
@@ -85,6 +92,17 @@ class KVCache:
         """Remove all tokens, but keep the memory."""
         self.length = 0
 
+    @contextmanager
+    def only_first(self) -> Iterator[KVCache]:
+        """A cache of the first sequence; what is appended to it is appended to all sequences."""
+        first, begin = copy.copy(self), self.length
+        first.keys, first.values, first.batch_size = self.keys[:, :1], self.values[:, :1], 1
+        first._sequences = None
+        yield first
+        self.length, new = first.length, slice(begin, first.length)
+        for of_all, of_first in ((self.keys, first.keys), (self.values, first.values)):
+            of_all[:, 1:, :, new] = of_first[:, :, :, new]
+
 
 class JoinedCaches:
     """Caches of one model, at any lengths, whose sequences take one token each in a common step.
@@ -93,17 +111,10 @@ class JoinedCaches:
     in their order. Without gradients only.
     """
 
-    def __init__(self, caches: Sequence[KVCache]) -> None:
+    def __init__(self, caches: Sequence[KVCache] = ()) -> None:
         self.caches = caches
-
-    @property
-    def decoder(self) -> Decoder | None:
-        """See :class:`KVCache`."""
-        return self.caches[0].decoder
-
-    @decoder.setter
-    def decoder(self, decoder: Decoder) -> None:
-        self.caches[0].decoder = decoder
+        self.decoder: Decoder | None = None
+        """As that of :class:`KVCache`; it stays if other caches are joined."""
 
     @property
     def keys(self) -> Tensor:

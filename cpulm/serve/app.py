@@ -17,6 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from cpulm.run_dir import RunDir
 from cpulm.serve.answers import HANDLERS, STYLE, TALK, keyed, page
 from cpulm.serve.completion_request import (
     ChatRequest,
@@ -25,15 +26,17 @@ from cpulm.serve.completion_request import (
     TextRequest,
     read_request,
 )
-from cpulm.serve.model_queue import Begun, Event, Job, ModelQueue, Piece, ServedModel
+from cpulm.serve.model_queue import Job, ModelQueue
 from cpulm.serve.openai_answers import Answer, ChatAnswer, CompletionAnswer
+from cpulm.serve.report_app import report_routes
+from cpulm.serve.written_text import Begun, Event, Piece, ServedModel
 
 MOST_BYTES, MOST_DRAINED_BYTES = 1 << 20, 1 << 26
 """A larger body is refused; up to the second size it is read to its end: the client then sees the answer."""
 
 
-def build_app(served: ServedModel, key: str) -> Starlette:
-    """The application that serves one model to who has the key."""
+def build_app(served: ServedModel, key: str, run: RunDir | None = None) -> Starlette:
+    """The application that serves one model to who has the key, and at ``/watch`` the report of its run."""
     queue = ModelQueue(served)
     model = {"id": served.name, "object": "model", "created": int(time.time()), "owned_by": "cpulm"}
 
@@ -90,6 +93,8 @@ def build_app(served: ServedModel, key: str) -> Starlette:
     routes += [Route("/", page(f"{name}.html")), Route(f"/{name}.js", page(f"{name}.js"))]
     routes += [Route("/client.js", page("client.js")), Route("/talk.js", page(TALK))]
     routes += [Route("/page.css", page(STYLE))]
+    if run is not None:
+        routes += report_routes(run, key, "/watch")
     return Starlette(routes=routes, lifespan=lifespan, exception_handlers=HANDLERS)
 
 

@@ -1,84 +1,32 @@
-"""The texts that clients wait for, written one request after another by one thread."""
+"""The texts that clients wait for: one thread writes them together, a token of each in a step."""
 
 from __future__ import annotations
 
 import asyncio
-import random
+import queue
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, suppress
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
-from cpulm.data.records.chat import end_id, end_ids, knows_chat
-from cpulm.data.tokenizer import Tokenizer
 from cpulm.errors import CpulmError
-from cpulm.execution.adaptive_threads import threads_for_model
-from cpulm.generation.chat import encode_chat
-from cpulm.generation.generate import LENGTH, Completion, begin_texts, encode_prompt, stream_text
-from cpulm.generation.rules import grammar
-from cpulm.generation.rules.rule import RuleSet
-from cpulm.generation.sampling import Sampling
-from cpulm.model.transformer import Transformer
-from cpulm.serve.completion_request import ChatRequest, CompletionRequest, RequestError, TextRequest
+from cpulm.execution.adaptive_threads import AdaptiveThreads, threads_for_model
+from cpulm.generation.together import Together
+from cpulm.serve.completion_request import RequestError, TextRequest
+from cpulm.serve.written_text import Event, Piece, ServedModel, WrittenText
 
 MOST_JOBS = 16
 """Requests that are written or wait; the next one is told to come back."""
-
-
-@dataclass(frozen=True)
-class ServedModel:
-    """A loaded model; ``records``: it was trained on records, which begin with the end-of-text token."""
-
-    name: str
-    model: Transformer
-    tokenizer: Tokenizer
-    starts_documents: bool
-    records: bool
-
-    @property
-    def talks(self) -> bool:
-        """Whether it was trained on conversations."""
-        return knows_chat(self.tokenizer)
-
-
-@dataclass(frozen=True)
-class ScoredToken:
-    """A token, its log probability, and those of the likeliest tokens instead."""
-
-    text: str
-    logprob: float
-    top: dict[str, float]
-
-
-@dataclass(frozen=True)
-class Begun:
-    """The prompt was accepted."""
-
-    prompt_tokens: int
-
-
-@dataclass(frozen=True)
-class Piece:
-    """The next characters of text number ``row``, and the tokens since the last piece, if they are asked for.
-
-    ``finish_reason`` is None until the text has ended, in OpenAI's words; ``made_tokens`` count then.
-    """
-
-    row: int
-    text: str
-    tokens: list[ScoredToken]
-    finish_reason: str | None = None
-    made_tokens: int = 0
-
-
-Event = Begun | Piece | Exception | None
-
-
-class _LeftError(Exception):
-    """The client has left."""
+MOST_ROWS = 32
+"""Texts that are written at once, of one request or of several."""
+_FLUSH_SECONDS = 0.02
+"""Between two pieces of a text: each takes time of a core that the model computes with."""
+_PREPARERS = 4
+"""Threads that read prompts and schemas, so that a huge one holds up nobody else."""
 
 
 class Job:
@@ -87,33 +35,60 @@ class Job:
     def __init__(self, request: TextRequest) -> None:
         self.request = request
         self.events: asyncio.Queue[Event] = asyncio.Queue()
-        self._left = threading.Event()
+        self.has_left = False
         self._loop = asyncio.get_running_loop()
+        self._held: list[Event] = []
+        self._next_seconds = 0.0
 
     def cancel(self) -> None:
         """Write no more."""
-        self._left.set()
+        self.has_left = True
 
     def emit(self, event: Event) -> None:
-        """Pass an event on, from the thread that writes."""
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self.events.put_nowait, event)
+        """Pass an event on with the next :meth:`flush`."""
+        for place, held in enumerate(self._held):
+            if isinstance(held, Piece) and (both := held.followed_by(event)):
+                self._held[place] = both
+                return
+        self._held.append(event)
 
-    def require_client(self) -> None:
-        """Raises _LeftError once nobody waits."""
-        if self._left.is_set():
-            raise _LeftError
+    def flush(self, *, at_once: bool = False) -> None:
+        """Pass on, from another thread, what has been emitted, unless a moment ago some has been."""
+        now = time.monotonic()
+        if not self._held or self._loop.is_closed() or not (at_once or now >= self._next_seconds):
+            return
+        self._loop.call_soon_threadsafe(self._arrive, self._held)
+        self._held, self._next_seconds = [], now + _FLUSH_SECONDS
+
+    def _arrive(self, events: list[Event]) -> None:
+        for event in events:
+            self.events.put_nowait(event)
+
+
+class _Prepared(NamedTuple):
+    """A request whose prompt and rules have been read."""
+
+    job: Job
+    text: WrittenText
 
 
 class ModelQueue:
-    """Writes for one request after another; ``n`` texts of one request share a cache."""
+    """Writes for all clients at once.
+
+    A request joins the others at their next token, the one that came first before the others. It waits while
+    there are too many texts, or their keys and values take too much memory.
+    """
 
     def __init__(self, served: ServedModel) -> None:
         self.served = served
-        # What a thread of its own computes with is not what the main thread was given
-        threads = torch.get_num_threads()
-        self._thread = ThreadPoolExecutor(1, "cpulm-serve", torch.set_num_threads, (threads,))
         self._jobs: set[Job] = set()
+        self._preparing = ThreadPoolExecutor(_PREPARERS, "cpulm-serve-prepare")
+        self._arrived: queue.SimpleQueue[_Prepared | None] = queue.SimpleQueue()
+        self._waiting: list[_Prepared] = []
+        self._written: list[_Prepared] = []
+        # What a thread of its own computes with is not what the main thread was given
+        self._thread = threading.Thread(target=self._run, args=(torch.get_num_threads(),), daemon=True)
+        self._thread.start()
 
     def submit(self, request: TextRequest) -> Job:
         """Put a request in the queue.
@@ -125,140 +100,107 @@ class ModelQueue:
             raise RequestError("too many requests wait; try again later", 429, code="rate_limit_exceeded")
         job = Job(request)
         self._jobs.add(job)
-        self._thread.submit(self._run, job)
+        self._preparing.submit(self._prepare, job)
         return job
 
     def close(self) -> None:
         """Cancel all that is written or waits."""
         for job in list(self._jobs):
             job.cancel()
-        self._thread.shutdown(wait=True)
+        self._preparing.shutdown(wait=True)
+        self._arrived.put(None)
+        self._thread.join()
 
-    def _run(self, job: Job) -> None:
+    def _prepare(self, job: Job) -> None:
+        with self._answering(job):
+            if not job.has_left:
+                self._arrived.put(_Prepared(job, WrittenText(self.served, job.request, job.emit)))
+                return
+        self._jobs.discard(job)
+
+    @contextmanager
+    def _answering(self, job: Job) -> Iterator[None]:
+        """Tell the client of what goes wrong, and the server of nothing: it goes on."""
         try:
-            job.require_client()
-            self._write(job)
-            job.emit(None)
-        except _LeftError:
-            pass
+            yield
         except CpulmError as error:
             hint = f": {error.hint}" if error.hint else ""
-            job.emit(RequestError(f"{error.message}{hint}"))
+            self._end(job, RequestError(f"{error.message}{hint}"))
         except Exception as error:
-            job.emit(error)
-        finally:
-            self._jobs.discard(job)
+            self._end(job, error)
 
-    def _write(self, job: Job) -> None:
-        served, request = self.served, job.request
-        count = request.n or 1
-        scored: list[list[ScoredToken]] = [[] for _ in range(count)]
+    def _end(self, job: Job, event: Event) -> None:
+        job.emit(event)
+        job.flush(at_once=True)
+        self._jobs.discard(job)
 
-        def on_step(tokens: list[int | None], logits: Tensor) -> None:
-            job.require_client()
-            if request.scores is not None:
-                for row, one in _scored(served.tokenizer, tokens, logits, request.scores):
-                    scored[row].append(one)
+    def _run(self, threads: int) -> None:
+        torch.set_num_threads(threads)
+        together, changes = Together(self.served.model), ExitStack()
+        used: AdaptiveThreads | None = None
+        while self._take_arrived():
+            before = self._rows
+            self._admit()
+            if self._rows != before or used is None:
+                changes.close()
+                used = changes.enter_context(threads_for_model(self.served.model, self._rows))
+            began = time.perf_counter()
+            self._step(together)
+            used.update_done(time.perf_counter() - began, f"{self._rows} texts")
+            if not self._written:
+                changes.close()
+                used = None
+        changes.close()
 
-        ids, ends = self._prompt_ids(request), None
-        if isinstance(request, ChatRequest):
-            ends = end_ids(served.tokenizer)
-        generation, completions = begin_texts(
-            served.model,
-            served.tokenizer,
-            ids,
-            max_new_tokens=request.most_tokens,
-            sampling=_sampling(request),
-            seed=random.randrange(10**6) if request.seed is None else request.seed,
-            num_samples=count,
-            stop=request.stops,
-            end_ids=ends,
-            records=served.records or ends is not None,
-            rules=_rules(served.tokenizer, request, count),
-            on_step=on_step,
-        )
-        job.emit(Begun(len(ids)))
-        with threads_for_model(served.model, count) as threads:
-            for row, text in threads.each(stream_text(generation, completions)):
-                job.emit(Piece(row, text, _taken(scored[row])))
-        for row, completion in enumerate(completions):
-            job.emit(_end(row, completion, _taken(scored[row])))
+    @property
+    def _rows(self) -> int:
+        return sum(text.generation.cache.batch_size for _, text in self._written)
 
-    def _prompt_ids(self, request: TextRequest) -> list[int]:
-        ids, block = self._encoded(request), self.served.model.settings.block_size
-        if len(ids) > block:
-            talks = isinstance(request, ChatRequest)
-            raise RequestError(
-                f"the {'conversation' if talks else 'prompt'} has {len(ids)} tokens; the model sees {block}",
-                param="messages" if talks else "prompt",
-                code="context_length_exceeded",
-            )
-        return ids
+    def _take_arrived(self) -> bool:
+        """Wait for a request if there is none; False once the queue is closed."""
+        is_idle = not self._written and not self._waiting
+        with suppress(queue.Empty):
+            while True:
+                one = self._arrived.get(block=is_idle)
+                if one is None:
+                    return False
+                self._waiting.append(one)
+                is_idle = False
+        return True
 
-    def _encoded(self, request: TextRequest) -> list[int]:
-        served = self.served
-        if isinstance(request, ChatRequest):
-            talk = request.talk
-            _require_unicode("messages", *(message.text for message in talk))
-            return encode_chat(served.tokenizer, talk)
-        assert isinstance(request, CompletionRequest)
-        prompt = request.one_prompt
-        if isinstance(prompt, str):
-            _require_unicode("prompt", prompt)
-            starts, records = served.starts_documents, served.records
-            return encode_prompt(served.tokenizer, prompt, starts_documents=starts, begins_records=records)
-        ids = prompt or [served.tokenizer.eot_id]
-        if not all(0 <= token < served.tokenizer.vocab_size for token in ids):
-            raise RequestError(f"prompt: tokens are 0 to {served.tokenizer.vocab_size - 1}", param="prompt")
-        return ids
+    def _admit(self) -> None:
+        """Begin the texts of the requests that wait, as long as they fit beside the others."""
+        for job, _ in [*self._waiting, *self._written]:
+            if job.has_left:
+                self._jobs.discard(job)
+        self._drop_ended()
+        while self._waiting and self._fits(self._waiting[0].text):
+            self._written.append(self._waiting.pop(0))
 
+    def _fits(self, text: WrittenText) -> bool:
+        caches = [one.generation.cache for _, one in self._written]
+        rows = sum(cache.batch_size for cache in (*caches, text.generation.cache))
+        size = sum(cache.size_bytes for cache in (*caches, text.generation.cache))
+        return not caches or (rows <= MOST_ROWS and size <= self.served.cache_bytes)
 
-def _require_unicode(param: str, *texts: str) -> None:
-    if any("\ud800" <= character <= "\udfff" for text in texts for character in text):
-        raise RequestError(f"{param}: half a surrogate pair is not text", param=param)
+    def _step(self, together: Together) -> None:
+        """Write a token of every text."""
+        jobs = {text.generation: _Prepared(job, text) for job, text in self._written}
+        running = [generation for generation in jobs if not generation.has_ended]
+        try:
+            for generation, logits in together.step(running):
+                with self._answering(jobs[generation].job):
+                    jobs[generation].text.write(logits)
+        except Exception as error:  # of the model: it may be of any of them
+            for job, _ in self._written:
+                self._end(job, error)
+        for generation, (job, text) in jobs.items():
+            if generation.has_ended and job in self._jobs:
+                text.end()
+                self._end(job, None)
+            job.flush()
+        self._drop_ended()
 
-
-def _sampling(request: TextRequest) -> Sampling:
-    return Sampling(
-        temperature=0.8 if request.temperature is None else request.temperature,
-        top_k=request.top_k or None,
-        top_p=request.top_p,
-        min_p=request.min_p,
-        repetition_penalty=request.repetition_penalty or 1.0,
-    )
-
-
-def _rules(tokenizer: Tokenizer, request: TextRequest, count: int) -> RuleSet | None:
-    schema = request.schema_text
-    if schema is None:
-        return None
-    body = grammar.json_grammar(schema, "response_format")
-    ends = end_id(tokenizer) if isinstance(request, ChatRequest) else None
-    return RuleSet([grammar.GrammarRule(tokenizer, "response_format", body, count, ends)])
-
-
-def _scored(
-    tokenizer: Tokenizer, tokens: Sequence[int | None], logits: Tensor, most: int
-) -> list[tuple[int, ScoredToken]]:
-    """The tokens of one step with their row, from ``logits`` [B, V]."""
-    logs = logits.float().log_softmax(-1)
-    found = []
-    for row, token in enumerate(tokens):
-        if token is None or token in tokenizer.special_ids:
-            continue
-        likeliest = logs[row].topk(min(most, logs.size(1)))
-        top = zip(likeliest.indices.tolist(), likeliest.values.tolist(), strict=True)
-        texts = {tokenizer.decode([other]): value for other, value in reversed(list(top))}
-        found.append((row, ScoredToken(tokenizer.decode([token]), float(logs[row, token]), texts)))
-    return found
-
-
-def _taken(tokens: list[ScoredToken]) -> list[ScoredToken]:
-    taken = tokens[:]
-    tokens.clear()
-    return taken
-
-
-def _end(row: int, completion: Completion, tokens: list[ScoredToken]) -> Piece:
-    reason = "length" if completion.stop_reason == LENGTH else "stop"
-    return Piece(row, "", tokens, reason, len(completion.tokens))
+    def _drop_ended(self) -> None:
+        self._waiting = [one for one in self._waiting if one.job in self._jobs]
+        self._written = [one for one in self._written if one.job in self._jobs]

@@ -8,7 +8,7 @@ import uuid
 from typing import Any, Protocol
 
 from cpulm.serve.completion_request import ChatRequest, CompletionRequest
-from cpulm.serve.model_queue import Piece, ScoredToken
+from cpulm.serve.written_text import Piece, ScoredToken
 
 
 class Answer(Protocol):

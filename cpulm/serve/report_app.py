@@ -23,17 +23,21 @@ _REST = 50
 
 def build_report_app(run: RunDir, key: str) -> Starlette:
     """The application that shows ``run`` to who has the key."""
+    return Starlette(routes=report_routes(run, key, "/"), exception_handlers=HANDLERS)
+
+
+def report_routes(run: RunDir, key: str, path: str) -> list[Route]:
+    """What an application needs to show ``run`` at ``path``."""
     live = LiveReport(run)
 
     async def report(_: Request) -> Response:
         return Response(await live.current(), media_type="text/html")
 
-    routes = [
-        Route("/", page("watch.html", inline=" 'unsafe-inline' 'unsafe-eval'")),
+    return [
+        Route(path, page("watch.html", inline=" 'unsafe-inline' 'unsafe-eval'")),
         Route("/watch.js", page("watch.js")),
         Route("/report", keyed(report, key)),
     ]
-    return Starlette(routes=routes, exception_handlers=HANDLERS)
 
 
 class LiveReport:

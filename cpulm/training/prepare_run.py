@@ -22,7 +22,7 @@ from cpulm.execution.compilation import decide_compile
 from cpulm.execution.runtime import Runtime, choose_runtime
 from cpulm.execution.step_timing import cached_fp32_peak, measure_step
 from cpulm.execution.update import TrainingParts
-from cpulm.generation.generate import encode_prompt
+from cpulm.generation.prompt import encode_prompt
 from cpulm.run_dir import RunDir
 from cpulm.settings import HORIZONS, Settings
 from cpulm.system.allocator import release_memory

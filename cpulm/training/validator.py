@@ -17,7 +17,8 @@ from cpulm.distributed.world import SOLO, World
 from cpulm.evaluation.validation_loss import Evaluation, evaluate
 from cpulm.events import EndReason, Listener, SampleMade, Validated
 from cpulm.generation.chat import sample_question
-from cpulm.generation.generate import encode_prompt, sample_text
+from cpulm.generation.generate import sample_text
+from cpulm.generation.prompt import encode_prompt
 from cpulm.model.transformer import Transformer
 from cpulm.optim.weight_average import WeightAverage
 from cpulm.settings import Settings

@@ -19,10 +19,10 @@ from cpulm.generation.generate import (
     STOP,
     Completion,
     Generation,
-    encode_prompt,
     sample_text,
     stream_text,
 )
+from cpulm.generation.prompt import encode_prompt
 from cpulm.generation.sampling import Sampling, penalize_repetition
 from cpulm.model.transformer import Transformer
 

@@ -14,7 +14,7 @@ from running_server import running
 
 from cpulm.api.language_model import Model, load
 from cpulm.serve.app import build_app
-from cpulm.serve.model_queue import ServedModel
+from cpulm.serve.written_text import ServedModel
 
 KEY = "a-key"
 TALK: list[Any] = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hi <|end|>"}]
@@ -27,7 +27,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 @pytest.fixture(scope="module")
 def address(model: Model) -> Iterator[str]:
-    served = ServedModel("talk", model._model, model._tokenizer, True, True)
+    served = ServedModel("talk", model._model, model._tokenizer, True, True, 1 << 30)
     with running(build_app(served, KEY)) as address:
         yield address
 

@@ -8,6 +8,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,12 @@ from small_exports import SmallTrained
 from small_exports import trained as trained
 
 from cpulm.api.language_model import Model, load
+from cpulm.run_dir import RunDir
 from cpulm.serve.app import build_app
 from cpulm.serve.completion_request import MOST_TOKENS
-from cpulm.serve.model_queue import MOST_JOBS, ServedModel
+from cpulm.serve.model_queue import MOST_JOBS
 from cpulm.serve.server import HOST, open_port
+from cpulm.serve.written_text import ServedModel
 
 KEY = "a-key"
 PROMPT = "def load("
@@ -42,8 +45,8 @@ def model(run: Path) -> Model:
 
 @pytest.fixture(scope="module")
 def address(model: Model, run: Path) -> Iterator[str]:
-    served = ServedModel(run.name, model._model, model._tokenizer, True, False)
-    with running(build_app(served, KEY)) as address:
+    served = ServedModel(run.name, model._model, model._tokenizer, True, False, 1 << 30)
+    with running(build_app(served, KEY, RunDir(run))) as address:
         yield address
 
 
@@ -144,6 +147,7 @@ def test_strangers_are_refused(address: str, client: openai.OpenAI, run: Path) -
     preflight = httpx.options(f"{address}/v1/completions", headers=asked)
     assert preflight.status_code == 405
     assert not any(name.startswith("access-control") for name in preflight.headers)
+    assert httpx.get(f"{address}/report").status_code == 401
     page = httpx.get(f"{address}/")
     assert "frame-ancestors 'none'" in page.headers["content-security-policy"]
     assert KEY not in page.text
@@ -152,8 +156,49 @@ def test_strangers_are_refused(address: str, client: openai.OpenAI, run: Path) -
         client.chat.completions.create(model=run.name, messages=[{"role": "user", "content": "hi"}])
 
 
+def test_clients_are_written_for_together(client: openai.OpenAI, model: Model, run: Path) -> None:
+    """Whoever comes while others are written joins them, and each gets what it would get alone."""
+    long: dict[str, Any] = {"model": run.name, "prompt": PROMPT, "max_tokens": MOST_TOKENS}
+    with client.completions.create(**long, stream=True) as endless:
+        next(iter(endless))
+        with ThreadPoolExecutor(8) as clients:
+
+            def asked(number: int) -> str:
+                made = client.completions.create(
+                    model=run.name,
+                    prompt=PROMPT * (number % 3 + 1),
+                    max_tokens=20,
+                    seed=number,
+                    n=1 + number % 2,
+                )
+                return made.choices[0].text
+
+            found = list(clients.map(asked, range(8)))
+    for number, text in enumerate(found):
+        assert text == model.generate(PROMPT * (number % 3 + 1), max_new_tokens=20, seed=number)
+
+
+def test_what_fails_or_does_not_fit_fails_alone(model: Model, run: Path) -> None:
+    served = ServedModel(run.name, model._model, model._tokenizer, True, False, 1 << 18)
+    asked: dict[str, Any] = {"model": run.name, "prompt": PROMPT, "max_tokens": 40}
+    with running(build_app(served, KEY)) as address:
+        client, later = (
+            openai.OpenAI(base_url=f"{address}/v1", api_key=KEY, max_retries=0, timeout=60) for _ in range(2)
+        )
+        with pytest.raises(openai.BadRequestError, match="its keys and values would take"):
+            client.completions.create(**asked, n=16)
+        hook = model._model.register_forward_pre_hook(lambda *_: 1 / 0)
+        try:
+            with pytest.raises(openai.InternalServerError, match="the server failed"):
+                client.completions.create(**asked)
+        finally:
+            hook.remove()
+        found = later.completions.create(**asked, seed=1).choices[0].text
+        assert found == model.generate(PROMPT, max_new_tokens=40, seed=1)
+
+
 def test_who_leaves_is_not_written_for(address: str, client: openai.OpenAI, run: Path) -> None:
-    """One text of minutes is written, 15 wait, one more is refused; all clients leave, and there is room."""
+    """16 texts of minutes are written or wait, one more is refused; all clients leave, and there is room."""
     long: dict[str, Any] = {"model": run.name, "prompt": PROMPT, "max_tokens": MOST_TOKENS, "n": 16}
     stream = client.completions.create(**long, stream=True)
     next(iter(stream))
@@ -191,6 +236,15 @@ def test_a_busy_port_and_a_missing_extra_are_one_message(run: Path, monkeypatch:
     missing = cpulm(run, "serve", str(run))
     assert missing.returncode == 2
     assert missing.stderr.endswith("hint: install it: pip install 'cpulm[serve]'\n")
+
+
+def test_the_report_of_its_run_is_there_too(address: str) -> None:
+    """This one has no log yet: the reason is told."""
+    assert "watch.js" in httpx.get(f"{address}/watch").text
+    asked = {"Authorization": f"Bearer {KEY}"}
+    answer = httpx.get(f"{address}/report", headers=asked, timeout=60)
+    assert answer.status_code == 503
+    assert answer.json()["error"]["message"]
 
 
 def test_its_page_writes_with_the_model(browser: Any, address: str, model: Model) -> None:
