@@ -11,6 +11,7 @@ from cpulm.data.splitting import EXPRESSIONS
 from cpulm.data.tokenizer import UNKNOWN, Tokenizer, byte_letters
 from cpulm.errors import DataError
 from cpulm.pretrained.gguf_names import NO_TEXT, PRE_TOKENIZERS, WORD_BEGINS, TokenType
+from cpulm.pretrained.sentencepiece_vocabulary import sentencepiece_parts
 from cpulm.typed_json import shown
 
 Json = dict[str, Any]
@@ -36,11 +37,16 @@ def tokenizer_of(values: Mapping[str, Any]) -> Tokenizer:
     kinds = kinds if isinstance(kinds, list) else [TokenType.NORMAL] * len(tokens)
     if len(kinds) != len(tokens):
         raise DataError(f"it has {len(tokens):,} tokens and {len(kinds):,} types of tokens")
-    builders = {"gpt2": _byte_level_bpe, "rwkv": _longest_match, "t5": _words}
+    builders = {"gpt2": _byte_level_bpe, "llama": _sentencepiece, "rwkv": _longest_match, "t5": _words}
     if model not in builders:
         raise DataError(f"its tokenizer is {shown(model)}, which cpulm does not read", _HINT)
     try:
-        return Tokenizer.from_json(json.dumps(builders[model](tokens, kinds, values)))
+        parts = builders[model](tokens, kinds, values)
+        begin = values.get("tokenizer.ggml.bos_token_id")
+        begins = values.get("tokenizer.ggml.add_bos_token", model == "llama")
+        if begins and type(begin) is int and 0 <= begin < len(tokens):
+            parts["post_processor"] = _beginning_with(tokens[begin].decode(), begin)
+        return Tokenizer.from_json(json.dumps(parts))
     except UnicodeDecodeError as error:
         raise DataError(f"a token of its vocabulary is not UTF-8: {error.object!r:.60}", _HINT) from error
 
@@ -73,6 +79,26 @@ def _byte_level_bpe(tokens: list[bytes], kinds: list[int], values: Mapping[str, 
     }
     model = {"type": "BPE", "vocab": vocab, "merges": [merge.decode() for merge in merges]}
     return _parts(model, added, splitter, _DECODER)
+
+
+def _sentencepiece(tokens: list[bytes], kinds: list[int], values: Mapping[str, Any]) -> Json:
+    scores = values.get("tokenizer.ggml.scores")
+    if not isinstance(scores, list) or len(scores) != len(tokens):
+        raise DataError("its vocabulary has no score for each token (tokenizer.ggml.scores)", _HINT)
+    texts = [token.decode() for token in tokens]
+    unknown = next((text for text, kind in zip(texts, kinds, strict=True) if kind == TokenType.UNKNOWN), None)
+    spoken = {
+        text: float(score)
+        for text, score, kind in zip(texts, scores, kinds, strict=True)
+        if kind == TokenType.NORMAL
+    }
+    return sentencepiece_parts(
+        {text: number for number, text in enumerate(texts)},
+        spoken,
+        unknown,
+        _added(tokens, kinds),
+        space_first=bool(values.get("tokenizer.ggml.add_space_prefix", True)),
+    )
 
 
 def _longest_match(tokens: list[bytes], kinds: list[int], _values: Mapping[str, Any]) -> Json:
@@ -108,6 +134,20 @@ def _words(tokens: list[bytes], kinds: list[int], _values: Mapping[str, Any]) ->
 
 def _bpe(vocab: Mapping[str, int]) -> Json:
     return {"type": "BPE", "vocab": vocab, "merges": []}
+
+
+def _beginning_with(text: str, number: int) -> Json:
+    """What puts a token before every text."""
+    first: list[Json] = [
+        {"SpecialToken": {"id": text, "type_id": 0}},
+        {"Sequence": {"id": "A", "type_id": 0}},
+    ]
+    return {
+        "type": "TemplateProcessing",
+        "single": first,
+        "pair": [*first, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {text: {"id": text, "ids": [number], "tokens": [text]}},
+    }
 
 
 def _added(tokens: list[bytes], kinds: list[int]) -> list[Json]:
