@@ -125,4 +125,6 @@ def replacing_folder(path: Path) -> Iterator[Path]:
             flush_folder(path.parent)
     finally:
         for left in (temporary, old):
+            if left.is_symlink():
+                left.unlink()
             shutil.rmtree(left, ignore_errors=True)

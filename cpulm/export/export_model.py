@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from cpulm.export.modelfile import modelfile
 from cpulm.export.safetensors_file import write_safetensors
 from cpulm.export.trained_model import TrainedModel, model_name, read_trained_model
 from cpulm.pretrained.gguf_names import require_gguf
+from cpulm.typed_json import shown
 
 
 @dataclass(frozen=True)
@@ -109,9 +111,19 @@ def _modelfile_of(path: Path) -> Path:
     return path.with_suffix(".Modelfile")
 
 
+def _read_files(run: Path) -> set[Path]:
+    """What ``run`` is read from."""
+    files = [run, *run.glob("*.pt"), *run.glob("*.safetensors")] if run.is_dir() else [run]
+    return {file.resolve() for file in files}
+
+
 def _require_free(request: ExportRequest) -> None:
     """Raise SettingsError if the export would replace something that the user did not name as replaceable."""
     path = request.path
+    if path.name in ("", "..") or not path.name.isprintable():
+        raise SettingsError(f"--out {shown(str(path))} is no name for an export", "choose another --out")
+    if path.exists() and path.resolve() in _read_files(request.run):
+        raise SettingsError(f"{path} is the model that is to be exported", "choose another --out")
     if request.to == "hf":
         if path.exists() and not path.is_dir():
             raise SettingsError(f"{path} is a file, and hf is a folder", "choose another --out")
@@ -123,10 +135,11 @@ def _require_free(request: ExportRequest) -> None:
         there = [path] if names else []
     else:
         targets = [path, _modelfile_of(path)] if request.to == "gguf" else [path]
-        there = [target for target in targets if target.exists()]
-        if folders := [target for target in there if target.is_dir()]:
+        there = [target for target in targets if os.path.lexists(target)]
+        if others := [target for target in there if target.exists() and not target.is_file()]:
+            kind = "folder" if others[0].is_dir() else "device"
             raise SettingsError(
-                f"{folders[0]} is a folder, and {request.to} is a file", "choose another --out"
+                f"{others[0]} is a {kind}, and {request.to} is a file", "choose another --out"
             )
     if there and not request.force:
         raise SettingsError(f"{there[0]} exists", "choose another --out, or replace it with --force")

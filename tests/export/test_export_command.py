@@ -83,16 +83,36 @@ def test_what_is_there_is_replaced_only_with_force(to: str, folder: Path) -> Non
         (("--to", "hf", "--out", "runs", "--force"), "runs holds plays, which is not part of an export"),
         (("--to", "hf", "--out", "runs/plays/best.pt", "--force"), "runs/plays/best.pt is a file"),
         (("--to", "gguf", "--out", "runs", "--force"), "runs is a folder, and gguf is a file"),
+        (("--to", "safetensors", "--out", "runs/plays/best.pt", "--force"), "is the model that is to be"),
+        (("--to", "hf", "--out", "."), "--out '.' is no name for an export"),
+        (("--to", "gguf", "--out", "a\nSYSTEM b.gguf"), "--out 'a\\nSYSTEM b.gguf' is no name"),
+        (("--to", "gguf", "--out", "link.gguf"), "link.gguf exists"),
     ],
 )
 def test_mistakes_are_named_and_nothing_is_written(
     arguments: tuple[str, ...], complaint: str, folder: Path
 ) -> None:
+    (folder / "link.gguf").symlink_to("nowhere")
     done = cpulm(folder, "export", "runs/plays", *arguments)
     assert done.returncode == 2
     assert complaint in done.stderr
-    assert names(folder) == {"runs"}
+    assert names(folder) == {"runs", "link.gguf"}
     assert names(folder / "runs" / "plays") == {"best.pt"}
+
+
+def test_a_link_to_an_empty_folder_is_replaced(folder: Path) -> None:
+    (folder / "empty").mkdir()
+    (folder / "link").symlink_to("empty")
+    assert cpulm(folder, "export", "runs/plays", "--to", "hf", "--out", "link").returncode == 0
+    assert names(folder) == {"runs", "empty", "link"}
+    assert names(folder / "link") == HF_FILES
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such file")
+def test_a_device_is_not_replaced(folder: Path) -> None:
+    done = cpulm(folder, "export", "runs/plays", "--to", "page", "--out", "/dev/null", "--force")
+    assert (done.returncode, Path("/dev/null").is_char_device()) == (2, True)
+    assert "/dev/null is a device, and page is a file" in done.stderr
 
 
 def test_a_block_that_nobody_knows_can_only_be_bare_weights(tmp_path: Path) -> None:
