@@ -68,8 +68,11 @@ def _tables(result: Result, settings: Settings, hosts: int, network: Network) ->
 def _cost(result: Result, settings: Settings, exchange: Exchange) -> UpdateCost:
     from cpulm.benchmark.handling import handling_seconds
     from cpulm.estimate.host_scaling import UpdateCost
+    from cpulm.model.counts import count
 
     parts, train = result.fastest.parts, settings.train
+    by_part = count(settings.model, 1).by_part
+    matrices = by_part["attention"] + by_part["mlp"]
     return UpdateCost(
         rows=train.micro_batch_size * train.grad_accum_steps,
         tokens=result.tokens_per_step,
@@ -77,6 +80,7 @@ def _cost(result: Result, settings: Settings, exchange: Exchange) -> UpdateCost:
         backward_seconds=parts["backward"],
         optimizer_seconds=parts["optimizer"],
         parameters=result.params_total,
+        divided_parameters=matrices if train.optimizer == "muon" else 0,
         handling_seconds=handling_seconds(result.params_total, exchange.sent_as),
     )
 

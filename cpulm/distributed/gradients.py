@@ -56,17 +56,51 @@ class GradientSum:
         return list(totals.tolist())
 
 
+class OwnedTensors:
+    """Tensors of which each process computes some for all: what a part of an update led to.
+
+    Args:
+        compression: how they are sent, as in :class:`GradientSum`; the owner takes the rounded ones too.
+    """
+
+    def __init__(self, world: World, compression: Compression = "none") -> None:
+        self.rank, self.size = world.rank, world.size
+        self._world, self._compression = world, compression
+
+    @torch.no_grad()
+    def spread(self, tensors: Sequence[Tensor], owners: Sequence[int]) -> None:
+        """Replace each of ``tensors`` by that of its owner, the same bits in every process.
+
+        Args:
+            tensors: float32, of the same shapes in all processes.
+            owners: the rank of each one's owner.
+
+        Raises:
+            CpulmError, LostPeerError: as in :meth:`GradientSum.sum`.
+        """
+        by_rank = [
+            [t for t, owner in zip(tensors, owners, strict=True) if owner == n] for n in range(self.size)
+        ]
+        count = max(sum(map(_whole_blocks, some)) for some in by_rank)
+        part = torch.zeros(count)
+        for view, tensor in zip(_views(part, by_rank[self.rank]), by_rank[self.rank], strict=True):
+            view.copy_(tensor)
+        content = compress(part, self._compression)
+        received = torch.empty(self.size * content.numel(), dtype=torch.uint8)
+        self._world.start_gather(received, content).wait()
+        for some, row in zip(by_rank, received.view(self.size, -1), strict=True):
+            for tensor, view in zip(some, _views(restore(row, count, self._compression), some), strict=True):
+                tensor.copy_(view)
+
+
 class _Bucket:
     """The gradients of some parameters, one after the other in one tensor."""
 
     def __init__(self, parameters: Sequence[Tensor], size: int, compression: Compression) -> None:
         self._parameters, self._compression = list(parameters), compression
-        # Each begins a block, so that small gradients are not rounded by the scale of large ones.
-        sizes = [-(-p.numel() // BLOCK) * BLOCK for p in parameters]
         unit = 1 if compression == "none" else size * BLOCK
-        self._flat = torch.zeros(-(-sum(sizes) // unit) * unit)
-        parts = self._flat[: sum(sizes)].split(sizes)
-        self._views = [part[: p.numel()].view(p.shape) for part, p in zip(parts, parameters, strict=True)]
+        self._flat = torch.zeros(-(-sum(map(_whole_blocks, parameters)) // unit) * unit)
+        self._views = _views(self._flat, self._parameters)
         self._received = self._sent = torch.zeros(0, dtype=torch.uint8)
         self._pending: Pending | None = None
 
@@ -120,3 +154,16 @@ def _buckets(parameters: list[Tensor], size: int, compression: Compression) -> I
             waiting = []
     if waiting:
         yield _Bucket(waiting, size, compression)
+
+
+def _views(flat: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Views of ``flat`` with the shapes of ``tensors``, one after the other.
+
+    Each begins a block, so that small numbers are not rounded by the scale of another tensor's.
+    """
+    parts = flat[: sum(map(_whole_blocks, tensors))].split([_whole_blocks(t) for t in tensors])
+    return [part[: t.numel()].view(t.shape) for part, t in zip(parts, tensors, strict=True)]
+
+
+def _whole_blocks(tensor: Tensor) -> int:
+    return -(-tensor.numel() // BLOCK) * BLOCK

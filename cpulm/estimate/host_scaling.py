@@ -1,7 +1,8 @@
 """What more hosts buy: a model of an update on several hosts alike, from its parts on one. Loads no torch.
 
-Every host computes its rows of an update, and all of them the optimizers. In ``sync`` mode the gradients are
-summed by a ring: each host sends and receives ``2 (k - 1) / k`` times their bytes, in ``2 (k - 1)`` messages.
+Every host computes its rows of an update. In ``sync`` mode the gradients are summed by a ring: each host
+sends and receives ``2 (k - 1) / k`` times their bytes, in ``2 (k - 1)`` messages. Muon's matrices are divided
+over the hosts, and ``(k - 1) / k`` of them sent once more; what AdamW updates, every host does.
 In ``diloco`` mode the compressed changes of the weights take the same way once in a round.
 ``benchmarks/hosts.py`` holds the model against hosts in network namespaces.
 """
@@ -21,7 +22,7 @@ GOODPUT = 0.94
 of 1000, 96 of 100 Mbit/s)."""
 LAN_LATENCY_SECONDS = 0.0002
 """One way between two hosts of a local network."""
-MEETINGS = {"sync": 2, "diloco": 4}
+MEETINGS = {"sync": 3, "diloco": 4}
 """Exchanges of a few bytes beside the large one: in an update, and at the border of a round."""
 BYTES_PER_VALUE = {"none": 4.0, "bf16": 2.0, "int8": 1 + 4 / 256}
 LEAST_GAIN = 0.1
@@ -48,8 +49,10 @@ class UpdateCost:
     Attributes:
         rows_seconds: batch, forward and backward pass, of ``rows`` rows together.
         backward_seconds: the part of them under which an exchange can hide.
-        optimizer_seconds: clipping and the optimizers, the same on every host.
+        optimizer_seconds: clipping and the optimizers.
         parameters: values that are exchanged.
+        divided_parameters: of these, in the matrices that ``sync`` divides over the hosts. They take nearly
+            all of the optimizers' time; if there are none, every host does everything.
         handling_seconds: the processor's work for one exchange of all of them.
     """
 
@@ -59,6 +62,7 @@ class UpdateCost:
     backward_seconds: float
     optimizer_seconds: float
     parameters: int
+    divided_parameters: int = 0
     handling_seconds: float = 0.0
 
 
@@ -98,13 +102,16 @@ def scaling(cost: UpdateCost, exchange: Exchange, network: Network, hosts: int, 
             the rows of one, and the run's result is that of one host.
     """
     share = 1.0 if grows else 1.0 / hosts
-    compute = cost.rows_seconds * share + cost.optimizer_seconds
+    divided = cost.divided_parameters if exchange.mode == "sync" else 0
+    optimizer = cost.optimizer_seconds / (hosts if divided else 1)
+    compute = cost.rows_seconds * share + optimizer
     sent, transfer, latency, handling = 0.0, 0.0, 0.0, 0.0
     if hosts > 1:
-        sent = 2 * (hosts - 1) / hosts * cost.parameters * BYTES_PER_VALUE[exchange.sent_as]
+        values = 2 * cost.parameters + divided
+        sent = (hosts - 1) / hosts * values * BYTES_PER_VALUE[exchange.sent_as]
         transfer = sent / network.bytes_per_second
         latency = (MEETINGS[exchange.mode] + 1) * 2 * (hosts - 1) * network.latency_seconds
-        handling = cost.handling_seconds
+        handling = cost.handling_seconds * values / (2 * cost.parameters)
         hidden = exchange.overlap * min(transfer, cost.backward_seconds * share)
         transfer -= hidden
     sent, transfer, latency, handling = (one / exchange.every for one in (sent, transfer, latency, handling))
@@ -114,7 +121,7 @@ def scaling(cost: UpdateCost, exchange: Exchange, network: Network, hosts: int, 
     losses = {
         "network": transfer + handling,
         "latency": latency,
-        "optimizer": cost.optimizer_seconds * (1 - share),
+        "optimizer": optimizer - cost.optimizer_seconds * share,
     }
     return Scaling(
         hosts=hosts,

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from cpulm.native.int8 import Int8Kernels
+from cpulm.optim.divided_muon import DividedMuon, Owners
 from cpulm.optim.eager import AdamW
 from cpulm.optim.muon import Muon
 from cpulm.optim.outer import Average, OuterStep
@@ -23,6 +24,7 @@ def build_optimizers(
     settings: TrainSettings,
     int8: Int8Kernels | None = None,
     average: Average | None = None,
+    owners: Owners | None = None,
 ) -> Optimizers:
     """The optimizers that together update every parameter of ``model`` once, but for frozen ones.
 
@@ -44,6 +46,7 @@ def build_optimizers(
     Args:
         int8: the kernels of a model that trains in int8, for Muon's products.
         average: over the processes of a run, which end their rounds together.
+        owners: the processes of a run that share every update, and divide Muon's matrices.
     """
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     matrices = {
@@ -62,7 +65,12 @@ def build_optimizers(
             {**_group(parameters, settings.muon_lr, settings.weight_decay), "block_rows": block_rows}
             for block_rows, parameters in by_blocks.items()
         ]
-        optimizers.append(Muon(muon_groups, momentum=settings.momentum, kernels=int8))
+        momentum = settings.momentum
+        optimizers.append(
+            Muon(muon_groups, momentum=momentum, kernels=int8)
+            if owners is None
+            else DividedMuon(muon_groups, owners, momentum=momentum, kernels=int8)
+        )
     else:
         adamw_groups.append(_group(list(matrices.values()), settings.lr, settings.weight_decay))
     betas = (settings.beta1, settings.beta2)

@@ -96,20 +96,18 @@ class Muon(EagerOptimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self._update_all()
+        return loss
+
+    def _update_all(self) -> None:
         for group in self.param_groups:
-            alike: dict[torch.Size, list[Tensor]] = defaultdict(list)
-            for p in group["params"]:
-                if p.grad is not None:
-                    alike[p.shape].append(p)
-            for shape, matrices in alike.items():
+            for matrices in alike(p for p in group["params"] if p.grad is not None):
                 fitting = [p for p in matrices if self._fits_int8(p, group)]
                 if fitting:
                     self._update_in_int8(fitting, group)
                 rest = [p for p in matrices if not self._fits_int8(p, group)]
-                at_once = max(1, MUON_ELEMENTS_AT_ONCE // shape.numel())
-                for start in range(0, len(rest), at_once):
-                    self._update(rest[start : start + at_once], group)
-        return loss
+                for some in at_once(rest):
+                    self._update(some, group)
 
     def _fits_int8(self, p: Tensor, group: dict[str, Any]) -> bool:
         kernels, grad = self._kernels, p.grad
@@ -127,7 +125,7 @@ class Muon(EagerOptimizer):
     def _update_in_int8(self, matrices: list[Tensor], group: dict[str, Any]) -> None:
         assert self._kernels is not None
         block_rows = group["block_rows"] or matrices[0].size(0)
-        decay, step_size = _decay_and_step_size(group, block_rows, matrices[0].size(1))
+        decay, step_size = decay_and_step_size(group, matrices[0])
         update = MuonUpdate(block_rows, group["momentum"], decay, step_size, ITERATIONS, COEFFICIENTS)
         gradients = [p.grad for p in matrices if p.grad is not None]
         self._kernels.muon(matrices, gradients, [self._average(p) for p in matrices], update)
@@ -140,7 +138,7 @@ class Muon(EagerOptimizer):
         for p, direction in zip(matrices, directions, strict=True):
             self._direct(p, group["momentum"], direction)
         updates = orthogonalise(directions.view(-1, block_rows, cols)).reshape(-1, rows, cols)
-        decay, step_size = _decay_and_step_size(group, block_rows, cols)
+        decay, step_size = decay_and_step_size(group, matrices[0])
         torch._foreach_mul_(matrices, 1.0 - decay)
         torch._foreach_add_(matrices, updates.unbind(), alpha=-step_size)
 
@@ -159,6 +157,21 @@ class Muon(EagerOptimizer):
         return average
 
 
-def _decay_and_step_size(group: dict[str, Any], block_rows: int, cols: int) -> tuple[float, float]:
+def alike(matrices: Iterable[Tensor]) -> Iterable[list[Tensor]]:
+    """``matrices`` of one shape together."""
+    by_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
+    for matrix in matrices:
+        by_shape[matrix.shape].append(matrix)
+    return by_shape.values()
+
+
+def at_once(matrices: list[Tensor]) -> Iterable[list[Tensor]]:
+    """``matrices`` of one shape, in batches that are updated at once."""
+    count = max(1, MUON_ELEMENTS_AT_ONCE // matrices[0].numel()) if matrices else 1
+    return (matrices[start : start + count] for start in range(0, len(matrices), count))
+
+
+def decay_and_step_size(group: dict[str, Any], matrix: Tensor) -> tuple[float, float]:
     """The weights are multiplied by ``1 - decay``, then ``step_size`` times the direction is subtracted."""
-    return group["lr"] * group["weight_decay"], group["lr"] * max(1.0, block_rows / cols) ** 0.5
+    rows, cols = group["block_rows"] or matrix.size(0), matrix.size(1)
+    return group["lr"] * group["weight_decay"], group["lr"] * max(1.0, rows / cols) ** 0.5

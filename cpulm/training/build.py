@@ -18,7 +18,7 @@ from cpulm.data.batches import TrainingBatches, ValidationBatches, training_batc
 from cpulm.data.loader import Loader
 from cpulm.data.packing import tokens_per_epoch
 from cpulm.data.tokenfile import TokenFolder
-from cpulm.distributed.gradients import GradientSum
+from cpulm.distributed.gradients import GradientSum, OwnedTensors
 from cpulm.distributed.rounds import OwnRows, WeightedAverage
 from cpulm.distributed.world import SOLO, World
 from cpulm.errors import DataError
@@ -26,7 +26,7 @@ from cpulm.estimate.requirements import total_steps
 from cpulm.events import Listener, Notice
 from cpulm.execution.runtime import Runtime
 from cpulm.execution.teacher import Teacher
-from cpulm.execution.update import TrainingParts
+from cpulm.execution.update import GradientExchange, TrainingParts
 from cpulm.interrupts import StopRequest
 from cpulm.model.lora import adapt
 from cpulm.model.transformer import Transformer
@@ -69,19 +69,14 @@ def build_parts(
     loader = training_batches(settings, tokens)
     weights = None if initial is None else initial.fitted(settings.model, tokens.vocab_size)
     parts = _parts(settings, loader, tokens.vocab_size, tokens.tokenizer.eot_id, runtime, weights, world)
-    trained = [parameter for parameter in parts.model.parameters() if parameter.requires_grad]
-    if settings.distributed.mode == "diloco":
-        rows = settings.train.micro_batch_size * settings.train.grad_accum_steps
-        by_speed = settings.distributed.share == "speed"
-        parts = replace(parts, exchange=OwnRows(world, trained, rows, by_speed=by_speed))
-    elif world.size > 1:
-        parts = replace(parts, exchange=GradientSum(world, trained, settings.distributed.sent_as))
     if teacher is None:
         return parts
     return _taught(parts, model_of(teacher, tokens.tokenizer), settings.train, runtime)
 
 
-def build_random_parts(settings: Settings, vocab_size: int, runtime: Runtime) -> TrainingParts:
+def build_random_parts(
+    settings: Settings, vocab_size: int, runtime: Runtime, world: World = SOLO
+) -> TrainingParts:
     """Build the same parts on random tokens, for measurements: an update takes the same time on any text.
 
     A teacher is as large as the model.
@@ -90,7 +85,7 @@ def build_random_parts(settings: Settings, vocab_size: int, runtime: Runtime) ->
     count = RANDOM_BATCHES * train.micro_batch_size * settings.model.block_size + 1
     tokens = np.random.default_rng(train.seed).integers(0, vocab_size, count).astype(np.uint32)
     loader = Loader(tokens, settings.model.block_size, train.micro_batch_size, train.seed)
-    parts = _parts(settings, loader, vocab_size, vocab_size - 1, runtime)
+    parts = _parts(settings, loader, vocab_size, vocab_size - 1, runtime, world=world)
     if not train.has_teacher:
         return parts
     teacher = Transformer(settings.model, vocab_size)
@@ -115,7 +110,7 @@ def _parts(
     weights: Mapping[str, Tensor] | None = None,
     world: World = SOLO,
 ) -> TrainingParts:
-    """Build all but the exchange and the teacher; ``weights`` are those before the first update, or drawn."""
+    """Build all but the teacher; ``weights`` are those before the first update, or drawn."""
     train = settings.train
     torch.manual_seed(train.seed)
     model = Transformer(settings.model, vocab_size)
@@ -127,11 +122,21 @@ def _parts(
     model.to(runtime.device)
     runtime.equip(model)
     model.mask_documents(eot_id if train.masks_documents else None)
-    low_traffic = settings.distributed.mode == "diloco"
-    averaged = WeightedAverage(world, settings.distributed.sent_as) if low_traffic else None
-    optimizers = build_optimizers(model, train, runtime.int8_kernels, averaged)
+    averaged: WeightedAverage | None = None
+    owners: OwnedTensors | None = None
+    exchange: GradientExchange | None = None
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    sent_as = settings.distributed.sent_as
+    if settings.distributed.mode == "diloco":
+        by_speed = settings.distributed.share == "speed"
+        averaged = WeightedAverage(world, sent_as)
+        exchange = OwnRows(world, trained, train.micro_batch_size * train.grad_accum_steps, by_speed=by_speed)
+    elif world.size > 1:
+        owners = OwnedTensors(world, sent_as)
+        exchange = GradientSum(world, trained, sent_as)
+    optimizers = build_optimizers(model, train, runtime.int8_kernels, averaged, owners)
     average = WeightAverage(model, train.average_fraction) if train.average_fraction else None
-    return TrainingParts(model, optimizers, loader, forward=model, average=average)
+    return TrainingParts(model, optimizers, loader, forward=model, average=average, exchange=exchange)
 
 
 def build_trainer(

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import threading
-from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from ranks import ranks
 from small_runs import SMALL, settings_for, train, weights
+from worlds import in_world
 
 from cpulm.checkpoints import checkpoint as checkpoints
 from cpulm.data.batch_pieces import BatchPiece
@@ -65,25 +61,6 @@ def test_a_process_has_the_gradient_of_the_mean_over_its_own_rows() -> None:
     assert own.sum([total]) == [pytest.approx(mean)]
     assert weight.grad is not None
     assert weight.grad.item() == pytest.approx(mean)
-
-
-def in_world(size: int, work: Callable[[World], None]) -> None:
-    """Do ``work`` in as many threads as ranks, connected by gloo."""
-    store, errors = dist.HashStore(), []  # type: ignore[attr-defined]  # torch exports it in another way
-
-    def run(rank: int) -> None:
-        try:
-            group: Any = dist.ProcessGroupGloo(store, rank, size, timedelta(seconds=60))
-            work(World(rank, size, group=group))
-        except Exception as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(size)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert not errors
 
 
 @pytest.mark.parametrize("size", [2, 3])

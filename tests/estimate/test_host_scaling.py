@@ -51,6 +51,14 @@ def test_hosts_that_share_a_batch_share_all_but_the_optimizers() -> None:
     assert found.limit == "optimizer"
 
 
+def test_divided_matrices_take_a_part_of_the_time_and_are_sent_once_more() -> None:
+    muon = replace(COST, divided_parameters=8_000_000)
+    found = scaling(muon, SYNC, Network(1e15, 0.0), 4, grows=False)
+    assert found.update_seconds == pytest.approx((0.8 + 0.2) / 4, rel=1e-4)
+    assert found.sent_bytes == 0.75 * (2 * 40_000_000 + 32_000_000)
+    assert scaling(muon, DILOCO, FAST, 4, grows=False) == scaling(COST, DILOCO, FAST, 4, grows=False)
+
+
 def test_an_exchange_hides_under_the_backward_pass_but_not_longer_than_that() -> None:
     plain, hidden = (
         scaling(COST, replace(SYNC, overlap=part), FAST, 2, grows=True).update_seconds for part in (0.0, 0.9)

@@ -1,0 +1,124 @@
+"""Muon over the processes of a run: each orthogonalises a part of the matrices, and sends the result to all.
+
+Every process keeps the moving averages of all matrices: they are one pass over memory, and a process that
+is lost takes nothing with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from cpulm.native.int8 import Int8Kernels, MuonUpdate
+from cpulm.optim.muon import (
+    COEFFICIENTS,
+    ITERATIONS,
+    Muon,
+    alike,
+    at_once,
+    decay_and_step_size,
+    orthogonalise,
+)
+
+
+class Owners(Protocol):
+    """The processes of a run, each of which owns some tensors.
+
+    Attributes:
+        rank: this process.
+        size: how many there are.
+    """
+
+    rank: int
+    size: int
+
+    def spread(self, tensors: Sequence[Tensor], owners: Sequence[int]) -> None:
+        """Replace each of ``tensors`` by that of its owner, the same bits in every process."""
+
+
+class DividedMuon(Muon):
+    """Muon, whose iteration each process computes for its own matrices. All have the same gradients.
+
+    Torch computes the momentum also where kernels do the rest, because it needs the same bits everywhere.
+
+    Args:
+        params, momentum, kernels: as in :class:`Muon`.
+        owners: the processes.
+    """
+
+    def __init__(
+        self, params: Iterable[Any], owners: Owners, *, momentum: float, kernels: Int8Kernels | None = None
+    ) -> None:
+        super().__init__(params, momentum=momentum, kernels=kernels)
+        self._owners = owners
+
+    def _update_all(self) -> None:
+        work: list[int] = []
+        updates: dict[Tensor, Tensor] = {}
+        for group, matrices in self._with_gradients():
+            work += [multiplications(p, group["block_rows"]) for p in matrices]
+            updates |= {p: torch.empty_like(p) for p in matrices}
+        owners = owners_of(work, self._owners.size)
+        own = {p for p, owner in zip(updates, owners, strict=True) if owner == self._owners.rank}
+        for group, matrices in self._with_gradients():
+            gradients = [p.grad for p in matrices if p.grad is not None]
+            torch._foreach_lerp_([self._average(p) for p in matrices], gradients, 1.0 - group["momentum"])
+            for some in alike(p for p in matrices if p in own):
+                self._orthogonalise(some, updates, group)
+        self._owners.spread(list(updates.values()), owners)
+        for group, matrices in self._with_gradients():
+            for some in alike(matrices):
+                decay, step_size = decay_and_step_size(group, some[0])
+                torch._foreach_mul_(some, 1.0 - decay)
+                torch._foreach_add_(some, [updates[p] for p in some], alpha=-step_size)
+
+    def _with_gradients(self) -> Iterable[tuple[dict[str, Any], list[Tensor]]]:
+        return ((group, [p for p in group["params"] if p.grad is not None]) for group in self.param_groups)
+
+    def _orthogonalise(
+        self, matrices: list[Tensor], updates: Mapping[Tensor, Tensor], group: dict[str, Any]
+    ) -> None:
+        """Write the directions of ``matrices`` of one shape to their ``updates``."""
+        block_rows = group["block_rows"] or matrices[0].size(0)
+        for p in matrices:
+            assert p.grad is not None
+            torch.lerp(p.grad, self._average(p), group["momentum"], out=updates[p])
+        fitting = [updates[p] for p in matrices if self._fits_int8(p, group)]
+        if fitting:
+            assert self._kernels is not None
+            directions = [update.clone() for update in fitting]
+            torch._foreach_zero_(fitting)
+            # Without momentum the average becomes the gradient, which it already is here; without decay a
+            # weight of zero becomes the direction.
+            alone = MuonUpdate(block_rows, 0.0, 0.0, -1.0, ITERATIONS, COEFFICIENTS)
+            self._kernels.muon(fitting, directions, directions, alone)
+        for some in at_once([updates[p] for p in matrices if not self._fits_int8(p, group)]):
+            blocks = torch.stack(some).view(-1, block_rows, some[0].size(1))
+            torch._foreach_copy_(some, list(orthogonalise(blocks).reshape(len(some), *some[0].shape)))
+
+
+def multiplications(matrix: Tensor, block_rows: int | None) -> int:
+    """Return the multiplications of an iteration, without a factor that all matrices share.
+
+    >>> multiplications(torch.empty(256, 64), None), multiplications(torch.empty(256, 64), 64)
+    (2359296, 3145728)
+    """
+    rows, cols = block_rows or matrix.size(0), matrix.size(1)
+    small, large = sorted((rows, cols))
+    return matrix.size(0) // rows * small * small * (2 * large + small)
+
+
+def owners_of(work: Sequence[int], size: int) -> list[int]:
+    """Return an owner for each piece of ``work``: the largest first, each to the one with the least so far.
+
+    >>> owners_of([5, 1, 5, 3, 3, 1], 2), owners_of([4], 3)
+    ([0, 0, 1, 0, 1, 1], [0])
+    """
+    loads, owners = [0] * size, [0] * len(work)
+    for number in sorted(range(len(work)), key=lambda number: -work[number]):
+        owners[number] = loads.index(min(loads))
+        loads[owners[number]] += work[number]
+    return owners
