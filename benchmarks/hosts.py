@@ -1,7 +1,9 @@
 """Trains on several hosts in network namespaces: tokens per second, efficiency, bytes sent, loss. Needs root.
 
-    python benchmarks/hosts.py --preset small --link 1gbit --mode sync --link 100mbit --mode diloco
+    python benchmarks/hosts.py --preset small --link 1gbit --mode sync:bf16 --link 100mbit --mode diloco
         [--hosts 2] [--steps 60] [--rounds 30] [--set KEY=VALUE ...] [--same-batch]
+
+A mode may have a ``distributed.compression`` after a colon.
 
 Each host has one core of this machine, so at most as many hosts as cores give honest figures. First each host
 trains by itself, all at the same time, because the cores share caches and memory: "one host" is their mean.
@@ -64,12 +66,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     base = [given.data, "--preset", given.preset, "--steps", str(given.steps)]
     base += [f"--set={one}" for one in (*QUIET, *given.assignments)]
     alone = trained(given.hosts, link_named("1gbit"), base, together=False)
-    print(f"{'link':9} {'mode':7} {'hosts':>5} {'tok/s':>9} {'efficiency':>10} {'MB/update':>10} {'loss':>8}")
+    print(f"{'link':9} {'mode':11} {'hosts':>5} {'tok/s':>9} {'efficiency':>10} {'MB sent':>8} {'loss':>8}")
     show("-", "-", 1, alone, alone)
     for link, mode in zip(given.link, given.mode, strict=True):
         several = [f"--set=train.micro_batch_size={size * (1 if given.same_batch else given.hosts)}"]
-        several += [f"--set=distributed.mode={mode}"]
-        several += [f"--set=train.outer_steps={given.rounds}"] if mode == "diloco" else []
+        kind, _, sent_as = mode.partition(":")
+        several += [f"--set=distributed.mode={kind}"]
+        several += [f"--set=distributed.compression={sent_as}"] if sent_as else []
+        several += [f"--set=train.outer_steps={given.rounds}"] if kind == "diloco" else []
         show(link, mode, given.hosts, trained(given.hosts, link_named(link), [*base, *several]), alone)
 
 
@@ -79,8 +83,8 @@ QUIET = ("sample.max_new_tokens=0", "eval.every=1000000", "log.report=false", "c
 def show(link: str, mode: str, hosts: int, result: Result, alone: Result) -> None:
     efficiency = result.tokens_per_second / (hosts * alone.tokens_per_second)
     print(
-        f"{link:9} {mode:7} {hosts:5} {result.tokens_per_second:9,.0f} {efficiency:10.1%} "
-        f"{result.bytes_per_update / 1e6:10.2f} {result.loss:8.4f}",
+        f"{link:9} {mode:11} {hosts:5} {result.tokens_per_second:9,.0f} {efficiency:10.1%} "
+        f"{result.bytes_per_update / 1e6:8.2f} {result.loss:8.4f}",
         flush=True,
     )
 

@@ -2,9 +2,11 @@
 
     python benchmarks/in_use.py [--presets nanogpt-char,small] [--precisions int8,fp32] [--busy 0,1,2,4]
                                 [--work train,validate,generate] [--rounds 2] [--seconds 10]
-                                [--nanogpt ../nanoGPT] [--pin] [--nice] [--json]
+                                [--processes 1,2] [--sent-as bf16] [--nanogpt ../nanoGPT] [--pin] [--nice]
+                                [--json]
 
-One process for each preset and precision does the work without a break, so that it adapts as a run does.
+One process for each preset and precision does the work without a break, so that it adapts as a run does;
+``--processes 2`` trains in two, as ``cpulm train --nproc 2`` does; several numbers, as in 1,2, take turns.
 Beside it are k programs that never wait, for each k in turns, as often as there are rounds; ``--pin`` holds
 all of them to the first processor, as a slow core would be, and ``--nice`` trains with the lowest priority.
 After each change the work has some seconds to adapt, and is then measured. A line gives tokens a second,
@@ -26,20 +28,29 @@ import statistics
 import subprocess
 import sys
 import time
+import uuid
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-ADAPTING_SECONDS = 8.0
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
+
+from ranks import free_port
+
+if TYPE_CHECKING:
+    from cpulm.distributed.world import World
+
 BUSY = [sys.executable, "-c", "while True: pass"]
 CHARACTERS = 65
+WORDS = ("", "start", "count", "stop", "end")
 Work = Callable[[], int]
 """Does a piece of work and returns how many tokens it had."""
 
 
-def our_work(preset: str, precision: str, kind: str) -> Iterator[int]:
-    """Tokens of each piece of work, done as a run or a command does it."""
+def our_work(world: World, preset: str, precision: str, kind: str, *assignments: str) -> Iterator[int]:
+    """Tokens of each piece of work of all processes, done as a run or a command does it."""
     import torch
 
     from cpulm.evaluation.validation_loss import evaluate
@@ -49,13 +60,15 @@ def our_work(preset: str, precision: str, kind: str) -> Iterator[int]:
     from cpulm.generation.generate import Generation
     from cpulm.generation.sampling import Sampling
     from cpulm.settings.resolve_settings import resolve
-    from cpulm.system.machine import read_machine
+    from cpulm.system.machine import read_machine, share_of
     from cpulm.training.build import build_random_parts
 
-    settings = resolve(preset=preset, assignments=[f"runtime.precision={precision}", "runtime.device=cpu"])
-    runtime = choose_runtime(settings.runtime, read_machine())
+    given = [f"runtime.precision={precision}", "runtime.device=cpu", *assignments]
+    settings = resolve(preset=preset, assignments=given)
+    machine = share_of(read_machine(), world.local_size, world.others_here())
+    runtime = choose_runtime(settings.runtime, machine)
     vocab_size = settings.data.vocab_size or CHARACTERS
-    parts = build_random_parts(settings, vocab_size, runtime)
+    parts = build_random_parts(settings, vocab_size, runtime, world)
     train = settings.train
     threads = adaptive_threads(parts, runtime)
     if kind == "generate":
@@ -105,21 +118,33 @@ def nanogpt_work(folder: Path) -> Iterator[int]:
         yield x.numel()
 
 
-def work(pieces: Iterator[int]) -> None:
-    """Work, and answer each line of the input with what was done since the line before."""
+def work(pieces: Iterator[int], world: World) -> None:
+    """Work as the main process's input says; ``stop`` is answered with what was done since ``count``."""
+    import torch
+
     for _ in range(3):
         next(pieces)
-    print("ready", flush=True)
-    tokens, began, cpu = 0, time.perf_counter(), time.process_time()
-    for done in pieces:
-        tokens += done
-        line = sys.stdin.readline() if select.select([sys.stdin], [], [], 0.0)[0] else ""
-        if line:
-            now, cpu_now = time.perf_counter(), time.process_time()
-            print(json.dumps([tokens, now - began, cpu_now - cpu]), flush=True)
-            tokens, began, cpu = 0, now, cpu_now
-        if line == "end\n":
+    if world.is_main:
+        print("ready", flush=True)
+    tokens, began, cpu, working = 0, 0.0, 0.0, False
+    while True:
+        if working:
+            tokens += next(pieces)
+        asked = world.is_main and (not working or bool(select.select([sys.stdin], [], [], 0.0)[0]))
+        word = sys.stdin.readline().strip() if asked else ""
+        # As a run does between two updates.
+        _, (number,) = world.agree(False, float(WORDS.index(word)))
+        word = WORDS[int(number)]
+        if word == "end":
             return
+        if word == "stop":
+            used = torch.tensor([time.process_time() - cpu], dtype=torch.float64)
+            world.sum(used)
+            if world.is_main:
+                print(json.dumps([tokens, time.perf_counter() - began, used.item()]), flush=True)
+        if word:
+            working = word != "stop"
+            tokens, began, cpu = 0, time.perf_counter(), time.process_time()
 
 
 @contextmanager
@@ -136,59 +161,71 @@ def busy_programs(count: int, pin: bool) -> Iterator[None]:
 
 
 class Worker:
-    """A process that works all the time and tells what it did."""
+    """Processes that work all the time and tell what they did."""
 
-    def __init__(self, arguments: list[str], nice: bool) -> None:
+    def __init__(self, arguments: list[str], nice: bool, processes: int = 1) -> None:
         command = [sys.executable, __file__, "--worker", *arguments]
-        self._process = subprocess.Popen(
-            ["nice", "-n", "19", *command] if nice else command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self._process.stdout is not None
-        if self._process.stdout.readline() != "ready\n":
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "CPULM_START": uuid.uuid4().hex}
+        place |= {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
+        self._processes = [
+            subprocess.Popen(
+                ["nice", "-n", "19", *command] if nice else command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                env={**os.environ, **place, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            )
+            for rank in range(processes)
+        ]
+        self._main = self._processes[0]
+        assert self._main.stdout is not None
+        if self._main.stdout.readline() != "ready\n":
             raise SystemExit(f"{arguments} did not start")
 
-    def measure(self, seconds: float) -> tuple[float, float]:
-        """Tokens a second, and the processors' time that the process got, in processors."""
-        self._ask("start")
+    def measure(self, adapting: float, seconds: float) -> tuple[float, float]:
+        """Tokens a second, and the processors' time that the processes got, in processors."""
+        self._tell("start")
+        time.sleep(adapting)
+        self._tell("count")
         time.sleep(seconds)
-        tokens, wall, cpu = self._ask("stop")
+        self._tell("stop")
+        assert self._main.stdout is not None
+        tokens, wall, cpu = json.loads(self._main.stdout.readline())
         return tokens / wall, cpu / wall
 
     def end(self) -> None:
-        self._ask("end")
-        self._process.wait()
+        self._tell("end")
+        for process in self._processes:
+            process.wait()
 
-    def _ask(self, word: str) -> list[float]:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(f"{word}\n")
-        self._process.stdin.flush()
-        answer: list[float] = json.loads(self._process.stdout.readline())
-        return answer
+    def _tell(self, word: str) -> None:
+        assert self._main.stdin is not None
+        self._main.stdin.write(f"{word}\n")
+        self._main.stdin.flush()
 
 
-def measure(worker: Worker, counts: list[int], arguments: argparse.Namespace) -> dict[int, dict[str, float]]:
-    """Rates beside each number of busy programs, the medians of all rounds."""
-    rates: dict[int, list[tuple[float, float]]] = {count: [] for count in counts}
+def measure(
+    workers: list[Worker], counts: list[int], arguments: argparse.Namespace
+) -> Iterator[dict[int, dict[str, float]]]:
+    """Rates of each worker beside each number of busy programs, the medians of all rounds."""
+    rates: dict[tuple[int, int], list[tuple[float, float]]] = defaultdict(list)
     for _ in range(arguments.rounds):
         for count in counts:
             with busy_programs(count, arguments.pin):
-                time.sleep(ADAPTING_SECONDS if count or any(rates.values()) else 1.0)
-                rates[count].append(worker.measure(arguments.seconds))
+                for number, worker in enumerate(workers):
+                    rates[number, count].append(worker.measure(arguments.adapting, arguments.seconds))
     processors = len(os.sched_getaffinity(0))
-    alone = statistics.median(rate for rate, _ in rates[0])
-    return {
-        count: {
-            "tokens_per_second": (rate := statistics.median(rate for rate, _ in found)),
-            "of_alone": rate / alone,
-            "fair": processors / (processors + count),
-            "processors_got": statistics.median(got for _, got in found) / processors,
+    for number in range(len(workers)):
+        alone = statistics.median(rate for rate, _ in rates[number, 0])
+        yield {
+            count: {
+                "tokens_per_second": (rate := statistics.median(rate for rate, _ in rates[number, count])),
+                "of_alone": rate / alone,
+                "fair": processors / (processors + count),
+                "processors_got": statistics.median(got for _, got in rates[number, count]) / processors,
+            }
+            for count in counts
         }
-        for count, found in rates.items()
-    }
 
 
 def main() -> None:
@@ -198,7 +235,10 @@ def main() -> None:
     parser.add_argument("--precisions", default="int8,fp32")
     parser.add_argument("--work", default="train")
     parser.add_argument("--busy", default="0,1,2,4", help="numbers of busy programs; 0 is always measured")
+    parser.add_argument("--processes", default="1", help="numbers of processes that do the work")
+    parser.add_argument("--sent-as", default="none", help="how they send gradients: none, bf16, int8")
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--adapting", type=float, default=8.0, help="seconds before each measurement")
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--nanogpt", type=Path)
     parser.add_argument("--pin", action="store_true")
@@ -207,8 +247,11 @@ def main() -> None:
     parser.add_argument("--worker", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
+        from cpulm.distributed.join import joined
+
         first, *rest = arguments.worker
-        work(nanogpt_work(Path(rest[0])) if first == "nanogpt" else our_work(first, *rest))
+        with joined() as world:
+            work(nanogpt_work(Path(rest[0])) if first == "nanogpt" else our_work(world, first, *rest), world)
         return
     counts = sorted({0, *map(int, arguments.busy.split(","))})
     cases = [
@@ -221,18 +264,23 @@ def main() -> None:
         cases.append(["nanogpt", str(arguments.nanogpt)])
     found: list[dict[str, Any]] = []
     for case in cases:
-        worker = Worker(case, arguments.nice)
-        name = "nanoGPT" if case[0] == "nanogpt" else " ".join(case)
-        for count, figures in measure(worker, counts, arguments).items():
-            found.append({"case": name, "busy": count, **figures})
-            if not arguments.json:
-                print(
-                    f"{name:30} {count} busy {figures['tokens_per_second']:9,.0f} tok/s, "
-                    f"{figures['of_alone']:5.0%} of alone (fair {figures['fair']:.0%}), "
-                    f"got {figures['processors_got']:.0%} of the processors",
-                    flush=True,
-                )
-        worker.end()
+        sizes = [1] if case[0] == "nanogpt" else [int(n) for n in arguments.processes.split(",")]
+        sent = [] if case[0] == "nanogpt" else [f"distributed.compression={arguments.sent_as}"]
+        workers = [Worker([*case, *sent], arguments.nice, size) for size in sizes]
+        for size, rates in zip(sizes, measure(workers, counts, arguments), strict=True):
+            name = "nanoGPT" if case[0] == "nanogpt" else " ".join(case)
+            name += f", {size} processes" if size > 1 else ""
+            for count, figures in rates.items():
+                found.append({"case": name, "busy": count, **figures})
+                if not arguments.json:
+                    print(
+                        f"{name:36} {count} busy {figures['tokens_per_second']:9,.0f} tok/s, "
+                        f"{figures['of_alone']:5.0%} of alone (fair {figures['fair']:.0%}), "
+                        f"got {figures['processors_got']:.0%} of the processors",
+                        flush=True,
+                    )
+        for worker in workers:
+            worker.end()
     if arguments.json:
         print(json.dumps(found, indent=1))
 
