@@ -3,11 +3,15 @@
 An update has ``train.grad_accum_steps`` micro-batches of ``train.micro_batch_size`` rows. Each process takes
 an equal, contiguous part of all these rows. The gradient of a part of a micro-batch is weighted by its share
 of the tokens that count, so that the sum is the gradient that one process would have computed.
+
+Gradients are sent in buckets, each as soon as the last backward pass has completed it: the network works
+while the processor does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -33,10 +37,26 @@ class GradientSum:
     def __init__(self, world: World, parameters: Iterable[Tensor], compression: Compression = "none") -> None:
         self._world = world
         self._buckets = list(_buckets(list(parameters), world.size, compression))
+        self._started = len(self._buckets)
+        for bucket in self._buckets:
+            for parameter in bucket.parameters:
+                parameter.register_post_accumulate_grad_hook(partial(self._note_gradient, bucket))
 
     def pieces(self, batches: Sequence[int], batch_size: int) -> list[BatchPiece]:
-        """Return what this process computes of an update's micro-batches."""
-        return pieces_of(batches, batch_size, self._world.rank, self._world.size)
+        """Return what this process computes of an update's micro-batches, of which one begins now."""
+        pieces = pieces_of(batches, batch_size, self._world.rank, self._world.size)
+        for bucket in self._buckets:
+            bucket.missing = len(pieces) * len(bucket.parameters)
+        self._started = 0
+        return pieces
+
+    @torch.no_grad()
+    def _note_gradient(self, bucket: _Bucket, _: Tensor) -> None:
+        """Count a gradient; start all buckets that are complete. All processes start them in one order."""
+        bucket.missing -= 1
+        while self._started < len(self._buckets) and self._buckets[self._started].missing == 0:
+            self._buckets[self._started].start(self._world)
+            self._started += 1
 
     @torch.no_grad()
     def sum(self, values: Sequence[float]) -> list[float]:
@@ -45,8 +65,9 @@ class GradientSum:
         Raises:
             CpulmError: what another process ended with; LostPeerError if one has vanished.
         """
-        for bucket in self._buckets:
+        for bucket in self._buckets[self._started :]:  # stopped, or what got no gradient in some piece
             bucket.start(self._world)
+        self._started = len(self._buckets)
         totals = torch.tensor(values, dtype=torch.float64)
         self._world.sum(totals)
         for bucket in self._buckets:
@@ -94,19 +115,24 @@ class OwnedTensors:
 
 
 class _Bucket:
-    """The gradients of some parameters, one after the other in one tensor."""
+    """The gradients of some parameters, one after the other in one tensor.
+
+    Attributes:
+        missing: how many gradients of this process's pieces are still to come.
+    """
 
     def __init__(self, parameters: Sequence[Tensor], size: int, compression: Compression) -> None:
-        self._parameters, self._compression = list(parameters), compression
+        self.parameters, self._compression = list(parameters), compression
+        self.missing = 0
         unit = 1 if compression == "none" else size * BLOCK
         self._flat = torch.zeros(-(-sum(map(_whole_blocks, parameters)) // unit) * unit)
-        self._views = _views(self._flat, self._parameters)
+        self._views = _views(self._flat, self.parameters)
         self._received = self._sent = torch.zeros(0, dtype=torch.uint8)
         self._pending: Pending | None = None
 
     def start(self, world: World) -> None:
         """Copy the gradients together, and begin to send them."""
-        for view, parameter in zip(self._views, self._parameters, strict=True):
+        for view, parameter in zip(self._views, self.parameters, strict=True):
             if parameter.grad is None:
                 view.zero_()
             else:
@@ -131,7 +157,7 @@ class _Bucket:
         if self._compression != "none":
             self._wait()
             self._flat.copy_(self._parts(world.size).view(-1))
-        for view, parameter in zip(self._views, self._parameters, strict=True):
+        for view, parameter in zip(self._views, self.parameters, strict=True):
             parameter.grad = view
 
     def _parts(self, size: int) -> Tensor:
