@@ -184,6 +184,11 @@ class AdaptiveThreads:
         self._hold_seconds = FIRST_HOLD_SECONDS
         self._next_trial = 0.0
 
+    @property
+    def is_held_down(self) -> bool:
+        """Whether other programs leave no use for all threads at the moment."""
+        return self._busy and self.threads < self.most
+
     def update_done(self, seconds: float, kind: str = "update") -> None:
         """Record the duration of one piece of work; the next one may get another number of threads.
 
