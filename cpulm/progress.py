@@ -44,6 +44,7 @@ class Stage:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is None:
+            self.done = self.done if self._total is None else self._total  # also if some was passed over
             self._report(finished=True)
 
     def advance(self, amount: float = 0.0) -> None:

@@ -10,6 +10,8 @@
     python -m benchmarks.soak places     # pipes, odd streams, folders, signals and limits around a command
 
 Every trial ends with exit code 1 where something was lost; ``--json`` prints the figures for programs.
+Counts are said on stderr meanwhile. A long trial may be done in parts: ``places`` with ``--first``, the
+others with another ``--seed``; Ctrl-C ends ``places`` with what was counted so far.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from benchmarks.soak import small
+from benchmarks.soak.counted import counted
 from cpulm.data.tokenfile import TokenFolder
 from cpulm.errors import CpulmError
 from cpulm.run_dir import RunDir
@@ -50,7 +51,7 @@ def damage(count: int, seed: int = 1, resumed: int = RESUMED) -> dict[str, Any]:
         outcomes: dict[str, Counter[str]] = {path.name: Counter() for path in files}
         crashes: list[str] = []
         whole = {path: (path.read_bytes(), read(path)) for path, read in files.items()}
-        for case in range(count):
+        for case in counted("damage", count):
             path = list(files)[case % len(files)]
             content, expected = whole[path]
             damaged, what = _damaged(content, rng)

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from benchmarks.soak import small
+from benchmarks.soak.counted import counted
 from cpulm.errors import ResourceError
 from cpulm.events import CheckpointSaved, Event, Notice
 from cpulm.run_dir import RunDir
@@ -88,7 +89,7 @@ class _Trial:
 
     def all(self, torment: Callable[[Tally], None], count: int) -> Tally:
         tally = Tally()
-        for _ in range(count):
+        for _ in counted("disk", count):
             tally.cases += 1
             torment(tally)
             self._ballast.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ import contextlib
 import copy
 import io
 import json
+import sys
 import tempfile
 import time
 import traceback
@@ -340,6 +341,9 @@ def fuzz(count: int, random_seed: int = 1) -> dict[str, Any]:
             began = time.monotonic()
             cases, fault = attack(target, max(1, round(count * target.share)), random_seed)
             seconds = round(time.monotonic() - began, 1)
+            print(
+                f"{target_name}: {cases:,} cases in {seconds} s {fault[-300:]}", file=sys.stderr, flush=True
+            )
             rows.append({"target": target_name, "cases": cases, "seconds": seconds, "fault": fault})
     return {"cases": sum(row["cases"] for row in rows), "targets": rows}
 

@@ -120,6 +120,7 @@ def _torment(folder: Path, begin: Begin, wanted: int, rng: random.Random) -> Tal
         _kill_some(run, begin, min(KILLS_A_RUN, wanted - tally.kills), life, rng, tally)
         _finish(run, begin, course, calm, tally)
         shutil.rmtree(run.path)
+        print(f"{tally.kills:,} of {wanted:,} kills, {tally.faults} faults", file=sys.stderr, flush=True)
     return tally
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import importlib
 import os
 import pkgutil
@@ -29,6 +30,7 @@ import torch
 
 import cpulm
 from benchmarks.soak import small
+from benchmarks.soak.counted import counted
 from benchmarks.soak.odd import HINDRANCES, REPLACEMENTS, TEXTS, Case, remove
 from cpulm import exit_codes
 from cpulm.cli import main as command_line
@@ -69,6 +71,7 @@ class World:
             os._exit(1)
         if os.waitpid(pid, 0)[1]:
             raise RuntimeError("the run that all cases copy was not trained")
+        gc.freeze()  # else every fork would write to all of this memory as it collects garbage
 
     def case(self, draw: random.Random, number: int) -> Case:
         """Draw a case; its folder exists."""
@@ -254,31 +257,43 @@ def _wait(pid: int) -> int | None:
 
 
 def places(count: int, seed: int, first: int = 0) -> dict[str, Any]:
-    """Run ``count`` cases; return how they ended and the faults."""
+    """Run ``count`` cases from number ``first`` on, or those before Ctrl-C; return how they ended."""
     if sys.platform != "linux" or os.geteuid():
         sys.exit("this trial takes Linux and root; it gives up its rights where a folder is to be closed")
-    codes: Counter[str] = Counter()
-    odd: Counter[str] = Counter()
+    commands: Counter[str] = Counter()
     faults: list[dict[str, Any]] = []
+    slowest = (0.0, first)
     began = time.monotonic()
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, contextlib.suppress(KeyboardInterrupt):
         world = World(Path(name))
-        for number in range(first, first + count):
+        for number in counted("places", count, first):
             case = world.case(random.Random(f"{seed} {number}"), number)
+            case_began = time.monotonic()
             fault = run_case(case)
-            codes["fault" if fault else "as it should"] += 1
-            odd[case.arguments[0]] += 1
+            slowest = max(slowest, (round(time.monotonic() - case_began, 1), number))
+            commands[case.arguments[0]] += 1
             if fault:
                 faults.append({"number": number, "command": case.arguments, "odd": case.odd, "fault": fault})
                 print(f"{number} {case.arguments} {case.odd}\n{fault}\n", file=sys.stderr, flush=True)
             remove(case.folder)
-    seconds = time.monotonic() - began
-    return {"cases": count, "seconds": round(seconds, 1), "commands": dict(odd), "faults": faults}
+    return {
+        "cases": commands.total(),
+        "first": first,
+        "seconds": round(time.monotonic() - began, 1),
+        "slowest": {"seconds": slowest[0], "number": slowest[1]},
+        "commands": dict(commands),
+        "faults": faults,
+    }
 
 
 def told(result: dict[str, Any]) -> list[str]:
     """The result as lines of text."""
-    lines = [f"{result['cases']:,} cases in {result['seconds']:,.0f} s, {len(result['faults'])} faults"]
+    done, slowest = result["cases"], result["slowest"]
+    lines = [
+        f"{done:,} cases in {result['seconds']:,.0f} s, {len(result['faults'])} faults; case "
+        f"{slowest['number']} took longest, {slowest['seconds']:.0f} s",
+        f"  to go on: --first {result['first'] + done}",
+    ]
     lines += [f"  {name:<10} {number:>6,}" for name, number in sorted(result["commands"].items())]
     for row in result["faults"]:
         lines += ["", f"case {row['number']}: {row['command']}, {'; '.join(row['odd'])}", f"  {row['fault']}"]

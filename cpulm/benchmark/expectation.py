@@ -9,7 +9,6 @@ from cpulm.benchmark.planner import Candidate, RunPlan, prepared_seconds
 from cpulm.data.compressed_size import compressed_bits
 from cpulm.data.tokenfile import TokenFolder
 from cpulm.estimate.learning_law import Expectation, LearningLaw, measured_law
-from cpulm.estimate.repeated_text import describe_passes
 from cpulm.training.run import PreparedRun
 from cpulm.units import format_bytes, format_count, format_duration
 
@@ -82,9 +81,8 @@ def plan_in_words(plan: RunPlan, prepared: PreparedRun, level: TextLevel | None 
         f"plan: {model.n_layer} layers, {model.n_embd} wide ({params} parameters), context "
         f"{model.block_size}, vocabulary {tokens.vocab_size:,}: of {len(plan.candidates)} sizes the best for "
         f"{time}, {size} of text and {speed} tokens a second",
-        f"plan: {describe_passes(best.passes)}, so dropout {model.dropout:g}, weight decay "
-        f"{train.weight_decay:g}{averaged}; {settings.tokens_per_step:,} tokens a step, rates {train.lr:g} "
-        f"and {train.muon_lr:g}",
+        f"plan: dropout {model.dropout:g}, weight decay {train.weight_decay:g}{averaged}; "
+        f"{settings.tokens_per_step:,} tokens a step, rates {train.lr:g} and {train.muon_lr:g}",
         f"expected: validation loss {nats.loss:.2f} nats per token ({nats.low:.2f} to {nats.high:.2f}), "
         f"{bits}; 8 of 10 runs are within",
         *_remarks(plan, passes, level.law),
@@ -108,7 +106,7 @@ def _remarks(plan: RunPlan, passes: float, law: LearningLaw) -> list[str]:
         )
     if passes < 1:
         remarks.append(
-            f"the time is short for the text, of which the run sees {passes:.0%}: more time would help most"
+            "the time is short for the text, which the run does not see whole: more time would help most"
         )
     return remarks
 
@@ -125,7 +123,6 @@ def preparation_in_words(plan: RunPlan) -> str | None:
     if seconds < _LONG_PREPARATION * plan.seconds:
         return None
     return (
-        f"tokenizing {size} takes about {format_duration(seconds)} of the {format_duration(plan.seconds)}, "
-        f"and the run sees {describe_passes(plan.best.passes)}: a part of the text (data.share) would leave "
-        "more time for training"
+        f"tokenizing {size} takes about {format_duration(seconds)} of the {format_duration(plan.seconds)}: "
+        "a part of the text (data.share) would leave more time for training"
     )

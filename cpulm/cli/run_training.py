@@ -179,6 +179,7 @@ def rehearse(
     from cpulm.estimate.repeated_text import passes_warning
     from cpulm.interrupts import StopRequest
     from cpulm.training import run
+    from cpulm.training.resume_horizon import require_time
     from cpulm.ui.console import print_json, stdout
     from cpulm.ui.tables import key_values
     from cpulm.ui.watch import choose_mode, watch
@@ -188,6 +189,7 @@ def rehearse(
         _warn(show, warnings)
         settings, explain = _planned(settings, make, show)
         ready = run.prepare_run(settings, show=show, should_stop=stop, block_is_wish=block_is_wish)
+        require_time(ready.plan, ready.settings)
         lines = explain(ready)
         for line in lines:
             show(Notice(level="info", message=line))

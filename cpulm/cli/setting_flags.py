@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
@@ -11,7 +12,7 @@ import typer
 
 from cpulm.cli import completion
 from cpulm.cli.setting_flag import SettingFlag
-from cpulm.errors import SettingsError
+from cpulm.errors import CpulmError, SettingsError
 
 COMMON, TEXT, FILES, HOW_LONG, MODEL = "Common", "Text", "Reading files", "How long", "Model"
 LEARNING, MACHINE, PROCESSES, OUTPUT = "Learning", "Machine", "Several processes", "Output"
@@ -338,8 +339,9 @@ def setting_flags(
             given = {flag: value for flag, value in typed.items() if flag.is_given(value)}
             try:
                 command(**arguments, flags={flag.key: flag.value(value) for flag, value in given.items()})
-            except SettingsError as error:
-                raise _naming_the_option(error, given) from error
+            except CpulmError as error:
+                _name_the_options(error, given)
+                raise
 
         signature = inspect.signature(command, eval_str=True)
         own = [one for name, one in signature.parameters.items() if name != "flags"]
@@ -352,16 +354,19 @@ def setting_flags(
     return decorate
 
 
-def _naming_the_option(error: SettingsError, given: Mapping[SettingFlag, Any]) -> SettingsError:
-    """``train.lr = -1: must be ...`` as ``--lr -1: must be ...`` if that was typed."""
+def _name_the_options(error: CpulmError, given: Mapping[SettingFlag, Any]) -> None:
+    """Have it say ``--lr -1: must be ...`` for ``train.lr = -1: must be ...`` if that was typed."""
+    message = error.message
     for flag, value in given.items():
-        if error.message.startswith(f"{flag.key} has no effect"):
-            return SettingsError(error.message.replace(flag.key, flag.options[0], 1), error.hint)
-        rest = error.message.removeprefix(f"{flag.key} = ")
-        if rest != error.message and flag.metavar and not flag.many:
-            rest = value + rest.removeprefix(repr(value)) if rest.startswith(repr(value)) else rest
-            return SettingsError(f"{flag.options[0]} {rest}", error.hint)
-    return error
+        option, rest = flag.options[0].partition("/")[0], message.removeprefix(f"{flag.key} = ")
+        if rest != message and flag.metavar and not flag.many:
+            message = value + rest.removeprefix(repr(value)) if rest.startswith(repr(value)) else rest
+            message = f"{option} {message}"
+        # A switch takes no value, --set keeps its key, and `key: what it is` tells the key.
+        behind = r"(?!\.?\w|: )" if flag.metavar else r"(?!\.?\w|: |=)"
+        key = rf"(?<![\w.=-])(?<!--set ){re.escape(flag.key)}{behind}"
+        message, error.hint = re.sub(key, option, message), re.sub(key, option, error.hint)
+    error.message, error.args = message, (message,)
 
 
 def horizon(flags: Mapping[str, Any]) -> dict[str, Any]:

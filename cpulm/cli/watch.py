@@ -77,6 +77,7 @@ def watch(
     from cpulm import run_dir
     from cpulm.errors import SettingsError
     from cpulm.interrupts import StopRequest
+    from cpulm.runlog.tail import require_readable
     from cpulm.runs.status import is_at_work
     from cpulm.ui.watch import choose_mode
 
@@ -90,6 +91,7 @@ def watch(
         _serve_report(run_dir.find(run), host or "127.0.0.1", 8000 if port is None else port)
         return
     found, mode = run_dir.find(run), choose_mode(json=json, headless=headless)
+    require_readable(found.metrics)
     with StopRequest() as left:
         if speed is not None:
             _play(found, mode, speed, left)

@@ -59,6 +59,9 @@ def likely_encoding(data: bytes) -> str | None:
     beyond_ascii = sum(not letter.isascii() for letter in as_utf8)
     if as_utf8.count(_REPLACEMENT) < beyond_ascii / 2:  # UTF-8 with a few wrong bytes
         return None
+    for name in ("utf-32-le", "utf-32-be"):
+        if len(data) >= 4 and is_text_in(data, name):
+            return name
     zeros = [data[side::2].count(0) for side in (0, 1)]
     if max(zeros) > max(4, len(data) // 32):
         name = "utf-16-le" if zeros[1] > zeros[0] else "utf-16-be"

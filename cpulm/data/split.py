@@ -143,8 +143,7 @@ def readable(files: Sequence[SourceFile], how: Reading) -> tuple[list[SourceFile
             text_files.append(file)
         elif file.named:
             raise DataError(
-                f"{file.shown} is a binary file: it holds NUL bytes",
-                "give text, unpack archives; for UTF-16 without a byte order mark: --encoding utf-16-le",
+                f"{file.shown} is a binary file: it holds NUL bytes", "give text, or unpack archives"
             )
         else:
             skipped.append(file.name)
@@ -185,13 +184,7 @@ def scan(
     for files_here, seen, part in ((val_files, val, 1.0), (files, main, share)):
         pieces = _numbered(files_here, how, losses, share=part)
         _scan_pieces(pieces, seen, losses, known, collect_characters, stage)
-        if seen.characters < MINIMUM_CHARACTERS and files_here:
-            chosen = f" where data.share is {part:g}" if part < 1 else ""
-            raise DataError(
-                f"{_describe(files_here)} has {seen.characters} characters of text{chosen}: too little to "
-                "learn from",
-                "use more of it: --set data.share=1" if part < 1 else "give more text",
-            )
+        check_enough(files_here, seen.characters, part)
     return Corpus(
         files=tuple(files),
         val_files=tuple(val_files),
@@ -202,6 +195,20 @@ def scan(
         characters=frozenset(main.alphabet | val.alphabet),
         left_out=(frozenset(main.left_out), frozenset(val.left_out)),
     )
+
+
+def check_enough(files: Sequence[SourceFile], characters: int, share: float = 1.0) -> None:
+    """Refuse text of which so many characters are used, if that is hardly any.
+
+    Raises:
+        DataError: if there is too little text.
+    """
+    if characters < MINIMUM_CHARACTERS and files:
+        chosen = f" where data.share is {share:g}" if share < 1 else ""
+        raise DataError(
+            f"{_describe(files)} has {characters} characters of text{chosen}: too little to learn from",
+            "use more of it: --set data.share=1" if share < 1 else "give more text",
+        )
 
 
 def _scan_pieces(

@@ -14,6 +14,7 @@ from cpulm.data.sources import SourceFile
 
 BOM = "\N{ZERO WIDTH NO-BREAK SPACE}"
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+NUL = "\0"
 
 _CHUNK_BYTES = 1 << 16
 
@@ -50,7 +51,7 @@ def decoded_texts(file: SourceFile, how: Reading, losses: Losses) -> Iterator[tu
             except UnicodeDecodeError as error:
                 raise _encoding_error(file, how, error, begin) from error
             losses.replaced += _replaced(text, data, how)
-            yield text, len(data)
+            yield _without_nul(file, how, losses, text, data, offset), len(data)
             if not data:
                 return
             offset += len(data)
@@ -116,18 +117,49 @@ def _decoded_block(
     except UnicodeDecodeError:
         pass
     else:
-        losses.replaced += _replaced(text, data, how)
-        return _split(text), {}
+        if NUL not in text:
+            losses.replaced += _replaced(text, data, how)
+            return _split(text), {}
     lines: list[str] = []
     bad: dict[int, EncodingError] = {}
     for place, line in enumerate(io.BytesIO(data).readlines()):
         try:
-            lines.append(line.decode(how.encoding, how.errors))
+            text = line.decode(how.encoding, how.errors)
+            losses.replaced += _replaced(text, line, how)
+            lines.append(_without_nul(file, how, losses, text, line, offset, number + place))
         except UnicodeDecodeError as error:
             bad[place] = _encoding_error(file, how, error, offset, number + place)
             lines.append(line.decode(how.encoding, "replace"))
+        except EncodingError as error:
+            bad[place] = error
+            lines.append(text)
         offset += len(line)
     return lines, bad
+
+
+def _without_nul(
+    file: SourceFile,
+    how: Reading,
+    losses: Losses,
+    text: str,
+    data: bytes,
+    begin: int,
+    line: int | None = None,
+) -> str:
+    """The text of ``data``, which begins at ``begin``, with U+FFFD for each NUL.
+
+    No text has NULs: they are every second byte of UTF-16, or what a crash leaves at the end of a log.
+
+    Raises:
+        EncodingError: if errors are not to be replaced.
+    """
+    if NUL not in text:
+        return text
+    if how.errors == "strict":
+        at = begin + max(0, data.find(0))  # in UTF-16 not the character itself, but near it
+        raise _not_text(file, how, f"holds a NUL near offset {at:,}", at, line, "remove it")
+    losses.replaced += text.count(NUL)
+    return text.replace(NUL, REPLACEMENT)
 
 
 def _split(text: str) -> list[str]:
@@ -147,7 +179,16 @@ def _encoding_error(
     file: SourceFile, how: Reading, error: UnicodeDecodeError, begin: int, line: int | None = None
 ) -> EncodingError:
     """The error for bytes of the file, which start at ``begin``, that cannot be decoded."""
+    name = "UTF-8" if how.encoding == "utf-8" else how.encoding
     at = begin + error.start
+    what = f"is not valid {name}: byte 0x{error.object[error.start]:02x} at offset {at:,}"
+    return _not_text(file, how, what, at, line, "name its encoding (--encoding NAME)")
+
+
+def _not_text(
+    file: SourceFile, how: Reading, what: str, at: int, line: int | None, hint: str
+) -> EncodingError:
+    """The error that says ``what`` of the file's bytes at ``at``, and names the likely encoding."""
     with file.open() as handle:
         sample = handle.read(SAMPLE_BYTES)
         if at >= SAMPLE_BYTES and not marked_encoding(sample):
@@ -156,16 +197,14 @@ def _encoding_error(
     likely = likely_encoding(sample)
     if likely == how.encoding:
         likely = None
-    name = "UTF-8" if how.encoding == "utf-8" else how.encoding
     where = f"{file.shown}, line {line}," if line is not None else file.shown
-    what = f"byte 0x{error.object[error.start]:02x} at offset {at:,}"
     skip = "" if line is None else "; to leave such rows out: --skip-bad"
     return EncodingError(
-        f"{where} is not valid {name}: {what}" + (f"; it looks like {likely}" if likely else ""),
+        f"{where} {what}" + (f"; it looks like {likely}" if likely else ""),
         (
             f"read it in that encoding: --encoding {likely}"
             if likely
-            else "name its encoding (--encoding NAME), or put U+FFFD there: --errors replace"
+            else f"{hint}, or put U+FFFD there: --errors replace"
         )
         + skip,
         f"{file.name} ({likely})" if likely else file.name,

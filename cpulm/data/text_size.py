@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from cpulm.cache_dir import expand_home
 from cpulm.data.readers import is_binary, read_chunks
 from cpulm.data.reading import Reading
 from cpulm.data.sources import SourceFile, find_files
+from cpulm.data.split import check_enough
 from cpulm.data.tokenfile import TokenFolder, is_token_folder
 from cpulm.events import Event, Listener, Progress
 from cpulm.settings import DataSettings
@@ -21,7 +23,8 @@ def training_bytes(data: DataSettings, emit: Listener, should_stop: Callable[[],
     """Bytes of training text: the sizes of all files, times the part of a few of them that is text.
 
     Raises:
-        CpulmError: as :func:`cpulm.data.prepare.prepare`, if the sources cannot be used.
+        CpulmError: as :func:`cpulm.data.prepare.prepare`, if the sources cannot be used, as far as is seen
+            in their beginnings.
     """
     folders = [source for source in data.source if is_token_folder(expand_home(source))]
     if folders:
@@ -31,23 +34,39 @@ def training_bytes(data: DataSettings, emit: Listener, should_stop: Callable[[],
         if isinstance(event, Progress):  # what is left out is said when the text is read
             emit(event)
 
-    files = find_files(data.source, show, should_stop, data.weights)
     how = Reading.of(data)
-    stride = max(1, len(files) // _MOST_FILES)
-    read = [_text_and_read(file, how) for file in files[::stride]]
-    share = sum(text for text, _ in read) / max(1, sum(source for _, source in read))
-    whole = share * data.share * sum(file.size * file.weight for file in files)
+    _text_part(find_files(data.val_source, show, should_stop), how)
+    files = find_files(data.source, show, should_stop, data.weights)
+    whole = _text_part(files, how) * data.share * sum(file.size * file.weight for file in files)
     return whole if data.val_source else whole * (1.0 - data.val_fraction)
 
 
-def _text_and_read(file: SourceFile, how: Reading) -> tuple[int, int]:
-    """Bytes of text in the beginning of a file, and the bytes of the file that were read for them."""
+def _text_part(files: Sequence[SourceFile], how: Reading) -> float:
+    """The part of the files' bytes that is text, by the beginnings of some of them."""
+    stride = max(1, len(files) // _MOST_FILES)
+    samples = [_sample(file, how) for file in files[::stride]]
+    if stride == 1 and all(sample.is_whole for sample in samples):
+        check_enough(files, sum(sample.characters for sample in samples))
+    return sum(sample.text_bytes for sample in samples) / max(1, sum(sample.read_bytes for sample in samples))
+
+
+class _Sample(NamedTuple):
+    """How much text is in the beginning of a file, or in all of it."""
+
+    characters: int
+    text_bytes: int
+    read_bytes: int
+    is_whole: bool
+
+
+def _sample(file: SourceFile, how: Reading) -> _Sample:
     if is_binary(file, how):
-        return 0, min(file.size, _READ_BYTES)
-    text = read = 0
+        return _Sample(0, 0, min(file.size, _READ_BYTES), True)
+    characters = text = read = 0
     for chunk in read_chunks(file, how):
+        characters += len(chunk.text)
         text += len(chunk.text.encode())
         read += chunk.source_bytes
         if read >= _READ_BYTES:
-            return text, read
-    return text, max(read, file.size)
+            return _Sample(characters, text, read, False)
+    return _Sample(characters, text, max(read, file.size), True)

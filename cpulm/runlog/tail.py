@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from cpulm import typed_json
+from cpulm.errors import DataError
 from cpulm.events import Event, MachineSampled, RunStarted, StepDone, line_start
 from cpulm.regular_file import open_regular
 from cpulm.runlog.find_event import event_in
@@ -91,6 +92,20 @@ class Tail:
 
     def _is_other(self, status: os.stat_result) -> bool:
         return self._identity != (status.st_dev, status.st_ino) or status.st_size < self._at
+
+
+def require_readable(metrics: Path) -> None:
+    """Refuse a log that is there, but cannot be read: it would look like that of a run that has not begun.
+
+    Raises:
+        DataError: naming the reason.
+    """
+    try:
+        open_regular(metrics).close()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise DataError(f"{metrics} cannot be read: {error.strerror}", "check its permissions") from error
 
 
 def read_events(metrics: Path) -> Iterator[Event]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -330,7 +331,7 @@ def _kind(key: str) -> tuple[bool, bool]:
 
 def _explain(error: ValidationError) -> SettingsError:
     first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
+    key = ".".join(part for part in first["loc"] if isinstance(part, str))  # not the place in a list
     if first["type"] == "extra_forbidden":
         return SettingsError(f"there is no setting {shown(key)}", _nearest_key(key))
     value = first["input"]
@@ -340,7 +341,7 @@ def _explain(error: ValidationError) -> SettingsError:
         return SettingsError(f"{where}{reason}", _SEE_ALL)
     hint = _description(key)
     if first["type"] == "literal_error":
-        hint = nearest(str(value), allowed_values(key))
+        hint = nearest(str(value), re.findall("'([^']+)'", first["ctx"]["expected"]))
     return SettingsError(f"{key} = {shown(value)}: {reason}", hint)
 
 

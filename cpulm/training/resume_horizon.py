@@ -45,7 +45,7 @@ def with_horizon(settings: Settings, horizon: Mapping[str, Any]) -> Settings:
     )
 
 
-def require_time(plan: Requirements, settings: Settings, seconds_gone: float) -> None:
+def require_time(plan: Requirements, settings: Settings, seconds_gone: float = 0.0) -> None:
     """Raise SettingsError if a horizon in time is over before one update could be made.
 
     Args:
@@ -57,9 +57,10 @@ def require_time(plan: Requirements, settings: Settings, seconds_gone: float) ->
         asked = (
             f"--max-time {format_duration(train.max_time)}" if train.max_time else f"--until {train.until}"
         )
+        prepared = f"preparing took {format_duration(seconds_gone)}, and " if seconds_gone else ""
         raise SettingsError(
-            f"{asked} is over before the first update: preparing took {format_duration(seconds_gone)}, "
-            f"and an update takes {format_duration(step)}; the model would be untrained",
+            f"{asked} is over before the first update: {prepared}an update takes {format_duration(step)}; "
+            "the model would be untrained",
             "give it more time",
         )
 

@@ -113,19 +113,20 @@ def end_lines(event: RunFinished) -> list[str]:
 
 
 def _time_taken(event: RunFinished) -> str:
-    """``4m 10s (steps 3% longer than the estimated 4m 02s)``."""
+    """``4m 10s; steps took 3% longer than estimated (4m 02s)``."""
     took = format_duration(event.elapsed_seconds)
     if event.estimated_seconds is None:
         return took
     estimated = format_duration(event.estimated_seconds)
     if event.time_over_estimate is None:
-        return f"{took} ({estimated} estimated)"
+        return f"{took}; {estimated} estimated"
     ratio = event.time_over_estimate
     over = round(100 * (ratio - 1))
     if not over:
-        return f"{took} (steps as estimated: {estimated})"
-    how = f"{ratio:.1f} times" if ratio >= 2 else f"{abs(over)}% {'longer' if over > 0 else 'shorter'} than"
-    return f"{took} (steps {how} the estimated {estimated})"
+        return f"{took}; steps took as long as estimated ({estimated})"
+    how = f"{abs(over)}% {'longer' if over > 0 else 'less time'} than"
+    how = f"{ratio:.1f} times as long as" if ratio >= 2 else how
+    return f"{took}; steps took {how} estimated ({estimated})"
 
 
 def _why_slower(event: RunFinished) -> list[str]:

@@ -230,6 +230,16 @@ def test_no_speed(run: RunDir, watcher: Watcher, speed: str) -> None:
     assert " hint: " in err
 
 
+def test_a_log_that_cannot_be_read_is_not_one_of_a_run_that_has_not_begun(
+    run: RunDir, watcher: Watcher
+) -> None:
+    run.metrics.mkdir()
+    process = watcher()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 3
+    assert "metrics.jsonl cannot be read: Is a directory" in said.replace("\n", " ")
+
+
 def test_a_folder_without_a_run(run: RunDir, watcher: Watcher) -> None:
     _, err = watcher().communicate(timeout=60)
     assert err.startswith("new: one has not started, and no process trains it\n hint: ")

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from cpulm.data.prepare import prepare
+from cpulm.data.text_size import training_bytes
 from cpulm.data.tokenfile import TokenFolder
 from cpulm.errors import DataError, SettingsError
+from cpulm.events import Progress
 from cpulm.settings import DataSettings
 
 
@@ -91,6 +93,30 @@ def test_weights_need_as_many_numbers_as_sources(lines: Path) -> None:
 def test_a_validation_text_is_used_whole(lines: Path, numbers: Path) -> None:
     folder = made(lines, 0.4, document="line", val_source=[str(numbers)])
     assert folder.meta["val"]["bytes"] == numbers.stat().st_size
+
+
+def test_what_a_share_leaves_out_counts_as_read(lines: Path) -> None:
+    data = DataSettings(source=[str(lines)], tokenizer="byte", share=0.2, document="line")
+    seen: list[Progress] = []
+    prepare(
+        data, emit=lambda e: seen.append(e) if isinstance(e, Progress) else None, should_stop=lambda: False
+    )
+    last = [one for one in seen if one.finished]
+    assert len(last) > 1
+    assert all(one.done == one.total for one in last if one.total is not None)
+
+
+@pytest.mark.parametrize("source", ["source", "val_source"])
+@pytest.mark.parametrize("content", ["", "cat\n"])
+def test_too_little_text_is_found_by_its_size_alone(
+    lines: Path, tmp_path: Path, source: str, content: str
+) -> None:
+    little = tmp_path / "little.txt"
+    little.write_text(content)
+    data = DataSettings(**{"source": [str(lines)], source: [str(little)]})
+    characters = len(content)
+    with pytest.raises(DataError, match=rf"little\.txt has {characters} characters of text: too little to"):
+        training_bytes(data, lambda _: None, lambda: False)
 
 
 def test_a_share_without_text_is_an_error_that_names_it(lines: Path) -> None:

@@ -197,6 +197,33 @@ def test_a_text_in_another_encoding_is_one_error_that_names_it_and_the_option_re
     assert documents(path, Reading(encoding=likely)) == [text]
 
 
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
+def test_ascii_in_several_bytes_a_letter_is_not_taken_for_utf8(
+    tmp_path: Path, encoding: str, name: str
+) -> None:
+    text = "the cat sat\n" * 20
+    content = text if name == "a.txt" else json.dumps({"text": text}) + "\n"
+    path = write(tmp_path / name, content.encode(encoding))
+    with pytest.raises(DataError, match=f"holds a NUL near offset [01].* looks like {encoding}") as caught:
+        documents(path)
+    assert f"--encoding {encoding}" in caught.value.hint
+    assert documents(path, Reading(encoding=encoding)) == [text]
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
+def test_the_zeros_that_a_crash_leaves_at_the_end_are_no_text(tmp_path: Path, name: str) -> None:
+    line = b"the cat sat\n" if name == "a.txt" else b'{"text": "the cat sat"}\n'
+    path = write(tmp_path / name, line * 1000 + b"\0" * 5000)
+    with pytest.raises(DataError, match=f"holds a NUL near offset {len(line) * 1000:,}") as caught:
+        documents(path)
+    assert "remove it, or put U+FFFD there: --errors replace" in caught.value.hint
+    losses = Losses()
+    how = Reading(errors="replace", skip_bad=True)
+    assert "\0" not in "".join(documents(path, how, losses))
+    assert losses.replaced == 5000
+
+
 def test_an_encoding_is_for_files_that_are_not_utf8(tmp_path: Path) -> None:
     write(tmp_path / "1.txt", "été")
     write(tmp_path / "2.txt", "été".encode("cp1252"))
