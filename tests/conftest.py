@@ -16,6 +16,7 @@ from kernel_builds import BuildKernels, kept_kernels
 
 from cpulm.native import library
 from cpulm.system.machine import Machine, read_machine
+from cpulm.system.precisions import has_fast_int8
 from cpulm.system.software import Compiler, find_compiler
 
 # The same examples each time: what decides whether a change goes in must not depend on luck.
@@ -41,7 +42,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Several workers would each compile the kernels at the same time: they are compiled before."""
+    """Refuse a precision that runs refuse; compile the kernels, which several workers would do at once."""
+    if PRECISION == "int8" and not has_fast_int8(read_machine().instruction_sets):
+        pytest.exit("CPULM_RUNTIME__PRECISION=int8: runs refuse it on a CPU without int8 products", 4)
     if not hasattr(session.config, "workerinput") and getattr(session.config.option, "numprocesses", None):
         compiler, _ = find_compiler()
         if compiler is not None and sys.platform != "win32":

@@ -9,7 +9,17 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from cpulm.cli.setting_flags import COMMON, FILES, HOW_LONG, LEARNING, MACHINE, MODEL, OUTPUT, TEXT
+from cpulm.cli.setting_flags import (
+    COMMON,
+    FILES,
+    HOW_LONG,
+    LEARNING,
+    MACHINE,
+    MODEL,
+    OUTPUT,
+    PROCESSES,
+    TEXT,
+)
 
 PANELS = (COMMON, TEXT, HOW_LONG, MODEL, LEARNING, MACHINE, FILES)
 """These come first, in this order; then the others as the command has them, and at the end the output."""
@@ -23,7 +33,7 @@ OLD_SPELLINGS = {
 }
 """Options by the names that they had before, which still work and are in no help."""
 
-EXPLAINED_BY = {FILES: "tokenize"}
+EXPLAINED_BY = {FILES: "cpulm tokenize --help", PROCESSES: "docs/distributed.md"}
 """Panels that one command explains; the others list their options."""
 
 UsageError: Any = typer.BadParameter.__base__  # its place in typer differs by version
@@ -133,11 +143,11 @@ def _show_help(command: Any, ctx: Any) -> None:
     about = inspect.cleandoc(command.help or "")
     shown = []
     for name in order:
-        other = EXPLAINED_BY.get(name, ctx.info_name)
-        if other == ctx.info_name:
+        other = EXPLAINED_BY.get(name)
+        if other is None or other == f"{command_line(ctx)} --help":
             shown.append(HelpPanel(name, panels[name]))
         else:
             names = ", ".join(row.name.split()[0] for row in panels[name])
-            shown.append(HelpPanel(f"{name} (explained by cpulm {other} --help)", [], names))
+            shown.append(HelpPanel(f"{name} (explained by {other})", [], names))
     page = help_page(usage(command, ctx), about, shown, console.width)
     console.print(page, soft_wrap=True)

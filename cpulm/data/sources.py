@@ -259,7 +259,9 @@ def _resolve_source(source: str, own: list[Path]) -> list[SourceFile]:
     if is_saved_dataset(path):
         return [_source_file(one, _dataset_name(one), named=True) for one in saved_files(path)]
     if is_own_folder(path):
-        raise DataError(f"{source} was written by cpulm, and is not text", "give the text to learn from")
+        raise DataError(
+            f"{source} holds what cpulm wrote or a model, not text", "give the text to learn from"
+        )
     return _files_of(_walk(path, own), path, source, own)
 
 

@@ -119,7 +119,9 @@ def _time_taken(event: RunFinished) -> str:
         return took
     estimated = format_duration(event.estimated_seconds)
     if event.time_over_estimate is None:
-        return f"{took}; {estimated} estimated"
+        if event.reason == "horizon":  # one in time, in which the preparation counts
+            return f"{took} of training in {estimated} with preparation"
+        return f"{took} of {estimated}"
     ratio = event.time_over_estimate
     over = round(100 * (ratio - 1))
     if not over:

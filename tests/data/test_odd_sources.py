@@ -72,6 +72,7 @@ OWN = {
     "runs/tiny-1": ["settings.yaml", "metrics.jsonl", "latest.pt", "lock"],
     "runs/killed": ["settings.yaml", "lock"],
     "sweeps/lr": ["sweep.yaml", "results.txt"],
+    "tiny-1-hf": ["config.json", "model.safetensors", "tokenizer.json", "README.md"],
     "tokens/notes": ["train.bin", "val.bin", "tokenizer.json", "meta.json"],
 }
 
@@ -89,7 +90,7 @@ def test_what_cpulm_wrote_is_not_text(tmp_path: Path, pattern: str) -> None:
     assert [file.name for file in files] == ["notes/a.txt", "notes/settings.yaml", "runs/b.txt"]
     assert [event.level for event in events if isinstance(event, Notice)] == ["info"]
     for folder in OWN:
-        with pytest.raises(DataError, match="was written by cpulm"):
+        with pytest.raises(DataError, match="holds what cpulm wrote or a model"):
             find_files([str(tmp_path / folder)])
 
 

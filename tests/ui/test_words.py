@@ -47,7 +47,8 @@ def test_the_end_says_time_and_speed_and_what_they_are_measured_against() -> Non
         ({"time_over_estimate": 0.9}, "4m 10s; steps took 10% less time than estimated (3m 20s)"),
         ({"time_over_estimate": 2.34}, "4m 10s; steps took 2.3 times as long as estimated (3m 20s)"),
         ({"time_over_estimate": 1.001}, "4m 10s; steps took as long as estimated (3m 20s)"),
-        ({"time_over_estimate": None}, "4m 10s; 3m 20s estimated"),
+        ({"time_over_estimate": None}, "4m 10s of training in 3m 20s with preparation"),
+        ({"time_over_estimate": None, "reason": "stopped"}, "stopped after step 700: 4m 10s of 3m 20s"),
         ({"time_over_estimate": None, "estimated_seconds": None}, ": 4m 10s"),
     ],
 )
