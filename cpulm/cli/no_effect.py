@@ -17,7 +17,7 @@ _WITHOUT_EFFECT: tuple[tuple[tuple[str, ...], Callable[[Settings], bool], str], 
     (
         ("data.vocab_size",),
         lambda one: one.data.tokenizer not in ("bpe", "word"),
-        "it has its own vocabulary",
+        "this tokenizer has its own vocabulary",
     ),
     (("model.rope_theta",), lambda one: one.model.position != "rope", "model.position is not rope"),
     (("train.momentum",), lambda one: one.train.optimizer == "adamw", "train.optimizer is adamw"),
@@ -56,8 +56,13 @@ def without_effect(settings: Settings, assignments: Iterable[str], flags: Mappin
         f"{key} has no effect: {why}"
         for keys, has_none, why in _WITHOUT_EFFECT
         for key in keys
-        if key in given and has_none(settings)
+        if key in given and has_none(settings) and _value(settings, key) is not None
     ]
+
+
+def _value(settings: Settings, key: str) -> Any:
+    section, _, name = key.partition(".")
+    return getattr(getattr(settings, section), name)
 
 
 def ignored_by_resume(

@@ -20,6 +20,7 @@ from cpulm.settings.resolve_settings import resolve
         (["data.val_source=v.txt", "data.val_fraction=0.1"], ["data.val_fraction"]),
         (["data.tokenizer=char", "data.vocab_size=300"], ["data.vocab_size"]),
         (["data.tokenizer=bpe", "data.vocab_size=300"], []),
+        (["data.tokenizer=byte", "data.vocab_size=null"], []),
         (["model.position=learned", "model.rope_theta=10"], ["model.rope_theta"]),
         (["train.optimizer=adamw", "train.momentum=0.9"], ["train.momentum"]),
         (["train.schedule=cosine", "train.decay_fraction=0.1"], ["train.decay_fraction"]),

@@ -36,7 +36,7 @@ def finished(**changes: Any) -> RunFinished:
 
 def test_the_end_says_time_and_speed_and_what_they_are_measured_against() -> None:
     how, speed = end_lines(finished())
-    assert how == "finished after step 700: 4m 10s; steps took 25% longer than estimated (3m 20s)"
+    assert how == "finished after step 700: 4m 10s; steps alone 25% over their estimate of 3m 20s"
     assert speed == "1.43 M tokens at 11.0 K tok/s: 172 GFLOP/s, 96% of the machine's fp32 peak"
     assert max(map(len, (how, speed))) <= 80
 
@@ -44,9 +44,9 @@ def test_the_end_says_time_and_speed_and_what_they_are_measured_against() -> Non
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"time_over_estimate": 0.9}, "4m 10s; steps took 10% less time than estimated (3m 20s)"),
-        ({"time_over_estimate": 2.34}, "4m 10s; steps took 2.3 times as long as estimated (3m 20s)"),
-        ({"time_over_estimate": 1.001}, "4m 10s; steps took as long as estimated (3m 20s)"),
+        ({"time_over_estimate": 0.9}, "4m 10s; steps alone 10% under their estimate of 3m 20s"),
+        ({"time_over_estimate": 2.34}, "4m 10s; steps alone 2.3 times their estimate of 3m 20s"),
+        ({"time_over_estimate": 1.001}, "4m 10s; steps alone took the 3m 20s estimated"),
         ({"time_over_estimate": None}, "4m 10s of training in 3m 20s with preparation"),
         ({"time_over_estimate": None, "reason": "stopped"}, "stopped after step 700: 4m 10s of 3m 20s"),
         ({"time_over_estimate": None, "estimated_seconds": None}, ": 4m 10s"),
