@@ -147,7 +147,8 @@ def _show_help(command: Any, ctx: Any) -> None:
         if other is None or other == f"{command_line(ctx)} --help":
             shown.append(HelpPanel(name, panels[name]))
         else:
-            names = ", ".join(row.name.split()[0] for row in panels[name])
+            words = [word.strip(",") for row in panels[name] for word in row.name.split()]
+            names = ", ".join(word for word in words if word.startswith("--"))
             shown.append(HelpPanel(f"{name} (explained by {other})", [], names))
     page = help_page(usage(command, ctx), about, shown, console.width)
     console.print(page, soft_wrap=True)

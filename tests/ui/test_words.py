@@ -48,7 +48,7 @@ def test_the_end_says_time_and_speed_and_what_they_are_measured_against() -> Non
         ({"time_over_estimate": 2.34}, "4m 10s; steps alone 2.3 times their estimate of 3m 20s"),
         ({"time_over_estimate": 1.001}, "4m 10s; steps alone took the 3m 20s estimated"),
         ({"time_over_estimate": None}, "4m 10s of training in 3m 20s with preparation"),
-        ({"time_over_estimate": None, "reason": "stopped"}, "stopped after step 700: 4m 10s of 3m 20s"),
+        ({"time_over_estimate": None, "reason": "stopped"}, " after step 700: 4m 10s of 3m 20s"),
         ({"time_over_estimate": None, "estimated_seconds": None}, ": 4m 10s"),
     ],
 )
