@@ -54,6 +54,8 @@ _TIMED_TOKENS, _TIMED_SECONDS, _TIMED_UPDATES = 1024, 1.0, 3
 """Of an update: the tokens at first, then as many as take so long; and how many updates."""
 _FIRST_MEASURED, _MOST_MEASURED = 1, 5
 """The place in the table of shapes of the first size that is measured, and how many are measured at most."""
+_MEASURING_PART = 0.05
+"""Of the time: after that no other size is measured. Beside other programs a few sizes took four minutes."""
 
 
 @dataclass(frozen=True)
@@ -150,18 +152,21 @@ class Planner:
         self._rates: dict[int, float] = {}
 
     def plan(self) -> RunPlan:
-        """Measure the best size and its neighbours until no size is expected to be better.
+        """Measure the best size and its neighbours until no size is expected to be better, or the time for it
+        is over.
 
         Raises:
             ResourceError: if not even the smallest model fits into the memory.
             StoppedError: if a stop is requested.
         """
+        began = time.monotonic()
         self._measure(_FIRST_MEASURED)
         while True:
             candidates = self._candidates()
             best = _best(candidates)
             near = [p for p in (best, best - 1, best + 1) if p in candidates and p not in self._rates]
-            if not near or (best in self._rates and len(self._rates) >= _MOST_MEASURED):
+            enough = best in self._rates and len(self._rates) >= _MOST_MEASURED
+            if not near or enough or time.monotonic() - began > _MEASURING_PART * self.seconds:
                 break
             self._measure(near[0])
         self._progress(finished=True)

@@ -64,6 +64,14 @@ def test_the_size_with_the_lowest_expected_loss_is_planned(text: Path) -> None:
     assert plan.best.settings.train.average_fraction == recipe.AVERAGE_FRACTION
 
 
+def test_a_plan_for_a_moment_measures_one_size(text: Path) -> None:
+    seen: list[Event] = []
+    make = made_for(text, "train.max_time=0.001")
+    plan = Planner(make, show=seen.append, should_stop=lambda: False).plan()
+    assert [event.done for event in seen if isinstance(event, Progress) and event.finished] == [1]
+    assert len(plan.candidates) > 1
+
+
 def test_what_the_user_gives_stays(text: Path) -> None:
     make = made_for(text, "train.max_time=20s", "model.n_embd=24", "model.dropout=0.37", "train.lr=0.02")
     settings = planned(make).best.settings
