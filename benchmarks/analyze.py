@@ -44,7 +44,7 @@ def started(steps: int) -> RunStarted:
         time=_START,
         run="runs/night",
         name="night",
-        preset="tiny",
+        preset="4x192",
         version="0.1.0",
         step=0,
         steps=steps,

@@ -1,6 +1,6 @@
 """The time of an update by kind of work, and the time of its matrix products alone.
 
-    python benchmarks/breakdown.py [--preset medium] [--precision int8] [--steps 6] [--json]
+    python benchmarks/breakdown.py [--preset 6x384] [--precision int8] [--steps 6] [--json]
 
 A few updates on the Python library's sources are timed, then as many again under torch's profiler, whose
 shares are given in milliseconds of the median update. "alone" is what the products of that row would take at
@@ -97,7 +97,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--preset", default="medium")
+    parser.add_argument("--preset", default="6x384")
     parser.add_argument("--precision", default="int8", choices=["int8", "fp32"])
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--json", action="store_true")

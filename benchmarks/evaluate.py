@@ -1,6 +1,6 @@
 """The cost of `cpulm evaluate`: its throughput, that of a training forward pass, and the search for passages.
 
-    python benchmarks/evaluate.py [--preset tiny] [--rounds 5] [--search-tokens 100000000]
+    python benchmarks/evaluate.py [--preset 4x192] [--rounds 5] [--search-tokens 100000000]
 
 A preset's fresh weights score random tokens by the evaluation's own path (windows, batches, loss and hit of
 every token), in turns with the forward pass of training on its micro-batches (in fp32, and in int8 where this
@@ -44,7 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--preset", default="tiny")
+    parser.add_argument("--preset", default="4x192")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--search-tokens", type=int, default=100_000_000)
     arguments = parser.parse_args()

@@ -79,7 +79,8 @@ def trial(
 ) -> tuple[list[int | None], Path | None]:
     """Train with a fault; return the exit codes and a copy of the last checkpoint."""
     chance = random.Random(seed)
-    arguments = [given.data, "--preset", "tiny", "--steps", str(given.steps), "--set", "data.vocab_size=null"]
+    steps = str(given.steps)
+    arguments = [given.data, "--preset", "4x192", "--steps", steps, "--set", "data.vocab_size=null"]
     arguments += [f"--set={one}" for one in (*SHAPE, *QUIET, *MODES[mode], "distributed.nodes=2")]
     link = LINKS["50ms-1%" if fault == "loss" else "1gbit"]
     with tempfile.TemporaryDirectory() as folder, network(2, link) as hosts:

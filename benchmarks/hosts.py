@@ -1,6 +1,6 @@
 """Trains on several hosts in network namespaces: tokens per second, efficiency, bytes sent, loss. Needs root.
 
-    python benchmarks/hosts.py --preset small --link 1gbit --mode sync:bf16 --link 100mbit --mode diloco
+    python benchmarks/hosts.py --preset 6x256 --link 1gbit --mode sync:bf16 --link 100mbit --mode diloco
         [--hosts 2] [--steps 60] [--rounds 30] [--set KEY=VALUE ...] [--same-batch]
 
 A mode may have a ``distributed.compression`` after a colon.
@@ -50,7 +50,7 @@ class Result:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--preset", default="small")
+    parser.add_argument("--preset", default="6x256")
     parser.add_argument("--data", default="builtin:python")
     parser.add_argument("--hosts", type=int, default=2)
     parser.add_argument("--steps", type=int, default=60)

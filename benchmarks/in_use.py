@@ -1,6 +1,6 @@
 """Training, validating and generating beside other busy programs; nanoGPT's training too, from a clone.
 
-    python benchmarks/in_use.py [--presets nanogpt-char,small] [--precisions int8,fp32] [--busy 0,1,2,4]
+    python benchmarks/in_use.py [--presets nanogpt-char,6x256] [--precisions int8,fp32] [--busy 0,1,2,4]
                                 [--work train,validate,generate] [--rounds 2] [--seconds 10]
                                 [--processes 1,2] [--sent-as bf16] [--nanogpt ../nanoGPT] [--pin] [--nice]
                                 [--json]
@@ -231,7 +231,7 @@ def measure(
 def main() -> None:
     """Measure what was asked for, one after another, and print a table or JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--presets", default="nanogpt-char,tiny,small,medium", help="empty: nanoGPT alone")
+    parser.add_argument("--presets", default="nanogpt-char,4x192,6x256,6x384", help="empty: nanoGPT alone")
     parser.add_argument("--precisions", default="int8,fp32")
     parser.add_argument("--work", default="train")
     parser.add_argument("--busy", default="0,1,2,4", help="numbers of busy programs; 0 is always measured")

@@ -1,6 +1,6 @@
 """Training speed of two installations of cpulm, in short turns: a wheel and a checkout, or two versions.
 
-    python benchmarks/installations.py .venv/bin/python other/bin/python [--presets nanogpt-char,small]
+    python benchmarks/installations.py .venv/bin/python other/bin/python [--presets nanogpt-char,6x256]
                                        [--precisions int8,fp32] [--seconds 30]
 
 Each Python is started once for each preset and precision and takes the cpulm that it imports by itself, with
@@ -104,7 +104,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("pythons", nargs=2)
-    parser.add_argument("--presets", default="nanogpt-char,small")
+    parser.add_argument("--presets", default="nanogpt-char,6x256")
     parser.add_argument("--precisions", default="int8,fp32")
     parser.add_argument("--seconds", type=float, default=30.0)
     arguments = parser.parse_args()

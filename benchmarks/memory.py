@@ -44,7 +44,7 @@ OTHERS: dict[str, tuple[dict[str, Any], int, int]] = {
     "wide": (WIDE, 16384, 4),
     "wide, recomputing": ({**WIDE, "activation_checkpointing": True}, 16384, 4),
 }
-PRESETS = ("tiny", "small", "medium", "nanogpt-char", "llm-trainer-small")
+PRESETS = ("4x192", "6x256", "6x384", "nanogpt-char", "llm-trainer-small")
 
 
 def peak_bytes() -> int:

@@ -1,6 +1,6 @@
 """The overhead of a training step: loader, events, dashboard, monitor.
 
-    python benchmarks/overhead.py [--preset tiny] [--steps 40] [--rounds 6]
+    python benchmarks/overhead.py [--preset 4x192] [--steps 40] [--rounds 6]
 
 Two runs of the same preset take turns in one process: the trainer as it is, with the live dashboard
 drawn into a pseudo-terminal, the metrics file and the monitor; and the bare update that it calls, over one
@@ -141,7 +141,7 @@ def layer_stats_seconds(parts: TrainingParts, count: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--preset", default="tiny")
+    parser.add_argument("--preset", default="4x192")
     parser.add_argument("--steps", type=int, default=40, help="steps in a round")
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--json", action="store_true")

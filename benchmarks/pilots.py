@@ -1,6 +1,6 @@
 """Finds the best settings of a preset by short runs, compared by validation loss.
 
-    python benchmarks/pilots.py --preset small --fraction 0.125 \
+    python benchmarks/pilots.py --preset 6x256 --fraction 0.125 \
         --try train.lr=0.006,0.012,0.024 --try train.muon_lr=0.01,0.02 [--seeds 1,2] [--jobs 1] [--json]
 
 Each combination is trained by ``cpulm train`` for ``--fraction`` of the preset's steps, with its schedule
@@ -65,7 +65,7 @@ def combinations(tries: list[str], fixed: list[str], seeds: list[str]) -> list[l
 def main() -> None:
     """Run the pilots, print each as it ends and the table at the end."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--preset", default="tiny")
+    parser.add_argument("--preset", default="4x192")
     parser.add_argument("--fraction", type=float, default=0.125, help="part of the preset's tokens")
     parser.add_argument("--try", dest="tries", action="append", default=[], metavar="KEY=V1,V2")
     parser.add_argument("--set", dest="fixed", action="append", default=[], metavar="KEY=VALUE")

@@ -31,7 +31,7 @@ from cpulm.training.build import build_random_parts
 SHAPES = (
     *("16:4x16", "32:4x16", "64:4x16", "128:4x16", "256:4x16", "512:4x16"),
     *("32:12x64", "64:12x64", "96:12x64", "128:12x64"),
-    *("nanogpt-char", "tiny", "small", "medium", "nano", "large"),
+    *("nanogpt-char", "4x192", "6x256", "6x384", "nano", "8x512"),
 )
 VARIANTS = {
     "fp32": ["runtime.precision=fp32"],

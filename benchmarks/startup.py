@@ -101,7 +101,7 @@ def measure_first_steps(rounds: int) -> None:
     """Print the median seconds to each moment, for the presets in turns."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        sizes = {"tiny": "2048", "small": "4096"}
+        sizes = {"4x192": "2048", "6x256": "4096"}
         taken: dict[str, list[dict[str, float]]] = {preset: [] for preset in sizes}
         for preset, size in sizes.items():
             tokenize = ["tokenize", "builtin:python", "--out", str(folder / preset), "--vocab-size", size]

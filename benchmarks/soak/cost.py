@@ -17,7 +17,7 @@ from cpulm.settings.resolve_settings import resolve
 from cpulm.system.machine import read_machine
 from cpulm.training.build import build_parts, build_trainer
 
-PRESETS = ("tiny", "small", "medium")
+PRESETS = ("4x192", "6x256", "6x384")
 SAVES = 5
 
 

@@ -29,7 +29,7 @@ from cpulm.execution.step_timing import time_update
 from cpulm.model.counts import count, flops_per_token
 from cpulm.settings import HORIZONS, Settings, changed
 from cpulm.system.cpu_use import OthersUse
-from cpulm.system.machine import read_machine
+from cpulm.system.machine import Machine, read_machine
 from cpulm.training.build import build_random_parts
 
 Make = Callable[[Mapping[str, Any]], Settings]
@@ -105,6 +105,20 @@ class RunPlan:
     best: Candidate
 
 
+@dataclass(frozen=True)
+class Elsewhere:
+    """A machine and a text that are not here.
+
+    Attributes:
+        rates: operations a second of each size, by its place in the table of shapes.
+        text_bytes: of training text.
+    """
+
+    machine: Machine
+    rates: Mapping[int, float]
+    text_bytes: float
+
+
 def generations_cost(number: int) -> float:
     """How many times as long as one training so many generations take."""
     return 1.0 + (number - 1) * _TAUGHT_COST
@@ -127,29 +141,41 @@ class Planner:
 
     Args:
         make: as :data:`Make`.
+        elsewhere: what to plan for; None: this machine, and the text of the settings.
 
     Raises:
         SettingsError: if the horizon is not a time, or what was given does not fit together.
         CpulmError: if the text cannot be used.
     """
 
-    def __init__(self, make: Make, *, show: Listener, should_stop: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        make: Make,
+        *,
+        show: Listener,
+        should_stop: Callable[[], bool],
+        elsewhere: Elsewhere | None = None,
+    ) -> None:
         given = make({})
         seconds = seconds_given(given)
         if seconds is None:
             raise SettingsError("the preset auto needs a time", "give --max-time 30m or --until 07:00")
         self.seconds = seconds
-        whole = max(1.0, training_bytes(given.data, show, should_stop) / given.data.share)
+        self._make_settings, self._show, self._should_stop = make, show, should_stop
         self._share: dict[str, Any] = {}
+        self._rates: dict[int, float] = {}
+        if elsewhere is not None:
+            self._machine, self.text_bytes, self.share = elsewhere.machine, elsewhere.text_bytes, 1.0
+            self._rates |= elsewhere.rates
+            return
+        whole = max(1.0, training_bytes(given.data, show, should_stop) / given.data.share)
         if not is_token_folder(expand_home(given.data.source[0])):
             affordable = round(seconds * _PREPARED_PART * _PREPARED_BYTES_PER_SECOND / whole, 4)
             self._share = {"data.share": max(affordable, 1e-4)} if affordable < 1 else {}
         self.share = make(self._share).data.share
         self.text_bytes = max(1.0, whole * self.share)
-        self._make_settings, self._show, self._should_stop = make, show, should_stop
         self._machine = read_machine()
         self._others = OthersUse().read
-        self._rates: dict[int, float] = {}
 
     def plan(self) -> RunPlan:
         """Measure the best size and its neighbours until no size is expected to be better, or the time for it
@@ -160,7 +186,8 @@ class Planner:
             StoppedError: if a stop is requested.
         """
         began = time.monotonic()
-        self._measure(_FIRST_MEASURED)
+        if not self._rates:
+            self._measure(_FIRST_MEASURED)
         while True:
             candidates = self._candidates()
             best = _best(candidates)

@@ -282,9 +282,9 @@ def _choose_compile(machine: Machine, device: str, precision: str) -> Choice[boo
     return Choice(True, f"runs long enough to gain, with {with_what}")
 
 
-_PRESETS = (("large", 17.5, 6.2, 8), ("medium", 6.0, 2.4, 4), ("small", 1.2, 0.5, 2))
-"""Preset, the hours of one core that it takes in fp32 and in int8, measured on 2 cores (docs/presets.md), and
-the GiB of available memory that it needs."""
+_PRESETS = (("large", 38.9, 16.0, 4), ("medium", 13.9, 6.0, 3), ("small", 2.0, 1.0, 2))
+"""Preset, the hours of one core that it takes in fp32 and in int8 on the reference machine (docs/presets.md),
+and the GiB of available memory that it needs."""
 _NIGHT_HOURS = 8.0
 
 

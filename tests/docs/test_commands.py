@@ -314,7 +314,7 @@ def test_the_readme_and_the_guide_to_writing_are_read_at_all() -> None:
     assert "bash train_cpu.sh" in lines
     assert "cpulm resume runs/small-1 --max-time 4h" in lines
     assert 'echo "import " | cpulm generate runs/tiny-1' in lines
-    assert "cpulm train --preset tiny --device cpu" in [line.line for line in inline_commands(PAGES[0])]
+    assert "cpulm train --preset 4x192 --device cpu" in [line.line for line in inline_commands(PAGES[0])]
 
 
 @pytest.mark.parametrize(

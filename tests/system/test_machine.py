@@ -147,13 +147,13 @@ def test_a_compiler_that_torch_cannot_use_still_gives_the_kernels() -> None:
 @pytest.mark.parametrize(
     ("cores", "gib", "in_fp32", "in_int8"),
     [
-        (4, 12, "large", "large"),
+        (4, 12, "medium", "large"),
         (16, 64, "large", "large"),
-        (4, 6, "medium", "medium"),
-        (3, 30, "medium", "large"),
-        (2, 30, "medium", "large"),
-        (2, 3, "small", "small"),
-        (1, 30, "small", "medium"),
+        (16, 3, "medium", "medium"),
+        (3, 30, "medium", "medium"),
+        (2, 30, "small", "medium"),
+        (8, 2, "small", "small"),
+        (1, 30, "small", "small"),
         (8, 1, "tiny", "tiny"),
     ],
 )
