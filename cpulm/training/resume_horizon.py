@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -20,7 +21,7 @@ from cpulm.run_dir import RunDir
 from cpulm.settings import HORIZONS, Settings
 from cpulm.settings.resolve_settings import replaced
 from cpulm.training.horizon import horizon_of
-from cpulm.units import format_bytes, format_count, format_duration
+from cpulm.units import format_bytes, format_count, format_duration, typed_duration
 
 
 def with_horizon(settings: Settings, horizon: Mapping[str, Any]) -> Settings:
@@ -61,8 +62,13 @@ def require_time(plan: Requirements, settings: Settings, seconds_gone: float = 0
         raise SettingsError(
             f"{asked} is over before the first update: {prepared}an update takes {format_duration(step)}; "
             "the model would be untrained",
-            "give it more time",
+            f"give it more time: --max-time {typed_duration(_longer(seconds_gone, step))}",
         )
+
+
+def _longer(seconds_gone: float, step: float) -> float:
+    """Whole minutes that leave as much time to train as the preparation took, and enough for 100 updates."""
+    return 60.0 * math.ceil(max(2.0 * seconds_gone, seconds_gone + 100.0 * step) / 60.0)
 
 
 def require_steps(plan: Requirements, settings: Settings) -> None:

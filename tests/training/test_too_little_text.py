@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -27,8 +28,9 @@ def test_a_time_that_ends_before_the_first_update_is_refused(tmp_path: Path) -> 
     text = tmp_path / "rhyme.txt"
     text.write_text("the cat sat on the mat; the rat saw the cat and ran.\n" * 60)
     settings = settings_for(text, "train.steps=null", "train.max_time=0.001")
-    with pytest.raises(SettingsError, match=r"--max-time 0\.0s is over before the first update"):
+    with pytest.raises(SettingsError, match=r"--max-time 0\.0s is over before the first update") as raised:
         train(settings, tmp_path / "run")
+    assert re.fullmatch(r"give it more time: --max-time \d+m", raised.value.hint)
     assert not (tmp_path / "run").exists()
 
 
