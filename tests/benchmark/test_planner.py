@@ -107,6 +107,13 @@ def test_no_size_far_beyond_the_measured_ones_is_planned(text: Path, monkeypatch
     assert len(planned(made_for(text, "train.max_time=20s")).candidates) == 1
 
 
+def test_a_small_text_has_a_small_model(text: Path) -> None:
+    text.write_text(LINE * 40)
+    plan = planned(made_for(text, "train.max_time=20s"))
+    assert [one.settings.model.n_embd for one in plan.candidates] == [16, 32]
+    assert all(one.non_embedding <= 18 * plan.text_bytes for one in plan.candidates)
+
+
 @pytest.fixture
 def vast(tmp_path: Path) -> Path:
     path = tmp_path / "vast.txt"
