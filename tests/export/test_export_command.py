@@ -81,7 +81,7 @@ def test_what_is_there_is_replaced_only_with_force(to: str, folder: Path) -> Non
         (("--to", "gguf", "--push", "me/it"), "--push has no effect with --to gguf"),
         (("--to", "hf", "--push", "a b"), "--push a b is not a name of the Hub"),
         (("--to", "hf", "--out", "runs", "--force"), "runs holds plays, which is not part of an export"),
-        (("--to", "hf", "--out", "runs/plays/best.pt", "--force"), "runs/plays/best.pt is a file"),
+        (("--to", "hf", "--out", "other.txt", "--force"), "other.txt is a file, and hf is a folder"),
         (("--to", "gguf", "--out", "runs", "--force"), "runs is a folder, and gguf is a file"),
         (("--to", "safetensors", "--out", "runs/plays/best.pt", "--force"), "is the model that is to be"),
         (("--to", "hf", "--out", "."), "--out '.' is no name for an export"),
@@ -93,10 +93,11 @@ def test_mistakes_are_named_and_nothing_is_written(
     arguments: tuple[str, ...], complaint: str, folder: Path
 ) -> None:
     (folder / "link.gguf").symlink_to("nowhere")
+    (folder / "other.txt").touch()
     done = cpulm(folder, "export", "runs/plays", *arguments)
     assert done.returncode == 2
     assert complaint in done.stderr
-    assert names(folder) == {"runs", "link.gguf"}
+    assert names(folder) == {"runs", "link.gguf", "other.txt"}
     assert names(folder / "runs" / "plays") == {"best.pt"}
 
 
