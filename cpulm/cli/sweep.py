@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,7 +34,7 @@ from cpulm.command import typed
 if TYPE_CHECKING:
     from cpulm.settings import Settings
     from cpulm.sweep.plan import Plan, SweepDir
-    from cpulm.sweep.prepare_plan import Wish
+    from cpulm.sweep.prepare_plan import Beginning, Wish
     from cpulm.sweep.trial_status import TrialStatus
 
 WHICH = "What to try"
@@ -159,12 +161,27 @@ def sweep(
         environ=os.environ,
         assignments=tuple(assignments or ()),
         flags=with_text(flags, text),
+        begin=_reader_of_models(),
         random=random,
         random_seed=seed or 0,
         parallel=parallel or 1,
         halving=halving,
     )
     _begin(wish, out=out, dry_run=dry_run, headless=headless, json=json)
+
+
+def _reader_of_models() -> Callable[[Settings], Beginning]:
+    """Gives what runs with some settings take from the model of ``train.init_from``, read once."""
+
+    @cache
+    def read(path: str, adapters: bool) -> Beginning:
+        from cpulm.sweep.prepare_plan import Beginning
+        from cpulm.training.initial import initial_settings, read_initial
+
+        model = read_initial(path, lambda _: None)
+        return Beginning(initial_settings(model, adapters=adapters), model.tokenizer)
+
+    return lambda settings: read(settings.train.init_from or "", settings.lora.rank > 0)
 
 
 def is_sweep(path: Path) -> bool:

@@ -13,6 +13,7 @@ from cpulm.data.packing import tokens_per_epoch
 from cpulm.data.prepare import prepare_fitting
 from cpulm.data.sources import require_lasting_text
 from cpulm.data.tokenfile import TokenFolder
+from cpulm.data.tokenizer import Tokenizer
 from cpulm.errors import ResourceError, SettingsError
 from cpulm.estimate import requirements
 from cpulm.estimate.memory import expected_arithmetic, memory_bytes
@@ -29,11 +30,20 @@ _SAME_TOKENS = 0.01
 
 
 @dataclass(frozen=True)
+class Beginning:
+    """What runs take from the trained model that they begin with: values by dotted key, and its tokenizer."""
+
+    values: Mapping[str, Any]
+    tokenizer: Tokenizer
+
+
+@dataclass(frozen=True)
 class Wish:
     """The request: settings as ``cpulm train`` takes them, with several values in the assignments.
 
     ``flags`` are settings by their dotted keys, None for those not given. ``random`` is how many combinations
-    to draw by ``random_seed``; None for the whole grid.
+    to draw by ``random_seed``; None for the whole grid. ``begin`` reads the model that settings with
+    ``train.init_from`` name.
     """
 
     preset: str | None
@@ -41,6 +51,7 @@ class Wish:
     environ: Mapping[str, str]
     assignments: tuple[str, ...]
     flags: Mapping[str, Any]
+    begin: Callable[[Settings], Beginning]
     random: int | None
     random_seed: int
     parallel: int
@@ -60,7 +71,7 @@ def make_plan(
     _check(wish, fixed, axes)
     combinations, settings = _resolved(wish, fixed, axes)
     settings = _with_threads(settings, wish, machine)
-    folders, settings = _prepared(settings, _block_is_wish(wish, axes), show, should_stop)
+    folders, settings = _prepared(settings, wish, _block_is_wish(wish, axes), show, should_stop)
     _check_memory(settings, folders, wish.parallel, machine)
     keys = [axis.key for axis in axes]
     steps = [
@@ -100,13 +111,18 @@ def _check(wish: Wish, fixed: Sequence[str], axes: Sequence[Axis]) -> None:
 
 
 def _settings(wish: Wish, assignments: Sequence[str]) -> Settings:
-    return resolve(
-        preset=wish.preset,
-        config=wish.config,
-        environ=wish.environ,
-        assignments=assignments,
-        flags=wish.flags,
-    )
+    def resolved(initial: Mapping[str, Any] | None) -> Settings:
+        return resolve(
+            preset=wish.preset,
+            config=wish.config,
+            environ=wish.environ,
+            assignments=assignments,
+            flags=wish.flags,
+            initial=initial,
+        )
+
+    given = resolved(None)
+    return given if given.train.init_from is None else resolved(wish.begin(given).values)
 
 
 def _resolved(
@@ -174,6 +190,7 @@ def _with_threads(settings: Sequence[Settings], wish: Wish, machine: Machine) ->
 
 def _prepared(
     settings: Sequence[Settings],
+    wish: Wish,
     block_is_wish: bool,
     show: Listener,
     should_stop: Callable[[], bool],
@@ -183,13 +200,17 @@ def _prepared(
     Returns the tokens, and the settings with block sizes that they hold.
     """
     require_lasting_text([one.data for one in settings], "a sweep")
-    made: dict[tuple[str, int], tuple[TokenFolder, int]] = {}
+    made: dict[tuple[str, int, str | None], tuple[TokenFolder, int]] = {}
     folders, fitted = [], []
     for one in settings:
-        key = (one.data.model_dump_json(), one.model.block_size)
+        key = (one.data.model_dump_json(), one.model.block_size, one.train.init_from)
         if key not in made:
             tokens, fits = prepare_fitting(
-                one, emit=show, should_stop=should_stop, block_is_wish=block_is_wish
+                one,
+                emit=show,
+                should_stop=should_stop,
+                block_is_wish=block_is_wish,
+                tokenizer=None if one.train.init_from is None else wish.begin(one).tokenizer,
             )
             made[key] = tokens, fits.model.block_size
         tokens, block = made[key]

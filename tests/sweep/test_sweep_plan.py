@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from cpulm.data.tokenizer import byte_tokenizer, char_tokenizer
 from cpulm.errors import CpulmError, DataError, ResourceError, SettingsError
 from cpulm.settings import Settings
 from cpulm.sweep.plan import Plan, SweepDir, read_plan, read_settings, trial_names
-from cpulm.sweep.prepare_plan import Wish, make_plan, resumed, settle
+from cpulm.sweep.prepare_plan import Beginning, Wish, make_plan, resumed, settle
 from cpulm.system.machine import Machine, choose, read_machine
 
 SMALL = (
@@ -50,6 +51,7 @@ def wish(*assignments: str, **changes: Any) -> Wish:
         environ={},
         assignments=(*small, "data.source=text.txt", *assignments),
         flags={},
+        begin=lambda _: Beginning({}, byte_tokenizer()),
         random=None,
         random_seed=0,
         parallel=1,
@@ -91,6 +93,20 @@ def test_the_environment_and_options_hold_for_all_trials(text: Path, machine: Ma
     found, settings = plan(asked, machine)
     assert [one.train.seed for one in settings] == [5, 5]
     assert [trial.steps for trial in found.trials] == [100, 100]
+
+
+def test_runs_that_begin_with_a_model_take_its_settings_and_tokens(text: Path, machine: Machine) -> None:
+    tokenizer = char_tokenizer("".join(map(chr, range(32, 127))) + "\n")
+    asked: list[str | None] = []
+
+    def begin(settings: Settings) -> Beginning:
+        asked.append(settings.train.init_from)
+        return Beginning({"train.optimizer": "adamw", "data.tokenizer": "char"}, tokenizer)
+
+    _, settings = plan(wish("train.init_from=a,b", begin=begin), machine)
+    assert [one.train.init_from for one in settings] == ["a", "b"]
+    assert {one.train.optimizer for one in settings} == {"adamw"}
+    assert set(asked) == {"a", "b"}
 
 
 def test_with_halving_validations_fall_on_the_rungs(text: Path, machine: Machine) -> None:
