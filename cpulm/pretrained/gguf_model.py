@@ -29,7 +29,7 @@ _FAMILIES: Mapping[str, Architecture] = {
     "qwen2": "llama",
     "gpt2": "gpt2",
 }
-_EMBEDDING = "token_embd.weight"
+_EMBEDDING, _SCALED_ROPE = "token_embd.weight", "rope_freqs.weight"
 
 
 def read_gguf(path: Path) -> PretrainedModel:
@@ -125,6 +125,8 @@ def _settings(header: GgufHeader, name: str, family: Architecture) -> ModelSetti
         raise DataError(
             f"its {name}.rope.scaling.type is {shown(value('rope.scaling.type'))}", "cpulm has none"
         )
+    if _SCALED_ROPE in header.tensors:
+        raise DataError("its rotary embedding is scaled as that of Llama 3.1", "cpulm computes the plain one")
     heads = value("attention.head_count")
     values = {
         "n_layer": value("block_count"),

@@ -117,6 +117,10 @@ def number(value: int) -> bytes:
             "and its settings make it [224, 64]",
         ),
         (lambda content: content.replace(b"qwen2", b"vikin"), "its tokenizer splits text as 'vikin'"),
+        (
+            lambda content: content.replace(b"blk.0.attn_q.bias", b"rope_freqs.weight"),
+            "its rotary embedding is scaled as that of Llama 3.1",
+        ),
     ],
 )
 def test_hostile_files(
