@@ -12,6 +12,7 @@ from small_models import a_model
 
 from cpulm.generation import together
 from cpulm.generation.generate import Generation
+from cpulm.generation.rules.rule import Allowed, RuleSet
 from cpulm.generation.sampling import Sampling
 from cpulm.generation.together import Together
 from cpulm.model.transformer import Transformer
@@ -23,12 +24,30 @@ ASKED: Sequence[dict[str, Any]] = (
     {"prompt_ids": list(range(40)), "seed": 2, "num_samples": 3, "max_new_tokens": 60},
     {"prompt_ids": [7], "sampling": Sampling(temperature=0.0, repetition_penalty=1.3)},
     {"prompt_ids": [5] * 45, "seed": 3, "end_ids": [6], "max_new_tokens": 9},
+    {"prompt_ids": [9, 8], "seed": 4, "num_samples": 2, "rules": "increasing"},
 )
-"""Of different lengths, some beyond the context."""
+"""Of different lengths, some beyond the context, one with a rule that ends it."""
+
+
+class Increasing:
+    """Each token is larger than the one before it."""
+
+    name = "increasing"
+
+    def __init__(self) -> None:
+        self.last = [-1, -1]
+
+    def restrict(self, allowed: Allowed, rows: Sequence[int]) -> None:
+        for row in rows:
+            allowed[row, : self.last[row] + 1] = False
+
+    def push(self, row: int, token: int) -> None:
+        self.last[row] = token
 
 
 def begun(model: Transformer, asked: dict[str, Any]) -> Generation:
-    return Generation(model, **{"max_new_tokens": 20, **asked})
+    rules = RuleSet([Increasing()]) if "rules" in asked else None
+    return Generation(model, **{"max_new_tokens": 20, **asked, "rules": rules})
 
 
 @pytest.mark.parametrize("in_kernels", [True, False])
