@@ -11,7 +11,7 @@ from cpulm.data.encoder import END, CountingEncode, bulk_encoder, counting_losse
 from cpulm.data.marked_text import encoder_of_marks, marked
 from cpulm.data.pretoken_cache import Ids
 from cpulm.data.records.seen_values import SeenValues
-from cpulm.data.split import Corpus, Split
+from cpulm.data.split import BEGIN, Corpus, Place, Split
 from cpulm.data.write import FolderWriter
 from cpulm.progress import Stage
 
@@ -22,24 +22,39 @@ _POLL_SECONDS = 0.1
 
 
 def encode_corpus(corpus: Corpus, folder: FolderWriter, seen: SeenValues, stage: Stage) -> None:
-    """Encode all text on all cores, in order.
+    """Encode all text on all cores, in order, from where ``folder`` was left.
 
     Args:
         seen: counts the values of columns in the training split.
         stage: counts the bytes of text.
     """
+    kept = folder.kept
+    place, done = (Place(*kept["place"]), kept["parts"]) if kept else (BEGIN, 0)
+    if kept:
+        seen.restore(kept["seen"])
+        stage.advance(kept["source_bytes"])
     threads = _usable_cores()
     tokenizer = folder.tokenizer
     encode = encoder_of_marks(tokenizer, counting_losses(tokenizer, bulk_encoder(tokenizer)))
     with ThreadPoolExecutor(threads, thread_name_prefix="cpulm-encode") as pool:
-        jobs = _EncodeJobs(pool, encode, folder, stage, limit=2 * threads)
+        jobs = _EncodeJobs(pool, encode, folder, stage, kept["texts"] if kept else {}, limit=2 * threads)
         try:
-            for part in corpus.parts():
+            # The parts of a file are encoded in order; those that were are passed over.
+            parts = 0
+            for part in corpus.parts(place):
+                parts = parts + 1 if part.place == place else 1
+                if part.place == place and parts <= done:
+                    continue
+                place, done = part.place, parts
                 folder.splits[part.split].note(part.document, part.text, part.marks)
                 if part.split == "train":
                     seen.add(part.values)
                 text = marked(part.text, part.marks) if part.marks else part.text
                 jobs.add(part.split, text + END if part.ends else text, part.source_bytes)
+                if folder.work.due():
+                    texts = jobs.write_running()
+                    where = {"place": place, "parts": done, "texts": texts, "source_bytes": stage.done}
+                    folder.keep({**where, "seen": seen.state()})
             jobs.finish()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -55,6 +70,7 @@ class _EncodeJobs:
         encode: CountingEncode,
         folder: FolderWriter,
         stage: Stage,
+        texts: dict[Split, str],
         limit: int,
     ) -> None:
         self._pool = pool
@@ -62,8 +78,9 @@ class _EncodeJobs:
         self._folder = folder
         self._stage = stage
         self._limit = limit
-        self._texts: dict[Split, list[str]] = {"train": [], "val": []}
-        self._sizes: dict[Split, int] = {"train": 0, "val": 0}
+        splits: tuple[Split, Split] = ("train", "val")
+        self._texts = {split: [texts.get(split, "")] for split in splits}
+        self._sizes = {split: len(self._texts[split][0]) for split in splits}
         self._source_bytes = 0
         self._running: deque[tuple[Split, Future[tuple[Ids, int]], int]] = deque()
 
@@ -79,12 +96,19 @@ class _EncodeJobs:
             self._texts[split] = [gathered[border:]]
             self._sizes[split] = len(gathered) - border
 
-    def finish(self) -> None:
-        """Encode and write the rest."""
-        for split, texts in self._texts.items():
-            self._send(split, "".join(texts))
+    def write_running(self) -> dict[Split, str]:
+        """Write all that was sent off; return the text that was not."""
         while self._running:
             self._write_oldest()
+        self._stage.advance(self._source_bytes)
+        self._source_bytes = 0
+        return {split: "".join(texts) for split, texts in self._texts.items()}
+
+    def finish(self) -> None:
+        """Encode and write the rest."""
+        for split, text in self.write_running().items():
+            self._send(split, text)
+        self.write_running()
 
     def _send(self, split: Split, text: str) -> None:
         self._running.append((split, self._pool.submit(self._encode, text), self._source_bytes))

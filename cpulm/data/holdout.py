@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 SPLIT_VERSION = 2
 """Counts the rules of the choice: tokens that were split by others are not taken from the cache."""
@@ -80,6 +80,16 @@ class DocumentSizes:
                 place = int(one.hash * _RANGES)
                 self._ranges[place] = self._ranges.get(place, 0) + one.size
             del self._singles[: _SINGLES // 2]
+
+    def state(self) -> dict[str, Any]:
+        """All that is known of the documents, as JSON holds it."""
+        return {"total": self.total_bytes, "singles": self._singles, "ranges": list(self._ranges.items())}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what :meth:`state` gave."""
+        self.total_bytes = state["total"]
+        self._singles = [_Share(*one) for one in state["singles"]]
+        self._ranges = dict(state["ranges"])
 
     def hold_out(self, fraction: float, *, whole: bool = False) -> HeldOut:
         """Choose about ``fraction`` of all bytes; neither split is empty.

@@ -83,24 +83,27 @@ class LossMask:
     """Takes the marks of the loss out of ids, job by job, and tells which tokens count.
 
     After the end of a document the loss counts; the end-of-text token belongs to the document that it ends.
+
+    Attributes:
+        counts: whether the next token counts if no mark is before it.
     """
 
     def __init__(self, eot_id: int) -> None:
+        self.counts = True
         self._eot_id = eot_id
-        self._counts = True
 
     def take(self, ids: Ids) -> tuple[Ids, Bools]:
         """Return the ids of tokens, and which of them count in the loss."""
         if not len(ids):
             return ids, np.zeros(0, dtype=bool)
         change = np.full(len(ids) + 1, -1, dtype=np.int8)
-        change[0] = self._counts
+        change[0] = self.counts
         change[np.flatnonzero(ids == self._eot_id) + 1] = 1
         marks = ids >= _FIRST_LOSS_ID
         change[:-1][marks] = ids[marks] == _LOSS_IDS[LOSS_ON]
         latest = np.maximum.accumulate(np.where(change >= 0, np.arange(len(change)), 0))
         counts = change[latest].astype(bool)
-        self._counts = bool(counts[-1])
+        self.counts = bool(counts[-1])
         return ids[~marks], counts[:-1][~marks]
 
 

@@ -14,6 +14,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import PurePosixPath
+from posixpath import splitext
 from typing import IO, Any
 
 from cpulm.data.extras import library
@@ -105,17 +106,17 @@ def require_ratio(name: str, size: int, packed_size: int) -> None:
 
 def format_suffix(name: str) -> str:
     """The suffix that tells a file's format, in lower case: ``.jsonl`` of ``a.jsonl.gz``."""
-    path = PurePosixPath(name.lower())
-    return path.with_suffix("").suffix if path.suffix in COMPRESSED else path.suffix
+    stem, suffix = splitext(name.lower())
+    return splitext(stem)[1] if suffix in COMPRESSED else suffix
 
 
 def is_compressed(name: str) -> bool:
-    return PurePosixPath(name.lower()).suffix in COMPRESSED
+    return splitext(name.lower())[1] in COMPRESSED
 
 
 def unpacked(name: str, packed: io.BufferedReader, size: int) -> Unpacked:
     """Open the compressed file ``name``, of ``size`` bytes."""
-    opener = COMPRESSED[PurePosixPath(name.lower()).suffix]
+    opener = COMPRESSED[splitext(name.lower())[1]]
     return Unpacked(name, opener(packed), size, packed.tell)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,14 +16,16 @@ from cpulm.data.holdout import SPLIT_VERSION
 from cpulm.data.readers import check_settings
 from cpulm.data.reading import READERS_VERSION, Reading
 from cpulm.data.records.seen_values import SeenValues
+from cpulm.data.scan import scan
 from cpulm.data.sources import SourceFile, find_files
-from cpulm.data.split import Corpus, readable, scan
+from cpulm.data.split import Corpus, readable
 from cpulm.data.token_cache import delete_abandoned, find_cached, token_caches
 from cpulm.data.tokenfile import FORMAT_VERSION, TokenFolder, is_token_folder, require_block
 from cpulm.data.tokenizer import KINDS, Tokenizer
+from cpulm.data.unfinished import Unfinished
 from cpulm.data.vocabulary import SAMPLE_BYTES, make_tokenizer, trains_vocabulary, vocabulary_key
 from cpulm.data.write import writing_folder
-from cpulm.errors import ResourceError, SettingsError
+from cpulm.errors import ResourceError, SettingsError, StoppedError
 from cpulm.events import Listener, Notice
 from cpulm.progress import Stage
 from cpulm.settings import DataSettings, Settings, changed
@@ -210,42 +213,62 @@ def _find_or_build(
         if known := find_cached(key, emit, lambda folder: check(folder, emit, should_stop)):
             return known
         delete_abandoned()
-    corpus = scan_sources(data, files, val_files, emit, should_stop)
-    tokenizer = tokenizer or make_tokenizer(data, corpus, emit, should_stop)
-    tokenizer = tokenizer.with_special_tokens(corpus.reading.special_tokens)
-    if out is not None:
-        return _written(data, corpus, tokenizer, out, emit, should_stop, keep_existing=False)
     cache, instead = token_caches()
-    try:
-        return _written(data, corpus, tokenizer, cache / key, emit, should_stop)
-    except ResourceError as error:
-        advice = "CPULM_CACHE names another folder for the cache"
-        emit(Notice(level="warning", message=f"{error.message}: keeping them in {instead}; {advice}"))
+    target = cache / key if out is None else out
+    with _kept_work(target, key, emit) as work:
+        corpus = scan_sources(data, files, val_files, emit, should_stop, work)
+        if state := work.load("tokenizer"):
+            tokenizer = Tokenizer.from_json(state["json"])
+        tokenizer = tokenizer or make_tokenizer(data, corpus, emit, should_stop)
+        tokenizer = tokenizer.with_special_tokens(corpus.reading.special_tokens)
+        if work.due():
+            work.save("tokenizer", {"json": tokenizer.to_json()})
         try:
-            return _written(data, corpus, tokenizer, instead / key, emit, should_stop)
-        except ResourceError:
-            raise ResourceError(error.message, f"{advice}; or free some disk space") from error
+            return _written(data, corpus, tokenizer, work, emit, should_stop, keep_existing=out is None)
+        except ResourceError as error:
+            if out is not None:
+                raise
+            failed = error
+    advice = "CPULM_CACHE names another folder for the cache"
+    emit(Notice(level="warning", message=f"{failed.message}: keeping them in {instead}; {advice}"))
+    try:
+        return _written(data, corpus, tokenizer, Unfinished(instead / key), emit, should_stop)
+    except ResourceError as error:
+        raise ResourceError(error.message, f"{advice}; or free some disk space") from failed
+
+
+@contextmanager
+def _kept_work(target: Path, key: str, emit: Listener) -> Iterator[Unfinished]:
+    """Work on ``target`` that a later process may continue; say if it does, and if it can."""
+    try:
+        with Unfinished(target, key) as work:
+            if work.kept:
+                emit(Notice(level="info", message="continuing the work that was left unfinished"))
+            yield work
+    except StoppedError:
+        if work.kept:
+            emit(Notice(level="info", message="the same command continues the work that is done"))
+        raise
 
 
 def _written(
     data: DataSettings,
     corpus: Corpus,
     tokenizer: Tokenizer,
-    target: Path,
+    work: Unfinished,
     emit: Listener,
     should_stop: Callable[[], bool],
     *,
     keep_existing: bool = True,
 ) -> TokenFolder:
-    """Encode the corpus to the folder ``target``, and open it."""
+    """Encode the corpus to the folder that is worked on, and open it."""
     how = corpus.reading
-    writing = writing_folder(target, tokenizer, keep_existing=keep_existing, masks_loss=how.masks_loss)
-    with writing as folder:
+    with writing_folder(work, tokenizer, keep_existing=keep_existing, masks_loss=how.masks_loss) as folder:
         seen = SeenValues(how.parsed_template)
         with Stage("tokenizing", corpus.source_bytes, "bytes", emit, should_stop) as stage:
             encode_corpus(corpus, folder, seen, stage)
         folder.finish({**_provenance(data, corpus), "columns": seen.counts()})
-    return TokenFolder.open(target)
+    return TokenFolder.open(work.target)
 
 
 def _refuse_existing(out: Path) -> None:
@@ -261,13 +284,23 @@ def scan_sources(
     val_files: Sequence[SourceFile],
     emit: Listener,
     should_stop: Callable[[], bool],
+    work: Unfinished,
 ) -> Corpus:
-    """Read all files once, as :func:`cpulm.data.split.scan`, and say what is left out."""
-    warn_of_copies(files, val_files, emit, should_stop)
+    """Read all files once, as :func:`cpulm.data.scan.scan`, and say what is left out.
+
+    Args:
+        work: keeps what is known of the files.
+    """
     how = Reading.of(data)
-    text_files, skipped = readable(files, how)
-    val_text_files, val_skipped = readable(val_files, how)
-    if left_out := [*skipped, *val_skipped]:
+    if kept := work.load("files"):
+        binary, val_binary = kept["binary"], kept["val_binary"]
+    else:
+        warn_of_copies(files, val_files, emit, should_stop)
+        binary, val_binary = readable(files, how)[1], readable(val_files, how)[1]
+        if work.due():
+            work.save("files", {"binary": binary, "val_binary": val_binary})
+    text_files, val_text_files = _without(files, binary), _without(val_files, val_binary)
+    if left_out := [*binary, *val_binary]:
         first, number = left_out[0], len(left_out)
         what = f"{number} binary files, such as {first}" if number > 1 else f"the binary file {first}"
         emit(Notice(level="info", message=f"left out {what}"))
@@ -282,7 +315,13 @@ def scan_sources(
             dedup=data.dedup,
             collect_characters=data.tokenizer == "char",
             stage=stage,
+            work=work,
         )
+
+
+def _without(files: Sequence[SourceFile], names: Sequence[str]) -> list[SourceFile]:
+    left_out = set(names)
+    return [file for file in files if file.name not in left_out]
 
 
 def _provenance(data: DataSettings, corpus: Corpus) -> dict[str, object]:

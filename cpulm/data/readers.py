@@ -69,16 +69,23 @@ _BY_SUFFIX = {suffix: name for name, one in FORMATS.items() for suffix in one.su
 def read_files(
     files: Sequence[SourceFile], how: Reading, losses: Losses | None = None
 ) -> Iterator[DocumentChunk]:
-    """Yield the documents of all files, as :func:`read_chunks` does for one.
+    """Yield the documents of all files, as :func:`read_file` does for one."""
+    for number in range(len(files)):
+        yield from read_file(files, number, how, losses)
+
+
+def read_file(
+    files: Sequence[SourceFile], number: int, how: Reading, losses: Losses | None = None
+) -> Iterator[DocumentChunk]:
+    """Yield the documents of one of ``files``, as :func:`read_chunks`.
 
     Raises:
-        DataError: as :func:`read_chunks`; if a file is in another encoding, all such files are named.
+        DataError: as :func:`read_chunks`; if it is in another encoding, all later ones like that are named.
     """
-    for number, file in enumerate(files):
-        try:
-            yield from read_chunks(file, how, losses)
-        except EncodingError as error:
-            raise _with_others(error, files[number + 1 :], how) from error
+    try:
+        yield from read_chunks(files[number], how, losses)
+    except EncodingError as error:
+        raise _with_others(error, files[number + 1 :], how) from error
 
 
 def read_chunks(file: SourceFile, how: Reading, losses: Losses | None = None) -> Iterator[DocumentChunk]:

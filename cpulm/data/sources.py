@@ -12,6 +12,7 @@ import sysconfig
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import NoReturn
 
@@ -82,13 +83,12 @@ class SourceFile:
     member: zipfile.ZipInfo | None = field(default=None, compare=False)
     meter: Meter | None = field(default=None, compare=False)
 
-    @property
+    @cached_property
     def place(self) -> str:
         """What tells the file from others: its real path; of what can be read only once, its content."""
         if self.spool is not None:
             return f"read once: {self.spool.digest}"
-        inside = "" if self.member is None else f"!{self.member.filename}"
-        return f"{self.path.resolve()}{inside}"
+        return f"{self.path.resolve()}{'' if self.member is None else '!' + self.member.filename}"
 
     @property
     def shown(self) -> str:
@@ -165,8 +165,9 @@ def find_files(
             files = [part for file in _resolve_source(source, own) for part in _with_members(file)]
         for file in files:
             if file.place not in found:
-                found[file.place] = replace(_named_apart(file, names), weight=weight)
-                names.add(found[file.place].name)
+                apart = _named_apart(file, names)
+                found[file.place] = apart if apart.weight == weight else replace(apart, weight=weight)
+                names.add(apart.name)
     if own:
         what = f"{len(own)} folders that cpulm wrote, such as" if len(own) > 1 else "what cpulm wrote:"
         emit(Notice(level="info", message=f"left out {what} {own[0]}"))
@@ -231,6 +232,8 @@ def builtin_python() -> list[SourceFile]:
 
 def _named_apart(file: SourceFile, names: set[str]) -> SourceFile:
     """The file with as much of its path in its name as tells it from ``names``: names decide the split."""
+    if file.name not in names:
+        return file
     parts = file.path.absolute().parts
     depth, name = len(Path(file.name).parts), file.name
     while name in names and depth < len(parts):

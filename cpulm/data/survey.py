@@ -25,6 +25,7 @@ from cpulm.data.sources import find_files
 from cpulm.data.split import Corpus
 from cpulm.data.tokenfile import is_token_folder
 from cpulm.data.tokenizer import Tokenizer
+from cpulm.data.unfinished import Unfinished
 from cpulm.errors import SettingsError
 from cpulm.events import Listener
 from cpulm.progress import Stage
@@ -105,7 +106,7 @@ def inspect_text(data: DataSettings, seed: int, *, emit: Listener, should_stop: 
     folder = prepare(data, emit=emit, should_stop=should_stop)
     val_files = find_files(data.val_source, emit, should_stop)
     files = without_validation(find_files(data.source, weights=data.weights), val_files, lambda _: None)
-    corpus = scan_sources(data, files, val_files, lambda _: None, should_stop)
+    corpus = scan_sources(data, files, val_files, lambda _: None, should_stop, Unfinished(folder.path))
     with Stage("looking at the text", corpus.source_bytes, "bytes", emit, should_stop) as stage:
         return survey(replace(corpus, held_out=None), folder.tokenizer, seed, stage.advance)
 

@@ -109,6 +109,7 @@ def delete_abandoned() -> None:
                     newest = max(path.stat().st_mtime for path in (unfinished, *unfinished.iterdir()))
                     if time.time() - newest > _ABANDONED_SECONDS:
                         shutil.rmtree(unfinished, ignore_errors=True)
+                        unfinished.with_suffix(".lock").unlink(missing_ok=True)
 
 
 def _inside(cache: Path) -> list[Path]:

@@ -5,9 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
-import secrets
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,19 +19,43 @@ from cpulm.data.marks import Mark
 from cpulm.data.pretoken_cache import Ids
 from cpulm.data.tokenfile import FORMAT_VERSION, META, SPLITS, TOKENIZER, digest_of, dtype_for
 from cpulm.data.tokenizer import Tokenizer
+from cpulm.data.unfinished import Unfinished
 from cpulm.errors import DataError, ResourceError
+
+_COPIED_BYTES = 1 << 22
+_COUNTS = ("documents", "text_bytes", "tokens", "lost_bytes")
 
 
 class _File:
-    """A file being written, and its digest."""
+    """A file being written, and its digest.
 
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("wb")
+    Args:
+        kept: goes on with what :meth:`state` spoke of, and drops what was written after it.
+
+    Raises:
+        ValueError: if that is not in the file any more.
+    """
+
+    def __init__(self, path: Path, kept: dict[str, Any] | None = None) -> None:
         self._hasher = hashlib.blake2b(digest_size=16)
+        self._size = 0 if kept is None else int(kept["bytes"])
+        self._file = path.open("wb" if kept is None else "r+b")
+        for begin in range(0, self._size, _COPIED_BYTES):
+            self._hasher.update(self._file.read(min(_COPIED_BYTES, self._size - begin)))
+        if kept is not None and self._hasher.hexdigest() != kept["blake2b"]:
+            self._file.close()
+            raise ValueError(f"{path} is not what was written")
+        self._file.truncate()
 
     def write(self, data: bytes) -> None:
         self._hasher.update(data)
         self._file.write(data)
+        self._size += len(data)
+
+    def state(self) -> dict[str, Any]:
+        """What is written, which is on the disk when this returns."""
+        flush_to_disk(self._file)
+        return {"bytes": self._size, "blake2b": self._hasher.hexdigest()}
 
     def finish(self) -> str:
         """Flush everything to disk; return the digest."""
@@ -51,11 +72,13 @@ class _File:
 class _MaskWriter:
     """Writes which tokens count in the loss, a bit for each, and counts these tokens and their text."""
 
-    def __init__(self, path: Path, eot_id: int) -> None:
-        self.file = _File(path)
-        self.tokens = self.text_bytes = 0
+    def __init__(self, path: Path, eot_id: int, kept: dict[str, Any] | None = None) -> None:
+        found = kept or {"file": None, "tokens": 0, "text_bytes": 0, "counts": True, "rest": []}
+        self.file = _File(path, found["file"])
+        self.tokens, self.text_bytes = found["tokens"], found["text_bytes"]
         self._mask = LossMask(eot_id)
-        self._rest = np.zeros(0, dtype=bool)
+        self._mask.counts = found["counts"]
+        self._rest = np.array(found["rest"], dtype=bool)
 
     def take(self, ids: Ids) -> Ids:
         """Write the bits of ``ids``; return those of tokens."""
@@ -67,6 +90,15 @@ class _MaskWriter:
         self._rest = bits[whole:]
         return ids
 
+    def state(self) -> dict[str, Any]:
+        return {
+            "file": self.file.state(),
+            "tokens": self.tokens,
+            "text_bytes": self.text_bytes,
+            "counts": self._mask.counts,
+            "rest": self._rest.tolist(),
+        }
+
     def finish(self) -> dict[str, Any]:
         self.file.write(pack(self._rest))
         return {
@@ -77,17 +109,35 @@ class _MaskWriter:
 
 
 class SplitWriter:
-    """Writes one ``.bin`` file, and its mask if there is one; collects its part of ``meta.json``."""
+    """Writes one ``.bin`` file, and its mask if there is one; collects its part of ``meta.json``.
 
-    def __init__(self, path: Path, dtype: np.dtype[Any], mask: _MaskWriter | None) -> None:
-        self.documents = 0
-        self.text_bytes = 0
-        self.tokens = 0
-        self.lost_bytes = 0
-        self._file = _File(path)
-        self._mask = mask
-        self._dtype = dtype
-        self._document = -1
+    Args:
+        kept: what :meth:`state` gave when the work was left.
+    """
+
+    def __init__(
+        self, path: Path, tokenizer: Tokenizer, *, masks_loss: bool, kept: dict[str, Any] | None = None
+    ) -> None:
+        found: dict[str, Any] = kept or dict.fromkeys(_COUNTS, 0) | {
+            "document": -1,
+            "file": None,
+            "mask": None,
+        }
+        self.documents, self.text_bytes, self.tokens, self.lost_bytes = (found[name] for name in _COUNTS)
+        self._document = found["document"]
+        self._dtype = dtype_for(tokenizer.vocab_size)
+        self._file = _File(path.with_suffix(".bin"), found["file"])
+        mask_path = path.with_suffix(".mask")
+        self._mask = _MaskWriter(mask_path, tokenizer.eot_id, found["mask"]) if masks_loss else None
+
+    def state(self) -> dict[str, Any]:
+        """What is written so far, which is on the disk when this returns."""
+        return {
+            **{name: getattr(self, name) for name in _COUNTS},
+            "document": self._document,
+            "file": self._file.state(),
+            "mask": None if self._mask is None else self._mask.state(),
+        }
 
     def note(self, document: int, text: str, marks: tuple[Mark, ...] = ()) -> None:
         """Count ``text``, which belongs to document number ``document``."""
@@ -127,19 +177,40 @@ class FolderWriter:
     """A token folder being written: a hidden sibling of ``target`` until :meth:`finish`.
 
     Args:
+        work: has the folder, and keeps what is done.
         masks_loss: whether to write which tokens count in the loss.
+
+    Attributes:
+        kept: what was kept of the work of an earlier process, which goes on here; None: all begins.
     """
 
-    def __init__(self, folder: Path, tokenizer: Tokenizer, *, masks_loss: bool = False) -> None:
-        self.folder = folder
+    def __init__(self, work: Unfinished, tokenizer: Tokenizer, *, masks_loss: bool = False) -> None:
+        self.work = work
+        self.folder = work.begin()
         self.tokenizer = tokenizer
-        dtype = dtype_for(tokenizer.vocab_size)
+        self._masks_loss = masks_loss
+        self._digest = hashlib.blake2b(tokenizer.to_json().encode(), digest_size=16).hexdigest()
+        self.kept = work.load("encoded")
+        if self.kept and self.kept["tokenizer"] != self._digest:
+            self.kept = None
+        try:
+            self.splits = self._writers(self.kept["splits"] if self.kept else {})
+        except (OSError, ValueError):  # damaged since
+            self.kept = None
+            self.splits = self._writers({})
 
-        def writer(split: str) -> SplitWriter:
-            mask = _MaskWriter(folder / f"{split}.mask", tokenizer.eot_id) if masks_loss else None
-            return SplitWriter(folder / f"{split}.bin", dtype, mask)
+    def _writers(self, kept: dict[str, Any]) -> dict[str, SplitWriter]:
+        return {
+            split: SplitWriter(
+                self.folder / split, self.tokenizer, masks_loss=self._masks_loss, kept=kept.get(split)
+            )
+            for split in SPLITS
+        }
 
-        self.splits = {split: writer(split) for split in SPLITS}
+    def keep(self, state: dict[str, Any]) -> None:
+        """Keep what is written, and ``state``, which says what of the text that is."""
+        splits = {split: writer.state() for split, writer in self.splits.items()}
+        self.work.save("encoded", {**state, "tokenizer": self._digest, "splits": splits})
 
     def finish(self, facts: dict[str, Any]) -> None:
         """Write ``tokenizer.json`` and ``meta.json``, the latter including ``facts``.
@@ -160,7 +231,7 @@ class FolderWriter:
             "format_version": FORMAT_VERSION,
             "cpulm_version": __version__,
             "tokenizer": self.tokenizer.kind,
-            "tokenizer_blake2b": hashlib.blake2b(text.encode(), digest_size=16).hexdigest(),
+            "tokenizer_blake2b": self._digest,
             "vocab_size": self.tokenizer.vocab_size,
             "eot_id": self.tokenizer.eot_id,
             "dtype": dtype_for(self.tokenizer.vocab_size).name,
@@ -173,6 +244,7 @@ class FolderWriter:
             with (self.folder / name).open("wb") as file:
                 file.write(content.encode())
                 flush_to_disk(file)
+        self.work.clear()
         flush_folder(self.folder)
 
     def close(self) -> None:
@@ -182,38 +254,28 @@ class FolderWriter:
 
 @contextmanager
 def writing_folder(
-    target: Path, tokenizer: Tokenizer, *, keep_existing: bool, masks_loss: bool = False
+    work: Unfinished, tokenizer: Tokenizer, *, keep_existing: bool, masks_loss: bool = False
 ) -> Iterator[FolderWriter]:
-    """Yield a writer whose folder is renamed to ``target`` when the block ends without an error.
+    """Yield a writer whose folder is renamed to ``work.target`` when the block ends without an error.
 
     Args:
-        target: absent, or an empty folder, when the block ends.
+        work: its target is absent, or an empty folder, when the block ends.
         tokenizer: the tokenizer that made the tokens.
-        keep_existing: if another process has finished ``target`` meanwhile, keep that one.
+        keep_existing: if another process has finished the target meanwhile, keep that one.
         masks_loss: as of :class:`FolderWriter`.
 
     Raises:
         ResourceError: if the disk is full, or the folder cannot be written.
-        DataError: if ``target`` is not empty and ``keep_existing`` is False.
+        DataError: if the target is not empty and ``keep_existing`` is False.
     """
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-    missing: list[Path] = []
-    writer: FolderWriter | None = None
-    try:
-        with _disk_errors(target):
-            missing = [folder for folder in target.parents if not folder.exists()]
-            temporary.mkdir(parents=True)
-            writer = FolderWriter(temporary, tokenizer, masks_loss=masks_loss)
+    target = work.target
+    with work, _disk_errors(target):
+        writer = FolderWriter(work, tokenizer, masks_loss=masks_loss)
+        try:
             yield writer
+        finally:
             writer.close()
-            _rename(temporary, target, keep_existing=keep_existing)
-    finally:
-        if writer is not None:
-            writer.close()
-        shutil.rmtree(temporary, ignore_errors=True)
-        for folder in missing:
-            with suppress(OSError):  # not empty: it holds the target, or another process's work
-                folder.rmdir()
+        _rename(writer.folder, target, keep_existing=keep_existing)
 
 
 def _rename(temporary: Path, target: Path, *, keep_existing: bool) -> None:

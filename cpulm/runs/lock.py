@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,6 +18,7 @@ from pathlib import Path
 
 from cpulm.command import typed
 from cpulm.errors import ResourceError, SettingsError
+from cpulm.file_lock import lock_file
 from cpulm.regular_file import open_own, open_regular
 from cpulm.run_dir import RunDir
 from cpulm.system import process
@@ -28,9 +28,6 @@ _PATIENCE_SECONDS = 2.0
 """How long to wait for a holder that has not written its line yet, or is just ending."""
 _POLL_SECONDS = 0.05
 _MOST_BYTES = 4096
-_LOCKED = (errno.EACCES, errno.EAGAIN, errno.EDEADLK, errno.EWOULDBLOCK)
-_LOCKED_OFFSET = 2**30
-"""The byte that Windows locks: other processes cannot read locked bytes, so it lies behind the line."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +90,7 @@ def holder(run: RunDir) -> Holder | None:
 def _acquire(descriptor: int, run: RunDir) -> None:
     """Lock the file, check that its line names no living process, and write this process's line."""
     patience = time.monotonic() + _PATIENCE_SECONDS
-    while not _lock(descriptor):
+    while not lock_file(descriptor):
         other = holder(run)
         if other is not None and other.alive:
             raise _held_error(run, other)
@@ -197,35 +194,6 @@ def _is_free(path: Path) -> bool:
     except OSError:
         return False
     try:
-        return _lock(descriptor)
+        return lock_file(descriptor)
     finally:
         os.close(descriptor)
-
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _lock(descriptor: int) -> bool:
-        """Take the operating system's lock; False if another process has it."""
-        os.lseek(descriptor, _LOCKED_OFFSET, os.SEEK_SET)
-        try:
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        except OSError as error:
-            if error.errno in _LOCKED:
-                return False
-            raise
-        return True
-
-else:
-    import fcntl
-
-    def _lock(descriptor: int) -> bool:
-        """Take the operating system's lock; False if another process has it.
-
-        On a file system without locks, the line in the file alone decides.
-        """
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            return error.errno not in _LOCKED
-        return True

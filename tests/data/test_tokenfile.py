@@ -15,13 +15,14 @@ import pytest
 from cpulm.data.pretoken_cache import Ids
 from cpulm.data.tokenfile import TokenFolder, digest_of, dtype_for, is_token_folder, require_block
 from cpulm.data.tokenizer import byte_tokenizer, char_tokenizer
+from cpulm.data.unfinished import Unfinished
 from cpulm.data.write import writing_folder
 from cpulm.errors import DataError, ResourceError, SettingsError
 
 
 def written(target: Path, train: str = "training text", val: str = "other") -> Path:
     tokenizer = byte_tokenizer()
-    with writing_folder(target, tokenizer, keep_existing=False) as folder:
+    with writing_folder(Unfinished(target), tokenizer, keep_existing=False) as folder:
         for split, text in (("train", train), ("val", val)):
             folder.splits[split].note(0, text)
             folder.splits[split].write(np.array(tokenizer.encode(text), dtype=np.uint32))
@@ -159,7 +160,7 @@ def test_changed_bytes_are_found_by_the_digest(tmp_path: Path) -> None:
 @pytest.mark.parametrize("names", [["caf\udce9.txt"], ["caf\udcc3\udca9.txt"], ["\ud800.txt", "\U0001f600"]])
 def test_a_source_name_that_is_not_utf_8_is_kept(tmp_path: Path, names: list[str]) -> None:
     """Bytes that UTF-8 would read as characters stay bytes: a locale of ASCII names files that way."""
-    with writing_folder(tmp_path / "tokens", byte_tokenizer(), keep_existing=False) as folder:
+    with writing_folder(Unfinished(tmp_path / "tokens"), byte_tokenizer(), keep_existing=False) as folder:
         for split in ("train", "val"):
             folder.splits[split].note(0, "ab")
             folder.splits[split].write(np.array([1, 2], dtype=np.uint32))
@@ -168,7 +169,7 @@ def test_a_source_name_that_is_not_utf_8_is_kept(tmp_path: Path, names: list[str
 
 
 def test_a_split_of_empty_documents_is_too_little_text(tmp_path: Path) -> None:
-    with writing_folder(tmp_path / "tokens", byte_tokenizer(), keep_existing=False) as folder:
+    with writing_folder(Unfinished(tmp_path / "tokens"), byte_tokenizer(), keep_existing=False) as folder:
         for split, text in (("train", "ab"), ("val", "")):
             folder.splits[split].note(0, text)
             folder.splits[split].write(np.array([256, 256], dtype=np.uint32))
@@ -186,7 +187,7 @@ def test_a_full_disk_is_one_error_and_leaves_nothing(tmp_path: Path) -> None:
     target = tmp_path / "new" / "tokens"
     with (
         pytest.raises(ResourceError, match="no space left to write tokens") as caught,
-        writing_folder(target, byte_tokenizer(), keep_existing=False),
+        writing_folder(Unfinished(target), byte_tokenizer(), keep_existing=False),
     ):
         raise OSError(errno.ENOSPC, "as a full disk reports it")
     assert str(target) in caught.value.message
@@ -197,7 +198,7 @@ def test_a_file_written_meanwhile_by_another_process_is_kept(tmp_path: Path) -> 
     target, ids = tmp_path / "tokens", np.arange(5, dtype=np.uint32)
 
     def write_late(*, keep_existing: bool) -> Ids:
-        with writing_folder(target, byte_tokenizer(), keep_existing=keep_existing) as folder:
+        with writing_folder(Unfinished(target), byte_tokenizer(), keep_existing=keep_existing) as folder:
             if not target.exists():
                 written(target)
             for split in folder.splits.values():

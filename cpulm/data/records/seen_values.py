@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from cpulm.data.records.template import Template
 
@@ -28,6 +29,14 @@ class SeenValues:
             counts[values[place]] += 1
         if any(len(counts) > MOST_VALUES for _, _, counts in self._counted):
             self._counted = [one for one in self._counted if len(one[2]) <= MOST_VALUES]
+
+    def state(self) -> list[Any]:
+        """All that was counted, as JSON holds it."""
+        return self._counted
+
+    def restore(self, state: list[Any]) -> None:
+        """Go on from what :meth:`state` gave."""
+        self._counted = [(place, name, Counter(counts)) for place, name, counts in state]
 
     def counts(self) -> dict[str, dict[str, int]]:
         """How often each value was seen, by column, the most frequent first."""

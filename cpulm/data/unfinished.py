@@ -1,0 +1,147 @@
+"""Long work on a token folder outlives its process: what is done is kept for the next one.
+
+The tokens are written into a hidden folder beside the one that they are for. In it, every few seconds, the
+state of the work is written as a JSON file, whole or not at all, and after the tokens that it speaks of. The
+folder's name has the key of text, settings and tokenizer, so that no other work goes on with it, and a lock,
+so that no two processes do.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import time
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from cpulm.atomic import write_text
+from cpulm.errors import AbortedError, ResourceError, StoppedError
+from cpulm.file_lock import lock_file
+
+EVERY_SECONDS = 10.0
+"""How often the state is written, and so how much work a kill may lose."""
+_KEY_LETTERS = 16
+_STATES = ("files", "scan", "tokenizer", "encoded")
+
+
+class Unfinished:
+    """Work on the folder ``target``, in a ``with`` block that removes what is left of it.
+
+    Left for the next process are: the work of one that was killed, and of one that was stopped after it had
+    kept something.
+
+    Args:
+        target: the token folder.
+        key: of all that decides the tokens; empty: the work is not kept.
+
+    Attributes:
+        target: the token folder.
+        folder: where the work is, from :meth:`begin` on.
+        kept: whether there is something to go on with.
+    """
+
+    def __init__(self, target: Path, key: str = "") -> None:
+        self.target = target
+        beside = f".{target.name}.{key[:_KEY_LETTERS]}"
+        self._private = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+        self.folder = target.with_name(f"{beside}.tmp") if key else self._private
+        self.kept = False
+        self._lock_file = target.with_name(f"{beside}.lock")
+        self._lock: int | None = None
+        self._saved = time.monotonic()
+        self._made: list[Path] = []
+
+    def __enter__(self) -> Unfinished:
+        with suppress(OSError):
+            if self.folder.is_dir():
+                self.kept = self._claim() and any(map(self.load, _STATES))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        stopped = isinstance(error, (StoppedError, AbortedError, KeyboardInterrupt))
+        if (self._lock is not None and not (stopped and self.kept)) or self.folder == self._private:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        if self._lock is not None:
+            with suppress(OSError):  # Windows keeps the name of an open file
+                self._lock_file.unlink()
+            os.close(self._lock)
+            self._lock = None
+        for folder in self._made:
+            with suppress(OSError):  # not empty: it holds the target, or another process's work
+                folder.rmdir()
+
+    def begin(self) -> Path:
+        """Return the folder to write in; one of its own if another process does the same work.
+
+        Raises:
+            OSError: if it cannot be made.
+        """
+        if not self._claim():
+            self.folder = self._private
+            self._make_parents()
+            self.folder.mkdir()
+        return self.folder
+
+    def due(self) -> bool:
+        """Whether it is time to :meth:`save`."""
+        return time.monotonic() - self._saved >= EVERY_SECONDS
+
+    def save(self, name: str, state: dict[str, Any]) -> None:
+        """Keep ``state`` under ``name``. Where nothing can be written, the work goes on without."""
+        with suppress(OSError, ResourceError):
+            if self._claim():
+                assert name in _STATES
+                write_text(self._file(name), json.dumps(state))
+                self.kept = True
+        self._saved = time.monotonic()
+
+    def load(self, name: str) -> dict[str, Any] | None:
+        """What an earlier process, or this one, kept under ``name``; None if there is nothing."""
+        if self._lock is None:
+            return None
+        try:
+            state = json.loads((self._file(name)).read_bytes())
+        except (OSError, ValueError):
+            return None
+        return dict(state)
+
+    def clear(self) -> None:
+        """Remove all states: the tokens are complete."""
+        for state in _STATES:
+            self._file(state).unlink(missing_ok=True)
+
+    def _file(self, name: str) -> Path:
+        return self.folder / f"unfinished-{name}.json"
+
+    def _claim(self) -> bool:
+        """Make the folder, if it can be kept, and take its lock; False if that cannot be had."""
+        if self._lock is not None:
+            return True
+        if self.folder == self._private:
+            return False
+        self._make_parents()
+        descriptor = os.open(self._lock_file, os.O_RDWR | os.O_CREAT, 0o644)
+        # Between opening and locking, the process that held it may have ended, and removed the file.
+        if lock_file(descriptor) and _is_at(descriptor, self._lock_file):
+            self._lock = descriptor
+            self.folder.mkdir(exist_ok=True)
+            return True
+        os.close(descriptor)
+        return False
+
+    def _make_parents(self) -> None:
+        self._made = self._made or [folder for folder in self.folder.parents if not folder.exists()]
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether the open file still has this name."""
+    with suppress(OSError):
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    return False
