@@ -17,7 +17,8 @@ _NO_DIFFERENCE = {"preset", "log.tensorboard"}
 _TEXT_KEYS = (
     *("data.source", "data.val_source", "data.val_fraction"),
     *("data.format", "data.document", "data.separator", "data.field", "data.template", "data.where"),
-    *("data.share", "data.weights", "data.dedup", "data.errors", "data.encoding", "data.skip_bad"),
+    *("data.share", "data.weights", "data.row_weight", "data.dedup"),
+    *("data.errors", "data.encoding", "data.skip_bad"),
 )
 _NO_EFFECT = (
     "eval.",

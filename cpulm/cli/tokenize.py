@@ -15,6 +15,7 @@ from cpulm.cli.setting_flags import (
     READING,
     TEXT,
     TEXTS,
+    Assignments,
     Headless,
     JsonResult,
     setting_flags,
@@ -69,6 +70,7 @@ def tokenize(
             rich_help_panel=OUTPUT,
         ),
     ] = None,
+    assignments: Assignments = None,
     headless: Headless = False,
     json: JsonResult = False,
     *,
@@ -97,7 +99,7 @@ def tokenize(
     if list_cache or prune_cache is not None:
         from cpulm.cli.cached_tokens import show_cache
 
-        if text or out is not None or flags:
+        if text or out is not None or flags or assignments:
             raise SettingsError(
                 "--list-cache and --prune-cache make no tokens", "leave out the text and its options"
             )
@@ -113,7 +115,9 @@ def tokenize(
         raise SettingsError("--inspect writes no tokens", "leave out --out, or tokenize without --inspect")
     if "data.val_fraction" in flags and "data.val_source" in flags:
         raise SettingsError("--val-fraction has no effect together with --val-data", "keep one of them")
-    data = resolve(environ=os.environ, flags=flags).data
+    if strange := [one for one in assignments or () if not one.strip().startswith("data.")]:
+        raise SettingsError(f"--set {strange[0]} has no effect on tokens", "the settings of text are data.*")
+    data = resolve(environ=os.environ, assignments=assignments or (), flags=flags).data
     # The result is one JSON object, so progress is for people in either case.
     if inspect:
         _inspect(data, headless=headless or json, json=json)

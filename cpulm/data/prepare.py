@@ -217,11 +217,11 @@ def _find_or_build(
     target = cache / key if out is None else out
     with _kept_work(target, key, emit) as work:
         corpus = scan_sources(data, files, val_files, emit, should_stop, work)
-        if state := work.load("tokenizer"):
-            tokenizer = Tokenizer.from_json(state["json"])
+        if made := work.load("tokenizer"):
+            tokenizer = Tokenizer.from_json(made["json"])
         tokenizer = tokenizer or make_tokenizer(data, corpus, emit, should_stop)
         tokenizer = tokenizer.with_special_tokens(corpus.reading.special_tokens)
-        if work.due():
+        if not made and work.due():
             work.save("tokenizer", {"json": tokenizer.to_json()})
         try:
             return _written(data, corpus, tokenizer, work, emit, should_stop, keep_existing=out is None)
@@ -333,6 +333,7 @@ def _provenance(data: DataSettings, corpus: Corpus) -> dict[str, object]:
         "val_fraction": None if data.val_source else data.val_fraction,
         "share": data.share,
         "weights": data.weights,
+        "row_weight": data.row_weight,
         "ends_held_out": len(corpus.held_out.borders) if corpus.held_out is not None else 0,
         "lost_in_reading": asdict(corpus.losses),
         "vocabulary_sample_bytes": SAMPLE_BYTES if trains_vocabulary(data.tokenizer) else None,

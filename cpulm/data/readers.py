@@ -27,7 +27,7 @@ from cpulm.errors import DataError, SettingsError
 _SNIFFED_BYTES = 1 << 13
 _NAMED_FILES = 10
 
-_OF_ROWS = ("field", "template", "chat", "loss_after", "where", "skip_bad")
+_OF_ROWS = ("field", "template", "chat", "loss_after", "where", "row_weight", "skip_bad")
 _OF_TEXT = ("document", "separator")
 
 
@@ -69,7 +69,8 @@ _BY_SUFFIX = {suffix: name for name, one in FORMATS.items() for suffix in one.su
 def read_files(
     files: Sequence[SourceFile], how: Reading, losses: Losses | None = None
 ) -> Iterator[DocumentChunk]:
-    """Yield the documents of all files, as :func:`read_file` does for one."""
+    """Yield the documents of all files once each, as :func:`read_file` does for one."""
+    how = how.once
     for number in range(len(files)):
         yield from read_file(files, number, how, losses)
 

@@ -37,6 +37,7 @@ class Reading(NamedTuple):
         separator: the text between the documents of plain text; empty: there is none.
         loss_after: the column of the template after whose value the loss counts; empty: it counts everywhere.
         chat: rows are conversations; ``field``, if it is not the usual one, holds their messages.
+        row_weight: the column that says how often a row is used; empty: once.
     """
 
     field: str = "text"
@@ -50,6 +51,12 @@ class Reading(NamedTuple):
     separator: str = ""
     loss_after: str = ""
     chat: bool = False
+    row_weight: str = ""
+
+    @property
+    def once(self) -> Reading:
+        """The same, but each row is used once."""
+        return self._replace(row_weight="")
 
     @property
     def masks_loss(self) -> bool:
@@ -124,6 +131,7 @@ class Reading(NamedTuple):
             data.separator,
             data.loss_after,
             data.chat,
+            data.row_weight,
         )
 
 
@@ -134,7 +142,8 @@ class DocumentChunk(NamedTuple):
     """A part of a document.
 
     ``name`` is the document's; ``ends`` marks its last chunk; ``source_bytes`` were read for the chunk.
-    ``marks`` are special tokens and borders of the loss in it; ``values`` are those of a template's columns.
+    ``marks`` are special tokens and borders of the loss in it; ``values`` are those of a template's columns;
+    ``weight`` is how often the document is used.
     """
 
     name: str
@@ -143,6 +152,7 @@ class DocumentChunk(NamedTuple):
     source_bytes: int
     marks: tuple[Mark, ...] = ()
     values: tuple[str, ...] = ()
+    weight: float = 1.0
 
 
 class EncodingError(DataError):

@@ -51,12 +51,14 @@ class _Scan:
         self.seen = (_Seen(), _Seen())
         self.losses = Losses()
         self.place = BEGIN
+        self.turns = 1
         self._known: set[bytes] | None = set() if dedup else None
         self._collect = collect
         self._stage = stage
         self._work = work
         if state := work.load("scan"):
             self.place, self.losses = Place(*state["place"]), Losses(**state["losses"])
+            self.turns = state["turns"]
             for seen, kept in zip(self.seen, state["seen"], strict=True):
                 seen.restore(kept)
             if dedup:
@@ -69,6 +71,7 @@ class _Scan:
             return
         state = {
             "place": self.place,
+            "turns": self.turns,
             "losses": asdict(self.losses),
             "seen": [seen.state() for seen in self.seen],
             "known": b"".join(self._known or ()).hex(),
@@ -86,7 +89,8 @@ class _Scan:
         """Take the chunks of a turn, from ``place`` on."""
         seen = self.seen[self.place.turn]
         size, hasher = 0, hashlib.blake2b(digest_size=_DIGEST_BYTES)
-        for _, number, piece, begins_at, _ in chunks:
+        for _, number, piece, begins_at, times in chunks:
+            self.turns = max(self.turns, times)
             self._stage.advance(piece.source_bytes)
             size += len(piece.text) if piece.text.isascii() else len(piece.text.encode())
             if self._collect:
@@ -136,11 +140,11 @@ def scan(
         DataError: if a file cannot be used, or there is too little text.
     """
     done = _Scan(stage, work, dedup=dedup, collect=collect_characters)
-    turns = ((val_files, 1.0), (files, share))
+    turns = ((val_files, how.once, 1.0), (files, how, share))
     for turn in range(done.place.turn, len(turns)):
-        files_here, part = turns[turn]
-        begin = done.begin_file
-        done.read(numbered(files_here, how, done.losses, share=part, start=done.place, begin_file=begin))
+        files_here, read_as, part = turns[turn]
+        place, begin = done.place, done.begin_file
+        done.read(numbered(files_here, read_as, done.losses, share=part, start=place, begin_file=begin))
         check_enough(files_here, done.seen[turn].characters, part)
         done.place = Place(turn + 1)
         done.keep_if_due()
@@ -152,6 +156,7 @@ def scan(
         reading=how,
         losses=done.losses,
         share=share,
+        turns=done.turns,
         characters=frozenset(main.alphabet | val.alphabet),
         left_out=(frozenset(main.left_out), frozenset(val.left_out)),
     )

@@ -6,7 +6,6 @@ validation text, the whole source is training text.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -67,6 +66,7 @@ class Corpus:
         held_out: what of the source is validation text; None if there are ``val_files``.
         losses: what reading it all loses.
         share: the part of ``files`` that is used.
+        turns: how often the files are read: a document may be used so often.
         characters: every character that occurs, if requested.
         left_out: the numbers of documents of ``files`` and of ``val_files`` that were there before.
     """
@@ -77,6 +77,7 @@ class Corpus:
     reading: Reading
     losses: Losses
     share: float
+    turns: int
     characters: frozenset[str] = frozenset()
     left_out: tuple[frozenset[int], frozenset[int]] = (frozenset(), frozenset())
 
@@ -94,8 +95,7 @@ class Corpus:
             start: the file to begin with.
         """
         place = start
-        turns = max((math.ceil(file.weight * self.share) for file in self.files), default=0)
-        while place.turn < turns:
+        while place.turn < self.turns:
             border, number = None, place.number - 1
             for file, number, piece, begins_at, times in numbered(
                 self.files, self.reading, share=self.share, start=place
@@ -112,7 +112,7 @@ class Corpus:
                     parts = _cut(place, number, piece, border - begins_at)
                 yield from parts if place.turn == 0 else _copies(parts)
             place = Place(place.turn + 1, before=place.before + number + 1)
-        for file, number, piece, _, _ in numbered(self.val_files, self.reading, start=place):
+        for file, number, piece, _, _ in numbered(self.val_files, self.reading.once, start=place):
             if file != place.file:
                 place = place._replace(file=file, number=number)
             if number not in self.left_out[1]:
@@ -125,7 +125,7 @@ def _copies(parts: Iterable[SplitText]) -> Iterator[SplitText]:
 
 
 def _whole(place: Place, split: Split, number: int, piece: DocumentChunk) -> SplitText:
-    return SplitText(place, split, place.before + number, *piece[1:])
+    return SplitText(place, split, place.before + number, *piece[1:-1])
 
 
 def _cut(place: Place, number: int, piece: DocumentChunk, border: int) -> Iterator[SplitText]:
@@ -225,12 +225,14 @@ def numbered(
 
 def _weighted(pieces: Iterable[DocumentChunk], weight: float) -> Iterator[tuple[DocumentChunk, int]]:
     """Yield chunks with how often each is used; if that differs, each is a document with its own name."""
-    certain, place = int(weight), 0
+    place = 0
     for piece in pieces:
-        if weight == certain:
+        often = weight * piece.weight
+        certain = int(often)
+        if often == certain:
             yield piece, certain
             continue
         name = f"{piece.name}#{place}" if place else piece.name
-        times = certain + (name_hash(f"share of {name}") < weight - certain)
+        times = certain + (name_hash(f"share of {name}") < often - certain)
         yield piece._replace(name=name, ends=True), times
         place = 0 if piece.ends else place + 1

@@ -51,10 +51,10 @@ def _text_part(files: Sequence[SourceFile], how: Reading) -> float:
 
 
 class _Sample(NamedTuple):
-    """How much text is in the beginning of a file, or in all of it."""
+    """How much text is in the beginning of a file, or in all of it; the bytes as often as they are used."""
 
     characters: int
-    text_bytes: int
+    text_bytes: float
     read_bytes: int
     is_whole: bool
 
@@ -62,10 +62,10 @@ class _Sample(NamedTuple):
 def _sample(file: SourceFile, how: Reading) -> _Sample:
     if is_binary(file, how):
         return _Sample(0, 0, min(file.size, _READ_BYTES), True)
-    characters = text = read = 0
+    characters, text, read = 0, 0.0, 0
     for chunk in read_chunks(file, how):
         characters += len(chunk.text)
-        text += len(chunk.text.encode())
+        text += len(chunk.text.encode()) * chunk.weight
         read += chunk.source_bytes
         if read >= _READ_BYTES:
             return _Sample(characters, text, read, False)

@@ -47,6 +47,8 @@ class DataSettings(Section):
     hashes of their names. For texts of which a run sees only a part."""
     weights: list[WeightOfText] = Field([])
     """How often an epoch has the text of each `source`, such as `[3, 0.2]`; empty: once."""
+    row_weight: str = ""
+    """A column that says how often an epoch has the row, such as 0.5: by hashes of names, as `share`."""
     dedup: bool = False
     """Leave out documents whose text was there before, and training text that is in the validation text."""
     errors: Literal["strict", "replace"] = "strict"

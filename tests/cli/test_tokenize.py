@@ -86,6 +86,7 @@ def test_every_option_has_an_effect(story: Path, monkeypatch: pytest.MonkeyPatch
         (["missing.txt"], 3, "missing.txt does not exist", "give a file"),
         (["story.txt", "--vocab-size", "300", "--tokenizer", "char"], 2, "has no effect", "leave it out"),
         (["story.txt", "--val-fraction", "0.1", "--val-data", "story.txt"], 2, "has no effect", "keep one"),
+        (["story.txt", "--set", "train.lr=1"], 2, "train.lr=1 has no effect on tokens", "are data.*"),
         (["story.txt", "--val-fraction", "2"], 2, "--val-fraction 2: must be less than 1", ""),
         (["story.txt", "--errors", "ignore"], 2, "--errors ignore: must be one of strict, replace", ""),
         (["story.txt", "--tokenizer", "no.json"], 3, "tokenizer no.json: No such file", "bpe, byte, char"),

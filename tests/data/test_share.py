@@ -122,3 +122,34 @@ def test_too_little_text_is_found_by_its_size_alone(
 def test_a_share_without_text_is_an_error_that_names_it(lines: Path) -> None:
     with pytest.raises(DataError, match=r"has 0 characters of text where data\.share is 1e-09"):
         made(lines, 1e-9)
+
+
+def test_a_row_is_used_as_often_as_its_column_says(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    weights = [0, 2, 0.25, 1.5] * 500
+    path.write_text("text,stars\n" + "".join(f"row {n} of many,{w}\n" for n, w in enumerate(weights)))
+    folder = made(path, 1.0, row_weight="stars", val_fraction=0.1)
+    counts = Counter(pieces_of(folder))
+    times: dict[float, Counter[int]] = {weight: Counter() for weight in weights}
+    for number, weight in enumerate(weights):
+        times[weight][counts[f"row {number} of many"]] += 1
+    assert set(times[0]) == {0}
+    assert set(times[2]) == {0, 2}  # 0: held out
+    assert set(times[0.25]) == {0, 1}
+    assert set(times[1.5]) == {0, 1, 2}
+    assert times[0.25][1] == pytest.approx(112, abs=40)
+    assert times[1.5][2] == pytest.approx(times[1.5][1], rel=0.4)
+    ends = np.flatnonzero(folder.val == folder.tokenizer.eot_id)
+    *held_out, _ = [folder.tokenizer.decode(ids.tolist()) for ids in np.split(folder.val, ends + 1)]
+    assert set(Counter(held_out).values()) == {1}
+    assert not set(held_out) & set(counts)
+
+
+@pytest.mark.parametrize("weight", ["-1", "much", "", "nan", "1e9"])
+def test_a_weight_that_is_none_is_an_error_with_its_row(tmp_path: Path, weight: str) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(f"text,stars\n{'a row of text that is long enough. ' * 3},1\nanother,{weight}\n")
+    with pytest.raises(DataError, match=rf"rows\.csv, line 3: the column 'stars' is '{weight}'"):
+        made(path, 1.0, row_weight="stars")
+    with pytest.raises(DataError, match="has no column 'starz'"):
+        made(path, 1.0, row_weight="starz")

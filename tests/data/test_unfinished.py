@@ -61,6 +61,7 @@ OF_ROWS: dict[str, Any] = {
     "template": "{grade} {what}",
     "loss_after": "grade",
     "where": ["grade!=3"],
+    "row_weight": "grade",
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
@@ -11,13 +12,15 @@ from cpulm.data.reading import DEFAULT, DocumentChunk, Reading
 from cpulm.data.records.chat import looks_like_chat
 from cpulm.data.records.conditions import parse_condition
 from cpulm.data.records.template import Filled
-from cpulm.data.records.values import MissingError, RowError, missing
+from cpulm.data.records.values import MissingError, RowError, missing, number_in, shown
 from cpulm.data.records.values import value_of as found_in
 from cpulm.data.sources import SourceFile
 from cpulm.data.text_decoding import REPLACEMENT
 from cpulm.errors import DataError
 
 SKIP = "leave such rows out: --skip-bad"
+LARGEST_WEIGHT = 100.0
+"""The text is read once for each time that a row is used."""
 
 
 class Row(NamedTuple):
@@ -61,7 +64,7 @@ class RowReader:
         """
         there = list(columns)
         wanted = self._template.required_of(there) if self._template else [self._how.field]
-        for name in [*wanted, *(condition.column for condition in self._conditions)]:
+        for name in [*wanted, *self._beside_the_text]:
             if name not in there and name.split(".")[0] not in there:
                 what, near = missing(name, there, self._noun)
                 raise DataError(
@@ -72,8 +75,13 @@ class RowReader:
     def columns(self) -> set[str]:
         """The names of all columns that are used; of ``a.b`` both that and ``a``."""
         used = self._template.columns if self._template else [self._how.field]
-        names = [*used, *(condition.column for condition in self._conditions)]
+        names = [*used, *self._beside_the_text]
         return {*names, *(name.split(".")[0] for name in names)}
+
+    @property
+    def _beside_the_text(self) -> list[str]:
+        weight = [self._how.row_weight] if self._how.row_weight else []
+        return [*(condition.column for condition in self._conditions), *weight]
 
     def documents(self, rows: Iterable[Row]) -> Iterator[DocumentChunk]:
         """Yield a document per row, except rows that the conditions leave out, or that have no text.
@@ -97,7 +105,9 @@ class RowReader:
             if found is None:
                 self._losses.filtered += 1
             elif found.text:
-                yield DocumentChunk(f"{name}:{number}", found.text, True, read, found.marks, found.values)
+                yield DocumentChunk(
+                    f"{name}:{number}", found.text, True, read, found.marks, found.values, found.weight
+                )
                 read = 0
 
     def _filled(self, number: int, values: Mapping[str, Any]) -> Filled | None:
@@ -106,6 +116,8 @@ class RowReader:
             if not all(condition.holds(values) for condition in self._conditions):
                 return None
             filled = self._template.fill(values) if self._template else Filled(self._field_of(values))
+            if self._how.row_weight:
+                filled = filled._replace(weight=self._weight_of(values))
         except MissingError as error:
             hint = " ".join(filter(None, [error.hint, self._ways_out(values)]))
             raise DataError(f"{self._place(number)} {error}", f"{hint}; or {SKIP}") from error
@@ -125,6 +137,16 @@ class RowReader:
         raise RowError(
             f"the {self._noun} {self._how.field!r} is {_json_name(value)}, not text",
             "name the one that holds the text (--field NAME), or put values into a text: --template",
+        )
+
+    def _weight_of(self, values: Mapping[str, Any]) -> float:
+        value = found_in(values, self._how.row_weight)
+        with suppress(RowError):
+            if 0 <= (weight := number_in(value)) <= LARGEST_WEIGHT:
+                return weight
+        raise RowError(
+            f"the {self._noun} {self._how.row_weight!r} is {shown(value)}",
+            f"as a weight it is a number from 0 to {LARGEST_WEIGHT:g}",
         )
 
     def _without_half_pairs(self, number: int, text: str) -> str:

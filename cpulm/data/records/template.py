@@ -82,11 +82,13 @@ class Filled(NamedTuple):
     Attributes:
         values: the text of each placeholder, in their order.
         marks: of special tokens and of the loss.
+        weight: how often the row is used.
     """
 
     text: str
     values: tuple[str, ...] = ()
     marks: tuple[Mark, ...] = ()
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
