@@ -23,8 +23,8 @@ def require_chat(tokenizer: Tokenizer, name: str) -> None:
     if not knows_chat(tokenizer):
         raise SettingsError(
             f"{name} was not trained on conversations",
-            f"it continues text: `cpulm generate`. To teach it: `cpulm train CHATS.jsonl --chat "
-            f"--init-from {name}`",
+            "it continues text: `cpulm generate`. Chat templates of other programs are not read; to teach it "
+            f"cpulm's: `cpulm train CHATS.jsonl --chat --init-from {name}`",
         )
 
 

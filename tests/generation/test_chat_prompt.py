@@ -57,4 +57,5 @@ def test_a_model_of_text_does_not_talk() -> None:
     plain: Tokenizer = train_bpe(TEXTS, 300)
     with pytest.raises(SettingsError, match="runs/a was not trained on conversations") as error:
         require_chat(plain, "runs/a")
+    assert "Chat templates of other programs are not read" in error.value.hint
     assert "--chat --init-from runs/a" in error.value.hint
