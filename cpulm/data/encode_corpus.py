@@ -11,7 +11,7 @@ from cpulm.data.encoder import END, CountingEncode, bulk_encoder, counting_losse
 from cpulm.data.marked_text import encoder_of_marks, marked
 from cpulm.data.pretoken_cache import Ids
 from cpulm.data.records.seen_values import SeenValues
-from cpulm.data.split import BEGIN, Corpus, Place, Split
+from cpulm.data.split import BEGIN, Corpus, FilePlace, Split
 from cpulm.data.write import FolderWriter
 from cpulm.progress import Stage
 
@@ -29,7 +29,7 @@ def encode_corpus(corpus: Corpus, folder: FolderWriter, seen: SeenValues, stage:
         stage: counts the bytes of text.
     """
     kept = folder.kept
-    place, done = (Place(*kept["place"]), kept["parts"]) if kept else (BEGIN, 0)
+    place, done = (FilePlace(*kept["place"]), kept["parts"]) if kept else (BEGIN, 0)
     if kept:
         seen.restore(kept["seen"])
         stage.advance(kept["source_bytes"])

@@ -11,7 +11,7 @@ from cpulm.data.holdout import DocumentSizes
 from cpulm.data.losses import Losses
 from cpulm.data.reading import Reading
 from cpulm.data.sources import SourceFile
-from cpulm.data.split import BEGIN, Chosen, Corpus, Place, check_enough, numbered
+from cpulm.data.split import BEGIN, Chosen, Corpus, FilePlace, check_enough, numbered
 from cpulm.data.unfinished import Unfinished
 from cpulm.progress import Stage
 
@@ -57,7 +57,7 @@ class _Scan:
         self._stage = stage
         self._work = work
         if state := work.load("scan"):
-            self.place, self.losses = Place(*state["place"]), Losses(**state["losses"])
+            self.place, self.losses = FilePlace(*state["place"]), Losses(**state["losses"])
             self.turns = state["turns"]
             for seen, kept in zip(self.seen, state["seen"], strict=True):
                 seen.restore(kept)
@@ -146,7 +146,7 @@ def scan(
         place, begin = done.place, done.begin_file
         done.read(numbered(files_here, read_as, done.losses, share=part, start=place, begin_file=begin))
         check_enough(files_here, done.seen[turn].characters, part)
-        done.place = Place(turn + 1)
+        done.place = FilePlace(turn + 1)
         done.keep_if_due()
     val, main = done.seen
     return Corpus(

@@ -310,10 +310,7 @@ def _literal_prefix(parts: Sequence[str]) -> Iterator[str]:
 
 
 def _matching(folder: Path, pattern: Sequence[str], own: list[Path]) -> Iterator[Path]:
-    """Yield the files below ``folder`` that match; ``**`` is any number of folders.
-
-    Unlike ``glob.glob`` it does not pass over folders that cannot be listed.
-    """
+    """Yield the files below ``folder`` that match; folders that cannot be listed are errors."""
     if not pattern:
         if _is_file(folder):
             yield folder

@@ -24,7 +24,7 @@ MINIMUM_CHARACTERS = 64
 """Less text than this is treated as a mistake: there is nothing to learn from it."""
 
 
-class Place(NamedTuple):
+class FilePlace(NamedTuple):
     """Where a file begins in the text of a run.
 
     ``turn`` counts the passes over the files, of which the last reads the validation text; ``number``
@@ -37,7 +37,7 @@ class Place(NamedTuple):
     before: int = 0
 
 
-BEGIN = Place()
+BEGIN = FilePlace()
 
 
 class SplitText(NamedTuple):
@@ -46,7 +46,7 @@ class SplitText(NamedTuple):
     ``place`` is that of its file; ``marks`` and ``values`` are those of the :class:`DocumentChunk`.
     """
 
-    place: Place
+    place: FilePlace
     split: Split
     document: int
     text: str
@@ -86,7 +86,7 @@ class Corpus:
         """Bytes of all files."""
         return sum(file.size for file in (*self.files, *self.val_files))
 
-    def parts(self, start: Place = BEGIN) -> Iterator[SplitText]:
+    def parts(self, start: FilePlace = BEGIN) -> Iterator[SplitText]:
         """Yield all text, in order, each part with its split; then copies of what an epoch has several times.
 
         No copy is validation text. Copies are documents of their own.
@@ -111,7 +111,7 @@ class Corpus:
                 else:
                     parts = _cut(place, number, piece, border - begins_at)
                 yield from parts if place.turn == 0 else _copies(parts)
-            place = Place(place.turn + 1, before=place.before + number + 1)
+            place = FilePlace(place.turn + 1, before=place.before + number + 1)
         for file, number, piece, _, _ in numbered(self.val_files, self.reading.once, start=place):
             if file != place.file:
                 place = place._replace(file=file, number=number)
@@ -124,11 +124,11 @@ def _copies(parts: Iterable[SplitText]) -> Iterator[SplitText]:
     return (part._replace(source_bytes=0) for part in parts if part.split == "train")
 
 
-def _whole(place: Place, split: Split, number: int, piece: DocumentChunk) -> SplitText:
+def _whole(place: FilePlace, split: Split, number: int, piece: DocumentChunk) -> SplitText:
     return SplitText(place, split, place.before + number, *piece[1:-1])
 
 
-def _cut(place: Place, number: int, piece: DocumentChunk, border: int) -> Iterator[SplitText]:
+def _cut(place: FilePlace, number: int, piece: DocumentChunk, border: int) -> Iterator[SplitText]:
     """Cut the chunk at ``border``, in characters from its beginning: the rest is validation text.
 
     The training part ends there as a document does, so that it does not run into the next one. A chunk with
@@ -199,7 +199,7 @@ def numbered(
     losses: Losses | None = None,
     *,
     share: float = 1.0,
-    start: Place = BEGIN,
+    start: FilePlace = BEGIN,
     begin_file: Callable[[int, int], None] = lambda _file, _number: None,
 ) -> Iterator[Chosen]:
     """Yield each chunk of ``files`` that is used, from the file ``start`` on.
