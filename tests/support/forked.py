@@ -21,7 +21,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,8 @@ CLOSED = ""
 class Forked:
     """``cpulm ARGUMENTS`` in ``folder``, in a process whose streams are files, devices or :data:`CLOSED`.
 
-    What it starts is started with the test's own ``sys.executable``, which may be that of :func:`forks`.
+    What it starts is started with the test's own ``sys.executable``, which may be that of :func:`forks`; or,
+    with a ``server`` of :func:`serve`, is a fork of that.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Forked:
         stdout: Path | str = os.devnull,
         stderr: Path | str = os.devnull,
         environ: Mapping[str, str] | None = None,
+        server: Path | None = None,
     ) -> None:
         self._code: int | None = None
         request = {
@@ -52,10 +54,10 @@ class Forked:
             "argv": arguments,
             "streams": [str(stdin), str(stdout), str(stderr)],
             "environ": {**os.environ, **(environ or {})},
-            "executable": sys.executable,
+            "executable": sys.executable if server is None else str(_stand_in(server)),
         }
         with socket.socket(socket.AF_UNIX) as connection:
-            connection.connect(str(_server()))
+            connection.connect(str(server or _server()))
             connection.sendall(f"{json.dumps(request)}\n".encode())
             self._answers = connection.makefile()
         self.pid = int(self._answers.readline())
@@ -84,14 +86,19 @@ def forked(folder: Path, *arguments: str, **environ: str) -> subprocess.Complete
 @pytest.fixture
 def forks(monkeypatch: pytest.MonkeyPatch) -> None:
     """What cpulm starts in this test is a fork, too, that a small process stands for."""
-    if not hasattr(os, "fork"):
-        return
+    if hasattr(os, "fork"):
+        monkeypatch.setattr(sys, "executable", str(_stand_in(_server())))
+
+
+def _stand_in(server: Path) -> Path:
+    """What cpulm takes for Python, to start itself, and is a fork of ``server``."""
     client = Path(__file__).with_name("forked_client.py")
-    python = _server().with_name("python")
-    command = shlex.join([sys.executable, "-I", "-S", str(client), str(_server())])
-    python.write_text(f'#!/bin/sh\nexec {command} "$0" "$@"\n')
-    python.chmod(0o700)
-    monkeypatch.setattr(sys, "executable", str(python))
+    python = server.with_name("python")
+    if not python.exists():
+        command = shlex.join([sys.executable, "-I", "-S", str(client), str(server)])
+        python.write_text(f'#!/bin/sh\nexec {command} "$0" "$@"\n')
+        python.chmod(0o700)
+    return python
 
 
 @functools.cache
@@ -100,18 +107,23 @@ def _server() -> Path:
     if not hasattr(os, "fork"):
         pytest.skip("processes are forked")
     kept = tempfile.TemporaryDirectory(prefix="cpulm-")
-    path = Path(kept.name, "socket")
-    pipe = subprocess.PIPE
-    server = subprocess.Popen([sys.executable, __file__, str(path)], stdin=pipe, stdout=pipe, text=True)
-    assert server.stdout is not None
-    server.stdout.readline()  # it listens
+    server = serve(Path(kept.name), subprocess.Popen)
 
     def end() -> None:
         server.communicate()  # closes its stdin, upon which it ends
         kept.cleanup()
 
     atexit.register(end)
-    return path
+    return Path(kept.name, "socket")
+
+
+def serve(folder: Path, start: Callable[..., subprocess.Popen[str]]) -> subprocess.Popen[str]:
+    """Start a process that is forked for whoever connects to ``folder / "socket"``, and wait until it is."""
+    pipe = subprocess.PIPE
+    server = start([sys.executable, __file__, str(folder / "socket")], stdin=pipe, stdout=pipe, text=True)
+    assert server.stdout is not None
+    server.stdout.readline()  # it listens
+    return server
 
 
 def _serve(listener: socket.socket) -> dict[str, Any] | None:

@@ -57,13 +57,17 @@ LINKS = {
 
 @dataclass
 class Host:
-    """A network namespace with one core; ``device`` is its network interface."""
+    """A network namespace with one core; ``device`` is its network interface.
+
+    ``stays`` has process ids of what is not on trial, and lives on when the host is killed.
+    """
 
     name: str
     address: str
     device: str
     core: int
     started: list[subprocess.Popen[Any]] = field(default_factory=list)
+    stays: set[int] = field(default_factory=set)
 
     def command(self, arguments: Sequence[str]) -> list[str]:
         """The command that runs ``arguments`` on this host."""
@@ -92,12 +96,19 @@ class Host:
 
     def kill(self) -> None:
         """End all that was started on this host, as a power failure does."""
-        for pid in _ip("netns", "pids", self.name).split():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(pid), 9)
-        for process in self.started:
+        for pid in map(int, _ip("netns", "pids", self.name).split()):
+            if pid not in self.stays:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, 9)
+        ended = [process for process in self.started if process.pid not in self.stays]
+        for process in ended:
             process.wait(30)
-        self.started.clear()
+            self.started.remove(process)
+
+    def end(self) -> None:
+        """End also what stays."""
+        self.stays.clear()
+        self.kill()
 
 
 def why_not() -> str | None:
@@ -130,7 +141,7 @@ def network(count: int, link: Link) -> Iterator[list[Host]]:
         for host in hosts:
             _ip("netns", "add", host.name)
             stack.callback(_ip, "netns", "del", host.name)
-            stack.callback(host.kill)
+            stack.callback(host.end)
             stack.enter_context(_names(host, hosts))
             _ip("-n", host.name, "link", "set", "lo", "up")
         if link.latency_ms or link.loss:
