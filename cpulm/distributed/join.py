@@ -13,7 +13,7 @@ from typing import Any
 from cpulm.distributed.network import use_interface
 from cpulm.distributed.pulse import Pulse, in_short
 from cpulm.distributed.world import SOLO, World
-from cpulm.errors import CpulmError, SettingsError
+from cpulm.errors import CpulmError, LostPeerError, SettingsError
 from cpulm.system.process import host_name, start_token
 
 WORDS_SECONDS = 10
@@ -22,6 +22,8 @@ CONNECT_SECONDS = 60
 """How long the first connections may take."""
 START = "CPULM_START"
 """Set by the launchers: the same word in all processes that start together, and another at the next start."""
+AGAIN = "CPULM_STARTED_AGAIN"
+"""Set by the launcher from the second start on: the processes have reached each other before."""
 HOSTS_RENDEZVOUS = "CPULM_HOSTS_RENDEZVOUS"
 """Set by the launcher on the machine where the processes meet."""
 _PATIENCE = timedelta(days=30)
@@ -47,6 +49,7 @@ def joined(*, has_run: bool = False) -> Iterator[World]:
 
     Raises:
         SettingsError: if the others cannot be reached.
+        LostPeerError: likewise, if they could be before.
         CpulmError: what another process ended with.
     """
     if not is_worker():
@@ -87,7 +90,7 @@ def _join(has_run: bool) -> tuple[World, Pulse, Callable[[], None]]:
         rank, who = _introduced(store, rank, size, has_run)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=timeout)
     except (RuntimeError, ValueError) as error:  # torch's, of sockets
-        raise SettingsError(
+        raise (LostPeerError if AGAIN in os.environ else SettingsError)(
             f"{host_name()} cannot reach the other processes of the run at {address}: {in_short(error)}",
             "see that the addresses and ports are open between the hosts; GLOO_SOCKET_IFNAME names the "
             "network interface to use",

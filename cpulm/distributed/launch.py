@@ -19,35 +19,27 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from torch.distributed import DistError, DistStoreError
+from torch.distributed import DistError
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec, WorkerState
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.elastic.rendezvous import (
     RendezvousClosedError,
     RendezvousError,
-    RendezvousHandler,
-    RendezvousParameters,
     RendezvousTimeoutError,
 )
-from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
 from cpulm import exit_codes
 from cpulm.command import cpulm_command
 from cpulm.distributed.begun_run import LAUNCH, begun_run
-from cpulm.distributed.join import HOSTS_RENDEZVOUS, START, require_gloo
+from cpulm.distributed.join import AGAIN, HOSTS_RENDEZVOUS, START, require_gloo
+from cpulm.distributed.meeting import JOIN_SECONDS, Meeting
 from cpulm.distributed.meeting_place import MeetingPlace, meeting_place
 from cpulm.distributed.pulse import in_short
 from cpulm.errors import CpulmError, LostPeerError, SettingsError, StoppedError
 from cpulm.exit_codes import exit_in_words
 from cpulm.settings.distributed_settings import DistributedSettings
 
-JOIN_SECONDS = 600
-"""How long a machine waits for the others to join."""
-LAST_CALL_SECONDS = 5
-"""How long more machines are waited for, once there are enough."""
-ANSWER_SECONDS = 60
-"""How long a machine that has met the others may take to say how many processes it starts."""
 SAVE_SECONDS = 600
 """How long processes that are asked to end may take to save."""
 _FINAL = (
@@ -78,13 +70,14 @@ def launch(arguments: Sequence[str], settings: DistributedSettings, say: Callabl
         before = logging.root.manager.disable
         if not os.environ.get("CPULM_DEBUG"):
             logging.disable(logging.CRITICAL)  # torch's launcher; the processes speak for themselves
-        agent = None
+        meeting = None
         try:
-            agent = _Agent(arguments, settings, place, _rendezvous(settings, place), say)
+            meeting = Meeting(settings, place, say)
+            agent = _Agent(arguments, settings, place, meeting, say)
             with _passing_on_signals(agent):
                 return agent.exit_code()
         except (RendezvousError, DistError) as error:
-            raise _not_met(place, error, has_met=agent is not None and agent.has_met) from error
+            raise _not_met(place, error, has_met=meeting is not None and meeting.has_met) from error
         finally:
             logging.disable(before)
 
@@ -119,24 +112,6 @@ def _not_met(place: MeetingPlace, error: Exception, *, has_met: bool) -> CpulmEr
     )
 
 
-def _rendezvous(settings: DistributedSettings, place: MeetingPlace) -> RendezvousHandler:
-    fewest, most = settings.node_range
-    return get_rendezvous_handler(
-        RendezvousParameters(
-            backend="c10d",
-            endpoint=place.endpoint,
-            run_id=str(uuid.uuid4()) if most == 1 else settings.run_id,
-            min_nodes=fewest,
-            max_nodes=most,
-            local_addr=place.own_address,
-            is_host=place.is_here,
-            join_timeout=JOIN_SECONDS,
-            last_call_timeout=LAST_CALL_SECONDS,
-            read_timeout=ANSWER_SECONDS,
-        )
-    )
-
-
 class _Agent(LocalElasticAgent):
     """torchrun's agent, which knows what cpulm's exit codes mean."""
 
@@ -145,32 +120,33 @@ class _Agent(LocalElasticAgent):
         arguments: Sequence[str],
         settings: DistributedSettings,
         place: MeetingPlace,
-        handler: RendezvousHandler,
+        meeting: Meeting,
         say: Callable[[str], None],
     ) -> None:
         self._say, self._place, self._nodes = say, place, settings.node_range
+        self._meeting = meeting
         program, *rest = cpulm_command(*arguments)
         spec = WorkerSpec(
             role="cpulm",
             local_world_size=settings.processes,
             entrypoint=program,
             args=tuple(rest),
-            rdzv_handler=handler,
+            rdzv_handler=meeting,
             max_restarts=settings.max_restarts,
             monitor_interval=0.1,
             local_addr=place.own_address,
         )
         super().__init__(spec, DefaultLogsSpecs(), exit_barrier_timeout=60, shutdown_timeout=SAVE_SECONDS)
         self._code = exit_codes.FINISHED
-        self.has_met = False
-        """Whether the processes of all machines have been started before."""
+        self.stop_asked = False
+        """Whether a signal has asked the processes to end; those that had just begun end without a word."""
 
     def exit_code(self) -> int:
         """Run to the end, and return the processes' exit code."""
         try:
             self.run()
         finally:
-            self._rdzv_handler.shutdown()
+            self._meeting.shutdown()
         return self._code
 
     def pids(self) -> list[int]:
@@ -186,20 +162,18 @@ class _Agent(LocalElasticAgent):
                 )
             try:
                 self._meet(worker_group)
-            except DistStoreError:  # one that came to the meeting was lost before it could say who it is
+            except DistError:  # one that came to the meeting was lost before it could say who it is
                 if self._remaining_restarts == 0:
                     raise
                 self._remaining_restarts -= 1
                 self._say("a machine was lost while the machines met: meeting again")
             else:
-                self.has_met = True
+                if self._meeting.has_met:
+                    os.environ[AGAIN] = "1"
+                self._meeting.has_met = True
                 return
 
     def _meet(self, worker_group: WorkerGroup) -> None:
-        # torch says where a round's store is only in the first round of a machine: one that joins later would
-        # wait for it in vain, and one that stays would use the store of a machine that may have left.
-        handler: Any = self._rdzv_handler
-        handler._bootstrap_store_info = None
         super()._rendezvous(worker_group)
         met: Any = worker_group  # torch's types say that nothing has met
         if met.group_rank == 0:
@@ -218,7 +192,11 @@ class _Agent(LocalElasticAgent):
         result: RunResult = super()._monitor_workers(worker_group)
         if result.state == WorkerState.FAILED:
             self._code = _reason([failure.exitcode for failure in result.failures.values()])
-            if self._code == exit_codes.STOPPED and self._rdzv_handler.num_nodes_waiting() > 0:
+            if self._code == exit_codes.LOST and self.stop_asked:
+                self._say("stopped: start it again, and it continues from its last checkpoint")
+                self._code = exit_codes.STOPPED
+            others_wait = not self.stop_asked and self._meeting.num_nodes_waiting() > 0
+            if self._code == exit_codes.STOPPED and others_wait:
                 self._remaining_restarts += 1  # another machine's launcher stopped them, to let one join
             elif self._code in _FINAL or (self._code == exit_codes.BUG and begun_run() is None):
                 self._remaining_restarts = 0
@@ -258,6 +236,7 @@ def _handle_signals(agent: _Agent) -> None:
         pids = agent.pids()
         if not pids:
             raise StoppedError("stopped before the processes of the run had begun", "start it again")
+        agent.stop_asked = True
         for pid in pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, number)

@@ -47,7 +47,7 @@ def meeting_place(settings: DistributedSettings, say: Callable[[str], None]) -> 
             f"choose another one on all machines, such as --rdzv-endpoint {host}:{port + 1}",
         )
     if not here:
-        _wait_for(host, port, say)
+        wait_for(f"{host}:{port}", CONNECT_SECONDS, say)
     use_interface(host, one_host=False)
     return MeetingPlace(f"{host}:{port}", own_address(host), is_here=here)
 
@@ -80,19 +80,23 @@ def _is_free(port: int) -> bool:
         return True
 
 
-def _wait_for(host: str, port: int, say: Callable[[str], None]) -> None:
+def wait_for(endpoint: str, seconds: float, say: Callable[[str], None], *, again: bool = False) -> None:
     """Wait until the rendezvous on another machine answers.
 
+    Args:
+        again: it has answered before, so its name is not wrong if nobody knows it now.
+
     Raises:
-        SettingsError: if it does not within :data:`CONNECT_SECONDS`.
+        SettingsError: if it does not within ``seconds``.
     """
-    deadline, told = time.monotonic() + CONNECT_SECONDS, False
+    host, port = host_and_port(endpoint)
+    deadline, told = time.monotonic() + seconds, False
     while True:
         try:
             socket.create_connection((host, port), timeout=5.0).close()
             return
         except OSError as error:
-            if time.monotonic() > deadline or isinstance(error, socket.gaierror):
+            if time.monotonic() > deadline or (isinstance(error, socket.gaierror) and not again):
                 raise SettingsError(
                     f"cannot reach the rendezvous {host}:{port} from {socket.gethostname()}: "
                     f"{error.strerror or error}",

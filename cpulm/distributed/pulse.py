@@ -54,13 +54,15 @@ class Pulse:
         self._lock, self._over = threading.Lock(), threading.Event()
         now = time.monotonic()
         self._seen = {other: (b"", now) for other in range(len(names)) if other != rank}
-        self._looked = now
+        self._looked = self._checked = now
+        self._patient_until = 0.0
         self._parent = os.getppid()
         self._thread = threading.Thread(target=self._run, name="cpulm-pulse", daemon=True)
         self._thread.start()
 
     def check(self, error: Exception | None = None) -> None:
         """As :meth:`cpulm.distributed.world.World.check`."""
+        self._check_rendezvous()
         if error is not None:
             self._interval = _HURRY_SECONDS
         deadline = time.monotonic() + (_OBITUARY_SECONDS if error is not None else 0.0)
@@ -103,6 +105,16 @@ class Pulse:
         while 0 not in self._finished:
             self.check()
             time.sleep(_HURRY_SECONDS)
+
+    def _check_rendezvous(self) -> None:
+        """Lose the rendezvous if the thread has waited too long for an answer: a store that is cut off sends
+        none for hours."""
+        now = time.monotonic()
+        if now - self._checked > SILENT_SECONDS:  # this process was suspended, or has not waited for anybody
+            self._patient_until = now + SILENT_SECONDS
+        self._checked = now
+        if now - self._looked > SILENT_SECONDS and now > self._patient_until:
+            self._lose(f"lost the rendezvous of the run: no answer for {now - self._looked:.0f} seconds")
 
     def _stillest(self) -> str:
         """The process whose last beat is the oldest."""

@@ -15,8 +15,11 @@ from forked import forks as forks
 from ranks import free_port
 from small_runs import SMALL
 
+from cpulm.distributed import join
+from cpulm.distributed.join import AGAIN, joined
+from cpulm.errors import CpulmError
 from cpulm.events import CheckpointSaved, RunStarted, StepDone, from_json
-from cpulm.exit_codes import SETTINGS, STOPPED
+from cpulm.exit_codes import LOST, SETTINGS, STOPPED
 from cpulm.run_dir import RunDir
 
 pytestmark = pytest.mark.usefixtures("forks")
@@ -96,3 +99,19 @@ def test_machines_need_a_place_to_meet(tmp_path: Path) -> None:
     done = forked(tmp_path, "train", "--nnodes=2", unknown, "--steps=1")
     assert done.returncode == SETTINGS
     assert "cannot reach the rendezvous nowhere.invalid" in done.stderr
+
+
+@pytest.mark.parametrize(("again", "code"), [({}, SETTINGS), ({AGAIN: "1"}, LOST)])
+def test_processes_that_cannot_meet_are_started_again_only_if_they_could(
+    monkeypatch: pytest.MonkeyPatch, again: dict[str, str], code: int
+) -> None:
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "RANK": "1", "WORLD_SIZE": "2"}
+    for name, value in {**address, "LOCAL_WORLD_SIZE": "2", **again}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(join, "CONNECT_SECONDS", 0.2)
+    with (
+        pytest.raises(CpulmError, match="cannot reach the other processes of the run") as error,
+        joined(),
+    ):
+        pass
+    assert error.value.exit_code == code

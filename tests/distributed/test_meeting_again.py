@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import datetime, timedelta, timezone
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from ranks import free_port
+from torch.distributed.elastic.agent.server.api import RunResult, WorkerState
+from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.rendezvous import RendezvousClosedError
 
-from cpulm.distributed import launch
+from cpulm.distributed import launch, meeting
 from cpulm.distributed.begun_run import LAUNCH
-from cpulm.distributed.join import HOSTS_RENDEZVOUS, START
+from cpulm.distributed.join import AGAIN, HOSTS_RENDEZVOUS, START
+from cpulm.distributed.meeting import Meeting, StateHolder
 from cpulm.distributed.meeting_place import MeetingPlace
 from cpulm.errors import SettingsError
-from cpulm.exit_codes import LOST, SETTINGS
+from cpulm.exit_codes import LOST, SETTINGS, STOPPED
 from cpulm.settings.distributed_settings import DistributedSettings
 
 HERE = "127.0.0.1"
@@ -27,21 +35,22 @@ HERE = "127.0.0.1"
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Any]]:
     """Makes a launcher that meets the others; the one that is made first has rank 0."""
-    monkeypatch.setattr(launch, "LAST_CALL_SECONDS", 1)
-    monkeypatch.setattr(launch, "ANSWER_SECONDS", 2)
+    monkeypatch.setattr(meeting, "LAST_CALL_SECONDS", 1)
+    monkeypatch.setattr(meeting, "ANSWER_SECONDS", 2)
     monkeypatch.setenv(START, "")
-    settings = DistributedSettings(nodes="1:2", rendezvous=f"{HERE}:{free_port()}")
-    place = MeetingPlace(settings.rendezvous, HERE, is_here=True)
-    made = []
+    monkeypatch.setenv(AGAIN, "")
+    settings = DistributedSettings(nodes="1:2")
+    host, made = f"{HERE}:{free_port()}", []
 
-    def make() -> Any:
-        agent = launch._Agent([], settings, place, launch._rendezvous(settings, place), print)
+    def make(elsewhere: str = "") -> Any:
+        place = MeetingPlace(elsewhere or host, HERE, is_here=not elsewhere)
+        agent = launch._Agent([], settings, place, Meeting(settings, place, print), print)
         made.append(agent)
         return agent
 
     yield make
     for agent in made:
-        agent._rdzv_handler.shutdown()
+        agent._meeting.shutdown()
 
 
 def meet(machine: Any) -> tuple[int, int, tuple[str, int]]:
@@ -58,13 +67,13 @@ def test_a_machine_that_joins_later_finds_the_store(machine: Callable[[], Any], 
     assert meet(stays)[:2] == (0, 1)
     with ThreadPoolExecutor() as pool:
         joined = pool.submit(meet, joins)
-        while stays._rdzv_handler.num_nodes_waiting() == 0:
+        while stays._meeting.num_nodes_waiting() == 0:
             assert not joined.done()
             time.sleep(0.05)
         rank, size, store = meet(stays)
         assert joined.result() == (newcomer, 2, store)
     assert (rank, size) == (1 - newcomer, 2)
-    assert both[0]._rdzv_handler._shared_tcp_store_server.port == store[1]
+    assert both[0]._meeting._handler._shared_tcp_store_server.port == store[1]
     socket.create_connection(store, timeout=5).close()
 
 
@@ -74,7 +83,7 @@ def test_a_machine_that_is_lost_while_they_meet_may_come_again(
     stays, returns = machine(), machine()
     with ThreadPoolExecutor() as pool:
         met = pool.submit(meet, stays)
-        returns._rdzv_handler.next_rendezvous()  # and lost before it says how many processes it starts
+        returns._meeting.next_rendezvous()  # and lost before it says how many processes it starts
         while "a machine was lost while the machines met" not in capsys.readouterr().out:
             assert not met.done()
             time.sleep(0.05)
@@ -83,12 +92,98 @@ def test_a_machine_that_is_lost_while_they_meet_may_come_again(
         assert met.result() == (0, 2, store)
 
 
+class Cable:
+    """Leads from a port of its own to another one of this machine, in a ``with`` block."""
+
+    def __init__(self, port: int) -> None:
+        self._to = port
+        self._ends: list[socket.socket] = []
+        self._entry = socket.create_server((HERE, 0))
+        self.place = f"{HERE}:{self._entry.getsockname()[1]}"
+
+    def __enter__(self) -> Cable:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.cut()
+        with suppress(OSError):
+            self._entry.shutdown(socket.SHUT_RDWR)
+        self._entry.close()
+
+    def cut(self) -> None:
+        """End all connections; new ones are carried."""
+        ends, self._ends = self._ends, []
+        for end in ends:
+            with suppress(OSError):  # it has ended
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):  # the block has ended
+            while True:
+                near, far = self._entry.accept()[0], socket.create_connection((HERE, self._to))
+                self._ends += [near, far]
+                for ends in ((near, far), (far, near)):
+                    threading.Thread(target=self._carry, args=ends, daemon=True).start()
+
+    @staticmethod
+    def _carry(source: socket.socket, to: socket.socket) -> None:
+        with suppress(OSError):
+            while content := source.recv(1 << 16):
+                to.sendall(content)
+            to.shutdown(socket.SHUT_RDWR)
+
+
+def test_a_machine_that_was_cut_off_meets_the_others_again(
+    machine: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    stays = machine()
+    port = int(stays._place.endpoint.rpartition(":")[2])
+    with Cable(port) as cable, ThreadPoolExecutor() as pool:
+        returns = machine(cable.place)
+        for _ in range(2):
+            first = pool.submit(meet, stays)
+            assert meet(returns)[:2] == (1, 2)
+            assert first.result()[:2] == (0, 2)
+            cable.cut()
+            assert returns._meeting.num_nodes_waiting() == 0
+    assert f"lost the connection to {cable.place}" in capsys.readouterr().out
+
+
+def test_clocks_of_machines_may_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings: Any = SimpleNamespace(
+        keep_alive_interval=timedelta(seconds=5), keep_alive_max_attempt=3, min_nodes=1
+    )
+    clock = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr(meeting, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    holder = StateHolder(None, settings)  # type: ignore[arg-type]
+    far = datetime.now(timezone.utc)
+    words: dict[Any, datetime] = {"behind": far - timedelta(hours=1), "ahead": far + timedelta(hours=1)}
+    holder.state.last_heartbeats = words
+
+    def after(seconds: float, **says: timedelta) -> dict[Any, datetime]:
+        clock.now += seconds
+        for name, more in says.items():
+            words[name] += more
+        holder.state.last_heartbeats = dict(words)
+        holder._sanitize()
+        return holder.state.last_heartbeats
+
+    assert after(0.0) == words
+    assert after(100.0) == words  # this machine was suspended
+    said = timedelta(seconds=5)
+    for _ in range(2):
+        assert after(5.0, behind=said) == words
+    assert set(after(6.0, behind=said)) == {"behind"}
+
+
 def test_a_launch_leaves_the_environment_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_meeting(*_: object) -> None:
         assert {LAUNCH, HOSTS_RENDEZVOUS} <= set(os.environ)
         raise RendezvousClosedError
 
-    monkeypatch.setattr(launch, "_rendezvous", no_meeting)
+    monkeypatch.setattr(launch, "Meeting", no_meeting)
     before = dict(os.environ)
     with pytest.raises(SettingsError, match="did not meet"):
         launch.launch([], DistributedSettings(processes=2), print)
@@ -99,11 +194,24 @@ def test_machines_that_do_not_meet_say_why(machine: Callable[[], Any]) -> None:
     stays, ends = machine(), machine()
     place = MeetingPlace("alpha:29400", HERE, is_here=False)
     assert meet(stays)[:2] == (0, 1)
-    ends._rdzv_handler.shutdown()
+    ends._meeting.shutdown()
     with pytest.raises(RendezvousClosedError) as raised:
         meet(stays)
     first = launch._not_met(place, raised.value, has_met=False)
-    again = launch._not_met(place, raised.value, has_met=stays.has_met)
+    again = launch._not_met(place, raised.value, has_met=stays._meeting.has_met)
     assert (first.exit_code, again.exit_code) == (SETTINGS, LOST)
     assert all("at alpha:29400: another machine has ended the run" in one.message for one in (first, again))
     assert "--resume" in again.hint
+
+
+@pytest.mark.parametrize(("asked", "code", "starts"), [(False, LOST, 10), (True, STOPPED, 0)])
+def test_processes_that_a_signal_ends_as_they_begin_are_not_started_again(
+    machine: Callable[[], Any], monkeypatch: pytest.MonkeyPatch, asked: bool, code: int, starts: int
+) -> None:
+    ended: Any = SimpleNamespace(exitcode=-signal.SIGTERM)
+    result = RunResult(WorkerState.FAILED, failures={0: ended})
+    monkeypatch.setattr(LocalElasticAgent, "_monitor_workers", lambda *_: result)
+    agent = machine()
+    agent.stop_asked = asked
+    agent._monitor_workers(agent._worker_group)
+    assert (agent._code, agent._remaining_restarts) == (code, starts)

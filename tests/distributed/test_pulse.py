@@ -62,3 +62,25 @@ def test_only_a_process_that_stands_still_while_this_one_does_not_is_lost(
     monkeypatch.undo()
     store["end/1"] = b'{"code": 0}'  # else the end waits for it
     watching.end(None)
+
+
+def test_a_store_that_gives_no_answer_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, answers = Clock(), threading.Event()
+
+    class CutOff(Store):
+        def check(self, keys: list[str]) -> bool:
+            answers.wait()
+            return super().check(keys)
+
+    monkeypatch.setattr(pulse, "time", clock)
+    store = CutOff({"end/1": b'{"code": 0}'})
+    waiting = Pulse(store, store, 0, ["alpha", "beta"])
+    clock.now += 100 * SILENT_SECONDS  # suspended, and nothing heard since
+    for _ in range(3):
+        waiting.check()
+        clock.now += 0.4 * SILENT_SECONDS
+    with pytest.raises(LostPeerError, match="lost the rendezvous of the run: no answer for"):
+        waiting.check()
+    answers.set()
+    monkeypatch.undo()
+    waiting.end(None)
