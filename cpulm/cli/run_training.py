@@ -17,6 +17,7 @@ from cpulm.run_dir import RunDir
 if TYPE_CHECKING:
     from cpulm.benchmark.planner import Make
     from cpulm.cli.several_processes import Watched
+    from cpulm.distributed.world import World
     from cpulm.settings import Settings
     from cpulm.training.run import PreparedRun, RunOutcome
 
@@ -59,11 +60,7 @@ def begin(
         require_lasting_text([settings.data], "--overnight")
         background.train_overnight(sys.argv[2:], out, AUTO if make else settings.preset or "run", json=json)
         return
-    if make is not None and settings.distributed.needs_launcher:
-        raise SettingsError(
-            "a plan is for a run of one process, and --nproc or --nnodes asks for several",
-            "choose the settings: --preset NAME (`cpulm benchmark --max-time` plans them)",
-        )
+    _require_one_process(settings, make)
     several_processes.launch_if_wanted(settings.distributed)
     from cpulm.training import run
 
@@ -85,9 +82,17 @@ def begin(
             block_is_wish=block_is_wish,
             explain=explain,
         )
-        _raise_if_stopped(outcome)
+        _raise_if_stopped(outcome, world)
     if not json and world.is_main:
         _say_what_next(outcome)
+
+
+def _require_one_process(settings: Settings, make: Make | None) -> None:
+    if make is not None and settings.distributed.needs_launcher:
+        raise SettingsError(
+            "a plan is for a run of one process, and --nproc or --nnodes asks for several",
+            "choose the settings: --preset NAME (`cpulm benchmark --max-time` plans them)",
+        )
 
 
 def _follow(watched: Watched, settings: Settings, began: float) -> None:
@@ -105,7 +110,7 @@ def _follow(watched: Watched, settings: Settings, began: float) -> None:
         began=began,
         world=watched.world,
     )
-    _raise_if_stopped(outcome)
+    _raise_if_stopped(outcome, watched.world)
 
 
 def go_on(
@@ -146,7 +151,7 @@ def go_on(
             without_teacher=without_teacher,
             world=world,
         )
-        _raise_if_stopped(outcome)
+        _raise_if_stopped(outcome, world)
     if not json and world.is_main:
         _say_what_next(outcome)
 
@@ -176,25 +181,31 @@ def rehearse(
     json: bool,
 ) -> None:
     """Show what a run with ``settings`` would need; arguments as of :func:`begin`."""
+    _require_one_process(settings, make)
+    several_processes.launch_if_wanted(settings.distributed)
     from cpulm.estimate.repeated_text import passes_warning
     from cpulm.interrupts import StopRequest
     from cpulm.training import run
     from cpulm.training.resume_horizon import require_time
     from cpulm.ui.console import print_json, stdout
     from cpulm.ui.tables import key_values
-    from cpulm.ui.watch import choose_mode, watch
 
     # Progress goes to stderr; a dry run's JSON is one object, not a stream of events.
-    with watch(choose_mode(json=False, headless=headless or json)) as show, StopRequest() as stop:
+    with several_processes.watching(json=False, headless=headless or json) as watched, StopRequest() as stop:
+        world, show = watched.world, watched.show
         _warn(show, warnings)
         settings, explain = _planned(settings, make, show)
-        ready = run.prepare_run(settings, show=show, should_stop=stop, block_is_wish=block_is_wish)
+        ready = run.prepare_run(
+            settings, show=show, should_stop=stop, block_is_wish=block_is_wish, world=world
+        )
         require_time(ready.plan, ready.settings)
         lines = explain(ready)
         for line in lines:
             show(Notice(level="info", message=line))
         warning = passes_warning(_passes(ready), ready.plan.train_tokens, ready.settings.model.dropout)
         _warn(show, [warning] if warning else [])
+    if not world.is_main:
+        return
     if json:
         print_json({**_needs(ready), "plan": lines})
     else:
@@ -251,8 +262,12 @@ def show_presets(json: bool) -> None:
     )
 
 
-def _raise_if_stopped(outcome: RunOutcome) -> None:
+def _raise_if_stopped(outcome: RunOutcome, world: World) -> None:
     """Raise StoppedError if the run was stopped, while the run's other processes can be told."""
+    if outcome.reason == "stopped" and not world.is_main:  # its folder is a temporary one
+        raise StoppedError(
+            f"everything is saved on {world.hosts[0]}", "continue with the same command on all hosts"
+        )
     if outcome.reason == "stopped":
         path = outcome.run.path
         raise StoppedError(f"everything is saved in {path}", f"continue with `cpulm resume {typed(path)}`")
@@ -351,7 +366,8 @@ def _needs_in_words(ready: PreparedRun) -> list[tuple[str, str]]:
         (
             "memory",
             f"{format_bytes(plan.memory_bytes)} of "
-            f"{format_bytes(ready.machine.memory_available_bytes)} available",
+            f"{format_bytes(ready.machine.memory_available_bytes)} available"
+            + (f", for each of {runtime.processes} processes" if runtime.processes > 1 else ""),
         ),
         ("disk", f"up to {format_bytes(plan.disk_bytes)} for checkpoints"),
         (

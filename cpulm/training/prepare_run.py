@@ -123,7 +123,7 @@ def prepare_run(
     plan = replace(
         plan,
         step_seconds=_measured_step(settings, tokens, runtime, teacher, show, others, world),
-        peak_flops_per_second=cached_fp32_peak(runtime.device, runtime.threads),
+        peak_flops_per_second=_peak(runtime),
     )
     release_memory()
     planned = requirements.nominal_seconds(settings, tokens.vocab_size, plan.steps, runtime.device.type)
@@ -165,10 +165,16 @@ def prepare_resume(
             settings, tokens.vocab_size, tokens_per_epoch(settings, tokens), arithmetic, shape
         ),
         step_seconds=seconds,
-        peak_flops_per_second=cached_fp32_peak(runtime.device, runtime.threads),
+        peak_flops_per_second=_peak(runtime),
     )
     parts = build_parts(settings, tokens, runtime, teacher, checkpoint.state.generation, world=world)
     return PreparedRun(settings, machine, runtime, tokens, plan, parts, teacher)
+
+
+def _peak(runtime: Runtime) -> float | None:
+    """The rate of a matrix product in all processes together; on other machines it may be another."""
+    one = cached_fp32_peak(runtime.device, runtime.threads)
+    return None if one is None else one * runtime.processes
 
 
 def _machine(world: World) -> Machine:

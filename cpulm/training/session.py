@@ -176,6 +176,7 @@ def _started(trainer: Trainer, plan: Requirements) -> RunStarted:
         precision_reason=runtime.precision_reason,
         compiled=runtime.compiled,
         threads=runtime.threads,
+        processes=runtime.processes,
         params_total=plan.params_total,
         params_non_embedding=plan.params_non_embedding,
         tokens_per_step=settings.tokens_per_step,

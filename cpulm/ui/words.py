@@ -94,7 +94,8 @@ def compilation(started: RunStarted) -> str:
 
 
 def threads(started: RunStarted) -> str:
-    return f"{started.threads} thread{'' if started.threads == 1 else 's'}"
+    each = f"{started.threads} thread{'' if started.threads == 1 else 's'}"
+    return each if started.processes == 1 else f"{started.processes} processes of {each}"
 
 
 def end_lines(event: RunFinished) -> list[str]:

@@ -152,3 +152,11 @@ def test_an_error_in_one_process_ends_all_with_its_code(text: Path, tmp_path: Pa
     assert [process.returncode for process in done] == [3, 3]
     assert "process 2 of 2" in done[0].stderr
     assert "missing.txt" in done[0].stderr
+
+
+def test_a_dry_run_is_of_all_processes(text: Path, tmp_path: Path) -> None:
+    main, other = ranks(tmp_path, 2, "train", str(text), "--dry-run", *options())
+    assert [main.returncode, other.returncode] == [0, 0], main.stderr
+    assert "for each of 2 processes" in main.stdout
+    assert other.stdout == ""
+    assert not (tmp_path / "runs").exists()

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 from recorded_runs import validated
+from small_events import run_started
 
 from cpulm.errors import SettingsError
 from cpulm.events import RunFinished, from_json, to_json
 from cpulm.settings.resolve_settings import known_keys, resolve
-from cpulm.ui.words import DURATIONS, describe_average, end_lines, typed_value
+from cpulm.ui.words import DURATIONS, describe_average, describe_run, end_lines, typed_value
 
 
 def finished(**changes: Any) -> RunFinished:
@@ -124,3 +125,8 @@ def test_a_validation_says_which_weights_it_measured(
 ) -> None:
     event = replace(validated(40, 0.0, 2.25), trained_loss=trained, averaged_loss=averaged)
     assert describe_average(event) == words
+
+
+def test_the_threads_are_those_of_each_process() -> None:
+    assert describe_run(run_started()) == "cpu Xeon, fp32, eager, 2 threads"
+    assert describe_run(run_started(processes=3)) == "cpu Xeon, fp32, eager, 3 processes of 2 threads"
