@@ -18,6 +18,10 @@ from cpulm.settings import TrainSettings
 
 Optimizers = list[torch.optim.Optimizer]
 
+OUTER_ALONE, OUTER_AVERAGED = (0.7, 0.6), (1.0, 0.0)
+"""Rate and momentum of the outer step in one process, and of several: the plain average had the lowest loss
+of all that were tried in 10 to 60 rounds (benchmarks/EXPERIMENTS.md). In one it would change nothing."""
+
 
 def build_optimizers(
     model: nn.Module,
@@ -77,7 +81,9 @@ def build_optimizers(
     optimizers.append(AdamW(adamw_groups, betas=betas, fused=_has_fused(rest)))
     if settings.outer_steps:
         every = settings.outer_steps if average is None else 0
-        lr, momentum = settings.outer_lr, settings.outer_momentum
+        lr, momentum = OUTER_ALONE if average is None else OUTER_AVERAGED
+        lr = lr if settings.outer_lr is None else settings.outer_lr
+        momentum = momentum if settings.outer_momentum is None else settings.outer_momentum
         optimizers.append(OuterStep(trained.values(), every, lr, momentum, average))
     return optimizers
 

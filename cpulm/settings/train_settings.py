@@ -85,10 +85,11 @@ class TrainSettings(Section):
     outer_steps: int = Field(0, ge=0, le=LARGEST)
     """Updates in a round of the outer step (DiLoCo): after each round the weights take a step with Nesterov
     momentum from where the round began, in the direction that it went; 0: no outer step."""
-    outer_lr: float = Field(0.7, gt=0, le=_FASTEST)
-    """Learning rate of the outer step, as a multiple of the way that a round went; it stays constant."""
-    outer_momentum: float = Field(0.6, ge=0, lt=1)
-    """Nesterov momentum of the outer step."""
+    outer_lr: float | None = Field(None, gt=0, le=_FASTEST)
+    """Learning rate of the outer step, as a multiple of the way that a round went; it stays constant. Unset:
+    1 with `distributed.mode: diloco`, the average of the processes; else 0.7."""
+    outer_momentum: float | None = Field(None, ge=0, lt=1)
+    """Nesterov momentum of the outer step; unset: 0 with `distributed.mode: diloco`, else 0.6."""
     average_fraction: float | None = Field(None, gt=0, le=1)
     """Average the weights over about this part of the updates so far, such as 0.1. Each validation measures
     both, and `best.pt` has the better; unset: no average."""

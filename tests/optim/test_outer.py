@@ -58,6 +58,14 @@ def test_the_outer_step_is_the_last_optimizer_and_off_by_default() -> None:
     }
 
 
+def test_processes_take_the_plain_average_unless_a_rate_is_set() -> None:
+    settings, model = TrainSettings(outer_steps=3), model_of()
+    alone = build_optimizers(model, settings)[-1].defaults
+    averaged = build_optimizers(model, settings, average=lambda values, *_: values)[-1].defaults
+    assert (alone["outer_lr"], alone["momentum"]) == (0.7, 0.6)
+    assert (averaged["outer_lr"], averaged["momentum"]) == (1.0, 0.0)
+
+
 def model_of() -> Transformer:
     model = Transformer(SHAPE, 29)
     model.init_weights(0)
