@@ -88,7 +88,7 @@ class Settings(Section):
         if self.distributed.mode == "diloco" and self.train.average_fraction is not None:
             raise ValueError(
                 "train.average_fraction averages the weights of every update, which differ between the "
-                "processes of distributed.mode diloco: leave it out"
+                "processes of distributed.mode diloco: leave it out, or set it to null if a preset has it"
             )
         return self
 

@@ -107,7 +107,7 @@ def test_shares_follow_the_speeds_of_the_last_round_if_they_may() -> None:
 DILOCO = (
     *("distributed.mode=diloco", "train.outer_steps=5", "train.steps=13", "checkpoint.every_steps=1"),
     *("train.schedule=constant", "train.warmup_steps=0", "eval.every=7"),
-    *("train.outer_lr=0.7", "train.outer_momentum=0.6"),
+    *("train.outer_lr=0.7", "train.outer_momentum=0.6", "train.average_fraction=null"),
 )
 
 
