@@ -174,7 +174,8 @@ class Planner:
         whole = max(1.0, training_bytes(given.data, show, should_stop) / given.data.share)
         if not is_token_folder(expand_home(given.data.source[0])):
             affordable = round(seconds * _PREPARED_PART * _PREPARED_BYTES_PER_SECOND / whole, 4)
-            self._share = {"data.share": max(affordable, 1e-4)} if affordable < 1 else {}
+            if affordable < 1 and prepared_seconds(whole) > _START_SECONDS:  # else it is no matter
+                self._share = {"data.share": max(affordable, 1e-4)}
         self.share = make(self._share).data.share
         self.text_bytes = max(1.0, whole * self.share)
         self._machine = read_machine()

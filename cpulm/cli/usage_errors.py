@@ -61,7 +61,7 @@ def _unknown_option(typed: str, context: Any) -> SettingsError:
         hint = f"write --{bare}"
     elif bare in PEERS:
         hint = _ours(PEERS[bare], context)
-    hint = hint or _as_setting(bare, context)
+    hint = hint or _as_setting(bare, context) or _of_another_command(bare, context)
     if not hint:
         close = difflib.get_close_matches(f"--{bare}", options, n=1, cutoff=0.6)
         hint = f"did you mean {close[0]}?" if close else _help_of(context)
@@ -95,6 +95,13 @@ def _as_setting(bare: str, context: Any) -> str:
         key for key in known_keys() if "." in key and name in (key.partition(".")[2], key.replace(".", "_"))
     ]
     return _ours(keys[0], context) if len(keys) == 1 else ""
+
+
+def _of_another_command(bare: str, context: Any) -> str:
+    """Which command has the option; of several `cpulm train`, else the first."""
+    commands = getattr(context.find_root().command, "commands", {})
+    have = [name for name, one in commands.items() if not one.hidden and f"--{bare}" in _options(one)]
+    return f"it is an option of `cpulm {'train' if 'train' in have else have[0]}`" if have else ""
 
 
 def _with_or_without_value(name: str, context: Any) -> SettingsError:

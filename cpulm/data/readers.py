@@ -177,20 +177,26 @@ def unused_settings(files: Sequence[SourceFile], how: Reading) -> dict[str, Any]
 
 def _with_others(error: EncodingError, files: Sequence[SourceFile], how: Reading) -> EncodingError:
     """The error with the names of all files that are in another encoding, up to a number of them."""
-    names = [error.what]
+    found = [error]
     for file in files:
         try:
             for _ in read_chunks(file, how):
                 pass
         except EncodingError as other:
-            names.append(other.what)
-            if len(names) >= _NAMED_FILES:
+            found.append(other)
+            if len(found) >= _NAMED_FILES:
                 break
         except DataError:
             continue  # told once the encodings are mended
-    if len(names) == 1:
+    if len(found) == 1:
         return error
-    more = ", and perhaps more" if len(names) >= _NAMED_FILES else ""
+    more = ", and perhaps more" if len(found) >= _NAMED_FILES else ""
+    names = ", ".join(one.what for one in found)
+    several = len({one.likely for one in found}) > 1
+    hint = "they are in several encodings: convert them to UTF-8, such as by iconv -f cp1252 -t utf-8"
     return EncodingError(
-        f"{error.message}; {len(names)} files are like that: {', '.join(names)}{more}", error.hint, error.what
+        f"{error.message}; {len(found)} files are like that: {names}{more}",
+        hint if several else error.hint,
+        error.name,
+        error.likely,
     )

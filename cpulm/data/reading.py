@@ -156,11 +156,16 @@ class DocumentChunk(NamedTuple):
 
 
 class EncodingError(DataError):
-    """A file is in another encoding: ``what`` names the file and, if it can be guessed, the encoding."""
+    """The file ``name`` is in another encoding, ``likely`` if that can be guessed."""
 
-    def __init__(self, message: str, hint: str, what: str) -> None:
+    def __init__(self, message: str, hint: str, name: str, likely: str | None) -> None:
         super().__init__(message, hint)
-        self.what = what
+        self.name, self.likely = name, likely
+
+    @property
+    def what(self) -> str:
+        """The file and, if it can be guessed, the encoding."""
+        return f"{self.name} ({self.likely})" if self.likely else self.name
 
 
 Reader = Callable[[SourceFile, Reading, Losses], Iterator[DocumentChunk]]

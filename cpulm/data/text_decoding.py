@@ -207,5 +207,6 @@ def _not_text(
             else f"{hint}, or put U+FFFD there: --errors replace"
         )
         + skip,
-        f"{file.name} ({likely})" if likely else file.name,
+        file.name,
+        likely,
     )

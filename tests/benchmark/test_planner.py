@@ -133,6 +133,10 @@ def test_of_a_vast_text_a_share_is_planned_with_that_takes_a_tenth_of_the_time(v
     assert "tokenizing all of it would take about 31m 40s of the 1h 00m" in words
 
 
+def test_a_text_that_is_read_in_no_time_is_used_whole(text: Path) -> None:
+    assert planned(made_for(text, "train.max_time=0.01s")).share == 1
+
+
 def test_a_given_share_stays_and_its_preparation_is_spoken_of(vast: Path) -> None:
     plan = planned(made_for(vast, "train.max_time=1h", "data.share=1"))
     assert plan.text_bytes == pytest.approx(0.95 * 20e9)

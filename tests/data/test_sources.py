@@ -246,6 +246,11 @@ def test_all_files_in_another_encoding_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         documents(tmp_path)
     assert "3 files are like that: 0.txt (cp1252), 2.txt (cp1252), 3.txt (cp1252)" in caught.value.message
+    assert "--encoding cp1252" in caught.value.hint
+    write(tmp_path / "4.txt", ("Всё смешалось в доме. " * 20).encode("koi8_r"))
+    with pytest.raises(DataError, match=r"4\.txt \(koi8_r\)") as caught:
+        documents(tmp_path)
+    assert "several encodings: convert them to UTF-8" in caught.value.hint
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
