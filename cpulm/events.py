@@ -57,7 +57,8 @@ class RunStarted(Event):
     ``precision_reason`` is the reason for ``precision``; empty in the log of an earlier version.
     ``generation`` is the one that begins or continues, of ``generations``. ``compressed_bits`` are those of a
     byte of the compressed text, which say how hard it is to predict; None in the log of an earlier version.
-    ``threads`` are those of each of the run's ``processes``.
+    ``threads`` are those of each of the run's ``processes``. ``writes_samples`` is whether each validation
+    makes a sample.
     """
 
     kind: ClassVar[str] = "run_started"
@@ -88,6 +89,7 @@ class RunStarted(Event):
     generations: Count = 1
     compressed_bits: Number | None = None
     processes: Count = 1
+    writes_samples: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -177,6 +177,7 @@ def _started(trainer: Trainer, plan: Requirements) -> RunStarted:
         compiled=runtime.compiled,
         threads=runtime.threads,
         processes=runtime.processes,
+        writes_samples=settings.sample.max_new_tokens > 0,
         params_total=plan.params_total,
         params_non_embedding=plan.params_non_embedding,
         tokens_per_step=settings.tokens_per_step,

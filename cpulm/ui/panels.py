@@ -188,7 +188,10 @@ def sample(snapshot: Snapshot, width: int, height: int) -> list[Line]:
     """The newest sample, its prompt highlighted, wrapped and cut to fit."""
     made = snapshot.sample
     if made is None:
-        return [[text(" written at each validation"[:width], Palette.faint)]]
+        started = snapshot.started
+        writes = started is None or started.writes_samples
+        said = " written at each validation" if writes else " none in this run"
+        return [[text(said[:width], Palette.faint)]]
     prompt = harmless(made.prompt, keep_lines=True)
     body = harmless(made.text, keep_lines=True)
     lines: list[Line] = []

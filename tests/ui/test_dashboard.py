@@ -227,6 +227,9 @@ def test_odd_numbers_crash_nothing(events: list[Event], value: float) -> None:
 def test_without_a_sample_the_panel_says_when_one_comes(events: list[Event], width: int, height: int) -> None:
     shown = "\n".join(screen(running(events, 2), width, height))
     assert re.search(r"│ written at each validation *│", shown)
+    without = [replace(one, writes_samples=False) if isinstance(one, RunStarted) else one for one in events]
+    shown = "\n".join(screen(running(without, 2), width, height))
+    assert re.search(r"│ none in this run *│", shown)
 
 
 def test_no_sample_can_control_the_terminal(events: list[Event]) -> None:
