@@ -1,13 +1,14 @@
 """Long work on a token folder outlives its process: what is done is kept for the next one.
 
 The tokens are written into a hidden folder beside the one that they are for. In it, every few seconds, the
-state of the work is written as a JSON file, whole or not at all, and after the tokens that it speaks of. The
-folder's name has the key of text, settings and tokenizer, so that no other work goes on with it, and a lock,
-so that no two processes do.
+state of the work is written as JSON after its digest, whole or not at all, and after the tokens that it
+speaks of; a state that is damaged, or of another form, counts as none. The folder's name has the key of text,
+settings and tokenizer, so that no other work goes on with it, and a lock, so that no two processes do.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import secrets
@@ -26,6 +27,8 @@ EVERY_SECONDS = 10.0
 """How often the state is written, and so how much work a kill may lose."""
 _KEY_LETTERS = 16
 _STATES = ("files", "scan", "tokenizer", "encoded")
+_FORM = b"1"
+"""Counts the forms of the states."""
 
 
 class Unfinished:
@@ -97,7 +100,8 @@ class Unfinished:
         with suppress(OSError, ResourceError):
             if self._claim():
                 assert name in _STATES
-                write_text(self._file(name), json.dumps(state))
+                text = json.dumps(state)
+                write_text(self._file(name), f"{_digest(text.encode())}\n{text}")
                 self.kept = True
         self._saved = time.monotonic()
 
@@ -106,10 +110,10 @@ class Unfinished:
         if self._lock is None:
             return None
         try:
-            state = json.loads((self._file(name)).read_bytes())
-        except (OSError, ValueError):
+            digest, _, text = self._file(name).read_bytes().partition(b"\n")
+        except OSError:
             return None
-        return dict(state)
+        return dict(json.loads(text)) if digest == _digest(text).encode() else None
 
     def clear(self) -> None:
         """Remove all states: the tokens are complete."""
@@ -138,6 +142,10 @@ class Unfinished:
     def _make_parents(self) -> None:
         self._made = self._made or [folder for folder in self.folder.parents if not folder.exists()]
         self.folder.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _digest(text: bytes) -> str:
+    return hashlib.blake2b(text, digest_size=16, person=_FORM).hexdigest()
 
 
 def _is_at(descriptor: int, path: Path) -> bool:

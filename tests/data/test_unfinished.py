@@ -180,6 +180,19 @@ def test_damaged_tokens_are_made_again(
     assert folder.meta == made(texts, tmp_path / "again", **OF_TEXTS).meta
 
 
+@pytest.mark.parametrize("name", ["files", "scan", "tokenizer", "encoded"])
+@pytest.mark.parametrize("written", ["{}", "[" * 100_000])
+def test_a_damaged_state_counts_as_none(
+    texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, written: str
+) -> None:
+    assert Stops(monkeypatch).after(14, texts, tmp_path / "tokens", **OF_TEXTS) is not None
+    monkeypatch.undo()
+    (state,) = tmp_path.glob(f".tokens.*.tmp/unfinished-{name}.json")
+    state.write_text(written)
+    folder = made(texts, tmp_path / "tokens", **OF_TEXTS)
+    assert folder.meta == made(texts, tmp_path / "again", **OF_TEXTS).meta
+
+
 def test_two_at_once_do_not_share_their_work(texts: Path, tmp_path: Path) -> None:
     made(texts, tmp_path / "whole", **OF_TEXTS)
     with Unfinished(tmp_path / "tokens", "the same key") as first:
