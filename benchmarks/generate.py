@@ -7,6 +7,8 @@ vocabulary of 65. nanoGPT runs the ``generate`` of its own model.py, as its samp
     git clone https://github.com/karpathy/nanoGPT
     python benchmarks/generate.py nanoGPT --threads 2
 
+With ``--llama`` it is llama.cpp instead: see generate_llama.py.
+
 Every token reads every weight but the embeddings of other tokens, so a token cannot take less time than that
 reading. The last lines say how far from it we are: bytes of weights over the bandwidth at which this machine
 reads as many bytes again and again (from its caches, where they fit), and reads a GiB (from its memory).
@@ -24,6 +26,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import generate_llama
 import torch
 
 from cpulm.execution.runtime import Runtime, choose_runtime
@@ -48,11 +51,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("nanogpt", type=Path, help="a clone of nanoGPT")
+    parser.add_argument("nanogpt", type=Path, nargs="?", help="a clone of nanoGPT")
+    parser.add_argument("--llama", action="store_true", help="compare with llama.cpp")
     parser.add_argument("--tokens", type=int, default=500, help="tokens of one text")
     parser.add_argument("--rounds", type=int, default=3, help="texts of each")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", default="2")
+    generate_llama.add_options(parser)
     arguments = parser.parse_args()
+    if arguments.llama:
+        generate_llama.compare(arguments)
+        return
+    if arguments.nanogpt is None:
+        parser.error("give a clone of nanoGPT, or --llama")
     runtime_settings = resolve(
         assignments=["runtime.precision=fp32", f"runtime.threads={arguments.threads}"]
     ).runtime

@@ -15,12 +15,13 @@ from cpulm.checkpoints.load_model import load_model
 from cpulm.data.records.chat import end_ids, messages_in
 from cpulm.data.records.values import RowError
 from cpulm.data.tokenizer import Tokenizer
-from cpulm.errors import DataError
+from cpulm.errors import DataError, SettingsError
 from cpulm.evaluation.text_score import score_text
 from cpulm.evaluation.text_tokens import text_of
 from cpulm.evaluation.text_windows import Protocol
 from cpulm.execution.adaptive_threads import threads_for_model
 from cpulm.execution.runtime import Runtime, choose_runtime
+from cpulm.execution.writing import prepare_to_write
 from cpulm.generation.chat import encode_chat, require_chat
 from cpulm.generation.generate import begin_texts, stream_text
 from cpulm.generation.prompt import encode_prompt
@@ -58,15 +59,23 @@ def load(path: str | os.PathLike[str]) -> Model:
 def load_trained(
     path: Path, flags: Mapping[str, Any], warn: Callable[[str], None]
 ) -> tuple[Transformer, Tokenizer, Checkpoint, Runtime]:
-    """Set up the machine by ``flags``, settings of ``runtime``, and load a model that is to be used on it.
+    """Set up the machine by ``flags``, settings of ``runtime``, and load a model that is to write on it.
+
+    It writes in int8 where that is possible, unless the precision fp32 is set; its losses are in fp32.
 
     Raises:
         CpulmError: as :func:`load`.
     """
-    settings = resolve(environ=os.environ, flags={**flags, "runtime.precision": "fp32"})
-    runtime = choose_runtime(settings.runtime, read_machine())
+    if flags.get("runtime.precision") == "bf16":
+        raise SettingsError(
+            "--precision bf16 is for training; text is written in fp32 or int8", "leave it out"
+        )
+    requested = resolve(environ=os.environ, flags=flags).runtime
+    runtime = choose_runtime(requested.model_copy(update={"precision": "fp32"}), read_machine())
     model, tokenizer, checkpoint = load_model(path, runtime.device, warn=warn)
-    runtime.equip(model)
+    prepare_to_write(model, runtime, requested.precision)
+    if flags.get("runtime.precision") == "int8" and model.writes_in != "int8":
+        warn("it writes in fp32: int8 needs the compiled kernels, and widths that are multiples of 32")
     return model, tokenizer, checkpoint, runtime
 
 

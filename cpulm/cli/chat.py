@@ -12,7 +12,7 @@ from cpulm.cli import completion, sampling_flags
 from cpulm.cli.setting_flags import COMMON, MACHINE, setting_flags
 
 
-@setting_flags({MACHINE: ("device", "threads")})
+@setting_flags({MACHINE: ("device", "threads", "precision")})
 def chat(
     run: Annotated[
         Path,

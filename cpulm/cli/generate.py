@@ -20,7 +20,7 @@ MOST_PROMPT_BYTES = 1 << 28
 """Far more than any model reads; a device may have no end."""
 
 
-@setting_flags({MACHINE: ("device", "threads")})
+@setting_flags({MACHINE: ("device", "threads", "precision")})
 def generate(
     run: Annotated[
         Path | None,

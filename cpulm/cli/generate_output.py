@@ -161,7 +161,7 @@ class Texts:
         counts = f"{tokens} tokens in {format_duration(self.seconds)}, {self.rate(tokens):.0f} tok/s"
         reasons = {ENDINGS[completion.stop_reason or "interrupted"] for completion in self.completions}
         ending = f" ({reasons.pop()})" if len(reasons) == 1 else ""
-        return f"{counts}, seed {self.seed}{ending}"
+        return f"{counts}, {self._model.writes_in}, seed {self.seed}{ending}"
 
 
 def load(checkpoint: Path, flags: Mapping[str, Any], request: GenerateRequest) -> Writer:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from cpulm.serve.written_text import ServedModel
 
 
-@setting_flags({MACHINE: ("device", "threads")})
+@setting_flags({MACHINE: ("device", "threads", "precision")})
 def serve(
     run: Annotated[
         Path,

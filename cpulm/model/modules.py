@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from cpulm.layer_shapes import LinearShape
 from cpulm.model import fused, int8_linear, native_ops
 from cpulm.model.int8_linear import Quantizer
+from cpulm.native.blocks import BlockMatrix
 from cpulm.native.int8 import Factor
 from cpulm.native.kernels import Kernels
 from cpulm.settings import ModelSettings
@@ -18,12 +19,13 @@ class Linear(nn.Linear):
     """``nn.Linear`` whose weights begin as zeros: ``Transformer.init_weights`` draws them.
 
     With a ``quantizer``, training runs its products in int8; without gradients they stay in fp32, but for the
-    weight of a teacher, which is ``frozen`` as an int8 factor. What an ``adapter`` computes is added; see
-    :mod:`cpulm.model.lora`.
+    weight of a teacher, which is ``frozen`` as an int8 factor, and with a cache for a weight in ``blocks`` of
+    int8. What an ``adapter`` computes is added; see :mod:`cpulm.model.lora`.
     """
 
     quantizer: Quantizer | None = None
     frozen: Factor | None = None
+    blocks: BlockMatrix | None = None
 
     def __init__(self, shape: LinearShape, *, bias: bool) -> None:
         super().__init__(shape.inputs, shape.outputs, bias=bias)
@@ -39,8 +41,9 @@ class Linear(nn.Linear):
         if self.quantizer is not None:
             self.frozen = int8_linear.frozen_weight(self.quantizer, self.weight)
 
-    def forward(self, input: Tensor) -> Tensor:
-        y = self._product(input)
+    def forward(self, input: Tensor, *, cached: bool = False) -> Tensor:
+        """input [..., inputs]; ``cached``: of a forward pass with a cache."""
+        y = self.blocks.product(input, self.bias) if cached and self.blocks else self._product(input)
         return y if self.adapter is None else self.adapter(y, input)
 
     def _product(self, input: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ from cpulm.model.distillation import DistillationLoss, TeacherOutput
 from cpulm.model.documents import AttentionSpan, attention_span, positions_in_document
 from cpulm.model.int8_linear import Quantizer
 from cpulm.model.modules import Dropout, Embedding, LayerNorm, Linear, RMSNorm, make_norm
+from cpulm.native.blocks import BlockMatrix
 from cpulm.native.int8 import Int8Kernels
 from cpulm.native.kernels import AttentionShape, Kernels, QKTransform
 from cpulm.settings import ModelSettings
@@ -59,7 +60,7 @@ class Attention(nn.Module):
         span: AttentionSpan | None = None,
     ) -> Tensor:
         B, T, _ = x.shape
-        qkv = self.qkv(x)
+        qkv = self.qkv(x, cached=cache is not None)
         if self.kernels is not None and cache is None and native_ops.fits(self.kernels, qkv, self.head_dim):
             first = None if span is None else span.first
             y: Tensor = self.out(self.attend_in_kernels(self.kernels, qkv, rope, first))
@@ -72,7 +73,7 @@ class Attention(nn.Module):
             q, k = fused.rotate(q, *rope), fused.rotate(k, *rope)
         mask = None if span is None else span.mask
         y = self.attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), cache, mask)
-        merged: Tensor = self.out(y.transpose(1, 2).reshape(B, T, -1))
+        merged: Tensor = self.out(y.transpose(1, 2).reshape(B, T, -1), cached=cache is not None)
         return merged
 
     def attend_in_kernels(
@@ -135,8 +136,8 @@ class MLP(nn.Module):
         first: nn.Module = getattr(self, self.first_name)
         return first
 
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.down(self.activate(self.first(x)))
+    def forward(self, x: Tensor, *, cached: bool = False) -> Tensor:
+        y: Tensor = self.down(self.activate(self.first(x, cached=cached)), cached=cached)
         return y
 
     def activate(self, x: Tensor) -> Tensor:
@@ -166,7 +167,7 @@ class Block(nn.Module):
         span: AttentionSpan | None = None,
     ) -> Tensor:
         x = x + self.dropout(self.attn(self.attn_norm(x), rope, cache, span))
-        y: Tensor = x + self.dropout(self.mlp(self.mlp_norm(x)))
+        y: Tensor = x + self.dropout(self.mlp(self.mlp_norm(x), cached=cache is not None))
         return y
 
 
@@ -188,6 +189,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.settings, self.vocab_size = settings, vocab_size
         self.head_kernels: Int8Kernels | None = None
+        self.head_blocks: BlockMatrix | None = None
         self.attention_kernels: Kernels | None = None
         self.document_eot_id: int | None = None
         self.wte = Embedding(vocab_size, settings.n_embd)
@@ -209,6 +211,11 @@ class Transformer(nn.Module):
     def head_weight(self) -> Tensor:
         """The output matrix [V, n_embd]; with tied embeddings the token embedding."""
         return self.wte.weight if self.lm_head is None else self.lm_head.weight
+
+    @property
+    def writes_in(self) -> str:
+        """The precision of the matrices in forward passes with a cache: ``int8`` or ``fp32``."""
+        return "fp32" if self.head_blocks is None else "int8"
 
     def mask_documents(self, eot_id: int | None) -> None:
         """Restrict attention to the token's document, which begins at ``eot_id``, as do its positions; None:
@@ -284,7 +291,13 @@ class Transformer(nn.Module):
         Raises:
             ValueError: if the tokens do not fit into ``block_size`` or the cache.
         """
+        if cache is not None and targets is None and idx.size(1) == 1:
+            logits = self._decoded(idx, cache)
+            if logits is not None:
+                return logits
         x = self.hidden(idx, cache, last_only=last_only)
+        if targets is None and cache is not None and self.head_blocks is not None:
+            return self.head_blocks.product(x)
         if targets is None:
             return F.linear(x, self.head_weight).float()
         rows = x.flatten(0, 1)
@@ -313,19 +326,12 @@ class Transformer(nn.Module):
         T = idx.size(1)
         positions = self._positions(T) if cache is None else cache.positions(T)
         x = self.embed(idx, positions, masked=cache is None)
-        has_rope = self.settings.position == "rope"
         span = None
         if self.document_eot_id is not None and cache is None:
             at_once = native_ops.fits(self.attention_kernels, x, self.settings.head_width)
             span = attention_span(idx, self.document_eot_id, None if at_once else x.dtype)
-        decoder = None
-        if cache is not None and T == 1 and not (self.training and self.settings.dropout):
-            decoder = decoder_for(self.attention_kernels, self.settings, self.blocks, cache)
-        if decoder is not None and cache is not None:
-            tables = (self.cos, self.sin) if has_rope else (None, None)
-            x = decoder.step(x[:, 0], cache.placed(), *tables).unsqueeze(1)
-        rope = (self.cos[positions], self.sin[positions]) if has_rope and decoder is None else None
-        for block in self.blocks if decoder is None else ():
+        rope = (self.cos[positions], self.sin[positions]) if self.settings.position == "rope" else None
+        for block in self.blocks:
             if self.settings.activation_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, x, rope, cache, span, use_reentrant=False)
             else:
@@ -334,6 +340,17 @@ class Transformer(nn.Module):
             cache.advance(T)
         y: Tensor = self.norm(x[:, -1:] if last_only else x)
         return y
+
+    def _decoded(self, idx: Tensor, cache: AnyCache) -> Tensor | None:
+        """The logits [B, 1, V] behind one token of each sequence, by the kernel; None if it cannot."""
+        decoder = None if self.training and self.settings.dropout else decoder_for(self, cache)
+        if decoder is None:
+            return None
+        tables = (self.cos, self.sin) if self.settings.position == "rope" else (None, None)
+        x = self.embed(idx, cache.positions(1), masked=False)
+        logits = decoder.step(x[:, 0], cache.placed(), *tables)
+        cache.advance(1)
+        return logits.unsqueeze(1)
 
     def _positions(self, tokens: int) -> slice:
         """Of a whole window."""

@@ -1,17 +1,18 @@
-// Runs one new token of each sequence through all blocks of a model, with caches of earlier keys and values.
+// Runs one new token of each sequence through a model, with caches of earlier keys and values.
 // Included by kernels.cpp; cpulm/native/decode.py calls it. Pointers to absent tensors are null.
 #pragma once
 #include "abi.h"
-#include "thread_range.h"
-#include "vector.h"
+#include "block_product.h"
 #include <cmath>
 
 // Python asks for these lists by name, so their order stands here alone.
 #define DECODE_NORMS(X) X(rmsnorm) X(layernorm)
 #define DECODE_ACTIVATIONS(X) X(swiglu) X(gelu) X(gelu_erf) X(relu) X(relu2)
-// Of the model. `up_width` counts the inputs of the activation, a gate's included.
+// Of the model. `up_width` counts the inputs of the activation, a gate's included; `in_blocks`: whether the matrices are
+// those of block_product.h.
 #define DECODE_SIZES(X)                                                                                                \
-    X(layers) X(width) X(heads) X(kv_heads) X(head_dim) X(inner) X(up_width) X(norm) X(activation)
+    X(layers)                                                                                                          \
+    X(width) X(heads) X(kv_heads) X(head_dim) X(inner) X(up_width) X(vocab_size) X(norm) X(activation) X(in_blocks)
 // Of a layer: weights [outputs, inputs].
 #define DECODE_TENSORS(X)                                                                                              \
     X(attn_norm)                                                                                                       \
@@ -19,6 +20,8 @@
     X(qkv)                                                                                                             \
     X(qkv_bias) X(q_norm) X(k_norm) X(out) X(out_bias) X(mlp_norm) X(mlp_norm_bias) X(up) X(up_bias) X(down)           \
         X(down_bias)
+// Behind the layers.
+#define DECODE_LAST_TENSORS(X) X(norm) X(norm_bias) X(head)
 
 namespace {
 
@@ -29,9 +32,12 @@ enum Norm { DECODE_NORMS(NORM) };
 enum Activation { DECODE_ACTIVATIONS(ACTIVATION) };
 #undef ACTIVATION
 
-#define TENSOR(name) float *name;
+#define TENSOR(name) const float *name;
 struct DecodeLayer {
     DECODE_TENSORS(TENSOR)
+};
+struct DecodeLast {
+    DECODE_LAST_TENSORS(TENSOR)
 };
 #undef TENSOR
 
@@ -56,27 +62,45 @@ struct DecodeSizes {
     int64_t qkv_width() const { return (int64_t)(heads + 2 * kv_heads) * head_dim; }
 };
 
-constexpr int ROWS_AT_ONCE = 4; // Independent sums hide the latency of the multiply-add.
+// Partial sums of one output, which hide the latency of the multiply-add. A row of the matrix is read from one end to the
+// other, and fetched in advance: several rows at once are read more slowly, because the CPU fetches few streams ahead.
+constexpr int PARTIAL_SUMS = 4, PREFETCHED_BYTES = 1024;
 
-// y[b, n] = x[b] matrix[n] + bias[n] for rows n in begin..end of matrix [.., inner], x [batch, inner]; `add`: y += it.
-void matmul_rows(const float *matrix, const float *bias, const float *x, int64_t batch, int64_t inner, int64_t begin,
-                 int64_t end, float *y, int64_t y_row, bool add) {
-    for (int64_t n = begin; n < end; n += ROWS_AT_ONCE) {
-        int64_t some = end - n < ROWS_AT_ONCE ? end - n : ROWS_AT_ONCE;
-        const float *row[ROWS_AT_ONCE];
-        for (int i = 0; i < ROWS_AT_ONCE; i++) row[i] = matrix + (n + (i < some ? i : 0)) * inner;
-        for (int64_t b = 0; b < batch; b++) {
-            Floats sums[ROWS_AT_ONCE] = {};
-            for (int64_t j = 0; j < inner; j += LANES) {
-                Floats v = load(x + b * inner + j);
-                for (int i = 0; i < ROWS_AT_ONCE; i++) sums[i] += v * load(row[i] + j);
-            }
-            for (int64_t i = 0; i < some; i++) {
-                float *at = y + b * y_row + n + i;
-                *at = horizontal_sum(sums[i]) + (bias ? bias[n + i] : 0.0f) + (add ? *at : 0.0f);
-            }
+template <int SEQUENCES>
+inline void row_product(const float *row, const float *x, int64_t inner, bool fetch, float *out) {
+    Floats sums[SEQUENCES][PARTIAL_SUMS] = {};
+    int64_t j = 0;
+    for (; j + PARTIAL_SUMS * LANES <= inner; j += PARTIAL_SUMS * LANES) {
+        for (int64_t line = 0; fetch && line < PARTIAL_SUMS * LANES * 4; line += 64)
+            __builtin_prefetch((const char *)(row + j) + PREFETCHED_BYTES + line);
+#pragma GCC unroll 4
+        for (int p = 0; p < PARTIAL_SUMS; p++) {
+            Floats weight = load(row + j + p * LANES);
+#pragma GCC unroll 4
+            for (int b = 0; b < SEQUENCES; b++) sums[b][p] += weight * load(x + b * inner + j + p * LANES);
         }
     }
+    for (; j < inner; j += LANES)
+        for (int b = 0; b < SEQUENCES; b++) sums[b][0] += load(row + j) * load(x + b * inner + j);
+    for (int b = 0; b < SEQUENCES; b++)
+        out[b] = horizontal_sum((sums[b][0] + sums[b][1]) + (sums[b][2] + sums[b][3]));
+}
+
+// The outputs n in begin..end of x [batch, inner] times the transpose of a matrix.
+void matmul_rows(const float *matrix, const float *x, int64_t batch, int64_t inner, int64_t begin, int64_t end,
+                 const BlockOutput &out) {
+    for (int64_t n = begin; n < end; n++)
+        for (int64_t b = 0; b < batch;) {
+            const float *row = matrix + n * inner, *from = x + b * inner;
+            float sums[3];
+            int some = batch - b < 3 ? batch - b : 3;
+            switch (some) {
+            case 1: row_product<1>(row, from, inner, b == 0, sums); break;
+            case 2: row_product<2>(row, from, inner, b == 0, sums); break;
+            default: row_product<3>(row, from, inner, b == 0, sums);
+            }
+            for (int i = 0; i < some; i++, b++) out.put_one(b, n, sums[i]);
+        }
 }
 
 float rms_factor(const float *x, int64_t width, float eps) {
@@ -115,24 +139,37 @@ void transform_head(const float *x, int64_t width, const float *weight, float ep
     }
 }
 
-// Attention of the `group` queries that share a key-value head, over its first `seen` keys and values.
-void attend_head(const float *queries, int64_t group, int64_t width, const float *keys, const float *values,
-                 int64_t seen, float *scores, float *y) {
-    float scale = 1.0f / sqrtf(width);
-    for (int64_t h = 0; h < group; h++, queries += width, y += width) {
-        float most = -INFINITY, total = 0;
-        for (int64_t t = 0; t < seen; t++) {
-            Floats along = {};
-            for (int64_t j = 0; j < width; j += LANES) along += load(queries + j) * load(keys + t * width + j);
-            scores[t] = horizontal_sum(along) * scale;
-            most = scores[t] > most || scores[t] != scores[t] ? scores[t] : most;
-        }
-        for (int64_t t = 0; t < seen; t++) total += scores[t] = expf(scores[t] - most);
-        for (int64_t j = 0; j < width; j += LANES) {
-            Floats attended = {};
-            for (int64_t t = 0; t < seen; t++) attended += scores[t] * load(values + t * width + j);
-            store(y + j, attended / total);
-        }
+// Attention of one query over the first `seen` keys and values; `scores` has room for whole vectors.
+void attend_head(const float *query, int64_t width, const float *keys, const float *values, int64_t seen, float *scores,
+                 float *y) {
+    constexpr int AT_ONCE = 8; // vectors of the output: the values are read once for each of them
+    float scale = 1.0f / sqrtf(width), most = -INFINITY;
+    for (int64_t t = 0; t < seen; t++) {
+        Floats along = {};
+        for (int64_t j = 0; j < width; j += LANES) along += load(query + j) * load(keys + t * width + j);
+        scores[t] = horizontal_sum(along) * scale;
+        most = scores[t] > most || scores[t] != scores[t] ? scores[t] : most;
+    }
+    for (int64_t t = seen; t % LANES; t++) scores[t] = -INFINITY;
+    Floats totals = {};
+    for (int64_t t = 0; t < seen; t += LANES) {
+        Floats weights = exponential(load(scores + t) - most);
+        store(scores + t, weights);
+        totals += weights;
+    }
+    float total = horizontal_sum(totals);
+    int64_t j = 0;
+    for (; j + AT_ONCE * LANES <= width; j += AT_ONCE * LANES) {
+        Floats sums[AT_ONCE] = {};
+        for (int64_t t = 0; t < seen; t++)
+#pragma GCC unroll 8
+            for (int v = 0; v < AT_ONCE; v++) sums[v] += scores[t] * load(values + t * width + j + v * LANES);
+        for (int v = 0; v < AT_ONCE; v++) store(y + j + v * LANES, sums[v] / total);
+    }
+    for (; j < width; j += LANES) {
+        Floats sum = {};
+        for (int64_t t = 0; t < seen; t++) sum += scores[t] * load(values + t * width + j);
+        store(y + j, sum / total);
     }
 }
 
@@ -152,48 +189,124 @@ Floats activate(Floats up, Floats gate, int activation) {
 
 struct DecodeWorkspace { // activations of one token of each sequence, in memory that the caller allocates
     float *normed, *qkv, *attended, *up, *hidden, *scores;
-    DecodeWorkspace(const DecodeSizes &s, float *memory) {
+    uint8_t *quantized; // the inputs of a product, in blocks
+    DecodeWorkspace(const DecodeSizes &s, int64_t longest, int threads, float *memory) {
         normed = memory;
         qkv = normed + s.batch * s.width;
         attended = qkv + s.batch * s.qkv_width();
         up = attended + s.batch * s.q_width();
         hidden = up + s.batch * s.up_width;
         scores = hidden + s.batch * s.inner; // of each thread
+        quantized = (uint8_t *)(scores + threads * whole_vectors(longest));
     }
     static int64_t numbers(const DecodeSizes &s, int64_t longest, int threads) {
-        return s.batch * (s.width + s.qkv_width() + s.q_width() + s.up_width + s.inner) + threads * longest;
+        int64_t widest = s.width > s.q_width() ? s.width : s.q_width();
+        int64_t quantized = s.in_blocks ? BlockRows::bytes(s.batch, s.inner > widest ? s.inner : widest) / 4 : 0;
+        return s.batch * (s.width + s.qkv_width() + s.q_width() + s.up_width + s.inner) +
+               threads * whole_vectors(longest) + quantized;
     }
 };
 
-// One sequence and key-value head: append the new key and value to the cache, then attend with the head's queries.
-void attend_group(const DecodeLayer &layer, const DecodeSizes &s, int64_t number, const DecodeSequence &sequence,
-                  int64_t task, const float *cos, const float *sin, const DecodeWorkspace &work, float *scores) {
-    int64_t b = task / s.kv_heads, k = task % s.kv_heads, d = s.head_dim, group = s.heads / s.kv_heads;
-    int64_t position = sequence.position, begin = number * sequence.layer_stride + k * sequence.room * d;
-    float *q = work.qkv + b * (s.heads + 2 * s.kv_heads) * d, *key = q + (s.heads + k) * d;
-    float *keys = sequence.keys + begin, *values = sequence.values + begin;
-    if (cos) cos += position * d / 2, sin += position * d / 2;
-    transform_head(key, d, layer.k_norm, s.eps, cos, sin, keys + position * d);
-    memcpy(values + position * d, key + s.kv_heads * d, d * sizeof(float));
-    float *queries = q + k * group * d;
-    for (int64_t h = 0; h < group; h++)
-        transform_head(queries + h * d, d, layer.q_norm, s.eps, cos, sin, queries + h * d);
-    attend_head(queries, group, d, keys, values, position + 1, scores, work.attended + (b * s.heads + k * group) * d);
-}
+// One thread's part of the model's products.
+struct DecodeProducts {
+    const Team &team;
+    const DecodeSizes &s;
+    const DecodeWorkspace &work;
+    ThreadRange sequences;
+    DecodeProducts(const Team &team, const DecodeSizes &s, const DecodeWorkspace &work)
+        : team(team), s(s), work(work), sequences(team, s.batch) {}
 
-// The MLP's hidden units begin..end of all sequences.
-void mlp_hidden(const DecodeLayer &layer, const DecodeSizes &s, const DecodeWorkspace &work, int64_t begin,
-                int64_t end) {
-    int64_t width = s.up_width;
-    for (int64_t first = 0; first < width; first += s.inner)
-        matmul_rows(layer.up, layer.up_bias, work.normed, s.batch, s.width, first + begin, first + end, work.up, width,
-                    false);
-    for (int64_t b = 0; b < s.batch; b++)
-        for (int64_t j = begin; j < end; j += LANES) {
-            const float *gate = work.up + b * width + j;
-            store(work.hidden + b * s.inner + j, activate(load(gate + width - s.inner), load(gate), s.activation));
-        }
-}
+    int64_t unit() const { return s.in_blocks ? STRIP : LANES; } // outputs that one thread computes together
+    ThreadRange units(int64_t outputs) const { return ThreadRange(team, (outputs + unit() - 1) / unit()); }
+
+    void norm(const float *x, const float *weight, const float *bias) const {
+        for (int64_t b = sequences.begin; b < sequences.end; b++)
+            apply_norm(x + b * s.width, s, weight, bias, work.normed + b * s.width);
+        quantize(work.normed, s.width);
+        team.barrier();
+    }
+    void quantize(const float *x, int64_t inputs) const {
+        BlockRows rows(s.batch, inputs, work.quantized);
+        for (int64_t b = sequences.begin; s.in_blocks && b < sequences.end; b++) rows.quantize(b, x + b * inputs);
+    }
+    // Inputs that other threads have computed.
+    void take(const float *x, int64_t inputs) const {
+        quantize(x, inputs);
+        if (s.in_blocks) team.barrier();
+    }
+    // The outputs of the units begin..end, of inputs that were taken.
+    void product(const float *x, int64_t inputs, const float *matrix, int64_t begin, int64_t end,
+                 const BlockOutput &out) const {
+        if (s.in_blocks)
+            return block_matmul(BlockRows(s.batch, inputs, work.quantized), s.batch, (const uint8_t *)matrix, begin,
+                                end, out);
+        int64_t last = end * LANES < out.outputs ? end * LANES : out.outputs;
+        matmul_rows(matrix, x, s.batch, inputs, begin * LANES, last, out);
+    }
+    void product(const float *x, int64_t inputs, const float *matrix, const BlockOutput &out) const {
+        ThreadRange own = units(out.outputs);
+        product(x, inputs, matrix, own.begin, own.end, out);
+        team.barrier();
+    }
+    // The MLP's hidden layer.
+    void hidden(const DecodeLayer &layer) const {
+        int64_t width = s.up_width;
+        ThreadRange own = units(s.inner);
+        for (int64_t first = 0; first < width; first += s.inner)
+            product(work.normed, s.width, layer.up, first / unit() + own.begin, first / unit() + own.end,
+                    {work.up, width, width, layer.up_bias, false});
+        for (int64_t b = 0; b < s.batch; b++)
+            for (int64_t j = own.begin * unit(); j < own.end * unit(); j += LANES) {
+                const float *gate = work.up + b * width + j;
+                store(work.hidden + b * s.inner + j, activate(load(gate + width - s.inner), load(gate), s.activation));
+            }
+        team.barrier();
+    }
+};
+
+// Where the attention of all sequences in one layer finds what it needs.
+struct DecodeAttention {
+    const DecodeLayer &layer;
+    const DecodeSizes &s;
+    const DecodeWorkspace &work;
+    const DecodeSequence *sequences;
+    int64_t number; // of the layer
+    const float *cos, *sin;
+
+    float *heads(int64_t b) const { return work.qkv + b * s.qkv_width(); }
+    int64_t begin(int64_t b, int64_t k) const {
+        return number * sequences[b].layer_stride + k * sequences[b].room * s.head_dim;
+    }
+    void transform(float *head, const float *weight, int64_t position) const {
+        int64_t at = position * s.head_dim / 2;
+        transform_head(head, s.head_dim, weight, s.eps, cos ? cos + at : nullptr, sin ? sin + at : nullptr, head);
+    }
+    // The new key and value of one sequence and key-value head to the cache.
+    void append(int64_t task) const {
+        int64_t b = task / s.kv_heads, k = task % s.kv_heads, d = s.head_dim, position = sequences[b].position;
+        float *key = heads(b) + (s.heads + k) * d, *value = key + s.kv_heads * d;
+        int64_t at = begin(b, k) + position * d;
+        transform(key, layer.k_norm, position);
+        memcpy(sequences[b].keys + at, key, d * sizeof(float));
+        memcpy(sequences[b].values + at, value, d * sizeof(float));
+    }
+    // One sequence and query head.
+    void attend(int64_t task, float *scores) const {
+        int64_t b = task / s.heads, h = task % s.heads, d = s.head_dim, position = sequences[b].position;
+        float *query = heads(b) + h * d;
+        transform(query, layer.q_norm, position);
+        int64_t at = begin(b, h / (s.heads / s.kv_heads));
+        attend_head(query, d, sequences[b].keys + at, sequences[b].values + at, position + 1, scores,
+                    work.attended + task * d);
+    }
+    void run(const Team &team, float *scores) const {
+        ThreadRange appended(team, s.batch * s.kv_heads), attended(team, s.batch * s.heads);
+        for (int64_t task = appended.begin; task < appended.end; task++) append(task);
+        team.barrier();
+        for (int64_t task = attended.begin; task < attended.end; task++) attend(task, scores);
+        team.barrier();
+    }
+};
 
 } // namespace
 
@@ -203,47 +316,41 @@ const char *cpulm_decode_norms() { return DECODE_NORMS(NAME_OF); }
 const char *cpulm_decode_activations() { return DECODE_ACTIVATIONS(NAME_OF); }
 const char *cpulm_decode_sizes() { return DECODE_SIZES(NAME_OF); }
 const char *cpulm_decode_tensors() { return DECODE_TENSORS(NAME_OF); }
+const char *cpulm_decode_last_tensors() { return DECODE_LAST_TENSORS(NAME_OF); }
 
 // Floats of the workspace; `longest`: tokens of the longest sequence, the new one included.
 int64_t cpulm_decode_workspace(const int32_t *sizes, int64_t batch, int64_t longest, int threads) {
     return DecodeWorkspace::numbers(DecodeSizes(sizes, 0, batch), longest, threads);
 }
 
-// Replaces x [batch, width] by the output of all layers and writes the new keys and values at each sequence's position.
-// `cos` and `sin` [positions, head_dim / 2]; null without rotary embedding.
+// Writes the logits [batch, vocab_size] behind the tokens with the embeddings x [batch, width], which is overwritten, and
+// the new keys and values at each sequence's position. `cos` and `sin` [positions, head_dim / 2]; null without rotary
+// embedding.
 void cpulm_decode(void *const *tensors, const int32_t *sizes, float eps, const void *from, int64_t batch,
-                  int64_t longest, const float *cos, const float *sin, float *x, float *memory, int threads) {
+                  int64_t longest, const float *cos, const float *sin, float *x, float *logits, float *memory,
+                  int threads) {
     const DecodeSizes s(sizes, eps, batch);
     const DecodeLayer *layers = (const DecodeLayer *)tensors;
+    const DecodeLast *last = (const DecodeLast *)(layers + s.layers);
     const DecodeSequence *sequence = (const DecodeSequence *)from;
-    DecodeWorkspace work(s, memory);
-    int64_t q = s.q_width(), qkv = s.qkv_width();
+    DecodeWorkspace work(s, longest, threads, memory);
+    int64_t q = s.q_width(), qkv = s.qkv_width(), padded = whole_vectors(longest);
     parallel(threads, [=](const Team &team) {
+        DecodeProducts products(team, s, work);
         for (const DecodeLayer *layer = layers; layer < layers + s.layers; layer++) {
-            ThreadRange sequences(team, s.batch), outputs(team, qkv), tasks(team, s.batch * s.kv_heads),
-                stream(team, s.width), inner(team, s.inner / LANES);
-            for (int64_t b = sequences.begin; b < sequences.end; b++)
-                apply_norm(x + b * s.width, s, layer->attn_norm, layer->attn_norm_bias, work.normed + b * s.width);
-            team.barrier();
-            matmul_rows(layer->qkv, layer->qkv_bias, work.normed, s.batch, s.width, outputs.begin, outputs.end,
-                        work.qkv, qkv, false);
-            team.barrier();
-            for (int64_t task = tasks.begin; task < tasks.end; task++)
-                attend_group(*layer, s, layer - layers, sequence[task / s.kv_heads], task, cos, sin, work,
-                             work.scores + team.thread * longest);
-            team.barrier();
-            matmul_rows(layer->out, layer->out_bias, work.attended, s.batch, q, stream.begin, stream.end, x, s.width,
-                        true);
-            team.barrier();
-            for (int64_t b = sequences.begin; b < sequences.end; b++)
-                apply_norm(x + b * s.width, s, layer->mlp_norm, layer->mlp_norm_bias, work.normed + b * s.width);
-            team.barrier();
-            mlp_hidden(*layer, s, work, inner.begin * LANES, inner.end * LANES);
-            team.barrier();
-            matmul_rows(layer->down, layer->down_bias, work.hidden, s.batch, s.inner, stream.begin, stream.end, x,
-                        s.width, true);
-            team.barrier();
+            products.norm(x, layer->attn_norm, layer->attn_norm_bias);
+            products.product(work.normed, s.width, layer->qkv, {work.qkv, qkv, qkv, layer->qkv_bias, false});
+            DecodeAttention attention = {*layer, s, work, sequence, layer - layers, cos, sin};
+            attention.run(team, work.scores + team.thread * padded);
+            products.take(work.attended, q);
+            products.product(work.attended, q, layer->out, {x, s.width, s.width, layer->out_bias, true});
+            products.norm(x, layer->mlp_norm, layer->mlp_norm_bias);
+            products.hidden(*layer);
+            products.take(work.hidden, s.inner);
+            products.product(work.hidden, s.inner, layer->down, {x, s.width, s.width, layer->down_bias, true});
         }
+        products.norm(x, last->norm, last->norm_bias);
+        products.product(work.normed, s.width, last->head, {logits, s.vocab_size, s.vocab_size, nullptr, false});
     });
 }
 

@@ -1,4 +1,4 @@
-"""One new token of each sequence through all blocks of a model, in one call of a compiled kernel."""
+"""One new token of each sequence through a model, in one call of a compiled kernel."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ import torch
 from torch import Tensor
 
 from cpulm.native.arguments import ptr, ptr_or_null, scratch, threads
+from cpulm.native.blocks import BLOCK_INPUTS, BlockMatrix
+
+Weight: TypeAlias = Tensor | BlockMatrix
+"""A float32 tensor, or a matrix in int8."""
 
 
 class DecoderShape(NamedTuple):
@@ -24,8 +28,10 @@ class DecoderShape(NamedTuple):
         head_dim: width of a head.
         inner: width of the MLP's hidden layer.
         up_width: outputs of the MLP's first matrix, which the activation takes to ``inner``.
+        vocab_size: outputs of the head.
         norm: by the settings' name.
         activation: by the settings' name.
+        in_blocks: whether the matrices are in int8.
         eps: of all norms.
     """
 
@@ -35,8 +41,10 @@ class DecoderShape(NamedTuple):
     head_dim: int
     inner: int
     up_width: int
+    vocab_size: int
     norm: str
     activation: str
+    in_blocks: bool
     eps: float
 
     def tensors(self) -> dict[str, tuple[int, ...]]:
@@ -58,9 +66,19 @@ class DecoderShape(NamedTuple):
         biases |= {f"{name}_bias": (self.width,) for name in ("attn_norm", "mlp_norm")}
         return {**matrices, **norms, **biases}
 
+    def last_tensors(self) -> dict[str, tuple[int, ...]]:
+        """As :meth:`tensors`, of those behind the layers."""
+        return {"norm": (self.width,), "norm_bias": (self.width,), "head": (self.vocab_size, self.width)}
+
 
 def decoder_fits(library: ctypes.CDLL, shape: DecoderShape, lanes: int) -> bool:
-    """Whether the kernel knows norm and activation, and vectors of ``lanes`` numbers divide all widths."""
+    """Whether the kernel knows norm and activation, and vectors of ``lanes`` numbers divide all widths.
+
+    In int8 blocks have to divide the matrices' inputs.
+    """
+    inputs = (shape.width, shape.heads * shape.head_dim, shape.inner)
+    if shape.in_blocks and any(width % BLOCK_INPUTS for width in inputs):
+        return False
     return (
         shape.norm in _names(library.cpulm_decode_norms)
         and shape.activation in _names(library.cpulm_decode_activations)
@@ -109,28 +127,34 @@ Placed: TypeAlias = tuple[CachedSequences, int]
 
 
 class Decoder:
-    """Runs one token of each sequence through the blocks of a model.
+    """Runs one token of each sequence through a model.
 
     Args:
         library: see :class:`cpulm.native.kernels.Kernels`.
         shape: of the model, for which :func:`decoder_fits` holds.
-        layers: for each block its float32 tensors by the names of :meth:`DecoderShape.tensors`; missing or
-            None if the model has none.
+        layers: for each block its weights by the names of :meth:`DecoderShape.tensors`; missing or None if
+            the model has none.
+        last: the same for :meth:`DecoderShape.last_tensors`.
 
     Raises:
-        ValueError: if a tensor does not have its shape.
+        ValueError: if a weight does not have its shape, or a matrix is not in int8 as the others are.
     """
 
     def __init__(
-        self, library: ctypes.CDLL, shape: DecoderShape, layers: Sequence[Mapping[str, Tensor | None]]
+        self,
+        library: ctypes.CDLL,
+        shape: DecoderShape,
+        layers: Sequence[Mapping[str, Weight | None]],
+        last: Mapping[str, Weight | None],
     ) -> None:
         self._library, self._shape = library, shape
-        self._layers = layers  # keeps the tensors at their addresses
-        shapes = shape.tensors()
+        self._weights = layers, last  # keeps them at their addresses
+        parts = [(layer, library.cpulm_decode_tensors, shape.tensors()) for layer in layers]
+        parts.append((last, library.cpulm_decode_last_tensors, shape.last_tensors()))
         addresses = [
-            ptr_or_null(layer.get(name), *shapes[name])
-            for layer in layers
-            for name in _names(library.cpulm_decode_tensors)
+            _address(part.get(name), shapes[name], shape.in_blocks)
+            for part, names, shapes in parts
+            for name in _names(names)
         ]
         self._addresses = (ctypes.c_void_p * len(addresses))(*addresses)
         sizes = {
@@ -138,14 +162,15 @@ class Decoder:
             "layers": len(layers),
             "norm": _names(library.cpulm_decode_norms).index(shape.norm),
             "activation": _names(library.cpulm_decode_activations).index(shape.activation),
+            "in_blocks": int(shape.in_blocks),
         }
         order = _names(library.cpulm_decode_sizes)
         self._sizes = (ctypes.c_int32 * len(order))(*(sizes[name] for name in order))
 
     def step(self, x: Tensor, placed: Sequence[Placed], cos: Tensor | None, sin: Tensor | None) -> Tensor:
-        """The blocks' output [B, width] for one token of each sequence with the embeddings x [B, width].
+        """The logits [B, vocab_size] behind one token of each sequence with the embeddings x [B, width].
 
-        Each sequence's output depends on no other sequence, nor on how many there are.
+        Each sequence's logits depend on no other sequence, nor on how many there are.
 
         Args:
             placed: the sequences, B together; their new keys and values are written.
@@ -159,21 +184,32 @@ class Decoder:
         shape = self._shape
         table = np.concatenate([sequences.at(position) for sequences, position in placed])
         longest = 1 + max(position for _, position in placed)
-        of_model = len(self._layers), shape.kv_heads, shape.head_dim
+        of_model = len(self._weights[0]), shape.kv_heads, shape.head_dim
         if x.shape != (len(table), shape.width) or any(one.heads != of_model for one, _ in placed):
             raise ValueError(f"{list(x.shape)} for {len(table)} cached sequences of {of_model}")
         positions = longest if cos is None else cos.size(0)
         if positions < longest:
             raise ValueError(f"rotary angles of {positions} positions for {longest} tokens")
-        out = x.clone(memory_format=torch.contiguous_format)
+        stream, logits = x.clone(memory_format=torch.contiguous_format), x.new_empty(len(x), shape.vocab_size)
         used = threads()
         memory = scratch(self._library.cpulm_decode_workspace(self._sizes, len(table), longest, used))
         rope = (positions, shape.head_dim // 2)
         self._library.cpulm_decode(
             self._addresses, self._sizes, shape.eps, table.ctypes.data, len(table), longest,
-            ptr_or_null(cos, *rope), ptr_or_null(sin, *rope), ptr(out, *x.shape), memory.data_ptr(), used,
+            ptr_or_null(cos, *rope), ptr_or_null(sin, *rope), ptr(stream, *x.shape),
+            ptr(logits, *logits.shape), memory.data_ptr(), used,
         )  # fmt: skip
-        return out
+        return logits
+
+
+def _address(weight: Weight | None, shape: tuple[int, ...], in_blocks: bool) -> int | None:
+    if not isinstance(weight, BlockMatrix):
+        if in_blocks and len(shape) == 2:
+            raise ValueError(f"the matrix {list(shape)} is not in int8")
+        return ptr_or_null(weight, *shape)
+    if not in_blocks or shape != (weight.outputs, weight.inputs):
+        raise ValueError(f"a matrix [{weight.outputs}, {weight.inputs}] in int8 for {list(shape)}")
+    return weight.address
 
 
 def _names(function: Callable[[], bytes]) -> list[str]:

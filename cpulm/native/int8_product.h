@@ -6,41 +6,11 @@
 // order in which a product reads it: for each PANEL columns all quads, for each quad the four bytes of each column. The
 // last panel may be narrower.
 #pragma once
-#include "vector.h"
-
-#if defined(__ARM_FEATURE_DOTPROD)
-#include <arm_neon.h>
-#endif
+#include "dot4.h"
 
 namespace {
 
 constexpr int PANEL = TILE_VECTORS * LANES, ROW_BLOCK = 16 * TILE_ROWS, DEPTH_BLOCK = 128;
-
-#if defined(__AVX512VNNI__)
-constexpr bool FAST_DOTS = true, UNSIGNED_RIGHT = true;
-inline Ints dot4(Ints sums, Words right, Words left) {
-    return (Ints)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)right, (__m512i)left);
-}
-#elif defined(__AVXVNNI__) && !defined(__AVX512F__)
-constexpr bool FAST_DOTS = true, UNSIGNED_RIGHT = true;
-inline Ints dot4(Ints sums, Words right, Words left) {
-    return (Ints)_mm256_dpbusd_avx_epi32((__m256i)sums, (__m256i)right, (__m256i)left);
-}
-#elif defined(__ARM_FEATURE_DOTPROD)
-constexpr bool FAST_DOTS = true, UNSIGNED_RIGHT = false;
-inline Ints dot4(Ints sums, Words right, Words left) {
-    return (Ints)vdotq_s32((int32x4_t)sums, (int8x16_t)right, (int8x16_t)left);
-}
-#else
-constexpr bool FAST_DOTS = false, UNSIGNED_RIGHT = false;
-inline Ints dot4(Ints sums, Words right, Words left) {
-    for (int byte = 0; byte < 32; byte += 8)
-        sums += ((Ints)(right << (24 - byte)) >> 24) * ((Ints)(left << (24 - byte)) >> 24);
-    return sums;
-}
-#endif
-
-constexpr uint32_t RIGHT_FLIP = UNSIGNED_RIGHT ? 0x80808080u : 0; // adds 128 to each byte of a right factor
 
 struct LeftFactor { // [rows, depth], row-major, or the panels of its transpose
     const int8_t *at;

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from cpulm.native.arguments import ptr, ptr_or_null, require_lanes, scratch, threads
-from cpulm.native.decode import Decoder, DecoderShape, decoder_fits
+from cpulm.native.blocks import BlockMatrix, block_matrix_bytes
+from cpulm.native.decode import Decoder, DecoderShape, Weight, decoder_fits
 from cpulm.native.int8 import Int8Kernels
 from cpulm.native.library import load, use_openmp
 from cpulm.native.library_cache import name_of
@@ -191,9 +192,22 @@ class Kernels:
         """Whether there is a decoder for such a model."""
         return decoder_fits(self._library, shape, self.lanes)
 
-    def decoder(self, shape: DecoderShape, layers: Sequence[Mapping[str, Tensor | None]]) -> Decoder:
-        """A decoder of single tokens through ``layers``; :meth:`can_decode` has to hold."""
-        return Decoder(self._library, shape, layers)
+    def decoder(
+        self,
+        shape: DecoderShape,
+        layers: Sequence[Mapping[str, Weight | None]],
+        last: Mapping[str, Weight | None],
+    ) -> Decoder:
+        """A decoder of single tokens; :meth:`can_decode` has to hold."""
+        return Decoder(self._library, shape, layers, last)
+
+    def block_matrix_bytes(self, weight: Tensor) -> int:
+        """Bytes of ``weight`` [outputs, inputs] in int8."""
+        return block_matrix_bytes(self._library, *weight.shape)
+
+    def block_matrix(self, weight: Tensor, memory: Tensor) -> BlockMatrix:
+        """Quantize ``weight`` [outputs, inputs] into ``memory``."""
+        return BlockMatrix(self._library, weight, memory)
 
     def attention(
         self, qkv: Tensor, shape: AttentionShape, transform: QKTransform, first: Tensor | None

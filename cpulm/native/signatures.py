@@ -31,7 +31,11 @@ SIGNATURES = {
     "cpulm_attention_forward": "piiiiippppfpuufpppi",
     "cpulm_attention_backward": "ppppiiiiippppfpuufpppi",
     "cpulm_decode_workspace": "pqqi",
-    "cpulm_decode": "ppfpqqppppi",
+    "cpulm_decode": "ppfpqqpppppi",
+    "cpulm_block_matrix_bytes": "qq",
+    "cpulm_pack_blocks": "pqqpi",
+    "cpulm_block_workspace": "qq",
+    "cpulm_block_product": "pqqpqpppi",
     "cpulm_quantize": "pqqppppipi",
     "cpulm_pack_transposed": "pqqpi",
     "cpulm_pack_rows": "pqqpqqii",
@@ -51,6 +55,8 @@ RESULTS: dict[str, type] = {
     "cpulm_attention_workspace": ctypes.c_int64,
     "cpulm_decode_workspace": ctypes.c_int64,
     "cpulm_muon_workspace": ctypes.c_int64,
+    "cpulm_block_matrix_bytes": ctypes.c_int64,
+    "cpulm_block_workspace": ctypes.c_int64,
 }
 """Result types; the other functions return nothing."""
 
@@ -59,6 +65,7 @@ NAME_LISTS = (
     "cpulm_decode_activations",
     "cpulm_decode_sizes",
     "cpulm_decode_tensors",
+    "cpulm_decode_last_tensors",
     "cpulm_openmp_functions",
 )
 """Functions that return names separated by spaces, in the order of the C code's numbers or memory."""

@@ -115,6 +115,30 @@ inline Words load_bytes(const int8_t *p) {
 #endif
 }
 
+// The float32 of LANES positive float16 numbers.
+inline Floats load_halves(const void *p) {
+#if defined(__AVX512F__)
+    return (Floats)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+#elif defined(__F16C__) && defined(__AVX__)
+    return (Floats)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
+#else
+    typedef uint16_t Halves __attribute__((vector_size(LANES * 2), aligned(1), may_alias));
+    Ints bits = __builtin_convertvector(*(const Halves *)p, Ints);
+    Ints exponent = bits < 0x7c00 ? Ints{} + (112 << 23) : Ints{} + (224 << 23); // of infinity and NaN
+    Floats normal = (Floats)((bits << 13) + exponent), tiny = __builtin_convertvector(bits, Floats) * 0x1p-24f;
+    return bits < 0x400 ? tiny : normal;
+#endif
+}
+
+// A positive float32 below 65520 as float16, rounded to the nearest, ties to even.
+inline uint16_t to_half(float value) {
+    if (value < 0x1p-14f) return (uint16_t)(value * 0x1p24f + 0x1p23f - 0x1p23f);
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    bits += 0xfff + (bits >> 13 & 1);
+    return (uint16_t)((bits >> 13) - (112 << 10));
+}
+
 // e^v to about 2 units in the last place: v = n ln 2 + r, a polynomial in r (Cephes' expf), 2^n by its bits.
 // Keeps NaN.
 inline Floats exponential(Floats v) {

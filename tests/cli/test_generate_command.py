@@ -128,6 +128,22 @@ def test_an_empty_prompt_begins_after_a_line_end(run: Run) -> None:
     assert run("--max-new-tokens", "2", "--temperature", "0").out == "\x0b\x0c\n"
 
 
+def test_the_note_says_in_which_precision_it_wrote(run: Run, tmp_path: Path) -> None:
+    wide = make_checkpoint(
+        tmp_path / "best.pt", "abcdefghijklmnopqrstuvwxyzABCDE"
+    )  # 32 wide, with the end of text
+    for precision, said in (("auto", "int8"), ("int8", "int8"), ("fp32", "fp32")):
+        done = run("--prompt", "abc", *GREEDY, "--precision", precision, at=wide)
+        assert done.out == "abcdefgh\n"
+        assert f"tok/s, {said}, seed" in done.err
+    odd = run("--prompt", "abc", *GREEDY, "--precision", "int8")
+    assert "it writes in fp32" in odd.err
+    assert "tok/s, fp32, seed" in odd.err
+    refused = run("--prompt", "abc", "--precision", "bf16")
+    assert refused.code == 2
+    assert "for training" in refused.err
+
+
 def test_the_same_seed_gives_the_same_text_and_another_seed_another(run: Run) -> None:
     arguments = ("--prompt", "a", "--temperature", "2", "--top-k", "0", "--max-new-tokens", "40", "--seed")
     first = run(*arguments, "5")

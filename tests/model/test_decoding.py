@@ -11,6 +11,7 @@ from kernel_builds import NARROWER, BuildKernels
 from torch import Tensor
 
 from cpulm.model.cache import JoinedCaches, KVCache
+from cpulm.model.decoding import decoder_shape, quantize
 from cpulm.model.lora import adapt, merged
 from cpulm.model.transformer import Transformer
 from cpulm.native.decode import Decoder
@@ -160,7 +161,7 @@ def test_a_position_or_batch_that_does_not_fit_is_refused(kernels: Kernels) -> N
 @pytest.mark.parametrize("settings", KINDS.values(), ids=KINDS)
 @torch.inference_mode()
 def test_joined_caches_give_what_each_gives_alone(settings: ModelSettings, kernels: Kernels) -> None:
-    """Bit for bit in the kernels, but for the head's product; by rounding in torch."""
+    """Bit for bit in the kernels; by rounding in torch."""
     for given, tolerance in ((kernels, 0.0), (None, 1e-4)):
         model = model_of(settings, given)
         prompts = [tokens(2, 9), tokens(1, 4), tokens(3, 1)]
@@ -173,11 +174,78 @@ def test_joined_caches_give_what_each_gives_alone(settings: ModelSettings, kerne
                 model(prompt, cache=cache)
         for step in range(3):
             idx = tokens(6, 3)[:, step : step + 1]
-            found = model.hidden(idx, JoinedCaches(joined))
+            found = model(idx, cache=JoinedCaches(joined))
             wanted = [
-                model.hidden(part, cache) for part, cache in zip(idx.split([2, 1, 3]), alone, strict=True)
+                model(part, cache=cache) for part, cache in zip(idx.split([2, 1, 3]), alone, strict=True)
             ]
             torch.testing.assert_close(found, torch.cat(wanted), atol=tolerance, rtol=tolerance)
         assert [cache.length for cache in joined] == [12, 7, 4]
         with pytest.raises(ValueError, match="take one"):
             model(tokens(6, 2), cache=JoinedCaches(joined))
+
+
+def in_int8(settings: ModelSettings, kernels: Kernels) -> Transformer:
+    model = model_of(settings, kernels)
+    quantize(model, kernels, lambda size: torch.empty(size, dtype=torch.uint8))
+    return model
+
+
+BLOCKS = {name: changed(KINDS[name], n_inner=128) for name in ("qwen3", "gpt2", "relu2", "biases")}
+
+
+@pytest.mark.parametrize("settings", BLOCKS.values(), ids=BLOCKS)
+@pytest.mark.parametrize("pieces", [[1] * 20, [7, 1, 1, 5, 1, 5]], ids=str)
+@torch.inference_mode()
+def test_int8_is_near_fp32_with_a_cache_and_not_used_without(
+    settings: ModelSettings, pieces: list[int], kernels: Kernels
+) -> None:
+    idx, model = tokens(2, 20), in_int8(settings, kernels)
+    assert model.writes_in == "int8"
+    wanted = model_of(settings, kernels)(idx)
+    assert torch.equal(model(idx), wanted)
+    found, cache = in_pieces(model, idx, pieces)
+    assert cache.decoder is not None
+    assert 1e-4 < (found - wanted).norm() / wanted.norm() < 0.05
+
+
+@pytest.mark.parametrize("settings", BLOCKS.values(), ids=BLOCKS)
+@torch.inference_mode()
+def test_int8_depends_neither_on_threads_nor_on_other_sequences(
+    settings: ModelSettings, kernels: Kernels
+) -> None:
+    model, idx, before = in_int8(settings, kernels), tokens(11, 9), torch.get_num_threads()
+    wanted, _ = in_pieces(model, idx, [1] * 9)
+    torch.set_num_threads(3)
+    try:
+        found, _ = in_pieces(model, idx, [1] * 9)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(found, wanted)
+    for row in (0, 10):
+        assert torch.equal(in_pieces(model, idx[row : row + 1], [1] * 9)[0], wanted[row : row + 1])
+
+
+@torch.inference_mode()
+def test_weights_of_q8_0_stay_what_they_are(kernels: Kernels) -> None:
+    quants = pytest.importorskip("gguf").quants
+    kind = pytest.importorskip("gguf").GGMLQuantizationType.Q8_0
+    drawn = torch.empty(70, 96).normal_(0.0, 0.02, generator=torch.Generator().manual_seed(1))
+    weight = torch.from_numpy(quants.dequantize(quants.quantize(drawn.numpy(), kind), kind))
+    memory = torch.empty(kernels.block_matrix_bytes(weight), dtype=torch.uint8)
+    found = kernels.block_matrix(weight, memory).product(torch.eye(96)).T
+    torch.testing.assert_close(found, weight, rtol=1e-6, atol=0.0)
+
+
+def test_matrices_that_do_not_fit_are_refused(kernels: Kernels) -> None:
+    with pytest.raises(ValueError, match="blocks are of 32"):
+        kernels.block_matrix_bytes(torch.zeros(4, 48))
+    with pytest.raises(ValueError, match="contiguous"):
+        kernels.block_matrix(torch.zeros(4, 64), torch.empty(5, dtype=torch.uint8))
+    matrix = kernels.block_matrix(
+        torch.zeros(8, 64), torch.empty(kernels.block_matrix_bytes(torch.zeros(8, 64)), dtype=torch.uint8)
+    )
+    with pytest.raises(ValueError, match="contiguous"):
+        matrix.product(torch.zeros(3, 32))
+    odd = model_of(changed(QWEN3, n_inner=80), kernels)
+    assert kernels.can_decode(decoder_shape(odd, in_blocks=False))
+    assert not kernels.can_decode(decoder_shape(odd, in_blocks=True))

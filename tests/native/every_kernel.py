@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from cpulm.model import fused, int8_head_loss, int8_linear, native_ops
 from cpulm.model.cache import KVCache
+from cpulm.model.decoding import quantize
 from cpulm.model.distillation import TeacherOutput
 from cpulm.model.transformer import Transformer, rope_tables
 from cpulm.native.int8 import Int8Kernels
@@ -60,6 +61,11 @@ def decoding(kernels: Kernels) -> None:
             found = torch.cat([model(token, cache=cache) for token in idx.split(1, dim=1)], dim=1)
         assert cache.decoder is not None
         torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
+        quantize(model, kernels, lambda size: torch.empty(size, dtype=torch.uint8))
+        with torch.inference_mode():
+            cache = KVCache(each, 3, 6)
+            found = torch.cat([model(piece, cache=cache) for piece in idx.split([3, 1, 1, 1], dim=1)], dim=1)
+        torch.testing.assert_close(found, wanted, rtol=0.1, atol=0.1)
 
 
 def int8(kernels: Int8Kernels) -> None:

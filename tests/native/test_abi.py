@@ -41,8 +41,9 @@ def test_a_library_without_a_function_is_refused(
 
 def test_the_decoder_takes_the_tensors_and_sizes_that_python_gives(kernels_library: Path) -> None:
     loaded = load(kernels_library)
-    shape = DecoderShape(32, 2, 1, 16, 64, 128, "rmsnorm", "swiglu", 1e-6)
+    shape = DecoderShape(32, 2, 1, 16, 64, 128, 99, "rmsnorm", "swiglu", False, 1e-6)
     assert set(loaded.cpulm_decode_tensors().decode().split()) == set(shape.tensors())
+    assert set(loaded.cpulm_decode_last_tensors().decode().split()) == set(shape.last_tensors())
     given = set(shape._fields) - {"eps"} | {"layers"}
     assert set(loaded.cpulm_decode_sizes().decode().split()) == given
     assert set(loaded.cpulm_decode_activations().decode().split()) <= set(ACTIVATIONS)

@@ -5,6 +5,7 @@
 // Each kernel runs on 1, 2 and up to THREADS threads (3), which have to write the same bits. Prints a line for each
 // kernel with its largest error as a share of what is tolerated, and exits with 1 if one exceeds it.
 #include "check_attention.h"
+#include "check_decoding.h"
 #include "check_elementwise.h"
 #include "check_int8.h"
 #include "check_int8_training.h"
@@ -14,7 +15,7 @@ int main(int count, char **arguments) {
     if (count > 2) most_threads = atoi(arguments[2]);
     open_library(arguments[1]);
     printf("lanes %d, fast int8 %s\n", call<int>("cpulm_lanes"), call<int>("cpulm_fast_int8") ? "yes" : "no");
-    for (auto check : {norms, dropout, activations, attention, decoding, products, packing, quantizing, softmax,
+    for (auto check : {norms, dropout, activations, attention, block_products, decoding, products, packing, quantizing, softmax,
                        distillation, muon})
         check();
     bool wrong = false;
