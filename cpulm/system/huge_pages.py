@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import mmap
+import sys
 
 
 def huge_page_memory(size_bytes: int) -> mmap.mmap:
@@ -15,7 +16,10 @@ def huge_page_memory(size_bytes: int) -> mmap.mmap:
     Raises:
         OSError: if there is not so much memory.
     """
-    memory = mmap.mmap(-1, max(size_bytes, 1))
-    with contextlib.suppress(OSError, AttributeError):  # only on Linux, and it can be switched off there
+    if sys.platform != "linux":
+        return mmap.mmap(-1, max(size_bytes, 1))
+    # Shared memory, which is the default, has no huge pages
+    memory = mmap.mmap(-1, max(size_bytes, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(OSError):  # a system without them
         memory.madvise(mmap.MADV_HUGEPAGE)
     return memory
