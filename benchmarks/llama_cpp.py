@@ -8,6 +8,7 @@ prompt of N tokens and writes M, in ROWS texts at once.
 
 from __future__ import annotations
 
+import importlib
 import json
 import random
 import subprocess
@@ -48,8 +49,7 @@ class LlamaCpp:
 
 
 def _server(gguf: str, threads: int, rows: int, context: int) -> Any:
-    import xllamacpp
-
+    xllamacpp = importlib.import_module("xllamacpp")
     parameters = xllamacpp.CommonParams()
     parameters.model.path = gguf
     parameters.n_ctx, parameters.n_parallel = context * rows, rows

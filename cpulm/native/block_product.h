@@ -14,7 +14,7 @@ namespace {
 
 constexpr int64_t BLOCK_INPUTS = 32, BLOCK_BYTES = BLOCK_INPUTS + 2; // of one output
 constexpr int STRIP_VECTORS = LANES == 4 ? 4 : 2, STRIP = STRIP_VECTORS * LANES;
-constexpr int STRIP_ROWS = LANES == 8 ? 4 : 8; // of the other factor at once: as many sums as there are registers
+constexpr int STRIP_ROWS = LANES == 16 ? 8 : 4; // of the other factor at once: as many sums as there are registers
 
 inline int64_t whole_vectors(int64_t outputs) { return (outputs + LANES - 1) / LANES * LANES; }
 inline int64_t block_matrix_bytes(int64_t outputs, int64_t inputs) {

@@ -15,7 +15,8 @@ SWITCH = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 def flags_of(address: int) -> set[str]:
     """What the system notes of the memory at ``address``: sh for shared, hg if huge pages are wanted."""
-    for part in re.split(r"^(?=[0-9a-f]+-[0-9a-f]+ )", Path("/proc/self/smaps").read_text(), flags=re.MULTILINE):
+    maps = Path("/proc/self/smaps").read_text()
+    for part in re.split(r"^(?=[0-9a-f]+-[0-9a-f]+ )", maps, flags=re.MULTILINE):
         bounds = re.match(r"([0-9a-f]+)-([0-9a-f]+) ", part)
         if bounds and int(bounds[1], 16) <= address < int(bounds[2], 16):
             return set(part.rsplit("VmFlags:", 1)[1].split())

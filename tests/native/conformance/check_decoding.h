@@ -31,7 +31,6 @@ void block_products() {
         Floats x = whole_blocks(shape.rows, shape.inputs), matrix = whole_blocks(shape.outputs, shape.inputs);
         Floats bias(shape.outputs);
         for (float &each : bias) each = (int)(random_word() % 2001) - 1000;
-        x[0] = 0;
         int64_t bytes = call<int64_t>("cpulm_block_matrix_bytes", shape.outputs, shape.inputs);
         Memory packed = run("pack_blocks", 1, [&](Memory &to, int threads) {
             call("cpulm_pack_blocks", matrix.data(), shape.outputs, shape.inputs, to.take<uint8_t>(bytes), threads);
@@ -213,7 +212,7 @@ void compare_decoding(Decoder decoder, double tolerance) {
 void decoding() {
     for (const std::string &activation : names("cpulm_decode_activations"))
         for (bool blocks : {false, true})
-            compare_decoding(random_decoder(activation, blocks), blocks ? 0.2 : TOLERANCE);
+            compare_decoding(random_decoder(activation, blocks), blocks ? 0.4 : TOLERANCE);
 }
 
 } // namespace
