@@ -11,13 +11,15 @@ from cpulm.data import vocabulary
 from cpulm.data.prepare import scan_sources
 from cpulm.data.sources import find_files
 from cpulm.data.tokenizer import _without_long_words
+from cpulm.data.unfinished import Unfinished
 from cpulm.settings import DataSettings
 
 
 def sampled(path: Path, text: str) -> str:
     path.write_text(text, encoding="utf-8")
     data = DataSettings(source=[str(path)])
-    corpus = scan_sources(data, find_files(data.source), (), lambda _: None, lambda: False)
+    work = Unfinished(path.with_suffix(".tokens"))
+    corpus = scan_sources(data, find_files(data.source), (), lambda _: None, lambda: False, work)
     return "".join(vocabulary._Sample(corpus).texts())
 
 

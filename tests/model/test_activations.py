@@ -38,7 +38,7 @@ def test_no_other_module_names_an_activation() -> None:
     """But for the default."""
     places = {"layer_shapes.py": set(ACTIVATIONS), "activations.py": set(ACTIVATIONS)}
     found = {path.name: named for path in PACKAGE.rglob("*.py") if (named := set(names_in(path)))}
-    assert found == {**places, "settings.py": {ModelSettings().mlp}}
+    assert found == {**places, "model_settings.py": {ModelSettings().mlp}}
 
 
 def test_the_page_that_is_a_model_has_every_formula() -> None:
