@@ -26,9 +26,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import generate_llama
 import torch
 
+from benchmarks import generate_llama
 from cpulm.execution.runtime import Runtime, choose_runtime
 from cpulm.generation.generate import Generation
 from cpulm.generation.sampling import Sampling

@@ -18,8 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from llama_cpp import LlamaCpp
-
+from benchmarks.llama_server import LlamaServer
 from cpulm.checkpoints.checkpoint import Checkpoint
 from cpulm.data.tokenizer import char_tokenizer
 from cpulm.execution.adaptive_threads import threads_for_model
@@ -95,7 +94,7 @@ def show(name: str, case: Case, rates: list[list[tuple[float, float]]]) -> None:
 
 def turns(model: Transformer, gguf: Path, case: Case, rounds: int) -> list[list[tuple[float, float]]]:
     """The tokens per second of reading and of writing: a list of rounds for us, and one for llama.cpp."""
-    theirs = LlamaCpp(gguf, case.threads, case.rows, CONTEXT)
+    theirs = LlamaServer(gguf, case.threads, case.rows, CONTEXT)
     writers: list[Callable[[int, int], tuple[float, float]]] = [our_writer(model, case), theirs.seconds]
     rates: list[list[tuple[float, float]]] = [[], []]
     for write in writers:

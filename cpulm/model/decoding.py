@@ -38,7 +38,11 @@ def decoder_for(model: Transformer, cache: AnyCache) -> Decoder | None:
         if adapted or not like or not kernels.can_decode(shape):
             return None
         head = model.head_weight if model.head_blocks is None else model.head_blocks
-        last = {"norm": model.norm.weight, "norm_bias": getattr(model.norm, "bias", None), "head": head}
+        last: dict[str, Weight | None] = {
+            "norm": _weight(model.norm),
+            "norm_bias": getattr(model.norm, "bias", None),
+            "head": head,
+        }
         cache.decoder = kernels.decoder(shape, [_weights(block) for block in model.blocks], last)
     return cache.decoder
 

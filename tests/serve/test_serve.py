@@ -22,6 +22,7 @@ from small_exports import SmallTrained
 from small_exports import trained as trained
 
 from cpulm.api.language_model import Model, load
+from cpulm.model.cache import KVCache
 from cpulm.run_dir import RunDir
 from cpulm.serve.app import build_app
 from cpulm.serve.completion_request import MOST_TOKENS
@@ -90,7 +91,10 @@ def test_its_log_probabilities_are_the_models(client: openai.OpenAI, model: Mode
     for token, log, top in zip(found.tokens, found.token_logprobs, found.top_logprobs, strict=True):
         assert top[token] == log == max(top.values())
         assert len(top) == 2
-    logits = model._model(torch.tensor([model._tokenizer.encode(PROMPT)]))[0, -1]
+    prompt = torch.tensor([model._tokenizer.encode(PROMPT)])
+    with torch.no_grad():  # with a cache, in the precision that texts are written in
+        cache = KVCache(model._model.settings, 1, prompt.size(1))
+        logits = model._model(prompt, cache=cache)[0, -1]
     assert found.token_logprobs[0] == pytest.approx(logits.log_softmax(-1).max().item(), abs=1e-4)
 
 

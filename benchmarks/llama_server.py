@@ -1,6 +1,6 @@
 """llama.cpp's own server (package xllamacpp) in a process of its own, timed by its own clock.
 
-    python benchmarks/llama_cpp.py FILE.gguf THREADS ROWS CONTEXT
+    python benchmarks/llama_server.py FILE.gguf THREADS ROWS CONTEXT
 
 reads one JSON request a line from stdin and answers each with one: ``{"tokens": N, "count": M}`` reads a
 prompt of N tokens and writes M, in ROWS texts at once.
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 
-class LlamaCpp:
+class LlamaServer:
     """A server process with a model, for ``rows`` texts at once."""
 
     def __init__(self, gguf: Path, threads: int, rows: int, context: int) -> None:
