@@ -21,8 +21,10 @@ from cpulm.system.software import Compiler
 
 FOLDER = Path(__file__).parent / "conformance"
 INCLUDES = Path(__file__).parents[2] / "cpulm" / "native"
-AVX_VNNI = ("-mavx2", "-mfma", "-mf16c", "-D__AVXVNNI__", "-include", str(FOLDER / "avx_vnni.h"))
-"""The path for AVX-VNNI, with its product made of instructions of AVX2."""
+ON_AVX2 = ("-mavx2", "-mfma", "-mf16c", "-Wno-psabi", "-include")
+AVX_VNNI = (*ON_AVX2, str(FOLDER / "avx_vnni.h"), "-D__AVXVNNI__")
+AVX_512 = (*ON_AVX2, str(FOLDER / "avx512.h"))
+"""Paths of newer CPUs, whose instructions are made of those of AVX2."""
 
 NOT_KERNELS = {
     "cpulm_lanes",
@@ -68,15 +70,24 @@ def test_every_kernel_agrees_with_plain_loops(
     assert done.stdout.endswith("all kernels agree\n")
 
 
-@pytest.mark.slow
-def test_the_path_for_avx_vnni_agrees_on_cpus_without_it(
-    conformance: Path, build_kernels: BuildKernels
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        pytest.param(AVX_VNNI, "lanes 8, fast int8 yes", marks=pytest.mark.slow, id="AVX-VNNI"),
+        pytest.param(AVX_512, "lanes 16, fast int8 no", marks=pytest.mark.soak, id="AVX-512"),
+        pytest.param(
+            (*AVX_512, "-DWITH_VNNI"), "lanes 16, fast int8 yes", marks=pytest.mark.soak, id="AVX512-VNNI"
+        ),
+    ],
+)
+def test_the_paths_of_newer_cpus_agree_on_older_ones(
+    conformance: Path, build_kernels: BuildKernels, flags: tuple[str, ...], says: str
 ) -> None:
     if "AVX2" not in read_machine().instruction_sets:
         pytest.skip("this CPU has no AVX2")
-    done = run(conformance, build_kernels(*AVX_VNNI, instead_of="-march=native"))
+    done = run(conformance, build_kernels(*flags, instead_of="-march=native"))
     assert done.returncode == 0, done.stdout
-    assert done.stdout.startswith("lanes 8, fast int8 yes\n")
+    assert done.stdout.startswith(f"{says}\n")
 
 
 @pytest.mark.slow

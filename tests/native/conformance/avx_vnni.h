@@ -1,5 +1,7 @@
 // The product of AVX-VNNI by instructions of AVX2, to run its path on CPUs without it.
 #pragma once
+#include <cstdint>
+#include <cstring>
 #include <immintrin.h>
 
 // sums + the products of four unsigned bytes with four signed ones, in each lane of 32 bits.
