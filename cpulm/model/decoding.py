@@ -5,22 +5,37 @@ A token needs few operations but hundreds of small functions: in torch most of i
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cpulm.model.cache import AnyCache
 from cpulm.model.modules import Linear
+from cpulm.native.blocks import BlockMatrix
 from cpulm.native.decode import Decoder, DecoderShape, Weight
 from cpulm.native.kernels import Kernels
-
-if TYPE_CHECKING:
-    from cpulm.model.transformer import Transformer
+from cpulm.settings import ModelSettings
 
 
-def decoder_for(model: Transformer, cache: AnyCache) -> Decoder | None:
+class DecodedModel(Protocol):
+    """What is asked of a :class:`cpulm.model.transformer.Transformer`."""
+
+    settings: ModelSettings
+    vocab_size: int
+    blocks: nn.ModuleList
+    norm: nn.Module
+    attention_kernels: Kernels | None
+    head_blocks: BlockMatrix | None
+
+    @property
+    def head_weight(self) -> Tensor: ...
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+    def modules(self) -> Iterator[nn.Module]: ...
+
+
+def decoder_for(model: DecodedModel, cache: AnyCache) -> Decoder | None:
     """The decoder of ``model`` for ``cache``, built at the first call.
 
     None if it cannot be used: without kernels, with gradients or adapters, in another dtype than float32, on
@@ -47,7 +62,7 @@ def decoder_for(model: Transformer, cache: AnyCache) -> Decoder | None:
     return cache.decoder
 
 
-def decoder_shape(model: Transformer, *, in_blocks: bool) -> DecoderShape:
+def decoder_shape(model: DecodedModel, *, in_blocks: bool) -> DecoderShape:
     """What the kernel has to know of ``model``, with matrices in int8 or not."""
     settings = model.settings
     return DecoderShape(
@@ -65,7 +80,7 @@ def decoder_shape(model: Transformer, *, in_blocks: bool) -> DecoderShape:
     )
 
 
-def quantize(model: Transformer, kernels: Kernels, allocate: Callable[[int], Tensor]) -> None:
+def quantize(model: DecodedModel, kernels: Kernels, allocate: Callable[[int], Tensor]) -> None:
     """Keep the matrices of ``model`` in int8 beside those in float32, for forward passes with a cache.
 
     The weights must not change any more. :meth:`cpulm.native.kernels.Kernels.can_decode` has to hold for
