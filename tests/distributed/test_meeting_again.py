@@ -33,16 +33,16 @@ HERE = "127.0.0.1"
 
 
 @pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Any]]:
+def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
     """Makes a launcher that meets the others; the one that is made first has rank 0."""
     monkeypatch.setattr(meeting, "LAST_CALL_SECONDS", 1)
     monkeypatch.setattr(meeting, "ANSWER_SECONDS", 2)
     monkeypatch.setenv(START, "")
     monkeypatch.setenv(AGAIN, "")
-    settings = DistributedSettings(nodes="1:2")
     host, made = f"{HERE}:{free_port()}", []
 
-    def make(elsewhere: str = "") -> Any:
+    def make(elsewhere: str = "", nodes: str = "1:2") -> Any:
+        settings = DistributedSettings(nodes=nodes)
         place = MeetingPlace(elsewhere or host, HERE, is_here=not elsewhere)
         agent = launch._Agent([], settings, place, Meeting(settings, place, print), print)
         made.append(agent)
@@ -78,9 +78,9 @@ def test_a_machine_that_joins_later_finds_the_store(machine: Callable[[], Any], 
 
 
 def test_a_machine_that_is_lost_while_they_meet_may_come_again(
-    machine: Callable[[], Any], capsys: pytest.CaptureFixture[str]
+    machine: Callable[..., Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stays, returns = machine(), machine()
+    stays, returns = machine(nodes="2"), machine(nodes="2")
     with ThreadPoolExecutor() as pool:
         met = pool.submit(meet, stays)
         returns._meeting.next_rendezvous()  # and lost before it says how many processes it starts
