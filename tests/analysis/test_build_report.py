@@ -42,7 +42,7 @@ def test_the_report_of_a_finished_run_is_complete(make_run: MakeRun) -> None:
     assert report.figures.tokens_per_second == pytest.approx(2048)
     assert report.figures.best_step == 400
     assert [(s.step, s.text) for s in report.samples] == [(200, "def f200"), (400, "def f400")]
-    assert [(c.key, c.preset, c.value) for c in report.changes] == [("model.n_layer", 4, 9)]
+    assert [(c.key, c.preset, c.value) for c in report.changes] == [("model.n_layer", 3, 9)]
     assert report.timeline[0].kind == "started"
     assert report.timeline[-1].kind == "ended"
     assert sum(report.time_parts.values()) == pytest.approx(405, abs=0.1)

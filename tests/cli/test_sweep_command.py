@@ -100,7 +100,7 @@ def test_a_presets_block_size_follows_the_text_and_a_given_one_does_not(run: Run
     asked = ["sweep", "short.txt", "--preset=tiny", "--tokenizer=byte", "--steps=2", "--dry-run"]
     done = run(*asked, "--set=train.lr=1e-3,1e-2")
     assert done.code == 0, done.err
-    assert "block_size is 80 instead of 128" in done.err
+    assert "block_size is 80 instead of 256" in done.err
     refused = run(*asked, "--set=train.lr=1e-3,1e-2", "--block-size=256")
     assert refused.code == 2
     assert "block_size" in refused.err

@@ -41,7 +41,7 @@ def begun_with(folder: Path, *more: str) -> Settings:
     given = [*few, "runtime.threads=1", "runtime.compile=off", "sample.max_new_tokens=4", "lora.rank=2"]
     given += [f"train.init_from={folder / 'first'}", f"data.source={folder / 'other.txt'}", *more]
     initial = initial_settings(read_initial(str(folder / "first"), lambda _: None), adapters=True)
-    return resolve("tiny", environ=os.environ, assignments=given, initial=initial)
+    return resolve("4x192", environ=os.environ, assignments=given, initial=initial)
 
 
 def test_adapters_learn_beside_weights_that_stay(folder: Path, tmp_path: Path) -> None:
