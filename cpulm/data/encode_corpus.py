@@ -39,7 +39,7 @@ def encode_corpus(corpus: Corpus, folder: FolderWriter, seen: SeenValues, stage:
     with ThreadPoolExecutor(threads, thread_name_prefix="cpulm-encode") as pool:
         jobs = _EncodeJobs(pool, encode, folder, stage, kept["texts"] if kept else {}, limit=2 * threads)
         try:
-            # The parts of a file are encoded in order; those that were are passed over.
+            # A file's parts are encoded in order. Of the file where the work ended, the first ones are done.
             parts = 0
             for part in corpus.parts(place):
                 parts = parts + 1 if part.place == place else 1

@@ -86,7 +86,7 @@ class DocumentSizes:
         return {"total": self.total_bytes, "singles": self._singles, "ranges": list(self._ranges.items())}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what :meth:`state` gave."""
+        """Continue from what :meth:`state` returned."""
         self.total_bytes = state["total"]
         self._singles = [_Share(*one) for one in state["singles"]]
         self._ranges = dict(state["ranges"])

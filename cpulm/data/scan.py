@@ -37,7 +37,7 @@ class _Seen:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what :meth:`state` gave."""
+        """Continue from what :meth:`state` returned."""
         self.sizes.restore(state["sizes"])
         self.characters = state["characters"]
         self.alphabet = set(state["alphabet"])

@@ -2,8 +2,8 @@
 
 The tokens are written into a hidden folder beside the one that they are for. In it, every few seconds, the
 state of the work is written as JSON after its digest, whole or not at all, and after the tokens that it
-speaks of; a state that is damaged, or of another form, counts as none. The folder's name has the key of text,
-settings and tokenizer, so that no other work goes on with it, and a lock, so that no two processes do.
+describes; a state that is damaged, or of another form, counts as none. The folder's name contains the key of
+text, settings and tokenizer, so that only the same work continues there. A lock keeps other processes out.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Unfinished:
     Attributes:
         target: the token folder.
         folder: where the work is, from :meth:`begin` on.
-        kept: whether there is something to go on with.
+        kept: whether there is a state to continue from.
     """
 
     def __init__(self, target: Path, key: str = "") -> None:
@@ -96,7 +96,7 @@ class Unfinished:
         return time.monotonic() - self._saved >= EVERY_SECONDS
 
     def save(self, name: str, state: dict[str, Any]) -> None:
-        """Keep ``state`` under ``name``. Where nothing can be written, the work goes on without."""
+        """Keep ``state`` under ``name``; if it cannot be written, nothing is kept, and that is no error."""
         with suppress(OSError, ResourceError):
             if self._claim():
                 assert name in _STATES

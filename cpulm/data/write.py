@@ -30,10 +30,11 @@ class _File:
     """A file being written, and its digest.
 
     Args:
-        kept: goes on with what :meth:`state` spoke of, and drops what was written after it.
+        kept: what :meth:`state` returned. The file is continued from there; what was written later is
+            dropped.
 
     Raises:
-        ValueError: if that is not in the file any more.
+        ValueError: if the file does not contain that any more.
     """
 
     def __init__(self, path: Path, kept: dict[str, Any] | None = None) -> None:
@@ -181,7 +182,7 @@ class FolderWriter:
         masks_loss: whether to write which tokens count in the loss.
 
     Attributes:
-        kept: what was kept of the work of an earlier process, which goes on here; None: all begins.
+        kept: the state of an earlier process, from which the work continues; None: it begins.
     """
 
     def __init__(self, work: Unfinished, tokenizer: Tokenizer, *, masks_loss: bool = False) -> None:

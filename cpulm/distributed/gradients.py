@@ -43,7 +43,7 @@ class GradientSum:
                 parameter.register_post_accumulate_grad_hook(partial(self._note_gradient, bucket))
 
     def pieces(self, batches: Sequence[int], batch_size: int) -> list[BatchPiece]:
-        """Return what this process computes of an update's micro-batches, of which one begins now."""
+        """Begin an update: return what this process computes of its micro-batches."""
         pieces = pieces_of(batches, batch_size, self._world.rank, self._world.size)
         for bucket in self._buckets:
             bucket.missing = len(pieces) * len(bucket.parameters)

@@ -58,13 +58,12 @@ class Meeting(RendezvousHandler):
         self._place, self._say = place, say
         fewest, most = settings.node_range
         self._settings = RendezvousSettings(
-            str(uuid.uuid4()) if most == 1 else settings.run_id,
-            *(
-                fewest,
-                most,
-                RendezvousTimeout(timedelta(seconds=JOIN_SECONDS), timedelta(seconds=LAST_CALL_SECONDS)),
-            ),
-            *(timedelta(seconds=WORD_SECONDS), WORDS_MISSED),
+            run_id=str(uuid.uuid4()) if most == 1 else settings.run_id,
+            min_nodes=fewest,
+            max_nodes=most,
+            timeout=RendezvousTimeout(timedelta(seconds=JOIN_SECONDS), timedelta(seconds=LAST_CALL_SECONDS)),
+            keep_alive_interval=timedelta(seconds=WORD_SECONDS),
+            keep_alive_max_attempt=WORDS_MISSED,
         )
         self._node = DynamicRendezvousHandler._node_desc_generator.generate(place.own_address)
         self.has_met = False

@@ -362,7 +362,7 @@ class Transformer(nn.Module):
         """Embeddings [B, T, n_embd] of ``idx`` [B, T] at the positions ``at``, T of them or [B, T].
 
         Args:
-            masked: whether positions begin anew with each document if the model masks documents.
+            masked: whether positions start from 0 in each document, if the model masks documents.
         """
         x: Tensor = self.wte(idx)
         positions = None if self.wpe is None else self.wpe.weight

@@ -83,7 +83,7 @@ class Piece:
     made_tokens: int = 0
 
     def followed_by(self, other: Event) -> Piece | None:
-        """Both pieces as one if ``other`` goes on with this text, and does not end it."""
+        """Both pieces as one, if ``other`` is the next piece of the same text and does not end it."""
         if not isinstance(other, Piece) or (other.row, other.finish_reason) != (self.row, None):
             return None
         return Piece(self.row, self.text + other.text, self.tokens + other.tokens)

@@ -35,7 +35,7 @@ class SeenValues:
         return self._counted
 
     def restore(self, state: list[Any]) -> None:
-        """Go on from what :meth:`state` gave."""
+        """Continue from what :meth:`state` returned."""
         self._counted = [(place, name, Counter(counts)) for place, name, counts in state]
 
     def counts(self) -> dict[str, dict[str, int]]:
