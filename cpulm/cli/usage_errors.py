@@ -125,11 +125,18 @@ def _bad_value(error: Any, context: Any) -> SettingsError:
         number(typed)
     except ValueError:
         return SettingsError(f"{name} {typed}: this is not {words}", _meaning(parameter))
-    least = getattr(parameter, "min", None)
-    if least is None:
-        least = getattr(getattr(parameter, "type", None), "min", None)
-    limit = f"must be at least {least}" if least is not None else "is not possible here"
+    least, most = _bound(parameter, "min"), _bound(parameter, "max")
+    if most is not None and number(typed) > most:
+        limit = f"must be at most {most}"
+    else:
+        limit = "is not possible here" if least is None else f"must be at least {least}"
     return SettingsError(f"{name} {typed}: this {limit}", _meaning(parameter))
+
+
+def _bound(parameter: Any, name: str) -> Any:
+    """The least (``min``) or the largest (``max``) value of an option; None if there is no bound."""
+    own = getattr(parameter, name, None)
+    return getattr(getattr(parameter, "type", None), name, None) if own is None else own
 
 
 def _typed_value(parameter: Any, context: Any) -> str:

@@ -54,6 +54,7 @@ WRONG = [
     ("generate RUN --model other", "no option --model", "give it as the argument RUN"),
     ("generate RUN --max-new-tokens many", "--max-new-tokens many: this is not a whole number", "N: Max"),
     ("generate RUN --num-samples 0", "--num-samples 0: this must be at least 1", "--num-samples N: "),
+    ("watch RUN --port 70000", "--port 70000: this must be at most 65535", "--port N: "),
     ("resume", "RUN is missing", "such as `cpulm resume runs/tiny-1`"),
     ("resume runs/x --nproc abc", "--nproc abc: must be a whole number", "distributed.processes: "),
     ("resume a b", "b: too many arguments", "cpulm resume RUN [OPTIONS]"),
