@@ -80,7 +80,7 @@ def wait_for_end(folder: Path) -> dict[str, Any]:
 
 
 def test_a_run_that_is_killed_is_complete_in_the_morning(folder: Path) -> None:
-    begun = begin(folder, "train", "--config", "quick.yaml", "--steps", "500")
+    begun = begin(folder, "train", "--config", "quick.yaml", "--steps", "4000")  # long enough to be in the middle
     assert begun.returncode == 0, begun.stderr
     assert begun.stdout == f"{Path('runs/run-1')}\n"
     assert "cpulm stop" in begun.stderr
@@ -91,7 +91,7 @@ def test_a_run_that_is_killed_is_complete_in_the_morning(folder: Path) -> None:
     os.kill(night["child_pid"], signal.SIGTERM if os.name == "nt" else signal.SIGKILL)
     assert wait_for_end(folder)["state"] == "finished"
     page = (folder / "runs/run-1/summary.md").read_text(encoding="utf-8")
-    assert "step 500 of 500" in page
+    assert "step 4,000 of 4,000" in page
     assert "started again from step" in page
     if os.name != "nt":
         assert "killed by SIGKILL" in page
@@ -111,7 +111,7 @@ def test_a_request_to_stop_is_for_good(folder: Path, forks: None) -> None:
 
 @posix
 def test_a_run_continues_after_the_computer_was_shut_down(folder: Path, forks: None) -> None:
-    begin(folder, "train", "--config", "quick.yaml", "--steps", "600")  # long enough to be in the middle
+    begin(folder, "train", "--config", "quick.yaml", "--steps", "4000")  # long enough to be in the middle
     os.kill(night_of(folder)["pid"], signal.SIGTERM)
     assert wait_for_end(folder)["state"] == "interrupted"
     boot = cpulm_command("supervise", "--at-boot", str(folder / "runs/run-1"))

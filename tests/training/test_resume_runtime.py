@@ -10,11 +10,14 @@ from small_runs import of, resume, settings_for, train
 
 from cpulm.checkpoints import checkpoint as checkpoints
 from cpulm.events import Notice, RunStarted
+from cpulm.execution.runtime import MATH_VARIABLES
 from cpulm.training.resume_runtime import NAMES, differences
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Path:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in MATH_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
     text = tmp_path / "rhyme.txt"
     text.write_text("the cat sat on the mat; the rat saw the cat and ran.\n" * 60)
     train(settings_for(text), tmp_path / "run", stop_at=4)
