@@ -1,7 +1,7 @@
 """Measures how the loss of small models falls with size, text and passes, for the law that plans runs.
 
-    python benchmarks/laws.py --data ../shared/data [--cells GROUP ...] [--jobs 2] --results laws.jsonl
-    python benchmarks/laws.py --results laws.jsonl --table docs/laws.tsv
+    python benchmarks/laws.py --data ../shared/data [--cells GROUP ...] [--jobs 2] --results laws
+    python benchmarks/laws.py --text notes/ --text novel.txt [--jobs 2] --results laws
 
 Each cell is one training at a constant learning rate with an average of the weights (``average_fraction``
 0.2), validated at moments that grow by the square root of two. The averaged weights at a moment are about
@@ -9,7 +9,8 @@ as good as those of a run whose learning rate has decayed by then, so one traini
 horizons up to its own; the cells of the group ``decayed`` check that. Cells whose result is in the file are
 not trained again. The losses depend on the updates alone, not on the machine's load.
 
-``--table`` writes the results as the table that ``benchmarks/fit_laws.py`` fits.
+``--text`` trains two sizes on another text, a file or a folder of about a MB, and validates them on the split
+that cpulm makes. ``benchmarks/fit_laws.py --add laws`` adds the results to its table.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from pathlib import Path
 import numpy as np
 
 from cpulm.atomic import write_text
-from cpulm.data.compressed_size import compressed_bits
+from cpulm.data.byte_ngrams import text_curve
 from cpulm.data.loader import val_batch_count, val_batches
 from cpulm.data.prepare import prepare
 from cpulm.data.sources import builtin_python
@@ -50,7 +51,10 @@ FIRST_TOKENS = 50_000
 
 @dataclass(frozen=True)
 class Cell:
-    """One training: of ``n_layer`` x ``n_embd`` on the first ``kilobytes`` of a text, for ``tokens``."""
+    """One training: of ``n_layer`` x ``n_embd`` on the first ``kilobytes`` of a text, for ``tokens``.
+
+    Of a text that is a path all is used.
+    """
 
     text: str
     kilobytes: int
@@ -66,7 +70,11 @@ class Cell:
 
     @property
     def name(self) -> str:
-        return " ".join(str(value) for value in asdict(self).values())
+        return " ".join(str(value) for value in (asdict(self) | {"text": self.short_text}).values())
+
+    @property
+    def short_text(self) -> str:
+        return Path(self.text).stem
 
 
 def _cells() -> dict[str, list[Cell]]:
@@ -107,6 +115,7 @@ def _cells() -> dict[str, list[Cell]]:
 
 
 CELLS = _cells()
+OF_OTHER_TEXTS = (Cell("", 0, 2, 128, 2048, 16, 0.6e6), Cell("", 0, 4, 192, 2048, 16, 0.8e6))
 
 
 def train(cell: Cell, data: Path, result: Path) -> None:
@@ -121,7 +130,9 @@ def train(cell: Cell, data: Path, result: Path) -> None:
         parts = build_parts(settings, tokens, runtime)
         counts = count(settings.model, tokens.vocab_size)
         average, moments = parts.average, _moments(steps, cell.rows * BLOCK)
+        curve = text_curve(tokens)
         assert average is not None
+        assert curve is not None
 
         def loss() -> float:
             n = val_batch_count(tokens.val, BLOCK, cell.rows)
@@ -144,12 +155,14 @@ def train(cell: Cell, data: Path, result: Path) -> None:
                     validations.append(((step + 1) * cell.rows * BLOCK, raw, loss()))
                 record = {
                     **asdict(cell),
+                    "text": cell.short_text,
                     "complete": step + 1 == steps,
                     "params": counts.total,
                     "non_embedding": counts.non_embedding,
                     "train_tokens": len(tokens.train),
                     "train_bytes": int(tokens.meta["train"]["bytes"]),
-                    "compressed_bits": compressed_bits(tokens),
+                    "level": curve[0],
+                    "slope": curve[1],
                     "bytes_per_token": tokens.bytes_per_token,
                     "validations": validations,
                     "seconds": time.process_time() - began,
@@ -157,16 +170,16 @@ def train(cell: Cell, data: Path, result: Path) -> None:
                 write_text(result, json.dumps(record))
 
 
-def _settings(cell: Cell, source: Path, val: Path) -> Settings:
+def _settings(cell: Cell, source: Path, val: Path | None) -> Settings:
     return resolve(
         assignments=[
+            *([f"data.val_source={val}"] if val else []),
             f"model.n_layer={cell.n_layer}",
             f"model.n_embd={cell.n_embd}",
             f"model.n_head={cell.n_embd // HEAD_WIDTH}",
             f"model.block_size={BLOCK}",
             f"model.dropout={cell.dropout}",
             f"data.source={source}",
-            f"data.val_source={val}",
             f"data.vocab_size={cell.vocab_size}",
             f"train.micro_batch_size={cell.rows}",
             "train.lr=0.01",
@@ -194,8 +207,10 @@ def _moments(steps: int, tokens_per_step: int) -> set[int]:
     return moments
 
 
-def _cut(cell: Cell, data: Path, folder: Path) -> tuple[Path, Path]:
+def _cut(cell: Cell, data: Path, folder: Path) -> tuple[Path, Path | None]:
     """Write the text to train on and the text to validate on, which is the same for every cell of a text."""
+    if Path(cell.text).exists():
+        return Path(cell.text), None
     size = cell.kilobytes * 1000
     if cell.text == "python":
         files = builtin_python()
@@ -225,14 +240,17 @@ def _train_all(cells: list[Cell], arguments: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="the folder of the texts")
-    parser.add_argument("--cells", nargs="+", default=list(CELLS), choices=list(CELLS), metavar="GROUP")
+    parser.add_argument("--cells", nargs="+", choices=list(CELLS), metavar="GROUP")
+    parser.add_argument("--text", action="append", default=[], metavar="PATH", help="another text")
     parser.add_argument("--jobs", type=int, default=2, help="processes, of one thread each")
     parser.add_argument("--job", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--results", type=Path, required=True, help="a folder, which is continued")
     arguments = parser.parse_args()
     arguments.results.mkdir(parents=True, exist_ok=True)
     if arguments.job is not None:
-        cells = [cell for group in arguments.cells for cell in CELLS[group]]
+        groups = arguments.cells or ([] if arguments.text else list(CELLS))
+        cells = [cell for group in groups for cell in CELLS[group]]
+        cells += [replace(cell, text=text) for text in arguments.text for cell in OF_OTHER_TEXTS]
         _train_all(cells[arguments.job :: arguments.jobs], arguments)
         return
     command = [sys.executable, __file__, *sys.argv[1:], "--job"]

@@ -69,7 +69,7 @@ def predict(data: str, time: str) -> dict[str, Any]:
         "step_seconds": ready.plan.step_seconds,
         "tokens": tokens,
         "passes": tokens / len(ready.tokens.train),
-        "compressed_bits": level.bits,
+        "text": (level.curve.level, level.curve.slope),
         "expected": expected.loss,
         "low": expected.low,
         "high": expected.high,

@@ -55,8 +55,9 @@ class RunStarted(Event):
     the choices for this machine and their reasons, in words. ``peak_flops_per_second`` is the rate of a
     matrix product in fp32 at the start of the run; None in the log of an earlier version.
     ``precision_reason`` is the reason for ``precision``; empty in the log of an earlier version.
-    ``generation`` is the one that begins or continues, of ``generations``. ``compressed_bits`` are those of a
-    byte of the compressed text, which say how hard it is to predict; None in the log of an earlier version.
+    ``generation`` is the one that begins or continues, of ``generations``. ``text_level`` and
+    ``text_slope`` say how predictable the text is (:mod:`cpulm.data.byte_ngrams`); None in the log of an
+    earlier version, or if the text is too short.
     ``threads`` are those of each of the run's ``processes``. ``writes_samples`` is whether each validation
     makes a sample.
     """
@@ -87,7 +88,8 @@ class RunStarted(Event):
     precision_reason: str = ""
     generation: Count = 1
     generations: Count = 1
-    compressed_bits: Number | None = None
+    text_level: Number | None = None
+    text_slope: Number | None = None
     processes: Count = 1
     writes_samples: bool = True
 

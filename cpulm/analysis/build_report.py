@@ -66,7 +66,8 @@ _FROM_STARTED = (
     "tokens_per_step",
     "flops_per_token",
     "peak_flops_per_second",
-    "compressed_bits",
+    "text_level",
+    "text_slope",
 )
 
 

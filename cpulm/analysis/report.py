@@ -136,7 +136,8 @@ class Figures:
     tokens_per_second: float | None = None
     flops_per_second: float | None = None
     peak_flops_per_second: float | None = None
-    compressed_bits: float | None = None
+    text_level: float | None = None
+    text_slope: float | None = None
     peak_process_bytes: int | None = None
     damaged_lines: int = 0
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from cpulm.analysis.report import Figures, Finding, Standing
-from cpulm.estimate.learning_law import measured_law
+from cpulm.estimate.learning_law import TextCurve, measured_law
 from cpulm.runlog.run_log import RunLog
 from cpulm.units import format_duration
 
@@ -19,16 +19,19 @@ _ENDS = ("horizon", "patience", "target_loss")
 
 def standing(log: RunLog, figures: Figures) -> Standing | None:
     """Compare the run with the law; None if it has not ended, or too little is known of its text."""
-    bits, loss, tokens = figures.compressed_bits, figures.best_bits_per_byte, figures.tokens
-    if log.finished is None or log.finished.reason not in _ENDS or not bits or not loss or not tokens:
+    loss, tokens = figures.best_bits_per_byte, figures.tokens
+    level, slope = figures.text_level, figures.text_slope
+    if log.finished is None or log.finished.reason not in _ENDS or not loss or not tokens:
         return None
-    if figures.text_lost or not figures.best_loss or not figures.train_tokens or not figures.seconds:
+    if level is None or slope is None or figures.text_lost:
+        return None
+    if not figures.best_loss or not figures.train_tokens or not figures.seconds:
         return None
     params, bytes_per_token = figures.params_non_embedding or 1, figures.best_loss / math.log(2) / loss
     unique, law = figures.train_tokens * bytes_per_token, measured_law()
     more = min(_HOUR, _FURTHEST * figures.seconds)
     now, then = (
-        law.expected(params, tokens * times * bytes_per_token, unique, bits)
+        law.expected(params, tokens * times * bytes_per_token, unique, TextCurve(level, slope))
         for times in (1.0, 1.0 + more / figures.seconds)
     )
     return Standing(loss, now, more, loss * then.loss / now.loss)

@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass, replace
 
 from cpulm.benchmark.planner import Candidate, RunPlan, prepared_seconds
-from cpulm.data.compressed_size import compressed_bits
+from cpulm.data.byte_ngrams import text_curve
 from cpulm.data.tokenfile import TokenFolder
-from cpulm.estimate.learning_law import Expectation, LearningLaw, measured_law
+from cpulm.estimate.learning_law import USUAL_TEXT, Expectation, LearningLaw, TextCurve, measured_law
 from cpulm.training.run import PreparedRun
 from cpulm.units import format_bytes, format_count, format_duration
 
@@ -21,13 +21,13 @@ class TextLevel:
     """What the law has to know of a text.
 
     Attributes:
-        bits: per byte of the compressed text.
+        curve: of the text, by n-grams.
         unique_bytes: of training text.
         bytes_per_token: of the training text.
-        law: of texts whose level is measured by how well they compress, or by pilots.
+        law: of texts whose level is measured by n-grams, or by pilots.
     """
 
-    bits: float
+    curve: TextCurve
     unique_bytes: float
     bytes_per_token: float
     law: LearningLaw
@@ -35,12 +35,14 @@ class TextLevel:
     @classmethod
     def of(cls, tokens: TokenFolder) -> TextLevel:
         size = float(tokens.meta["train"]["bytes"])
-        return cls(compressed_bits(tokens), size, size / max(1, len(tokens.train)), measured_law())
+        found = text_curve(tokens)
+        curve = TextCurve(*found) if found else USUAL_TEXT
+        return cls(curve, size, size / max(1, len(tokens.train)), measured_law())
 
     def expected(self, candidate: Candidate) -> Expectation:
         """The expected loss of a candidate in bits per byte."""
         trained = candidate.passes * self.unique_bytes
-        return self.law.expected(candidate.non_embedding, trained, self.unique_bytes, self.bits)
+        return self.law.expected(candidate.non_embedding, trained, self.unique_bytes, self.curve)
 
     def expected_of_run(self, plan: RunPlan, prepared: PreparedRun) -> Expectation:
         """The expected loss of the run that the plan led to, by its own measured step."""
@@ -48,12 +50,13 @@ class TextLevel:
             prepared.plan.params_non_embedding,
             trained_tokens(plan, prepared) * self.bytes_per_token,
             self.unique_bytes,
-            self.bits,
+            self.curve,
         )
 
     def measured(self, factor: float) -> TextLevel:
         """The level by pilots, whose losses were ``factor`` times those expected."""
-        return replace(self, bits=self.bits * factor, law=self.law.on_one_text())
+        curve = replace(self.curve, level=self.curve.level * factor)
+        return replace(self, curve=curve, law=self.law.on_one_text())
 
 
 def trained_tokens(plan: RunPlan, prepared: PreparedRun) -> float:

@@ -68,7 +68,7 @@ def refine(
         steps = max(_FEWEST_STEPS, round(trained / settings.tokens_per_step))
         loss = _trained(_as_pilot(settings, steps), tokens, stage, show)
         seen = steps * settings.tokens_per_step * level.bytes_per_token
-        expected = level.law.expected(size.non_embedding, seen, level.unique_bytes, level.bits)
+        expected = level.law.expected(size.non_embedding, seen, level.unique_bytes, level.curve)
         model = settings.model
         pilots.append(
             Pilot(

@@ -19,7 +19,7 @@ from cpulm.data.text_size import training_bytes
 from cpulm.data.tokenfile import is_token_folder
 from cpulm.errors import ResourceError, SettingsError, StoppedError
 from cpulm.estimate import requirements
-from cpulm.estimate.learning_law import USUAL_BITS, measured_law
+from cpulm.estimate.learning_law import USUAL_TEXT, measured_law
 from cpulm.estimate.memory import expected_arithmetic
 from cpulm.estimate.recipe import SHAPES, bytes_per_token, recipe, shape_settings
 from cpulm.events import Listener, Progress
@@ -275,7 +275,7 @@ class Planner:
             passes=tokens * a_token / self.text_bytes,
             spare_seconds=spare,
             relative_loss=law.expected(
-                counts.non_embedding, tokens * a_token, self.text_bytes, USUAL_BITS
+                counts.non_embedding, tokens * a_token, self.text_bytes, USUAL_TEXT
             ).loss,
         )
 

@@ -1,14 +1,15 @@
 """Expects the validation loss of a model of some size on some text after some training; loads no torch.
 
 The law is that of Hoffmann et al. (https://arxiv.org/abs/2203.15556) with the repetition of Muennighoff et
-al. (https://arxiv.org/abs/2305.16264), in bits per byte relative to how well the text compresses::
+al. (https://arxiv.org/abs/2305.16264), beside what n-grams of bytes reach on the same text::
 
-    L = h (e + a / N^alpha + b / D'^(beta (2.5 / h)^gamma))
+    L = c D'^-s (e + a / N^alpha + b / D'^beta)
 
-for a model of N million parameters without embeddings and D' million bytes: those trained on, where each pass
-over the text is worth less than the one before, the sooner the larger the model is beside the text. ``h`` is
-the text's size in bits per byte when compressed (:mod:`cpulm.data.compressed_size`), so that a text that was
-never measured has a sensible level. The loss is the best of the run: a text seen too often does not undo it.
+for a model of N million parameters without embeddings and D' million bytes: those trained on, where each
+pass over the text is worth less than the one before, the sooner the larger the model is beside the text.
+``c D^-s`` are the bits per byte of the validation text by n-grams that were counted in D million bytes of the
+training text (:mod:`cpulm.data.byte_ngrams`), so that a text that was never measured has a level and a slope
+of its own. The loss is the best of the run: a text seen too often does not undo it.
 
 The constants were measured by ``benchmarks/laws.py``, which writes the file.
 """
@@ -22,13 +23,24 @@ from functools import lru_cache
 from pathlib import Path
 
 MILLION = 1e6
-USUAL_BITS = 2.5
-"""Bits per byte of compressed English prose."""
-_MEASURED_BITS = (1.9, 3.0)
-"""Of the texts that were fitted. Beyond them the level follows by half: C++ headers that compress to 0.8 were
-expected at 0.74 and came to 1.06. And it is less certain by as much."""
+_STRANGE_SPREAD = 0.5
+"""How much less certain the law is of a text that n-grams predict better or worse than those measured: by so
+much of the logarithm of the difference. Routes on a climbing board, 0.9 bits per byte by n-grams, came to 0.7
+times what it says."""
 _NORMAL_80 = 1.2816
 """80% of a normal distribution are within so many standard deviations."""
+
+
+@dataclass(frozen=True)
+class TextCurve:
+    """How n-grams predict a text: in ``level * D ** -slope`` bits per byte after D million bytes."""
+
+    level: float
+    slope: float
+
+
+USUAL_TEXT = TextCurve(2.3, 0.06)
+"""English prose."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +61,6 @@ class LearningLaw:
     """The constants of the law, and what they were fitted to.
 
     Attributes:
-        beta_exponent: gamma.
         repeats: the number of repetitions after which another one is worth 1/e of a new pass, for a text of
             as many bytes as the model has parameters.
         repeats_exponent: how that number grows with the bytes per parameter.
@@ -57,6 +68,7 @@ class LearningLaw:
         run_spread: standard deviation of the logarithm of a run's loss on one text.
         most_passes: the most passes over a text that were measured.
         sizes: the smallest and the largest model that was measured, in parameters without embeddings.
+        levels: of the texts that were measured, the lowest and the highest.
     """
 
     floor: float
@@ -64,16 +76,16 @@ class LearningLaw:
     alpha: float
     b: float
     beta: float
-    beta_exponent: float
     repeats: float
     repeats_exponent: float
     text_spread: float
     run_spread: float
     most_passes: float
     sizes: tuple[float, float]
+    levels: tuple[float, float]
 
     def expected(
-        self, params: float, trained_bytes: float, unique_bytes: float, compressed_bits: float
+        self, params: float, trained_bytes: float, unique_bytes: float, text: TextCurve
     ) -> Expectation:
         """Expect the loss of a run; passes beyond those measured are left out.
 
@@ -81,16 +93,14 @@ class LearningLaw:
             params: of the model, without embeddings.
             trained_bytes: of text, each pass counted.
             unique_bytes: of the training text.
-            compressed_bits: per byte of the text.
         """
-        worth = self.worth_bytes(params, trained_bytes, unique_bytes)
-        least, most = _MEASURED_BITS
-        usual = min(max(compressed_bits, least), most)
-        beyond = math.sqrt(compressed_bits / usual)
-        beta = self.beta * (USUAL_BITS / usual) ** self.beta_exponent
+        worth = self.worth_bytes(params, trained_bytes, unique_bytes) / MILLION
+        ngrams = text.level * worth**-text.slope
         size_term = self.a * (params / MILLION) ** -self.alpha
-        loss = usual * beyond * (self.floor + size_term + self.b * (worth / MILLION) ** -beta)
-        text_spread = self.text_spread and self.text_spread + abs(math.log(beyond))
+        loss = ngrams * (self.floor + size_term + self.b * worth**-self.beta)
+        usual = min(max(text.level, self.levels[0]), self.levels[1])
+        strange = _STRANGE_SPREAD * abs(math.log(text.level / usual))
+        text_spread = self.text_spread and self.text_spread + strange
         spread = math.exp(_NORMAL_80 * math.hypot(text_spread, self.run_spread))
         return Expectation(loss, loss / spread, loss * spread)
 
@@ -110,4 +120,5 @@ class LearningLaw:
 def measured_law() -> LearningLaw:
     """Read the law that ships with cpulm."""
     constants = json.loads((Path(__file__).parent / "learning_law.json").read_text(encoding="utf-8"))
-    return LearningLaw(**{**constants, "sizes": tuple(constants["sizes"])})
+    pairs = {name: tuple(constants[name]) for name in ("sizes", "levels")}
+    return LearningLaw(**{**constants, **pairs})

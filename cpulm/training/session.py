@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 
 from cpulm import __version__
 from cpulm.command import typed
-from cpulm.data.compressed_size import compressed_bits
+from cpulm.data.byte_ngrams import text_curve
 from cpulm.errors import AbortedError, DivergedError, ResourceError, out_of_memory
 from cpulm.estimate.requirements import Requirements, micro_batch_flags, seconds_needed
 from cpulm.events import EndReason, Event, Listener, MachineSampled, Notice, RunFinished, RunStarted
@@ -160,6 +160,7 @@ def _time_given(trainer: Trainer) -> float | None:
 
 def _started(trainer: Trainer, plan: Requirements) -> RunStarted:
     settings, runtime = trainer.settings, trainer.runtime
+    curve = text_curve(trainer.tokens)
     return RunStarted(
         run=str(trainer.run.path),
         name=trainer.run.name,
@@ -188,7 +189,8 @@ def _started(trainer: Trainer, plan: Requirements) -> RunStarted:
         block_size=settings.model.block_size,
         notes=runtime.notes,
         peak_flops_per_second=plan.peak_flops_per_second,
-        compressed_bits=compressed_bits(trainer.tokens),
+        text_level=curve and curve[0],
+        text_slope=curve and curve[1],
     )
 
 

@@ -12,7 +12,7 @@ from cpulm.analysis.card import card_of
 from cpulm.analysis.report import Standing
 from cpulm.analysis.standing import standing_findings
 from cpulm.errors import DataError
-from cpulm.estimate.learning_law import Expectation, measured_law
+from cpulm.estimate.learning_law import Expectation, TextCurve, measured_law
 from cpulm.ui.page.card_picture import card_svg, write_card
 
 if TYPE_CHECKING:
@@ -20,11 +20,16 @@ if TYPE_CHECKING:
 
     from recorded_runs import MakeRun
 
-BITS, STEPS = 2.5, 400
+TEXT, STEPS = TextCurve(2.3, 0.06), 400
 
 
 def standing_of(make_run: MakeRun, name: str, factor: float, **more: Any) -> Any:
-    beginning = {"compressed_bits": BITS, "params_non_embedding": 10**6, **more.pop("beginning", {})}
+    beginning = {
+        "text_level": TEXT.level,
+        "text_slope": TEXT.slope,
+        "params_non_embedding": 10**6,
+        **more.pop("beginning", {}),
+    }
     run = make_run(name, steps=STEPS, val_loss=lambda _: factor, beginning=beginning, **more)
     return read_report(run)
 
@@ -34,7 +39,7 @@ def test_a_loss_is_held_against_what_the_law_expects(make_run: MakeRun) -> None:
     figures, found, law = report.figures, report.standing, measured_law()
     bytes_per_token = figures.best_loss / math.log(2) / figures.best_bits_per_byte
     unique = figures.train_tokens * bytes_per_token
-    assert found.expected == law.expected(10**6, figures.tokens * bytes_per_token, unique, BITS)
+    assert found.expected == law.expected(10**6, figures.tokens * bytes_per_token, unique, TEXT)
     assert found.loss_then < found.loss
     finding = next(one for one in report.findings if one.kind == "standing")
     inside = found.expected.low <= found.loss <= found.expected.high
@@ -54,7 +59,7 @@ def test_a_loss_beside_the_span_is_better_or_worse(loss: float, word: str) -> No
 def test_nothing_is_said_of_a_run_that_has_not_ended_or_an_old_log(make_run: MakeRun) -> None:
     assert standing_of(make_run, "running", 2.0, reason=None).standing is None
     assert standing_of(make_run, "stopped", 2.0, reason="stopped").standing is None
-    assert standing_of(make_run, "old", 2.0, beginning={"compressed_bits": None}).standing is None
+    assert standing_of(make_run, "old", 2.0, beginning={"text_level": None}).standing is None
 
 
 def test_a_card_has_machine_time_tokens_and_bits_per_byte(make_run: MakeRun, tmp_path: Path) -> None:

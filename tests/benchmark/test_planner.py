@@ -16,7 +16,7 @@ from cpulm.benchmark.pilots import refine
 from cpulm.benchmark.planner import Planner, RunPlan, prepared_seconds
 from cpulm.errors import SettingsError
 from cpulm.estimate import recipe
-from cpulm.estimate.learning_law import USUAL_BITS, measured_law
+from cpulm.estimate.learning_law import USUAL_TEXT, measured_law
 from cpulm.events import Event, Notice, Progress
 from cpulm.settings import Settings, settings_yaml
 from cpulm.settings.resolve_settings import AUTO, resolve
@@ -55,7 +55,7 @@ def test_the_size_with_the_lowest_expected_loss_is_planned(text: Path) -> None:
     plan = planned(made_for(text, "train.max_time=20s"))
     law = measured_law()
     for one in plan.candidates:
-        again = law.expected(one.non_embedding, one.passes * plan.text_bytes, plan.text_bytes, USUAL_BITS)
+        again = law.expected(one.non_embedding, one.passes * plan.text_bytes, plan.text_bytes, USUAL_TEXT)
         assert one.relative_loss == again.loss
         assert one.passes <= law.most_passes * 1.0001
     enough = [one for one in plan.candidates if one.tokens <= 20 * one.non_embedding]
@@ -192,10 +192,12 @@ def test_pilots_correct_the_level(text: Path, monkeypatch: pytest.MonkeyPatch) -
     for pilot in pilots:
         size = next(one for one in plan.candidates if one.place == pilot.place)
         trained = pilot.tokens * before.bytes_per_token
-        expected = before.law.expected(size.non_embedding, trained, before.unique_bytes, before.bits)
+        expected = before.law.expected(size.non_embedding, trained, before.unique_bytes, before.curve)
         assert pilot.factor == pytest.approx(pilot.loss / expected.loss)
     chosen = next(pilot for pilot in pilots if pilot.place == refined.best.place)
-    assert level.bits == pytest.approx(before.bits * chosen.factor)
+    assert level.expected(refined.best).loss == pytest.approx(
+        before.expected(refined.best).loss * chosen.factor
+    )
     narrow, wide = level.expected(refined.best), before.expected(refined.best)
     assert narrow.high / narrow.loss < wide.high / wide.loss
     assert any(isinstance(event, Notice) and "pilots of about" in event.message for event in seen)

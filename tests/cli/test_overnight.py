@@ -80,7 +80,9 @@ def wait_for_end(folder: Path) -> dict[str, Any]:
 
 
 def test_a_run_that_is_killed_is_complete_in_the_morning(folder: Path) -> None:
-    begun = begin(folder, "train", "--config", "quick.yaml", "--steps", "4000")  # long enough to be in the middle
+    begun = begin(
+        folder, "train", "--config", "quick.yaml", "--steps", "4000"
+    )  # long enough to be in the middle
     assert begun.returncode == 0, begun.stderr
     assert begun.stdout == f"{Path('runs/run-1')}\n"
     assert "cpulm stop" in begun.stderr

@@ -6,28 +6,30 @@ import math
 
 import pytest
 
-from cpulm.estimate.learning_law import USUAL_BITS, measured_law
+from cpulm.estimate.learning_law import USUAL_TEXT, TextCurve, measured_law
 from cpulm.estimate.recipe import SHAPES, recipe, regularization, shape_settings, vocabulary
 from cpulm.settings import changed
 from cpulm.settings.resolve_settings import resolve
 
 
-def loss(params: float = 4e5, trained: float = 1e6, unique: float = 1e6, bits: float = USUAL_BITS) -> float:
-    return measured_law().expected(params, trained, unique, bits).loss
+def loss(
+    params: float = 4e5, trained: float = 1e6, unique: float = 1e6, text: TextCurve = USUAL_TEXT
+) -> float:
+    return measured_law().expected(params, trained, unique, text).loss
 
 
 def test_measured_runs_are_within_the_span() -> None:
-    """From benchmarks/laws.tsv: WikiText-2, 0.40 M parameters, 0.46 of 1 MB; 4.81 M, sixteen passes."""
+    """From benchmarks/laws.tsv: WikiText-2, 0.40 M parameters, 0.46 of 1 MB; Python, 4.81 M, 3.5 MB."""
     law = measured_law()
-    for params, trained, unique, bits, measured in (
-        (0.402e6, 0.462e6, 1.0e6, 2.504, 2.2858),
-        (4.81e6, 17.9e6, 1.12e6, 2.57, 1.8027),
+    for params, trained, unique, text, measured in (
+        (0.402e6, 0.462e6, 1.0e6, TextCurve(2.342, 0.0422), 2.2858),
+        (4.81e6, 3.52e6, 11.5e6, TextCurve(1.962, 0.1103), 1.231),
     ):
-        found = law.expected(params, trained, unique, bits)
+        found = law.expected(params, trained, unique, text)
         assert found.low < measured < found.high
         spread = math.hypot(law.text_spread, law.run_spread)
         assert found.high / found.low == pytest.approx(math.exp(2 * 1.2816 * spread))
-        narrow = law.on_one_text().expected(params, trained, unique, bits)
+        narrow = law.on_one_text().expected(params, trained, unique, text)
         assert (narrow.loss, narrow.high < found.high) == (found.loss, True)
 
 
@@ -43,7 +45,8 @@ def test_more_of_anything_is_better_and_a_repeated_byte_is_worth_less() -> None:
 
 
 def test_a_text_unlike_those_measured_is_less_certain() -> None:
-    usual, strange = (measured_law().expected(4e5, 1e6, 1e6, bits) for bits in (USUAL_BITS, 0.8))
+    texts = (USUAL_TEXT, TextCurve(0.9, USUAL_TEXT.slope))
+    usual, strange = (measured_law().expected(4e5, 1e6, 1e6, text) for text in texts)
     assert strange.loss < usual.loss
     assert strange.high / strange.low > 1.5 * usual.high / usual.low
 
