@@ -7,7 +7,8 @@ vocabulary of 65. nanoGPT runs the ``generate`` of its own model.py, as its samp
     git clone https://github.com/karpathy/nanoGPT
     python benchmarks/generate.py nanoGPT --threads 2
 
-With ``--llama`` it is llama.cpp instead: see generate_llama.py.
+With ``--llama`` it is llama.cpp instead: see generate_llama.py. With ``--rules`` it is what grammars cost:
+see generate_rules.py.
 
 Every token reads every weight but the embeddings of other tokens, so a token cannot take less time than that
 reading. The last lines say how far from it we are: bytes of weights over the bandwidth at which this machine
@@ -28,7 +29,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import generate_llama
+from benchmarks import generate_llama, generate_rules
 from cpulm.execution.runtime import Runtime, choose_runtime
 from cpulm.generation.generate import Generation
 from cpulm.generation.sampling import Sampling
@@ -53,6 +54,7 @@ def main() -> None:
     )
     parser.add_argument("nanogpt", type=Path, nargs="?", help="a clone of nanoGPT")
     parser.add_argument("--llama", action="store_true", help="compare with llama.cpp")
+    parser.add_argument("--rules", action="store_true", help="compare with what grammars allow")
     parser.add_argument("--tokens", type=int, default=500, help="tokens of one text")
     parser.add_argument("--rounds", type=int, default=3, help="texts of each")
     parser.add_argument("--threads", default="2")
@@ -61,8 +63,11 @@ def main() -> None:
     if arguments.llama:
         generate_llama.compare(arguments)
         return
+    if arguments.rules:
+        generate_rules.compare(arguments)
+        return
     if arguments.nanogpt is None:
-        parser.error("give a clone of nanoGPT, or --llama")
+        parser.error("give a clone of nanoGPT, --llama or --rules")
     runtime_settings = resolve(
         assignments=["runtime.precision=fp32", f"runtime.threads={arguments.threads}"]
     ).runtime

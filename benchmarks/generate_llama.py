@@ -59,7 +59,7 @@ class Case:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options of ``--llama``."""
+    """The options of ``--llama``, and of ``--rules``."""
     parser.add_argument("--presets", default="small,medium,135M")
     parser.add_argument("--precisions", default=",".join(PRECISIONS))
     parser.add_argument("--rows", default="1,8", help="texts at once")
@@ -131,15 +131,15 @@ def our_writer(model: Transformer, case: Case) -> Callable[[int, int], tuple[flo
     return write
 
 
-def fresh_model(name: str) -> Transformer:
-    """With fresh weights, ready to write."""
+def fresh_model(name: str, vocab_size: int | None = None) -> Transformer:
+    """With fresh weights, ready to write; the preset's own vocabulary size unless one is given."""
     if name == "135M":
-        settings, vocab_size = ModelSettings.model_validate({**SMOLLM2, "block_size": CONTEXT}), 49_152
+        settings, own_size = ModelSettings.model_validate({**SMOLLM2, "block_size": CONTEXT}), 49_152
     else:
         preset = resolve(preset=name)
         settings = preset.model.model_copy(update={"block_size": CONTEXT})
-        vocab_size = preset.data.vocab_size or 256
-    model = Transformer(settings, vocab_size)
+        own_size = preset.data.vocab_size or 256
+    model = Transformer(settings, vocab_size or own_size)
     model.init_weights(0)
     return model.eval().requires_grad_(False)
 

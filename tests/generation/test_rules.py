@@ -209,7 +209,7 @@ def test_a_function_that_is_wrong_is_one_error_with_its_line(
         rule = PythonRule(TOKENIZERS["byte"], f"{path}:allowed", {}, 1)
         for letter in b"ab":
             rule.push(0, letter)
-        rule.restrict(np.ones((1, 257), dtype=bool), [0])
+        rule.restrict(np.zeros((1, 257), dtype=np.float32), [0])
 
     with pytest.raises(SettingsError, match=message):
         ask()

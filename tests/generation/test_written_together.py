@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from small_models import a_model
 
 from cpulm.generation import together
 from cpulm.generation.generate import Generation
-from cpulm.generation.rules.rule import Allowed, RuleSet
+from cpulm.generation.rules.rule import Logits, RuleSet
 from cpulm.generation.sampling import Sampling
 from cpulm.generation.together import Together
 from cpulm.model.transformer import Transformer
@@ -37,9 +38,9 @@ class Increasing:
     def __init__(self) -> None:
         self.last = [-1, -1]
 
-    def restrict(self, allowed: Allowed, rows: Sequence[int]) -> None:
+    def restrict(self, logits: Logits, rows: Sequence[int]) -> None:
         for row in rows:
-            allowed[row, : self.last[row] + 1] = False
+            logits[row, : self.last[row] + 1] = -math.inf
 
     def push(self, row: int, token: int) -> None:
         self.last[row] = token

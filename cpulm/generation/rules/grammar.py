@@ -16,8 +16,12 @@ import numpy as np
 from cpulm.data.extras import library
 from cpulm.data.tokenizer import Tokenizer
 from cpulm.errors import SettingsError
-from cpulm.generation.rules.rule import Allowed
+from cpulm.generation.rules.rule import Logits
 from cpulm.generation.rules.token_texts import token_bytes
+
+_OF_BYTES = np.zeros((256, 8), dtype=np.float32)
+"""What each byte of a mask adds to the logits of its eight tokens: 0 or -inf. The lowest bit is the first."""
+_OF_BYTES[np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little") == 0] = -np.inf
 
 
 class _Vocabulary:
@@ -89,13 +93,14 @@ class GrammarRule:
         matcher = llguidance.LLMatcher(vocabulary, grammar, log_level=0)
         _require_usable(name, matcher)
         words = -(-max(vocabulary.vocab_size, tokenizer.vocab_size) // 32)
-        self._bits = np.zeros((count, words), dtype=np.int32)
+        self._bits = np.zeros((count, 4 * words), dtype=np.uint8)
+        self._added = np.zeros((count, 32 * words), dtype=np.float32)
         self._address, self._row_bytes = self._bits.ctypes.data, 4 * words
         matcher.unsafe_compute_mask_ptr(self._address, self._row_bytes)  # copies take over what it has learnt
         self._matchers = [matcher, *(matcher.deep_copy() for _ in range(count - 1))]
         self._begun = [False] * count
 
-    def restrict(self, allowed: Allowed, rows: Sequence[int]) -> None:
+    def restrict(self, logits: Logits, rows: Sequence[int]) -> None:
         """See :class:`cpulm.generation.rules.rule.TokenRule`."""
         # One after the other: the library's threads wait for cores that other programs use.
         for row in rows:
@@ -103,15 +108,15 @@ class GrammarRule:
             matcher.unsafe_compute_mask_ptr(self._address + row * self._row_bytes, self._row_bytes)
             if matcher.is_error():
                 _require_usable(self.name, matcher)
-        bits = np.unpackbits(self._bits.view(np.uint8), axis=1, bitorder="little")
-        may = bits[:, : self._vocab_size]
+        # A table for bytes instead of bools for tokens: 3 us instead of 17 for a vocabulary of 4,096.
+        added = self._added
+        _OF_BYTES.take(self._bits, axis=0, out=added.reshape(*self._bits.shape, 8), mode="clip")
         if self._starts_at and not all(self._begun):
-            first = [row for row in rows if not self._begun[row]]
-            may[first] |= bits[first, self._starts_at : self._starts_at + self._vocab_size]
-        if len(rows) == len(allowed):
-            allowed &= may.view(np.bool_)
-        else:
-            allowed[rows] &= may[rows].view(np.bool_)
+            for row in rows:
+                if not self._begun[row]:
+                    first = added[row, self._starts_at : self._starts_at + self._vocab_size]
+                    added[row, : self._vocab_size] = np.maximum(added[row, : self._vocab_size], first)
+        logits += added[:, : self._vocab_size]
 
     def push(self, row: int, token: int) -> None:
         """See :class:`cpulm.generation.rules.rule.TokenRule`."""

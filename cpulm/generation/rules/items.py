@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cpulm.data.tokenizer import Tokenizer
-from cpulm.generation.rules.rule import Allowed
+from cpulm.generation.rules.rule import Logits
 from cpulm.generation.rules.token_texts import token_texts
 
 Ids = npt.NDArray[np.int64]
@@ -66,17 +66,16 @@ class ItemRule:
             self._sort_tokens()
         self._by_text = {text: number for number, text in enumerate(self._texts) if text}
 
-    def restrict(self, allowed: Allowed, rows: Sequence[int]) -> None:
+    def restrict(self, logits: Logits, rows: Sequence[int]) -> None:
         """See :class:`cpulm.generation.rules.rule.TokenRule`."""
         for row in rows:
             if self._skip[row]:
-                allowed[row, self._eot_id] &= self._limits.least == 0
-                continue
-            may, one = allowed[row], self._lists[row]
-            if self._of_words:
-                self._restrict_words(may, one)
+                if self._limits.least:
+                    logits[row, self._eot_id] = -np.inf
+            elif self._of_words:
+                self._restrict_words(logits[row], self._lists[row])
             else:
-                self._restrict_text(may, one)
+                self._restrict_text(logits[row], self._lists[row])
 
     def push(self, row: int, token: int) -> None:
         """See :class:`cpulm.generation.rules.rule.TokenRule`."""
@@ -89,40 +88,42 @@ class ItemRule:
         *complete, one.pending = (one.pending + text[skipped:]).split(self._limits.separator)
         one.words += complete
 
-    def _restrict_words(self, may: npt.NDArray[np.bool_], one: _List) -> None:
+    def _restrict_words(self, logits: Logits, one: _List) -> None:
         """Every token is a whole word."""
         limits, count, begun = self._limits, *self._items(one)
         if begun or count < limits.least:
-            may[self._eot_id] = False
+            logits[self._eot_id] = -np.inf
         if not begun and limits.most is not None and count >= limits.most:
-            ends = may[self._eot_id]
-            may[:] = False
-            may[self._eot_id] = ends
+            end = logits[self._eot_id]
+            logits[:] = -np.inf
+            logits[self._eot_id] = end
         if limits.unique and len(begun) == limits.words - 1:
             for word in self._used_after(one, begun):
                 for text in {word, word + limits.separator.strip()} & self._by_text.keys():
-                    may[self._by_text[text]] = False
+                    logits[self._by_text[text]] = -np.inf
 
-    def _restrict_text(self, may: npt.NDArray[np.bool_], one: _List) -> None:
+    def _restrict_text(self, logits: Logits, one: _List) -> None:
         """A token completes a word if it holds the separator."""
         limits, count, begun = self._limits, *self._items(one)
-        may[self._never] = False
+        logits[self._never] = -np.inf
         if not one.pending:
-            may[self._closing.get("", self._never)] = False
+            logits[self._closing.get("", self._never)] = -np.inf
         if len(begun) < limits.words - 1:  # the item goes on after this word
-            may[self._eot_id] &= not (begun or one.pending) and count >= limits.least
+            if begun or one.pending or count < limits.least:
+                logits[self._eot_id] = -np.inf
             return
-        if not one.pending or count + 1 < limits.least:
-            may[self._eot_id] &= not one.pending and not begun and count == 0 and limits.least == 0
+        is_empty = not one.pending and not begun and count == 0
+        if (not one.pending or count + 1 < limits.least) and (not is_empty or limits.least):
+            logits[self._eot_id] = -np.inf
         if limits.most is not None and count + 1 >= limits.most:
             for ids in self._closing.values():
-                may[ids] = False
+                logits[ids] = -np.inf
         if limits.unique:
             for word in self._used_after(one, begun):
                 if word.startswith(one.pending):
-                    may[self._closing.get(word[len(one.pending) :], self._never)] = False
+                    logits[self._closing.get(word[len(one.pending) :], self._never)] = -np.inf
                 if word == one.pending:
-                    may[self._eot_id] = False
+                    logits[self._eot_id] = -np.inf
 
     def _items(self, one: _List) -> tuple[int, list[str]]:
         """How many items are complete, and the complete words of the next one."""

@@ -15,7 +15,7 @@ from cpulm.cache_dir import expand_home
 from cpulm.data.marks import END_OF_TEXT
 from cpulm.data.tokenizer import Tokenizer
 from cpulm.errors import SettingsError
-from cpulm.generation.rules.rule import Allowed
+from cpulm.generation.rules.rule import Logits
 from cpulm.generation.rules.token_texts import token_texts
 
 _EXAMPLE = "such as --rules rules.py:allowed"
@@ -94,14 +94,14 @@ class PythonRule:
         self._tokens: list[list[int]] = [[] for _ in range(count)]
         self._known: dict[frozenset[str], npt.NDArray[np.bool_]] = {}
 
-    def restrict(self, allowed: Allowed, rows: Sequence[int]) -> None:
+    def restrict(self, logits: Logits, rows: Sequence[int]) -> None:
         """See :class:`cpulm.generation.rules.rule.TokenRule`."""
         for row in rows:
             tokens = tuple(self._texts[token] for token in self._tokens[row])
             written = Written(tokens, (" " if self._of_words else "").join(tokens), self._fields)
-            may = self._asked(written)
-            if may is not None:
-                allowed[row] &= may
+            forbidden = self._asked(written)
+            if forbidden is not None:
+                logits[row, forbidden] = -np.inf
 
     def push(self, row: int, token: int) -> None:
         """See :class:`cpulm.generation.rules.rule.TokenRule`."""
@@ -123,18 +123,18 @@ class PythonRule:
                 "return the texts that may follow, or None if all may",
             )
         if found not in self._known:
-            self._known[found] = self._mask(found)
+            self._known[found] = self._all_but(found)
         return self._known[found]
 
-    def _mask(self, texts: Iterable[str]) -> npt.NDArray[np.bool_]:
-        may = np.zeros(len(self._texts), dtype=bool)
+    def _all_but(self, texts: Iterable[str]) -> npt.NDArray[np.bool_]:
+        forbidden = np.ones(len(self._texts), dtype=bool)
         for text in texts:
             if text == END_OF_TEXT:
-                may[self._eot_id] = True
+                forbidden[self._eot_id] = False
                 continue
             for part in (text,) if self._of_words else (text[:end] for end in range(1, len(text) + 1)):
-                may[self._ids.get(part, [])] = True
-        return may
+                forbidden[self._ids.get(part, [])] = False
+        return forbidden
 
 
 def _raised(path: Path, when: str, error: Exception) -> str:

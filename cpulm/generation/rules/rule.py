@@ -1,21 +1,21 @@
 """What a rule is, and several rules together.
 
-Before each token every rule takes away what it does not allow, row by row; the model chooses among the rest.
-A text that could go on with nothing ends there, and the reason is kept.
+Before each token every rule sets the logits of what it does not allow to -inf, in place and text by text; the
+model chooses among the rest. A text that could go on with nothing ends there, and the reason is kept.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
-Allowed: TypeAlias = npt.NDArray[np.bool_]
-"""[B, V]: which tokens may come next in each text."""
+Logits: TypeAlias = npt.NDArray[np.float32]
+"""[B, V] of the next token of each text."""
 
 
 class TokenRule(Protocol):
@@ -23,8 +23,11 @@ class TokenRule(Protocol):
 
     name: str
 
-    def restrict(self, allowed: Allowed, rows: Sequence[int]) -> None:
-        """Clear what the texts ``rows`` may not go on with. Called once before each token."""
+    def restrict(self, logits: Logits, rows: Sequence[int]) -> None:
+        """Set the logits of what the texts ``rows`` may not go on with to -inf.
+
+        Called once before each token. What becomes of the logits of other rows does not matter.
+        """
 
     def push(self, row: int, token: int) -> None:
         """Note the next token of a text."""
@@ -42,27 +45,31 @@ class RuleSet:
         self._rules = tuple(rules)
 
     def apply(self, logits: Tensor, running: Sequence[bool]) -> Tensor:
-        """Set logits [B, V] of what the running texts may not go on with to -inf.
+        """Set logits [B, V] of what the running texts may not go on with to -inf, in place where possible.
 
-        Texts that could go on with nothing are noted in ``dead_ends``, and their logits stay.
+        Texts that could go on with nothing are noted in ``dead_ends``. Logits of texts that have ended may
+        become any finite numbers.
         """
         rows = [row for row, runs in enumerate(running) if runs]
-        allowed = np.ones(tuple(logits.shape), dtype=bool)
+        logits = logits.float().contiguous()  # the rows of a first step are one in memory
+        array = logits.numpy()
         for rule in self._rules if rows else ():
-            rule.restrict(allowed, rows)
-        if not allowed.any(axis=1).all():
-            for row in np.flatnonzero(~allowed.any(axis=1)).tolist():
-                self.dead_ends[row] = self._reason(row, len(running), logits.size(1))
-                allowed[row] = True
-        return torch.where(torch.from_numpy(allowed), logits, -torch.inf)
+            rule.restrict(array, rows)
+        largest: list[float] = array.max(axis=1).tolist()
+        if -math.inf in largest:
+            for row in [row for row, most in enumerate(largest) if most == -math.inf]:
+                if running[row]:
+                    self.dead_ends[row] = self._reason(row, len(running), array.shape[1])
+                array[row] = 0
+        return logits
 
     def _reason(self, row: int, count: int, vocab_size: int) -> str:
         """Why a text may go on with nothing: the first rule that leaves none of what those before it do."""
-        allowed = np.ones((count, vocab_size), dtype=bool)
+        logits = np.zeros((count, vocab_size), dtype=np.float32)
         before: list[str] = []
         for rule in self._rules:
-            rule.restrict(allowed, [row])
-            if not allowed[row].any():
+            rule.restrict(logits, [row])
+            if logits[row].max() == -math.inf:
                 also = f" that {', '.join(before)} allows" if before else ""
                 return f"{rule.name} allows no token{also}"
             before.append(rule.name)
