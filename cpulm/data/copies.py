@@ -69,29 +69,31 @@ def _copies(
     should_stop: Callable[[], bool],
 ) -> list[tuple[str, str]]:
     """The names of files with the same content: each with the first such file before it."""
-    by_size: dict[int, list[tuple[SourceFile, bool]]] = defaultdict(list)
-    for part, is_val in ((files, False), (val_files, True)):
+    by_size: dict[int, tuple[list[SourceFile], list[SourceFile]]] = defaultdict(lambda: ([], []))
+    for which, part in enumerate((files, val_files)):
         for file in part:
             if file.size and not file.builtin:
-                by_size[file.size].append((file, is_val))
-    alike = [group for group in by_size.values() if len(group) > 1]
-    if val_files:
-        alike = [group for group in alike if len({is_val for _, is_val in group}) == 2]
+                by_size[file.size][which].append(file)
+    alike = [(here, val) for here, val in by_size.values() if (val and here if val_files else len(here) > 1)]
     if not alike:
         return []
-    first: dict[str, tuple[SourceFile, bool]] = {}
     pairs: list[tuple[str, str]] = []
-    with Stage(
-        "comparing files", sum(g[0][0].size * len(g) for g in alike), "bytes", emit, should_stop
-    ) as stage:
-        for file, is_val in (one for group in alike for one in group):
-            original, original_is_val = first.setdefault(_digest(file, stage), (file, is_val))
-            if original is not file and (not val_files or is_val != original_is_val):
-                pairs.append((original.name, file.name))
+    total = sum(here[0].size * (len(here) + len(val)) for here, val in alike)
+    with Stage("comparing files", total, "bytes", emit, should_stop) as stage:
+        for here, val in alike:
+            first: dict[bytes, SourceFile] = {}
+            for file in here:
+                original = first.setdefault(_digest(file, stage), file)
+                if original is not file and not val_files:
+                    pairs.append((original.name, file.name))
+            for file in val:
+                same = first.get(_digest(file, stage))
+                if same is not None:
+                    pairs.append((same.name, file.name))
     return pairs
 
 
-def _digest(file: SourceFile, stage: Stage) -> str:
+def _digest(file: SourceFile, stage: Stage) -> bytes:
     hasher = hashlib.blake2b(digest_size=16)
     try:
         with file.open() as handle:
@@ -100,4 +102,4 @@ def _digest(file: SourceFile, stage: Stage) -> str:
                 stage.advance(len(chunk))
     except OSError as error:
         raise DataError(f"cannot read {file.shown}: {error.strerror}", "check its permissions") from error
-    return hasher.hexdigest()
+    return hasher.digest()

@@ -326,7 +326,7 @@ def _without(files: Sequence[SourceFile], names: Sequence[str]) -> list[SourceFi
 
 def _provenance(data: DataSettings, corpus: Corpus) -> dict[str, object]:
     """Where the tokens come from, for ``meta.json``."""
-    files = [{"name": file.name, "bytes": file.size} for file in (*corpus.files, *corpus.val_files)]
+    files = [*corpus.files, *corpus.val_files]
     return {
         "source": list(data.source),
         "val_source": list(data.val_source),
@@ -338,7 +338,7 @@ def _provenance(data: DataSettings, corpus: Corpus) -> dict[str, object]:
         "lost_in_reading": asdict(corpus.losses),
         "vocabulary_sample_bytes": SAMPLE_BYTES if trains_vocabulary(data.tokenizer) else None,
         "file_count": len(files),
-        "files": files[:_FILES_LISTED],
+        "files": [{"name": file.name, "bytes": file.size} for file in files[:_FILES_LISTED]],
     }
 
 
@@ -349,14 +349,7 @@ def _cache_key(
     val_files: Sequence[SourceFile],
 ) -> str:
     """A key that changes with everything that would change the tokens."""
-    listed = [
-        [(file.place, file.name, file.size, file.mtime_ns, file.weight) for file in part]
-        for part in (files, val_files)
-    ]
     what = [
-        FORMAT_VERSION,
-        SPLIT_VERSION,
-        listed,
         vocabulary_key(data, tokenizer),
         data.vocab_size if trains_vocabulary(data.tokenizer) else None,
         None if val_files else data.val_fraction,
@@ -366,4 +359,12 @@ def _cache_key(
         data.share,
         SAMPLE_BYTES,
     ]
-    return hashlib.blake2b(json.dumps(what).encode(), digest_size=16).hexdigest()
+    # As one text, a million files would take hundreds of megabytes.
+    key = hashlib.blake2b(f"[{FORMAT_VERSION}, {SPLIT_VERSION}, [[".encode(), digest_size=16)
+    for part, behind in ((files, "], ["), (val_files, "]], ")):
+        for number, file in enumerate(part):
+            facts = json.dumps((file.place, file.name, file.size, file.mtime_ns, file.weight))
+            key.update(f"{', ' if number else ''}{facts}".encode())
+        key.update(behind.encode())
+    key.update(json.dumps(what)[1:].encode())
+    return key.hexdigest()

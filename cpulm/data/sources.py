@@ -10,9 +10,8 @@ import os
 import stat
 import sysconfig
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import NoReturn
 
@@ -53,12 +52,13 @@ class Meter:
         return new
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SourceFile:
-    """One file to read.
+    """One file to read; small, because there may be a million.
 
     Attributes:
-        path: where the file is.
+        at: the path of the file.
+        place: what tells the file from others: its real path; of what can be read only once, its content.
         name: its name in splits and messages: the path below the folder or glob that named it, with
             forward slashes; the file's own name if the user named the file itself.
         size: in bytes, when it was found; no more is read, whatever is added meanwhile.
@@ -67,11 +67,12 @@ class SourceFile:
         builtin: it belongs to ``builtin:python``.
         weight: how often an epoch has its text.
         spool: the content, if the file can be read only once.
-        archive: the zip archive that holds it as ``member``; then ``path`` is the archive's.
+        archive: the zip archive that holds it as ``member``; then ``at`` is the archive's path.
         meter: knows the last opened stream of a packed file, and so how far the file is read.
     """
 
-    path: Path
+    at: str
+    place: str
     name: str
     size: int
     mtime_ns: int
@@ -83,17 +84,10 @@ class SourceFile:
     member: zipfile.ZipInfo | None = field(default=None, compare=False)
     meter: Meter | None = field(default=None, compare=False)
 
-    @cached_property
-    def place(self) -> str:
-        """What tells the file from others: its real path; of what can be read only once, its content."""
-        if self.spool is not None:
-            return f"read once: {self.spool.digest}"
-        return f"{self.path.resolve()}{'' if self.member is None else '!' + self.member.filename}"
-
     @property
     def shown(self) -> str:
         """The file in messages: its path, and its place in an archive."""
-        return str(self.path) if self.member is None else f"{self.path}/{self.member.filename}"
+        return self.at if self.member is None else f"{self.at}/{self.member.filename}"
 
     @property
     def suffix(self) -> str:
@@ -118,7 +112,7 @@ class SourceFile:
                 self.meter.stream = stream
             opened: io.BufferedReader = io.BufferedReader(stream)
         elif self.spool is None:
-            raw = FirstBytes(str(self.path), self.path.open("rb", buffering=0), self.size)
+            raw = FirstBytes(self.at, io.FileIO(self.at), self.size)
             opened = io.BufferedReader(raw)
         else:
             raw = FirstBytes(self.name, self.spool.file, self.size, shared=self.spool.lock)
@@ -156,13 +150,15 @@ def find_files(
     found: dict[str, SourceFile] = {}
     names: set[str] = set()
     own: list[Path] = []
+    files: Iterable[SourceFile]
     for source, weight in zip(sources, weights or [1.0] * len(sources), strict=True):
         if can_be_read_once(source, _stat(expand_home(source))):
             kept = spool(source, emit, should_stop)
             name = "stdin" if source in STDIN else Path(source).name
-            files = [SourceFile(Path(source), name, kept.size, 0, named=True, spool=kept)]
+            place = f"read once: {kept.digest}"
+            files = [SourceFile(str(Path(source)), place, name, kept.size, 0, named=True, spool=kept)]
         else:
-            files = [part for file in _resolve_source(source, own) for part in _with_members(file)]
+            files = (part for file in _resolve_source(source, own) for part in _with_members(file))
         for file in files:
             if file.place not in found:
                 apart = _named_apart(file, names)
@@ -234,7 +230,7 @@ def _named_apart(file: SourceFile, names: set[str]) -> SourceFile:
     """The file with as much of its path in its name as tells it from ``names``: names decide the split."""
     if file.name not in names:
         return file
-    parts = file.path.absolute().parts
+    parts = Path(file.at).absolute().parts
     depth, name = len(Path(file.name).parts), file.name
     while name in names and depth < len(parts):
         depth += 1
@@ -242,7 +238,7 @@ def _named_apart(file: SourceFile, names: set[str]) -> SourceFile:
     return replace(file, name=name)
 
 
-def _resolve_source(source: str, own: list[Path]) -> list[SourceFile]:
+def _resolve_source(source: str, own: list[Path]) -> Iterable[SourceFile]:
     if source == BUILTIN_PYTHON:
         return builtin_python()
     if source.startswith(PREFIX):
@@ -273,25 +269,26 @@ def _dataset_name(path: Path) -> str:
     return "/".join(path.absolute().parts[-2:])
 
 
-def _files_of(paths: Iterator[Path], folder: Path, source: str, own: list[Path]) -> list[SourceFile]:
+def _files_of(paths: Iterator[Path], folder: Path, source: str, own: list[Path]) -> Iterator[SourceFile]:
     """The files at ``paths``, by their names below ``folder``."""
-    found = {path.relative_to(folder).as_posix(): path for path in paths}
+    found = {path.relative_to(folder).as_posix() for path in paths}
     if not found and glob.has_magic(source):
         raise DataError(f"no file matches {source!r}", "quote the pattern, and check it with ls")
     if not found:
         but = f" but what cpulm wrote, such as {own[0]}" if own else ""
         raise DataError(f"the folder {source} has no files{but}", "give a folder with text files")
-    return [_source_file(path, name) for name, path in sorted(found.items())]
+    return (_source_file(folder / name, name) for name in sorted(found))
 
 
 def _with_members(file: SourceFile) -> list[SourceFile]:
     """The members of a zip archive, each as a file; another file as it is."""
     if file.suffix != ".zip":
         return [file]
-    archive = open_archive(str(file.path), file.open())
+    archive = open_archive(file.at, file.open())
     return [
         replace(
             file,
+            place=f"{file.place}!{member.filename}",
             name=f"{file.name}/{member.filename}",
             size=member.compress_size,
             named=False,
@@ -396,4 +393,6 @@ def _source_file(path: Path, name: str, *, named: bool = False, builtin: bool = 
     there = _stat(path)
     if there is None:
         raise DataError(f"cannot read {path}: it is gone", "run the command again")
-    return SourceFile(path, name, there.st_size, there.st_mtime_ns, named, builtin)
+    at, place = str(path), os.path.realpath(path)
+    place = at if place == at else place  # one string in memory
+    return SourceFile(at, place, name, there.st_size, there.st_mtime_ns, named, builtin)

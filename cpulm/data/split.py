@@ -175,7 +175,7 @@ def check_enough(files: Sequence[SourceFile], characters: int, share: float = 1.
         DataError: if there is too little text.
     """
     if characters < MINIMUM_CHARACTERS and files:
-        where = str(files[0].path) if len(files) == 1 else f"the text in {len(files)} files"
+        where = files[0].at if len(files) == 1 else f"the text in {len(files)} files"
         chosen = f" where data.share is {share:g}" if share < 1 else ""
         raise DataError(
             f"{where} has {characters} characters of text{chosen}: too little to learn from",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -53,14 +54,31 @@ def test_a_glob_names_files_from_its_fixed_part_on(tmp_path: Path) -> None:
 
 def test_an_existing_name_with_brackets_is_not_a_glob(tmp_path: Path) -> None:
     path = write(tmp_path / "notes [1].txt")
-    assert [file.path for file in find_files([str(path)])] == [path]
+    assert [file.at for file in find_files([str(path)])] == [str(path)]
 
 
 def test_each_file_comes_once_and_no_two_share_a_name(tmp_path: Path) -> None:
     first, second = write(tmp_path / "1" / "a.txt"), write(tmp_path / "2" / "a.txt")
     files = find_files([str(first), str(tmp_path / "1"), str(second), str(second)])
-    assert [file.path for file in files] == [first, second]
+    assert [file.at for file in files] == [str(first), str(second)]
     assert len({file.name for file in files}) == 2
+
+
+def test_a_list_of_many_files_is_small(tmp_path: Path) -> None:
+    """There may be a million."""
+    count, folder = 500, tmp_path / "notes"
+    for number in range(count):
+        write(folder / f"{number}.txt")
+    find_files([str(folder)])  # imports what it needs
+    tracemalloc.start()
+    try:
+        files = find_files([str(folder)])
+        size, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(files) == count
+    assert size < 500 * count
+    assert most < 700 * count
 
 
 @pytest.mark.parametrize(
