@@ -128,12 +128,12 @@ def work(pieces: Iterator[int], world: World) -> None:
         print("ready", flush=True)
     tokens, began, cpu, working = 0, 0.0, 0.0, False
     while True:
-        if working:
-            tokens += next(pieces)
         asked = world.is_main and (not working or bool(select.select([sys.stdin], [], [], 0.0)[0]))
         word = sys.stdin.readline().strip() if asked else ""
-        # As a run does between two updates.
-        _, (number,) = world.agree(False, float(WORDS.index(word)))
+        agreement = world.start_agree(False, float(WORDS.index(word)))  # during an update, as in a run
+        if working:
+            tokens += next(pieces)
+        _, (number,) = agreement.wait()
         word = WORDS[int(number)]
         if word == "end":
             return

@@ -32,9 +32,11 @@ def launch_if_wanted(settings: DistributedSettings) -> None:
     Raises:
         typer.Exit: with the exit code of the processes.
     """
-    if not settings.needs_launcher or "RANK" in os.environ:
+    is_worker = "RANK" in os.environ
+    if settings.needs_launcher or is_worker:
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read once, when torch is loaded
+    if not settings.needs_launcher or is_worker:
         return
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read once, when torch is loaded
     from cpulm.distributed.launch import launch
     from cpulm.ui.console import say
 

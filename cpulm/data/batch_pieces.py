@@ -62,7 +62,7 @@ def require_divisible(batch_size: int, grad_accum_steps: int, size: int) -> None
         raise SettingsError(
             f"{size} processes cannot share an update of {rows} rows "
             f"(train.micro_batch_size {batch_size} x train.grad_accum_steps {grad_accum_steps}) equally",
-            f"use {below} processes, or --batch-size {-(-batch_size // size) * size}",
+            f"use {below} process{'es' * (below > 1)}, or --batch-size {-(-batch_size // size) * size}",
         )
 
 
@@ -71,5 +71,5 @@ def require_rows(rows: int, size: int) -> None:
     if rows < size:
         raise SettingsError(
             f"an update of {rows} rows has none for some of {size} processes",
-            f"use {rows} processes, or --batch-size {size}",
+            f"use {rows} process{'es' * (rows > 1)}, or --batch-size {size}",
         )

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
-from cpulm.distributed.network import use_interface
+from cpulm import __version__
+from cpulm.distributed.network import answer_of, use_interface
 from cpulm.distributed.pulse import Pulse, in_short
 from cpulm.distributed.world import SOLO, World
 from cpulm.errors import CpulmError, LostPeerError, SettingsError
@@ -18,7 +19,7 @@ from cpulm.system.process import host_name, start_token
 
 WORDS_SECONDS = 10
 """How long a process that ends waits for the main one on its machine to say why."""
-CONNECT_SECONDS = 60
+CONNECT_SECONDS = 50
 """How long the first connections may take."""
 START = "CPULM_START"
 """Set by the launchers: the same word in all processes that start together, and another at the next start."""
@@ -76,24 +77,29 @@ def _join(has_run: bool) -> tuple[World, Pulse, Callable[[], None]]:
     from torch._C._distributed_c10d import PrefixStore  # torch.distributed does not list it
     from torch.distributed.rendezvous import rendezvous
 
-    require_gloo()
+    if not dist.is_available():
+        raise without_gloo(host_name())
     size, local_size = int(os.environ["WORLD_SIZE"]), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     use_interface(os.environ["MASTER_ADDR"], one_host=size == local_size)
     timeout = timedelta(seconds=CONNECT_SECONDS)
+    # torch tries to reach the store by IPv6 for so long, and then by IPv4.
+    reach = timeout if os.environ["RANK"] == "0" else timeout / 2
     # A launcher keeps the store from one start of the processes to the next.
     start = os.environ.get(START) or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     prefix = f"cpulm/{start}"
     try:
-        store, rank, size = next(rendezvous("env://", timeout=timeout))
+        found = answer_of(address, lambda: next(rendezvous("env://", timeout=reach)), CONNECT_SECONDS + 5)
+        store, rank, size = found
+        store.set_timeout(timeout)
         store = PrefixStore(prefix, store)
         rank, who = _introduced(store, rank, size, has_run)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=timeout)
     except (RuntimeError, ValueError) as error:  # torch's, of sockets
         raise (LostPeerError if AGAIN in os.environ else SettingsError)(
             f"{host_name()} cannot reach the other processes of the run at {address}: {in_short(error)}",
-            "see that the addresses and ports are open between the hosts; GLOO_SOCKET_IFNAME names the "
-            "network interface to use",
+            "see what the others say, that no other program uses this port, and that addresses and ports are "
+            "open between the hosts; GLOO_SOCKET_IFNAME names the network interface to use",
         ) from error
     group = dist.group.WORLD
     assert group is not None
@@ -115,22 +121,54 @@ def _wait_for_end(pid: int) -> None:
 
 
 def _introduced(store: Any, rank: int, size: int, has_run: bool) -> tuple[int, list[dict[str, Any]]]:
-    """Tell the others who this process is; return its rank behind the main one, and what every rank says."""
+    """Tell the others who this process is; return its rank behind the main one, and what every rank says.
+
+    Raises:
+        SettingsError: if one of them cannot take part.
+    """
+    import torch.distributed as dist
+
     claim = 2 if has_run else int(HOSTS_RENDEZVOUS in os.environ)
-    store.set(f"who/{rank}", json.dumps({"host": host_name(), "pid": os.getpid(), "claim": claim}))
+    facts = {"cpulm": __version__, "gloo": dist.is_gloo_available()}
+    mine = {"host": host_name(), "pid": os.getpid(), "claim": claim, **facts}
+    store.set(f"who/{rank}", json.dumps(mine))
     told = [json.loads(store.get(f"who/{other}")) for other in range(size)]
     claims = [int(one["claim"]) for one in told]
     main = claims.index(max(claims))
-    who = [{"host": str(one["host"]), "pid": int(one["pid"])} for one in (*told[main:], *told[:main])]
+    who = [*told[main:], *told[:main]]
+    if (problem := _misfit(who)) is not None:
+        store.set(f"refused/{rank}", "")
+        with suppress(RuntimeError):  # who keeps the store stays until all have read it
+            store.wait([f"refused/{other}" for other in range(size)], timedelta(seconds=WORDS_SECONDS))
+        raise problem
     return (rank - main) % size, who
 
 
+def _misfit(who: Sequence[Mapping[str, Any]]) -> SettingsError | None:
+    """Why these processes cannot train together: another version may not even understand the others."""
+    for one in who:
+        if not one.get("gloo", True):
+            return without_gloo(one["host"])
+        version, main = (each.get("cpulm", "an older one") for each in (one, who[0]))
+        if version != main:
+            return SettingsError(
+                f"the version of cpulm on {one['host']} is {version}, and on {who[0]['host']} {main}",
+                "install the same cpulm on all hosts",
+            )
+    return None
+
+
 def require_gloo() -> None:
-    """Raise SettingsError if this torch cannot connect processes."""
+    """Raise SettingsError if the torch of this host cannot connect processes."""
     import torch.distributed as dist
 
     if not dist.is_available() or not dist.is_gloo_available():
-        raise SettingsError(
-            f"torch on {host_name()} was built without gloo, which connects the processes of a run",
-            "install the torch of pytorch.org, or train in one process: --nproc 1",
-        )
+        raise without_gloo(host_name())
+
+
+def without_gloo(host: str) -> SettingsError:
+    """The error of a host whose torch cannot connect processes."""
+    return SettingsError(
+        f"torch on {host} was built without gloo, which connects the processes of a run",
+        "install the torch of pytorch.org, or train in one process: --nproc 1",
+    )

@@ -28,6 +28,7 @@ from torch.distributed.elastic.rendezvous.dynamic_rendezvous import (
 )
 
 from cpulm.distributed.meeting_place import MeetingPlace, wait_for
+from cpulm.distributed.network import answer_of
 from cpulm.errors import SettingsError
 from cpulm.settings.distributed_settings import DistributedSettings
 
@@ -35,6 +36,8 @@ JOIN_SECONDS = 600
 """How long a machine waits for the others to join, and to reach them again."""
 LAST_CALL_SECONDS = 5
 """How long more machines are waited for, once there are enough."""
+FIRST_SECONDS = 45
+"""How long the meeting place may take to answer, once it is reached."""
 ANSWER_SECONDS = 60
 """How long a machine that has met the others may take to say how many processes it starts."""
 
@@ -117,7 +120,7 @@ class Meeting(RendezvousHandler):
             is_host=self._place.is_here,
             read_timeout=ANSWER_SECONDS,
         )
-        backend, store = create_backend(parameters)
+        backend, store = answer_of(self._place.endpoint, lambda: create_backend(parameters), FIRST_SECONDS)
         holder = StateHolder(backend, self._settings)
         return DynamicRendezvousHandler(self._node, self._settings, backend.name, store, holder)
 

@@ -8,12 +8,43 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
+from collections.abc import Callable
+from concurrent import futures
+from typing import TypeVar
 
+from cpulm.errors import SettingsError
 from cpulm.system.interfaces import interface_of, loopback_interface
 
 VARIABLE = "GLOO_SOCKET_IFNAME"
 _ELSEWHERE = "192.0.2.1"
 """An address that exists nowhere (RFC 5737): the system tells through which of its own it would be sought."""
+
+
+_T = TypeVar("_T")
+
+
+def answer_of(endpoint: str, connect: Callable[[], _T], seconds: float) -> _T:
+    """Return what ``connect`` does; torch waits without end for a program that answers nothing.
+
+    Raises:
+        SettingsError: if ``connect``, to the rendezvous ``endpoint``, takes more than so many seconds.
+    """
+    answer: futures.Future[_T] = futures.Future()
+
+    def ask() -> None:
+        try:
+            answer.set_result(connect())
+        except Exception as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=ask, name="cpulm-connect", daemon=True).start()
+    if not futures.wait([answer], seconds).done:
+        raise SettingsError(
+            f"what {socket.gethostname()} reaches at {endpoint} does not answer as the rendezvous of a run",
+            "another program may use that port: choose another one on all machines",
+        )
+    return answer.result()
 
 
 def use_interface(address: str, *, one_host: bool) -> None:

@@ -90,16 +90,14 @@ class World:
         if self._group is not None:
             Pending(self._group.broadcast(tensor, 0), self).wait()
 
+    def start_agree(self, flag: bool, *values: float) -> Agreement:
+        """Begin to find out whether ``flag`` is true in any process, and the ``values`` of the main one."""
+        told = torch.tensor([flag, *(values if self.is_main else [0.0] * len(values))], dtype=torch.float64)
+        return Agreement(told, self.start_sum(told) if self.size > 1 else None)
+
     def agree(self, flag: bool, *values: float) -> tuple[bool, tuple[float, ...]]:
         """Return whether ``flag`` is true in any process, and the ``values`` of the main process."""
-        if self.size == 1:
-            return flag, values
-        told = torch.tensor([float(flag), *(values if self.is_main else [0.0] * len(values))]).double()
-        if self.is_main:  # not through float32
-            told[1:] = torch.tensor(values, dtype=torch.float64)
-        self.sum(told)
-        first, *others = told.tolist()
-        return first > 0, tuple(others)
+        return self.start_agree(flag, *values).wait()
 
     def gather(self, value: Any) -> list[Any]:
         """Return the ``value`` of every rank, which JSON must be able to hold."""
@@ -184,6 +182,20 @@ class Pending:
             except RuntimeError as error:
                 still = "timed out" in str(error).lower() and not self._work.is_completed()
                 self._world.check(None if still else error)
+
+
+class Agreement:
+    """An answer that the processes are about to agree on."""
+
+    def __init__(self, told: Tensor, pending: Pending | None) -> None:
+        self._told, self._pending = told, pending
+
+    def wait(self) -> tuple[bool, tuple[float, ...]]:
+        """Return it; raises as :meth:`Pending.wait`."""
+        if self._pending is not None:
+            self._pending.wait()
+        first, *others = self._told.tolist()
+        return first > 0, tuple(others)
 
 
 SOLO = World()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 from cpulm.atomic import write_text
@@ -40,7 +39,6 @@ class Checkpointer:
         saved_step: the step of the newest checkpoint on the disk.
         saved_at: the run's own time at that step, in seconds.
         writes: False in all but the main process of a run: nothing is ever due or written.
-        keep_own: instead of writing, keeps what differs from the main process; None: nothing does.
     """
 
     def __init__(
@@ -53,13 +51,12 @@ class Checkpointer:
         saved_step: int = 0,
         saved_at: float = 0.0,
         writes: bool = True,
-        keep_own: Callable[[], None] | None = None,
     ) -> None:
         self._run = run
         self._settings = settings
         self._make = make
         self._emit = emit
-        self._writes, self._keep_own = writes, keep_own
+        self._writes = writes
         self.saved_step = saved_step
         self._saved_at = saved_at
         self._failed_at: float | None = None
@@ -93,7 +90,7 @@ class Checkpointer:
             ResourceError: if saving failed when the last checkpoint was due, and still fails.
         """
         if not self._writes:
-            return self._kept_own()
+            return True
         try:
             self._write_latest()
             self._write_numbered(step)
@@ -111,7 +108,7 @@ class Checkpointer:
             Whether it is on the disk. A failure is reported and does not end the run.
         """
         if not self._writes:
-            return self._kept_own()
+            return True
         try:
             self._write(self._run.best, "best")
             checkpoints.duplicate(self._run.best, self._run.latest)
@@ -128,7 +125,7 @@ class Checkpointer:
             ResourceError: if it still fails after :data:`LAST_TRIES_SECONDS`.
         """
         began, wait = time.monotonic(), 1.0
-        while self._writes or not self._kept_own():
+        while self._writes:
             try:
                 self._write_latest()
                 return
@@ -142,13 +139,6 @@ class Checkpointer:
                 )
                 time.sleep(min(wait, left))
                 wait *= 2
-
-    def _kept_own(self) -> bool:
-        """Keep what differs from the main process; a failure only makes a resumed run inexact."""
-        with suppress(OSError, RuntimeError, ResourceError):
-            if self._keep_own is not None:
-                self._keep_own()
-        return True
 
     def _is_scheduled(self, step: int, elapsed_seconds: float, since: float) -> bool:
         every_steps = self._settings.every_steps

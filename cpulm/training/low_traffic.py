@@ -20,7 +20,7 @@ from cpulm.checkpoints import checkpoint as checkpoints
 from cpulm.checkpoints.checkpoint import Checkpoint
 from cpulm.distributed.rounds import OwnRows
 from cpulm.distributed.world import SOLO, World
-from cpulm.errors import DataError
+from cpulm.errors import DataError, ResourceError
 from cpulm.optim.outer import OuterStep
 
 
@@ -83,8 +83,8 @@ class Rounds:
 class OwnStates:
     """The optimizers' states of a process that is not the main one, in files on its own machine.
 
-    With low traffic they differ between the processes, and the checkpoint has those of the main one. Two are
-    kept: a process may end before or after the main one has written its checkpoint.
+    With low traffic they differ between the processes, and the checkpoint has those of the main one, which is
+    written after all have kept theirs. Two are kept, because the main process may end before it has.
 
     Args:
         run: the path of the run's folder on the main process's machine.
@@ -92,16 +92,22 @@ class OwnStates:
 
     def __init__(self, world: World, run: str) -> None:
         key = hashlib.blake2b(f"{world.hosts[0]} {run}".encode(), digest_size=12).hexdigest()
-        folder = cache_folder() / "processes" / key
+        self._world, folder = world, cache_folder() / "processes" / key
         self._newest = folder / f"{world.rank}-of-{world.size}.pt"
         self._before = folder / f"{world.rank}-of-{world.size}-before.pt"
 
-    def keep(self, checkpoint: Checkpoint) -> None:
-        """Write what ``checkpoint`` has, in place of the older one of two."""
-        self._newest.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(FileNotFoundError):
-            self._newest.replace(self._before)
-        checkpoints.save(checkpoint, self._newest)
+    def keep(self, make: Callable[[], Checkpoint]) -> None:
+        """Write what ``make`` returns in place of the older one of two, and return when all processes have.
+
+        A failure to write only makes a resumed run inexact.
+        """
+        if not self._world.is_main:
+            with suppress(OSError, RuntimeError, ResourceError):
+                self._newest.parent.mkdir(parents=True, exist_ok=True)
+                with suppress(FileNotFoundError):
+                    self._newest.replace(self._before)
+                checkpoints.save(make(), self._newest)
+        self._world.agree(False)
 
     def of(self, checkpoint: Checkpoint) -> Checkpoint | None:
         """Return ``checkpoint`` with the states that this process had then; None if they are not there."""

@@ -26,14 +26,13 @@ from cpulm.typed_json import shown
 _OWN_SETTINGS = ("source", "val_source", "tokenizer")
 """Where the text is may differ between machines; whether it is the same, digests tell."""
 _FACTS = {
-    "cpulm": "version of cpulm",
     "torch": "version of torch",
     "device": "device",
     "precision": "precision",
     "compiled": "compilation by torch",
     "kernels": "use of the compiled kernels",
     "cpu_capability": "instruction set that torch uses",
-    "instruction_sets": "instruction sets",
+    "instruction_sets": "list of instruction sets",
 }
 """The facts of a runtime that decide the bits of an update, in words."""
 
@@ -72,7 +71,7 @@ def require_alike(world: World, settings: Settings, tokens: TokenFolder, runtime
     everyone = world.gather(
         {
             # With low traffic all take the same outer steps, whatever their updates were computed with.
-            "facts": {name: str(facts[name]) for name in (("cpulm",) if low_traffic else _FACTS)},
+            "facts": {} if low_traffic else {name: str(facts[name]) for name in _FACTS},
             "settings": _comparable(settings),
             "data": tokens.digest,
         }
@@ -84,6 +83,13 @@ def require_alike(world: World, settings: Settings, tokens: TokenFolder, runtime
 
 def _difference(one: Any, main: Any, world: World, rank: int) -> CpulmError | None:
     host, first = world.hosts[rank], world.hosts[0]
+    for key in sorted({*one["settings"], *main["settings"]}):
+        mine, theirs = one["settings"].get(key), main["settings"].get(key)
+        if mine != theirs:
+            return SettingsError(
+                f"{key} is {shown(mine)} on {host}, and {shown(theirs)} on {first}",
+                "give the same command on all hosts",
+            )
     for name in one["facts"]:
         words = _FACTS[name]
         if one["facts"][name] != main["facts"][name]:
@@ -91,13 +97,6 @@ def _difference(one: Any, main: Any, world: World, rank: int) -> CpulmError | No
                 f"the {words} on {host} is {one['facts'][name] or 'none'}, and on {first} "
                 f"{main['facts'][name] or 'none'}: their results would drift apart",
                 "train on machines of one kind, with the same cpulm and torch",
-            )
-    for key in sorted({*one["settings"], *main["settings"]}):
-        mine, theirs = one["settings"].get(key), main["settings"].get(key)
-        if mine != theirs:
-            return SettingsError(
-                f"{key} is {shown(mine)} on {host}, and {shown(theirs)} on {first}",
-                "give the same command on all hosts",
             )
     if one["data"] != main["data"]:
         return DataError(

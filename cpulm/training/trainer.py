@@ -13,7 +13,7 @@ from cpulm.checkpoints.train_state import TrainState
 from cpulm.command import typed
 from cpulm.data.tokenfile import TokenFolder
 from cpulm.distributed.rounds import OwnRows
-from cpulm.distributed.world import SOLO, World
+from cpulm.distributed.world import SOLO, Agreement, World
 from cpulm.errors import LostPeerError, StoppedError
 from cpulm.estimate.validation_schedule import validation_schedule
 from cpulm.events import EndReason, Listener, Notice, StepDone
@@ -73,6 +73,7 @@ class Trainer:
     trained_tokens: int = field(default=0, init=False)
     last_seconds: float = field(default=0.0, init=False)
     rounds: Rounds = field(default_factory=Rounds, init=False)
+    _agreement: Agreement | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.checkpointer = Checkpointer(
@@ -83,7 +84,6 @@ class Trainer:
             saved_step=self.state.step,
             saved_at=self.state.elapsed_seconds,
             writes=self.world.is_main,
-            keep_own=self._keep_own if self.own_states is not None else None,
         )
         self.rounds = self._rounds()
         self.validator = Validator(
@@ -109,8 +109,8 @@ class Trainer:
         return Rounds(self.world, self.settings.train.outer_steps, self.horizon.generation_steps, outer, rows)
 
     def _keep_own(self) -> None:
-        assert self.own_states is not None
-        self.own_states.keep(self._checkpoint())
+        if self.own_states is not None:
+            self.own_states.keep(self._checkpoint)
 
     def begin_generation(self, parts: TrainingParts, state: TrainState) -> None:
         """Begin another training in the same run, with new weights."""
@@ -126,6 +126,7 @@ class Trainer:
             ResourceError: if no checkpoint can be written.
         """
         if not self.run.checkpoints():
+            self._keep_own()
             self.checkpointer.save_last()
         began = time.monotonic()
         try:
@@ -161,6 +162,7 @@ class Trainer:
             if not self.rounds.are_long:  # between two updates: nothing that is trained needs to be lost
                 self.checkpointer.save_last()
             raise
+        self._keep_own()
         self.checkpointer.save_last()
         return reason
 
@@ -182,7 +184,7 @@ class Trainer:
                         return reason
                 if self.battery is not None and self.battery.paused():
                     self._wait_for_mains(self.battery)
-                stop, (progress,) = self.world.agree(self.stop(), self._progress())
+                stop, progress = self._agreed()
                 if stop:
                     return "stopped"
                 if progress >= 1.0:
@@ -195,6 +197,20 @@ class Trainer:
                 self._roll_back(problem, own)
             elif self.rounds.is_border(own + 1) and self._checkpoint_is_due():
                 self._save()
+
+    def _on_gradients(self) -> None:
+        self.layer_stats.before_update(self.state.step + 1)
+        if self.world.size > 1 and not self.rounds.are_long:  # the answer comes while the optimizers work
+            self._agreement = self._start_agreement(self.state.step + 1)
+
+    def _start_agreement(self, step: int) -> Agreement:
+        return self.world.start_agree(self.stop(), self._progress(step))
+
+    def _agreed(self) -> tuple[bool, float]:
+        """Whether to stop before the next update, and the progress of the generation, as in all processes."""
+        agreement, self._agreement = self._agreement or self._start_agreement(self.state.step), None
+        stop, (progress,) = agreement.wait()
+        return stop, progress
 
     def _checkpoint_is_due(self) -> bool:
         due = self.checkpointer.is_due(self.state.step, self.clock.elapsed())
@@ -211,7 +227,7 @@ class Trainer:
         """
         began = self.clock.now()
         train, state, timer = self.settings.train, self.state, StepTimer()
-        scale = self._lr_scale(self._progress() if progress is None else progress)
+        scale = self._lr_scale(self._progress(state.step) if progress is None else progress)
         set_lr_scale(self.parts.optimizers, scale)
         random_state = random_states(self.runtime.device)
         if not self.world.is_main:  # the main process's is in the checkpoints, those of others follow from it
@@ -224,7 +240,7 @@ class Trainer:
                 train.grad_clip,
                 timer,
                 should_stop=(lambda: False) if self.rounds.are_long else self.stop,
-                on_gradients=lambda: self.layer_stats.before_update(state.step + 1),
+                on_gradients=self._on_gradients,
             )
         except LostPeerError:
             restore_random_states(random_state)
@@ -287,20 +303,23 @@ class Trainer:
             train.min_lr_ratio,
         )
 
-    def _progress(self) -> float:
-        return self.horizon.generation_progress(self.state.step, self.clock.elapsed(), time.time())
+    def _progress(self, step: int) -> float:
+        """Of the generation after ``step`` updates of the run, if that is now."""
+        return self.horizon.generation_progress(step, self.clock.elapsed(), time.time())
 
     def _roll_back(self, problem: str, last: int) -> None:
-        train = self.settings.train
+        train, self._agreement = self.settings.train, None
         if self.rounds.are_long:  # whichever process had it: all of them skip the data of the whole round
             self.state.losses.high_updates = self.rounds.every
         self.state = roll_back(problem, last, self.state, self.parts, self.run, train, self.emit, self.world)
         self._save()
 
     def _save(self) -> None:
+        self._keep_own()
         self.checkpointer.save(self.state.step, self.clock.elapsed())
 
     def _save_best(self) -> bool:
+        self._keep_own()
         saved = self.checkpointer.save_best(self.state.step, self.clock.elapsed())
         if saved and self.settings.lora.rank and self.world.is_main:
             save_adapters(self.settings, self.parts, self.state, self.run, self.emit)
@@ -308,15 +327,18 @@ class Trainer:
 
     def _wait_for_mains(self, battery: BatteryWatch) -> None:
         """Save a checkpoint, because the battery may run out, and wait for mains, a stop or the deadline."""
-        self._save()
+        self.checkpointer.save(self.state.step, self.clock.elapsed())  # alone: the others know nothing of it
 
         def warn(message: str) -> None:
             self.emit(Notice(level="warning", message=message))
 
-        battery.wait_for_mains(lambda: self.stop() or self._progress() >= 1.0, warn, self.clock)
+        def has_ended() -> bool:
+            return self.stop() or self._progress(self.state.step) >= 1.0
+
+        battery.wait_for_mains(has_ended, warn, self.clock)
 
     def _validate(self) -> EndReason | None:
-        began = self.clock.now()
+        self._agreement, began = None, self.clock.now()
         reason = self.validator.validate(self.state)
         self._reserve(self.clock.now() - began)
         return reason

@@ -190,6 +190,15 @@ def test_a_launch_leaves_the_environment_as_it_was(monkeypatch: pytest.MonkeyPat
     assert dict(os.environ) == before
 
 
+def test_a_program_that_answers_nothing_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(meeting, "FIRST_SECONDS", 0.5)
+    with socket.create_server((HERE, 0)) as silent:
+        port = silent.getsockname()[1]
+        place = MeetingPlace(f"{HERE}:{port}", HERE, is_here=False)
+        with pytest.raises(SettingsError, match=f"at {HERE}:{port} does not answer as the rendezvous"):
+            Meeting(DistributedSettings(nodes="2"), place, print)
+
+
 def test_machines_that_do_not_meet_say_why(machine: Callable[[], Any]) -> None:
     stays, ends = machine(), machine()
     place = MeetingPlace("alpha:29400", HERE, is_here=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from small_runs import SMALL, settings_for, train, weights
 from worlds import in_world
 
 from cpulm.checkpoints import checkpoint as checkpoints
+from cpulm.checkpoints.checkpoint import Checkpoint
 from cpulm.data.batch_pieces import BatchPiece
 from cpulm.data.loader import Loader
 from cpulm.distributed.compression import Compression
@@ -19,6 +21,7 @@ from cpulm.distributed.rounds import OwnRows, WeightedAverage, divided
 from cpulm.distributed.world import World
 from cpulm.events import CheckpointSaved, Validated, from_json
 from cpulm.settings import Settings
+from cpulm.training.low_traffic import OwnStates
 
 
 @pytest.mark.parametrize(
@@ -152,6 +155,23 @@ def test_two_processes_meet_at_the_borders_and_a_resumed_run_is_bit_identical(
     events = [from_json(line) for line in (whole / "metrics.jsonl").read_text("utf-8").splitlines()]
     assert [one.step for one in events if isinstance(one, Validated)] == [10, 13]  # due after 7
     assert {one.step for one in events if isinstance(one, CheckpointSaved)} == {0, 5, 10, 13}
+
+
+def test_the_main_process_writes_when_all_others_have_kept_their_states() -> None:
+    done: list[str] = []
+
+    def slow() -> Checkpoint:
+        time.sleep(0.5)
+        done.append("kept")
+        raise OSError  # which only makes a resumed run inexact
+
+    def keep(world: World) -> None:
+        OwnStates(world, "run").keep(slow)
+        if world.is_main:
+            done.append("written")
+
+    in_world(2, keep)
+    assert done == ["kept", "written"]
 
 
 def test_rounds_need_a_length() -> None:

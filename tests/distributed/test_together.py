@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,22 @@ import torch
 from forked import forked
 from ranks import ranks
 from small_runs import SMALL
+from torch._C._distributed_c10d import HashStore
 
+from cpulm import __version__
 from cpulm.checkpoints import checkpoint as checkpoints
 from cpulm.data.batch_pieces import BatchPiece, pieces_of, require_divisible
+from cpulm.distributed.join import _introduced
 from cpulm.errors import SettingsError
 from cpulm.events import Event, StepDone, Validated, from_json
 
 TEXT = "\n\n".join(f"{n} and {n + 1} are {2 * n + 1}." for n in range(400))
+
+LOW_TRAFFIC = {
+    "CPULM_DISTRIBUTED__MODE": "diloco",
+    "CPULM_TRAIN__OUTER_STEPS": "2",
+    "CPULM_TRAIN__AVERAGE_FRACTION": "null",
+}
 
 
 @pytest.fixture
@@ -123,20 +133,39 @@ def test_a_resumed_run_is_exact_with_as_many_processes_and_close_with_another_nu
     assert losses[0] == pytest.approx(losses[1], rel=0.02)  # dropout differs
 
 
-def test_other_settings_on_a_machine_are_an_error_that_names_it(text: Path, tmp_path: Path) -> None:
-    done = ranks(
-        tmp_path,
-        2,
-        "train",
-        str(text),
-        f"--out={tmp_path / 'run'}",
-        *options(),
-        each=[{}, {"CPULM_TRAIN__SEED": "7"}],
-    )
+@pytest.mark.parametrize(
+    ("each", "said"),
+    [
+        ([{}, {"CPULM_TRAIN__SEED": "7"}], "train.seed is 7 on"),
+        ([LOW_TRAFFIC, {}], "distributed.mode is 'sync' on"),
+        ([{}, LOW_TRAFFIC], "distributed.mode is 'diloco' on"),
+    ],
+)
+def test_other_settings_on_a_machine_are_an_error_that_names_it(
+    text: Path, tmp_path: Path, each: list[dict[str, str]], said: str
+) -> None:
+    done = ranks(tmp_path, 2, "train", str(text), f"--out={tmp_path / 'run'}", *options(), each=each)
     assert [process.returncode for process in done] == [2, 2]
-    assert "train.seed is 7 on" in done[0].stderr
+    assert said in done[0].stderr
     assert done[1].stderr == ""
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("fact", "said"),
+    [
+        ({"cpulm": "0.0.1"}, r"the version of cpulm on beta is 0\.0\.1, and on "),
+        ({"gloo": False}, "torch on beta was built without gloo"),
+    ],
+)
+def test_a_machine_that_cannot_take_part_is_named_before_anything_else(
+    fact: dict[str, object], said: str
+) -> None:
+    store = HashStore()
+    store.set("who/1", json.dumps({"host": "beta", "pid": 1, "claim": 0, "cpulm": __version__, **fact}))
+    store.set("refused/1", "")
+    with pytest.raises(SettingsError, match=said):
+        _introduced(store, 0, 2, has_run=True)
 
 
 def test_an_error_in_one_process_ends_all_with_its_code(text: Path, tmp_path: Path) -> None:
