@@ -54,7 +54,7 @@ ROOMS: dict[str, tuple[int, str]] = {
         "runs runlog estimate.scaling_law estimate.overfitting estimate.repeated_text estimate.learning_law",
     ),
     "sweep": (4, "runs estimate runlog data system"),
-    "overnight": (4, "runs runlog system"),
+    "overnight": (4, "runs runlog system estimate.overfitting"),
     "evaluation": (5, "checkpoints generation execution data model system"),
     "export": (5, "checkpoints pretrained data model"),
     "inspection": (5, "checkpoints generation data model"),

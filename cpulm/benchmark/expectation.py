@@ -102,7 +102,7 @@ def _remarks(plan: RunPlan, passes: float, law: LearningLaw) -> list[str]:
             "learns from the text and from the best before it; what is expected is the first"
         )
     if best.spare_seconds > 0:
-        used = format_duration(plan.seconds - best.spare_seconds)
+        used = format_duration(best.settings.train.max_time or 0.0)
         remarks.append(
             f"the text is short for the time: more than {law.most_passes:.0f} passes were never measured, so "
             f"the run ends after {used}; more text would use the rest"

@@ -9,10 +9,11 @@ from typing import Annotated, Any
 import typer
 
 from cpulm.cli import completion, sampling_flags
+from cpulm.cli.precision_flag import WRITING
 from cpulm.cli.setting_flags import COMMON, MACHINE, setting_flags
 
 
-@setting_flags({MACHINE: ("device", "threads", "precision")})
+@setting_flags({MACHINE: WRITING})
 def chat(
     run: Annotated[
         Path,

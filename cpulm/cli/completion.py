@@ -67,6 +67,15 @@ def quantization(incomplete: str) -> list[str]:
     return _beginning(incomplete, QUANTIZATIONS)
 
 
+def words(known: tuple[str, ...]) -> Callable[[str], list[str]]:
+    """A callback for words that are known."""
+
+    def complete(incomplete: str) -> list[str]:
+        return _beginning(incomplete, known)
+
+    return complete
+
+
 def choices(key: str) -> Callable[[str], list[str]]:
     """A callback for the words that the setting ``key`` takes."""
 
@@ -84,6 +93,11 @@ def assignment(incomplete: str) -> list[str]:
     if equals:
         return _beginning(incomplete, [f"{key}={word}" for word in _words(key)])
     return _beginning(incomplete, [f"{one}=" for one in known_keys() if one != "preset"])
+
+
+def text_assignment(incomplete: str) -> list[str]:
+    """As :func:`assignment`, for the settings of text."""
+    return [one for one in assignment(incomplete) if one.startswith("data.")]
 
 
 def _words(key: str) -> list[str]:

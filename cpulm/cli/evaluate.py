@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cpulm.cli import completion
+from cpulm.cli.precision_flag import precision
 from cpulm.cli.setting_flags import (
     COMMON,
     FILES,
@@ -32,7 +33,7 @@ _SAMPLING: dict[str, Any] = {
 }
 
 
-@setting_flags({FILES: READING, MACHINE: ("device", "threads", "precision")})
+@setting_flags({FILES: READING, MACHINE: ("device", "threads", precision(("auto", "fp32", "bf16"), "fp32"))})
 def evaluate(
     runs: Annotated[
         list[str] | None,

@@ -149,4 +149,7 @@ def _next_commands(exported: Exported, to: str) -> str:
         f"print(pipeline('text-generation', {path})({said})[0]['generated_text'])",
         "safetensors": f"from safetensors.numpy import load_file; print(load_file({path}).keys())",
     }
-    return f"  python -c {typed(programs[to])}"
+    program = programs[to]
+    # A shell changes nothing between these quotation marks, except at these characters.
+    quoted = typed(program) if set(program) & set('"$`!\\') else f'"{program}"'
+    return f"  python -c {quoted}"

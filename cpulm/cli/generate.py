@@ -12,6 +12,7 @@ import typer
 
 from cpulm.cli import completion, record_flags, sampling_flags
 from cpulm.cli.generate_records import show_fields, write_rows
+from cpulm.cli.precision_flag import WRITING
 from cpulm.cli.setting_flags import COMMON, MACHINE, OUTPUT, JsonResult, setting_flags
 from cpulm.errors import DataError, SettingsError
 from cpulm.regular_file import read_named
@@ -20,7 +21,7 @@ MOST_PROMPT_BYTES = 1 << 28
 """Far more than any model reads; a device may have no end."""
 
 
-@setting_flags({MACHINE: ("device", "threads", "precision")})
+@setting_flags({MACHINE: WRITING})
 def generate(
     run: Annotated[
         Path | None,

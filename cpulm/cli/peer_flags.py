@@ -1,4 +1,4 @@
-"""What options are called by nanoGPT, nanochat, llm-trainer, oxidizr and transformers, and what by cpulm."""
+"""The names of options in nanoGPT, nanochat, llm-trainer, oxidizr, llama.cpp and transformers, and ours."""
 
 from __future__ import annotations
 
@@ -40,10 +40,12 @@ PEERS = {
     "iters": "train.steps",
     "layers": "model.n_layer",
     "learning-rate": "train.lr",
+    "length": "--max-new-tokens",
     "load": "cpulm resume RUN",
     "lr-decay-iters": "train.decay_fraction",
     "lr-scheduler": "train.schedule",
     "lr-scheduler-type": "train.schedule",
+    "m": "RUN",
     "matrix-lr": "train.muon_lr",
     "max-epochs": "train.epochs",
     "max-grad-norm": "train.grad_clip",
@@ -59,6 +61,8 @@ PEERS = {
     "mixed-precision": "runtime.precision",
     "model": "RUN",
     "model-path": "RUN",
+    "n": "--max-new-tokens",
+    "n-predict": "--max-new-tokens",
     "name": "--out",
     "num-epochs": "train.epochs",
     "num-heads": "model.n_head",
@@ -68,12 +72,15 @@ PEERS = {
     "num-iters": "train.steps",
     "num-kv-heads": "model.n_kv_head",
     "num-layers": "model.n_layer",
+    "num-predict": "--max-new-tokens",
     "num-return-sequences": "--num-samples",
     "num-steps": "train.steps",
     "num-train-epochs": "train.epochs",
+    "o": "--out",
     "out-dir": "--out",
     "output": "--out",
     "output-dir": "--out",
+    "p": "--prompt",
     "per-device-train-batch-size": "train.micro_batch_size",
     "random-state": "train.seed",
     "report-to": "log.tensorboard",
@@ -84,6 +91,7 @@ PEERS = {
     "save-total-limit": "checkpoint.keep",
     "seq-length": "model.block_size",
     "sequence-length": "model.block_size",
+    "start": "--prompt",
     "temp": "--temperature",
     "time": "train.max_time",
     "tokenizer-path": "data.tokenizer",

@@ -291,8 +291,9 @@ def _next_commands(run: RunDir, outcome: RunOutcome) -> str:
     commands = {
         f"cpulm chat {place}" if talks else f"cpulm generate {place} --interactive": "try the model",
         f"cpulm analyze {place}": "see what it learned",
-        f"cpulm resume {place} --steps {more}": "train it for longer",
     }
+    if not outcome.risen and outcome.reason != "patience":
+        commands[f"cpulm resume {place} --steps {more}"] = "train it for longer"
     width = max(map(len, commands))
     return "\n".join(f"  {command:<{width}}  # {what}" for command, what in commands.items())
 
@@ -380,9 +381,7 @@ def _needs_in_words(ready: PreparedRun) -> list[tuple[str, str]]:
         pairs.append(("time to finish", f"{format_duration(plan.train_seconds)}, validations not counted"))
     else:
         seconds = seconds_needed(plan, ready.settings.train) or 0.0
-        pairs.append(
-            ("time to finish", f"{format_duration(seconds)} as requested, about {seconds / step:,.0f} steps")
-        )
+        pairs.append(("time to finish", f"{format_duration(seconds)}, about {seconds / step:,.0f} steps"))
     passes, stale = _passes(ready), ready.settings.train.stale_validations
     if passes is not None:
         each = " in each generation" if ready.settings.train.generations > 1 else ""

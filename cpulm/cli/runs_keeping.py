@@ -98,13 +98,13 @@ def prune(
     _confirm("delete", concerned, yes=yes)
     before = sum(disk_bytes(run.path) for run in idle)
     for run in idle:
-        with locked(run):
+        with locked(run, to_delete=True):
+            for path in files[run]:  # first: the disk may be full
+                remove(path)
             if run in stripped:
                 from cpulm.checkpoints.strip import keep_weights_alone
 
                 keep_weights_alone(run)
-            for path in files[run]:
-                remove(path)
     say(f"{format_bytes(before - sum(disk_bytes(run.path) for run in idle))} freed")
 
 

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cpulm.cli import completion
+from cpulm.cli.precision_flag import WRITING
 from cpulm.cli.setting_flags import COMMON, MACHINE, setting_flags
 
 if TYPE_CHECKING:
     from cpulm.serve.written_text import ServedModel
 
 
-@setting_flags({MACHINE: ("device", "threads", "precision")})
+@setting_flags({MACHINE: WRITING})
 def serve(
     run: Annotated[
         Path,

@@ -268,6 +268,7 @@ FLAGS = {
 }
 """All of them, by the names of their parameters."""
 
+
 READING = (
     *("format", "document", "separator", "field", "template", "loss_after", "chat", "where"),
     *("errors", "encoding", "skip_bad"),
@@ -320,7 +321,7 @@ JsonEvents = Annotated[
 
 
 def setting_flags(
-    panels: Mapping[str, tuple[str, ...]],
+    panels: Mapping[str, tuple[str | SettingFlag, ...]],
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """A decorator that gives a command named options for settings.
 
@@ -328,14 +329,16 @@ def setting_flags(
     A complaint about such a setting names the option that was typed.
 
     Args:
-        panels: names out of :data:`FLAGS` for each panel of the help.
+        panels: names out of :data:`FLAGS`, or other options, for each panel of the help.
     """
-    chosen = {name: panel for panel, names in panels.items() for name in names}
+    chosen = {
+        FLAGS[one] if isinstance(one, str) else one: panel for panel, ones in panels.items() for one in ones
+    }
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(command)
         def parsed(**arguments: Any) -> None:
-            typed = {FLAGS[name]: arguments.pop(name) for name in chosen}
+            typed = {flag: arguments.pop(flag.name) for flag in chosen}
             given = {flag: value for flag, value in typed.items() if flag.is_given(value)}
             try:
                 command(**arguments, flags={flag.key: flag.value(value) for flag, value in given.items()})
@@ -345,7 +348,7 @@ def setting_flags(
 
         signature = inspect.signature(command, eval_str=True)
         own = [one for name, one in signature.parameters.items() if name != "flags"]
-        added = [FLAGS[name].parameter(panel) for name, panel in chosen.items()]
+        added = [flag.parameter(panel) for flag, panel in chosen.items()]
         parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own] + added
         parsed.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         parsed.__annotations__ = {one.name: one.annotation for one in parameters}

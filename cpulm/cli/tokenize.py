@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,11 +12,11 @@ from cpulm.cli import completion
 from cpulm.cli.setting_flags import (
     COMMON,
     FILES,
+    FLAGS,
     OUTPUT,
     READING,
     TEXT,
     TEXTS,
-    Assignments,
     Headless,
     JsonResult,
     setting_flags,
@@ -28,7 +29,12 @@ if TYPE_CHECKING:
     from cpulm.settings import DataSettings
 
 
-@setting_flags({TEXT: TEXTS, FILES: READING})
+RAW_TEXT = dataclasses.replace(
+    FLAGS["data"], help="A file, folder, glob, hf:NAME, or builtin:python; repeatable."
+)
+
+
+@setting_flags({TEXT: (RAW_TEXT, *TEXTS[1:]), FILES: READING})
 def tokenize(
     text: Annotated[
         list[str] | None,
@@ -70,7 +76,16 @@ def tokenize(
             rich_help_panel=OUTPUT,
         ),
     ] = None,
-    assignments: Assignments = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Any setting of the text: data.row_weight=seen; repeatable.",
+            rich_help_panel=COMMON,
+            autocompletion=completion.text_assignment,
+        ),
+    ] = None,
     headless: Headless = False,
     json: JsonResult = False,
     *,

@@ -11,6 +11,7 @@ from typing import Any
 from cpulm.cli.parser import OLD_SPELLINGS, TYPED, command_line, is_switch, option_name, usage
 from cpulm.cli.peer_flags import PEERS
 from cpulm.cli.setting_flags import FLAGS
+from cpulm.command import typed
 from cpulm.errors import SettingsError
 
 _NUMBERS = {"N": (int, "a whole number"), "X": (float, "a number")}
@@ -35,7 +36,10 @@ def explain(error: Any) -> SettingsError:
     message = _plain(error.format_message())
     extra = re.search(r"extra arguments?.*\((.*)\)$", message)
     if extra:
-        return SettingsError(f"{extra[1]}: too many arguments", f"the form is: {usage(command, context)}")
+        hint = f"the form is: {usage(command, context)}"
+        if command.name == "generate":
+            hint = f"text to begin with: --prompt {typed(extra[1])}"
+        return SettingsError(f"{extra[1]}: too many arguments", hint)
     return SettingsError(message, _help_of(context))
 
 
@@ -63,7 +67,7 @@ def _unknown_option(typed: str, context: Any) -> SettingsError:
         hint = _ours(PEERS[bare], context)
     hint = hint or _as_setting(bare, context) or _of_another_command(bare, context)
     if not hint:
-        close = difflib.get_close_matches(f"--{bare}", options, n=1, cutoff=0.6)
+        close = difflib.get_close_matches(f"--{bare}", options if bare[1:] else [], n=1, cutoff=0.6)
         hint = f"did you mean {close[0]}?" if close else _help_of(context)
     return SettingsError(message, hint)
 

@@ -43,8 +43,16 @@ class ValidationBatches:
             self._records = PackedRecords(tokens.val, eot_id, block, tokens.val_mask)
 
     def __len__(self) -> int:
+        return self._count(self._settings.eval.batches)
+
+    @property
+    def whole(self) -> bool:
+        """Whether they hold the whole split."""
+        return len(self) == self._count(None)
+
+    def _count(self, limit: int | None) -> int:
         settings = self._settings
-        size, limit = settings.train.micro_batch_size, settings.eval.batches
+        size = settings.train.micro_batch_size
         if self._records is not None:
             return self._records.batch_count(size, limit)
         return val_batch_count(self._tokens.val, settings.model.block_size, size, limit)

@@ -52,6 +52,8 @@ class Tokenizer:
     def __init__(self, inner: JsonTokenizer) -> None:
         inner.no_padding()
         inner.no_truncation()
+        if getattr(inner.model, "dropout", None):
+            inner.model.dropout = None  # it would give other tokens each time
         inner.encode_special_tokens = True
         self.inner = inner
         self.eot_id = _end_of_text_id(inner)

@@ -39,6 +39,8 @@ def check_tokenizer(text: str) -> None:
     """
     try:
         parts = parse_json(text)
+        if not isinstance(parts, dict):
+            raise TypeError("it holds no JSON object")
         model = parts["model"]
         vocab, added = model["vocab"], parts.get("added_tokens") or []
         ids = _ids(vocab) + [_number(token["id"], token["content"]) for token in added]

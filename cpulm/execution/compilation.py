@@ -23,7 +23,11 @@ longer than that before the gain is certain."""
 
 
 def decide_compile(
-    runtime: Runtime, requested: str, machine: Machine, nominal_seconds: float | None
+    runtime: Runtime,
+    requested: str,
+    machine: Machine,
+    nominal_seconds: float | None,
+    reason: str = "requested",
 ) -> Runtime:
     """Decide whether the step is compiled.
 
@@ -31,12 +35,13 @@ def decide_compile(
         requested: ``auto``, ``on`` or ``off``.
         nominal_seconds: the run's duration by :func:`cpulm.estimate.requirements.nominal_seconds`, because
             with a measured one the decision would depend on how busy the machine is. None: unknown.
+        reason: what the note says of ``on`` and ``off``.
 
     Raises:
         SettingsError: if ``on`` is requested and no C++ compiler is found.
     """
     if requested == "off":
-        return runtime.with_note("eager: requested")
+        return runtime.with_note(f"eager: {reason}")
     if runtime.device.type == "cpu" and machine.no_torch_compile:
         if requested == "on":
             raise SettingsError(
@@ -50,7 +55,7 @@ def decide_compile(
     # By default torch keeps what it compiled in the folder for temporary files, which a restart empties.
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))
     if requested == "on":
-        return runtime.with_note("compiled: requested", compiled=True)
+        return runtime.with_note(f"compiled: {reason}", compiled=True)
     if runtime.device.type == "mps":
         return runtime.with_note("eager: torch.compile does not pay on mps")
     if runtime.precision == "int8":

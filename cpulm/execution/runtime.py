@@ -122,7 +122,7 @@ def choose_runtime(
     # On x86 a product of denormals takes a hundred times as long, and training does not need them.
     torch.set_flush_denormal(True)
     keep_freed_memory()
-    kernels, kernels_note = _kernels(settings.kernels, device, machine)
+    kernels, kernels_note = _kernels(settings.kernels, device, machine, requested)
     precision: str = settings.precision
     reason = requested
     _require_precision(precision, device, machine)
@@ -197,13 +197,13 @@ def _format_threads(number: int) -> str:
 
 
 def _kernels(
-    requested: str, device: torch.device, machine: Machine
+    requested: str, device: torch.device, machine: Machine, reason: str
 ) -> tuple[Kernels | None, tuple[str, ...]]:
     """Return the compiled kernels, None if they are switched off or not available, and a note on them."""
     if device.type != "cpu":
         return None, ()
     if requested == "off":
-        return None, ("no compiled kernels: requested",)
+        return None, (f"no compiled kernels: {reason}",)
     shipped, problem = _shipped_kernels(machine)
     if shipped is not None:
         return shipped, (_note(shipped, f"kernels for {shipped.variant}", ""),)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
 
 from cpulm.data.encoder import unknown_id
 from cpulm.data.records.chat import END, end_ids
@@ -22,6 +21,7 @@ from cpulm.export.trained_model import TrainedModel
 from cpulm.layer_shapes import ACTIVATIONS
 from cpulm.pretrained.architecture import Architecture, architecture_of
 from cpulm.pretrained.named_weights import is_transposed, named_weights
+from cpulm.pretrained.save_tensors import save_tensors
 from cpulm.settings import ModelSettings
 
 _CLASSES: Mapping[Architecture, str] = {
@@ -50,7 +50,7 @@ def write_hf(trained: TrainedModel, folder: Path) -> None:
     for name, weight in weights.items():
         if is_transposed(architecture, name, weight.ndim):
             weights[name] = np.ascontiguousarray(weight.T)
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    save_tensors(weights, folder / "model.safetensors", {"format": "pt"})
     ids: dict[str, Any] = dict.fromkeys(
         ("bos_token_id", "eos_token_id", "pad_token_id"), trained.tokenizer.eot_id
     )

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from safetensors.numpy import save_file
-
 from cpulm.export.trained_model import TrainedModel
 from cpulm.pretrained.named_weights import own_weights
+from cpulm.pretrained.save_tensors import save_tensors
 
 
 def write_safetensors(trained: TrainedModel, path: Path) -> None:
@@ -21,4 +20,4 @@ def write_safetensors(trained: TrainedModel, path: Path) -> None:
         "cpulm.model": json.dumps(trained.model.settings.model_dump(mode="json")),
         "cpulm.tokenizer.json": trained.tokenizer.to_json(),
     }
-    save_file(own_weights(trained.model), path, metadata=metadata)
+    save_tensors(own_weights(trained.model), path, metadata)

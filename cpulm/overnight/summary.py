@@ -180,9 +180,9 @@ def _commands(run: RunDir, night: SupervisorState | None, record: NightLog) -> l
         commands.append((f"cpulm generate {model}", "generate text"))
     if not ended:
         commands += [(f"cpulm watch {place}", "watch it"), (f"cpulm stop {place}", "save and stop")]
-    if reason == "horizon" and record.step:
+    if reason == "horizon" and record.step and not record.risen:
         commands.append((f"cpulm resume {place} --steps {2 * record.step.step}", "train it further"))
-    elif ended or (night and night.state == "interrupted"):
+    elif (ended and reason != "horizon") or (night and night.state == "interrupted"):
         commands.append((f"cpulm resume {place}{' --overnight' if night else ''}", "continue it"))
     width = max((len(command) for command, _ in commands), default=0)
     return [f"    {command:<{width}}  # {what}" for command, what in commands]

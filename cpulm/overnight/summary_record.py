@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from cpulm.estimate.overfitting import risen_since
 from cpulm.events import (
     Event,
     Notice,
@@ -39,6 +40,13 @@ class NightLog:
         """The validation with the lowest loss."""
         finite = [v for v in self.validations if math.isfinite(v.loss) and math.isfinite(v.bits_per_byte)]
         return min(finite, key=lambda v: v.loss, default=None)
+
+    @property
+    def risen(self) -> bool:
+        """Whether the losses of the newest generation have risen since their minimum."""
+        newest = self.validations[-1].generation if self.validations else 0
+        losses = [v.loss for v in self.validations if v.generation == newest and math.isfinite(v.loss)]
+        return risen_since(losses) is not None
 
 
 def read_night_log(metrics: Path, since: float | None = None) -> NightLog:

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from cpulm.layer_shapes import LinearShape
 from cpulm.model.lora import MARK, layers_of_block
 from cpulm.pretrained.architecture import Architecture, architecture_of
 from cpulm.pretrained.named_weights import names_in
+from cpulm.pretrained.save_tensors import save_tensors
 from cpulm.settings import ModelSettings
 from cpulm.settings.lora_settings import LoraSettings
 
@@ -41,8 +41,8 @@ def write_adapter(
                 tensors[f"base_model.model.{theirs}.lora_A.weight"] = a.contiguous()
                 tensors[f"base_model.model.{theirs}.lora_B.weight"] = b.contiguous()
                 ranks[".".join(theirs.split(".")[-2:])] = len(a)
-    # Beside the weights in memory that is shared, safetensors stores none.
-    save_file({name: tensor.clone() for name, tensor in tensors.items()}, folder / WEIGHTS, {"format": "pt"})
+    arrays = {name: tensor.numpy(force=True) for name, tensor in tensors.items()}
+    save_tensors(arrays, folder / WEIGHTS, {"format": "pt"})
     config = _config(architecture, ranks, lora, base)
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 

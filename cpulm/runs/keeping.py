@@ -40,7 +40,7 @@ def delete(run: RunDir) -> list[str]:
         SettingsError: if the run is being trained.
     """
     require_idle(run)
-    with locked(run):
+    with locked(run, to_delete=True):
         for path in sorted(run.path.iterdir()):
             if run.wrote(path.name) and path != run.lock:
                 remove(path)

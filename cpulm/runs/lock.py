@@ -61,18 +61,27 @@ class _Line:
 
 
 @contextmanager
-def locked(run: RunDir) -> Iterator[None]:
+def locked(run: RunDir, *, to_delete: bool = False) -> Iterator[None]:
     """Lock the run's folder while the block lasts, so that no other process trains in it.
 
     The lock of a process that has ended is taken over. When the block ends, the file stays, empty.
+
+    Args:
+        to_delete: files are deleted, for which a full disk is a reason: it needs no room for its line.
 
     Raises:
         SettingsError: another process holds the lock, or the folder cannot be written.
         ResourceError: the disk has no room for the file.
     """
-    descriptor = _open(run)
     try:
-        _acquire(descriptor, run)
+        descriptor = _open(run)
+    except ResourceError:
+        if not to_delete:
+            raise
+        yield  # without the file nobody trains, and nobody can begin to
+        return
+    try:
+        _acquire(descriptor, run, needs_line=not to_delete)
         try:
             yield
         finally:
@@ -87,7 +96,7 @@ def holder(run: RunDir) -> Holder | None:
     return _holder(run, lambda: _is_free(run.lock))
 
 
-def _acquire(descriptor: int, run: RunDir) -> None:
+def _acquire(descriptor: int, run: RunDir, *, needs_line: bool) -> None:
     """Lock the file, check that its line names no living process, and write this process's line."""
     patience = time.monotonic() + _PATIENCE_SECONDS
     while not lock_file(descriptor):
@@ -107,7 +116,10 @@ def _acquire(descriptor: int, run: RunDir) -> None:
     try:
         _write(descriptor, json.dumps(asdict(_own_line(descriptor))).encode() + b"\n")
     except OSError as error:
-        raise ResourceError(f"cannot write {run.lock}: {error.strerror}", "free some disk space") from error
+        if needs_line:
+            raise ResourceError(
+                f"cannot write {run.lock}: {error.strerror}", "free some disk space"
+            ) from error
 
 
 def _held_error(run: RunDir, other: Holder) -> SettingsError:

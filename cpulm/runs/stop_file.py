@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import stat
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -24,10 +23,10 @@ def request_stop(run: RunDir) -> None:
 
     Raises:
         SettingsError: the folder cannot be written.
-        ResourceError: the disk is full.
+        ResourceError: the disk has no room for a file's name.
     """
     try:
-        write_text(run.stop, time.strftime("cpulm stop, %Y-%m-%d %H:%M:%S\n"))
+        write_text(run.stop, "")  # which a full disk has room for
     except OSError as error:
         raise SettingsError(
             f"cannot write {run.stop}: {error.strerror}",

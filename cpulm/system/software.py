@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,7 +115,10 @@ def find_compiler(environ: Mapping[str, str] = os.environ) -> tuple[Compiler | N
 
 def _words(name: str, environ: Mapping[str, str]) -> list[str]:
     """Return the command's full path and its options, as in ``CXX="ccache g++"``; empty if not found."""
-    readings = [[name]] if os.name == "nt" else [[name], shlex.split(name)]
+    readings = [[name]]
+    if os.name != "nt":
+        with suppress(ValueError):  # a quotation mark that nothing closes
+            readings.append(shlex.split(name))
     for command, *options in filter(None, readings):
         if found := shutil.which(command, path=environ.get("PATH")):
             return [found, *options]

@@ -27,6 +27,8 @@ class OverfittingWatch:
     _seen: list[tuple[int, float, float]] = field(default_factory=list, init=False)
     """Step, validation loss and mean training loss of each validation."""
     _reported: int | None = field(default=None, init=False)
+    risen: bool = field(default=False, init=False)
+    """Whether the last validation losses lie above their minimum by more than noise."""
 
     def validated(self, state: TrainState, loss: float) -> None:
         """Take in the validation loss (nats per token) at ``state.step``."""
@@ -39,6 +41,7 @@ class OverfittingWatch:
         self._seen = [seen for seen in self._seen if seen[0] < state.step]  # a rollback undid the others
         self._seen.append((state.step, loss, train_loss))
         best = risen_since([seen[1] for seen in self._seen])
+        self.risen = best is not None
         if best is None or self._seen[best][0] == self._reported:
             return
         step, lowest, train_loss_then = self._seen[best]

@@ -100,11 +100,9 @@ def require_unfinished(settings: Settings, plan: Requirements, checkpoint: Check
 def report_requirements(plan: Requirements, settings: Settings, emit: Listener) -> None:
     """Report the time, memory and disk that a run will need."""
     seconds = requirements.seconds_needed(plan, settings.train) or 0.0
-    duration = (
-        f"about {format_duration(seconds)} without validations"
-        if plan.steps is not None
-        else f"{format_duration(seconds)} as requested"
-    )
+    duration = format_duration(seconds)
+    if plan.steps is not None:
+        duration = f"about {duration} without validations"
     emit(
         Notice(
             level="info",

@@ -52,7 +52,7 @@ def resumed_runtime(checkpoint: Checkpoint, machine: Machine, processes: int = 1
         precision, reason = "fp32", "the run began in int8, which is slow on this CPU"
     requested = changed(checkpoint.settings.runtime, threads=threads, precision=precision, kernels=kernels)
     runtime = replace(choose_runtime(requested, machine, requested=KEPT), processes=processes)
-    runtime = decide_compile(runtime, "on" if facts["compiled"] else "off", machine, None)
+    runtime = decide_compile(runtime, "on" if facts["compiled"] else "off", machine, None, KEPT)
     if reason:
         note = reason if lost else f"{precision} was chosen when the run began: {reason}"
         runtime = runtime.with_note(note, precision_reason=reason)

@@ -67,11 +67,12 @@ Recorder = Callable[[RecordStart], AbstractContextManager[Listener]]
 
 @dataclass(frozen=True)
 class RunOutcome:
-    """How a run ended, after ``step`` updates."""
+    """How a run ended, after ``step`` updates, and whether its validation losses have risen."""
 
     run: RunDir
     reason: EndReason
     step: int
+    risen: bool
 
 
 def train(
@@ -273,7 +274,7 @@ def _train(
     )
     require_same_weights(world, trainer.parts.model)
     reason = run_session(trainer, prepared.plan)
-    return RunOutcome(run, reason, trainer.state.step)
+    return RunOutcome(run, reason, trainer.state.step, trainer.validator.overfitting.risen)
 
 
 def tee(first: Listener, second: Listener) -> Listener:

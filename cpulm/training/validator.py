@@ -128,7 +128,7 @@ class Validator:
                 bits_per_byte=bits_per_byte,
                 tokens=result.tokens,
                 seconds=trained.seconds + (averaged.seconds if averaged is not None else 0.0),
-                whole=self.settings.eval.batches is None,
+                whole=self.batches.whole,
                 best=best,
                 text_lost=self.tokens.lost_share,
                 trained_loss=None if averaged is None else trained.loss,

@@ -32,8 +32,9 @@ _WEIGHTS = {"warning": Palette.warning, "note": Palette.mark, "good": Palette.go
 
 
 def drawing_width(console: Console) -> int:
-    """The width of charts in cells: the window's, within limits; a pipe has no width."""
-    return max(_NARROWEST, min(_WIDEST, console.width)) if console.is_terminal else 100
+    """The width of charts in cells: the window's, or that of COLUMNS, within limits; a pipe has no width."""
+    has_width = console.is_terminal or console.width <= _WIDEST
+    return max(_NARROWEST, min(_WIDEST, console.width)) if has_width else 100
 
 
 def glyphs_here() -> Glyphs:

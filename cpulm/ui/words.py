@@ -24,6 +24,8 @@ DURATIONS = ("train.max_time", "checkpoint.every")
 
 _SLOWER, _BUSY = 1.1, 0.05
 """From which multiple of the estimate, and from which share of the processors, the reason is given."""
+_TELLING_SECONDS = 1.0
+"""The shortest estimate that the time of the steps is compared with."""
 _HIGHEST_LOSS = 100.0
 """The perplexity of a higher loss says nothing, and may be more than a float holds."""
 
@@ -123,6 +125,8 @@ def _time_taken(event: RunFinished) -> str:
         if event.reason == "horizon":  # one in time, in which the preparation counts
             return f"{took} of training in {estimated} with preparation"
         return f"{took} of {estimated}"
+    if event.estimated_seconds < _TELLING_SECONDS:
+        return took
     ratio = event.time_over_estimate
     over = round(100 * (ratio - 1))
     if not over:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from click import Context
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -20,7 +21,8 @@ from cpulm.cli.main import app
 from cpulm.cli.parser import OLD_SPELLINGS, option_name
 from cpulm.cli.peer_flags import PEERS
 from cpulm.cli.setting_flags import FLAGS
-from cpulm.settings.resolve_settings import known_keys
+from cpulm.errors import CpulmError
+from cpulm.settings.resolve_settings import allowed_values, known_keys
 
 ROOT = Path(__file__).parents[2]
 FROZEN = Path(__file__).with_name("flags.txt")
@@ -180,6 +182,35 @@ def test_help_fits_eighty_columns_and_has_no_doubled_blank_lines(
     assert page.startswith(f"Usage: cpulm {name}")
     named = page.replace("--[no-]", "--")
     assert all(option in named for option in visible(name) if re.match("--(?!no-)", option))
+
+
+@pytest.mark.parametrize("name", ["train", "sweep", "benchmark", "generate", "chat", "serve", "evaluate"])
+def test_help_lists_the_precisions_that_a_command_takes(name: str, tmp_path: Path) -> None:
+    (option,) = (one for one in COMMANDS[name].params if "--precision" in one.opts)
+    told = re.findall("[a-z]+[0-9]*", option.help.partition(".")[0].replace(" or ", " "))
+    assert [one.value for one in option.shell_complete(Context(COMMANDS[name]), "")] == told
+    run = tmp_path / "none"
+    with_text = ["--data", str(run), "--set", "train.lr=1,2"][: 4 if name == "sweep" else 2]
+    rest = with_text if name in ("train", "sweep", "benchmark") else [str(run)]
+    rest += ["--port", "0"] if name == "serve" else []
+    for word in allowed_values("runtime.precision"):
+        done = CliRunner().invoke(app, [name, *rest, "--precision", word])
+        about_it = isinstance(done.exception, CpulmError) and "--precision" in done.exception.message
+        assert about_it == (word not in told), (name, word, done.exception)
+
+
+def test_what_tokenize_refuses_its_help_does_not_name(tmp_path: Path) -> None:
+    by_name = {option: one for one in COMMANDS["tokenize"].params for option in one.opts}
+    assert "token folder" not in by_name["--data"].help
+    text = tmp_path / "text.txt"
+    text.write_text("the cat sat on the mat. " * 50)
+    known = [one.value for one in by_name["--set"].shell_complete(Context(COMMANDS["tokenize"]), "")]
+    assert known == [f"{key}=" for key in known_keys() if key.startswith("data.")]
+    (example,) = re.findall(r"\w+\.\w+(?==)", by_name["--set"].help)
+    assert f"{example}=" in known
+    command = ["tokenize", str(text), "--out", str(tmp_path / "out")]
+    refused = CliRunner().invoke(app, [*command, "--set", "train.weight_decay=0.2"]).exception
+    assert isinstance(refused, CpulmError)
 
 
 def test_what_one_command_explains_the_others_list() -> None:

@@ -15,6 +15,11 @@ import yaml
 from command_line import cpulm, cpulm_in_a_process
 from forked import Forked, forked
 
+from cpulm.cli.run_training import _next_commands
+from cpulm.events import EndReason
+from cpulm.run_dir import RunDir
+from cpulm.training.run import RunOutcome
+
 QUICK = """
 model: {n_layer: 1, n_head: 2, n_embd: 16, block_size: 16}
 data: {tokenizer: byte, vocab_size: null, source: %s}
@@ -69,6 +74,15 @@ def test_what_to_type_next_stands_below_the_dashboard(folder: Path) -> None:
     ]
     assert len({line.index("#") for line in lines[:3]}) == 1
     assert lines[3:] == ["runs/run-1/best.pt"]
+
+
+def test_longer_training_is_not_the_next_thing_after_overfitting(folder: Path) -> None:
+    run = RunDir(folder)
+    run.settings.write_text("preset: tiny")
+    ends: list[tuple[EndReason, bool]] = [("horizon", False), ("horizon", True), ("patience", False)]
+    said = [_next_commands(run, RunOutcome(run, reason, 8, risen)) for reason, risen in ends]
+    assert ["cpulm resume" in one for one in said] == [True, False, False]
+    assert all("cpulm analyze" in one for one in said)
 
 
 def test_json_lines_on_stdout_and_nothing_else(folder: Path) -> None:

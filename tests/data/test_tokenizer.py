@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as JsonTokenizer
 
+from cpulm.data.encoder import bulk_encoder
 from cpulm.data.tokenizer import (
     TextStream,
     Tokenizer,
@@ -157,6 +158,14 @@ def test_a_foreign_end_of_text_is_found_and_a_missing_one_added() -> None:
 
 def test_foreign_padding_and_truncation_are_switched_off() -> None:
     assert Tokenizer.from_json(foreign()).encode("a a a") == [1, 1, 1]
+
+
+def test_merges_that_a_foreign_file_drops_at_random_are_kept() -> None:
+    ours = train_bpe(["the cat and the hat " * 9], 300)
+    parts = json.loads(ours.to_json())
+    parts["model"]["dropout"] = 1.0
+    read = Tokenizer.from_json(json.dumps(parts))
+    assert read.encode("the cat") == bulk_encoder(read)("the cat").tolist() == ours.encode("the cat")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -63,7 +63,7 @@ def characters(vocab: dict[str, Any], **parts: Any) -> str:
         (written({"type": "BPE", "vocab": 3, "merges": []}), "neither a mapping nor a list"),
         (written({"type": "BPE", "merges": []}), "it has no 'vocab'"),
         ("[" * 100_000, "nested too deeply"),
-        ("[]", "not a tokenizer.json"),
+        ("[]", "it holds no JSON object"),
         ("{}", "it has no 'model'"),
         ("", "not a tokenizer.json"),
     ],

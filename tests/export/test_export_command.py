@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from unittest.mock import create_autospec
 import huggingface_hub
 import pytest
 from command_line import cpulm
+from full_disk import full_disk, has_limits
 from small_exports import SmallTrained
 from small_models import a_model
 
@@ -47,6 +49,19 @@ def test_it_names_what_it_wrote_and_what_to_type_next(folder: Path) -> None:
     assert modelfile.startswith(
         'FROM ./plays-f16.gguf\nTEMPLATE """{{ .Prompt }}"""\nPARAMETER num_ctx 128\n'
     )
+
+
+def test_the_next_command_of_bare_weights_is_a_program(folder: Path) -> None:
+    done = cpulm(folder, "export", "runs/plays", "--to", "safetensors", "--out", "weights")
+    assert (
+        """  python -c "from safetensors.numpy import load_file; print(load_file('weights').""" in done.stderr
+    )
+    (command,) = (line.strip() for line in done.stderr.splitlines() if "python -c" in line)
+    assert shlex.split(command)[2].endswith("print(load_file('weights').keys())")
+    done = cpulm(folder, "export", "runs/plays", "--to", "safetensors", "--out", "a$b")
+    (command,) = (line.strip() for line in done.stderr.splitlines() if "python -c" in line)
+    assert "load_file('a$b')" in shlex.split(command)[2]
+    assert command.startswith("python -c '")
 
 
 def test_json_lists_the_files(folder: Path) -> None:
@@ -160,3 +175,13 @@ def test_push_creates_a_private_repository_and_uploads_the_folder(
     assert done.returncode == 5
     assert "error: cannot upload to plays: no network" in done.stderr
     assert names(folder / "plays-hf") == HF_FILES
+
+
+@has_limits
+@pytest.mark.parametrize("to", ["hf", "gguf", "page", "safetensors"])
+def test_a_full_disk_is_said_and_nothing_is_left(to: str, folder: Path) -> None:
+    with full_disk(10_000):
+        done = cpulm(folder, "export", "runs/plays", "--to", to, "--out", "model")
+    assert done.returncode == 5, done.stderr
+    assert "error: no space to write model: File too large" in done.stderr
+    assert names(folder) == {"runs"}

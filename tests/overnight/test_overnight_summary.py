@@ -176,6 +176,17 @@ def test_what_a_model_wrote_stays_text(tmp_path: Path) -> None:
     assert "\x1b" not in page
 
 
+def test_a_run_that_overfitted_is_not_to_be_trained_further(tmp_path: Path) -> None:
+    losses = (5.0, 4.6, 4.5, 4.7, 5.0, 5.4)
+    rising = [validated(100 * number, 3600.0 * number, loss) for number, loss in enumerate(losses, 1)]
+    parts = [started(10), *rising, step(1000, 25000, 21600.0, 1.0), finished(1000, 25010)]
+    run = make(tmp_path, parts, PARTS)
+    run.best.write_bytes(b"")
+    page = summary(run)
+    assert f"cpulm generate {run.best}" in page
+    assert "cpulm resume" not in page
+
+
 def test_a_run_without_a_supervisor_has_a_page_too(tmp_path: Path) -> None:
     page = summary(make(tmp_path, NIGHT, None))
     assert "The run finished." in page

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
+from full_disk import full_disk, has_limits
 from small_runs import resume, settings_for, train
 
 from cpulm.checkpoints.load_model import load_model
 from cpulm.checkpoints.strip import keep_weights_alone
-from cpulm.errors import DataError, SettingsError
+from cpulm.errors import DataError, ResourceError, SettingsError
 from cpulm.run_dir import RunDir, disk_bytes
+from cpulm.runs import lock
 from cpulm.runs.keeping import delete, prunable
 from cpulm.runs.label import LONGEST_NAME, Label, read_label, write_label
 from cpulm.runs.lock import locked
@@ -30,6 +33,24 @@ def test_a_run_at_work_is_never_deleted(tmp_path: Path) -> None:
     assert run.latest.is_file()
     assert delete(run) == []
     assert not run.path.exists()
+
+
+@has_limits
+def test_a_full_disk_is_a_reason_to_delete_and_no_obstacle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = a_run(tmp_path / "run")
+    with full_disk():
+        with pytest.raises(ResourceError, match="cannot write"), locked(run):
+            pass
+        assert delete(run) == []
+    run = a_run(tmp_path / "run")
+
+    def no_room(path: Path, flags: int) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(lock, "open_own", no_room)
+    assert delete(run) == []
 
 
 def test_what_others_wrote_stays(tmp_path: Path) -> None:

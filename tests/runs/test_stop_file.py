@@ -6,10 +6,11 @@ import time
 from pathlib import Path
 
 import pytest
+from full_disk import full_disk, has_limits
 
 from cpulm.errors import SettingsError
 from cpulm.run_dir import RunDir
-from cpulm.runs.stop_file import request_stop, watch_for_stop
+from cpulm.runs.stop_file import is_stop_requested, request_stop, watch_for_stop
 
 
 def wait_for(requests: list[str], seconds: float = 3.0) -> None:
@@ -38,6 +39,13 @@ def test_a_request_from_before_the_watch_counts(tmp_path: Path) -> None:
     with watch_for_stop(run, requests.append):
         wait_for(requests)
     assert requests == ["cpulm stop"]
+
+
+@has_limits
+def test_a_run_on_a_full_disk_can_be_stopped(tmp_path: Path) -> None:
+    with full_disk():
+        request_stop(RunDir(tmp_path))
+    assert is_stop_requested(RunDir(tmp_path))
 
 
 def test_nobody_looks_after_the_end_and_nobody_waits_for_it(tmp_path: Path) -> None:

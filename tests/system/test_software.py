@@ -100,7 +100,8 @@ def test_a_compiler_may_be_called_by_another_program(tmp_path: Path) -> None:
 
 def test_no_compiler(tmp_path: Path) -> None:
     assert find_compiler({"PATH": str(tmp_path)}) == (None, "no C++ compiler was found")
-    assert find_compiler({"PATH": str(tmp_path), "CXX": "icpx"}) == (None, "CXX=icpx is not found")
+    for asked in ("icpx", "ccache icpx", "g++ -D'x"):
+        assert find_compiler({"PATH": str(tmp_path), "CXX": asked}) == (None, f"CXX={asked} is not found")
 
 
 @posix

@@ -91,3 +91,5 @@ def test_the_reason_for_the_precision_outlives_the_resumption(run: Path) -> None
     (started,) = of(RunStarted, events)
     assert started.precision_reason == "a table said so"
     assert any("when the run began: a table said so" in note for note in started.notes)
+    assert "eager: kept from the start of the run" in started.notes
+    assert not any("requested" in note for note in started.notes)

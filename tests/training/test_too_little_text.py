@@ -40,10 +40,22 @@ def test_overfitting_is_a_warning_while_the_run_trains(tmp_path: Path) -> None:
     few = ["data.val_fraction=0.3", "train.micro_batch_size=16", "train.lr=0.02", "train.schedule=constant"]
     wide = ["model.n_embd=64", "model.dropout=0", "runtime.allow_sleep=true"]
     settings = settings_for(text, "train.steps=160", "eval.every=20", *few, *wide)
-    events, _ = train(settings, tmp_path / "run")
+    events, outcome = train(settings, tmp_path / "run")
+    assert outcome.risen
+    assert [event.whole for event in of(Validated, events)] == [True] * 8
     warnings = [event.message for event in of(Notice, events) if event.level == "warning"]
     best = min(of(Validated, events), key=lambda validated: validated.loss)
     assert any("146 passes over the text of 281 tokens" in warning for warning in warnings)
     risen = [warning for warning in warnings if warning.startswith("Overfitting: since step")]
     assert len(risen) == 1
     assert f"since step {best.step:,} the validation loss has risen from {best.loss:.4f}" in risen[0]
+
+
+def test_a_validation_of_fewer_batches_than_the_split_has_is_a_part(tmp_path: Path) -> None:
+    text = tmp_path / "rhyme.txt"
+    text.write_text("the cat sat on the mat; the rat saw the cat and ran.\n" * 60)
+    for batches, whole in ((2, False), (40, True)):
+        settings = settings_for(text, "train.steps=2", f"eval.batches={batches}")
+        events, outcome = train(settings, tmp_path / f"run{batches}")
+        assert {event.whole for event in of(Validated, events)} == {whole}
+        assert not outcome.risen

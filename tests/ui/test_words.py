@@ -51,6 +51,7 @@ def test_the_end_says_time_and_speed_and_what_they_are_measured_against() -> Non
         ({"time_over_estimate": None}, "4m 10s of training in 3m 20s with preparation"),
         ({"time_over_estimate": None, "reason": "stopped"}, " after step 700: 4m 10s of 3m 20s"),
         ({"time_over_estimate": None, "estimated_seconds": None}, ": 4m 10s"),
+        ({"time_over_estimate": 3.9, "estimated_seconds": 0.02}, ": 4m 10s"),
     ],
 )
 def test_time_against_the_estimate(changes: dict[str, Any], words: str) -> None:
