@@ -9,8 +9,10 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import sys
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
+from weakref import WeakKeyDictionary
 
 _AT_ONCE = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
 _PLAIN = getattr(os, "O_BINARY", 0) | getattr(os, "O_NOINHERIT", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -23,6 +25,7 @@ _KINDS = {
 }
 _read_once: dict[tuple[int, int], bytes] = {}
 """By device and inode: what this process has read from pipes."""
+_read_stdin: WeakKeyDictionary[TextIO, bytes] = WeakKeyDictionary()
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -63,11 +66,19 @@ def read_regular(path: Path, most_bytes: int) -> bytes:
 
 
 def read_named(path: Path, most_bytes: int) -> bytes:
-    """Read what a user named: a file, a pipe or a terminal. A pipe that is read again gives the same bytes.
+    """Read what a user named: a file, a pipe, a terminal, or ``-`` for standard input.
+
+    A pipe, or standard input, that is read again gives the same bytes.
 
     Raises:
         OSError: as :func:`open_named`, or if it is larger than ``most_bytes``.
     """
+    if str(path) == "-":
+        if sys.stdin is None:
+            raise OSError(errno.EBADF, "standard input is closed", str(path))
+        if sys.stdin not in _read_stdin:
+            _read_stdin[sys.stdin] = _bounded(sys.stdin.buffer, most_bytes, path)
+        return _read_stdin[sys.stdin]
     with open_named(path) as file:
         there = os.fstat(file.fileno())
         key = (there.st_dev, there.st_ino)

@@ -127,7 +127,7 @@ class Model:
         Raises:
             CpulmError: if an option is out of its range, or the tokenizer lacks a character of the prompt.
         """
-        sampling = Sampling(temperature, top_k or None, top_p, min_p, repetition_penalty)
+        sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
         return "".join(self._pieces(self._prompt(prompt), max_new_tokens, sampling, seed, stop))
 
     def stream(
@@ -144,7 +144,7 @@ class Model:
         stop: Sequence[str] = (),
     ) -> Iterator[str]:
         """As :meth:`generate`; yields each piece of the text as soon as it is written."""
-        sampling = Sampling(temperature, top_k or None, top_p, min_p, repetition_penalty)
+        sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
         return self._pieces(self._prompt(prompt), max_new_tokens, sampling, seed, stop)
 
     def chat(
@@ -182,7 +182,7 @@ class Model:
                 f"the conversation has {len(ids)} tokens; the model sees {self.block_size}",
                 "leave out the oldest messages",
             )
-        sampling = Sampling(temperature, top_k or None, top_p, min_p, repetition_penalty)
+        sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
         ends = end_ids(self._tokenizer)
         return "".join(self._pieces(ids, max_new_tokens, sampling, seed, stop, ends))
 

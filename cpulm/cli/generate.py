@@ -188,11 +188,7 @@ def _read_prompt(prompt: str | None, file: Path | None) -> str:
     if file is None and (sys.stdin is None or sys.stdin.isatty()):
         return ""
     try:
-        if file is None or str(file) == "-":
-            content = sys.stdin.buffer.read()
-        else:
-            content = read_named(file, MOST_PROMPT_BYTES)
-        text = content.decode("utf-8-sig")
+        text = read_named(file or Path("-"), MOST_PROMPT_BYTES).decode("utf-8-sig")
     except OSError as error:
         raise DataError(f"cannot read the prompt from {file or 'stdin'}: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -213,6 +209,6 @@ def _warn_of_no_effect(names: list[str], num_samples: int) -> None:
     from cpulm.ui.console import show_warning
 
     if names:
-        show_warning(f"temperature 0 takes the likeliest token: {', '.join(names)} has no effect")
+        show_warning(f"temperature 0 takes the likeliest token: no effect of {', '.join(names)}")
     if num_samples > 1:
         show_warning("temperature 0 takes the likeliest token: all samples will be the same")

@@ -66,7 +66,7 @@ def sampling_of(
     """The fields of ``cpulm.generation.sampling.Sampling``."""
     return {
         "temperature": temperature,
-        "top_k": DEFAULT_TOP_K if top_k is None else top_k or None,
+        "top_k": DEFAULT_TOP_K if top_k is None else top_k,
         "top_p": top_p,
         "min_p": min_p,
         "repetition_penalty": penalty,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,8 +84,8 @@ def read_questions(path: Path) -> list[Question]:
         DataError: naming the file and the line that cannot be used.
     """
     try:
-        content = sys.stdin.buffer.read() if str(path) == "-" else read_named(path, _MOST_BYTES)
-        lines = content.decode("utf-8-sig").split("\n")  # what else ends a line may stand within JSON text
+        content = read_named(path, _MOST_BYTES).decode("utf-8-sig")
+        lines = content.split("\n")  # what else ends a line may stand within JSON text
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}", f"give a JSONL file: {_FORM}") from error
     except UnicodeDecodeError as error:

@@ -25,6 +25,7 @@ class Sampling:
     """How the next token is chosen; the defaults are the model's own probabilities.
 
     At ``temperature`` 0 the likeliest token is taken, and only ``repetition_penalty`` has an effect.
+    ``top_k`` 0 is all tokens, as None.
 
     Raises:
         SettingsError: if a value is outside its range.
@@ -42,8 +43,8 @@ class Sampling:
                 f"temperature = {self.temperature:g} must be 0 or more",
                 "0 always takes the likeliest token, 1 keeps the model's probabilities; 0.8 is usual",
             )
-        if self.top_k is not None and self.top_k < 1:
-            raise SettingsError(f"top_k = {self.top_k} leaves no token", "use 1 or more, or leave it out")
+        if self.top_k is not None and self.top_k < 0:
+            raise SettingsError(f"top_k = {self.top_k} must be 0 or more", "0 is all tokens; 50 is usual")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise SettingsError(f"top_p = {self.top_p:g} must be above 0 and at most 1", "0.9 is usual")
         if self.min_p is not None and not 0 <= self.min_p <= 1:
@@ -132,7 +133,7 @@ def shape(logits: Tensor, options: Sampling, seen: Tensor | None = None) -> Tens
         # Shifted first, so a tiny temperature cannot overflow; below the smallest temperature all are
         # greedy, and a denormal would be flushed to zero.
         logits = (logits - logits.amax(-1, keepdim=True)) / max(options.temperature, _LEAST_TEMPERATURE)
-    if options.top_k is not None:
+    if options.top_k:
         logits = keep_top_k(logits, options.top_k)
     if options.top_p is not None:
         logits = keep_top_p(logits, options.top_p)

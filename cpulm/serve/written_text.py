@@ -190,7 +190,7 @@ def _require_unicode(param: str, *texts: str) -> None:
 def _sampling(request: TextRequest) -> Sampling:
     return Sampling(
         temperature=0.8 if request.temperature is None else request.temperature,
-        top_k=request.top_k or None,
+        top_k=request.top_k,
         top_p=request.top_p,
         min_p=request.min_p,
         repetition_penalty=request.repetition_penalty or 1.0,

@@ -37,8 +37,8 @@ class SampleSettings(Section):
     """Length of the sample; 0 makes none."""
     temperature: float = Field(0.8, ge=0, le=LARGEST_FIGURE)
     """0 takes the most likely token; 1 keeps the model's probabilities."""
-    top_k: int | None = Field(50, ge=1, le=LARGEST_VOCABULARY)
-    """Sample from this many of the most likely tokens; unset: from all."""
+    top_k: int | None = Field(50, ge=0, le=LARGEST_VOCABULARY)
+    """Sample from this many of the most likely tokens; 0 or unset: from all."""
 
 
 class LogSettings(Section):

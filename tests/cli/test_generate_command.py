@@ -225,11 +225,13 @@ def test_interactive_continues_line_by_line_until_an_empty_one(run: Run) -> None
 
 
 def test_interactive_obeys_commands_and_continues_no_other_slash(run: Run) -> None:
-    lines = b"/help\n/set max_new_tokens 2\nabc\n/set heat 3\n/set temperature -1\n/bye\nnever\n"
+    settings = b"/set top_k 0\n/set heat 3\n/set temperature -1\n"
+    lines = b"/help\n/set max_new_tokens 2\nabc\n" + settings + b"/bye\nnever\n"
     done = run("--interactive", *GREEDY, stdin=lines)
     assert (done.code, done.out) == (0, "abcde\n")
     assert "/set temperature 0.7" in done.err
-    assert "names: temperature" in done.err
+    assert "/set has no name heat\n hint: names: temperature" in done.err
+    assert "top_k" not in done.err.replace("top_k, top_p", "")
     assert "temperature = -1 must be 0 or more" in done.err
 
 
@@ -242,7 +244,7 @@ def test_interactive_survives_a_prompt_that_cannot_be(run: Run, tmp_path: Path) 
 
 def test_at_temperature_0_options_without_effect_are_named(run: Run) -> None:
     done = run("--prompt", "a", *GREEDY, "--top-k", "3", "--seed", "1", "--num-samples", "2")
-    assert "--top-k, --seed has no effect" in done.err
+    assert "no effect of --top-k, --seed" in done.err
     assert "all samples will be the same" in done.err
     assert "no effect" not in run("--prompt", "a", *GREEDY).err
 

@@ -41,6 +41,11 @@ def test_top_k_keeps_the_k_largest() -> None:
     assert kept(keep_top_k(logits, 1)) == [[1], [0]]
 
 
+def test_top_k_0_is_all_tokens() -> None:
+    logits = random_logits()
+    assert torch.equal(shape(logits, Sampling(top_k=0)), logits)
+
+
 def test_top_k_of_the_whole_vocabulary_or_more_changes_nothing() -> None:
     logits = random_logits()
     assert torch.equal(keep_top_k(logits, 50), logits)
@@ -202,7 +207,6 @@ def test_outputs_of_a_diverged_model_are_refused(temperature: float, bad: float)
         {"temperature": -0.1},
         {"temperature": math.inf},
         {"temperature": math.nan},
-        {"top_k": 0},
         {"top_k": -5},
         {"top_p": 0.0},
         {"top_p": 1.1},

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -72,6 +74,17 @@ def test_a_file_is_read_up_to_its_bound(tmp_path: Path) -> None:
 def test_a_pipe_without_a_writer_is_empty(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     assert read_named(tmp_path / "pipe", 10) == b""
+
+
+def test_a_dash_is_standard_input_and_can_be_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"12345")))
+    assert read_named(Path("-"), 5) == read_named(Path("-"), 5) == b"12345"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"other")))
+    with pytest.raises(OSError, match="larger than 4 bytes"):
+        read_named(Path("-"), 4)
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(OSError, match="standard input is closed"):
+        read_named(Path("-"), 5)
 
 
 def test_a_name_that_no_file_can_have_is_an_error_of_the_system() -> None:

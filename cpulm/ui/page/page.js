@@ -177,7 +177,7 @@ function heading() {
   document.getElementById("findings").append(...findings);
   if (DATA.runs.length === 1) {
     document.getElementById("facts").append(...DATA.runs[0].facts.map(({ label, value, note }) =>
-      el("div", { class: "fact" }, el("span", {}, label), el("b", {}, value), note ? el("small", {}, note) : null)));
+      el("div", { class: `fact of-${label}` }, el("span", {}, label), el("b", {}, value), note ? el("small", {}, note) : null)));
   }
 }
 

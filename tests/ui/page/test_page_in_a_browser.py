@@ -158,6 +158,19 @@ def test_it_follows_the_systems_theme_until_the_reader_chooses(
         assert light.evaluate(line) == dark.evaluate(line)
 
 
+def test_on_a_phone_the_first_curve_comes_before_the_details(
+    browser: Browser, pages: dict[str, Path]
+) -> None:
+    notes = "[...document.querySelectorAll('.fact')].filter(one => one.querySelector('small')?.offsetHeight)"
+    labels_of_notes = f"{notes}.map(one => one.querySelector('span').textContent)"
+    with opened(browser, pages["one"], PHONE) as page:
+        on_phone = set(page.evaluate(labels_of_notes))
+        assert {"progress", "best"} <= on_phone
+        assert not on_phone & {"model", "machine", "precision", "throughput", "memory"}
+    with opened(browser, pages["one"]) as page:
+        assert {"model", "precision", "progress", "best"} <= set(page.evaluate(labels_of_notes))
+
+
 def test_on_paper_every_panel_is_there(browser: Browser, pages: dict[str, Path]) -> None:
     with opened(browser, pages["one"]) as page:
         page.emulate_media(media="print")
