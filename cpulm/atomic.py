@@ -69,9 +69,11 @@ def _errors_name(path: Path, temporary: Path) -> Iterator[None]:
     except OSError as error:
         if isinstance(error.filename, str) and Path(error.filename).is_relative_to(temporary):
             error.filename = str(path)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        # numpy's tofile gives no number: "5632 requested and 3192 written".
+        cut_short = error.errno is None and " requested and " in str(error)
+        if cut_short or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise ResourceError(
-                f"no space to write {path}: {error.strerror}",
+                f"no space to write {path}: {error.strerror or os.strerror(errno.ENOSPC)}",
                 "free some disk space, or choose another folder",
             ) from error
         raise

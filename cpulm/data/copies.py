@@ -51,13 +51,13 @@ def warn_of_copies(
     if not pairs:
         return
     first, second = pairs[0]
-    where = "the validation text" if val_files else "the text"
-    twice = "a text is" if len(pairs) == 1 else f"{len(pairs):,} texts are"
+    others = len(pairs) - 1
+    more = f", and so do {others:,} more pair{'s' * (others != 1)}" if others else ""
     emit(
         Notice(
             level="warning",
-            message=f"{twice} in {where} under a second name, such as {second} (the same as {first}): "
-            "the validation loss is too low if one is trained on and the other held out",
+            message=f"{first} and {second} hold the same text{more}: the validation loss is too low if one "
+            "is trained on and the other held out",
         )
     )
 

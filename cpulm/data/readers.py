@@ -155,10 +155,10 @@ def check_settings(files: Sequence[SourceFile], how: Reading) -> None:
         )
     for option in unused_settings(files, how):
         fitting = [name for name, one in FORMATS.items() if option in one.options]
-        others = f" and {len(files) - 1:,} more" if len(files) > 1 else ""
+        others, verb = (f" and {len(files) - 1:,} more", "are") if len(files) > 1 else ("", "is")
         read_as = FORMATS[format_of(files[0], how)].description
         raise SettingsError(
-            f"data.{option} has no effect: {files[0].name}{others} is read as {read_as}",
+            f"data.{option} has no effect: {files[0].name}{others} {verb} read as {read_as}",
             f"it is for {', '.join(fitting)}; if the suffix does not tell the format, name it: "
             f"--format {fitting[0]}",
         )

@@ -74,4 +74,4 @@ def test_a_text_under_two_names_is_warned_of(tmp_path: Path) -> None:
     ):
         events: list[Event] = []
         made(*sources, val_source=[str(path) for path in val_source], events=events)
-        assert any("under a second name, such as b.txt" in text for text in notices(events)) == warned
+        assert any("a.txt and b.txt hold the same text: " in text for text in notices(events)) == warned

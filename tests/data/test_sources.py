@@ -316,7 +316,11 @@ def test_the_built_in_text_is_always_read_as_it_is() -> None:
     ("names", "how", "said"),
     [
         (["a.txt"], Reading(field="body"), "data.field has no effect: a.txt is read as plain text"),
-        (["a.txt", "b.md"], Reading(template="{a}"), "data.template has no effect: a.txt and 1 more"),
+        (
+            ["a.txt", "b.md"],
+            Reading(template="{a}"),
+            "a.txt and 1 more are read as plain text",
+        ),
         (["a.txt"], Reading(where=("a=1",)), "data.where has no effect"),
         (["a.txt"], Reading(skip_bad=True), "data.skip_bad has no effect"),
         (["a.csv"], Reading(separator="%"), "data.separator has no effect: a.csv is read as CSV"),
