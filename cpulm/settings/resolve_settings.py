@@ -87,7 +87,14 @@ def resolve(
         _merge_layer(merged, layer)
     if merged.get("data.chat") is True and merged.setdefault("train.records", True) is False:
         raise SettingsError("data.chat makes records of conversations", "leave train.records=false out")
-    return validate(_nested({**merged, "preset": preset}))
+    try:
+        return validate(_nested({**merged, "preset": preset}))
+    except SettingsError as error:
+        key = error.message.partition(" = ")[0]
+        if key in layers[-3] and key not in {**layers[-2], **layers[-1]}:  # nobody sees it in the command
+            error.message += f" (in the environment: {ENV_PREFIX}{key.upper().replace('.', '__', 1)})"
+            error.args = (error.message,)
+        raise
 
 
 def is_given(

@@ -52,6 +52,14 @@ def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
     assert (settings.train.lr, settings.train.seed) == (0.2, 1)
 
 
+def test_a_wrong_value_of_the_environment_names_the_variable() -> None:
+    wrong = {"CPULM_TRAIN__LR": "abc"}
+    with pytest.raises(SettingsError, match=r"must be a number \(in the environment: CPULM_TRAIN__LR\)$"):
+        resolve(environ=wrong)
+    with pytest.raises(SettingsError, match=r"^train\.lr = 'x': must be a number$"):
+        resolve(environ=wrong, assignments=["train.lr=x"])
+
+
 def test_an_assignment_overrides_the_environment() -> None:
     environ = {"CPULM_TRAIN__LR": "0.2", "CPULM_TRAIN__SEED": "2"}
     settings = resolve(environ=environ, assignments=["train.lr=0.3"])
