@@ -7,9 +7,9 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
+from cpulm.data.bpe_encoder import Ids
 from cpulm.data.encoder import END, CountingEncode, bulk_encoder, counting_losses, safe_border
 from cpulm.data.marked_text import encoder_of_marks, marked
-from cpulm.data.pretoken_cache import Ids
 from cpulm.data.records.seen_values import SeenValues
 from cpulm.data.split import BEGIN, Corpus, FilePlace, Split
 from cpulm.data.write import FolderWriter

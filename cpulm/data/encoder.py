@@ -5,17 +5,15 @@ The ids equal those of :meth:`cpulm.data.tokenizer.Tokenizer.encode` for the sam
 
 from __future__ import annotations
 
-import os
 import re
-import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from cpulm.data.piece_borders import END_MARK, BorderPattern
-from cpulm.data.pretoken_cache import Ids, PieceEncoder
+from cpulm.data.bpe_encoder import BpeEncoder, Ids
+from cpulm.data.piece_borders import END_MARK
 from cpulm.data.splitting import splitting_pattern
 from cpulm.data.tokenizer import CANNOT_ENCODE, UNKNOWN, Tokenizer, byte_letters
 from cpulm.data.tokenizer_json import library_errors
@@ -30,7 +28,6 @@ Encode = Callable[[str], Ids]
 CountingEncode = Callable[[str], tuple[Ids, int]]
 """As :data:`Encode`, and gives how many bytes of the text decoding the ids does not give back."""
 
-_TABLE_PIECES = 1 << 18
 # White space as Unicode and the tokenizers library define it; str.split() would take U+001C-001F too.
 _WORD = re.compile("[^\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+")
 
@@ -47,9 +44,9 @@ def bulk_encoder(tokenizer: Tokenizer) -> Encode:
         return _char_encoder(tokenizer)
     if tokenizer.kind == "word":
         return _word_encoder(tokenizer)
-    pattern = splitting_pattern(tokenizer.parts)
-    if (pattern == "gpt2" or pattern == "qwen2") and _never_searched(tokenizer.parts):
-        return _bpe_encoder(tokenizer, pattern)
+    if keeps_every_text(tokenizer):
+        bpe = BpeEncoder(tokenizer.inner, tokenizer.eot_id)
+        return lambda text: bpe.encode(text.encode("utf-8", "surrogateescape"))
     return _library_encoder(tokenizer)
 
 
@@ -99,21 +96,6 @@ def unknown_id(tokenizer: Tokenizer) -> int | None:
 def _never_searched(parts: dict[str, Any]) -> bool:
     """Whether no text is searched for added tokens: those that are not special are found in it."""
     return all(token["special"] for token in parts.get("added_tokens", []))
-
-
-def _bpe_encoder(tokenizer: Tokenizer, pattern: BorderPattern) -> Encode:
-    local = threading.local()
-    known: dict[bytes, bytes] = {}
-    capacity = max(1 << 15, _TABLE_PIECES * 4 // max(4, os.cpu_count() or 1))
-
-    def encode(text: str) -> Ids:
-        # One table per thread: reads need no lock, and each table soon holds the common pieces.
-        if not hasattr(local, "encoder"):
-            local.encoder = PieceEncoder(tokenizer.inner, pattern, tokenizer.eot_id, capacity, known)
-        encoder: PieceEncoder = local.encoder
-        return encoder.encode(text.encode("utf-8", "surrogateescape"))
-
-    return encode
 
 
 def _byte_encoder(tokenizer: Tokenizer) -> Encode:

@@ -12,9 +12,9 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
+from cpulm.data.bpe_encoder import Ids
 from cpulm.data.encoder import END, CountingEncode
 from cpulm.data.marks import LOSS_OFF, LOSS_ON, Mark
-from cpulm.data.pretoken_cache import Ids
 from cpulm.data.tokenizer import Tokenizer
 from cpulm.errors import DataError
 

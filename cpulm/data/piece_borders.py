@@ -1,4 +1,4 @@
-"""Borders in UTF-8 text that no token of a byte-level BPE vocabulary can span.
+"""Borders in UTF-8 text that no token of a byte-level BPE vocabulary that splits as Qwen2's can span.
 
 They are found by vector operations: each byte has a class, and a table says for each pair of neighbouring
 classes whether the splitting expression always cuts there. A border must be one in the whole text, and both
@@ -8,16 +8,13 @@ of its sides must be split alone as they are within the whole. Where a table can
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 Bytes: TypeAlias = npt.NDArray[np.uint8]
 Ints: TypeAlias = npt.NDArray[np.int64]
-
-BorderPattern = Literal["gpt2", "qwen2"]
-"""The splitting expressions whose borders are known, by the models that they come from."""
 
 END_MARK = 0xFF
 """Marks the end of a document: a byte that no UTF-8 text holds."""
@@ -52,23 +49,7 @@ def _pair_rules(rule: Callable[[int, int], int]) -> bytes:
     return bytes(rules)
 
 
-def _gpt2_rule(left: int, right: int) -> int:
-    blank = (*_BLANKS, _NEWLINE)
-    if right in blank and left not in blank:
-        # A run of blanks begins: no token before it depends on them.
-        return _AFTER_OTHER if left == _OTHER else _ALWAYS
-    if right == _SPACE:
-        # Of a run of blanks only the last one, if it is a space, belongs to the word after it.
-        return _BEFORE_WORD
-    if left not in _VISIBLE or right not in _VISIBLE:
-        return _NEVER
-    if (left, right) == (_QUOTE, _LETTER):
-        # 's and the like are one token.
-        return _NEVER
-    return _NEVER if left == right or (left in _SIGNS and right in _SIGNS) else _ALWAYS
-
-
-def _qwen2_rule(left: int, right: int) -> int:
+def _rule(left: int, right: int) -> int:
     if right == _NEWLINE:
         # Signs take the line ends after them, and blanks those among them.
         return _ALWAYS if left in (_LETTER, _DIGIT) else _NEVER
@@ -91,14 +72,14 @@ def _qwen2_rule(left: int, right: int) -> int:
 
 
 _CLASSES = _byte_classes()
-_RULES = {"gpt2": _pair_rules(_gpt2_rule), "qwen2": _pair_rules(_qwen2_rule)}
+_RULES = _pair_rules(_rule)
 
 
-def piece_starts(data: bytes, pattern: BorderPattern) -> Ints:
+def piece_starts(data: bytes) -> Ints:
     """Return where the pieces of UTF-8 ``data`` begin; the first is 0, and no token spans two pieces."""
     classes = np.frombuffer(data.translate(_CLASSES), dtype=np.uint8)
     pairs: Bytes = classes[:-1] << np.uint8(4) | classes[1:]
-    rules = np.frombuffer(pairs.tobytes().translate(_RULES[pattern]), dtype=np.uint8)
+    rules = np.frombuffer(pairs.tobytes().translate(_RULES), dtype=np.uint8)
     cut = rules == _ALWAYS
     at = np.flatnonzero(rules == _BEFORE_WORD)
     at = at[at + 2 < len(data)]
@@ -106,18 +87,17 @@ def piece_starts(data: bytes, pattern: BorderPattern) -> Ints:
     at = np.flatnonzero(rules == _AFTER_OTHER)
     if len(at):
         cut[at] = _surely_visible(np.frombuffer(data, dtype=np.uint8), at)
-    if pattern == "qwen2":
-        # A lone sign belongs to the letters behind it, unless there is a space before it.
-        at = np.flatnonzero(rules == _BEFORE_LETTER)
-        before = classes[np.maximum(at - 1, 0)]
-        cut[at] = (at > 0) & (before >= _SIGN) & (before <= _SPACE)
-        at = np.flatnonzero(rules == _AFTER_NEWLINE)
-        if len(at):
-            # A line end belongs to the blanks behind it if another line end follows them.
-            solid = np.flatnonzero((classes != _SPACE) & (classes != _TAB))
-            following = np.searchsorted(solid, at, side="right")
-            ends = np.append(classes[solid], _END)[following]
-            cut[at] = (ends <= _QUOTE) | (ends == _END)
+    # A lone sign belongs to the letters behind it, unless there is a space before it.
+    at = np.flatnonzero(rules == _BEFORE_LETTER)
+    before = classes[np.maximum(at - 1, 0)]
+    cut[at] = (at > 0) & (before >= _SIGN) & (before <= _SPACE)
+    at = np.flatnonzero(rules == _AFTER_NEWLINE)
+    if len(at):
+        # A line end belongs to the blanks behind it if another line end follows them.
+        solid = np.flatnonzero((classes != _SPACE) & (classes != _TAB))
+        following = np.searchsorted(solid, at, side="right")
+        ends = np.append(classes[solid], _END)[following]
+        cut[at] = (ends <= _QUOTE) | (ends == _END)
     starts: Ints = np.flatnonzero(cut)
     starts += 1
     return np.concatenate([np.zeros(1, dtype=np.int64), starts])

@@ -23,7 +23,10 @@ def splitting_pattern(parts: dict[str, Any]) -> SplittingPattern | None:
     None for every other splitting, for further processing, and for other kinds of tokenizers.
     """
     model, splitter = parts["model"], parts.get("pre_tokenizer") or {}
-    plain = not any(model.get(key) for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"))
+    plain = not any(
+        model.get(key)
+        for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback")
+    )
     if model["type"] != "BPE" or not plain or parts.get("normalizer") is not None:
         return None
     steps = splitter.get("pretokenizers", []) if splitter.get("type") == "Sequence" else [splitter]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
@@ -19,7 +20,6 @@ from typing import Any
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as JsonTokenizer
 
-from cpulm.data.long_pretokens import is_one_run
 from cpulm.data.marks import END_OF_TEXT
 from cpulm.data.splitting import EXPRESSIONS, NEW_PATTERN, splitting_pattern
 from cpulm.data.tokenizer_json import check_tokenizer, library_errors, read_tokenizer
@@ -36,6 +36,7 @@ CANNOT_ENCODE = "the tokenizer cannot encode this text", "use one that can encod
 _LONG_WORD = 64
 _LONG_RUN = 128
 """Characters: a run of at least twice this many is cut into words of ``_LONG_WORD`` to learn a vocabulary."""
+_LETTER_OR_BLANK = re.compile(r"[^\W_]|\s")
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -263,11 +264,16 @@ def _without_long_words(texts: Iterable[str]) -> Iterator[str]:
     for text in texts:
         begin = 0
         for block in range(0, len(text) - _LONG_RUN + 1, _LONG_RUN):
-            if is_one_run(text[block : block + _LONG_RUN]):
+            if _is_one_run(text[block : block + _LONG_RUN]):
                 for end in range(block, block + _LONG_RUN + 1, _LONG_WORD):
                     yield text[begin:end]
                     begin = end
         yield text[begin:]
+
+
+def _is_one_run(text: str) -> bool:
+    """Whether no border between words can be in ``text``: all letters, digits, white space or other signs."""
+    return text.isalpha() or text.isnumeric() or text.isspace() or _LETTER_OR_BLANK.search(text) is None
 
 
 def byte_tokenizer() -> Tokenizer:

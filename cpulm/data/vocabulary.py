@@ -189,7 +189,7 @@ class _Sample:
     def _note(self, text: str) -> None:
         """Count the bytes of pieces that were not in the sample before."""
         data = text.encode()
-        starts = [*piece_starts(data, NEW_PATTERN).tolist(), len(data)] if data else []
+        starts = [*piece_starts(data).tolist(), len(data)] if data else []
         for piece in {data[begin:end] for begin, end in pairwise(starts)}:
             number = hash(piece)
             if number not in self._pieces:

@@ -14,9 +14,9 @@ import numpy as np
 
 from cpulm import __version__
 from cpulm.atomic import flush_folder, flush_to_disk
+from cpulm.data.bpe_encoder import Ids
 from cpulm.data.marked_text import LossMask, counted_bytes, pack
 from cpulm.data.marks import Mark
-from cpulm.data.pretoken_cache import Ids
 from cpulm.data.tokenfile import FORMAT_VERSION, META, SPLITS, TOKENIZER, digest_of, dtype_for
 from cpulm.data.tokenizer import Tokenizer
 from cpulm.data.unfinished import Unfinished

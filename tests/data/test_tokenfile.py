@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cpulm.data.pretoken_cache import Ids
+from cpulm.data.bpe_encoder import Ids
 from cpulm.data.tokenfile import TokenFolder, digest_of, dtype_for, is_token_folder, require_block
 from cpulm.data.tokenizer import byte_tokenizer, char_tokenizer
 from cpulm.data.unfinished import Unfinished
