@@ -73,7 +73,7 @@ def write_input(path: Path, megabytes: float, texts: list[Path] | None) -> None:
     if texts is None:
         from cpulm.data.sources import builtin_python
 
-        texts = [file.path for file in builtin_python()]
+        texts = [Path(file.at) for file in builtin_python()]
     once = b"\n".join(text.read_bytes().decode("utf-8", "replace").encode() for text in texts)
     with path.open("wb") as file:
         file.write(once)
