@@ -20,21 +20,23 @@ import itertools
 import json
 import math
 from collections import defaultdict
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from cpulm.estimate.learning_law import LearningLaw, measured_law
+from cpulm.estimate.learning_law import LearningLaw, TextCurve, measured_law
 
 TABLE = Path(__file__).parent / "laws.tsv"
 LAW = Path(__file__).parent.parent / "cpulm" / "estimate" / "learning_law.json"
 COLUMNS = ("text", "level", "slope", "params", "trained", "unique", "dropout", "bits_per_byte", "run")
 ALPHAS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35)
 BETAS = (0.06, 0.08, 0.1, 0.12, 0.15, 0.18, 0.22, 0.26, 0.3)
-REPEATS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)
+REPEATS = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)
 REPEATS_EXPONENTS = (0.0, 0.15, 0.3, 0.45, 0.6, 0.75)
+Exponents: TypeAlias = tuple[Sequence[float], Sequence[float], Sequence[float], Sequence[float]]
 _TEXT_SPREAD = 0.05
 """What is assumed of levels before the fit: the standard deviation of their logarithms."""
 _RUN_SPREAD = 0.025
@@ -93,7 +95,12 @@ def envelope(table: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(best.values())
 
 
-def fit(table: list[dict[str, Any]]) -> tuple[LearningLaw, dict[str, float], np.ndarray[Any, Any]]:
+EXPONENTS: Exponents = (ALPHAS, BETAS, REPEATS, REPEATS_EXPONENTS)
+
+
+def fit(
+    table: list[dict[str, Any]], exponents: Exponents = EXPONENTS
+) -> tuple[LearningLaw, dict[str, float], np.ndarray[Any, Any]]:
     """The law, the level of each text, and the logarithm of measured over expected of each line."""
     texts = sorted({row["text"] for row in table})
     which = np.array([texts.index(row["text"]) for row in table])
@@ -108,7 +115,7 @@ def fit(table: list[dict[str, Any]]) -> tuple[LearningLaw, dict[str, float], np.
     weight = np.array([4.0 / runs[row["text"] + row["run"]] for row in table])
     passes = trained / np.minimum(trained, unique)
     best: tuple[float, Any, Any, Any] = (math.inf, None, None, None)
-    for alpha, beta, repeats, exponent in itertools.product(ALPHAS, BETAS, REPEATS, REPEATS_EXPONENTS):
+    for alpha, beta, repeats, exponent in itertools.product(*exponents):
         worn = repeats * (unique / params) ** exponent
         worth = np.minimum(trained, unique) * (1 + worn * (1 - np.exp(-(passes - 1) / worn)))
         bits = height * worth**-slope
@@ -133,6 +140,9 @@ def fit(table: list[dict[str, Any]]) -> tuple[LearningLaw, dict[str, float], np.
                 misfit,
             )
     _, (alpha, beta, repeats, exponent, factors), levels, misfit = best
+    usual = float(np.mean(list(levels.values())))
+    levels = {text: level - usual for text, level in levels.items()}
+    factors = factors * math.exp(usual)
     law = LearningLaw(
         floor=round(float(factors[0]), 4),
         a=round(float(factors[1]), 4),
@@ -148,6 +158,23 @@ def fit(table: list[dict[str, Any]]) -> tuple[LearningLaw, dict[str, float], np.
         levels=(float(height.min()), float(height.max())),
     )
     return law, levels, misfit
+
+
+def level_of_other_texts(table: list[dict[str, Any]], law: LearningLaw) -> float:
+    """The standard deviation of the level of a text that was left out of the fit."""
+    levels = []
+    exponents = (law.alpha,), (law.beta,), (law.repeats,), (law.repeats_exponent,)
+    for text in {row["text"] for row in table}:
+        others, _, _ = fit([row for row in table if row["text"] != text], exponents)
+        left_out = [row for row in table if row["text"] == text]
+        misfit = [math.log(row["bits_per_byte"] / _expected(others, row)) for row in left_out]
+        levels.append(float(np.mean(misfit)))
+    return float(np.sqrt(np.mean(np.square(levels))))
+
+
+def _expected(law: LearningLaw, row: dict[str, Any]) -> float:
+    sizes = (row[name] * 1e6 for name in ("params", "trained", "unique"))
+    return law.expected(*sizes, TextCurve(row["level"], row["slope"])).loss
 
 
 def _non_negative(left: np.ndarray[Any, Any], right: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -175,6 +202,7 @@ def main() -> None:
         add(arguments.add)
     table = envelope(rows())
     law, levels, misfit = fit(table)
+    law = replace(law, text_spread=round(level_of_other_texts(table, law), 3))
     print(json.dumps(asdict(law), indent=2))
     print({text: f"{math.exp(level):.3f}" for text, level in levels.items()})
     for row, one in zip(table, misfit, strict=True):

@@ -215,7 +215,7 @@ def _cut(cell: Cell, data: Path, folder: Path) -> tuple[Path, Path | None]:
     if cell.text == "python":
         files = builtin_python()
         order = np.random.default_rng(0).permutation(len(files))
-        whole = b"".join(files[at].path.read_bytes() for at in order)
+        whole = b"".join(Path(files[at].at).read_bytes() for at in order)
         train, val = whole[:size], whole[-VAL_BYTES:]
     elif cell.text == "wikitext":
         train = (data / "wikitext2-valid.txt").read_bytes()[:size]

@@ -246,7 +246,7 @@ def cut(source: str, folder: Path) -> Path:
     if source == "builtin:python":
         files = builtin_python()
         order = np.random.default_rng(0).permutation(len(files))
-        data = b"".join(files[i].path.read_bytes() for i in order[:200])
+        data = b"".join(Path(files[i].at).read_bytes() for i in order[:200])
         name = "python"
     else:
         data, name = Path(source).read_bytes(), Path(source).stem

@@ -14,6 +14,8 @@ _HOUR = 3600.0
 _FURTHEST = 6.0
 """Multiple of the run's time up to which more time is spoken of."""
 _SMALL_GAIN = 0.005
+_STEEPEST = 1.0
+"""No text has such a slope: the log is damaged."""
 _ENDS = ("horizon", "patience", "target_loss")
 
 
@@ -23,7 +25,7 @@ def standing(log: RunLog, figures: Figures) -> Standing | None:
     level, slope = figures.text_level, figures.text_slope
     if log.finished is None or log.finished.reason not in _ENDS or not loss or not tokens:
         return None
-    if level is None or slope is None or figures.text_lost:
+    if not level or level < 0 or slope is None or abs(slope) > _STEEPEST or figures.text_lost:
         return None
     if not figures.best_loss or not figures.train_tokens or not figures.seconds:
         return None

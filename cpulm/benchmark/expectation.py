@@ -14,6 +14,8 @@ from cpulm.units import format_bytes, format_count, format_duration
 
 _LONG_PREPARATION = 0.1
 """Part of the time from which on the preparation is spoken of."""
+_SHORT_REST = 0.02
+"""Part of the time that is not spoken of if it is left."""
 
 
 @dataclass(frozen=True)
@@ -88,11 +90,11 @@ def plan_in_words(plan: RunPlan, prepared: PreparedRun, level: TextLevel | None 
         f"{settings.tokens_per_step:,} tokens a step, rates {train.lr:g} and {train.muon_lr:g}",
         f"expected: validation loss {nats.loss:.2f} nats per token ({nats.low:.2f} to {nats.high:.2f}), "
         f"{bits}; 8 of 10 runs are within",
-        *_remarks(plan, passes, level.law),
+        *_remarks(plan, passes),
     ]
 
 
-def _remarks(plan: RunPlan, passes: float, law: LearningLaw) -> list[str]:
+def _remarks(plan: RunPlan, passes: float) -> list[str]:
     best = plan.best
     generations = best.settings.train.generations
     remarks = []
@@ -101,11 +103,11 @@ def _remarks(plan: RunPlan, passes: float, law: LearningLaw) -> list[str]:
             f"{generations} generations, each of about {format_duration(best.trained_seconds)}: a later one "
             "learns from the text and from the best before it; what is expected is the first"
         )
-    if best.spare_seconds > 0:
+    if best.spare_seconds > _SHORT_REST * plan.seconds:
         used = format_duration(best.settings.train.max_time or 0.0)
         remarks.append(
-            f"the text is short for the time: more than {law.most_passes:.0f} passes were never measured, so "
-            f"the run ends after {used}; more text would use the rest"
+            f"the text is short for the time: a model of this size learns nothing from more than "
+            f"{best.passes:.0f} passes, so the run ends after {used}; more text would use the rest"
         )
     if passes < 1:
         remarks.append(

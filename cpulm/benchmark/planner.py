@@ -21,7 +21,7 @@ from cpulm.errors import ResourceError, SettingsError, StoppedError
 from cpulm.estimate import requirements
 from cpulm.estimate.learning_law import USUAL_TEXT, measured_law
 from cpulm.estimate.memory import expected_arithmetic
-from cpulm.estimate.recipe import SHAPES, bytes_per_token, recipe, shape_settings
+from cpulm.estimate.recipe import SHAPES, bytes_per_token, most_passes, recipe, shape_settings
 from cpulm.events import Listener, Progress
 from cpulm.execution.adaptive_threads import measured_as_in_a_run
 from cpulm.execution.runtime import Runtime, choose_runtime
@@ -250,7 +250,7 @@ class Planner:
         seconds = max(self.seconds / 4, left * _TRAINED_PART)
         rate = self._rates[min(self._rates, key=lambda known: abs(known - place))]
         settings = self.settings_for(place, seconds * rate / _flops(self._make(self._shape(place))))
-        most = law.most_passes * self.text_bytes / bytes_per_token(settings.data)
+        most = self._most_tokens(settings)
         if seconds * rate / _flops(settings) > most:
             settings = self.settings_for(place, most)
         in_time = seconds * rate / _flops(settings)
@@ -262,7 +262,7 @@ class Planner:
         requirements.check_memory(settings, vocab_size, needed, requirements.memory_for_run(self._machine))
         in_time /= generations_cost(generations)
         a_token = bytes_per_token(settings.data)
-        tokens = min(in_time, law.most_passes * self.text_bytes / a_token)
+        tokens = min(in_time, most)
         spare = self.seconds * (1.0 - tokens / in_time)
         counts = count(settings.model, vocab_size)
         return Candidate(
@@ -278,6 +278,12 @@ class Planner:
                 counts.non_embedding, tokens * a_token, self.text_bytes, USUAL_TEXT
             ).loss,
         )
+
+    def _most_tokens(self, settings: Settings) -> float:
+        """The most tokens to train on: in no more passes than were measured, or than the model bears."""
+        text_tokens = self.text_bytes / bytes_per_token(settings.data)
+        params = count(settings.model, vocab_size_of(settings)).non_embedding
+        return min(measured_law().most_passes, most_passes(params, text_tokens)) * text_tokens
 
     def _measure(self, place: int) -> None:
         """Measure the operations a second of a size, by updates of as many rows as a moment allows.

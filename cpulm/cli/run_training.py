@@ -202,7 +202,8 @@ def rehearse(
         lines = explain(ready)
         for line in lines:
             show(Notice(level="info", message=line))
-        warning = passes_warning(_passes(ready), ready.plan.train_tokens, ready.settings.model.dropout)
+        plan, dropout = ready.plan, ready.settings.model.dropout
+        warning = passes_warning(_passes(ready), plan.train_tokens, plan.params_non_embedding, dropout)
         _warn(show, [warning] if warning else [])
     if not world.is_main:
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from cpulm.model.counts import count
 from cpulm.settings import DataSettings, ModelSettings
 
 SHAPES = (
@@ -22,11 +23,15 @@ SHAPES = (
 """Layers, width and heads. All heads are 64 wide, and deeper models are wider, as in the presets."""
 
 REGULARIZATION = (
-    (3.0, 0.0, 0.1),
-    (12.0, 0.1, 0.5),
+    (8.0, 0.0, 0.1),
+    (24.0, 0.0, 0.5),
+    (46.0, 0.1, 0.5),
     (math.inf, 0.3, 0.5),
 )
-"""Up to so many passes over the text: dropout and weight decay, by the runs in benchmarks/EXPERIMENTS.md."""
+MOST_REPETITION = 45.0
+"""Up to so much repetition: dropout and weight decay, by the runs in benchmarks/EXPERIMENTS.md. Repetition is
+the number of passes times the root of the parameters for each token of the text: a small model takes longer
+to learn it by heart. No plan repeats more than ``MOST_REPETITION``: the best models came before."""
 AVERAGE_FRACTION = 0.2
 
 _VOCABULARY_OF_TEXT = ((30e3, 512), (300e3, 1024), (3e6, 2048), (20e6, 4096), (math.inf, 8192))
@@ -71,9 +76,15 @@ def shape_settings(shape: tuple[int, int, int]) -> dict[str, Any]:
     return {"model.n_layer": layers, "model.n_embd": width, "model.n_head": heads}
 
 
-def regularization(passes: float) -> tuple[float, float]:
-    """Dropout and weight decay for so many passes over the text."""
-    return next((dropout, decay) for most, dropout, decay in REGULARIZATION if passes <= most)
+def regularization(passes: float, params: float, text_tokens: float) -> tuple[float, float]:
+    """Dropout and weight decay for a model of ``params`` parameters without embeddings and so many passes."""
+    repetition = passes * math.sqrt(params / text_tokens)
+    return next((dropout, decay) for most, dropout, decay in REGULARIZATION if repetition <= most)
+
+
+def most_passes(params: float, text_tokens: float) -> float:
+    """The passes over a text that a model of ``params`` parameters without embeddings learns from."""
+    return MOST_REPETITION / math.sqrt(params / text_tokens)
 
 
 def vocabulary(width: int, text_bytes: float) -> int:
@@ -85,13 +96,13 @@ def recipe(model: ModelSettings, text_bytes: float, tokens: float, passes: float
     """The settings of a run on ``tokens`` tokens, in so many passes over the text, by dotted key.
 
     Args:
-        model: of which the width counts.
+        model: of which the width and the depth count.
         text_bytes: of training text.
     """
     block = _upto(_BLOCKS, tokens) if model.n_embd > 64 else 128
     rows = max(1, _upto(_BATCHES, tokens) // block)
     steps = max(1.0, tokens / (rows * block))
-    dropout, decay = regularization(passes)
+    dropout, decay = regularization(passes, count(model, 0).non_embedding, tokens / passes)
     affordable = _VALIDATED_PART * tokens / (2 * _FORWARD_COST)  # tokens in all validations, of two models
     most = max(_FEWEST_VALIDATIONS, affordable / _FEWEST_VALIDATED_TOKENS)
     validations = min(max(_VALIDATIONS[0], math.sqrt(steps) / 2), _VALIDATIONS[1], most)

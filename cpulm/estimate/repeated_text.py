@@ -17,12 +17,17 @@ def describe_passes(passes: float) -> str:
     return f"{passes:.1f} passes over the text" if passes < 100 else f"{passes:,.0f} passes over the text"
 
 
-def passes_warning(passes: float | None, train_tokens: int, dropout: float) -> str | None:
-    """What to say of a run that will see its ``train_tokens`` tokens too often for its dropout; else None."""
+def passes_warning(passes: float | None, train_tokens: int, params: int, dropout: float) -> str | None:
+    """What to say of a run that will see its ``train_tokens`` tokens too often for its dropout; else None.
+
+    Args:
+        params: of the model, without embeddings.
+    """
     if passes is None or passes <= MOST_PASSES:
         return None
-    suitable, decay = regularization(passes)
-    if dropout >= regularization(passes / 1.5)[0]:  # the table is coarse, and a machine's speed changes
+    suitable, decay = regularization(passes, params, train_tokens)
+    # The table is coarse, and a machine's speed changes.
+    if dropout >= regularization(passes / 1.5, params, train_tokens)[0]:
         return None
     return (
         f"this run makes {describe_passes(passes)} of {format_count(train_tokens)} tokens: beyond "

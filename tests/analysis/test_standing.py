@@ -56,6 +56,11 @@ def test_a_loss_beside_the_span_is_better_or_worse(loss: float, word: str) -> No
     assert ("Another hour would bring" in finding.text) == (word != "Worse")
 
 
+@pytest.mark.parametrize("damage", [{"text_level": 0.0}, {"text_level": -1.0}, {"text_slope": 1e9}])
+def test_nothing_is_said_of_a_text_that_cannot_be(make_run: MakeRun, damage: dict[str, float]) -> None:
+    assert standing_of(make_run, "damaged", 2.0, beginning=damage).standing is None
+
+
 def test_nothing_is_said_of_a_run_that_has_not_ended_or_an_old_log(make_run: MakeRun) -> None:
     assert standing_of(make_run, "running", 2.0, reason=None).standing is None
     assert standing_of(make_run, "stopped", 2.0, reason="stopped").standing is None

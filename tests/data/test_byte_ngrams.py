@@ -61,6 +61,12 @@ def test_a_text_that_repeats_is_more_predictable_than_one_of_random_letters(tmp_
     assert 4.0 < hard * 0.02**-slope < 6.0  # log2(26) is 4.7; 20 kB are too few for all n-grams
 
 
+def test_a_text_of_one_letter_has_a_level(tmp_path: Path) -> None:
+    curve = text_curve(tokens_of(tmp_path, "a" * 20_000, "a" * 20_000))
+    assert curve is not None
+    assert 0 < curve[0] < 0.01
+
+
 def test_another_validation_text_is_less_predictable(tmp_path: Path) -> None:
     train = "the cat sat on the mat and the rat saw the cat; " * 400
     levels = []

@@ -44,13 +44,14 @@ def test_passes_in_words(passes: float, text: str) -> None:
 
 
 def test_more_passes_than_the_text_bears_are_a_warning_with_their_number() -> None:
-    assert passes_warning(4.0, 301_000, 0.0) is None
-    warning = passes_warning(848.0, 301_000, 0.0)
+    assert passes_warning(4.0, 301_000, 4_800_000, 0.0) is None
+    assert passes_warning(16.0, 301_000, 100_000, 0.0) is None  # a small model repeats more of its text
+    warning = passes_warning(848.0, 301_000, 4_800_000, 0.0)
     assert warning is not None
     assert "848 passes over the text of 301 K tokens" in warning
-    dropout, decay = regularization(848.0)
+    dropout, decay = regularization(848.0, 4_800_000, 301_000)
     assert f"--dropout {dropout:g} --set train.weight_decay={decay:g}" in warning
-    assert passes_warning(848.0, 301_000, dropout) is None
+    assert passes_warning(848.0, 301_000, 4_800_000, dropout) is None
 
 
 def test_passes_of_a_time_follow_from_the_measured_step() -> None:
