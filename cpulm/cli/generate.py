@@ -209,6 +209,6 @@ def _warn_of_no_effect(names: list[str], num_samples: int) -> None:
     from cpulm.ui.console import show_warning
 
     if names:
-        show_warning(f"temperature 0 takes the likeliest token: no effect of {', '.join(names)}")
+        show_warning(f"temperature 0 takes the likeliest token: without effect: {', '.join(names)}")
     if num_samples > 1:
         show_warning("temperature 0 takes the likeliest token: all samples will be the same")

@@ -1,4 +1,4 @@
-"""``--precision`` of the commands that take not all of them."""
+"""``--precision`` of the commands that accept only some precisions."""
 
 from __future__ import annotations
 

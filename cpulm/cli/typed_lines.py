@@ -120,8 +120,8 @@ def with_setting(sampling: Sampling, max_new_tokens: int, words: list[str]) -> t
     name, value = words if len(words) == 2 else ("", "")
     name = name.replace("-", "_")
     if name not in _SETTINGS:
-        message = f"/set has no name {name}" if name else "/set takes a name and a value"
-        raise SettingsError(message, f"names: {', '.join(_SETTINGS)}")
+        message = f"/set has no setting {name}" if name else "/set takes a name and a value"
+        raise SettingsError(message, f"settings: {', '.join(_SETTINGS)}")
     number: float | None = None
     if not (value == "off" and name in _OPTIONAL):
         try:

@@ -16,14 +16,14 @@ from cpulm.data.piece_borders import END_MARK
 
 Ids: TypeAlias = npt.NDArray[np.uint32]
 
-_REMEMBERED_BYTES = 1 << 24
-"""Of text, after which the library starts anew: it keeps every word that it has seen, with up to 15 bytes of
-memory for a byte of words that do not repeat."""
+_REMEMBERED_BYTES, _TIMES_VOCABULARY = 1 << 24, 4
+"""Bytes of text after which the encoder is built again, because it caches every word, with up to 15 bytes of
+memory for a byte of new words; at least so many times the size of ``tokenizer.json``, slow to read."""
 _LONG_BYTES = 1 << 14
-"""Its method for one document does not release the interpreter's lock; the one that does takes 38 us more."""
+"""The method for one document does not release the interpreter's lock; the one that does takes 38 us more."""
 _ONE_ROW = PadTruncate(0)
 
-# Letters, digits and signs that Unicode has since version 16: gigatoken knows them, tokenizers does not.
+# Letters, digits and signs of newer versions of Unicode: gigatoken knows them, tokenizers does not.
 _NEW_IN_UNICODE = re.compile(
     "[\u088f\u0c5c\u0cdc\ua7ce\ua7cf\ua7d2\ua7d4\ua7f1\U00010940-\U00010959\U00010ec5-\U00010ec7"
     "\U00011db0-\U00011ddb\U00011de0-\U00011de9\U00016ea0-\U00016eb8\U00016ebb-\U00016ed3\U00016ff2-\U00016ff6"
@@ -39,6 +39,9 @@ class BpeEncoder:
     Args:
         inner: the tokenizer, which splits by one of :data:`cpulm.data.splitting.SplittingPattern`.
         eot_id: the id that stands for ``END_MARK``.
+
+    Raises:
+        RuntimeError: if the library cannot use the vocabulary.
     """
 
     def __init__(self, inner: JsonTokenizer, eot_id: int) -> None:
@@ -59,9 +62,9 @@ class BpeEncoder:
         return np.concatenate(with_ends[:-1])
 
     def _fast(self, documents: list[bytes]) -> list[Ids]:
-        # One at a time: the words that it keeps are in one place, and it is faster than texts are read.
+        # One caller at a time, with one cache: encoding is faster than reading.
         with self._lock:
-            if self._encoded_bytes > _REMEMBERED_BYTES:
+            if self._encoded_bytes > max(_REMEMBERED_BYTES, _TIMES_VOCABULARY * len(self._json)):
                 self._encoder, self._encoded_bytes = load_hf_json(self._json), 0
             self._encoded_bytes += sum(map(len, documents))
             encoder = self._encoder

@@ -1,4 +1,4 @@
-"""Encodes the text of a run on all cores, and writes the tokens in order."""
+"""Encodes the text of a run in several threads, and writes the tokens in order."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _POLL_SECONDS = 0.1
 
 
 def encode_corpus(corpus: Corpus, folder: FolderWriter, seen: SeenValues, stage: Stage) -> None:
-    """Encode all text on all cores, in order, from where ``folder`` was left.
+    """Encode all text in several threads, in order, from where ``folder`` was left.
 
     Args:
         seen: counts the values of columns in the training split.

@@ -45,7 +45,10 @@ def bulk_encoder(tokenizer: Tokenizer) -> Encode:
     if tokenizer.kind == "word":
         return _word_encoder(tokenizer)
     if keeps_every_text(tokenizer):
-        bpe = BpeEncoder(tokenizer.inner, tokenizer.eot_id)
+        try:
+            bpe = BpeEncoder(tokenizer.inner, tokenizer.eot_id)
+        except RuntimeError:
+            return _library_encoder(tokenizer)
         return lambda text: bpe.encode(text.encode("utf-8", "surrogateescape"))
     return _library_encoder(tokenizer)
 

@@ -75,7 +75,6 @@ def joined(*, has_run: bool = False) -> Iterator[World]:
 def _join(has_run: bool) -> tuple[World, Pulse, Callable[[], None]]:
     import torch.distributed as dist
     from torch._C._distributed_c10d import PrefixStore  # torch.distributed does not list it
-    from torch.distributed.rendezvous import rendezvous
 
     if not dist.is_available():
         raise without_gloo(host_name())
@@ -83,14 +82,13 @@ def _join(has_run: bool) -> tuple[World, Pulse, Callable[[], None]]:
     address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     use_interface(os.environ["MASTER_ADDR"], one_host=size == local_size)
     timeout = timedelta(seconds=CONNECT_SECONDS)
-    # torch tries to reach the store by IPv6 for so long, and then by IPv4.
+    # torch tries IPv6 for this long, and then IPv4.
     reach = timeout if os.environ["RANK"] == "0" else timeout / 2
     # A launcher keeps the store from one start of the processes to the next.
     start = os.environ.get(START) or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     prefix = f"cpulm/{start}"
     try:
-        found = answer_of(address, lambda: next(rendezvous("env://", timeout=reach)), CONNECT_SECONDS + 5)
-        store, rank, size = found
+        store, rank, size = _reached(address, reach)
         store.set_timeout(timeout)
         store = PrefixStore(prefix, store)
         rank, who = _introduced(store, rank, size, has_run)
@@ -112,6 +110,18 @@ def _join(has_run: bool) -> tuple[World, Pulse, Callable[[], None]]:
     pulse = Pulse(store, own, rank, names, here)
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     return World(rank, size, local_rank, local_size, hosts, group, pulse), pulse, dist.destroy_process_group
+
+
+def _reached(address: str, reach: timedelta) -> tuple[Any, int, int]:
+    """The store of the rendezvous, the rank of this process and how many there are."""
+    from torch.distributed.rendezvous import rendezvous
+
+    try:
+        return answer_of(address, lambda: next(rendezvous("env://", timeout=reach)), CONNECT_SECONDS + 5)
+    except SettingsError as error:
+        if AGAIN not in os.environ:
+            raise
+        raise LostPeerError(error.message) from error  # it has answered before
 
 
 def _wait_for_end(pid: int) -> None:

@@ -105,9 +105,9 @@ class Meeting(RendezvousHandler):
         self._handler._stop_heartbeats()
         try:
             wait_for(self._place.endpoint, deadline - time.monotonic(), lambda _: None, again=True)
+            self._handler = self._new_handler()
         except SettingsError as error:
             raise RendezvousConnectionError(error.message) from error
-        self._handler = self._new_handler()
         self._connected = True
 
     def _new_handler(self) -> DynamicRendezvousHandler:

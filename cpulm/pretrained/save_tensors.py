@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 def save_tensors(
     tensors: Mapping[str, npt.NDArray[np.float32]], path: Path, metadata: Mapping[str, str]
 ) -> None:
-    """Write ``tensors`` to ``path``, at once: not whole or not at all.
+    """Write ``tensors`` directly to ``path``; after an error a part of the file may be there.
 
     Raises:
         OSError: if it cannot be written.

@@ -78,7 +78,7 @@ def locked(run: RunDir, *, to_delete: bool = False) -> Iterator[None]:
     except ResourceError:
         if not to_delete:
             raise
-        yield  # without the file nobody trains, and nobody can begin to
+        yield  # without the file nobody trains, and nobody can begin to before something is deleted
         return
     try:
         _acquire(descriptor, run, needs_line=not to_delete)

@@ -23,7 +23,7 @@ def request_stop(run: RunDir) -> None:
 
     Raises:
         SettingsError: the folder cannot be written.
-        ResourceError: the disk has no room for a file's name.
+        ResourceError: the disk has no room even for an empty file.
     """
     try:
         write_text(run.stop, "")  # which a full disk has room for

@@ -162,8 +162,10 @@ class Trainer:
             if not self.rounds.are_long:  # between two updates: nothing that is trained needs to be lost
                 self.checkpointer.save_last()
             raise
-        self._keep_own()
-        self.checkpointer.save_last()
+        try:
+            self._keep_own()
+        finally:  # what is trained is saved, also if another process has vanished
+            self.checkpointer.save_last()
         return reason
 
     def _missed_end(self) -> EndReason | None:

@@ -230,7 +230,7 @@ def test_interactive_obeys_commands_and_continues_no_other_slash(run: Run) -> No
     done = run("--interactive", *GREEDY, stdin=lines)
     assert (done.code, done.out) == (0, "abcde\n")
     assert "/set temperature 0.7" in done.err
-    assert "/set has no name heat\n hint: names: temperature" in done.err
+    assert "/set has no setting heat\n hint: settings: temperature" in done.err
     assert "top_k" not in done.err.replace("top_k, top_p", "")
     assert "temperature = -1 must be 0 or more" in done.err
 
@@ -244,7 +244,7 @@ def test_interactive_survives_a_prompt_that_cannot_be(run: Run, tmp_path: Path) 
 
 def test_at_temperature_0_options_without_effect_are_named(run: Run) -> None:
     done = run("--prompt", "a", *GREEDY, "--top-k", "3", "--seed", "1", "--num-samples", "2")
-    assert "no effect of --top-k, --seed" in done.err
+    assert "without effect: --top-k, --seed" in done.err
     assert "all samples will be the same" in done.err
     assert "no effect" not in run("--prompt", "a", *GREEDY).err
 

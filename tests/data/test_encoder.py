@@ -114,6 +114,7 @@ def test_every_character_is_split_as_by_the_library(pattern: SplittingPattern) -
 
 def test_what_the_library_has_seen_is_forgotten_after_some_text(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bpe_encoder, "_REMEMBERED_BYTES", 100)
+    monkeypatch.setattr(bpe_encoder, "_TIMES_VOCABULARY", 0)
     encode = bulk_encoder(bpe())
     loaded: list[str] = []
 
@@ -125,6 +126,14 @@ def test_what_the_library_has_seen_is_forgotten_after_some_text(monkeypatch: pyt
     for _ in range(5):
         assert encode(SAMPLE).tolist() == bpe().encode(SAMPLE)
     assert 2 <= len(loaded) <= 5
+
+
+def test_a_vocabulary_that_the_library_refuses_is_left_to_tokenizers(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(_: str) -> None:
+        raise RuntimeError("no such vocabulary")
+
+    monkeypatch.setattr(bpe_encoder, "load_hf_json", refuses)
+    assert bulk_encoder(bpe())(SAMPLE).tolist() == bpe().encode(SAMPLE)
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)

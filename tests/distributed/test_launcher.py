@@ -7,6 +7,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -114,4 +115,18 @@ def test_processes_that_cannot_meet_are_started_again_only_if_they_could(
         joined(),
     ):
         pass
+    assert error.value.exit_code == code
+
+
+@pytest.mark.parametrize(("again", "code"), [({}, SETTINGS), ({AGAIN: "1"}, LOST)])
+def test_a_main_process_that_answers_nothing_is_lost_if_it_has_answered_before(
+    monkeypatch: pytest.MonkeyPatch, again: dict[str, str], code: int
+) -> None:
+    monkeypatch.setattr(join, "CONNECT_SECONDS", -4.5)  # so that half a second is left
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(silent.getsockname()[1])}
+        for name, value in {**address, "RANK": "1", "WORLD_SIZE": "2", **again}.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(CpulmError, match="does not answer as the rendezvous") as error:
+            join._reached(f"127.0.0.1:{address['MASTER_PORT']}", timedelta(seconds=30))
     assert error.value.exit_code == code

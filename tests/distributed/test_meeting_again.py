@@ -18,7 +18,7 @@ import pytest
 from ranks import free_port
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerState
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
-from torch.distributed.elastic.rendezvous import RendezvousClosedError
+from torch.distributed.elastic.rendezvous import RendezvousClosedError, RendezvousConnectionError
 
 from cpulm.distributed import launch, meeting
 from cpulm.distributed.begun_run import LAUNCH
@@ -197,6 +197,19 @@ def test_a_program_that_answers_nothing_is_not_waited_for(monkeypatch: pytest.Mo
         place = MeetingPlace(f"{HERE}:{port}", HERE, is_here=False)
         with pytest.raises(SettingsError, match=f"at {HERE}:{port} does not answer as the rendezvous"):
             Meeting(DistributedSettings(nodes="2"), place, print)
+
+
+def test_a_meeting_place_that_answers_nothing_for_a_while_is_tried_again(
+    machine: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = machine()._meeting
+
+    def silent() -> None:
+        raise SettingsError("does not answer")
+
+    monkeypatch.setattr(found, "_new_handler", silent)
+    with pytest.raises(RendezvousConnectionError, match="does not answer"):
+        found._connect(time.monotonic() + 30)
 
 
 def test_machines_that_do_not_meet_say_why(machine: Callable[[], Any]) -> None:

@@ -13,7 +13,7 @@ import torch
 
 from cpulm.data.records.template import parse_template
 from cpulm.data.tokenizer import Tokenizer, byte_tokenizer, char_tokenizer, train_bpe, train_word
-from cpulm.errors import SettingsError
+from cpulm.errors import DataError, SettingsError
 from cpulm.generation.generate import NOTHING_ALLOWED, Completion, Generation, stream_text
 from cpulm.generation.records import RecordPrompt, record_prompt
 from cpulm.generation.rules.python_rule import PythonRule
@@ -263,3 +263,12 @@ def test_a_condition_that_is_not_known_is_one_error(fields: dict[str, str], mess
     with pytest.raises(SettingsError, match=message) as caught:
         record_prompt(TOKENIZERS["byte"], TEMPLATE, fields, {"grade": {"7A": 3, "6B": 1}})
     assert hint in caught.value.hint
+
+
+def test_logits_that_are_not_finite_are_the_models_fault() -> None:
+    """Of a model that forbids all that the rules allow; nobody's rule is to blame."""
+    generation, _ = begun(TOKENIZERS["char"], RulesRequest(regex="cat"), None, 2, 8)
+    with pytest.raises(DataError, match="not finite"):
+        generation.choose(torch.full((2, generation.read(1).size(1)), -torch.inf))
+    assert generation.rules is not None
+    assert generation.rules.dead_ends == {}

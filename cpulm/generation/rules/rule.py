@@ -47,8 +47,8 @@ class RuleSet:
     def apply(self, logits: Tensor, running: Sequence[bool]) -> Tensor:
         """Set logits [B, V] of what the running texts may not go on with to -inf, in place where possible.
 
-        Texts that could go on with nothing are noted in ``dead_ends``. Logits of texts that have ended may
-        become any finite numbers.
+        Texts that could go on with nothing are noted in ``dead_ends``. The input
+        may be overwritten, and the rows of texts that have ended are undefined.
         """
         rows = [row for row, runs in enumerate(running) if runs]
         logits = logits.float().contiguous()  # the rows of a first step are one in memory
@@ -59,12 +59,18 @@ class RuleSet:
         if -math.inf in largest:
             for row in [row for row, most in enumerate(largest) if most == -math.inf]:
                 if running[row]:
-                    self.dead_ends[row] = self._reason(row, len(running), array.shape[1])
+                    reason = self._reason(row, len(running), array.shape[1])
+                    if reason is None:
+                        continue
+                    self.dead_ends[row] = reason
                 array[row] = 0
         return logits
 
-    def _reason(self, row: int, count: int, vocab_size: int) -> str:
-        """Why a text may go on with nothing: the first rule that leaves none of what those before it do."""
+    def _reason(self, row: int, count: int, vocab_size: int) -> str | None:
+        """Why a text may go on with nothing: the first rule that leaves none of what those before it do.
+
+        None if the rules leave some: then the model's logits are not finite.
+        """
         logits = np.zeros((count, vocab_size), dtype=np.float32)
         before: list[str] = []
         for rule in self._rules:
@@ -73,7 +79,7 @@ class RuleSet:
                 also = f" that {', '.join(before)} allows" if before else ""
                 return f"{rule.name} allows no token{also}"
             before.append(rule.name)
-        raise AssertionError("the rules allow a token now")
+        return None
 
     def push(self, row: int, token: int) -> None:
         """Note the next token of a text."""
