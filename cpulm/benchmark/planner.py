@@ -43,7 +43,7 @@ GENERATIONS, _TAUGHT_COST = 2, 4 / 3
 """Trainings, if the time is enough: a third one gained nothing. Each after the first takes so many times as
 long, because of its teacher."""
 _WORTH_A_SECOND = 1.5
-"""The time is enough if one training would take so many times the most passes that were measured."""
+"""The time is enough if one training would have so many times the passes that the model bears."""
 _BEYOND_MEASURED = 2.5
 """Sizes are planned up to so many times the largest one that the law was fitted to."""
 _MOST_PARAMETERS_PER_BYTE = 18.0
@@ -250,12 +250,14 @@ class Planner:
         seconds = max(self.seconds / 4, left * _TRAINED_PART)
         rate = self._rates[min(self._rates, key=lambda known: abs(known - place))]
         settings = self.settings_for(place, seconds * rate / _flops(self._make(self._shape(place))))
-        most = self._most_tokens(settings)
-        if seconds * rate / _flops(settings) > most:
-            settings = self.settings_for(place, most)
-        in_time = seconds * rate / _flops(settings)
+        in_time, most = seconds * rate / _flops(settings), self._most_tokens(settings)
         planned = GENERATIONS if in_time >= _WORTH_A_SECOND * most else 1
         generations = self._make({"train.generations": planned}).train.generations
+        if generations == 1:
+            most = self._most_tokens(settings, _WORTH_A_SECOND)
+        if in_time > most:
+            settings = self.settings_for(place, most)
+            in_time = seconds * rate / _flops(settings)
         settings = changed(settings, train=changed(settings.train, generations=generations))
         vocab_size = vocab_size_of(settings)
         needed = expected_arithmetic(settings, self._machine)
@@ -279,11 +281,11 @@ class Planner:
             ).loss,
         )
 
-    def _most_tokens(self, settings: Settings) -> float:
-        """The most tokens to train on: in no more passes than were measured, or than the model bears."""
+    def _most_tokens(self, settings: Settings, times: float = 1.0) -> float:
+        """The most tokens to train on: so many times the passes that a model bears, if they were measured."""
         text_tokens = self.text_bytes / bytes_per_token(settings.data)
         params = count(settings.model, vocab_size_of(settings)).non_embedding
-        return min(measured_law().most_passes, most_passes(params, text_tokens)) * text_tokens
+        return min(measured_law().most_passes, times * most_passes(params, text_tokens)) * text_tokens
 
     def _measure(self, place: int) -> None:
         """Measure the operations a second of a size, by updates of as many rows as a moment allows.

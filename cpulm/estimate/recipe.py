@@ -28,10 +28,10 @@ REGULARIZATION = (
     (46.0, 0.1, 0.5),
     (math.inf, 0.3, 0.5),
 )
-MOST_REPETITION = 45.0
+MOST_REPETITION = 30.0
 """Up to so much repetition: dropout and weight decay, by the runs in benchmarks/EXPERIMENTS.md. Repetition is
 the number of passes times the root of the parameters for each token of the text: a small model takes longer
-to learn it by heart. No plan repeats more than ``MOST_REPETITION``: the best models came before."""
+to learn it by heart. With more than ``MOST_REPETITION`` the best model came before the end."""
 AVERAGE_FRACTION = 0.2
 
 _VOCABULARY_OF_TEXT = ((30e3, 512), (300e3, 1024), (3e6, 2048), (20e6, 4096), (math.inf, 8192))
