@@ -40,6 +40,8 @@ Exponents: TypeAlias = tuple[Sequence[float], Sequence[float], Sequence[float], 
 _TEXT_SPREAD = 0.05
 """What is assumed of levels before the fit: the standard deviation of their logarithms."""
 _RUN_SPREAD = 0.025
+_PLANNED_RUN_SPREAD = 0.075
+"""That of nine runs of plans (benchmarks/EXPERIMENTS.md, "Plans and their runs")."""
 _ROUNDS = 6
 _LEAST_TRAINED = 0.2
 """Bytes for each parameter: no plan trains so little."""
@@ -143,6 +145,7 @@ def fit(
     usual = float(np.mean(list(levels.values())))
     levels = {text: level - usual for text, level in levels.items()}
     factors = factors * math.exp(usual)
+    spread = float(np.sqrt((weight * misfit**2).sum() / weight.sum()))
     law = LearningLaw(
         floor=round(float(factors[0]), 4),
         a=round(float(factors[1]), 4),
@@ -152,7 +155,7 @@ def fit(
         repeats=repeats,
         repeats_exponent=exponent,
         text_spread=round(float(np.std(list(levels.values()))), 3),
-        run_spread=round(max(_RUN_SPREAD, float(np.sqrt((weight * misfit**2).sum() / weight.sum()))), 3),
+        run_spread=round(max(_PLANNED_RUN_SPREAD, spread), 3),
         most_passes=float(math.floor((passes).max())),
         sizes=(float(params.min() * 1e6), float(params.max() * 1e6)),
         levels=(float(height.min()), float(height.max())),
