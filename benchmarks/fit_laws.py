@@ -176,8 +176,8 @@ def level_of_other_texts(table: list[dict[str, Any]], law: LearningLaw) -> float
 
 
 def _expected(law: LearningLaw, row: dict[str, Any]) -> float:
-    sizes = (row[name] * 1e6 for name in ("params", "trained", "unique"))
-    return law.expected(*sizes, TextCurve(row["level"], row["slope"])).loss
+    params, trained, unique = (row[name] * 1e6 for name in ("params", "trained", "unique"))
+    return law.expected(params, trained, unique, TextCurve(row["level"], row["slope"])).loss
 
 
 def _non_negative(left: np.ndarray[Any, Any], right: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
