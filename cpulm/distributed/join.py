@@ -117,11 +117,13 @@ def _reached(address: str, reach: timedelta) -> tuple[Any, int, int]:
     from torch.distributed.rendezvous import rendezvous
 
     try:
-        return answer_of(address, lambda: next(rendezvous("env://", timeout=reach)), CONNECT_SECONDS + 5)
+        found = answer_of(address, lambda: next(rendezvous("env://", timeout=reach)), CONNECT_SECONDS + 5)
     except SettingsError as error:
         if AGAIN not in os.environ:
             raise
         raise LostPeerError(error.message) from error  # it has answered before
+    store, rank, size = found
+    return store, rank, size
 
 
 def _wait_for_end(pid: int) -> None:
