@@ -69,7 +69,7 @@ def test_commands_are_obeyed_and_others_explained(run: Run) -> None:
         "/clear",
         "/system TEXT",
         "/set temperature 0.7",
-        "names: temp",
+        "settings: temp",
     ):
         assert part in done.err
 
