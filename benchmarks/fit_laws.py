@@ -35,8 +35,7 @@ COLUMNS = ("text", "level", "slope", "params", "trained", "unique", "dropout", "
 ALPHAS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35)
 BETAS = (0.06, 0.08, 0.1, 0.12, 0.15, 0.18, 0.22, 0.26, 0.3)
 REPEATS = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)
-REPEATS_EXPONENTS = (0.0, 0.15, 0.3, 0.45, 0.6, 0.75)
-Exponents: TypeAlias = tuple[Sequence[float], Sequence[float], Sequence[float], Sequence[float]]
+Exponents: TypeAlias = tuple[Sequence[float], Sequence[float], Sequence[float]]
 _TEXT_SPREAD = 0.05
 """What is assumed of levels before the fit: the standard deviation of their logarithms."""
 _RUN_SPREAD = 0.025
@@ -97,7 +96,7 @@ def envelope(table: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(best.values())
 
 
-EXPONENTS: Exponents = (ALPHAS, BETAS, REPEATS, REPEATS_EXPONENTS)
+EXPONENTS: Exponents = (ALPHAS, BETAS, REPEATS)
 
 
 def fit(
@@ -117,9 +116,8 @@ def fit(
     weight = np.array([4.0 / runs[row["text"] + row["run"]] for row in table])
     passes = trained / np.minimum(trained, unique)
     best: tuple[float, Any, Any, Any] = (math.inf, None, None, None)
-    for alpha, beta, repeats, exponent in itertools.product(*exponents):
-        worn = repeats * (unique / params) ** exponent
-        worth = np.minimum(trained, unique) * (1 + worn * (1 - np.exp(-(passes - 1) / worn)))
+    for alpha, beta, repeats in itertools.product(*exponents):
+        worth = np.minimum(trained, unique) * (1 + repeats * (1 - np.exp(-(passes - 1) / repeats)))
         bits = height * worth**-slope
         terms = np.c_[np.ones_like(params), params**-alpha, worth**-beta]
         level = np.zeros(len(texts))
@@ -137,11 +135,11 @@ def fit(
         if cost < best[0]:
             best = (
                 cost,
-                (alpha, beta, repeats, exponent, factors),
+                (alpha, beta, repeats, factors),
                 dict(zip(texts, level, strict=True)),
                 misfit,
             )
-    _, (alpha, beta, repeats, exponent, factors), levels, misfit = best
+    _, (alpha, beta, repeats, factors), levels, misfit = best
     usual = float(np.mean(list(levels.values())))
     levels = {text: level - usual for text, level in levels.items()}
     factors = factors * math.exp(usual)
@@ -153,7 +151,6 @@ def fit(
         b=round(float(factors[2]), 4),
         beta=beta,
         repeats=repeats,
-        repeats_exponent=exponent,
         text_spread=round(float(np.std(list(levels.values()))), 3),
         run_spread=round(max(_PLANNED_RUN_SPREAD, spread), 3),
         most_passes=float(math.floor((passes).max())),
@@ -166,7 +163,7 @@ def fit(
 def level_of_other_texts(table: list[dict[str, Any]], law: LearningLaw) -> float:
     """The standard deviation of the level of a text that was left out of the fit."""
     levels = []
-    exponents = (law.alpha,), (law.beta,), (law.repeats,), (law.repeats_exponent,)
+    exponents = (law.alpha,), (law.beta,), (law.repeats,)
     for text in {row["text"] for row in table}:
         others, _, _ = fit([row for row in table if row["text"] != text], exponents)
         left_out = [row for row in table if row["text"] == text]

@@ -6,10 +6,10 @@ al. (https://arxiv.org/abs/2305.16264), beside what n-grams of bytes reach on th
     L = c D'^-s (e + a / N^alpha + b / D'^beta)
 
 for a model of N million parameters without embeddings and D' million bytes: those trained on, where each
-pass over the text is worth less than the one before, the sooner the larger the model is beside the text.
-``c D^-s`` are the bits per byte of the validation text by n-grams that were counted in D million bytes of the
-training text (:mod:`cpulm.data.byte_ngrams`), so that a text that was never measured has a level and a slope
-of its own. The loss is the best of the run: a text seen too often does not undo it.
+pass over the text is worth less than the one before. ``c D^-s`` are the bits per byte of the validation text
+by n-grams that were counted in D million bytes of the training text (:mod:`cpulm.data.byte_ngrams`), so that a
+text that was never measured has a level and a slope of its own. The loss is the best of the run: a text seen
+too often does not undo it.
 
 The constants were measured by ``benchmarks/laws.py``, which writes the file.
 """
@@ -61,9 +61,7 @@ class LearningLaw:
     """The constants of the law, and what they were fitted to.
 
     Attributes:
-        repeats: the number of repetitions after which another one is worth 1/e of a new pass, for a text of
-            as many bytes as the model has parameters.
-        repeats_exponent: how that number grows with the bytes per parameter.
+        repeats: the number of repetitions after which another one is worth 1/e of a new pass.
         text_spread: standard deviation of the logarithm of the level from text to text.
         run_spread: standard deviation of the logarithm of a run's loss on one text.
         most_passes: the most passes over a text that were measured.
@@ -77,7 +75,6 @@ class LearningLaw:
     b: float
     beta: float
     repeats: float
-    repeats_exponent: float
     text_spread: float
     run_spread: float
     most_passes: float
@@ -94,7 +91,7 @@ class LearningLaw:
             trained_bytes: of text, each pass counted.
             unique_bytes: of the training text.
         """
-        worth = self.worth_bytes(params, trained_bytes, unique_bytes) / MILLION
+        worth = self.worth_bytes(trained_bytes, unique_bytes) / MILLION
         ngrams = text.level * worth**-text.slope
         size_term = self.a * (params / MILLION) ** -self.alpha
         loss = ngrams * (self.floor + size_term + self.b * worth**-self.beta)
@@ -104,12 +101,11 @@ class LearningLaw:
         spread = math.exp(_NORMAL_80 * math.hypot(text_spread, self.run_spread))
         return Expectation(loss, loss / spread, loss * spread)
 
-    def worth_bytes(self, params: float, trained_bytes: float, unique_bytes: float) -> float:
+    def worth_bytes(self, trained_bytes: float, unique_bytes: float) -> float:
         """How many bytes of new text the training is worth."""
         unique = min(trained_bytes, unique_bytes)
         passes = min(trained_bytes / unique, self.most_passes)
-        repeats = self.repeats * math.pow(unique_bytes / params, self.repeats_exponent)
-        return unique * (1.0 + repeats * (1.0 - math.exp(-(passes - 1.0) / repeats)))
+        return unique * (1.0 + self.repeats * (1.0 - math.exp(-(passes - 1.0) / self.repeats)))
 
     def on_one_text(self) -> LearningLaw:
         """The law for a text whose level was measured."""

@@ -38,11 +38,11 @@ def test_more_of_anything_is_better_and_a_repeated_byte_is_worth_less() -> None:
     assert loss(params=4e6) < loss()
     assert loss(unique=2e6, trained=2e6) < loss(trained=2e6) < loss()
     law = measured_law()
-    worth = [law.worth_bytes(4e5, passes * 1e6, 1e6) / 1e6 for passes in (0.5, 1, 2, 4, 8)]
+    worth = [law.worth_bytes(passes * 1e6, 1e6) / 1e6 for passes in (0.5, 1, 2, 4, 8)]
     assert worth[:2] == [0.5, 1.0]
     assert 1 < worth[2] < 2
     assert worth == sorted(worth)
-    assert law.worth_bytes(4e5, 1e12, 1e6) == law.worth_bytes(4e5, law.most_passes * 1e6, 1e6)
+    assert law.worth_bytes(1e12, 1e6) == law.worth_bytes(law.most_passes * 1e6, 1e6)
 
 
 def test_a_text_unlike_those_measured_is_less_certain() -> None:
