@@ -7,9 +7,9 @@ al. (https://arxiv.org/abs/2305.16264), beside what n-grams of bytes reach on th
 
 for a model of N million parameters without embeddings and D' million bytes: those trained on, where each
 pass over the text is worth less than the one before. ``c D^-s`` are the bits per byte of the validation text
-by n-grams that were counted in D million bytes of the training text (:mod:`cpulm.data.byte_ngrams`), so that a
-text that was never measured has a level and a slope of its own. The loss is the best of the run: a text seen
-too often does not undo it.
+by n-grams that were counted in D million bytes of the training text (:mod:`cpulm.data.byte_ngrams`), so that
+a text that was never measured has a level and a slope of its own. The loss is the best of the run: a text
+seen too often does not undo it.
 
 The constants were measured by ``benchmarks/laws.py``, which writes the file.
 """
