@@ -41,7 +41,7 @@ def text_curve(tokens: TokenFolder) -> tuple[float, float] | None:
     pieces = list(_pieces(tokens, tokens.train, _MOST_TRAIN_BYTES))
     val = _bytes(b"".join(_pieces(tokens, tokens.val, _MOST_VAL_BYTES)))
     points = []
-    for step in (1 << halving for halving in range(_HALVINGS + 1)):
+    for step in (1 << halving for halving in range(_HALVINGS + 1) if 1 << halving <= len(pieces)):
         train = _bytes(b"".join(pieces[::step]))
         if min(len(train), len(val)) >= _LEAST_BYTES:
             bits = max(bits_per_byte(train, val), _LEAST_BITS)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cpulm.data import byte_ngrams
 from cpulm.data.byte_ngrams import bits_per_byte, text_curve
 from cpulm.data.prepare import prepare
 from cpulm.data.tokenfile import TokenFolder
@@ -80,3 +81,10 @@ def test_another_validation_text_is_less_predictable(tmp_path: Path) -> None:
 
 def test_a_text_that_is_too_short_says_nothing(tmp_path: Path) -> None:
     assert text_curve(tokens_of(tmp_path, "the cat sat on the mat " * 20, "the rat " * 10)) is None
+
+
+def test_a_text_of_a_few_pieces_has_the_usual_slope(tmp_path: Path) -> None:
+    rhyme = "the cat sat on the mat and the rat saw the cat; "
+    curve = text_curve(tokens_of(tmp_path, rhyme * 50, rhyme * 10))
+    assert curve is not None
+    assert curve[1] == byte_ngrams._USUAL_SLOPE
