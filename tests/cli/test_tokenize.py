@@ -148,9 +148,9 @@ except StoppedError as error:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no SIGINT to one process")
 def test_ctrl_c_ends_it_and_leaves_nothing(in_empty_folder: Path) -> None:
-    """On text that would take minutes, at a moment when the work is under way."""
+    """On text that takes longer than a moment, at a moment when the work is under way."""
     (in_empty_folder / "big.txt").write_text(
-        "".join(f"{n} {n * n:x} " for n in range(400_000)), encoding="utf-8"
+        "".join(f"{n} {n * n:x} " for n in range(2_000_000)), encoding="utf-8"
     )
     command = [sys.executable, "-m", "cpulm", "tokenize", "big.txt", "--out", "tokens"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
