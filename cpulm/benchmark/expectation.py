@@ -106,7 +106,7 @@ def _remarks(plan: RunPlan, passes: float) -> list[str]:
     if best.spare_seconds > _SHORT_REST * plan.seconds:
         used = format_duration(best.settings.train.max_time or 0.0)
         remarks.append(
-            f"the text is short for the time: a model of this size learns nothing from more than "
+            f"the text is short for the time: a model of this size gains little from more than "
             f"{best.passes:.0f} passes, so the run ends after {used}; more text would use the rest"
         )
     if passes < 1:

@@ -29,9 +29,9 @@ REGULARIZATION = (
     (math.inf, 0.3, 0.5),
 )
 MOST_REPETITION = 30.0
-"""Up to so much repetition: dropout and weight decay, by the runs in benchmarks/EXPERIMENTS.md. Repetition is
-the number of passes times the root of the parameters for each token of the text: a small model takes longer
-to learn it by heart. With more than ``MOST_REPETITION`` the best model came before the end."""
+"""Dropout and weight decay up to a repetition, by the runs in benchmarks/EXPERIMENTS.md: the number of passes
+times the square root of the parameters for each token of the text, because a small model memorizes a text
+later. Runs with more than ``MOST_REPETITION`` had their best model before the end."""
 AVERAGE_FRACTION = 0.2
 
 _VOCABULARY_OF_TEXT = ((30e3, 512), (300e3, 1024), (3e6, 2048), (20e6, 4096), (math.inf, 8192))

@@ -79,7 +79,8 @@ def resolve(
         layers.append(_flat(load_preset(preset)[0], f"the preset {preset}"))
     layers.append(dict(initial or {}))
     layers.append(from_config)
-    layers.append(_from_environment(environ or {}))
+    environment = _from_environment(environ or {})
+    layers.append(environment)
     layers.append(_from_assignments(assignments))
     layers.append(_from_flags(flags or {}))
     merged: Layer = {}
@@ -91,7 +92,7 @@ def resolve(
         return validate(_nested({**merged, "preset": preset}))
     except SettingsError as error:
         key = error.message.partition(" = ")[0]
-        if key in layers[-3] and key not in {**layers[-2], **layers[-1]}:  # nobody sees it in the command
+        if key in environment and key not in {**layers[-2], **layers[-1]}:  # nobody sees it in the command
             error.message += f" (in the environment: {ENV_PREFIX}{key.upper().replace('.', '__', 1)})"
             error.args = (error.message,)
         raise
