@@ -163,7 +163,7 @@ class Planner:
         seconds = seconds_given(given)
         if seconds is None:
             raise SettingsError("the preset auto needs a time", "give --max-time 30m or --until 07:00")
-        self.seconds = seconds
+        self.seconds, self._began = seconds, time.monotonic()
         self._make_settings, self._show, self._should_stop = make, show, should_stop
         self._share: dict[str, Any] = {}
         self._rates: dict[int, float] = {}
@@ -265,7 +265,9 @@ class Planner:
         in_time /= generations_cost(generations)
         a_token = bytes_per_token(settings.data)
         tokens = min(in_time, most)
-        spare = self.seconds * (1.0 - tokens / in_time)
+        # A run's time counts from the start of the command, and on a busy machine planning takes some of it.
+        planning = time.monotonic() - self._began
+        spare = max(0.0, self.seconds * (1.0 - tokens / in_time) - planning)
         counts = count(settings.model, vocab_size)
         return Candidate(
             place=place,

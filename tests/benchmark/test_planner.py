@@ -90,6 +90,15 @@ def test_no_more_passes_than_were_measured_are_planned(text: Path) -> None:
     assert (until.until, until.max_time is None) == (None, False)
 
 
+def test_a_run_that_ends_early_has_the_time_that_planning_took(
+    text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_once = planned(made_for(text, "train.max_time=8h"))
+    planner = Planner(made_for(text, "train.max_time=8h"), show=lambda _: None, should_stop=lambda: False)
+    planner._began -= 3600.0
+    assert planner.plan().best.spare_seconds < at_once.best.spare_seconds - 3000.0
+
+
 def test_a_long_time_for_a_short_text_has_two_generations_unless_the_user_says_otherwise(text: Path) -> None:
     plan = planned(made_for(text, "train.max_time=8h"))
     train = plan.best.settings.train
