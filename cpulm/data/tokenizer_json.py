@@ -47,7 +47,9 @@ def check_tokenizer(text: str) -> None:
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         why = f"it has no {error}" if isinstance(error, KeyError) else str(error)
         raise DataError(f"this is not a tokenizer.json: {why}", _HINT) from None
-    largest, most = max(ids, default=0), _SPARSE * len(ids) + 1024
+    if not vocab:
+        raise DataError("this tokenizer.json has an empty vocabulary", _HINT)
+    largest, most = max(ids), _SPARSE * len(ids) + 1024
     if largest >= min(most, MOST_IDS):
         raise DataError(f"its {len(ids):,} tokens have ids up to {largest:,}", "number them from 0 on")
     unknown = model.get("unk_token")

@@ -40,7 +40,7 @@ class Sampling:
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < math.inf:
             raise SettingsError(
-                f"temperature = {self.temperature:g} must be 0 or more",
+                f"temperature = {self.temperature:g} must be a finite number, 0 or more",
                 "0 always takes the likeliest token, 1 keeps the model's probabilities; 0.8 is usual",
             )
         if self.top_k is not None and self.top_k < 0:
@@ -51,7 +51,7 @@ class Sampling:
             raise SettingsError(f"min_p = {self.min_p:g} must be between 0 and 1", "0.05 is usual")
         if not 0 < self.repetition_penalty < math.inf:
             raise SettingsError(
-                f"repetition_penalty = {self.repetition_penalty:g} must be above 0",
+                f"repetition_penalty = {self.repetition_penalty:g} must be a finite number above 0",
                 "1 changes nothing; 1.1 is usual",
             )
 

@@ -221,4 +221,5 @@ def test_a_value_outside_its_range_is_refused_by_name(wrong: dict[str, float]) -
     ((name, value),) = wrong.items()
     with pytest.raises(SettingsError, match=f"^{name} = {value:g} ") as caught:
         Sampling(**wrong)  # type: ignore[arg-type]
+    assert ("a finite number" in caught.value.message) or value != math.inf
     assert caught.value.hint
