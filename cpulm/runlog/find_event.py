@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from dataclasses import replace
+from pathlib import Path, PureWindowsPath
 from typing import BinaryIO, TypeVar
 
-from cpulm.events import Event, RunFinished, RunStarted, StepDone, from_json, line_start
+from cpulm.events import CheckpointSaved, Event, RunFinished, RunStarted, StepDone, from_json, line_start
 from cpulm.regular_file import open_regular
+from cpulm.run_dir import RunDir
 
 _BLOCK_BYTES = 2**18
 _LONGEST_LINE = 2**24
@@ -21,12 +23,29 @@ _LONGEST_LINE = 2**24
 E = TypeVar("E", bound=Event)
 
 
-def event_in(line: bytes) -> Event | None:
-    """Return the event in a complete line; None if the line is damaged or from another version."""
+def event_in(line: bytes, metrics: Path) -> Event | None:
+    """Return the event in a complete line; None if the line is damaged or from another version.
+
+    Its paths are those of the folder in which ``metrics`` is now: the run may have been copied or renamed.
+    """
     try:
-        return from_json(line) if line.endswith(b"\n") else None
+        return _moved(from_json(line), RunDir(metrics.parent)) if line.endswith(b"\n") else None
     except ValueError:
         return None
+
+
+def _moved(event: Event, run: RunDir) -> Event:
+    if isinstance(event, RunStarted):
+        return replace(event, run=str(run.path), name=run.name)
+    if isinstance(event, CheckpointSaved):
+        return replace(event, path=_inside(run, event.path))
+    if isinstance(event, RunFinished) and event.checkpoint is not None:
+        return replace(event, checkpoint=_inside(run, event.checkpoint))
+    return event
+
+
+def _inside(run: RunDir, path: str) -> str:
+    return str(run.path / PureWindowsPath(path).name)  # either separator
 
 
 def first_event(metrics: Path, kind: type[E]) -> E | None:
@@ -35,7 +54,7 @@ def first_event(metrics: Path, kind: type[E]) -> E | None:
     try:
         with open_regular(metrics) as file:
             while line := file.readline(_LONGEST_LINE):
-                if line.startswith(start) and isinstance(event := event_in(line), kind):
+                if line.startswith(start) and isinstance(event := event_in(line, metrics), kind):
                     return event
     except OSError:
         pass
@@ -54,7 +73,7 @@ def last_event(metrics: Path, *kinds: type[E], where: Callable[[E], bool] | None
     try:
         with open_regular(metrics) as file:
             for line in _lines_from_the_end(file, [line_start(kind) for kind in kinds]):
-                event = event_in(line)
+                event = event_in(line, metrics)
                 if isinstance(event, kinds) and (where is None or where(event)):
                     return event
     except OSError:

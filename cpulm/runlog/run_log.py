@@ -130,7 +130,7 @@ def read_run_log(metrics: Path) -> RunLog:
     Raises:
         DataError: if it does not exist, cannot be read, or contains no event.
     """
-    reader = _Reader()
+    reader = _Reader(metrics)
     try:
         with open_regular(metrics) as file:
             while lines := file.readlines(_BLOCK_BYTES):
@@ -146,7 +146,8 @@ def read_run_log(metrics: Path) -> RunLog:
 
 
 class _Reader:
-    def __init__(self) -> None:
+    def __init__(self, metrics: Path) -> None:
+        self._metrics = metrics
         self._steps: list[Floats] = []
         self._machine: list[Floats] = []
         self._machine_at: list[int] = []
@@ -177,7 +178,7 @@ class _Reader:
         self._lines += sum(is_step)
 
     def _add_event(self, line: bytes, at: int) -> None:
-        event = event_in(line)
+        event = event_in(line, self._metrics)
         if event is not None:
             self._events.append(LogEvent(at, event))
         else:

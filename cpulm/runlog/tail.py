@@ -62,7 +62,10 @@ class Tail:
         if self._identity is None or self._is_other(status):
             self._identity, self._at = (status.st_dev, status.st_ino), 0
         lines = self._whole_lines()
-        yield from _downsampled(lines, status.st_size - self._at) if downsample else _events(lines)
+        if downsample:
+            yield from _downsampled(lines, self._path, status.st_size - self._at)
+        else:
+            yield from _events(lines, self._path)
 
     def _whole_lines(self) -> Iterator[bytes]:
         while block := self._block():
@@ -113,14 +116,14 @@ def read_events(metrics: Path) -> Iterator[Event]:
     return Tail(metrics).new_events(downsample=True)
 
 
-def _events(lines: Iterable[bytes]) -> Iterator[Event]:
+def _events(lines: Iterable[bytes], metrics: Path) -> Iterator[Event]:
     for line in lines:
-        event = event_in(line)
+        event = event_in(line, metrics)
         if event is not None:
             yield event
 
 
-def _downsampled(lines: Iterable[bytes], size: int) -> Iterator[Event]:
+def _downsampled(lines: Iterable[bytes], metrics: Path, size: int) -> Iterator[Event]:
     """Yield events of ``size`` bytes of lines; a step includes the time of the steps left out before it."""
     sparse = size - _DENSE_BYTES
     stride = max(1, sparse // (_STEP_BYTES * _KEPT_STEPS))
@@ -135,7 +138,7 @@ def _downsampled(lines: Iterable[bytes], size: int) -> Iterator[Event]:
                     continue
             elif line.startswith(_MACHINE):
                 continue
-        event = event_in(line)
+        event = event_in(line, metrics)
         if isinstance(event, StepDone) and seconds:
             event, seconds = replace(event, step_seconds=event.step_seconds + seconds), 0.0
         elif isinstance(event, RunStarted):

@@ -19,6 +19,8 @@ from cpulm.events import (
 )
 from cpulm.runlog import find_event
 from cpulm.runlog.find_event import first_event, last_event, run_end
+from cpulm.runlog.run_log import read_run_log
+from cpulm.runlog.tail import read_events
 
 
 @pytest.fixture
@@ -100,3 +102,27 @@ def test_a_hostile_line_is_passed_over(metrics: Path, line: bytes) -> None:
     assert last is not None
     assert last.step == 3000
     assert first_event(metrics, RunStarted) is not None
+
+
+def test_the_paths_of_a_run_that_was_copied_are_those_of_the_copy(tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    metrics = copy / "metrics.jsonl"
+    written = [
+        run_started(run="runs/old", name="old"),
+        checkpoint_saved(3, path="runs\\old\\step-00000003.pt"),
+        checkpoint_saved(5, path="/runs/old/latest.pt"),
+        run_finished(5, "horizon", checkpoint="runs/old/best.pt"),
+    ]
+    metrics.write_text("".join(to_json(event) + "\n" for event in written))
+    for events in (list(read_events(metrics)), [one.event for one in read_run_log(metrics).events]):
+        assert events == [
+            run_started(run=str(copy), name="copy"),
+            checkpoint_saved(3, path=str(copy / "step-00000003.pt")),
+            checkpoint_saved(5, path=str(copy / "latest.pt")),
+            run_finished(5, "horizon", checkpoint=str(copy / "best.pt")),
+        ]
+    assert first_event(metrics, RunStarted) == run_started(run=str(copy), name="copy")
+    end = run_end(metrics)
+    assert end is not None
+    assert end.checkpoint == str(copy / "best.pt")
