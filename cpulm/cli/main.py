@@ -34,6 +34,7 @@ from cpulm.cli.sweep import sweep
 from cpulm.cli.sysinfo import sysinfo
 from cpulm.cli.tokenize import tokenize
 from cpulm.cli.train import train
+from cpulm.cli.unknown_variables import warn_of_unknown_variables
 from cpulm.cli.usage_errors import explain
 from cpulm.cli.watch import watch
 from cpulm.errors import AbortedError, CpulmError, SettingsError, StoppedError, of_the_system
@@ -81,11 +82,12 @@ def _show_version(asked: bool) -> None:
 
 @app.callback()
 def cpulm(
-    version: Annotated[
+    version: Annotated[  # noqa: ARG001 - its callback has shown it
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
     """Train small language models from scratch on the computer you already have."""
+    warn_of_unknown_variables(os.environ)
 
 
 def main() -> NoReturn:

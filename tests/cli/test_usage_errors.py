@@ -160,3 +160,35 @@ def test_a_word_that_begins_like_a_value_is_completed() -> None:
     assert completion.choices("runtime.precision")("") == ["auto", "fp32", "bf16", "int8"]
     assert completion.axis("t") == ["tokens", "time"]
     assert completion.tokenizer("b") == ["bpe", "byte"]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("CPULM_CAHCE", "CPULM_CAHCE has no effect; did you mean CPULM_CACHE?"),
+        ("CPULM_LR", "did you mean CPULM_TRAIN__LR?"),
+        ("CPULM_TRAIN_LRR", "did you mean CPULM_TRAIN__LR?"),
+        ("CPULM_NOSUCH", "CPULM_NOSUCH has no effect; cpulm knows CPULM_CACHE"),
+        ("CPULM_CACHE", ""),
+        ("CPULM_DEBUG", ""),
+        ("CPULM_OUT", ""),
+    ],
+)
+def test_an_environment_variable_that_nothing_reads_is_named(
+    name: str, said: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(name, "1")
+    assert typed(monkeypatch, "--version") == 0
+    assert capfd.readouterr().err == ""
+    assert typed(monkeypatch, "runs") == 0
+    err = capfd.readouterr().err
+    assert (said in err) if said else ("variable" not in err)
+
+
+def test_the_processes_of_a_distributed_run_do_not_repeat_it(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CPULM_NOSUCH", "1")
+    monkeypatch.setenv("RANK", "1")
+    typed(monkeypatch, "runs")
+    assert "variable" not in capfd.readouterr().err
