@@ -8,6 +8,7 @@ text, settings and tokenizer, so that only the same work continues there. A lock
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -35,7 +36,7 @@ class Unfinished:
     """Work on the folder ``target``, in a ``with`` block that removes what is left of it.
 
     Left for the next process are: the work of one that was killed, and of one that was stopped after it had
-    kept something.
+    kept something. Complete tokens remove what was left of other text or settings for the same folder.
 
     Args:
         target: the token folder.
@@ -70,11 +71,9 @@ class Unfinished:
         stopped = isinstance(error, (StoppedError, AbortedError, KeyboardInterrupt))
         if (self._lock is not None and not (stopped and self.kept)) or self.folder == self._private:
             shutil.rmtree(self.folder, ignore_errors=True)
-        if self._lock is not None:
-            with suppress(OSError):  # Windows keeps the name of an open file
-                self._lock_file.unlink()
-            os.close(self._lock)
-            self._lock = None
+        self._release()
+        if kind is None:
+            self._remove_others()
         for folder in self._made:
             with suppress(OSError):  # not empty: it holds the target, or another process's work
                 folder.rmdir()
@@ -138,6 +137,23 @@ class Unfinished:
             return True
         os.close(descriptor)
         return False
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            with suppress(OSError):  # Windows keeps the name of an open file
+                self._lock_file.unlink()
+            os.close(self._lock)
+            self._lock = None
+
+    def _remove_others(self) -> None:
+        """Remove work on the same target that was left by other processes, and that none goes on with."""
+        left = f".{glob.escape(self.target.name)}.{'[0-9a-f]' * _KEY_LETTERS}"
+        with suppress(OSError):
+            for folder in self.target.parent.glob(f"{left}.tmp"):
+                other = Unfinished(self.target, folder.suffixes[-2][1:])
+                if other._claim():
+                    shutil.rmtree(other.folder, ignore_errors=True)
+                    other._release()
 
     def _make_parents(self) -> None:
         self._made = self._made or [folder for folder in self.folder.parents if not folder.exists()]

@@ -163,7 +163,15 @@ def test_no_part_of_other_work_is_taken(
     events: list[Event] = []
     folder = made(texts, tmp_path / "tokens", events, **settings)
     assert CONTINUING not in said(events)
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
     assert folder.meta == made(texts, tmp_path / "again", **settings).meta
+
+
+def test_complete_tokens_leave_the_work_of_a_running_process(texts: Path, tmp_path: Path) -> None:
+    with Unfinished(tmp_path / "tokens", "0123456789abcdef") as other:
+        other.save("scan", {"by": "the other"})
+        made(texts, tmp_path / "tokens", **OF_TEXTS)
+        assert other.load("scan") == {"by": "the other"}
 
 
 @pytest.mark.parametrize("how", ["shorter", "changed"])
