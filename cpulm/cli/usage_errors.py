@@ -61,14 +61,17 @@ def _unknown_option(typed: str, context: Any) -> SettingsError:
     bare = name.lstrip("-").replace("_", "-").lower()
     options = _options(context.command)
     hint = ""
-    if f"--{bare}" in options:
-        hint = f"write --{bare}"
-    elif bare in PEERS:
-        hint = _ours(PEERS[bare], context)
-    hint = hint or _as_setting(bare, context) or _of_another_command(bare, context)
+    for spelling in dict.fromkeys((bare, bare.rpartition(".")[2])):  # litgpt's --train.max_steps
+        if f"--{spelling}" in options:
+            hint = hint or f"write --{spelling}"
+        elif spelling in PEERS:
+            hint = hint or _ours(PEERS[spelling], context)
+        hint = hint or _as_setting(spelling, context)
+    hint = hint or _of_another_command(bare, context)
     if not hint:
-        close = difflib.get_close_matches(f"--{bare}", options if bare[1:] else [], n=1, cutoff=0.6)
-        hint = f"did you mean {close[0]}?" if close else _help_of(context)
+        names = [option[2:] for option in options] if bare[1:] else []
+        close = difflib.get_close_matches(bare, names, n=1, cutoff=0.7)
+        hint = f"did you mean --{close[0]}?" if close else _help_of(context)
     return SettingsError(message, hint)
 
 
@@ -79,6 +82,8 @@ def _ours(place: str, context: Any) -> str:
         return f"cpulm calls it {place}" if place in options else ""
     if place == "RUN":
         takes = any(option_name(one).startswith("RUN") for one in context.command.params)
+        if not takes and "--init-from" in options:
+            return "a model to begin with: --init-from RUN; a run to continue: `cpulm resume RUN`"
         return f"give it as the argument RUN: `{command_line(context)} runs/tiny-1`" if takes else ""
     if place.startswith("cpulm "):
         return f"use `{place}`"
@@ -96,7 +101,9 @@ def _as_setting(bare: str, context: Any) -> str:
 
     name = bare.replace("-", "_")
     keys = [
-        key for key in known_keys() if "." in key and name in (key.partition(".")[2], key.replace(".", "_"))
+        key
+        for key in known_keys()
+        if "." in key and name in (key, key.partition(".")[2], key.replace(".", "_"))
     ]
     return _ours(keys[0], context) if len(keys) == 1 else ""
 
