@@ -324,17 +324,17 @@ def progressed(attempt: Attempt, step: int | None) -> bool:
 
 def train_arguments(run: RunDir, arguments: Sequence[str]) -> list[str]:
     """Arguments of the process that starts a run."""
-    return ["train", *arguments, f"--out={run.path}", *_added(arguments)]
+    return ["train", *_with_priority(arguments), f"--out={run.path}", "--headless"]
 
 
 def resume_arguments(night: SupervisorState) -> list[str]:
-    """Arguments of a process that continues a run."""
-    return ["resume", *night.arguments, *_added(night.arguments), "--", night.run]
+    """Arguments of a process that continues a run; its checkpoint holds the priority."""
+    return ["resume", *night.arguments, "--headless", "--", night.run]
 
 
-def _added(arguments: Sequence[str]) -> list[str]:
-    nice = [] if {"--nice", "--no-nice"} & set(arguments) else ["--nice"]
-    return ["--headless", *nice]
+def _with_priority(arguments: Sequence[str]) -> list[str]:
+    given = {"--nice", "--no-nice"} & set(arguments)
+    return [*arguments, *([] if given else ["--nice"])]
 
 
 def at_boot(run: RunDir) -> Supervisor | None:
@@ -380,7 +380,7 @@ def supervise(run: RunDir, log: Path, arguments: Sequence[str], *, new: bool) ->
         log: the file it writes until the run has begun; then it moves into the run's folder.
         arguments: of ``cpulm train`` for a new run, otherwise of ``cpulm resume``.
     """
-    night = supervisor_state.new_state(run, [] if new else list(arguments))
+    night = supervisor_state.new_state(run, [] if new else _with_priority(arguments))
     night.set_supervisor()
     first = train_arguments(run, arguments) if new else resume_arguments(night)
     return Supervisor(run, night, first, Log(log))

@@ -181,7 +181,7 @@ class TestNights:
             (0, 4, 5),
         ]
         run = str(tmp_path / "run")
-        again = ["resume", "--headless", "--nice", "--", run]
+        again = ["resume", "--headless", "--", run]
         assert starts(tmp_path) == [["train", "first"], again, again]
         page = (tmp_path / "run/summary.md").read_text(encoding="utf-8")
         assert page.count("started again") == 2
