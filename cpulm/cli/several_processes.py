@@ -34,7 +34,7 @@ def launch_if_wanted(settings: DistributedSettings) -> None:
     """
     is_worker = "RANK" in os.environ
     if settings.needs_launcher or is_worker:
-        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read once, when torch is loaded
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # read once, when torch is loaded
     if not settings.needs_launcher or is_worker:
         return
     from cpulm.distributed.launch import launch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 import time
@@ -19,8 +20,10 @@ from cpulm.system.process import host_name, start_token
 
 WORDS_SECONDS = 10
 """How long a process that ends waits for the main one on its machine to say why."""
-CONNECT_SECONDS = 50
-"""How long the first connections may take."""
+CONNECT_SECONDS = 40
+"""How long all first connections together may take."""
+_LEAST_SECONDS = 5
+"""What is left of that at least for the last of them."""
 START = "CPULM_START"
 """Set by the launchers: the same word in all processes that start together, and another at the next start."""
 AGAIN = "CPULM_STARTED_AGAIN"
@@ -82,6 +85,7 @@ def _join(has_run: bool) -> tuple[World, Pulse, Callable[[], None]]:
     address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     use_interface(os.environ["MASTER_ADDR"], one_host=size == local_size)
     timeout = timedelta(seconds=CONNECT_SECONDS)
+    deadline = time.monotonic() + CONNECT_SECONDS
     # torch tries IPv6 for this long, and then IPv4.
     reach = timeout if os.environ["RANK"] == "0" else timeout / 2
     # A launcher keeps the store from one start of the processes to the next.
@@ -92,12 +96,14 @@ def _join(has_run: bool) -> tuple[World, Pulse, Callable[[], None]]:
         store.set_timeout(timeout)
         store = PrefixStore(prefix, store)
         rank, who = _introduced(store, rank, size, has_run)
-        dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=timeout)
+        left = timedelta(seconds=max(deadline - time.monotonic(), _LEAST_SECONDS))
+        store.set_timeout(left)
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=left)
+        store.set_timeout(timeout)
     except (RuntimeError, ValueError) as error:  # torch's, of sockets
         raise (LostPeerError if AGAIN in os.environ else SettingsError)(
             f"{host_name()} cannot reach the other processes of the run at {address}: {in_short(error)}",
-            "see what the others say, that no other program uses this port, and that addresses and ports are "
-            "open between the hosts; GLOO_SOCKET_IFNAME names the network interface to use",
+            _how_to_reach(os.environ["MASTER_ADDR"]),
         ) from error
     group = dist.group.WORLD
     assert group is not None
@@ -110,6 +116,22 @@ def _join(has_run: bool) -> tuple[World, Pulse, Callable[[], None]]:
     pulse = Pulse(store, own, rank, names, here)
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     return World(rank, size, local_rank, local_size, hosts, group, pulse), pulse, dist.destroy_process_group
+
+
+def _how_to_reach(main: str) -> str:
+    """What to do if the processes do not reach each other, of which the first is on the host ``main``."""
+    try:
+        ipaddress.ip_address(main)
+    except ValueError:
+        if START not in os.environ and "TORCHELASTIC_RUN_ID" in os.environ:
+            return (
+                f"{main} is the name of the machine that torchrun told the others: give each torchrun "
+                "--local-addr with the address of its machine, such as 192.168.1.5"
+            )
+    return (
+        "see what the others say, that no other program uses this port, and that addresses and ports are "
+        "open between the hosts; GLOO_SOCKET_IFNAME names the network interface to use"
+    )
 
 
 def _reached(address: str, reach: timedelta) -> tuple[Any, int, int]:
@@ -144,7 +166,7 @@ def _introduced(store: Any, rank: int, size: int, has_run: bool) -> tuple[int, l
     facts = {"cpulm": __version__, "gloo": dist.is_gloo_available()}
     mine = {"host": host_name(), "pid": os.getpid(), "claim": claim, **facts}
     store.set(f"who/{rank}", json.dumps(mine))
-    told = [json.loads(store.get(f"who/{other}")) for other in range(size)]
+    told = [_told(store, other, size) for other in range(size)]
     claims = [int(one["claim"]) for one in told]
     main = claims.index(max(claims))
     who = [*told[main:], *told[:main]]
@@ -154,6 +176,17 @@ def _introduced(store: Any, rank: int, size: int, has_run: bool) -> tuple[int, l
             store.wait([f"refused/{other}" for other in range(size)], timedelta(seconds=WORDS_SECONDS))
         raise problem
     return (rank - main) % size, who
+
+
+def _told(store: Any, rank: int, size: int) -> dict[str, Any]:
+    """What the process ``rank`` says of itself; RuntimeError if it does not come."""
+    try:
+        facts: dict[str, Any] = json.loads(store.get(f"who/{rank}"))
+    except RuntimeError as error:
+        if "timeout" not in str(error):
+            raise
+        raise RuntimeError(f"process {rank + 1} of {size} did not come") from error
+    return facts
 
 
 def _misfit(who: Sequence[Mapping[str, Any]]) -> SettingsError | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import signal
 import socket
 import tempfile
@@ -33,8 +34,8 @@ from cpulm import exit_codes
 from cpulm.command import cpulm_command
 from cpulm.distributed.begun_run import LAUNCH, begun_run
 from cpulm.distributed.join import AGAIN, HOSTS_RENDEZVOUS, START, require_gloo
-from cpulm.distributed.meeting import JOIN_SECONDS, Meeting
-from cpulm.distributed.meeting_place import MeetingPlace, meeting_place
+from cpulm.distributed.meeting import Meeting
+from cpulm.distributed.meeting_place import JOIN_SECONDS, MeetingPlace, meeting_place
 from cpulm.distributed.pulse import in_short
 from cpulm.errors import CpulmError, LostPeerError, SettingsError, StoppedError
 from cpulm.exit_codes import exit_in_words
@@ -72,12 +73,12 @@ def launch(arguments: Sequence[str], settings: DistributedSettings, say: Callabl
             logging.disable(logging.CRITICAL)  # torch's launcher; the processes speak for themselves
         meeting = None
         try:
-            meeting = Meeting(settings, place, say)
+            meeting = Meeting(settings, place, say, shlex.join(["cpulm", *arguments]))
             agent = _Agent(arguments, settings, place, meeting, say)
             with _passing_on_signals(agent):
                 return agent.exit_code()
         except (RendezvousError, DistError) as error:
-            raise _not_met(place, error, has_met=meeting is not None and meeting.has_met) from error
+            raise _not_met(place, error, meeting) from error
         finally:
             logging.disable(before)
 
@@ -93,15 +94,16 @@ def _environment_restored() -> Iterator[None]:
         os.environ.update(before)
 
 
-def _not_met(place: MeetingPlace, error: Exception, *, has_met: bool) -> CpulmError:
+def _not_met(place: MeetingPlace, error: Exception, meeting: Meeting | None) -> CpulmError:
     """The error of machines that did not meet: the first time, or after one of them was lost."""
     here = socket.gethostname()
+    came = "" if meeting is None else meeting.came
     reasons: dict[type[Exception], str] = {
-        RendezvousTimeoutError: f"they did not come within {JOIN_SECONDS // 60} minutes",
+        RendezvousTimeoutError: f"{came} within {JOIN_SECONDS // 60} minutes",
         RendezvousClosedError: "another machine has ended the run",
     }
     reason = reasons.get(type(error), in_short(error))
-    if has_met:
+    if meeting is not None and meeting.has_met:
         return LostPeerError(
             f"{here} lost the other machines, and did not meet them again at {place.endpoint}: {reason}",
             "start the command again on all of them, with --resume: it continues from its last checkpoint",
@@ -123,8 +125,7 @@ class _Agent(LocalElasticAgent):
         meeting: Meeting,
         say: Callable[[str], None],
     ) -> None:
-        self._say, self._place, self._nodes = say, place, settings.node_range
-        self._meeting = meeting
+        self._say, self._meeting = say, meeting
         program, *rest = cpulm_command(*arguments)
         spec = WorkerSpec(
             role="cpulm",
@@ -154,12 +155,7 @@ class _Agent(LocalElasticAgent):
         return [] if self._pcontext is None else list(self._pcontext.pids().values())
 
     def _rendezvous(self, worker_group: WorkerGroup) -> None:
-        fewest, most = self._nodes
         while True:
-            if most > 1:
-                self._say(
-                    f"waiting for {fewest} machine{'s' * (fewest > 1)} to meet at {self._place.endpoint}"
-                )
             try:
                 self._meet(worker_group)
             except DistError:  # one that came to the meeting was lost before it could say who it is

@@ -6,6 +6,7 @@ ends with the first connection that is lost, and says only once where the proces
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
 from collections.abc import Callable
@@ -25,22 +26,24 @@ from torch.distributed.elastic.rendezvous.dynamic_rendezvous import (
     RendezvousSettings,
     RendezvousTimeout,
     _BackendRendezvousStateHolder,
+    _RendezvousState,
 )
 
-from cpulm.distributed.meeting_place import MeetingPlace, wait_for
+from cpulm.distributed.meeting_place import JOIN_SECONDS, MeetingPlace, Notices, wait_for
 from cpulm.distributed.network import answer_of
+from cpulm.distributed.pulse import in_short
 from cpulm.errors import SettingsError
 from cpulm.settings.distributed_settings import DistributedSettings
 
-JOIN_SECONDS = 600
-"""How long a machine waits for the others to join, and to reach them again."""
 LAST_CALL_SECONDS = 5
 """How long more machines are waited for, once there are enough."""
-FIRST_SECONDS = 45
+FIRST_SECONDS = 15
 """How long the meeting place may take to answer, once it is reached."""
 ANSWER_SECONDS = 60
 """How long a machine that has met the others may take to say how many processes it starts."""
 
+_MEETING = "cpulm/meeting"
+"""The key under which the machine where the others meet says of which run."""
 WORD_SECONDS, WORDS_MISSED = 5, 3
 """How often a machine says that it is there, and how many times it may not until it counts as lost."""
 
@@ -50,15 +53,22 @@ class Meeting(RendezvousHandler):
 
     Args:
         say: tells the user what is waited for.
+        command: what is to be typed on the other machines.
 
     Attributes:
         has_met: whether the processes of all machines have been started before.
+        came: ``1 of 2 machines came``: how many were there last.
     """
 
     def __init__(
-        self, settings: DistributedSettings, place: MeetingPlace, say: Callable[[str], None]
+        self,
+        settings: DistributedSettings,
+        place: MeetingPlace,
+        say: Callable[[str], None],
+        command: str = "the same command",
     ) -> None:
-        self._place, self._say = place, say
+        self._place, self._say, self._command = place, say, command
+        self._notices: Notices | None = None
         fewest, most = settings.node_range
         self._settings = RendezvousSettings(
             run_id=str(uuid.uuid4()) if most == 1 else settings.run_id,
@@ -69,13 +79,14 @@ class Meeting(RendezvousHandler):
             keep_alive_max_attempt=WORDS_MISSED,
         )
         self._node = DynamicRendezvousHandler._node_desc_generator.generate(place.own_address)
-        self.has_met = False
+        self.has_met, self.came = False, f"0 of {fewest} machines came"
         self._connected = True
         self._handler = self._new_handler()
 
     def next_rendezvous(self) -> RendezvousInfo:
         """Meet the others; after a meeting, also if the connection was lost."""
         deadline = time.monotonic() + JOIN_SECONDS
+        self._notices = Notices(self._say)
         while True:
             # torch says where a round's store is only in the first round of a machine: one that joins later
             # would wait for it in vain, and one that stays would use the store of one that may have left.
@@ -83,7 +94,9 @@ class Meeting(RendezvousHandler):
             try:
                 if not self._connected:
                     self._connect(deadline)
-                return self._handler.next_rendezvous()
+                info = self._handler.next_rendezvous()
+                self._notices = None
+                return info
             except RendezvousConnectionError:
                 self._connected = False
                 if self._place.is_here or not self.has_met or time.monotonic() > deadline:
@@ -120,9 +133,54 @@ class Meeting(RendezvousHandler):
             is_host=self._place.is_here,
             read_timeout=ANSWER_SECONDS,
         )
-        backend, store = answer_of(self._place.endpoint, lambda: create_backend(parameters), FIRST_SECONDS)
-        holder = StateHolder(backend, self._settings)
+
+        def connect() -> tuple[RendezvousBackend, Any]:
+            backend, store = create_backend(parameters)
+            self._compare(store)
+            return backend, store
+
+        backend, store = answer_of(self._place.endpoint, connect, FIRST_SECONDS)
+        holder = StateHolder(backend, self._settings, self._tell)
         return DynamicRendezvousHandler(self._node, self._settings, backend.name, store, holder)
+
+    def _compare(self, store: Any) -> None:
+        """See that the machines at this place meet for the same run; otherwise they would wait in vain.
+
+        Raises:
+            SettingsError: if they do not.
+        """
+        fewest, most = self._settings.min_nodes, self._settings.max_nodes
+        nodes = str(fewest) if fewest == most else f"{fewest}:{most}"
+        mine = {"--rdzv-id": self._settings.run_id, "--nnodes": nodes}
+        if self._place.is_here:
+            store.set(_MEETING, json.dumps(mine))
+            return
+        try:
+            theirs = json.loads(store.get(_MEETING))
+        except RuntimeError as error:
+            raise RendezvousConnectionError(in_short(error)) from error
+        for option, value in mine.items():
+            if theirs.get(option) != value:
+                raise SettingsError(
+                    f"the run that meets at {self._place.endpoint} has {option} {theirs.get(option)}, and "
+                    f"this one {option} {value}",
+                    f"give the same {option} on all machines; another run needs another port",
+                )
+
+    def _tell(self, state: _RendezvousState) -> None:
+        """Say what is waited for, if this machine waits for others."""
+        if self._notices is None:
+            return
+        count, fewest = len(state.participants), self._settings.min_nodes
+        where = f"{self._place.endpoint} (--rdzv-id {self._settings.run_id})"
+        if self._node in state.redundancy_list:
+            self._notices.tell(f"the run at {where} has all its {count} machines: waiting until it loses one")
+        elif self._node in state.participants and count < fewest:
+            self.came = f"{count} of {fewest} machines came"
+            self._notices.tell(
+                f"waiting at {where} for {fewest - count} more of {fewest} machines: type there "
+                f"{self._command}"
+            )
 
     def get_backend(self) -> str:
         """As torch's, like all that follow."""
@@ -153,13 +211,28 @@ class StateHolder(_BackendRendezvousStateHolder):
 
     Silent is one whose last word has stayed the same for too long on this machine's clock. torch compares the
     time of that word, on the other machine's clock, with the time here.
+
+    Args:
+        tell: is called with what the machines have written, whenever that is read.
     """
 
-    def __init__(self, backend: RendezvousBackend, settings: RendezvousSettings) -> None:
+    def __init__(
+        self,
+        backend: RendezvousBackend,
+        settings: RendezvousSettings,
+        tell: Callable[[_RendezvousState], None],
+    ) -> None:
         super().__init__(backend, settings)
+        self._tell = tell
         self._limit = (settings.keep_alive_interval * settings.keep_alive_max_attempt).total_seconds()
         self._heard: dict[Any, tuple[datetime, float]] = {}
         self._looked = time.monotonic()
+
+    def sync(self) -> bool | None:
+        """As torch's."""
+        changed: bool | None = super().sync()
+        self._tell(self._state)
+        return changed
 
     def _sanitize(self) -> None:
         now, words = time.monotonic(), self._state.last_heartbeats

@@ -10,10 +10,36 @@ from dataclasses import dataclass
 from cpulm.distributed.network import is_own_address, own_address, use_interface
 from cpulm.errors import SettingsError
 from cpulm.settings.distributed_settings import DistributedSettings
+from cpulm.units import format_duration
 
 DEFAULT_PORT = 29400
-CONNECT_SECONDS = 45.0
-"""How long the rendezvous on another machine is tried to be reached."""
+JOIN_SECONDS = 600
+"""How long a machine waits for the others to join, and to reach them again."""
+CONNECT_SECONDS = 35.0
+"""How long a machine where the others meet may be silent."""
+NOTICE_SECONDS = 60.0
+"""How often a machine that waits for others says so."""
+_TRY_SECONDS = 5.0
+
+
+class Notices:
+    """Says what is waited for: when that changes, and then every minute with the time since."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._text, self._since, self._next = "", 0.0, 0.0
+
+    def tell(self, text: str) -> None:
+        """Say ``text`` if it is new, or was last said long ago."""
+        now = time.monotonic()
+        if text != self._text:
+            self._text, self._since = text, now
+            self._say(text)
+        elif now >= self._next:
+            self._say(f"{text} (for {format_duration(now - self._since)} so far)")
+        else:
+            return
+        self._next = now + NOTICE_SECONDS
 
 
 @dataclass(frozen=True)
@@ -47,7 +73,7 @@ def meeting_place(settings: DistributedSettings, say: Callable[[str], None]) -> 
             f"choose another one on all machines, such as --rdzv-endpoint {host}:{port + 1}",
         )
     if not here:
-        wait_for(f"{host}:{port}", CONNECT_SECONDS, say)
+        wait_for(f"{host}:{port}", JOIN_SECONDS, say)
     use_interface(host, one_host=False)
     return MeetingPlace(f"{host}:{port}", own_address(host), is_here=here)
 
@@ -84,26 +110,39 @@ def wait_for(endpoint: str, seconds: float, say: Callable[[str], None], *, again
     """Wait until the rendezvous on another machine answers.
 
     Args:
-        again: it has answered before, so its name is not wrong if nobody knows it now.
+        seconds: how long a machine is waited for that refuses connections: the command may start there later.
+        again: it has answered before, so it is waited for as long if it is silent, or if nobody knows its
+            name now.
 
     Raises:
-        SettingsError: if it does not within ``seconds``.
+        SettingsError: if it does not answer in time.
     """
     host, port = host_and_port(endpoint)
-    deadline, told = time.monotonic() + seconds, False
+    notices, now = Notices(say), time.monotonic()
+    deadline = now + seconds
+    silent_deadline = deadline if again else now + CONNECT_SECONDS
     while True:
         try:
-            socket.create_connection((host, port), timeout=5.0).close()
+            socket.create_connection((host, port), timeout=_TRY_SECONDS).close()
             return
         except OSError as error:
-            if time.monotonic() > deadline or (isinstance(error, socket.gaierror) and not again):
+            now = time.monotonic()
+            refuses = isinstance(error, ConnectionRefusedError)
+            if refuses and not again:
+                silent_deadline = now + CONNECT_SECONDS
+            unknown = isinstance(error, socket.gaierror) and not again
+            if unknown or now > min(deadline, silent_deadline):
                 raise SettingsError(
                     f"cannot reach the rendezvous {host}:{port} from {socket.gethostname()}: "
                     f"{error.strerror or error}",
                     f"start the command on {host} too, see that its firewall admits port {port}, or give its "
                     "address instead of its name",
                 ) from error
-        if not told:
-            say(f"waiting for {host}:{port} to answer")
-            told = True
+        if refuses:
+            notices.tell(
+                f"nothing listens at {host}:{port}: waiting until the same command is started on {host}, and "
+                f"its firewall admits port {port}"
+            )
+        else:
+            notices.tell(f"waiting for {host}:{port} to answer")
         time.sleep(1.0)

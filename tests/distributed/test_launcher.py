@@ -118,6 +118,19 @@ def test_processes_that_cannot_meet_are_started_again_only_if_they_could(
     assert error.value.exit_code == code
 
 
+def test_torchrun_that_names_a_machine_which_others_do_not_know_is_told_to_give_its_address(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    address = {"MASTER_ADDR": "nowhere.invalid", "MASTER_PORT": str(free_port()), "RANK": "1"}
+    for name, value in {**address, "WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "lab"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(join, "CONNECT_SECONDS", 0.2)
+    with pytest.raises(CpulmError, match="cannot reach the other processes of the run") as error, joined():
+        pass
+    assert "nowhere.invalid is the name of the machine" in error.value.hint
+    assert "--local-addr" in error.value.hint
+
+
 @pytest.mark.parametrize(("again", "code"), [({}, SETTINGS), ({AGAIN: "1"}, LOST)])
 def test_a_main_process_that_answers_nothing_is_lost_if_it_has_answered_before(
     monkeypatch: pytest.MonkeyPatch, again: dict[str, str], code: int

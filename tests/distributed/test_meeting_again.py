@@ -18,13 +18,18 @@ import pytest
 from ranks import free_port
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerState
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
-from torch.distributed.elastic.rendezvous import RendezvousClosedError, RendezvousConnectionError
+from torch.distributed.elastic.rendezvous import (
+    RendezvousClosedError,
+    RendezvousConnectionError,
+    RendezvousGracefulExitError,
+    RendezvousTimeoutError,
+)
 
-from cpulm.distributed import launch, meeting
+from cpulm.distributed import launch, meeting, meeting_place
 from cpulm.distributed.begun_run import LAUNCH
 from cpulm.distributed.join import AGAIN, HOSTS_RENDEZVOUS, START
 from cpulm.distributed.meeting import Meeting, StateHolder
-from cpulm.distributed.meeting_place import MeetingPlace
+from cpulm.distributed.meeting_place import MeetingPlace, wait_for
 from cpulm.errors import SettingsError
 from cpulm.exit_codes import LOST, SETTINGS, STOPPED
 from cpulm.settings.distributed_settings import DistributedSettings
@@ -139,7 +144,7 @@ def test_a_machine_that_was_cut_off_meets_the_others_again(
     machine: Callable[..., Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     stays = machine()
-    port = int(stays._place.endpoint.rpartition(":")[2])
+    port = int(stays._meeting._place.endpoint.rpartition(":")[2])
     with Cable(port) as cable, ThreadPoolExecutor() as pool:
         returns = machine(cable.place)
         for _ in range(2):
@@ -157,7 +162,7 @@ def test_clocks_of_machines_may_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     clock = SimpleNamespace(now=1000.0)
     monkeypatch.setattr(meeting, "time", SimpleNamespace(monotonic=lambda: clock.now))
-    holder = StateHolder(None, settings)  # type: ignore[arg-type]
+    holder = StateHolder(None, settings, print)  # type: ignore[arg-type]
     far = datetime.now(timezone.utc)
     words: dict[Any, datetime] = {"behind": far - timedelta(hours=1), "ahead": far + timedelta(hours=1)}
     holder.state.last_heartbeats = words
@@ -219,8 +224,8 @@ def test_machines_that_do_not_meet_say_why(machine: Callable[[], Any]) -> None:
     ends._meeting.shutdown()
     with pytest.raises(RendezvousClosedError) as raised:
         meet(stays)
-    first = launch._not_met(place, raised.value, has_met=False)
-    again = launch._not_met(place, raised.value, has_met=stays._meeting.has_met)
+    first = launch._not_met(place, raised.value, None)
+    again = launch._not_met(place, raised.value, stays._meeting)
     assert (first.exit_code, again.exit_code) == (SETTINGS, LOST)
     assert all("at alpha:29400: another machine has ended the run" in one.message for one in (first, again))
     assert "--resume" in again.hint
@@ -237,3 +242,70 @@ def test_processes_that_a_signal_ends_as_they_begin_are_not_started_again(
     agent.stop_asked = asked
     agent._monitor_workers(agent._worker_group)
     assert (agent._code, agent._remaining_restarts) == (code, starts)
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"nodes": "2", "run_id": "lbb"}, "has --rdzv-id cpulm, and this one --rdzv-id lbb"),
+        ({"nodes": "2:3"}, "has --nnodes 2, and this one --nnodes 2:3"),
+    ],
+)
+def test_machines_of_different_runs_do_not_wait_for_each_other(
+    machine: Callable[..., Any], other: dict[str, str], said: str
+) -> None:
+    where = machine(nodes="2")._meeting._place.endpoint
+    place = MeetingPlace(where, HERE, is_here=False)
+    with pytest.raises(SettingsError, match=f"the run that meets at {where} {said}"):
+        Meeting(DistributedSettings.model_validate(other), place, print)
+
+
+def test_a_machine_that_waits_says_for_how_many_where_and_what_to_type(
+    machine: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(meeting_place, "NOTICE_SECONDS", 0)
+    first, second, third = (machine(nodes="2") for _ in range(3))
+    where = f"{first._meeting._place.endpoint} (--rdzv-id cpulm)"
+    with ThreadPoolExecutor() as pool:
+        met, said = pool.submit(meet, first), ""
+        while "so far)" not in said:
+            assert not met.done()
+            time.sleep(0.05)
+            said += capsys.readouterr().out
+        assert said.startswith(f"waiting at {where} for 1 more of 2 machines: type there the same command")
+        meet(second)
+        met.result()
+        late, said = pool.submit(meet, third), ""
+        while f"the run at {where} has all its 2 machines: waiting until it loses one" not in said:
+            assert not late.done()
+            time.sleep(0.05)
+            said += capsys.readouterr().out
+        first._meeting.shutdown()
+        assert isinstance(late.exception(), RendezvousGracefulExitError)
+
+
+def test_machines_that_do_not_come_are_counted(
+    machine: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(meeting, "JOIN_SECONDS", 0.5)
+    alone = machine(nodes="2")
+    with pytest.raises(RendezvousTimeoutError) as raised:
+        meet(alone)
+    error = launch._not_met(alone._meeting._place, raised.value, alone._meeting)
+    assert f"at {alone._meeting._place.endpoint}: 1 of 2 machines came within" in error.message
+
+
+def test_a_machine_where_nothing_listens_yet_is_waited_for() -> None:
+    port, said = free_port(), []
+    with socket.socket() as late:
+
+        def start_there(text: str) -> None:
+            said.append(text)
+            late.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            late.bind((HERE, port))
+            late.listen()
+
+        wait_for(f"{HERE}:{port}", 100.0, start_there)
+    assert said[0].startswith(f"nothing listens at {HERE}:{port}: waiting until the same command is started")
+    with pytest.raises(SettingsError, match=f"cannot reach the rendezvous {HERE}:{port}"):
+        wait_for(f"{HERE}:{port}", 0.0, print)
