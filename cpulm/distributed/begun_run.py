@@ -12,7 +12,7 @@ LAUNCH = "CPULM_LAUNCH"
 def begun_run() -> Path | None:
     """The folder of the run that an earlier start by the same launcher has begun; None if none has."""
     try:
-        return Path(Path(os.environ[LAUNCH]).read_text(encoding="utf-8"))
+        return Path(os.fsdecode(Path(os.environ[LAUNCH]).read_bytes()))
     except (KeyError, OSError):
         return None
 
@@ -20,4 +20,4 @@ def begun_run() -> Path | None:
 def keep_begun(run: Path) -> None:
     """Tell later starts by the same launcher that the run has begun, and where it is."""
     if LAUNCH in os.environ:
-        Path(os.environ[LAUNCH]).write_text(str(run.absolute()), encoding="utf-8")
+        Path(os.environ[LAUNCH]).write_bytes(os.fsencode(run.absolute()))

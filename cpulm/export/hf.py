@@ -65,7 +65,7 @@ def write_hf(trained: TrainedModel, folder: Path) -> None:
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
         (folder / name).write_text(text, encoding="utf-8")
     (folder / "tokenizer.json").write_text(trained.tokenizer.to_json(), encoding="utf-8")
-    (folder / "README.md").write_text(model_card(trained), encoding="utf-8")
+    (folder / "README.md").write_text(model_card(trained), encoding="utf-8", errors="backslashreplace")
 
 
 def _config(trained: TrainedModel, architecture: Architecture) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +46,7 @@ def read_trained_model(run: Path, warn: Callable[[str], None]) -> TrainedModel:
 
 
 def model_name(path: Path) -> str:
-    """The name of a model for people: that of its folder, or of its GGUF file."""
-    if path.suffix == ".gguf":
-        return path.stem
-    return (path if path.is_dir() else path.parent).resolve().name
+    """The name of a model for people, valid Unicode: that of its folder, or of its GGUF file."""
+    is_gguf = path.suffix == ".gguf"
+    name = path.stem if is_gguf else (path if path.is_dir() else path.parent).resolve().name
+    return os.fsencode(name).decode("utf-8", "replace")

@@ -81,7 +81,7 @@ def _home() -> Path:
 def entry_name(run: RunDir) -> str:
     """``cpulm-tiny-1-3fa2c1``: the run's name, and a digest of its path."""
     clean = re.sub(r"[^A-Za-z0-9-]+", "-", run.name).strip("-") or "run"
-    return f"cpulm-{clean}-{hashlib.sha256(str(run.path).encode()).hexdigest()[:6]}"
+    return f"cpulm-{clean}-{hashlib.sha256(os.fsencode(run.path)).hexdigest()[:6]}"
 
 
 def install(entry: Entry) -> None:

@@ -26,8 +26,9 @@ class Log:
 
     def write_line(self, text: str) -> None:
         """Append a line with the time; a full disk must not end the night."""
+        line = f"{time.strftime('%Y-%m-%d %H:%M:%S')} overnight: {text}\n"
         with contextlib.suppress(OSError):
-            self.file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} overnight: {text}\n".encode())
+            self.file.write(line.encode("utf-8", "backslashreplace"))
 
     def size(self) -> int:
         """Bytes in the file."""

@@ -45,4 +45,4 @@ def write_label(run: RunDir, label: Label) -> None:
         raise SettingsError("the name is too long", f"give one line of at most {LONGEST_NAME} characters")
     if len(label.note) > LONGEST_NOTE:
         raise SettingsError("the note is too long", f"give at most {LONGEST_NOTE} characters")
-    write_text(run.label, json.dumps(label.__dict__, ensure_ascii=False) + "\n")
+    write_text(run.label, json.dumps(label.__dict__) + "\n")

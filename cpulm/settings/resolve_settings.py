@@ -289,12 +289,13 @@ def _merge_layer(merged: Layer, layer: Layer) -> None:
 def parse_value(text: str, key: str) -> Any:
     """Parse the value of setting ``key``: YAML, or plain text if the setting is text or a list of texts.
 
-    For these, too, quotes and brackets are YAML: ``"a\\nb"`` has a line break, ``[a, b]`` is a list.
+    For these, too, quotes and brackets are YAML: ``"a\\nb"`` has a line break, ``[a, b]`` is a list. If
+    the text may be missing, ``null`` is YAML, too.
     """
-    is_text, is_list = _kind(key)
+    is_text, is_list, is_optional = _kind(key)
     quoted = text[:1] in ('"', "'") or (is_list and text[:1] == "[")
     if (is_text or is_list) and not quoted:
-        return text
+        return None if is_optional and text in ("null", "~") else text
     try:
         value = parse_yaml(text)
     except ValueError as error:
@@ -330,11 +331,13 @@ def replaced(settings: Settings, values: Mapping[str, Any]) -> Settings:
     return validate(merged)
 
 
-def _kind(key: str) -> tuple[bool, bool]:
-    """Whether the setting ``key`` is text, and whether it is a list of texts."""
+def _kind(key: str) -> tuple[bool, bool, bool]:
+    """Whether the setting ``key`` is text, whether it is a list of texts, and whether it is text or null."""
     section, _, name = key.partition(".")
     annotation = type(Settings.model_fields[section].default).model_fields[name].annotation
-    return annotation is str or get_origin(annotation) is Literal, get_origin(annotation) is list
+    is_optional = annotation == str | None
+    is_text = annotation is str or is_optional or get_origin(annotation) is Literal
+    return is_text, get_origin(annotation) is list, is_optional
 
 
 def _explain(error: ValidationError) -> SettingsError:

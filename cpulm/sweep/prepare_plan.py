@@ -203,7 +203,7 @@ def _prepared(
     made: dict[tuple[str, int, str | None], tuple[TokenFolder, int]] = {}
     folders, fitted = [], []
     for one in settings:
-        key = (one.data.model_dump_json(), one.model.block_size, one.train.init_from)
+        key = (repr(one.data), one.model.block_size, one.train.init_from)
         if key not in made:
             tokens, fits = prepare_fitting(
                 one,

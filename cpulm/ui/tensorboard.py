@@ -52,9 +52,15 @@ def tensorboard_listener(folder: Path, settings: str = "") -> Iterator[Listener]
         settings: the run's settings as text, shown beside its samples.
 
     Raises:
-        SettingsError: if the package ``tensorboard`` is not installed.
+        SettingsError: if the package ``tensorboard`` is not installed, or cannot write into ``folder``.
     """
     require_tensorboard()
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        raise SettingsError(
+            f"TensorBoard cannot write into {folder}: the name is not UTF-8", "choose another --out"
+        ) from None
     from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
     writer = EventFileWriter(str(folder), max_queue_size=_QUEUED_EVENTS, flush_secs=_FLUSH_SECONDS)

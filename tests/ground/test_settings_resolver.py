@@ -210,6 +210,13 @@ def test_other_variables_of_that_prefix_are_no_settings() -> None:
         ("sample.prompt='it''s'", "it's"),
         ("sample.prompt='tis", "'tis"),
         ("data.tokenizer=C:\\texts\\tokenizer.json", "C:\\texts\\tokenizer.json"),
+        ("train.teacher=null", None),
+        ("train.teacher=~", None),
+        ("train.teacher=123", "123"),
+        ("train.teacher=runs/a #2", "runs/a #2"),
+        ("train.teacher=a: b", "a: b"),
+        ("train.init_from=[a", "[a"),
+        ("train.init_from='null'", "null"),
     ],
 )
 def test_values_of_assignments(assignment: str, value: object) -> None:
