@@ -13,7 +13,7 @@ from cpulm.distributed.world import World
 
 
 def in_world(size: int, work: Callable[[World], None]) -> None:
-    """Do ``work`` in as many threads as ranks, connected by gloo."""
+    """Do ``work`` in as many threads as ranks, connected by gloo; none may wait for another in vain."""
     store, errors = dist.HashStore(), []  # type: ignore[attr-defined]  # torch exports it in another way
 
     def run(rank: int) -> None:
@@ -23,10 +23,11 @@ def in_world(size: int, work: Callable[[World], None]) -> None:
         except Exception as error:
             errors.append(error)
 
-    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(size)]
+    threads = [threading.Thread(target=run, args=(rank,), daemon=True) for rank in range(size)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(60)
     if errors:
         raise errors[0]
+    assert not any(thread.is_alive() for thread in threads)
