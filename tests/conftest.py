@@ -96,7 +96,15 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in os.environ:
         if name.startswith("CPULM_") and "__" in name:
             monkeypatch.delenv(name)
-    for name in ("CPULM_DEBUG", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES", "OMP_NUM_THREADS"):
+    for name in (
+        "CPULM_DEBUG",
+        "NO_COLOR",
+        "FORCE_COLOR",
+        "COLUMNS",
+        "LINES",
+        "OMP_NUM_THREADS",
+        "MKL_NUM_THREADS",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("CPULM_RUNTIME__PRECISION", PRECISION)
 

@@ -223,21 +223,22 @@ def _choose_device(machine: Machine) -> Choice[str]:
 
 
 def _choose_threads(machine: Machine) -> Choice[int]:
-    """Choose OMP_NUM_THREADS if it is set, as torch does, else one thread per core worth using.
+    """Choose OMP_NUM_THREADS or MKL_NUM_THREADS if set, as torch does, else one thread per core worth using.
 
     OMP_THREAD_LIMIT limits both.
     """
-    asked, limit = machine.openmp.num_threads, machine.openmp.thread_limit
+    asked, limit, name = machine.openmp.num_threads, machine.openmp.thread_limit, machine.openmp.name
     if asked is None:
         choice = Choice(machine.usable_cores, _why_threads(machine))
     elif asked > machine.usable_logical:
         most = machine.usable_logical
-        choice = Choice(most, f"OMP_NUM_THREADS is {asked}, and this process may use {most} logical cores")
+        choice = Choice(most, f"{name} is {asked}, and this process may use {most} logical cores")
     else:
-        choice = Choice(asked, f"OMP_NUM_THREADS is {asked}")
+        choice = Choice(asked, f"{name} is {asked}")
     if limit is not None and limit < choice.value:
-        return Choice(limit, f"OMP_THREAD_LIMIT is {limit}")
-    return choice
+        choice = Choice(limit, f"OMP_THREAD_LIMIT is {limit}")
+    ignored = "".join(f"; {one} is not a number of threads" for one in machine.openmp.ignored)
+    return replace(choice, reason=choice.reason + ignored)
 
 
 def _why_threads(machine: Machine) -> str:

@@ -59,7 +59,7 @@ def resumed_runtime(checkpoint: Checkpoint, machine: Machine, processes: int = 1
     by_openmp = machine.openmp.num_threads
     if by_openmp is not None and threads is not None and by_openmp != threads:
         runtime = runtime.with_note(
-            f"OMP_NUM_THREADS is {by_openmp}: not used, a resumed run keeps its threads"
+            f"{machine.openmp.name} is {by_openmp}: not used, a resumed run keeps its threads"
         )
     return runtime
 
