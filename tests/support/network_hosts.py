@@ -129,8 +129,12 @@ def why_not() -> str | None:
 
 
 @contextmanager
-def network(count: int, link: Link) -> Iterator[list[Host]]:
-    """``count`` hosts, each with ``link`` to all others; on leaving, all that runs on them is killed."""
+def network(count: int, link: Link, *, names: bool = True) -> Iterator[list[Host]]:
+    """``count`` hosts, each with ``link`` to all others; on leaving, all that runs on them is killed.
+
+    Args:
+        names: whether they know each other's names, and not only addresses.
+    """
     run = uuid.uuid4().hex[:4]
     cores = sorted(os.sched_getaffinity(0))
     hosts = [
@@ -142,7 +146,7 @@ def network(count: int, link: Link) -> Iterator[list[Host]]:
             _ip("netns", "add", host.name)
             stack.callback(_ip, "netns", "del", host.name)
             stack.callback(host.end)
-            stack.enter_context(_names(host, hosts))
+            stack.enter_context(_names(host, hosts if names else []))
             _ip("-n", host.name, "link", "set", "lo", "up")
         if link.latency_ms or link.loss:
             stack.enter_context(_carried(hosts, link))
@@ -153,7 +157,7 @@ def network(count: int, link: Link) -> Iterator[list[Host]]:
 
 @contextmanager
 def _names(host: Host, hosts: list[Host]) -> Iterator[None]:
-    """Give a host the names of all, and for its own that which Debian writes: 127.0.1.1."""
+    """Give a host the names of ``hosts``, and for its own that which Debian writes: 127.0.1.1."""
     folder = Path("/etc/netns") / host.name
     folder.mkdir(parents=True)
     others = "".join(f"{one.address} {one.name}\n" for one in hosts if one is not host)
