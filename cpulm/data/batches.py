@@ -9,6 +9,7 @@ import torch
 
 from cpulm.data.loader import Loader, val_batch_count, val_batches
 from cpulm.data.record_loader import PackedRecords, RecordLoader
+from cpulm.data.split_tokens import TokenSplitter, merged_parts
 from cpulm.data.tokenfile import TokenFolder
 from cpulm.settings import Settings
 
@@ -19,13 +20,16 @@ def training_batches(settings: Settings, tokens: TokenFolder) -> TrainingBatches
     """The loader of a run.
 
     Raises:
-        SettingsError: as :class:`Loader`.
+        SettingsError: as :class:`Loader`, or if the tokenizer has no merges to undo.
     """
     train, block = settings.train, settings.model.block_size
     if train.records:
         records = PackedRecords(tokens.train, tokens.tokenizer.eot_id, block, tokens.train_mask)
         return RecordLoader(records, train.micro_batch_size, train.seed)
-    return Loader(tokens.train, block, train.micro_batch_size, train.seed, tokens.train_mask)
+    splitter = None
+    if train.bpe_dropout:
+        splitter = TokenSplitter(merged_parts(tokens.tokenizer), train.bpe_dropout, train.seed)
+    return Loader(tokens.train, block, train.micro_batch_size, train.seed, tokens.train_mask, splitter)
 
 
 class ValidationBatches:

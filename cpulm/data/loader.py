@@ -15,10 +15,11 @@ import numpy.typing as npt
 import torch
 
 from cpulm.data.marked_text import unpack
+from cpulm.data.random_bits import Words, splitmix64
+from cpulm.data.split_tokens import TokenSplitter
 from cpulm.data.tokenfile import require_block
 
 Tokens: TypeAlias = npt.NDArray[Any]
-Words: TypeAlias = npt.NDArray[np.uint64]
 Mask: TypeAlias = npt.NDArray[np.uint8]
 IGNORED = -100
 """The target of padding, which cross entropy ignores."""
@@ -26,7 +27,6 @@ IGNORED = -100
 _ROUNDS = 4
 _ROWS_AT_ONCE = 1024
 """Rows whose starts are computed together: a numpy call costs the same for one row as for hundreds."""
-_MASK = (1 << 64) - 1
 _MULTIPLIER = np.uint64(0xBF58476D1CE4E5B9)
 _FOLD, _UPPER = np.uint64(29), np.uint64(33)
 
@@ -44,13 +44,20 @@ class Loader:
         batch_size: B, rows per batch.
         seed: decides offsets and orders.
         mask: packed bits of the tokens that count in the loss, see :mod:`cpulm.data.tokenfile`; None: all.
+        splitter: splits tokens of the rows at random; None: they stay as they are.
 
     Raises:
         SettingsError: if the split does not hold one block and the token after it.
     """
 
     def __init__(
-        self, tokens: Tokens, block_size: int, batch_size: int, seed: int, mask: Mask | None = None
+        self,
+        tokens: Tokens,
+        block_size: int,
+        batch_size: int,
+        seed: int,
+        mask: Mask | None = None,
+        splitter: TokenSplitter | None = None,
     ) -> None:
         require_block("train", len(tokens), block_size)
         self.block_size = block_size
@@ -59,6 +66,7 @@ class Loader:
         # A plain array over the same memory: np.memmap turns every gather into a new memmap.
         self._tokens = np.asarray(tokens)
         self._mask = None if mask is None else np.asarray(mask)
+        self._splitter = splitter
         self.windows = max(1, len(tokens) // block_size - 1)
         self._offsets = min(block_size, len(tokens) - self.windows * block_size)
         self._span = np.arange(block_size + 1)
@@ -79,6 +87,9 @@ class Loader:
         it does not count."""
         places = self.starts(i)[:, None] + self._span
         taken = self._tokens[places].astype(np.int64)
+        if self._splitter is not None:
+            taken, origins = self._splitter.split(taken, i * self.batch_size)
+            places = np.take_along_axis(places, origins, axis=1)
         # Copied by numpy: the same two copies by torch take three times as long.
         inputs, targets = taken[:, :-1].copy(), taken[:, 1:].copy()
         if self._mask is not None:
@@ -113,7 +124,7 @@ class Loader:
 
 def epoch_key(seed: int, epoch: int) -> int:
     """The key of the order of an epoch."""
-    return _splitmix64(_splitmix64(seed) ^ epoch)
+    return splitmix64(splitmix64(seed) ^ epoch)
 
 
 def permuted(positions: npt.NDArray[np.int64], n: int, key: int) -> npt.NDArray[np.int64]:
@@ -125,7 +136,7 @@ def permuted(positions: npt.NDArray[np.int64], n: int, key: int) -> npt.NDArray[
     """
     side = max(1, math.isqrt(n))
     width, height = np.uint64(side), np.uint64(-(-n // side))
-    keys = tuple(np.uint64(_splitmix64(key + number)) for number in range(_ROUNDS))
+    keys = tuple(np.uint64(splitmix64(key + number)) for number in range(_ROUNDS))
     cells = _feistel_pass(positions.astype(np.uint64), width, height, keys)
     while (outside := cells >= n).any():
         cells[outside] = _feistel_pass(cells[outside], width, height, keys)
@@ -197,11 +208,3 @@ def _hash31(values: Words) -> Words:
     products = values * _MULTIPLIER
     bits: Words = (products ^ (products >> _FOLD)) * _MULTIPLIER >> _UPPER
     return bits
-
-
-def _splitmix64(value: int) -> int:
-    """SplitMix64's finalizer (Steele, Lea, Flood 2014) on a Python integer: 64 bits to 64 bits."""
-    value = (value + 0x9E3779B97F4A7C15) & _MASK
-    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK
-    return value ^ (value >> 31)

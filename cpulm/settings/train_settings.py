@@ -90,6 +90,9 @@ class TrainSettings(Section):
     1 with `distributed.mode: diloco`, the average of the processes; else 0.7."""
     outer_momentum: float | None = Field(None, ge=0, lt=1)
     """Nesterov momentum of the outer step; unset: 0 with `distributed.mode: diloco`, else 0.6."""
+    bpe_dropout: float = Field(0.0, ge=0, lt=1)
+    """In half of the rows, the probability that a token is split into the two that it was merged of, and each
+    of these again: a small text differs from pass to pass. For `bpe`, without `train.records`."""
     average_fraction: float | None = Field(None, gt=0, le=1)
     """Average the weights over about this part of the updates so far, such as 0.1. Each validation measures
     both, and `best.pt` has the better; unset: no average."""
