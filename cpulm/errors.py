@@ -23,11 +23,12 @@ _OUT_OF_MEMORY = (
 
 def out_of_memory(error: BaseException) -> str:
     """What ``error`` says if it means that the system refused memory; else empty."""
-    message = (str(error).splitlines() or ["none is left"])[0]
+    lines = [line for line in str(error).splitlines() if line.strip()]
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
-        return message
-    of_torch = isinstance(error, (RuntimeError, OSError, ImportError))
-    return message if of_torch and any(words in message.lower() for words in _OUT_OF_MEMORY) else ""
+        return lines[0] if lines else "none is left"
+    if not isinstance(error, (RuntimeError, OSError, ImportError)):
+        return ""
+    return next((line for line in lines if any(words in line.lower() for words in _OUT_OF_MEMORY)), "")
 
 
 class CpulmError(Exception):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from pathlib import Path
 
 import pytest
 
 from cpulm import errors
+from cpulm.errors import out_of_memory
 from cpulm.exit_codes import EXIT_CODES, exit_in_words
 
 ROOT = Path(__file__).parents[2]
@@ -45,3 +47,24 @@ def test_the_script_beside_the_package_knows_the_same_number() -> None:
     """It runs before the package is installed, so it cannot ask it."""
     script = (ROOT / "scripts" / "train_cpu.py").read_text(encoding="utf-8")
     assert f"STOPPED = {errors.StoppedError.exit_code}\n" in script
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError(), "none is left"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "[Errno 12] Cannot allocate memory"),
+        (
+            ImportError("\nIMPORTANT:\n\nOriginal error was: x.so: failed to map segment\n"),
+            "Original",
+        ),
+        (RuntimeError("can't start new thread"), "can't start new thread"),
+        (RuntimeError("shapes do not fit"), ""),
+        (ValueError("out of memory"), ""),
+        (ImportError("\n"), ""),
+    ],
+)
+def test_memory_that_the_system_refused_is_known_by_what_libraries_say(error: Exception, said: str) -> None:
+    found = out_of_memory(error)
+    assert found.startswith(said)
+    assert bool(found) == bool(said)
