@@ -1,14 +1,15 @@
 """Trains on several hosts in network namespaces: tokens per second, efficiency, bytes sent, loss. Needs root.
 
     python benchmarks/hosts.py --preset 6x256 --link 1gbit --mode sync:bf16 --link 100mbit --mode diloco
-        [--hosts 2] [--steps 60] [--rounds 30] [--set KEY=VALUE ...] [--same-batch]
+        [--hosts 2] [--steps 60] [--rounds 30] [--set KEY=VALUE ...] [--same-batch] [--busy 0]
 
-A mode may have a ``distributed.compression`` after a colon.
+A mode may have a ``distributed.compression`` after a colon, or ``speed``: ``distributed.share=speed``.
 
 Each host has one core of this machine, so at most as many hosts as cores give honest figures. First each host
 trains by itself, all at the same time, because the cores share caches and memory: "one host" is their mean.
 Efficiency is the tokens per second of k hosts over k times those of one. By default the batch
 grows with the hosts, each of which trains the rows of one; with ``--same-batch`` they share those of one.
+``--busy`` programs that never wait run on the core of the last host.
 """
 
 from __future__ import annotations
@@ -59,22 +60,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--mode", action="append", default=[])
     parser.add_argument("--set", action="append", default=[], dest="assignments")
     parser.add_argument("--same-batch", action="store_true")
+    parser.add_argument("--busy", type=int, default=0)
     given = parser.parse_args(arguments)
     if reason := why_not():
         raise SystemExit(f"hosts cannot be made here: {reason}")
     size = resolve(preset=given.preset, assignments=given.assignments).train.micro_batch_size
     base = [given.data, "--preset", given.preset, "--steps", str(given.steps)]
     base += [f"--set={one}" for one in (*QUIET, *given.assignments)]
-    alone = trained(given.hosts, link_named("1gbit"), base, together=False)
+    alone = trained(given.hosts, link_named("1gbit"), base, given.busy, together=False)
     print(f"{'link':9} {'mode':11} {'hosts':>5} {'tok/s':>9} {'efficiency':>10} {'MB sent':>8} {'loss':>8}")
     show("-", "-", 1, alone, alone)
     for link, mode in zip(given.link, given.mode, strict=True):
         several = [f"--set=train.micro_batch_size={size * (1 if given.same_batch else given.hosts)}"]
         kind, _, sent_as = mode.partition(":")
         several += [f"--set=distributed.mode={kind}"]
-        several += [f"--set=distributed.compression={sent_as}"] if sent_as else []
+        how = "share" if sent_as == "speed" else "compression"
+        several += [f"--set=distributed.{how}={sent_as}"] if sent_as else []
         several += [f"--set=train.outer_steps={given.rounds}"] if kind == "diloco" else []
-        show(link, mode, given.hosts, trained(given.hosts, link_named(link), [*base, *several]), alone)
+        together = trained(given.hosts, link_named(link), [*base, *several], given.busy)
+        show(link, mode, given.hosts, together, alone)
 
 
 QUIET = ("sample.max_new_tokens=0", "eval.every=1000000", "log.report=false", "checkpoint.every=1h")
@@ -89,12 +93,14 @@ def show(link: str, mode: str, hosts: int, result: Result, alone: Result) -> Non
     )
 
 
-def trained(count: int, link: Link, arguments: Sequence[str], *, together: bool = True) -> Result:
+def trained(count: int, link: Link, arguments: Sequence[str], busy: int, *, together: bool = True) -> Result:
     """Train on ``count`` hosts, one run of all or one of each; return the mean of the runs."""
     with tempfile.TemporaryDirectory() as folder, network(count, link) as hosts:
         place = f"--set=distributed.rendezvous={hosts[0].address}:{PORT}"
         command = [sys.executable, "-m", "cpulm", "train", *arguments, "--headless", "--out", "run"]
         command += [f"--set=distributed.nodes={count}", place] if together else []
+        for _ in range(busy):
+            hosts[-1].start([sys.executable, "-c", "while True: pass"])
         processes = [started(host, command, Path(folder)) for host in hosts]
         codes = [process.wait(600) for process in processes]
         if any(codes):
@@ -102,7 +108,7 @@ def trained(count: int, link: Link, arguments: Sequence[str], *, together: bool 
             raise SystemExit(f"exit codes {codes}\n{logs}")
         writers = hosts[:1] if together else hosts
         found = [measured(RunDir(Path(folder) / host.name / "run"), hosts) for host in writers]
-    return replace(found[0], update_seconds=statistics.mean(one.update_seconds for one in found))
+    return replace(found[0], update_seconds=statistics.harmonic_mean([one.update_seconds for one in found]))
 
 
 def started(host: Host, command: Sequence[str], folder: Path) -> subprocess.Popen[bytes]:
