@@ -57,12 +57,12 @@ def rows() -> list[dict[str, Any]]:
 
 def add(results: Path) -> None:
     """Add the losses of a folder of results: at each moment the better of weights and average."""
-    old = [row for row in rows() if not row["run"].startswith("grid ")]
     new = []
     for path in sorted(results.glob("*.json")):
         one = json.loads(path.read_text())
         if one["schedule"] != "constant":
             continue
+        split = f", BPE dropout {one['bpe_dropout']}" if one.get("bpe_dropout") else ""
         a_token, best = one["train_bytes"] / one["train_tokens"], math.inf
         for tokens, raw, averaged in one["validations"]:
             best = min(best, raw, averaged)
@@ -75,9 +75,12 @@ def add(results: Path) -> None:
                 f"{one['train_bytes'] / 1e6:.3f}",
                 one["dropout"],
                 f"{best / math.log(2) / one['bytes_per_token']:.4f}",
-                f"grid {one['n_layer']} x {one['n_embd']}, weight decay {one['weight_decay']}",
+                f"grid {one['n_layer']} x {one['n_embd']}, weight decay {one['weight_decay']}{split}",
             )
             new.append(dict(zip(COLUMNS, values, strict=True)))
+    runs = ("text", "params", "unique", "dropout", "run")
+    again = {tuple(str(float(row[name])) if name in runs[1:4] else row[name] for name in runs) for row in new}
+    old = [row for row in rows() if tuple(str(row[name]) for name in runs) not in again]
     with TABLE.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, delimiter="\t", lineterminator="\n")
         writer.writeheader()

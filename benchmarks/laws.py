@@ -1,7 +1,7 @@
 """Measures how the loss of small models falls with size, text and passes, for the law that plans runs.
 
     python benchmarks/laws.py --data ../shared/data [--cells GROUP ...] [--jobs 2] --results laws
-    python benchmarks/laws.py --text notes/ --text novel.txt [--jobs 2] --results laws
+    python benchmarks/laws.py --text notes/ --text novel.txt [--often] [--jobs 2] --results laws
 
 Each cell is one training at a constant learning rate with an average of the weights (``average_fraction``
 0.2), validated at moments that grow by the square root of two. The averaged weights at a moment are about
@@ -10,7 +10,8 @@ horizons up to its own; the cells of the group ``decayed`` check that. Cells who
 not trained again. The losses depend on the updates alone, not on the machine's load.
 
 ``--text`` trains two sizes on another text, a file or a folder of about a MB, and validates them on the split
-that cpulm makes. ``benchmarks/fit_laws.py --add laws`` adds the results to its table.
+that cpulm makes; with ``--often`` one size in many passes, with and without
+``train.bpe_dropout``. ``benchmarks/fit_laws.py --add laws`` adds the results to its table.
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ class Cell:
     tokens: float
     dropout: float = 0.0
     weight_decay: float = 0.1
+    bpe_dropout: float = 0.0
     schedule: str = "constant"
     seed: int = 1
 
@@ -111,11 +113,24 @@ def _cells() -> dict[str, list[Cell]]:
             replace(large[0], vocab_size=1024),
             replace(large[0], tokens=2.4e6, dropout=0.2),
         ],
+        "split": [
+            replace(one, n_layer=layers, n_embd=width, tokens=5e6, weight_decay=0.5, bpe_dropout=0.1)
+            for one, layers, width in (
+                (large[0], 6, 256),
+                (large[0], 4, 192),
+                (large[2], 4, 192),
+                (large[0], 2, 128),
+            )
+        ],
     }
 
 
 CELLS = _cells()
 OF_OTHER_TEXTS = (Cell("", 0, 2, 128, 2048, 16, 0.6e6), Cell("", 0, 4, 192, 2048, 16, 0.8e6))
+SEEN_OFTEN = tuple(
+    Cell("", 0, 4, 192, 2048, 16, 5e6, weight_decay=0.5, bpe_dropout=probability)
+    for probability in (0.0, 0.1)
+)
 
 
 def train(cell: Cell, data: Path, result: Path) -> None:
@@ -188,6 +203,7 @@ def _settings(cell: Cell, source: Path, val: Path | None) -> Settings:
             "train.decay_fraction=0.6",
             "train.average_fraction=0.2",
             f"train.weight_decay={cell.weight_decay}",
+            f"train.bpe_dropout={cell.bpe_dropout}",
             f"train.schedule={cell.schedule}",
             f"train.seed={cell.seed}",
             f"train.steps={round(cell.tokens / (cell.rows * BLOCK))}",
@@ -242,6 +258,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="the folder of the texts")
     parser.add_argument("--cells", nargs="+", choices=list(CELLS), metavar="GROUP")
     parser.add_argument("--text", action="append", default=[], metavar="PATH", help="another text")
+    parser.add_argument("--often", action="store_true", help="train on --text in many passes")
     parser.add_argument("--jobs", type=int, default=2, help="processes, of one thread each")
     parser.add_argument("--job", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--results", type=Path, required=True, help="a folder, which is continued")
@@ -250,7 +267,8 @@ def main() -> None:
     if arguments.job is not None:
         groups = arguments.cells or ([] if arguments.text else list(CELLS))
         cells = [cell for group in groups for cell in CELLS[group]]
-        cells += [replace(cell, text=text) for text in arguments.text for cell in OF_OTHER_TEXTS]
+        of_texts = SEEN_OFTEN if arguments.often else OF_OTHER_TEXTS
+        cells += [replace(cell, text=text) for text in arguments.text for cell in of_texts]
         _train_all(cells[arguments.job :: arguments.jobs], arguments)
         return
     command = [sys.executable, __file__, *sys.argv[1:], "--job"]

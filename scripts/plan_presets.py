@@ -106,7 +106,7 @@ def preset(promise: Promise, found: Candidate) -> str:
 def settings_for_run(settings: Settings) -> list[str]:
     """The keys that a plan decides, and those of a preset that say what it is."""
     shape = shape_settings(SHAPES[0])
-    decided = recipe(settings.model, 1e9, 1e6, 1.0)
+    decided = recipe(settings, 1e9, 1e6, 1.0)
     return [*shape, *decided, "data.tokenizer", "train.optimizer", "train.steps"]
 
 

@@ -75,6 +75,7 @@ def plan_in_words(plan: RunPlan, prepared: PreparedRun, level: TextLevel | None 
     best, params = plan.best, format_count(prepared.plan.params_total)
     speed = format_count(best.tokens_per_second)
     averaged = f", weights averaged over {train.average_fraction:g}" if train.average_fraction else ""
+    split = f", BPE dropout {train.bpe_dropout:g}" if train.bpe_dropout else ""
     passes = trained_tokens(plan, prepared) / len(tokens.train)
     expected = level.expected_of_run(plan, prepared)
     nats = expected.times(math.log(2) * tokens.bytes_per_token)
@@ -86,7 +87,7 @@ def plan_in_words(plan: RunPlan, prepared: PreparedRun, level: TextLevel | None 
         f"plan: {model.n_layer} layers, {model.n_embd} wide ({params} parameters), context "
         f"{model.block_size}, vocabulary {tokens.vocab_size:,}: of {len(plan.candidates)} sizes the best for "
         f"{time}, {size} of text and {speed} tokens a second",
-        f"plan: dropout {model.dropout:g}, weight decay {train.weight_decay:g}{averaged}; "
+        f"plan: dropout {model.dropout:g}{split}, weight decay {train.weight_decay:g}{averaged}; "
         f"{settings.tokens_per_step:,} tokens a step, rates {train.lr:g} and {train.muon_lr:g}",
         f"expected: validation loss {nats.loss:.2f} nats per token ({nats.low:.2f} to {nats.high:.2f}), "
         f"{bits}; 8 of 10 runs are within",

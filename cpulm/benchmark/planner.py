@@ -21,7 +21,14 @@ from cpulm.errors import ResourceError, SettingsError, StoppedError
 from cpulm.estimate import requirements
 from cpulm.estimate.learning_law import USUAL_TEXT, measured_law
 from cpulm.estimate.memory import expected_arithmetic
-from cpulm.estimate.recipe import SHAPES, bytes_per_token, most_passes, recipe, shape_settings
+from cpulm.estimate.recipe import (
+    SHAPES,
+    bytes_per_token,
+    most_passes,
+    recipe,
+    shape_settings,
+    splits_tokens,
+)
 from cpulm.events import Listener, Progress
 from cpulm.execution.adaptive_threads import measured_as_in_a_run
 from cpulm.execution.runtime import Runtime, choose_runtime
@@ -211,10 +218,10 @@ class Planner:
     def settings_for(self, place: int, tokens: float) -> Settings:
         """The settings of a size that is trained on so many tokens; the horizon is the time."""
         shape = self._shape(place)
-        model, size = self._make(shape).model, self.text_bytes
-        once = self._make(shape | recipe(model, size, tokens, 1.0))
+        shaped, size = self._make(shape), self.text_bytes
+        once = self._make(shape | recipe(shaped, size, tokens, 1.0))
         passes = min(tokens * bytes_per_token(once.data) / size, measured_law().most_passes)
-        return self._make(shape | recipe(model, size, tokens, passes))
+        return self._make(shape | recipe(shaped, size, tokens, passes))
 
     def _shape(self, place: int) -> dict[str, Any]:
         """The shape; with fewer heads if they do not divide a width that the user gave."""
@@ -287,7 +294,8 @@ class Planner:
         """The most tokens to train on: so many times the passes that a model bears, if they were measured."""
         text_tokens = self.text_bytes / bytes_per_token(settings.data)
         params = count(settings.model, vocab_size_of(settings)).non_embedding
-        return min(measured_law().most_passes, times * most_passes(params, text_tokens)) * text_tokens
+        most = most_passes(params, text_tokens, splits=splits_tokens(settings))
+        return min(measured_law().most_passes, times * most) * text_tokens
 
     def _measure(self, place: int) -> None:
         """Measure the operations a second of a size, by updates of as many rows as a moment allows.

@@ -202,8 +202,8 @@ def rehearse(
         lines = explain(ready)
         for line in lines:
             show(Notice(level="info", message=line))
-        plan, dropout = ready.plan, ready.settings.model.dropout
-        warning = passes_warning(_passes(ready), plan.train_tokens, plan.params_non_embedding, dropout)
+        plan, settings = ready.plan, ready.settings
+        warning = passes_warning(_passes(ready), plan.train_tokens, plan.params_non_embedding, settings)
         _warn(show, [warning] if warning else [])
     if not world.is_main:
         return

@@ -40,7 +40,7 @@ class Rise:
             return (
                 f"Overfitting: {text} kept falling, from {then:.3f} to {now:.3f}. The text was seen "
                 f"{self.passes:.1f} times. best.pt is the model to use; more text, a smaller model, "
-                "model.dropout or train.weight_decay would help."
+                "model.dropout, train.weight_decay or train.bpe_dropout would help."
             )
         return (
             f"It got worse: {text} did not fall either ({then:.3f} then, {now:.3f} now). This is not "

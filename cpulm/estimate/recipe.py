@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 from cpulm.model.counts import count
-from cpulm.settings import DataSettings, ModelSettings
+from cpulm.settings import DataSettings, Settings
 
 SHAPES = (
     (2, 64, 1),
@@ -22,16 +22,26 @@ SHAPES = (
 )
 """Layers, width and heads. All heads are 64 wide, and deeper models are wider, as in the presets."""
 
+
+class Regularization(NamedTuple):
+    """Dropout, weight decay, and the probability that a token is split (``train.bpe_dropout``)."""
+
+    dropout: float
+    weight_decay: float
+    bpe_dropout: float
+
+
 REGULARIZATION = (
-    (8.0, 0.0, 0.1),
-    (24.0, 0.0, 0.5),
-    (46.0, 0.1, 0.5),
-    (math.inf, 0.3, 0.5),
+    (8.0, Regularization(0.0, 0.1, 0.0)),
+    (24.0, Regularization(0.0, 0.5, 0.1)),
+    (46.0, Regularization(0.1, 0.5, 0.1)),
+    (math.inf, Regularization(0.3, 0.5, 0.1)),
 )
-MOST_REPETITION = 30.0
-"""Dropout and weight decay up to a repetition, by the runs in benchmarks/EXPERIMENTS.md: the number of passes
-times the square root of the parameters for each token of the text, because a small model memorizes a text
-later. Runs with more than ``MOST_REPETITION`` had their best model before the end."""
+MOST_REPETITION, MOST_SPLIT_REPETITION = 30.0, 40.0
+"""What suits up to a repetition, by the runs in benchmarks/EXPERIMENTS.md: the number of passes times the
+square root of the parameters for each token of the text, because a small model memorizes a text later. Runs
+with more than ``MOST_REPETITION``, or ``MOST_SPLIT_REPETITION`` where tokens were split, had their best model
+before the end."""
 AVERAGE_FRACTION = 0.2
 
 _VOCABULARY_OF_TEXT = ((30e3, 512), (300e3, 1024), (3e6, 2048), (20e6, 4096), (math.inf, 8192))
@@ -76,15 +86,29 @@ def shape_settings(shape: tuple[int, int, int]) -> dict[str, Any]:
     return {"model.n_layer": layers, "model.n_embd": width, "model.n_head": heads}
 
 
-def regularization(passes: float, params: float, text_tokens: float) -> tuple[float, float]:
-    """Dropout and weight decay for a model of ``params`` parameters without embeddings and so many passes."""
+def splits_tokens(settings: Settings) -> bool:
+    """Whether ``train.bpe_dropout`` can have an effect."""
+    return settings.data.tokenizer == "bpe" and not settings.train.records
+
+
+def regularization(passes: float, params: float, text_tokens: float, *, splits: bool) -> Regularization:
+    """What suits a model of ``params`` parameters without embeddings and so many passes.
+
+    Args:
+        splits: whether tokens can be split.
+    """
     repetition = passes * math.sqrt(params / text_tokens)
-    return next((dropout, decay) for most, dropout, decay in REGULARIZATION if repetition <= most)
+    found = next(suitable for most, suitable in REGULARIZATION if repetition <= most)
+    return found if splits else found._replace(bpe_dropout=0.0)
 
 
-def most_passes(params: float, text_tokens: float) -> float:
-    """The passes over a text that a model of ``params`` parameters without embeddings learns from."""
-    return MOST_REPETITION / math.sqrt(params / text_tokens)
+def most_passes(params: float, text_tokens: float, *, splits: bool) -> float:
+    """The passes over a text that a model of ``params`` parameters without embeddings learns from.
+
+    Args:
+        splits: whether tokens are split.
+    """
+    return (MOST_SPLIT_REPETITION if splits else MOST_REPETITION) / math.sqrt(params / text_tokens)
 
 
 def vocabulary(width: int, text_bytes: float) -> int:
@@ -92,17 +116,19 @@ def vocabulary(width: int, text_bytes: float) -> int:
     return min(_upto(_VOCABULARY_OF_WIDTH, width), _upto(_VOCABULARY_OF_TEXT, text_bytes))
 
 
-def recipe(model: ModelSettings, text_bytes: float, tokens: float, passes: float) -> dict[str, Any]:
+def recipe(settings: Settings, text_bytes: float, tokens: float, passes: float) -> dict[str, Any]:
     """The settings of a run on ``tokens`` tokens, in so many passes over the text, by dotted key.
 
     Args:
-        model: of which the width and the depth count.
+        settings: of which the width, the depth and the kind of tokens count.
         text_bytes: of training text.
     """
+    model = settings.model
     block = _upto(_BLOCKS, tokens) if model.n_embd > 64 else 128
     rows = max(1, _upto(_BATCHES, tokens) // block)
     steps = max(1.0, tokens / (rows * block))
-    dropout, decay = regularization(passes, count(model, 0).non_embedding, tokens / passes)
+    splits, params = splits_tokens(settings), count(model, 0).non_embedding
+    suitable = regularization(passes, params, tokens / passes, splits=splits)
     affordable = _VALIDATED_PART * tokens / (2 * _FORWARD_COST)  # tokens in all validations, of two models
     most = max(_FEWEST_VALIDATIONS, affordable / _FEWEST_VALIDATED_TOKENS)
     validations = min(max(_VALIDATIONS[0], math.sqrt(steps) / 2), _VALIDATIONS[1], most)
@@ -111,7 +137,7 @@ def recipe(model: ModelSettings, text_bytes: float, tokens: float, passes: float
     return {
         "data.vocab_size": vocabulary(model.n_embd, text_bytes),
         "model.block_size": block,
-        "model.dropout": dropout,
+        "model.dropout": suitable.dropout,
         "train.micro_batch_size": rows,
         "train.lr": round(min(_HIGHEST_LR, _WIDTH_TIMES_LR / model.n_embd), 4),
         "train.muon_lr": 0.01,
@@ -119,7 +145,8 @@ def recipe(model: ModelSettings, text_bytes: float, tokens: float, passes: float
         "train.schedule": "wsd",
         "train.warmup_steps": _WARMUP_STEPS,
         "train.decay_fraction": 0.6,
-        "train.weight_decay": decay,
+        "train.weight_decay": suitable.weight_decay,
+        "train.bpe_dropout": suitable.bpe_dropout,
         "train.average_fraction": AVERAGE_FRACTION,
         "eval.every": max(1, round(steps / validations)),
         "eval.batches": None if whole else max(1, round(val_tokens / (rows * block))),

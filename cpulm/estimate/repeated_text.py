@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from cpulm.estimate.recipe import regularization
+from cpulm.estimate.recipe import regularization, splits_tokens
+from cpulm.settings import Settings
 from cpulm.units import format_count
 
 MOST_PASSES = 4.0
@@ -17,7 +18,7 @@ def describe_passes(passes: float) -> str:
     return f"{passes:.1f} passes over the text" if passes < 100 else f"{passes:,.0f} passes over the text"
 
 
-def passes_warning(passes: float | None, train_tokens: int, params: int, dropout: float) -> str | None:
+def passes_warning(passes: float | None, train_tokens: int, params: int, settings: Settings) -> str | None:
     """What to say of a run that will see its ``train_tokens`` tokens too often for its dropout; else None.
 
     Args:
@@ -25,12 +26,16 @@ def passes_warning(passes: float | None, train_tokens: int, params: int, dropout
     """
     if passes is None or passes <= MOST_PASSES:
         return None
-    suitable, decay = regularization(passes, params, train_tokens)
+    splits = splits_tokens(settings)
+    suitable = regularization(passes, params, train_tokens, splits=splits)
     # The table is coarse, and a machine's speed changes.
-    if dropout >= regularization(passes / 1.5, params, train_tokens)[0]:
+    if settings.model.dropout >= regularization(passes / 1.5, params, train_tokens, splits=splits).dropout:
         return None
+    advice = f"--dropout {suitable.dropout:g} --set train.weight_decay={suitable.weight_decay:g}"
+    if suitable.bpe_dropout:
+        advice += f" --set train.bpe_dropout={suitable.bpe_dropout:g}"
     return (
         f"this run makes {describe_passes(passes)} of {format_count(train_tokens)} tokens: beyond "
         f"{MOST_PASSES:.0f} passes it learns less and less, and it may overfit. More text would help, "
-        f"or --dropout {suitable:g} --set train.weight_decay={decay:g}"
+        f"or {advice}"
     )

@@ -128,8 +128,7 @@ def report_passes(plan: Requirements, settings: Settings, emit: Listener, traine
     if train.patience is None and stale is not None:
         text += f"; it ends early after {stale} validations without a new best loss (--patience 0: never)"
     emit(Notice(level="info", message=text))
-    dropout = settings.model.dropout
-    warning = passes_warning(passes, plan.train_tokens, plan.params_non_embedding, dropout)
+    warning = passes_warning(passes, plan.train_tokens, plan.params_non_embedding, settings)
     if warning is not None:
         emit(Notice(level="warning", message=warning))
 

@@ -18,7 +18,7 @@ from cpulm.errors import SettingsError
 from cpulm.estimate import recipe
 from cpulm.estimate.learning_law import USUAL_TEXT, measured_law
 from cpulm.events import Event, Notice, Progress
-from cpulm.settings import Settings, settings_yaml
+from cpulm.settings import Settings, changed, settings_yaml
 from cpulm.settings.resolve_settings import AUTO, resolve
 from cpulm.training.run import prepare_run
 
@@ -82,7 +82,9 @@ def test_what_the_user_gives_stays(text: Path) -> None:
 def test_no_more_passes_than_were_measured_are_planned(text: Path) -> None:
     plan = planned(made_for(text, "train.max_time=8h"))
     best, size = plan.best, plan.text_bytes
-    borne = recipe.most_passes(best.non_embedding, size / recipe.bytes_per_token(best.settings.data))
+    borne = recipe.most_passes(
+        best.non_embedding, size / recipe.bytes_per_token(best.settings.data), splits=False
+    )
     assert best.passes == pytest.approx(min(measured_law().most_passes, borne))
     assert 0 < plan.best.spare_seconds < plan.seconds
     assert plan.best.settings.train.max_time == pytest.approx(plan.seconds - plan.best.spare_seconds, abs=1)
@@ -176,7 +178,10 @@ def test_a_plan_says_what_was_chosen_and_what_to_expect(text: Path) -> None:
     lines = plan_in_words(plan, ready)
     model = ready.settings.model
     assert f"{model.n_layer} layers, {model.n_embd} wide" in lines[0]
-    assert f"dropout {model.dropout:g}" in lines[1]
+    assert f"dropout {model.dropout:g}, weight decay" in lines[1]
+    split = changed(ready.settings, train=changed(ready.settings.train, bpe_dropout=0.1))
+    also = plan_in_words(plan, dataclasses.replace(ready, settings=split))[1]
+    assert f"dropout {model.dropout:g}, BPE dropout 0.1, weight decay" in also
     assert "bits per byte" in lines[2]
     assert lines[3].startswith("2 generations, each of about ")
     assert "the text is short for the time" in lines[4]

@@ -9,7 +9,6 @@ import pytest
 from cpulm.estimate.learning_law import USUAL_TEXT, TextCurve, measured_law
 from cpulm.estimate.recipe import SHAPES, recipe, regularization, shape_settings, vocabulary
 from cpulm.model.counts import count
-from cpulm.settings import changed
 from cpulm.settings.resolve_settings import resolve
 
 
@@ -55,25 +54,27 @@ def test_a_text_unlike_those_measured_is_less_certain() -> None:
 def test_what_learns_its_text_by_heart_is_regularized() -> None:
     """By the size of the model, of the text, and by the passes: the borders of benchmarks/EXPERIMENTS.md."""
     for params, text_tokens, passes, expected in (
-        (402e3, 346e3, 6.0, (0.0, 0.1)),
-        (402e3, 346e3, 17.0, (0.0, 0.5)),
-        (1.77e6, 346e3, 8.0, (0.0, 0.5)),
-        (402e3, 40e3, 10.0, (0.1, 0.5)),
-        (4.82e6, 346e3, 17.0, (0.3, 0.5)),
+        (402e3, 346e3, 6.0, (0.0, 0.1, 0.0)),
+        (402e3, 346e3, 17.0, (0.0, 0.5, 0.1)),
+        (1.77e6, 346e3, 8.0, (0.0, 0.5, 0.1)),
+        (402e3, 40e3, 10.0, (0.1, 0.5, 0.1)),
+        (4.82e6, 346e3, 17.0, (0.3, 0.5, 0.1)),
     ):
-        assert regularization(passes, params, text_tokens) == expected
+        assert regularization(passes, params, text_tokens, splits=True) == expected
+        assert regularization(passes, params, text_tokens, splits=False) == (*expected[:2], 0.0)
 
 
 def test_a_recipe_is_settings_that_follow_size_text_and_passes() -> None:
     for shape in SHAPES:
         settings = resolve(planned=shape_settings(shape))
         for tokens, passes in ((2e5, 0.1), (2e6, 3.0), (5e7, 15.0)):
-            planned = resolve(planned=shape_settings(shape) | recipe(settings.model, 1e6, tokens, passes))
+            planned = resolve(planned=shape_settings(shape) | recipe(settings, 1e6, tokens, passes))
             params = count(planned.model, 0).non_embedding
-            suitable = regularization(passes, params, tokens / passes)
-            assert (planned.model.dropout, planned.train.weight_decay) == suitable
+            suitable = regularization(passes, params, tokens / passes, splits=True)
+            train = planned.train
+            assert (planned.model.dropout, train.weight_decay, train.bpe_dropout) == suitable
             assert planned.tokens_per_step <= 8192
             assert planned.eval.every * 8 < tokens / planned.tokens_per_step or tokens < 1e6
     assert vocabulary(128, 1e4) < vocabulary(128, 1e6) <= vocabulary(512, 1e8)
-    wide = changed(resolve().model, n_embd=512, n_head=8)
-    assert recipe(wide, 1e6, 1e6, 1.0)["train.lr"] < recipe(resolve().model, 1e6, 1e6, 1.0)["train.lr"]
+    wide = resolve(assignments=["model.n_embd=512", "model.n_head=8"])
+    assert recipe(wide, 1e6, 1e6, 1.0)["train.lr"] < recipe(resolve(), 1e6, 1e6, 1.0)["train.lr"]

@@ -44,14 +44,18 @@ def test_passes_in_words(passes: float, text: str) -> None:
 
 
 def test_more_passes_than_the_text_bears_are_a_warning_with_their_number() -> None:
-    assert passes_warning(4.0, 301_000, 4_800_000, 0.0) is None
-    assert passes_warning(16.0, 301_000, 100_000, 0.0) is None  # a small model repeats more of its text
-    warning = passes_warning(848.0, 301_000, 4_800_000, 0.0)
-    assert warning is not None
-    assert "848 passes over the text of 301 K tokens" in warning
-    dropout, decay = regularization(848.0, 4_800_000, 301_000)
-    assert f"--dropout {dropout:g} --set train.weight_decay={decay:g}" in warning
-    assert passes_warning(848.0, 301_000, 4_800_000, dropout) is None
+    usual, characters = resolve(), resolve(assignments=["data.tokenizer=char", "data.vocab_size=null"])
+    assert passes_warning(4.0, 301_000, 4_800_000, usual) is None
+    assert passes_warning(16.0, 301_000, 100_000, usual) is None  # a small model repeats more of its text
+    suitable = regularization(848.0, 4_800_000, 301_000, splits=True)
+    advice = f"--dropout {suitable.dropout:g} --set train.weight_decay={suitable.weight_decay:g}"
+    for settings, more in ((usual, f" --set train.bpe_dropout={suitable.bpe_dropout:g}"), (characters, "")):
+        warning = passes_warning(848.0, 301_000, 4_800_000, settings)
+        assert warning is not None
+        assert "848 passes over the text of 301 K tokens" in warning
+        assert warning.endswith(advice + more)
+    dropped = resolve(assignments=[f"model.dropout={suitable.dropout}"])
+    assert passes_warning(848.0, 301_000, 4_800_000, dropped) is None
 
 
 def test_passes_of_a_time_follow_from_the_measured_step() -> None:
