@@ -42,7 +42,15 @@ def release_memory() -> None:
 
 
 def release_frames(error: BaseException | None) -> None:
-    """Release the local variables, such as a model, of the frames of ``error`` and of its causes."""
-    while error is not None:
-        clear_frames(error.__traceback__)
-        error = error.__cause__ or error.__context__
+    """Release the local variables, such as a model, of the frames of ``error`` and of its causes.
+
+    An error may be the context of its own cause.
+    """
+    seen: list[BaseException] = []
+    waiting = [error]
+    while waiting:
+        error = waiting.pop()
+        if error is not None and error not in seen:
+            seen.append(error)
+            clear_frames(error.__traceback__)
+            waiting += [error.__cause__, error.__context__]

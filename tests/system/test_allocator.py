@@ -95,3 +95,9 @@ def test_the_frames_of_an_error_are_released_and_its_lines_stay() -> None:
     assert [one() for one in held] == [None, None]
     assert caught.value.__traceback__ is not None
     assert caught.value.__cause__ is not None
+
+
+def test_an_error_that_is_the_context_of_its_own_cause_ends_the_search() -> None:
+    error, cause = DivergedError("it diverged"), RuntimeError("inf")
+    error.__cause__, cause.__context__ = cause, error
+    release_frames(error)
