@@ -32,7 +32,7 @@ from torch.distributed.elastic.rendezvous.dynamic_rendezvous import (
 from cpulm.distributed.meeting_place import JOIN_SECONDS, MeetingPlace, Notices, wait_for
 from cpulm.distributed.network import answer_of
 from cpulm.distributed.pulse import in_short
-from cpulm.errors import SettingsError
+from cpulm.errors import LostPeerError, SettingsError
 from cpulm.settings.distributed_settings import DistributedSettings
 
 LAST_CALL_SECONDS = 5
@@ -148,6 +148,7 @@ class Meeting(RendezvousHandler):
 
         Raises:
             SettingsError: if they do not.
+            LostPeerError: likewise, if this machine has met others there before.
         """
         fewest, most = self._settings.min_nodes, self._settings.max_nodes
         nodes = str(fewest) if fewest == most else f"{fewest}:{most}"
@@ -161,7 +162,7 @@ class Meeting(RendezvousHandler):
             raise RendezvousConnectionError(in_short(error)) from error
         for option, value in mine.items():
             if theirs.get(option) != value:
-                raise SettingsError(
+                raise (LostPeerError if self.has_met else SettingsError)(
                     f"the run that meets at {self._place.endpoint} has {option} {theirs.get(option)}, and "
                     f"this one {option} {value}",
                     f"give the same {option} on all machines; another run needs another port",

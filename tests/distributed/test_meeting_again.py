@@ -30,7 +30,7 @@ from cpulm.distributed.begun_run import LAUNCH
 from cpulm.distributed.join import AGAIN, HOSTS_RENDEZVOUS, START
 from cpulm.distributed.meeting import Meeting, StateHolder
 from cpulm.distributed.meeting_place import MeetingPlace, wait_for
-from cpulm.errors import SettingsError
+from cpulm.errors import LostPeerError, SettingsError
 from cpulm.exit_codes import LOST, SETTINGS, STOPPED
 from cpulm.settings.distributed_settings import DistributedSettings
 
@@ -254,10 +254,16 @@ def test_processes_that_a_signal_ends_as_they_begin_are_not_started_again(
 def test_machines_of_different_runs_do_not_wait_for_each_other(
     machine: Callable[..., Any], other: dict[str, str], said: str
 ) -> None:
-    where = machine(nodes="2")._meeting._place.endpoint
+    first = machine(nodes="2")
+    where = first._meeting._place.endpoint
     place = MeetingPlace(where, HERE, is_here=False)
     with pytest.raises(SettingsError, match=f"the run that meets at {where} {said}"):
         Meeting(DistributedSettings.model_validate(other), place, print)
+    returns = machine(where, nodes="2")._meeting
+    returns.has_met = True
+    Meeting(DistributedSettings.model_validate(other), MeetingPlace(where, HERE, is_here=True), print)
+    with pytest.raises(LostPeerError, match=f"the run that meets at {where} has "):
+        returns._connect(time.monotonic() + 100)
 
 
 def test_a_machine_that_waits_says_for_how_many_where_and_what_to_type(

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Slurm is not there")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Slurm is of Linux")
 SCRIPT = Path(__file__).parents[2] / "scripts" / "slurm.sbatch"
 PROGRAMS = {
-    # Ends with the code of the file `code` when it gets SIGTERM.
-    "srun": 'echo "$SRUN_CPUS_PER_TASK" "$@" > started; trap \'exit "$(cat code)"\' TERM; echo $$ > pid; '
-    "while :; do sleep 0.02; done",
+    # Moves `saves` into the run's folder when it gets SIGTERM, and ends with the code of the file `code`.
+    "srun": 'echo "$SRUN_CPUS_PER_TASK" "$@" > started; echo $$ > pid; '
+    "trap 'mv saves/* runs/slurm-7 2> /dev/null; exit \"$(cat code)\"' TERM; while :; do sleep 0.02; done",
     "scancel": 'echo "$@" > cancelled; kill -TERM "$(cat pid)"',
     "scontrol": 'if [ "$1" = show ]; then echo alpha; echo beta; else echo "$@" > queued; fi',
 }
@@ -26,7 +26,8 @@ PROGRAMS = {
 @pytest.fixture
 def job(tmp_path: Path) -> subprocess.Popen[bytes]:
     """A job on two nodes whose launchers have been started."""
-    (tmp_path / "bin").mkdir()
+    for folder in ("bin", "saves", "runs/slurm-7"):
+        (tmp_path / folder).mkdir(parents=True)
     for name, body in PROGRAMS.items():
         program = tmp_path / "bin" / name
         program.write_text(f"#!/bin/bash\n{body}\n")
@@ -55,14 +56,28 @@ def test_each_node_gets_its_cores_and_where_to_meet(tmp_path: Path, job: subproc
 
 
 @pytest.mark.parametrize(
-    ("time_is_up", "code", "ends", "queued"),
-    [(True, 75, 0, "requeue 7\n"), (True, 0, 0, ""), (True, 5, 5, ""), (False, 75, 75, "")],
-    ids=["stopped by the limit", "came to its end just then", "could not save", "stopped by the user"],
+    ("time_is_up", "saves", "code", "ends", "queued"),
+    [
+        (True, True, 75, 0, "requeue 7\n"),
+        (True, False, 75, 75, ""),
+        (True, True, 0, 0, ""),
+        (True, False, 5, 5, ""),
+        (False, True, 75, 75, ""),
+    ],
+    ids=["saved", "no time to train", "came to its end just then", "could not save", "stopped by the user"],
 )
 def test_only_a_job_whose_time_is_up_is_queued_again(
-    tmp_path: Path, job: subprocess.Popen[bytes], time_is_up: bool, code: int, ends: int, queued: str
+    tmp_path: Path,
+    job: subprocess.Popen[bytes],
+    time_is_up: bool,
+    saves: bool,
+    code: int,
+    ends: int,
+    queued: str,
 ) -> None:
     (tmp_path / "code").write_text(str(code))
+    if saves:
+        (tmp_path / "saves" / "latest.pt").touch()
     if time_is_up:
         job.send_signal(signal.SIGUSR1)
     else:
