@@ -28,6 +28,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from cpulm.estimate.learning_law import LearningLaw, TextCurve, measured_law
+from cpulm.estimate.recipe import regularization
 
 TABLE = Path(__file__).parent / "laws.tsv"
 LAW = Path(__file__).parent.parent / "cpulm" / "estimate" / "learning_law.json"
@@ -42,6 +43,7 @@ _RUN_SPREAD = 0.025
 _PLANNED_RUN_SPREAD = 0.075
 """That of nine runs of plans (benchmarks/EXPERIMENTS.md, "Plans and their runs")."""
 _ROUNDS = 6
+_TOKEN_BYTES = 3.0
 _LEAST_TRAINED = 0.2
 """Bytes for each parameter: no plan trains so little."""
 
@@ -88,10 +90,17 @@ def add(results: Path) -> None:
 
 
 def envelope(table: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of runs that differ only in regularization, the best at each moment but the first ones."""
+    """Of runs that differ only in regularization, the best at each moment but the first ones.
+
+    Without the moments at which a plan would split tokens, if the run did not.
+    """
     best: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in table:
         if row["trained"] < _LEAST_TRAINED * row["params"]:
+            continue
+        passes, text_tokens = row["trained"] / row["unique"], row["unique"] / _TOKEN_BYTES
+        planned = regularization(max(1.0, passes), row["params"], text_tokens, splits=True)
+        if planned.bpe_dropout and "BPE dropout" not in row["run"]:
             continue
         key = tuple(row[name] for name in ("text", "params", "trained", "unique"))
         if key not in best or row["bits_per_byte"] < best[key]["bits_per_byte"]:

@@ -33,11 +33,12 @@ class Regularization(NamedTuple):
 
 REGULARIZATION = (
     (8.0, Regularization(0.0, 0.1, 0.0)),
-    (24.0, Regularization(0.0, 0.5, 0.1)),
-    (46.0, Regularization(0.1, 0.5, 0.1)),
-    (math.inf, Regularization(0.3, 0.5, 0.1)),
+    (24.0, Regularization(0.0, 0.5, 0.0)),
+    (40.0, Regularization(0.1, 0.5, 0.1)),
+    (46.0, Regularization(0.1, 0.5, 0.2)),
+    (math.inf, Regularization(0.3, 0.5, 0.2)),
 )
-MOST_REPETITION, MOST_SPLIT_REPETITION = 30.0, 40.0
+MOST_REPETITION, MOST_SPLIT_REPETITION = 30.0, 46.0
 """What suits up to a repetition, by the runs in benchmarks/EXPERIMENTS.md: the number of passes times the
 square root of the parameters for each token of the text, because a small model memorizes a text later. Runs
 with more than ``MOST_REPETITION``, or ``MOST_SPLIT_REPETITION`` where tokens were split, had their best model
