@@ -80,9 +80,13 @@ def add(results: Path) -> None:
                 f"grid {one['n_layer']} x {one['n_embd']}, weight decay {one['weight_decay']}{split}",
             )
             new.append(dict(zip(COLUMNS, values, strict=True)))
-    runs = ("text", "params", "unique", "dropout", "run")
-    again = {tuple(str(float(row[name])) if name in runs[1:4] else row[name] for name in runs) for row in new}
-    old = [row for row in rows() if tuple(str(row[name]) for name in runs) not in again]
+
+    def run(row: dict[str, Any]) -> tuple[Any, ...]:
+        return row["text"], row["run"], *(float(row[name]) for name in ("params", "unique", "dropout"))
+
+    again = {run(row) for row in new}
+    with TABLE.open(newline="") as file:
+        old = [row for row in csv.DictReader(file, delimiter="\t") if run(row) not in again]
     with TABLE.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, delimiter="\t", lineterminator="\n")
         writer.writeheader()
@@ -92,7 +96,7 @@ def add(results: Path) -> None:
 def envelope(table: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Of runs that differ only in regularization, the best at each moment but the first ones.
 
-    Without the moments at which a plan would split tokens, if the run did not.
+    Without the moments of runs that split tokens where a plan would not, or the other way round.
     """
     best: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in table:
@@ -100,7 +104,7 @@ def envelope(table: list[dict[str, Any]]) -> list[dict[str, Any]]:
             continue
         passes, text_tokens = row["trained"] / row["unique"], row["unique"] / _TOKEN_BYTES
         planned = regularization(max(1.0, passes), row["params"], text_tokens, splits=True)
-        if planned.bpe_dropout and "BPE dropout" not in row["run"]:
+        if (planned.bpe_dropout > 0) != ("BPE dropout" in row["run"]):
             continue
         key = tuple(row[name] for name in ("text", "params", "trained", "unique"))
         if key not in best or row["bits_per_byte"] < best[key]["bits_per_byte"]:
@@ -214,7 +218,10 @@ def main() -> None:
         add(arguments.add)
     table = envelope(rows())
     law, levels, misfit = fit(table)
-    law = replace(law, text_spread=round(level_of_other_texts(table, law), 3))
+    params = [row["params"] * 1e6 for row in rows()]
+    law = replace(
+        law, text_spread=round(level_of_other_texts(table, law), 3), sizes=(min(params), max(params))
+    )
     print(json.dumps(asdict(law), indent=2))
     print({text: f"{math.exp(level):.3f}" for text, level in levels.items()})
     for row, one in zip(table, misfit, strict=True):
