@@ -186,7 +186,7 @@ class Planner:
         self.share = make(self._share).data.share
         self.text_bytes = max(1.0, whole * self.share)
         self._machine = read_machine()
-        self._others = OthersUse().read
+        self._others = OthersUse()
 
     def plan(self) -> RunPlan:
         """Measure the best size and its neighbours until no size is expected to be better, or the time for it
@@ -328,7 +328,7 @@ class Planner:
                 sum(t if part == "optimizer" else t * more for part, t in one.items()) for one in times[1:]
             )
 
-        return measured_as_in_a_run(fastest, runtime.threads, others=self._others)
+        return measured_as_in_a_run(fastest, runtime.threads, others=self._others.newest)
 
     def _progress(self, *, finished: bool) -> None:
         done = len(self._rates)

@@ -66,7 +66,7 @@ def measured_as_in_a_run(
     measure: Callable[[], float],
     threads: int,
     *,
-    others: Callable[[], float | None],
+    others: Callable[[], float],
     spin: Callable[[bool], None] | None = None,
     use: Callable[[int], None] = torch.set_num_threads,
 ) -> float:
@@ -78,9 +78,10 @@ def measured_as_in_a_run(
     Args:
         measure: runs updates and returns seconds.
         threads: that torch uses, and shall use afterwards.
-        others, spin, use: as in :class:`AdaptiveThreads`; None of ``others`` is taken for calm.
+        others: as :meth:`OthersUse.newest`.
+        spin, use: as in :class:`AdaptiveThreads`.
     """
-    if (others() or 0.0) < BUSY:
+    if others() < BUSY:
         return measure()
     switch = ShortSpin().switch if spin is None else spin
     switch(True)

@@ -24,6 +24,7 @@ class OthersUse:
     def __init__(self, others_of_run: Sequence[int] = ()) -> None:
         self._family = others_of_run
         self._at, self._busy, self._own = _reading(others_of_run)
+        self._newest: float | None = None
 
     def read(self) -> float | None:
         """Return the processors in use by others; None if the last reading is too recent."""
@@ -32,7 +33,16 @@ class OthersUse:
         at, busy, own = _reading(self._family)
         others = (busy - self._busy - (own - self._own)) / (at - self._at)
         self._at, self._busy, self._own = at, busy, own
-        return max(0.0, others)
+        self._newest = max(0.0, others)
+        return self._newest
+
+    def newest(self) -> float:
+        """Return the processors in use by others at the last reading; the first one is waited for."""
+        while (found := self.read()) is None:
+            if self._newest is not None:
+                return self._newest
+            time.sleep(max(0.0, self._at + SHORTEST_SECONDS - time.monotonic()))
+        return found
 
 
 def _reading(others_of_run: Sequence[int]) -> tuple[float, float, float]:

@@ -210,7 +210,7 @@ def _measured_step(
         if world.size > 1:  # the others take part, and none changes its threads
             return measure_step(parts, runtime, train)
         return measured_as_in_a_run(
-            lambda: measure_step(parts, runtime, train), runtime.threads, others=others.read
+            lambda: measure_step(parts, runtime, train), runtime.threads, others=others.newest
         )
 
     try:

@@ -106,7 +106,7 @@ def test_a_long_time_for_a_short_text_has_two_generations_unless_the_user_says_o
     train = plan.best.settings.train
     assert train.generations == 2
     assert train.max_time is not None
-    assert plan.best.trained_seconds * 2 == pytest.approx(train.max_time, rel=0.2)
+    assert 0.5 * train.max_time < plan.best.trained_seconds * 2 < train.max_time  # the rest: planning
     for given in (1, 3):
         train = planned(made_for(text, "train.max_time=8h", f"train.generations={given}")).best.settings.train
         assert train.generations == given

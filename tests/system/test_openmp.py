@@ -68,6 +68,9 @@ def test_a_busy_program_is_seen_and_this_process_is_not() -> None:
         found = others.read()
         assert found is not None
         assert found > 0.2
+        assert others.read() is None
+        assert others.newest() == found
+        assert OthersUse().newest() > 0.2
     finally:
         busy.kill()
         busy.wait()
