@@ -35,7 +35,7 @@ REGULARIZATION = (
     (8.0, Regularization(0.0, 0.1, 0.0)),
     (24.0, Regularization(0.0, 0.5, 0.0)),
     (40.0, Regularization(0.1, 0.5, 0.1)),
-    (46.0, Regularization(0.1, 0.5, 0.2)),
+    (50.0, Regularization(0.1, 0.5, 0.2)),
     (math.inf, Regularization(0.3, 0.5, 0.2)),
 )
 MOST_REPETITION, MOST_SPLIT_REPETITION = 30.0, 46.0
