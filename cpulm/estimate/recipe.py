@@ -33,7 +33,8 @@ class Regularization(NamedTuple):
 
 REGULARIZATION = (
     (8.0, Regularization(0.0, 0.1, 0.0)),
-    (24.0, Regularization(0.0, 0.5, 0.0)),
+    (20.0, Regularization(0.0, 0.5, 0.0)),
+    (24.0, Regularization(0.0, 0.5, 0.1)),
     (40.0, Regularization(0.1, 0.5, 0.1)),
     (50.0, Regularization(0.1, 0.5, 0.2)),
     (math.inf, Regularization(0.3, 0.5, 0.2)),
