@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import Any
 
 from cpulm import __version__
-from cpulm.distributed.network import answer_of, use_interface
+from cpulm.distributed.network import answer_of, use_interface, within
 from cpulm.distributed.pulse import Pulse, in_short
 from cpulm.distributed.world import SOLO, World
 from cpulm.errors import CpulmError, LostPeerError, SettingsError
@@ -98,9 +98,12 @@ def _join(has_run: bool) -> tuple[World, Pulse, Callable[[], None]]:
         rank, who = _introduced(store, rank, size, has_run)
         left = timedelta(seconds=max(deadline - time.monotonic(), _LEAST_SECONDS))
         store.set_timeout(left)
-        dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=left)
+        within(
+            left.total_seconds() + _LEAST_SECONDS,
+            lambda: dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=left),
+        )
         store.set_timeout(timeout)
-    except (RuntimeError, ValueError) as error:  # torch's, of sockets
+    except (RuntimeError, ValueError, TimeoutError) as error:  # torch's, of sockets
         raise (LostPeerError if AGAIN in os.environ else SettingsError)(
             f"{host_name()} cannot reach the other processes of the run at {address}: {in_short(error)}",
             _how_to_reach(os.environ["MASTER_ADDR"]),

@@ -24,11 +24,11 @@ _ELSEWHERE = "192.0.2.1"
 _T = TypeVar("_T")
 
 
-def answer_of(endpoint: str, connect: Callable[[], _T], seconds: float) -> _T:
-    """Return what ``connect`` does; torch waits without end for a program that answers nothing.
+def within(seconds: float, connect: Callable[[], _T]) -> _T:
+    """Return what ``connect`` does; torch and gloo wait without end for a program that answers nothing.
 
     Raises:
-        SettingsError: if ``connect``, to the rendezvous ``endpoint``, takes more than so many seconds.
+        TimeoutError: if it takes more than so many seconds.
     """
     answer: futures.Future[_T] = futures.Future()
 
@@ -40,11 +40,23 @@ def answer_of(endpoint: str, connect: Callable[[], _T], seconds: float) -> _T:
 
     threading.Thread(target=ask, name="cpulm-connect", daemon=True).start()
     if not futures.wait([answer], seconds).done:
+        raise TimeoutError(f"no connection within {seconds:.0f} s")
+    return answer.result()
+
+
+def answer_of(endpoint: str, connect: Callable[[], _T], seconds: float) -> _T:
+    """Return what ``connect`` does.
+
+    Raises:
+        SettingsError: if ``connect``, to the rendezvous ``endpoint``, takes more than so many seconds.
+    """
+    try:
+        return within(seconds, connect)
+    except TimeoutError:
         raise SettingsError(
             f"what {socket.gethostname()} reaches at {endpoint} does not answer as the rendezvous of a run",
             "another program may use that port: choose another one on all machines",
-        )
-    return answer.result()
+        ) from None
 
 
 def use_interface(address: str, *, one_host: bool) -> None:

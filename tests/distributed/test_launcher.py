@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -18,6 +19,7 @@ from small_runs import SMALL
 
 from cpulm.distributed import join
 from cpulm.distributed.join import AGAIN, joined
+from cpulm.distributed.network import VARIABLE
 from cpulm.errors import CpulmError
 from cpulm.events import CheckpointSaved, RunStarted, StepDone, from_json
 from cpulm.exit_codes import LOST, SETTINGS, STOPPED
@@ -102,6 +104,13 @@ def test_machines_need_a_place_to_meet(tmp_path: Path) -> None:
     assert "cannot reach the rendezvous nowhere.invalid" in done.stderr
 
 
+@pytest.fixture
+def _interface(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interface that a process chooses when it joins is not that of the tests after it."""
+    monkeypatch.setenv(VARIABLE, "")
+
+
+@pytest.mark.usefixtures("_interface")
 @pytest.mark.parametrize(("again", "code"), [({}, SETTINGS), ({AGAIN: "1"}, LOST)])
 def test_processes_that_cannot_meet_are_started_again_only_if_they_could(
     monkeypatch: pytest.MonkeyPatch, again: dict[str, str], code: int
@@ -118,6 +127,7 @@ def test_processes_that_cannot_meet_are_started_again_only_if_they_could(
     assert error.value.exit_code == code
 
 
+@pytest.mark.usefixtures("_interface")
 def test_torchrun_that_names_a_machine_which_others_do_not_know_is_told_to_give_its_address(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -131,6 +141,30 @@ def test_torchrun_that_names_a_machine_which_others_do_not_know_is_told_to_give_
     assert "--local-addr" in error.value.hint
 
 
+@pytest.mark.usefixtures("_interface")
+def test_a_connection_that_gloo_waits_for_without_end_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """gloo does so if the other process connects to an address of its own."""
+    import torch.distributed as dist
+    from torch._C._distributed_c10d import HashStore  # torch.distributed does not list it
+
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", "RANK": "0", "WORLD_SIZE": "2"}
+    for name, value in {**address, "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(join, "CONNECT_SECONDS", 0.1)
+    monkeypatch.setattr(join, "_LEAST_SECONDS", 0.1)
+    monkeypatch.setattr(join, "_reached", lambda address, reach: (HashStore(), 0, 2))
+    monkeypatch.setattr(join, "_introduced", lambda store, rank, size, has_run: (0, []))
+    end = threading.Event()
+    monkeypatch.setattr(dist, "init_process_group", lambda *_, **__: end.wait())
+    with (
+        pytest.raises(CpulmError, match=r"cannot reach the other processes .* no connection within"),
+        joined(),
+    ):
+        pass
+    end.set()
+
+
+@pytest.mark.usefixtures("_interface")
 @pytest.mark.parametrize(("again", "code"), [({}, SETTINGS), ({AGAIN: "1"}, LOST)])
 def test_a_main_process_that_answers_nothing_is_lost_if_it_has_answered_before(
     monkeypatch: pytest.MonkeyPatch, again: dict[str, str], code: int
