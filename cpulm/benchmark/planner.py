@@ -16,7 +16,7 @@ from typing import Any
 
 from cpulm.cache_dir import expand_home
 from cpulm.data.text_size import training_bytes
-from cpulm.data.tokenfile import is_token_folder
+from cpulm.data.tokenfile import is_token_folder, read_meta
 from cpulm.errors import ResourceError, SettingsError, StoppedError
 from cpulm.estimate import requirements
 from cpulm.estimate.learning_law import USUAL_TEXT, measured_law
@@ -174,12 +174,16 @@ class Planner:
         self._make_settings, self._show, self._should_stop = make, show, should_stop
         self._share: dict[str, Any] = {}
         self._rates: dict[int, float] = {}
+        self._has_merges = True
         if elsewhere is not None:
             self._machine, self.text_bytes, self.share = elsewhere.machine, elsewhere.text_bytes, 1.0
             self._rates |= elsewhere.rates
             return
         whole = max(1.0, training_bytes(given.data, show, should_stop) / given.data.share)
-        if not is_token_folder(expand_home(given.data.source[0])):
+        folder = expand_home(given.data.source[0])
+        if is_token_folder(folder):
+            self._has_merges = read_meta(folder)["tokenizer"] == "bpe"
+        else:
             affordable = round(seconds * _PREPARED_PART * _PREPARED_BYTES_PER_SECOND / whole, 4)
             if affordable < 1 and prepared_seconds(whole) > _START_SECONDS:  # else it is no matter
                 self._share = {"data.share": max(affordable, 1e-4)}
@@ -221,7 +225,8 @@ class Planner:
         shaped, size = self._make(shape), self.text_bytes
         once = self._make(shape | recipe(shaped, size, tokens, 1.0))
         passes = min(tokens * bytes_per_token(once.data) / size, measured_law().most_passes)
-        return self._make(shape | recipe(shaped, size, tokens, passes))
+        planned = recipe(shaped, size, tokens, passes)
+        return self._make(shape | planned | ({} if self._has_merges else {"train.bpe_dropout": 0.0}))
 
     def _shape(self, place: int) -> dict[str, Any]:
         """The shape; with fewer heads if they do not divide a width that the user gave."""
@@ -294,7 +299,8 @@ class Planner:
         """The most tokens to train on: so many times the passes that a model bears, if they were measured."""
         text_tokens = self.text_bytes / bytes_per_token(settings.data)
         params = count(settings.model, vocab_size_of(settings)).non_embedding
-        most = most_passes(params, text_tokens, splits=splits_tokens(settings))
+        splits = self._has_merges and splits_tokens(settings)
+        most = most_passes(params, text_tokens, splits=splits)
         return min(measured_law().most_passes, times * most) * text_tokens
 
     def _measure(self, place: int) -> None:

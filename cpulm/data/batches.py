@@ -20,14 +20,14 @@ def training_batches(settings: Settings, tokens: TokenFolder) -> TrainingBatches
     """The loader of a run.
 
     Raises:
-        SettingsError: as :class:`Loader`, or if the tokenizer has no merges to undo.
+        SettingsError: as :class:`Loader`.
     """
     train, block = settings.train, settings.model.block_size
     if train.records:
         records = PackedRecords(tokens.train, tokens.tokenizer.eot_id, block, tokens.train_mask)
         return RecordLoader(records, train.micro_batch_size, train.seed)
     splitter = None
-    if train.bpe_dropout:
+    if train.bpe_dropout:  # a vocabulary without merges has nothing to split
         splitter = TokenSplitter(merged_parts(tokens.tokenizer), train.bpe_dropout, train.seed)
     return Loader(tokens.train, block, train.micro_batch_size, train.seed, tokens.train_mask, splitter)
 

@@ -14,7 +14,6 @@ import numpy.typing as npt
 
 from cpulm.data.random_bits import splitmix64, splitmix64_each
 from cpulm.data.tokenizer import Tokenizer
-from cpulm.errors import SettingsError
 
 Ids = npt.NDArray[np.int64]
 
@@ -76,19 +75,10 @@ class TokenSplitter:
 
 
 def merged_parts(tokenizer: Tokenizer) -> Ids:
-    """The two tokens that each token of a vocabulary was merged of, as :class:`TokenSplitter` takes them.
-
-    Raises:
-        SettingsError: if the tokenizer has no merges.
-    """
+    """The two tokens that each token of a vocabulary was merged of, as :class:`TokenSplitter` takes them."""
     parts = np.full((tokenizer.vocab_size, 2), -1, dtype=np.int64)
     vocab = tokenizer.inner.get_vocab()
     for merge in tokenizer.parts["model"].get("merges", ()):
         left, right = merge.split(" ") if isinstance(merge, str) else merge
         parts[vocab[left + right]] = vocab[left], vocab[right]
-    if (parts < 0).all():
-        raise SettingsError(
-            f"train.bpe_dropout is given, but the tokenizer ({tokenizer.kind}) has no merges to leave out",
-            "leave it out, or give --tokenizer bpe",
-        )
     return parts

@@ -14,11 +14,12 @@ from cpulm.benchmark import planner as planners
 from cpulm.benchmark.expectation import TextLevel, plan_in_words, preparation_in_words
 from cpulm.benchmark.pilots import refine
 from cpulm.benchmark.planner import Planner, RunPlan, prepared_seconds
+from cpulm.data.prepare import prepare
 from cpulm.errors import SettingsError
 from cpulm.estimate import recipe
 from cpulm.estimate.learning_law import USUAL_TEXT, measured_law
 from cpulm.events import Event, Notice, Progress
-from cpulm.settings import Settings, changed, settings_yaml
+from cpulm.settings import DataSettings, Settings, changed, settings_yaml
 from cpulm.settings.resolve_settings import AUTO, resolve
 from cpulm.training.run import prepare_run
 
@@ -70,6 +71,19 @@ def test_a_plan_for_a_moment_measures_one_size(text: Path) -> None:
     plan = Planner(make, show=seen.append, should_stop=lambda: False).plan()
     assert [event.done for event in seen if isinstance(event, Progress) and event.finished] == [1]
     assert len(plan.candidates) > 1
+
+
+@pytest.mark.parametrize("kind", ["char", "bpe"])
+def test_tokens_of_a_folder_are_split_if_they_were_merged(text: Path, kind: str) -> None:
+    data = DataSettings(source=[str(text)], tokenizer=kind, vocab_size=280 if kind == "bpe" else None)
+    folder = text.with_name("tokens")
+    prepare(data, emit=lambda _: None, should_stop=lambda: False, out=folder)
+
+    def make(values: Mapping[str, Any]) -> Settings:
+        given = ["train.max_time=8h", "runtime.threads=1"]
+        return resolve(AUTO, planned=values, assignments=given, flags={"data.source": [str(folder)]})
+
+    assert (planned(make).best.settings.train.bpe_dropout > 0) == (kind == "bpe")
 
 
 def test_what_the_user_gives_stays(text: Path) -> None:

@@ -9,7 +9,6 @@ from cpulm.data.loader import IGNORED, Loader
 from cpulm.data.marked_text import pack
 from cpulm.data.split_tokens import TokenSplitter, merged_parts
 from cpulm.data.tokenizer import Tokenizer, byte_tokenizer, train_bpe
-from cpulm.errors import SettingsError
 
 TEXT = "The quick brown fox jumps over the lazy dog. The dog sleeps; the fox does not. " * 20
 
@@ -99,6 +98,8 @@ def test_the_loader_splits_each_pass_anew_and_a_part_counts_as_its_token(
         assert (masked.batch(number)[1].numpy() == np.where(counted, targets.numpy(), IGNORED)).all()
 
 
-def test_a_tokenizer_without_merges_is_refused() -> None:
-    with pytest.raises(SettingsError, match=r"train.bpe_dropout is given.*byte.*no merges"):
-        merged_parts(byte_tokenizer())
+def test_tokens_of_a_vocabulary_without_merges_stay(rows: np.ndarray) -> None:
+    tokenizer = byte_tokenizer()
+    assert (merged_parts(tokenizer) == -1).all()
+    bytes_ = rows % 256
+    assert (splitter(tokenizer, 0.9).split(bytes_, 0).ids == bytes_).all()
