@@ -42,6 +42,7 @@ NOT_OURS = {
     "--print-path": "xcode-select",
     "--user": "pip and systemctl",
     "--logdir": "tensorboard",
+    "--local-addr": "torchrun",
     "--extra-index-url": "pip",
     "--version": "compilers, and cpulm itself",
     "--help": "every command",
