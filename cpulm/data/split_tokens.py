@@ -1,6 +1,6 @@
 """Splits tokens at random into those that they were merged of: a text is not the same each time it is seen.
 
-A model that sees a small text often learns its tokens by heart. BPE-dropout (Provilkov et al.,
+A model that sees a small text many times memorizes it. BPE-dropout (Provilkov et al.,
 https://arxiv.org/abs/1910.13267) leaves merges out at random when the text is encoded. Here merges of the
 encoded text are undone, which needs neither the text nor an encoder, and is a pure function of the row.
 """
@@ -80,5 +80,7 @@ def merged_parts(tokenizer: Tokenizer) -> Ids:
     vocab = tokenizer.inner.get_vocab()
     for merge in tokenizer.parts["model"].get("merges", ()):
         left, right = merge.split(" ") if isinstance(merge, str) else merge
-        parts[vocab[left + right]] = vocab[left], vocab[right]
+        whole = vocab.get(left + right)
+        if left and right and whole is not None:  # a tokenizer.json may join its tokens in another way
+            parts[whole] = vocab[left], vocab[right]
     return parts

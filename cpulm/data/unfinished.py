@@ -146,7 +146,7 @@ class Unfinished:
             self._lock = None
 
     def _remove_others(self) -> None:
-        """Remove work on the same target that was left by other processes, and that none goes on with."""
+        """Remove unfinished work on the same target that no running process holds."""
         left = f".{glob.escape(self.target.name)}.{'[0-9a-f]' * _KEY_LETTERS}"
         with suppress(OSError):
             for folder in self.target.parent.glob(f"{left}.tmp"):

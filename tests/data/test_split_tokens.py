@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -103,3 +105,12 @@ def test_tokens_of_a_vocabulary_without_merges_stay(rows: np.ndarray) -> None:
     assert (merged_parts(tokenizer) == -1).all()
     bytes_ = rows % 256
     assert (splitter(tokenizer, 0.9).split(bytes_, 0).ids == bytes_).all()
+
+
+def test_merges_of_another_kind_are_left_alone() -> None:
+    """Of an empty token, which would be split without end, and with a prefix of the second part."""
+    vocab = {"": 0, "a": 1, "b": 2, "##b": 3, "ab": 4, "<|endoftext|>": 5}
+    model = {"type": "BPE", "vocab": vocab, "merges": [["a", "b"]]}
+    tokenizer = Tokenizer.from_json(json.dumps({"version": "1.0", "model": model, "added_tokens": []}))
+    tokenizer.parts["model"]["merges"] = [["", "ab"], ["a", "##b"]]
+    assert (merged_parts(tokenizer) == -1).all()
