@@ -1,9 +1,10 @@
-"""Measures the processor time that other programs use."""
+"""Which processors this process may use, and how much of them other programs use."""
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import psutil
@@ -43,6 +44,12 @@ class OthersUse:
                 return self._newest
             time.sleep(max(0.0, self._at + SHORTEST_SECONDS - time.monotonic()))
         return found
+
+
+def usable_processors() -> int:
+    """Return the number of logical processors that this process may run on."""
+    affinity: Callable[[int], set[int]] | None = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
 
 
 def _reading(others_of_run: Sequence[int]) -> tuple[float, float, float]:
