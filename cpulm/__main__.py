@@ -1,4 +1,7 @@
-"""``python -m cpulm``, and the file that :mod:`cpulm.command` starts: the same program as ``cpulm``."""
+"""``cpulm``, ``python -m cpulm``, and the file that :mod:`cpulm.command` starts: one program.
+
+It answers Ctrl-C from the first moment: loading the commands takes a fifth of a second.
+"""
 
 import sys
 
@@ -25,9 +28,17 @@ def _import_this_package() -> None:
     spec.loader.exec_module(package)
 
 
-if __name__ == "__main__":
-    if not __package__:
-        _import_this_package()
-    from cpulm.cli.main import main
+def main() -> None:
+    """Load the commands and run the one that was typed."""
+    try:
+        if not __package__:
+            _import_this_package()
+        from cpulm.cli.main import main
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped: aborted by Ctrl-C\n")
+        sys.exit(130)
+    main()
 
+
+if __name__ == "__main__":
     main()

@@ -22,9 +22,40 @@ _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
 GRACE_SECONDS = 1.0
 """How long the second Ctrl-C waits for Python to exit; a long matrix product in C would delay it."""
 
+ABORTED = "aborted by Ctrl-C"
 
 ABANDONED = "cpulm-abandoned"
 """The name of a thread in which a library still computes what nobody waits for: it cannot be interrupted."""
+
+
+@contextmanager
+def ctrl_c_during_imports() -> Iterator[None]:
+    """In the block, Ctrl-C while a module is imported ends the process at once, with exit code 130.
+
+    A KeyboardInterrupt there is not to be relied on: torch imports numpy from C++ and drops any error, so
+    that one Ctrl-C in ten was lost, and torch went on without numpy. Elsewhere it raises KeyboardInterrupt.
+    """
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, _on_ctrl_c)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _on_ctrl_c(number: int, frame: FrameType | None) -> None:
+    within = frame
+    while within is not None and not within.f_code.co_filename.startswith("<frozen importlib"):
+        within = within.f_back
+    if within is None:
+        signal.default_int_handler(number, frame)
+    with contextlib.suppress(OSError):
+        show_line = b"\r\x1b[2K\x1b[?25h" if os.isatty(2) else b""  # a line of "loading" hid the cursor
+        os.write(2, show_line + f"stopped: {ABORTED}\n".encode())
+    os._exit(exit_codes.ABORTED)
 
 
 class StopNow(BaseException):

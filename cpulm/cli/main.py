@@ -38,7 +38,7 @@ from cpulm.cli.unknown_variables import warn_of_unknown_variables
 from cpulm.cli.usage_errors import explain
 from cpulm.cli.watch import watch
 from cpulm.errors import AbortedError, CpulmError, SettingsError, StoppedError, of_the_system
-from cpulm.interrupts import ABANDONED
+from cpulm.interrupts import ABANDONED, ABORTED, ctrl_c_during_imports
 
 app = typer.Typer(
     name="cpulm",
@@ -98,7 +98,8 @@ def main() -> NoReturn:
     sys.excepthook = _show_bug
     _require_working_folder()
     try:
-        ended_with = app(prog_name="cpulm", standalone_mode=False)
+        with ctrl_c_during_imports():
+            ended_with = app(prog_name="cpulm", standalone_mode=False)
     except UsageError as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # the help has been shown
             sys.exit(2)
@@ -106,7 +107,7 @@ def main() -> NoReturn:
     except CpulmError as error:
         _end(error)
     except (KeyboardInterrupt, typer.Abort):
-        _end(AbortedError("aborted"))
+        _end(AbortedError(ABORTED))
     except Exception as error:
         known = of_the_system(error)
         if isinstance(error, PermissionError) and not os.access(".", os.X_OK):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import typer
@@ -20,6 +22,8 @@ from cpulm.cli.setting_flags import (
     PROCESSES,
     TEXT,
 )
+from cpulm.errors import AbortedError
+from cpulm.interrupts import ABORTED
 
 PANELS = (COMMON, TEXT, HOW_LONG, MODEL, LEARNING, MACHINE, FILES)
 """These come first, in this order; then the others as the command has them, and at the end the output."""
@@ -71,12 +75,29 @@ class Command(TyperCommand):
 class Commands(TyperGroup):
     """``cpulm`` itself."""
 
+    def make_context(self, *about: Any, **more: Any) -> Any:
+        with _said():
+            return super().make_context(*about, **more)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _said():
+            return super().invoke(ctx)
+
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         ctx.meta[TYPED] = list(args)
         return super().resolve_command(ctx, args)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 - typer's signature
         _show_help(self, ctx)
+
+
+@contextmanager
+def _said() -> Iterator[None]:
+    """Ctrl-C in the block is an error with a message; typer would end with the right code, but no word."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise AbortedError(ABORTED) from None
 
 
 class CommandWithOthers(Commands):

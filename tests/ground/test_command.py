@@ -64,12 +64,11 @@ def test_the_module_path_is_pythons_own(option: list[str], tmp_path: Path) -> No
     """Nothing of it is lost: PYTHONPATH and site packages stay, also where Python adds no folder itself."""
     code = "import sys; print([path for path in sys.path if path])"
     here = subprocess.run([sys.executable, *option, "-c", code], capture_output=True, text=True, check=True)
-    source = (
-        Path(cpulm_command()[1]).read_text(encoding="utf-8").replace("from cpulm.cli.main import main", code)
-    )
+    source = Path(cpulm_command()[1]).read_text(encoding="utf-8")
+    source = source.replace("from cpulm.cli.main import main", f"{code}; main = str")
     copy = tmp_path / "cpulm" / "__main__.py"
     copy.parent.mkdir()
-    copy.write_text(source.replace("    main()\n", ""))
+    copy.write_text(source)
     (copy.parent / "__init__.py").write_text("")
     done = subprocess.run([sys.executable, *option, str(copy)], capture_output=True, text=True, check=True)
     assert done.stdout == here.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -10,7 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
+import typer
 
+from cpulm.cli.parser import Commands
+from cpulm.command import cpulm_command
 from cpulm.errors import AbortedError
 from cpulm.interrupts import StopNow, StopRequest
 
@@ -132,3 +136,31 @@ def test_work_is_interrupted_even_if_the_usual_signals_are_ignored() -> None:
     )
     shell = ["sh", "-c", "trap '' INT TERM; exec \"$@\"", "sh", sys.executable, "-c", program]
     assert subprocess.run(shell, capture_output=True, text=True, timeout=40, check=True).stdout == "left\n"
+
+
+@pytest.mark.parametrize(
+    ("module", "after"),
+    [("typer", ""), ("rich", "except BaseException: pass")],
+    ids=["while the commands are loaded", "in an import that drops errors, as torch's of numpy"],
+)
+def test_ctrl_c_during_an_import_ends_the_program(module: str, after: str, tmp_path: Path) -> None:
+    """One Ctrl-C in ten was lost while torch was loaded, which then went on without numpy."""
+    interrupt = "import signal; signal.raise_signal(signal.SIGINT)"
+    (tmp_path / f"{module}.py").write_text(f"try: {interrupt}\n{after or 'finally: pass'}\n")
+    done = subprocess.run(
+        cpulm_command("--version"),
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "stopped: aborted by Ctrl-C\n")
+
+
+def test_ctrl_c_in_a_command_is_an_error_with_a_message() -> None:
+    app = typer.Typer(cls=Commands)
+    app.callback()(lambda: None)
+    app.command("wait")(lambda: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(AbortedError, match="aborted by Ctrl-C"):
+        app(["wait"], standalone_mode=False)
