@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 from cpulm.data.bpe_encoder import Ids
@@ -12,7 +14,6 @@ from cpulm.data.records.seen_values import SeenValues
 from cpulm.data.split import BEGIN, Corpus, FilePlace, Split
 from cpulm.data.write import FolderWriter
 from cpulm.progress import Stage
-from cpulm.system.cpu_use import usable_processors
 
 JOB_CHARACTERS = 1 << 18
 """Text that one thread encodes at a time: well under a second even for the slowest tokenizers."""
@@ -32,7 +33,7 @@ def encode_corpus(corpus: Corpus, folder: FolderWriter, seen: SeenValues, stage:
     if kept:
         seen.restore(kept["seen"])
         stage.advance(kept["source_bytes"])
-    threads = usable_processors()
+    threads = _usable_cores()
     tokenizer = folder.tokenizer
     encode = encoder_of_marks(tokenizer, counting_losses(tokenizer, bulk_encoder(tokenizer)))
     with ThreadPoolExecutor(threads, thread_name_prefix="cpulm-encode") as pool:
@@ -121,3 +122,9 @@ class _EncodeJobs:
             self._stage.advance()
         self._folder.splits[split].write(*future.result())
         self._stage.advance(source_bytes)
+
+
+def _usable_cores() -> int:
+    """The cores that this process may run on."""
+    affinity: Callable[[int], set[int]] | None = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
