@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cpulm import exit_codes
+from cpulm.address_space import more_memory
 
 _OUT_OF_MEMORY = (
     *("can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory"),
@@ -114,17 +115,18 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EMFILE, 
 
 
 @contextmanager
-def memory_errors(when: str, hint: str) -> Iterator[None]:
+def memory_errors(when: str, otherwise: str) -> Iterator[None]:
     """Turn what Python, torch and the system raise when memory runs out into ResourceError.
 
     Args:
         when: in words, such as ``while the model is built``.
+        otherwise: what the user can do beside giving the process more memory, in words.
     """
     try:
         yield
     except Exception as error:
         if why := out_of_memory(error):
-            raise ResourceError(f"out of memory {when}: {why}", hint) from error
+            raise ResourceError(f"out of memory {when}: {why}", f"{more_memory()}, or {otherwise}") from error
         raise
 
 
@@ -134,7 +136,7 @@ def of_the_system(error: Exception) -> CpulmError | None:
     That is memory that the system refused, or a file of the user's that it did not let this process use.
     """
     if why := out_of_memory(error):
-        return ResourceError(f"out of memory: {why}", "close other programs, or use a smaller model or batch")
+        return ResourceError(f"out of memory: {why}", f"{more_memory()}, or use a smaller model or batch")
     if not isinstance(error, OSError) or not isinstance(error.filename, (str, bytes, os.PathLike)):
         return None
     path = Path(os.fsdecode(error.filename))

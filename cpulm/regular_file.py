@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO, TextIO
 from weakref import WeakKeyDictionary
 
+_PIECE_BYTES = 1 << 20
 _AT_ONCE = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
 _PLAIN = getattr(os, "O_BINARY", 0) | getattr(os, "O_NOINHERIT", 0) | getattr(os, "O_CLOEXEC", 0)
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
@@ -113,10 +114,13 @@ def _open(path: Path, flags: int) -> int:
 
 
 def _bounded(file: BinaryIO, most_bytes: int, path: Path) -> bytes:
-    data = file.read(most_bytes + 1)
+    data = bytearray()
+    # In pieces: Python reserves the memory of all that it is asked for, 1 GiB for a tokenizer of 2 MB.
+    while len(data) <= most_bytes and (piece := file.read(_PIECE_BYTES)):
+        data += piece
     if len(data) > most_bytes:
         raise OSError(errno.EFBIG, f"it is larger than {most_bytes:,} bytes", str(path))
-    return data
+    return bytes(data)
 
 
 def _regular(descriptor: int, path: Path) -> int:

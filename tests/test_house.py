@@ -27,7 +27,7 @@ SOURCES = sorted(
 GROUND = (
     *("errors", "exit_codes", "units", "atomic", "cache_dir", "run_dir", "events", "progress", "interrupts"),
     *("command", "kernel_variants", "layer_shapes", "openmp_functions", "settings", "preset_files"),
-    *("typed_json", "regular_file", "file_lock", "yaml_file"),
+    *("typed_json", "regular_file", "file_lock", "yaml_file", "address_space"),
 )
 """The ground, which every room may import; ``native`` only :data:`GROUND_OF_NATIVE`."""
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from cpulm import __version__
+from cpulm.address_space import more_memory
 from cpulm.atomic import replacing
 from cpulm.checkpoints.seal import REMEDY, check_seal, not_ours, seal
 from cpulm.checkpoints.stored_facts import StoredData, StoredRuntime
@@ -166,9 +167,7 @@ def load(path: Path, *, mapped: bool = False) -> Checkpoint:
         record = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # torch raises many classes for files that are not its own
         if why := out_of_memory(error):
-            raise ResourceError(
-                f"out of memory while reading {path}: {why}", "close other programs"
-            ) from error
+            raise ResourceError(f"out of memory while reading {path}: {why}", more_memory()) from error
         raise not_ours(path, (str(error).splitlines() or [type(error).__name__])[0]) from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise not_ours(path, "it has other contents")

@@ -15,6 +15,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from cpulm import __version__
+from cpulm.address_space import fit_below_limit
 from cpulm.cli.analyze import analyze
 from cpulm.cli.at_boot import at_boot
 from cpulm.cli.benchmark import benchmark
@@ -97,6 +98,7 @@ def main() -> NoReturn:
     atexit.register(_drop_what_no_log_takes)
     sys.excepthook = _show_bug
     _require_working_folder()
+    fit_below_limit()
     try:
         with ctrl_c_during_imports():
             ended_with = app(prog_name="cpulm", standalone_mode=False)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from cpulm.address_space import more_memory, room_in_addresses
 from cpulm.errors import ResourceError
 from cpulm.estimate.memory import Arithmetic, memory_bytes
 from cpulm.model.counts import count, count_adapters, flops_per_token
@@ -169,7 +170,9 @@ def micro_batch_flags(train: TrainSettings, micro_batch_size: int) -> str:
 
 def memory_for_run(machine: Machine) -> int:
     """Return the bytes that a run in this process may have: what is available, and what it holds now."""
-    return machine.memory_available_bytes + resident_bytes()
+    available = machine.memory_available_bytes + resident_bytes()
+    in_addresses = room_in_addresses()
+    return available if in_addresses is None else min(available, in_addresses)
 
 
 def check_memory(
@@ -197,6 +200,10 @@ def check_memory(
         smaller = settings.model_copy(update={"train": train.model_copy(update={"micro_batch_size": size})})
         if memory_bytes(smaller, vocab_size, arithmetic, teacher) <= available:
             flags = micro_batch_flags(train, size)
-            raise ResourceError(message, f"the same batch in smaller micro-batches fits: {flags}")
+            raise ResourceError(
+                message, f"{more_memory()}; the same batch in smaller micro-batches fits: {flags}"
+            )
         size //= 2
-    raise ResourceError(message, "choose a smaller preset, or a smaller model.n_embd and model.n_layer")
+    raise ResourceError(
+        message, f"{more_memory()}, or choose a smaller preset, model.n_embd or model.n_layer"
+    )

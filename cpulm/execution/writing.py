@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from cpulm.address_space import more_memory
 from cpulm.errors import ResourceError
 from cpulm.execution.runtime import Runtime
 from cpulm.model.decoding import decoder_shape, quantize
@@ -49,4 +50,4 @@ def _allocate(size_bytes: int) -> Tensor:
     try:
         return torch.frombuffer(huge_page_memory(size_bytes), dtype=torch.uint8)
     except (OSError, MemoryError) as error:
-        raise ResourceError("there is not enough memory for the weights", "close other programs") from error
+        raise ResourceError("there is not enough memory for the weights", more_memory()) from error

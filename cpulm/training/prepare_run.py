@@ -44,7 +44,7 @@ from cpulm.training.teaching import (
     teacher_shape,
 )
 
-_LESS_MEMORY = "close other programs, or lower train.micro_batch_size, model.n_layer or model.n_embd"
+_LESS_MEMORY = "lower train.micro_batch_size, model.n_layer or model.n_embd"
 
 
 @dataclass(frozen=True)

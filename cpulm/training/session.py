@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 from cpulm import __version__
+from cpulm.address_space import more_memory
 from cpulm.command import typed
 from cpulm.data.byte_ngrams import text_curve
 from cpulm.errors import AbortedError, DivergedError, ResourceError, out_of_memory
@@ -141,7 +142,7 @@ def _memory_errors(trainer: Trainer) -> Iterator[None]:
         if why := out_of_memory(error):
             raise ResourceError(
                 f"out of memory in step {trainer.state.step + 1}: {why}",
-                f"close other programs and continue with `cpulm resume {typed(trainer.run.path)}`, or start "
+                f"{more_memory()} and continue with `cpulm resume {typed(trainer.run.path)}`, or start "
                 f"a new run with {_smaller_batch(trainer) or 'a smaller model'}",
             ) from error
         raise
