@@ -204,7 +204,7 @@ def rehearse(
             show(Notice(level="info", message=line))
         plan, settings = ready.plan, ready.settings
         warning = passes_warning(_passes(ready), plan.train_tokens, plan.params_non_embedding, settings)
-        _warn(show, [warning] if warning else [])
+        _warn(show, [warning] if warning and make is None else [])
     if not world.is_main:
         return
     if json:

@@ -62,13 +62,16 @@ def seconds_needed(plan: Requirements, train: TrainSettings) -> float | None:
     return requested if requested is not None else plan.train_seconds
 
 
-def expected_passes(plan: Requirements, train: TrainSettings, trained_tokens: int = 0) -> float | None:
+def expected_passes(
+    plan: Requirements, train: TrainSettings, trained_tokens: int = 0, *, spent_seconds: float = 0.0
+) -> float | None:
     """How often a model of the run will see its training text; with a horizon in time, by its measured step.
 
     Generations share the horizon.
 
     Args:
         trained_tokens: before now; what is left until a moment of the wall clock comes on top.
+        spent_seconds: of ``train.max_time``, on what came before the first update.
     """
     if plan.epochs is not None:
         return plan.epochs / train.generations
@@ -76,6 +79,7 @@ def expected_passes(plan: Requirements, train: TrainSettings, trained_tokens: in
     if seconds is None or not plan.step_seconds:
         return None
     before = trained_tokens if train.until is not None else 0
+    seconds = seconds if train.until is not None else max(0.0, seconds - spent_seconds)
     tokens = before + seconds / plan.step_seconds * plan.tokens_per_step
     return tokens / plan.train_tokens / train.generations
 

@@ -97,8 +97,10 @@ def require_unfinished(settings: Settings, plan: Requirements, checkpoint: Check
         )
 
 
-def report_requirements(plan: Requirements, settings: Settings, emit: Listener) -> None:
-    """Report the time, memory and disk that a run will need."""
+def report_requirements(
+    plan: Requirements, settings: Settings, emit: Listener, *, spent_seconds: float, is_planned: bool
+) -> None:
+    """Report the time, memory and disk that a run will need, and as :func:`report_passes`."""
     seconds = requirements.seconds_needed(plan, settings.train) or 0.0
     duration = format_duration(seconds)
     if plan.steps is not None:
@@ -110,13 +112,19 @@ def report_requirements(plan: Requirements, settings: Settings, emit: Listener) 
             f"up to {format_bytes(plan.disk_bytes)} of disk",
         )
     )
-    report_passes(plan, settings, emit)
+    passes = requirements.expected_passes(plan, settings.train, spent_seconds=spent_seconds)
+    report_passes(passes, plan, settings, emit, is_planned=is_planned)
 
 
-def report_passes(plan: Requirements, settings: Settings, emit: Listener, trained_tokens: int = 0) -> None:
-    """Report how often the run will see its text, with a warning if that is too often, and its patience."""
+def report_passes(
+    passes: float | None, plan: Requirements, settings: Settings, emit: Listener, *, is_planned: bool = False
+) -> None:
+    """Report how often the run will see its text, with a warning if that is too often, and its patience.
+
+    Args:
+        is_planned: whether the planner chose the passes and what suits them, so that there is no warning.
+    """
     train = settings.train
-    passes = requirements.expected_passes(plan, train, trained_tokens)
     if passes is None:
         return
     about = "" if plan.steps is not None else "about "
@@ -129,7 +137,7 @@ def report_passes(plan: Requirements, settings: Settings, emit: Listener, traine
         text += f"; it ends early after {stale} validations without a new best loss (--patience 0: never)"
     emit(Notice(level="info", message=text))
     warning = passes_warning(passes, plan.train_tokens, plan.params_non_embedding, settings)
-    if warning is not None:
+    if warning is not None and not is_planned:
         emit(Notice(level="warning", message=warning))
 
 

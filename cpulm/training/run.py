@@ -128,8 +128,11 @@ def train(
                 emit = tee(show, recorder)
                 if prepared.begins_with:
                     emit(Notice(level="info", message=prepared.begins_with))
-                report_requirements(prepared.plan, settings, emit)
-                for line in explain(prepared):
+                explained, spent = explain(prepared), time.monotonic() - began
+                report_requirements(
+                    prepared.plan, settings, emit, spent_seconds=spent, is_planned=bool(explained)
+                )
+                for line in explained:
                     emit(Notice(level="info", message=line))
                 report_documents(prepared.tokens, settings, emit)
                 report_host(emit)
@@ -183,7 +186,9 @@ def resume(
                 for line in earlier:
                     emit(Notice(level="info", message=line))
                 report_new_horizon(checkpoint, settings, prepared.plan, emit)
-                report_passes(prepared.plan, settings, emit, checkpoint.state.tokens)
+                trained = checkpoint.state.tokens
+                passes = requirements.expected_passes(prepared.plan, settings.train, trained)
+                report_passes(passes, prepared.plan, settings, emit)
                 report_differences(checkpoint, prepared.runtime, emit)
                 report_host(emit)
                 teacher = checkpoint.state.teacher if prepared.teacher else ""

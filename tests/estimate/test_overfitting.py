@@ -59,15 +59,16 @@ def test_more_passes_than_the_text_bears_are_a_warning_with_their_number() -> No
 
 
 def test_passes_of_a_time_follow_from_the_measured_step() -> None:
-    def passes(horizon: str, trained: int = 0) -> float:
+    def passes(horizon: str, trained: int = 0, spent: float = 0.0) -> float:
         settings = resolve(preset="tiny", assignments=[horizon])
         plan = estimate_requirements(settings, 512, 100_000, Arithmetic())
         plan = replace(plan, step_seconds=settings.tokens_per_step / 10_000)  # ten thousand tokens a second
-        found = expected_passes(plan, settings.train, trained)
+        found = expected_passes(plan, settings.train, trained, spent_seconds=spent)
         assert found is not None
         return found
 
     in_an_hour = datetime.fromtimestamp(time.time() + 3600).astimezone().isoformat()
     assert passes("train.max_time=1h") == pytest.approx(360)
+    assert passes("train.max_time=1h", spent=1800.0) == pytest.approx(180)
     assert passes(f"train.until={in_an_hour}", 1_000_000) == pytest.approx(370, rel=0.01)
-    assert passes("train.epochs=3") == pytest.approx(3, rel=0.1)
+    assert passes("train.epochs=3", spent=1800.0) == pytest.approx(3, rel=0.1)

@@ -7,11 +7,12 @@ import re
 from pathlib import Path
 
 import pytest
-from small_runs import of, settings_for, train
+from small_runs import of, record, settings_for, train
 
 from cpulm.errors import SettingsError
-from cpulm.events import Notice, Validated
+from cpulm.events import Event, Notice, Validated
 from cpulm.settings.resolve_settings import resolve
+from cpulm.training import run as runs
 
 
 def test_a_horizon_in_time_has_patience_by_default() -> None:
@@ -49,6 +50,18 @@ def test_overfitting_is_a_warning_while_the_run_trains(tmp_path: Path) -> None:
     risen = [warning for warning in warnings if warning.startswith("Overfitting: since step")]
     assert len(risen) == 1
     assert f"since step {best.step:,} the validation loss has risen from {best.loss:.4f}" in risen[0]
+
+
+@pytest.mark.parametrize("lines", [[], ["plan: two layers"]])
+def test_a_plan_does_not_warn_of_the_passes_that_it_chose(lines: list[str], tmp_path: Path) -> None:
+    text = tmp_path / "rhyme.txt"
+    text.write_text("the cat sat on the mat; the rat saw the cat and ran.\n" * 60)
+    soon = ["train.target_loss=9", "eval.every=1"]
+    settings = settings_for(text, "train.steps=null", "train.epochs=100", "model.dropout=0", *soon)
+    seen: list[Event] = []
+    runs.train(settings, tmp_path / "run", show=seen.append, record=record, explain=lambda _: lines)
+    messages = [event.message for event in of(Notice, seen) if event.level == "warning"]
+    assert any("100 passes over the text of" in message for message in messages) == (not lines)
 
 
 def test_a_validation_of_fewer_batches_than_the_split_has_is_a_part(tmp_path: Path) -> None:
