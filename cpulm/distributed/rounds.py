@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from cpulm.data.batch_pieces import BatchPiece, rows_between
-from cpulm.distributed.compression import Compression, compress, compressed_bytes, restore
+from cpulm.distributed.compression import Compression, Quantize, compress, restore
 from cpulm.distributed.world import World
 
 
@@ -93,11 +93,11 @@ class WeightedAverage:
     Each process collects one part of the numbers from all others, and sends their sum to all.
 
     Args:
-        kind: how numbers are sent.
+        kind, quantize: how numbers are sent, as in :func:`cpulm.distributed.compression.compress`.
     """
 
-    def __init__(self, world: World, kind: Compression) -> None:
-        self._world, self._kind = world, kind
+    def __init__(self, world: World, kind: Compression, quantize: Quantize | None = None) -> None:
+        self._world, self._kind, self._quantize = world, kind, quantize
 
     def __call__(self, values: Tensor, weight: float, lost: Tensor) -> Tensor:
         """Return the sum of ``weight * values`` over all processes, the same bits everywhere.
@@ -112,20 +112,17 @@ class WeightedAverage:
         if world.size == 1:
             return values
         part = -(-count // world.size)
-        wanted = torch.zeros(part * world.size)
-        torch.add(values * weight, lost, out=wanted[:count])
-        sent = torch.cat([compress(one, kind) for one in wanted.split(part)])
+        wanted = torch.zeros(world.size, part)
+        torch.add(values * weight, lost, out=wanted.view(-1)[:count])
+        sent = compress(wanted, kind, self._quantize)
         received = torch.empty_like(sent)
-        pending = world.start_exchange(received, sent)
-        size = compressed_bytes(part, kind)
-        wanted -= torch.cat([restore(content, part, kind) for content in sent.split(size)])
+        pending = world.start_exchange(received.view(-1), sent.view(-1))
+        wanted -= restore(sent, part, kind)
         pending.wait()
-        total = torch.zeros(part)
-        for content in received.split(size):
-            total += restore(content, part, kind)
-        own = compress(total, kind)
-        pending = world.start_gather(sent, own)
-        wanted[world.rank * part :][:part] += total - restore(own, part, kind)
-        lost.copy_(wanted[:count])
+        total = restore(received, part, kind).sum(0)
+        own = compress(total, kind, self._quantize)
+        pending = world.start_gather(sent.view(-1), own)
+        wanted[world.rank] += total - restore(own, part, kind)
+        lost.copy_(wanted.view(-1)[:count])
         pending.wait()
-        return torch.cat([restore(content, part, kind) for content in sent.split(size)])[:count]
+        return restore(sent, part, kind).reshape(-1)[:count]

@@ -23,6 +23,9 @@ from cpulm.optim.muon import (
     orthogonalise,
 )
 
+PORTIONS = 4
+"""Parts of a process's matrices: one is sent while the next is orthogonalised."""
+
 
 class Owners(Protocol):
     """The processes of a run, each of which owns some tensors.
@@ -35,8 +38,15 @@ class Owners(Protocol):
     rank: int
     size: int
 
-    def spread(self, tensors: Sequence[Tensor], owners: Sequence[int]) -> None:
-        """Replace each of ``tensors`` by that of its owner, the same bits in every process."""
+    def start(self, tensors: Sequence[Tensor], owners: Sequence[int]) -> Arriving:
+        """Begin to replace each of ``tensors`` by that of its owner, the same bits in every process."""
+
+
+class Arriving(Protocol):
+    """Tensors that are on their way."""
+
+    def wait(self) -> None:
+        """Wait until all are those of their owners."""
 
 
 class DividedMuon(Muon):
@@ -61,19 +71,29 @@ class DividedMuon(Muon):
         for group, matrices in self._with_gradients():
             work += [multiplications(p, group["block_rows"]) for p in matrices]
             updates |= {p: torch.empty_like(p) for p in matrices}
-        owners = owners_of(work, self._owners.size)
-        own = {p for p, owner in zip(updates, owners, strict=True) if owner == self._owners.rank}
-        for group, matrices in self._with_gradients():
             gradients = [p.grad for p in matrices if p.grad is not None]
             torch._foreach_lerp_([self._average(p) for p in matrices], gradients, 1.0 - group["momentum"])
-            for some in alike(p for p in matrices if p in own):
+        owners = dict(zip(updates, owners_of(work, self._owners.size), strict=True))
+        portions = list(in_portions(owners, self._owners.size))
+        on_their_way = []
+        for portion in portions:
+            for group, some in self._alike(p for p in portion if owners[p] == self._owners.rank):
                 self._orthogonalise(some, updates, group)
-        self._owners.spread(list(updates.values()), owners)
-        for group, matrices in self._with_gradients():
-            for some in alike(matrices):
+            sent = [updates[p] for p in portion]
+            on_their_way.append(self._owners.start(sent, [owners[p] for p in portion]))
+        for portion, spreading in zip(portions, on_their_way, strict=True):
+            spreading.wait()
+            for group, some in self._alike(portion):
                 decay, step_size = decay_and_step_size(group, some[0])
                 torch._foreach_mul_(some, 1.0 - decay)
                 torch._foreach_add_(some, [updates[p] for p in some], alpha=-step_size)
+
+    def _alike(self, matrices: Iterable[Tensor]) -> Iterable[tuple[dict[str, Any], list[Tensor]]]:
+        """``matrices`` of one group and one shape together."""
+        wanted = set(matrices)
+        for group in self.param_groups:
+            for some in alike(p for p in group["params"] if p in wanted):
+                yield group, some
 
     def _with_gradients(self) -> Iterable[tuple[dict[str, Any], list[Tensor]]]:
         return ((group, [p for p in group["params"] if p.grad is not None]) for group in self.param_groups)
@@ -109,6 +129,18 @@ def multiplications(matrix: Tensor, block_rows: int | None) -> int:
     rows, cols = block_rows or matrix.size(0), matrix.size(1)
     small, large = sorted((rows, cols))
     return matrix.size(0) // rows * small * small * (2 * large + small)
+
+
+def in_portions(owners: Mapping[Tensor, int], size: int) -> Iterable[list[Tensor]]:
+    """Divide matrices into up to :data:`PORTIONS`, each with about as many values of every owner."""
+    totals, before = [0] * size, [0] * size
+    for p, owner in owners.items():
+        totals[owner] += p.numel()
+    portions: list[list[Tensor]] = [[] for _ in range(PORTIONS)]
+    for p, owner in owners.items():
+        portions[before[owner] * PORTIONS // totals[owner]].append(p)
+        before[owner] += p.numel()
+    return (portion for portion in portions if portion)
 
 
 def owners_of(work: Sequence[int], size: int) -> list[int]:

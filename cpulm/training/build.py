@@ -127,13 +127,14 @@ def _parts(
     exchange: GradientExchange | None = None
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     sent_as = settings.distributed.sent_as
+    quantize = None if runtime.int8_kernels is None else runtime.int8_kernels.left
     if settings.distributed.mode == "diloco":
         by_speed = settings.distributed.share == "speed"
-        averaged = WeightedAverage(world, sent_as)
+        averaged = WeightedAverage(world, sent_as, quantize)
         exchange = OwnRows(world, trained, train.micro_batch_size * train.grad_accum_steps, by_speed=by_speed)
     elif world.size > 1:
-        owners = OwnedTensors(world, sent_as)
-        exchange = GradientSum(world, trained, sent_as)
+        owners = OwnedTensors(world, sent_as, quantize)
+        exchange = GradientSum(world, trained, sent_as, quantize)
     optimizers = build_optimizers(model, train, runtime.int8_kernels, averaged, owners)
     average = WeightAverage(model, train.average_fraction) if train.average_fraction else None
     return TrainingParts(model, optimizers, loader, forward=model, average=average, exchange=exchange)

@@ -9,10 +9,14 @@ from cpulm.distributed.compression import (
     BLOCK,
     Compression,
     ErrorFeedback,
+    Quantize,
     compress,
     compressed_bytes,
     restore,
 )
+from cpulm.native.int8 import Int8Kernels
+from cpulm.native.kernels import Kernels
+from cpulm.native.library import load
 
 COUNTS = (0, 1, BLOCK - 1, BLOCK, 3 * BLOCK + 5)
 
@@ -47,21 +51,42 @@ def test_bf16_is_off_by_a_256th_of_a_value() -> None:
     assert error.any()
 
 
-def test_int8_is_off_by_half_a_level_of_its_own_block() -> None:
+@pytest.fixture(params=["torch", "kernels"])
+def quantize(request: pytest.FixtureRequest) -> Quantize | None:
+    if request.param == "torch":
+        return None
+    library = request.getfixturevalue("kernels_library")
+    return Int8Kernels(load(library), Kernels(library).lanes).left
+
+
+def test_int8_is_off_by_half_a_level_of_its_own_block(quantize: Quantize | None) -> None:
     values = values_of(4 * BLOCK)
-    error = (restore(compress(values, "int8"), 4 * BLOCK, "int8") - values).abs().view(4, BLOCK)
+    error = (restore(compress(values, "int8", quantize), 4 * BLOCK, "int8") - values).abs().view(4, BLOCK)
     largest = values.view(4, BLOCK).abs().amax(1, keepdim=True)
     assert (error <= largest / 254 * 1.0001).all()
     assert error.any()
 
 
-def test_zeros_stay_zeros_and_what_is_not_finite_is_seen() -> None:
+@pytest.mark.parametrize("bad", [torch.inf, -torch.inf, torch.nan])
+def test_zeros_stay_zeros_and_what_is_not_finite_is_seen(bad: float, quantize: Quantize | None) -> None:
     values = torch.zeros(2 * BLOCK)
-    assert not restore(compress(values, "int8"), 2 * BLOCK, "int8").any()
-    values[3] = torch.inf
-    first, second = restore(compress(values, "int8"), 2 * BLOCK, "int8").view(2, BLOCK)
+    assert not restore(compress(values, "int8", quantize), 2 * BLOCK, "int8").any()
+    values[3] = bad
+    first, second = restore(compress(values, "int8", quantize), 2 * BLOCK, "int8").view(2, BLOCK)
     assert not first.isfinite().any()
     assert second.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", ["none", "bf16", "int8"])
+@pytest.mark.parametrize("count", [5, BLOCK, 3 * BLOCK + 5])
+def test_rows_are_compressed_each_by_itself(kind: Compression, count: int, quantize: Quantize | None) -> None:
+    rows = values_of(3 * count).view(3, count)
+    content = compress(rows, kind, quantize)
+    for row, one in zip(rows, content, strict=True):
+        assert torch.equal(one, compress(row, kind, quantize))
+    assert torch.equal(restore(content, count, kind)[1], restore(content[1], count, kind))
+    rows.zero_()
+    assert content.any(), "what is sent does not change with the values"
 
 
 @pytest.mark.parametrize("kind", ["bf16", "int8"])

@@ -13,6 +13,7 @@ from cpulm.distributed import gradients
 from cpulm.distributed.compression import Compression
 from cpulm.distributed.gradients import GradientSum, OwnedTensors
 from cpulm.distributed.world import World
+from cpulm.errors import LostPeerError
 
 ROWS = torch.randn(4, 300, generator=torch.Generator().manual_seed(3))
 
@@ -90,12 +91,54 @@ def test_gradients_are_sent_before_the_backward_pass_ends() -> None:
     assert events == ["1024 values sent", "the last product begins", "6144 values sent", "0 values sent"]
 
 
+def test_a_sum_is_sent_on_before_the_backward_pass_ends() -> None:
+    """As soon as the next bucket is on its way, and in the same order in all processes."""
+    events: dict[int, list[str]] = {0: [], 1: []}
+
+    class Noted(World):
+        def start_exchange(self, received: Tensor, sent: Tensor) -> Any:
+            events[self.rank].append(f"{sent.numel()} bytes to add up")
+            return super().start_exchange(received, sent)
+
+        def start_gather(self, gathered: Tensor, part: Tensor) -> Any:
+            events[self.rank].append(f"{part.numel()} bytes of a sum")
+            return super().start_gather(gathered, part)
+
+    def update(world: World) -> None:
+        params = [torch.nn.Parameter(torch.ones(512)) for _ in range(3)]
+        exchange = GradientSum(Noted(world.rank, world.size, group=world._group), params, "int8")
+        exchange.pieces([0, 1], 4)
+        inner = params[0] * 2
+        inner.register_hook(lambda _: events[world.rank].append("the last gradient begins"))
+        (inner * params[1] * params[2]).sum().backward()
+        exchange.sum([])
+
+    in_world(2, update)
+    away, on = "520 bytes to add up", "260 bytes of a sum"
+    assert events[0] == events[1] == [away, away, on, "the last gradient begins", away, on, on]
+
+
+def test_a_process_that_vanishes_in_the_backward_pass_is_named() -> None:
+    class Lost(World):
+        def start_exchange(self, received: Tensor, sent: Tensor) -> Any:
+            return self
+
+        def wait(self) -> None:
+            raise LostPeerError("lost beta")
+
+    params = [torch.nn.Parameter(torch.ones(512)) for _ in range(2)]
+    exchange = GradientSum(Lost(0, 2), params, "int8")
+    exchange.pieces([0, 1], 4)
+    with pytest.raises(LostPeerError, match="lost beta"):
+        (params[0] * params[1]).sum().backward()
+
+
 def test_owners_tensors_arrive_rounded_alike() -> None:
     found = {}
 
     def spread(world: World) -> None:
         tensors = [torch.full((3, 5), 10.0 * world.rank + n + 0.001) for n in range(3)]
-        OwnedTensors(world, "bf16").spread(tensors, [1, 0, 1])
+        OwnedTensors(world, "bf16").start(tensors, [1, 0, 1]).wait()
         found[world.rank] = tensors
 
     in_world(2, spread)

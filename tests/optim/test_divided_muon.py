@@ -18,8 +18,8 @@ from cpulm.native.int8 import Int8Kernels
 from cpulm.native.kernels import Kernels
 from cpulm.native.library import load
 from cpulm.optim.build_optimizers import build_optimizers
-from cpulm.optim.divided_muon import DividedMuon, multiplications, owners_of
-from cpulm.optim.muon import Muon
+from cpulm.optim.divided_muon import PORTIONS, DividedMuon, in_portions, multiplications, owners_of
+from cpulm.optim.muon import Muon, orthogonalise
 from cpulm.settings.resolve_settings import resolve
 
 Group = list[nn.Parameter]
@@ -91,19 +91,61 @@ def test_a_process_computes_its_own_matrices_alone() -> None:
     class Kept:
         rank, size = 1, 3
 
-        def spread(self, tensors: Sequence[torch.Tensor], owners: Sequence[int]) -> None:
-            self.owners = list(owners)
-            self.own = [t.clone() for t, owner in zip(tensors, owners, strict=True) if owner == self.rank]
+        def __init__(self) -> None:
+            self.owners: list[int] = []
+
+        def start(self, tensors: Sequence[torch.Tensor], owners: Sequence[int]) -> Kept:
+            self.owners += owners
             for tensor, owner in zip(tensors, owners, strict=True):
                 if owner != self.rank:
                     tensor.zero_()
+            return self
+
+        def wait(self) -> None:
+            pass
 
     kept = Kept()
     before = [p.detach().clone() for p in (*whole, *in_blocks)]
     DividedMuon([{"params": [*whole, *in_blocks], "lr": 1.0}], kept, momentum=0.9).step()
-    assert kept.owners.count(1)
-    for p, old, owner in zip((*whole, *in_blocks), before, kept.owners, strict=True):
-        assert torch.equal(p.detach(), old) == (owner != 1)
+    changed = sum(
+        not torch.equal(p.detach(), old) for p, old in zip((*whole, *in_blocks), before, strict=True)
+    )
+    assert changed == kept.owners.count(1) > 0
+
+
+def test_portions_have_every_matrix_once_and_a_like_part_of_each_owner() -> None:
+    owners = {torch.empty(8, 1 + n % 3): n % 2 for n in range(24)}
+    portions = list(in_portions(owners, 3))
+    assert sorted(id(p) for portion in portions for p in portion) == sorted(id(p) for p in owners)
+    for owner in (0, 1):
+        parts = [sum(p.numel() for p in portion if owners[p] == owner) for portion in portions]
+        assert len(parts) == PORTIONS
+        assert max(parts) - min(parts) <= 24, "the largest matrix"
+
+
+def test_a_portion_is_sent_before_the_next_is_orthogonalised(monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+
+    def noted(blocks: torch.Tensor) -> torch.Tensor:
+        events.append("orthogonalised")
+        return orthogonalise(blocks)
+
+    class Noted:
+        rank, size = 0, 1
+
+        def start(self, tensors: Sequence[torch.Tensor], owners: Sequence[int]) -> Noted:
+            events.append("sent")
+            return self
+
+        def wait(self) -> None:
+            events.append("arrived")
+
+    monkeypatch.setattr("cpulm.optim.divided_muon.orthogonalise", noted)
+    same = [nn.Parameter(torch.ones(4, 4)) for _ in range(PORTIONS)]
+    for p in same:
+        p.grad = torch.ones(4, 4)
+    DividedMuon([{"params": same, **RATES}], Noted(), momentum=0.9).step()
+    assert events == ["orthogonalised", "sent"] * PORTIONS + ["arrived"] * PORTIONS
 
 
 @pytest.mark.parametrize("preset", ["4x192", "6x256", "6x384", "nano"])
