@@ -21,7 +21,9 @@ _REMEMBERED_BYTES, _TIMES_VOCABULARY = 1 << 24, 4
 memory for a byte of new words; at least so many times the size of ``tokenizer.json``, slow to read."""
 _LONG_BYTES = 1 << 14
 """The method for one document does not release the interpreter's lock; the one that does takes 38 us more."""
-_ONE_ROW = PadTruncate(0)
+_MOST_PADDING = 8
+"""Documents are encoded together if all as long as the longest one would be at most so much text."""
+_PADDED = PadTruncate(0)
 
 # Letters, digits and signs of newer versions of Unicode: gigatoken knows them, tokenizers does not.
 _NEW_IN_UNICODE = re.compile(
@@ -66,14 +68,22 @@ class BpeEncoder:
         with self._lock:
             if self._encoded_bytes > max(_REMEMBERED_BYTES, _TIMES_VOCABULARY * len(self._json)):
                 self._encoder, self._encoded_bytes = load_hf_json(self._json), 0
-            self._encoded_bytes += sum(map(len, documents))
+            sizes = list(map(len, documents))
+            self._encoded_bytes += sum(sizes)
             encoder = self._encoder
+            if _LONG_BYTES <= len(sizes) * max(sizes) <= _MOST_PADDING * sum(sizes):
+                return self._together(encoder, documents)
             return [
                 encoder.encode(document)
                 if len(document) < _LONG_BYTES
-                else encoder.encode_batch_padded([document], _ONE_ROW, parallel=False)[0][0]
+                else self._together(encoder, [document])[0]
                 for document in documents
             ]
+
+    @staticmethod
+    def _together(encoder: BPETokenizer | SentencePieceTokenizer, documents: list[bytes]) -> list[Ids]:
+        rows, lengths = encoder.encode_batch_padded(documents, _PADDED, parallel=False)
+        return [row[:length] for row, length in zip(rows, lengths.tolist(), strict=True)]
 
     def _by_library(self, documents: list[bytes]) -> list[Ids]:
         texts = [document.decode() for document in documents]

@@ -11,7 +11,7 @@ from cpulm.data.bpe_encoder import Ids
 from cpulm.data.encoder import END, CountingEncode, bulk_encoder, counting_losses, safe_border
 from cpulm.data.marked_text import encoder_of_marks, marked
 from cpulm.data.records.seen_values import SeenValues
-from cpulm.data.split import BEGIN, Corpus, FilePlace, Split
+from cpulm.data.split import BEGIN, Corpus, FilePlace, Split, SplitBlock
 from cpulm.data.write import FolderWriter
 from cpulm.progress import Stage
 
@@ -41,16 +41,21 @@ def encode_corpus(corpus: Corpus, folder: FolderWriter, seen: SeenValues, stage:
         try:
             # A file's parts are encoded in order. Of the file where the work ended, the first ones are done.
             parts = 0
-            for part in corpus.parts(place):
+            for part in corpus.blocks(place):
                 parts = parts + 1 if part.place == place else 1
                 if part.place == place and parts <= done:
                     continue
                 place, done = part.place, parts
-                folder.splits[part.split].note(part.document, part.text, part.marks)
-                if part.split == "train":
-                    seen.add(part.values)
-                text = marked(part.text, part.marks) if part.marks else part.text
-                jobs.add(part.split, text + END if part.ends else text, part.source_bytes)
+                writer = folder.splits[part.split]
+                if isinstance(part, SplitBlock):
+                    writer.note_block(part.documents, part.texts)
+                    jobs.add(part.split, END.join([*part.texts, ""]), part.source_bytes)
+                else:
+                    writer.note(part.document, part.text, part.marks)
+                    if part.split == "train":
+                        seen.add(part.values)
+                    text = marked(part.text, part.marks) if part.marks else part.text
+                    jobs.add(part.split, text + END if part.ends else text, part.source_bytes)
                 if folder.work.due():
                     texts = jobs.write_running()
                     where = {"place": place, "parts": done, "texts": texts, "source_bytes": stage.done}

@@ -19,7 +19,7 @@ from cpulm.data.formats.json_array import read_json
 from cpulm.data.formats.json_lines import read_json_lines
 from cpulm.data.formats.plain_text import read_plain_text
 from cpulm.data.losses import Losses
-from cpulm.data.reading import DEFAULT, DocumentChunk, EncodingError, Reader, Reading
+from cpulm.data.reading import DEFAULT, DocumentBlock, DocumentChunk, EncodingError, Reader, Reading
 from cpulm.data.sources import Meter, SourceFile
 from cpulm.data.text_decoding import encoding_of
 from cpulm.errors import DataError, SettingsError
@@ -72,25 +72,36 @@ def read_files(
     """Yield the documents of all files once each, as :func:`read_file` does for one."""
     how = how.once
     for number in range(len(files)):
-        yield from read_file(files, number, how, losses)
+        for piece in read_file(files, number, how, losses):
+            yield from (piece,) if isinstance(piece, DocumentChunk) else piece.chunks()
 
 
 def read_file(
     files: Sequence[SourceFile], number: int, how: Reading, losses: Losses | None = None
-) -> Iterator[DocumentChunk]:
-    """Yield the documents of one of ``files``, as :func:`read_chunks`.
+) -> Iterator[DocumentChunk | DocumentBlock]:
+    """Yield the documents of one of ``files``, as :func:`read_blocks`.
 
     Raises:
-        DataError: as :func:`read_chunks`; if it is in another encoding, all later ones like that are named.
+        DataError: as :func:`read_blocks`; if it is in another encoding, all later ones like that are named.
     """
     try:
-        yield from read_chunks(files[number], how, losses)
+        yield from read_blocks(files[number], how, losses)
     except EncodingError as error:
         raise _with_others(error, files[number + 1 :], how) from error
 
 
 def read_chunks(file: SourceFile, how: Reading, losses: Losses | None = None) -> Iterator[DocumentChunk]:
-    """Yield the documents of ``file`` in order, each as one or more chunks. Empty documents are left out.
+    """Yield the documents of ``file`` as :func:`read_blocks`, one by one."""
+    for piece in read_blocks(file, how, losses):
+        yield from (piece,) if isinstance(piece, DocumentChunk) else piece.chunks()
+
+
+def read_blocks(
+    file: SourceFile, how: Reading, losses: Losses | None = None
+) -> Iterator[DocumentChunk | DocumentBlock]:
+    """Yield the documents of ``file`` in order, each as one or more chunks, or many at once.
+
+    Empty documents are left out.
 
     Args:
         file: the file to read; its suffix chooses the format, unless ``how`` names one.
@@ -107,13 +118,16 @@ def read_chunks(file: SourceFile, how: Reading, losses: Losses | None = None) ->
         file = replace(file, meter=meter) if meter else file
         if FORMATS[format_of(file, how)].is_text:
             how = how._replace(encoding=encoding_of(file, how))
+        pieces: Iterator[DocumentChunk | DocumentBlock]
         pieces = FORMATS[format_of(file, how)].read(file, how, losses or Losses())
         yield from _metered(pieces, meter) if meter else pieces
     except OSError as error:
         raise DataError(f"cannot read {file.shown}: {error.strerror}", "check its permissions") from error
 
 
-def _metered(pieces: Iterator[DocumentChunk], meter: Meter) -> Iterator[DocumentChunk]:
+def _metered(
+    pieces: Iterator[DocumentChunk | DocumentBlock], meter: Meter
+) -> Iterator[DocumentChunk | DocumentBlock]:
     """The same pieces, with the bytes of the packed file that were read for each."""
     for piece in pieces:
         yield piece._replace(source_bytes=meter.advance())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 from cpulm.data.losses import Losses
@@ -155,6 +155,25 @@ class DocumentChunk(NamedTuple):
     weight: float = 1.0
 
 
+class DocumentBlock(NamedTuple):
+    """Whole documents of one file, many at once: an object for each takes longer than to encode it.
+
+    They have no marks and no values, and none is empty. ``file`` and a number are a document's name.
+    """
+
+    file: str
+    numbers: Sequence[int]
+    texts: list[str]
+    source_bytes: int
+
+    def chunks(self) -> Iterator[DocumentChunk]:
+        """The documents one by one, with equal parts of the bytes that were read."""
+        each, rest = divmod(self.source_bytes, len(self.texts))
+        for number, text in zip(self.numbers, self.texts, strict=True):
+            yield DocumentChunk(f"{self.file}:{number}", text, True, each + rest)
+            rest = 0
+
+
 class EncodingError(DataError):
     """The file ``name`` is in another encoding, ``likely`` if that can be guessed."""
 
@@ -168,5 +187,5 @@ class EncodingError(DataError):
         return f"{self.name} ({self.likely})" if self.likely else self.name
 
 
-Reader = Callable[[SourceFile, Reading, Losses], Iterator[DocumentChunk]]
-"""Yields the documents of a file, each as one or more chunks; raises DataError."""
+Reader = Callable[[SourceFile, Reading, Losses], Iterator[DocumentChunk | DocumentBlock]]
+"""Yields the documents of a file, each as one or more chunks, or many at once; raises DataError."""

@@ -11,7 +11,7 @@ from cpulm.data.holdout import DocumentSizes
 from cpulm.data.losses import Losses
 from cpulm.data.reading import Reading
 from cpulm.data.sources import SourceFile
-from cpulm.data.split import BEGIN, Chosen, Corpus, FilePlace, check_enough, numbered
+from cpulm.data.split import BEGIN, Chosen, Corpus, FilePlace, check_enough, numbered, one_by_one
 from cpulm.data.unfinished import Unfinished
 from cpulm.progress import Stage
 
@@ -144,7 +144,8 @@ def scan(
     for turn in range(done.place.turn, len(turns)):
         files_here, read_as, part = turns[turn]
         place, begin = done.place, done.begin_file
-        done.read(numbered(files_here, read_as, done.losses, share=part, start=place, begin_file=begin))
+        chosen = numbered(files_here, read_as, done.losses, share=part, start=place, begin_file=begin)
+        done.read(one_by_one(chosen))
         check_enough(files_here, done.seen[turn].characters, part)
         done.place = FilePlace(turn + 1)
         done.keep_if_due()

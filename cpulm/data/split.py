@@ -14,7 +14,7 @@ from cpulm.data.holdout import HeldOut, name_hash
 from cpulm.data.losses import Losses
 from cpulm.data.marks import Mark
 from cpulm.data.readers import is_binary, read_file
-from cpulm.data.reading import DocumentChunk, Reading
+from cpulm.data.reading import DocumentBlock, DocumentChunk, Reading
 from cpulm.data.sources import SourceFile
 from cpulm.errors import DataError
 
@@ -56,6 +56,23 @@ class SplitText(NamedTuple):
     values: tuple[str, ...] = ()
 
 
+class SplitBlock(NamedTuple):
+    """Whole documents without marks for one split, with their numbers."""
+
+    place: FilePlace
+    split: Split
+    documents: list[int]
+    texts: list[str]
+    source_bytes: int
+
+    def each(self) -> Iterator[SplitText]:
+        """The documents one by one, with equal parts of the bytes that were read."""
+        each, rest = divmod(self.source_bytes, len(self.texts))
+        for document, text in zip(self.documents, self.texts, strict=True):
+            yield SplitText(self.place, self.split, document, text, True, each + rest)
+            rest = 0
+
+
 @dataclass(frozen=True)
 class Corpus:
     """The text of a run, scanned once: its files and how it is split.
@@ -86,40 +103,81 @@ class Corpus:
         """Bytes of all files."""
         return sum(file.size for file in (*self.files, *self.val_files))
 
-    def parts(self, start: FilePlace = BEGIN) -> Iterator[SplitText]:
-        """Yield all text, in order, each part with its split; then copies of what an epoch has several times.
+    def parts(self) -> Iterator[SplitText]:
+        """Yield all text as :meth:`blocks`, document by document."""
+        for part in self.blocks():
+            yield from (part,) if isinstance(part, SplitText) else part.each()
 
-        No copy is validation text. Copies are documents of their own.
+    def blocks(self, start: FilePlace = BEGIN) -> Iterator[SplitText | SplitBlock]:
+        """Yield all text, each part with its split; then copies of what an epoch has several times.
+
+        The documents of a split come in their order. No copy is validation text. Copies are documents of
+        their own.
 
         Args:
             start: the file to begin with.
         """
         place = start
         while place.turn < self.turns:
-            border, number = None, place.number - 1
-            for file, number, piece, begins_at, times in numbered(
-                self.files, self.reading, share=self.share, start=place
-            ):
-                if file != place.file:
-                    place = place._replace(file=file, number=number)
-                if number in self.left_out[0] or times <= place.turn:
+            border, last = None, place.number - 1
+            for one in self._source(place):
+                if one.file != place.file:
+                    place = place._replace(file=one.file, number=one.number)
+                last = one.last
+                if one.times <= place.turn:
                     continue
-                if begins_at == 0 and self.held_out is not None:
-                    border = self.held_out.border(number, piece.name)
-                if border is None:
-                    parts = iter((_whole(place, "train", number, piece),))
+                parts: Iterable[SplitText | SplitBlock]
+                if isinstance(one, ChosenBlock):
+                    threshold = self.held_out.threshold if self.held_out is not None else -1.0
+                    parts = _by_split(place, one, self.left_out[0], threshold)
+                elif one.number in self.left_out[0]:
+                    continue
                 else:
-                    parts = _cut(place, number, piece, border - begins_at)
+                    if one.begins_at == 0 and self.held_out is not None:
+                        border = self.held_out.border(one.number, one.piece.name)
+                    if border is None:
+                        parts = (_whole(place, "train", one.number, one.piece),)
+                    else:
+                        parts = _cut(place, one.number, one.piece, border - one.begins_at)
                 yield from parts if place.turn == 0 else _copies(parts)
-            place = FilePlace(place.turn + 1, before=place.before + number + 1)
-        for file, number, piece, _, _ in numbered(self.val_files, self.reading.once, start=place):
-            if file != place.file:
-                place = place._replace(file=file, number=number)
-            if number not in self.left_out[1]:
-                yield _whole(place, "val", number, piece)
+            place = FilePlace(place.turn + 1, before=place.before + last + 1)
+        for one in numbered(self.val_files, self.reading.once, start=place):
+            if one.file != place.file:
+                place = place._replace(file=one.file, number=one.number)
+            if isinstance(one, ChosenBlock):
+                yield from _by_split(place, one, self.left_out[1], threshold=1.0)
+            elif one.number not in self.left_out[1]:
+                yield _whole(place, "val", one.number, one.piece)
+
+    def _source(self, start: FilePlace) -> Iterator[Chosen | ChosenBlock]:
+        """What is used of ``files``; a block in which a document is cut comes one by one."""
+        cut = self.held_out.borders.keys() if self.held_out is not None else set()
+        for one in numbered(self.files, self.reading, share=self.share, start=start):
+            if isinstance(one, ChosenBlock) and not cut.isdisjoint(range(one.number, one.last + 1)):
+                yield from one.each()
+            else:
+                yield one
 
 
-def _copies(parts: Iterable[SplitText]) -> Iterator[SplitText]:
+def _by_split(
+    place: FilePlace, one: ChosenBlock, left_out: frozenset[int], threshold: float
+) -> Iterator[SplitBlock]:
+    """The documents of a block by their splits; those whose name's hash is at most ``threshold`` validate."""
+    found: dict[Split, tuple[list[int], list[str]]] = {"train": ([], []), "val": ([], [])}
+    file, numbers, texts, read = one.block
+    for document, number, text in zip(range(one.number, one.last + 1), numbers, texts, strict=True):
+        if document not in left_out:
+            is_val = threshold >= 0 and name_hash(f"{file}:{number}") <= threshold
+            its_documents, its_texts = found["val"] if is_val else found["train"]
+            its_documents.append(place.before + document)
+            its_texts.append(text)
+    for split, (its_documents, its_texts) in found.items():
+        if its_texts:
+            yield SplitBlock(place, split, its_documents, its_texts, read)
+            read = 0
+
+
+def _copies(parts: Iterable[SplitText | SplitBlock]) -> Iterator[SplitText | SplitBlock]:
     """The training text among ``parts``, whose bytes were counted before."""
     return (part._replace(source_bytes=0) for part in parts if part.split == "train")
 
@@ -192,6 +250,36 @@ class Chosen(NamedTuple):
     begins_at: int
     times: int
 
+    @property
+    def last(self) -> int:
+        """The number of the last document, as of a block."""
+        return self.number
+
+
+class ChosenBlock(NamedTuple):
+    """Documents that are used: their file's number, the first one's, and how often each is."""
+
+    file: int
+    number: int
+    block: DocumentBlock
+    times: int
+
+    @property
+    def last(self) -> int:
+        """The number of the last document."""
+        return self.number + len(self.block.texts) - 1
+
+    def each(self) -> Iterator[Chosen]:
+        """The documents one by one."""
+        for number, piece in enumerate(self.block.chunks(), self.number):
+            yield Chosen(self.file, number, piece, 0, self.times)
+
+
+def one_by_one(chosen: Iterable[Chosen | ChosenBlock]) -> Iterator[Chosen]:
+    """The same without blocks."""
+    for one in chosen:
+        yield from (one,) if isinstance(one, Chosen) else one.each()
+
 
 def numbered(
     files: Sequence[SourceFile],
@@ -201,8 +289,8 @@ def numbered(
     share: float = 1.0,
     start: FilePlace = BEGIN,
     begin_file: Callable[[int, int], None] = lambda _file, _number: None,
-) -> Iterator[Chosen]:
-    """Yield each chunk of ``files`` that is used, from the file ``start`` on.
+) -> Iterator[Chosen | ChosenBlock]:
+    """Yield each chunk and block of ``files`` that is used, from the file ``start`` on.
 
     Args:
         begin_file: called before a file is read, with its number and that of its first document.
@@ -217,16 +305,25 @@ def numbered(
             if skipped_bytes:
                 piece = piece._replace(source_bytes=piece.source_bytes + skipped_bytes)
                 skipped_bytes = 0
+            if isinstance(piece, DocumentBlock):
+                yield ChosenBlock(file, number, piece, times)
+                number += len(piece.texts)
+                continue
             yield Chosen(file, number, piece, begins_at, times)
             begins_at += len(piece.text)
             if piece.ends:
                 number, begins_at = number + 1, 0
 
 
-def _weighted(pieces: Iterable[DocumentChunk], weight: float) -> Iterator[tuple[DocumentChunk, int]]:
+def _weighted(
+    pieces: Iterable[DocumentChunk | DocumentBlock], weight: float
+) -> Iterator[tuple[DocumentChunk | DocumentBlock, int]]:
     """Yield chunks with how often each is used; if that differs, each is a document with its own name."""
     place = 0
     for piece in pieces:
+        if isinstance(piece, DocumentBlock):
+            yield from ((piece, int(weight)),) if weight == int(weight) else _weighted(piece.chunks(), weight)
+            continue
         often = weight * piece.weight
         certain = int(often)
         if often == certain:

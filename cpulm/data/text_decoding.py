@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import codecs
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
+
+import numpy as np
 
 from cpulm.data.encodings import SAMPLE_BYTES, likely_encoding, marked_encoding
 from cpulm.data.losses import Losses
@@ -61,38 +63,72 @@ class LineBlock(NamedTuple):
     """Whole lines of a file, with their ends.
 
     Attributes:
-        lines: the lines; one that cannot be decoded has U+FFFD in place of what is wrong.
-        bad: why a line cannot be decoded, by its place in ``lines``.
+        data: the lines; text if their encoding does not end lines as ASCII does.
+        offset: of the first one in the file.
+        number: of the first one, from 1 on.
         source_bytes: read for the block.
     """
 
-    lines: list[str]
-    bad: dict[int, EncodingError]
+    data: bytes | str
+    offset: int
+    number: int
     source_bytes: int
 
+    def after(self, before: LineBlock) -> LineBlock:
+        """These lines behind those of ``before``, of which the bytes are counted."""
+        if isinstance(self.data, str) or isinstance(before.data, str) or not before.data:
+            return self
+        return before._replace(data=before.data + self.data, source_bytes=self.source_bytes)
 
-def decoded_lines(
-    file: SourceFile, how: Reading, losses: Losses
-) -> Iterator[tuple[str | EncodingError, int]]:
-    """The lines of a file with their ends, or why one cannot be decoded, and the bytes read for it."""
-    for lines, bad, read in line_blocks(file, how, losses):
-        for place, line in enumerate(lines):
-            yield (bad.get(place, line) if bad else line), read
-            read = 0
+    def behind(self, end: int) -> LineBlock:
+        """What is behind the first ``end`` bytes, which are counted."""
+        assert isinstance(self.data, bytes)
+        return LineBlock(self.data[end:], self.offset + end, self.number + line_count(self.data[:end]), 0)
+
+    def each(self) -> Iterator[LineBlock]:
+        """The lines one by one, if they are bytes; all bytes of the file are read for the first one."""
+        if isinstance(self.data, str):
+            yield self
+            return
+        offset, read = self.offset, self.source_bytes
+        for number, line in enumerate(io.BytesIO(self.data), self.number):
+            yield LineBlock(line, offset, number, read)
+            offset, read = offset + len(line), 0
+
+    @staticmethod
+    def joined(lines: Sequence[LineBlock]) -> LineBlock:
+        """Adjacent lines, of which the bytes are counted."""
+        data = b"".join(one.data for one in lines if isinstance(one.data, bytes))
+        return LineBlock(data, lines[0].offset, lines[0].number, 0) if lines else LineBlock(b"", 0, 1, 0)
+
+    def lines(
+        self, file: SourceFile, how: Reading, losses: Losses
+    ) -> tuple[list[str], dict[int, EncodingError]]:
+        """The lines as text, and why one cannot be decoded, by its place; U+FFFD stands for what is wrong."""
+        if isinstance(self.data, str):
+            return _split(self.data), {}
+        return _decoded_block(file, how, losses, self.data, self.offset, self.number)
+
+
+def line_count(data: bytes) -> int:
+    """How many lines end in ``data``; ten times as fast as its ``count``."""
+    return int(np.count_nonzero(np.frombuffer(data, dtype=np.uint8) == ord("\n")))
 
 
 def line_blocks(file: SourceFile, how: Reading, losses: Losses) -> Iterator[LineBlock]:
     """The lines of a file, those of about 64 KiB at a time: a call for each takes longer than parsing it."""
+    number = 1
     if "\n".encode(how.encoding) != b"\n":  # UTF-16, say
         held: list[str] = []
         for text, read in decoded_texts(file, how, losses):
             cut = text.rfind("\n") + 1 if read else len(text)
             block = "".join([*held, text[:cut]]) if cut or not read else ""
             held = [*([] if block else held), text[cut:]]
-            yield LineBlock(_split(block), {}, read)
-        yield LineBlock(_split("".join(held)), {}, 0)
+            yield LineBlock(block, 0, number, read)
+            number += block.count("\n")
+        yield LineBlock("".join(held), 0, number, 0)
         return
-    offset, number, parts = 0, 1, list[bytes]()
+    offset, parts = 0, list[bytes]()
     with file.open() as handle:
         while True:
             data = handle.read(_CHUNK_BYTES)
@@ -100,12 +136,11 @@ def line_blocks(file: SourceFile, how: Reading, losses: Losses) -> Iterator[Line
             if data and not cut:
                 parts.append(data)
                 continue
-            block_bytes = b"".join([*parts, data[:cut]])
-            lines, bad = _decoded_block(file, how, losses, block_bytes, offset, number)
-            yield LineBlock(lines, bad, len(block_bytes))
+            lines = b"".join([*parts, data[:cut]])
+            yield LineBlock(lines, offset, number, len(lines))
             if not data:
                 return
-            offset, number, parts = offset + len(block_bytes), number + len(lines), [data[cut:]]
+            offset, number, parts = offset + len(lines), number + line_count(lines), [data[cut:]]
 
 
 def _decoded_block(

@@ -162,7 +162,6 @@ class _Sample:
                 yield held
                 held = ""
                 continue
-            self.taken += part.source_bytes
             if part.marks:  # no token spans a mark
                 yield held
                 held = ""
@@ -179,7 +178,7 @@ class _Sample:
         self.ended = True
 
     def _has_enough(self, seen: int, total: int) -> bool:
-        """Whether the sample has its share of the text read so far: ``seen`` bytes of ``total``.
+        """Whether the sample has its share of the text read so far: ``seen`` bytes of files of ``total``.
 
         Of distinct pieces half of the limit may come from anywhere: every text begins with new words.
         """
@@ -187,8 +186,9 @@ class _Sample:
         return self.taken * total > SAMPLE_BYTES * seen or (self._distinct - half) * total > half * seen
 
     def _note(self, text: str) -> None:
-        """Count the bytes of pieces that were not in the sample before."""
+        """Count the bytes of the text, and of pieces that were not in the sample before."""
         data = text.encode()
+        self.taken += len(data)
         starts = [*piece_starts(data).tolist(), len(data)] if data else []
         for piece in {data[begin:end] for begin, end in pairwise(starts)}:
             number = hash(piece)

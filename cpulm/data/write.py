@@ -148,6 +148,15 @@ class SplitWriter:
         if self._mask is not None:
             self._mask.text_bytes += counted_bytes(text, marks)
 
+    def note_block(self, documents: list[int], texts: list[str]) -> None:
+        """Count whole documents, which all count in the loss."""
+        self.documents += len(documents)
+        self._document = documents[-1]
+        size = sum(len(text) if text.isascii() else len(text.encode()) for text in texts)
+        self.text_bytes += size
+        if self._mask is not None:
+            self._mask.text_bytes += size
+
     def write(self, ids: Ids, lost_bytes: int = 0) -> None:
         """Append tokens and take out marks; ``lost_bytes`` of their text they do not give back."""
         self.lost_bytes += lost_bytes

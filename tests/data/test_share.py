@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cpulm.data import text_decoding
 from cpulm.data.prepare import prepare
+from cpulm.data.records import rows
 from cpulm.data.text_size import training_bytes
 from cpulm.data.tokenfile import TokenFolder
 from cpulm.errors import DataError, SettingsError
@@ -153,3 +156,37 @@ def test_a_weight_that_is_none_is_an_error_with_its_row(tmp_path: Path, weight: 
         made(path, 1.0, row_weight="stars")
     with pytest.raises(DataError, match="has no column 'starz'"):
         made(path, 1.0, row_weight="starz")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"val_fraction": 0.4},
+        {"weights": [2.5]},
+        {"dedup": True, "weights": [2]},
+        {"share": 0.5},
+        {"val": True},
+    ],
+)
+def test_rows_that_are_handed_on_together_give_the_tokens_of_single_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
+) -> None:
+    """Also a row that is so long that its end is held out, and rows that were there before."""
+    texts = [f"row {n % 150} é" * (1 + n % 3) for n in range(200)]
+    (path := tmp_path / "rows.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    with path.open("a") as file:
+        file.write(json.dumps({"text": "a long row " * 1000}) + "\n")
+    settings = {"share": 1.0, **settings}
+    if settings.pop("val", False):
+        settings["val_source"] = [str(tmp_path / "val.jsonl")]
+        (tmp_path / "val.jsonl").write_text(
+            '{"text": "row 3 \u00e9"}\n' + json.dumps({"text": "its own " * 9})
+        )
+    monkeypatch.setattr(text_decoding, "_CHUNK_BYTES", 1000)
+    metas = []
+    for largest in (1 << 20, 0):
+        monkeypatch.setattr(rows, "_LARGEST_BLOCK", largest)
+        monkeypatch.setenv("CPULM_CACHE", str(tmp_path / f"cache-{largest}"))
+        metas.append(made(path, **settings).meta)
+    assert metas[0] == metas[1]

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from cpulm.data import encode_corpus, encoder, unfinished
+from cpulm.data import encode_corpus, encoder, text_decoding, unfinished
 from cpulm.data.prepare import prepare
 from cpulm.data.tokenfile import TokenFolder
 from cpulm.data.unfinished import Unfinished
@@ -64,6 +64,8 @@ OF_ROWS: dict[str, Any] = {
     "row_weight": "grade",
 }
 
+OF_COLUMN: dict[str, Any] = {"tokenizer": "bpe", "vocab_size": 300, "field": "what", "val_fraction": 0.3}
+
 
 def made(source: Path, out: Path, events: list[Event] | None = None, **settings: Any) -> TokenFolder:
     data = DataSettings(source=[str(source)], **settings)
@@ -104,11 +106,13 @@ class Stops:
 
 
 @pytest.mark.parametrize("saves", [1, 4])
-@pytest.mark.parametrize("kind", ["texts", "rows", "weights"])
+@pytest.mark.parametrize("kind", ["texts", "rows", "column", "weights"])
 def test_stopped_at_any_moment_and_continued_the_tokens_are_the_same(
     texts: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saves: int, kind: str
 ) -> None:
-    source, settings = (rows, OF_ROWS) if kind == "rows" else (texts, OF_TEXTS)
+    source, settings = {"rows": (rows, OF_ROWS), "column": (rows, OF_COLUMN)}.get(kind, (texts, OF_TEXTS))
+    if kind == "column":
+        monkeypatch.setattr(text_decoding, "_CHUNK_BYTES", 100)
     settings = {**settings, "weights": [1.4]} if kind == "weights" else settings
     whole = made(source, tmp_path / "whole", **settings)
     stops, out, ended = Stops(monkeypatch), tmp_path / "parts", 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 
@@ -30,6 +31,19 @@ def test_text_that_does_not_repeat_is_sampled_up_to_a_limit(tmp_path: Path) -> N
     assert len(sampled(tmp_path / "dna.txt", unique)) < 1.1 * vocabulary.DISTINCT_BYTES
     prose = "the cat sat on the mat; " * (size // 24)
     assert len(sampled(tmp_path / "prose.txt", prose)) > 0.94 * len(prose)
+
+
+def test_rows_are_sampled_up_to_the_same_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a file that is larger than the limit, evenly; the bytes of a block of rows are read at once."""
+    monkeypatch.setattr(vocabulary, "SAMPLE_BYTES", 1 << 16)
+    rows = [f"row {number} of many short ones" for number in range(8000)]
+    for name, lines in {
+        "a.csv": ["text", *rows],
+        "a.jsonl": [json.dumps({"text": row}) for row in rows],
+    }.items():
+        sample = sampled(tmp_path / name, "\n".join(lines))
+        assert 0.9 < len(sample) / vocabulary.SAMPLE_BYTES < 1.1
+        assert "row 7" in sample[-(1 << 10) :]
 
 
 @pytest.mark.parametrize("run", ["acgt", "东京", "7", " \n", "=-", "a_", "aA"])

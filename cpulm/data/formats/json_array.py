@@ -14,7 +14,7 @@ from json import JSONDecodeError
 from cpulm.data.formats.json_lines import json_number, not_an_object
 from cpulm.data.formats.plain_text import read_plain_text
 from cpulm.data.losses import Losses
-from cpulm.data.reading import DEFAULT, DocumentChunk, Reading
+from cpulm.data.reading import DEFAULT, DocumentBlock, DocumentChunk, Reading
 from cpulm.data.records.rows import Row, RowReader
 from cpulm.data.sources import SourceFile
 from cpulm.data.text_decoding import BOM, decoded_texts
@@ -28,7 +28,7 @@ _BETWEEN = re.compile(r"[ \t\r\n]*([,\]])[ \t\r\n]*")
 _DECODER = json.JSONDecoder(parse_int=json_number)
 
 
-def read_json(file: SourceFile, how: Reading, losses: Losses) -> Iterator[DocumentChunk]:
+def read_json(file: SourceFile, how: Reading, losses: Losses) -> Iterator[DocumentChunk | DocumentBlock]:
     """Yield a document per element of the array.
 
     A file that is no array is plain text, unless the settings say how to read rows: much code has such files.

@@ -4,33 +4,71 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 
 from cpulm.data.losses import Losses
-from cpulm.data.reading import DocumentChunk, EncodingError, Reading
+from cpulm.data.reading import DocumentBlock, DocumentChunk, Reading
 from cpulm.data.records.rows import SKIP, Row, RowReader
 from cpulm.data.sources import SourceFile
-from cpulm.data.text_decoding import BOM, decoded_lines
+from cpulm.data.text_decoding import BOM, LineBlock, line_blocks, line_count
 from cpulm.errors import DataError
 
 _LARGEST_INT_DIGITS = 300
+_DECODER = msgspec.json.Decoder(dict[str, Any])
 
 
-def read_json_lines(file: SourceFile, how: Reading, losses: Losses) -> Iterator[DocumentChunk]:
+def read_json_lines(
+    file: SourceFile, how: Reading, losses: Losses
+) -> Iterator[DocumentChunk | DocumentBlock]:
     """Yield a document per line that is not blank."""
     reader = RowReader(file, how, losses, unit="line", noun="field")
-    return reader.documents(_rows(file, how, losses))
+    return reader.documents(_rows(file, how, losses, reader))
 
 
-def _rows(file: SourceFile, how: Reading, losses: Losses) -> Iterator[Row]:
-    for number, (line, read) in enumerate(decoded_lines(file, how, losses), start=1):
-        if isinstance(line, EncodingError):
-            yield Row(number, line, read)
+def _rows(file: SourceFile, how: Reading, losses: Losses, reader: RowReader) -> Iterator[Row | DocumentBlock]:
+    for block in line_blocks(file, how, losses):
+        records = _objects_in(block.data) if how.encoding == "utf-8" else None
+        if records is None:
+            yield from _one_by_one(file, how, losses, block)
             continue
-        text = line.removeprefix(BOM) if number == 1 else line
-        if text and not text.isspace():
+        numbers = range(block.number, block.number + len(records))
+        column, found, read = reader.text_column, None, block.source_bytes
+        if column is not None and all(column in record for record in records):
+            found = reader.block(numbers, [record[column] for record in records], read)
+        if found is not None:
+            yield found
+            continue
+        for number, record in zip(numbers, records, strict=True):
+            yield Row(number, record, read)
+            read = 0
+
+
+def _objects_in(data: bytes | str) -> list[dict[str, Any]] | None:
+    """The objects of all lines; None if one line is blank or holds something else, or is not UTF-8."""
+    if isinstance(data, str) or b"\0" in data:
+        return None
+    try:
+        records = _DECODER.decode_lines(data)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None
+    # Each value takes a line at least, so it is one in each.
+    return records if len(records) == line_count(data) else None
+
+
+def _one_by_one(file: SourceFile, how: Reading, losses: Losses, block: LineBlock) -> Iterator[Row]:
+    lines, bad = block.lines(file, how, losses)
+    read = block.source_bytes
+    for number, line in enumerate(lines, block.number):
+        if error := bad.get(number - block.number):
+            yield Row(number, error, read)
+        else:
+            text = line.removeprefix(BOM) if number == 1 else line
+            if not text or text.isspace():
+                continue
             yield Row(number, _object_in(file, number, text, how), read)
+        read = 0
 
 
 def _object_in(file: SourceFile, number: int, line: str, how: Reading) -> dict[str, object] | DataError:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from cpulm.data.losses import Losses
-from cpulm.data.reading import DEFAULT, DocumentChunk, Reading
+from cpulm.data.reading import DEFAULT, DocumentBlock, DocumentChunk, Reading
 from cpulm.data.records.chat import looks_like_chat
 from cpulm.data.records.conditions import parse_condition
 from cpulm.data.records.template import Filled
@@ -19,6 +19,8 @@ from cpulm.data.text_decoding import REPLACEMENT
 from cpulm.errors import DataError
 
 SKIP = "leave such rows out: --skip-bad"
+_LARGEST_BLOCK = 1 << 20
+"""Characters of documents that are handed on together."""
 LARGEST_WEIGHT = 100.0
 """The text is read once for each time that a row is used."""
 
@@ -79,19 +81,44 @@ class RowReader:
         return {*names, *(name.split(".")[0] for name in names)}
 
     @property
+    def text_column(self) -> str | None:
+        """The only column that is used, if it is the text as it is."""
+        return None if self._template or self._beside_the_text else self._how.field
+
+    @property
     def _beside_the_text(self) -> list[str]:
         weight = [self._how.row_weight] if self._how.row_weight else []
         return [*(condition.column for condition in self._conditions), *weight]
 
-    def documents(self, rows: Iterable[Row]) -> Iterator[DocumentChunk]:
+    def block(self, numbers: Sequence[int], texts: list[Any], source_bytes: int) -> DocumentBlock | None:
+        """The documents of rows with these values of ``text_column``.
+
+        None if one cannot be used, or they are too large to be held together: then they are read row by row.
+        """
+        if set(map(type, texts)) - {str} or sum(map(len, texts)) > _LARGEST_BLOCK:
+            return None
+        if not _is_valid("".join(texts)):
+            return None
+        if not all(texts):
+            numbers = [number for number, text in zip(numbers, texts, strict=True) if text]
+            texts = list(filter(None, texts))
+        return DocumentBlock(self._file.name, numbers, texts, source_bytes)
+
+    def documents(self, rows: Iterable[Row | DocumentBlock]) -> Iterator[DocumentChunk | DocumentBlock]:
         """Yield a document per row, except rows that the conditions leave out, or that have no text.
 
         Raises:
             DataError: at the first row that cannot be used, unless such rows are to be left out.
         """
         name, read = self._file.name, 0
-        for number, values, source_bytes in rows:
-            read += source_bytes
+        for row in rows:
+            read += row.source_bytes
+            if isinstance(row, DocumentBlock):
+                if row.texts:
+                    yield row._replace(source_bytes=read)
+                    read = 0
+                continue
+            number, values, _ = row
             try:
                 if isinstance(values, DataError):
                     raise values
