@@ -80,24 +80,32 @@ def wait_for_end(folder: Path) -> dict[str, Any]:
 
 
 def test_a_run_that_is_killed_is_complete_in_the_morning(folder: Path) -> None:
-    begun = begin(
-        folder, "train", "--config", "quick.yaml", "--steps", "4000"
-    )  # long enough to be in the middle
+    """Also beside files of the user's that Python would take for its modules, whenever they are saved."""
+    save_modules(folder, "random", "select")
+    arguments = "train --config quick.yaml --steps 1000 --set log.report=true"
+    begun = begin(folder, *arguments.split())
     assert begun.returncode == 0, begun.stderr
     assert begun.stdout == f"{Path('runs/run-1')}\n"
     assert "cpulm stop" in begun.stderr
     night = night_of(folder)
     assert night["state"] == "training"
     if os.name != "nt":
+        os.kill(night["child_pid"], signal.SIGSTOP)  # on a slow disk it would end before the kill
         assert os.getsid(night["pid"]) == night["pid"]  # no terminal's end reaches it
+    save_modules(folder, *(sys.stdlib_module_names - {"__main__"}), "torch", "rich", "typer", "cpulm")
     os.kill(night["child_pid"], signal.SIGTERM if os.name == "nt" else signal.SIGKILL)
-    assert wait_for_end(folder)["state"] == "finished"
+    night = wait_for_end(folder)
+    assert (night["state"], len(night["attempts"])) == ("finished", 2)
     page = (folder / "runs/run-1/summary.md").read_text(encoding="utf-8")
-    assert "step 4,000 of 4,000" in page
+    assert "step 1,000 of 1,000" in page
     assert "started again from step" in page
     if os.name != "nt":
         assert "killed by SIGKILL" in page
     assert (folder / "runs/run-1/best.pt").is_file()
+    assert (folder / "runs/run-1/report.html").is_file()
+    boot = cpulm_command("supervise", "--at-boot", "runs/run-1")
+    assert subprocess.run(boot, cwd=folder, timeout=60, check=False).returncode == 0
+    assert not (folder / "ran").exists()
 
 
 def test_a_request_to_stop_is_for_good(folder: Path, forks: None) -> None:
@@ -113,7 +121,7 @@ def test_a_request_to_stop_is_for_good(folder: Path, forks: None) -> None:
 
 @posix
 def test_a_run_continues_after_the_computer_was_shut_down(folder: Path, forks: None) -> None:
-    begin(folder, "train", "--config", "quick.yaml", "--steps", "4000")  # long enough to be in the middle
+    begin(folder, "train", "--config", "quick.yaml", "--steps", "1500")  # long enough to be in the middle
     os.kill(night_of(folder)["pid"], signal.SIGTERM)
     assert wait_for_end(folder)["state"] == "interrupted"
     boot = cpulm_command("supervise", "--at-boot", str(folder / "runs/run-1"))
@@ -231,23 +239,6 @@ def test_a_night_whose_clock_is_a_day_behind_the_command_that_began_it(
     assert night["state"] == "finished"
     assert night["since"] < time.time() - 80000
     assert (folder / "runs/run-1/summary.md").is_file()
-
-
-def test_files_of_the_user_are_never_run_not_even_those_saved_in_the_night(folder: Path) -> None:
-    save_modules(folder, "random", "select")
-    arguments = "train --config quick.yaml --steps 2000 --set log.report=true"
-    assert begin(folder, *arguments.split()).returncode == 0
-    if os.name != "nt":
-        os.kill(night_of(folder)["child_pid"], signal.SIGSTOP)  # on a slow disk it would end before the kill
-    save_modules(folder, *(sys.stdlib_module_names - {"__main__"}), "torch", "rich", "typer", "cpulm")
-    os.kill(night_of(folder)["child_pid"], signal.SIGTERM if os.name == "nt" else signal.SIGKILL)
-    night = wait_for_end(folder)
-    assert (night["state"], len(night["attempts"])) == ("finished", 2)
-    assert not (folder / "ran").exists()
-    assert (folder / "runs/run-1/report.html").is_file()
-    boot = cpulm_command("supervise", "--at-boot", "runs/run-1")
-    assert subprocess.run(boot, cwd=folder, timeout=60, check=False).returncode == 0
-    assert not (folder / "ran").exists()
 
 
 def save_modules(folder: Path, *names: str) -> None:

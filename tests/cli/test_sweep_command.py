@@ -156,9 +156,9 @@ def test_the_worse_half_stops_early_and_the_best_stands_first(
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows sends no such signal to another process")
 def test_ctrl_c_saves_every_run_and_resume_goes_on(run: Run, folder: Path) -> None:
-    asked = arguments("--set=train.steps=4000,9", "--headless")
+    asked = arguments("--set=train.steps=2000,9", "--headless")
     process = begin(folder, asked)
-    first = folder / "sweeps" / "tiny-1" / "steps=4000"
+    first = folder / "sweeps" / "tiny-1" / "steps=2000"
     wait_for_step(first, process)
     os.kill(process.pid, signal.SIGINT)
     code, said = process.wait(), (folder / "said").read_text()
@@ -172,15 +172,15 @@ def test_ctrl_c_saves_every_run_and_resume_goes_on(run: Run, folder: Path) -> No
     done = run("resume", "sweeps/tiny-1", "--json")
     assert done.code == 0, done.err
     assert [trial["state"] for trial in json.loads(done.out)["trials"]] == ["finished", "finished"]
-    assert steps_of(first) == list(range(1, 4001))
-    assert reached < 4000
+    assert steps_of(first) == list(range(1, 2001))
+    assert reached < 2000
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no kill -9")
 def test_a_sweep_that_was_killed_continues_the_run_it_left_behind(run: Run, folder: Path) -> None:
-    asked = arguments("--set=train.steps=4000,9", "--headless")
+    asked = arguments("--set=train.steps=2000,9", "--headless")
     process = begin(folder, asked)
-    first = folder / "sweeps" / "tiny-1" / "steps=4000"
+    first = folder / "sweeps" / "tiny-1" / "steps=2000"
     wait_for_step(first, process)
     refused = run("resume", "sweeps/tiny-1")
     assert refused.code == 2
@@ -190,7 +190,7 @@ def test_a_sweep_that_was_killed_continues_the_run_it_left_behind(run: Run, fold
     done = run(*asked, "--json")  # the same command again
     assert done.code == 0, done.err
     assert [trial["state"] for trial in json.loads(done.out)["trials"]] == ["finished", "finished"]
-    assert steps_of(first) == list(range(1, 4001))
+    assert steps_of(first) == list(range(1, 2001))
 
 
 def test_a_trial_that_fails_is_left_out_with_its_reason(run: Run, folder: Path) -> None:

@@ -128,8 +128,10 @@ def test_the_lock_is_let_go_after_kill(inhibitor: Inhibitor) -> None:
     program = (
         "import time\n"
         "from cpulm.system import keep_awake as awake\n"
+        "awake._ANSWER_SECONDS = 60.0\n"
         "awake.without_sleep = lambda: False\n"
         "with awake.keep_awake() as kept:\n"
+        "    while not kept.held: time.sleep(0.01)\n"
         "    print(kept.held, flush=True)\n"
         "    time.sleep(60)\n"
     )
@@ -149,11 +151,13 @@ def test_ctrl_c_does_not_reach_the_holder(inhibitor: Inhibitor) -> None:
     """A stop by Ctrl-C writes a last checkpoint first; the machine stays awake for it."""
     holds = inhibitor(HOLDS)
     program = (
-        "import signal, sys\n"
+        "import signal, sys, time\n"
         "from cpulm.system import keep_awake as awake\n"
+        "awake._ANSWER_SECONDS = 60.0\n"
         "awake.without_sleep = lambda: False\n"
         "signal.signal(signal.SIGINT, lambda *_: print('noted', flush=True))\n"
         "with awake.keep_awake() as kept:\n"
+        "    while not kept.held: time.sleep(0.01)\n"
         "    print(kept.held, flush=True)\n"
         "    sys.stdin.readline()\n"
     )
