@@ -99,10 +99,10 @@ def measured_as_in_a_run(
     Args:
         measure: runs updates and returns seconds.
         threads: that torch uses, and shall use afterwards.
-        others: as :meth:`OthersUse.newest`.
+        others: as :meth:`OthersUse.newest`, which may wait; not asked if there is one thread.
         spin, use, processors: as in :class:`AdaptiveThreads`.
     """
-    if others() < BUSY:
+    if threads == 1 or others() < BUSY:
         return measure()
     switch = ShortSpin().switch if spin is None else spin
     switch(True)

@@ -185,6 +185,11 @@ def test_a_measurement_on_a_calm_machine_changes_nothing() -> None:
     assert (seconds, seen) == (2.0, [])
 
 
+def test_one_thread_is_measured_without_waiting_for_what_others_use() -> None:
+    """That takes half a second, and no number of threads follows from it."""
+    assert measured_as_in_a_run(lambda: 2.0, 1, others=lambda: pytest.fail("waited for")) == 2.0
+
+
 @pytest.mark.parametrize(("of_one", "of_three"), [(1.0, 3.0), (3.0, 1.0), (3.0, 3.0)])
 def test_a_measurement_beside_busy_programs_spins_briefly_and_tries_other_numbers(
     of_one: float, of_three: float
