@@ -162,7 +162,8 @@ class Validated(Event):
 
     ``text_lost`` is the share of the validation text, in bytes, that the tokenizer loses: above 0, bits per
     byte are not comparable with those of other tokenizers. If the run keeps an average of its weights,
-    ``loss`` is the lower of ``trained_loss`` and ``averaged_loss``; else these are None.
+    ``loss`` is the lower of ``trained_loss`` and ``averaged_loss``, and the other one is higher by the
+    difference on a part of the tokens; else these are None.
     """
 
     kind: ClassVar[str] = "validated"

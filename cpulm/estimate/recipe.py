@@ -60,9 +60,11 @@ _VALIDATIONS = (12, 40)
 """The fewest and the most validations of a run; longer runs have more."""
 _FEWEST_VALIDATIONS = 4
 """Of a run that is so short that more would take much of its time."""
-_VALIDATED_PART, _FORWARD_COST, _FEWEST_VALIDATED_TOKENS = 0.06, 1 / 3, 8192.0
-"""They take this part of the training's time, at a third of its cost for each token, but a validation has at
-least so many tokens."""
+_VALIDATED_PART, _FORWARD_COST, _FEWEST_VALIDATED_TOKENS = 0.06, 1.0, 8192.0
+"""They take this part of the training's time, at so many times its cost for each token: a validation in fp32
+costs as much as training in int8. But a validation has at least so many tokens."""
+_COMPUTED = 1.25
+"""How often a validated token is computed: the trained and the averaged weights are compared on a part."""
 _VAL_PART = 0.05
 """Of a validation split that is smaller than what the time allows, all is validated."""
 _WARMUP_STEPS = 20
@@ -131,11 +133,15 @@ def recipe(settings: Settings, text_bytes: float, tokens: float, passes: float) 
     steps = max(1.0, tokens / (rows * block))
     splits, params = splits_tokens(settings), count(model, 0).non_embedding
     suitable = regularization(passes, params, tokens / passes, splits=splits)
-    affordable = _VALIDATED_PART * tokens / (2 * _FORWARD_COST)  # tokens in all validations, of two models
-    most = max(_FEWEST_VALIDATIONS, affordable / _FEWEST_VALIDATED_TOKENS)
-    validations = min(max(_VALIDATIONS[0], math.sqrt(steps) / 2), _VALIDATIONS[1], most)
+    affordable = _VALIDATED_PART * tokens / (_COMPUTED * _FORWARD_COST)  # tokens in all validations
+    split = _VAL_PART * text_bytes / _TOKEN_BYTES[2048]
+    most = min(_VALIDATIONS[1], max(_FEWEST_VALIDATIONS, affordable / _FEWEST_VALIDATED_TOKENS))
+    wanted = max(_VALIDATIONS[0], math.sqrt(steps) / 2)
+    # Fewer validations, if all of the split is affordable then.
+    wanted = min(wanted, max(_VALIDATIONS[0], affordable / split))
+    validations = min(wanted, most)
     val_tokens = max(affordable / validations, _FEWEST_VALIDATED_TOKENS)
-    whole = val_tokens >= _VAL_PART * text_bytes / _TOKEN_BYTES[2048]
+    whole = val_tokens >= split
     return {
         "data.vocab_size": vocabulary(model.n_embd, text_bytes),
         "model.block_size": block,

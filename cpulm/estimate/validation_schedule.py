@@ -15,6 +15,8 @@ _MAX_COST = 0.05
 """The additional validations take at most about this part of the time between them."""
 _FORWARD_COST = 0.7
 """Time of a validation's batch relative to an update's micro-batch: a third in fp32, twice that in int8."""
+_COMPARED_PART, _FEWEST_COMPARED_TOKENS = 8, 8192
+"""Trained and averaged weights are compared on this part of a validation's batches, but on so many tokens."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,22 @@ class ValidationSchedule:
         return max(0, min(wanted, affordable))
 
 
+def compared_every(settings: Settings, val_batches: int) -> int:
+    """Return n: the trained and the averaged weights are compared on every n-th batch of a validation.
+
+    Only the better ones are measured on the rest: a token of a validation, in fp32, takes as long as one of
+    training in int8, and the difference on the same tokens is known much better than either loss.
+    """
+    tokens = val_batches * settings.train.micro_batch_size * settings.model.block_size
+    return max(1, min(_COMPARED_PART, tokens // _FEWEST_COMPARED_TOKENS))
+
+
+def batches_computed(settings: Settings, val_batches: int) -> float:
+    """Return how many batches a validation computes: those on which weights are compared count twice."""
+    averages = settings.train.average_fraction is not None
+    return val_batches * (1.0 + averages / compared_every(settings, val_batches))
+
+
 def validation_schedule(settings: Settings, train_tokens: int, val_batches: int) -> ValidationSchedule:
     """Return the schedule of a run.
 
@@ -72,5 +90,5 @@ def validation_schedule(settings: Settings, train_tokens: int, val_batches: int)
     return ValidationSchedule(
         settings.eval.every,
         train_tokens / settings.tokens_per_step,
-        val_batches * train.validated_models * _FORWARD_COST / train.grad_accum_steps,
+        batches_computed(settings, val_batches) * _FORWARD_COST / train.grad_accum_steps,
     )

@@ -25,6 +25,12 @@ class Evaluation:
     tokens: int
     seconds: float
 
+    def with_more(self, other: Evaluation) -> Evaluation:
+        """Return the evaluation of both texts together."""
+        tokens = self.tokens + other.tokens
+        loss = (self.loss * self.tokens + other.loss * other.tokens) / max(1, tokens)
+        return Evaluation(loss, tokens, self.seconds + other.seconds)
+
     @property
     def perplexity(self) -> float:
         return math.exp(self.loss) if self.loss < 700 else math.inf
@@ -48,7 +54,7 @@ def evaluate(
     different precisions compare, and a checkpoint has one validation loss.
 
     Args:
-        total: number of batches, for the progress display.
+        total: number of batches, for the progress display; 0: nothing is said.
 
     Returns:
         None if ``should_stop`` returned True.
@@ -72,5 +78,6 @@ def evaluate(
                     emit(Progress(stage="validating", done=index + 1, total=total, unit="batches"))
     finally:
         model.train(was_training)
-        emit(Progress(stage="validating", done=total, total=total, unit="batches", finished=True))
+        if total:
+            emit(Progress(stage="validating", done=total, total=total, unit="batches", finished=True))
     return Evaluation(total_loss / max(1, total_tokens), total_tokens, time.perf_counter() - began)

@@ -115,11 +115,6 @@ class TrainSettings(Section):
         return self.teacher is not None or self.generations > 1
 
     @property
-    def validated_models(self) -> int:
-        """How many models each validation measures: that of the weights, and that of their average."""
-        return 1 if self.average_fraction is None else 2
-
-    @property
     def stale_validations(self) -> int | None:
         """Validations in a row without a new best loss that end the run; None: none do."""
         if self.patience is not None:

@@ -23,6 +23,7 @@ from cpulm.distributed.rounds import OwnRows, WeightedAverage
 from cpulm.distributed.world import SOLO, World
 from cpulm.errors import DataError
 from cpulm.estimate.requirements import total_steps
+from cpulm.estimate.validation_schedule import batches_computed
 from cpulm.events import Listener, Notice
 from cpulm.execution.runtime import Runtime
 from cpulm.execution.teacher import Teacher
@@ -219,7 +220,7 @@ def _horizon(settings: Settings, tokens: TokenFolder, seconds_gone: float, step_
     train = settings.train
     steps = total_steps(train, settings.tokens_per_step, tokens_per_epoch(settings, tokens))
     batches = len(ValidationBatches(settings, tokens))
-    reserve = batches * train.validated_models * step_seconds / train.grad_accum_steps / 3
+    reserve = batches_computed(settings, batches) * step_seconds / train.grad_accum_steps / 3
     return replace(horizon_of(train, steps, seconds_gone), reserve_seconds=reserve)
 
 

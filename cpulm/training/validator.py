@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import compress, islice
 
 import torch
 
@@ -14,6 +14,7 @@ from cpulm.data.batches import ValidationBatches
 from cpulm.data.records.chat import end_ids
 from cpulm.data.tokenfile import TokenFolder
 from cpulm.distributed.world import SOLO, World
+from cpulm.estimate.validation_schedule import compared_every
 from cpulm.evaluation.validation_loss import Evaluation, evaluate
 from cpulm.events import EndReason, Listener, SampleMade, Validated
 from cpulm.generation.chat import sample_question
@@ -25,13 +26,37 @@ from cpulm.settings import Settings
 from cpulm.training.overfitting_watch import OverfittingWatch
 
 
+@dataclass(frozen=True)
+class _Found:
+    """The evaluation of the better weights.
+
+    ``difference`` is by how much the loss of the averaged weights is above that of the trained ones; None: no
+    average is kept.
+    """
+
+    result: Evaluation
+    difference: float | None = None
+
+    @property
+    def is_average(self) -> bool:
+        return self.difference is not None and self.difference < 0
+
+    @property
+    def trained_loss(self) -> float | None:
+        return None if self.difference is None else self.result.loss - min(0.0, self.difference)
+
+    @property
+    def averaged_loss(self) -> float | None:
+        return None if self.difference is None else self.result.loss + max(0.0, self.difference)
+
+
 @dataclass
 class Validator:
     """Validates ``model`` on the validation split of ``tokens``.
 
     Attributes:
         save_best: writes ``best.pt`` and returns whether that succeeded.
-        average: of the model's weights; it is validated too, and the better of both counts.
+        average: of the model's weights; the better of both counts, by a part of the split.
         world: the processes that share a validation. The main one writes: its success counts.
     """
 
@@ -61,18 +86,14 @@ class Validator:
         Returns:
             The reason to end the run; None to continue, or if ``should_stop`` ended the validation.
         """
-        trained, averaged = self._evaluate(), None
-        if trained is not None and self.average is not None:
-            with self.average.in_model():
-                averaged = self._evaluate()
-        if trained is None or (averaged is None and self.average is not None):
+        found = self._evaluate_better()
+        if found is None:
             return None
-        state.average_is_better = averaged is not None and averaged.loss < trained.loss
-        better = averaged if averaged is not None and state.average_is_better else trained
-        self._note(trained, averaged, better, state)
-        with self.average.in_model() if self.average and state.average_is_better else nullcontext():
+        state.average_is_better = found.is_average
+        self._note(found, state)
+        with self._weights(found.is_average):
             self._sample(state.step)
-        return self.reason_to_end(state, better.loss)
+        return self.reason_to_end(state, found.result.loss)
 
     def reason_to_end(self, state: TrainState, loss: float | None) -> EndReason | None:
         """The reason to end the run after a validation with ``loss``; None: a loss that is not the best."""
@@ -83,30 +104,57 @@ class Validator:
             return "patience"
         return None
 
-    def _evaluate(self) -> Evaluation | None:
-        """Evaluate the model; the processes take turns at the batches, and add up what they found."""
+    def _weights(self, averaged: bool) -> AbstractContextManager[None]:
+        return self.average.in_model() if self.average is not None and averaged else nullcontext()
+
+    def _evaluate_better(self) -> _Found | None:
+        """Evaluate the better of the trained and the averaged weights; None if a stop is requested."""
+        trained = self._evaluate(compared=True)
+        if trained is None or self.average is None:
+            return None if trained is None else _Found(trained)
+        with self._weights(averaged=True):
+            averaged = self._evaluate(compared=True)
+        if averaged is None:
+            return None
+        difference = averaged.loss - trained.loss
+        better, worse = (averaged, trained) if difference < 0 else (trained, averaged)
+        with self._weights(averaged=difference < 0):
+            rest = self._evaluate(compared=False)
+        if rest is None:
+            return None
+        result = better.with_more(rest)
+        result = replace(result, seconds=result.seconds + worse.seconds)
+        return _Found(result, difference)
+
+    def _evaluate(self, *, compared: bool) -> Evaluation | None:
+        """Evaluate the model; the processes take turns at the batches, and add up what they found.
+
+        Args:
+            compared: evaluate the batches on which weights are compared; else the others.
+        """
         world = self.world
-        total = len(range(world.rank, self.batch_count, world.size))
+        every = 1 if self.average is None else compared_every(self.settings, self.batch_count)
+        mine = range(world.rank, self.batch_count, world.size)
+        chosen = [(number % every == 0) == compared for number in range(len(mine))]
         found = evaluate(
             self.model,
-            islice(self.batches, world.rank, None, world.size),
-            total,
+            compress(islice(self.batches, world.rank, None, world.size), chosen),
+            sum(chosen),
             emit=self.emit,
             should_stop=self.should_stop,
         )
         if world.size == 1:
             return found
-        mine = (0.0, 0.0, 1.0) if found is None else (found.loss * found.tokens, found.tokens, 0.0)
-        sums = torch.tensor(mine, dtype=torch.float64)
+        own = (0.0, 0.0, 1.0) if found is None else (found.loss * found.tokens, found.tokens, 0.0)
+        sums = torch.tensor(own, dtype=torch.float64)
         world.sum(sums)
         loss, tokens, stops = sums.tolist()
         if stops or found is None:
             return None
         return replace(found, loss=loss / max(1.0, tokens), tokens=int(tokens))
 
-    def _note(
-        self, trained: Evaluation, averaged: Evaluation | None, result: Evaluation, state: TrainState
-    ) -> None:
+    def _note(self, found: _Found, state: TrainState) -> None:
+        result = found.result
         best_before = (state.best_loss, state.best_step, state.best_bits_per_byte)
         bits_per_byte = result.bits_per_byte(self.tokens.bytes_per_token)
         best = state.best_loss is None or result.loss < state.best_loss
@@ -127,12 +175,12 @@ class Validator:
                 perplexity=result.perplexity,
                 bits_per_byte=bits_per_byte,
                 tokens=result.tokens,
-                seconds=trained.seconds + (averaged.seconds if averaged is not None else 0.0),
+                seconds=result.seconds,
                 whole=self.batches.whole,
                 best=best,
                 text_lost=self.tokens.lost_share,
-                trained_loss=None if averaged is None else trained.loss,
-                averaged_loss=None if averaged is None else averaged.loss,
+                trained_loss=found.trained_loss,
+                averaged_loss=found.averaged_loss,
             )
         )
         self.overfitting.validated(state, result.loss)

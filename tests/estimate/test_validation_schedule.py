@@ -6,7 +6,12 @@ from itertools import pairwise
 
 import pytest
 
-from cpulm.estimate.validation_schedule import ValidationSchedule, validation_schedule
+from cpulm.estimate.validation_schedule import (
+    ValidationSchedule,
+    batches_computed,
+    compared_every,
+    validation_schedule,
+)
 from cpulm.settings.resolve_settings import resolve
 
 
@@ -57,3 +62,18 @@ def test_the_schedule_of_a_run_follows_its_settings_and_its_text() -> None:
     schedule = validation_schedule(settings, train_tokens=1280, val_batches=10)
     assert (schedule.every, schedule.pass_updates) == (250, 10)
     assert schedule.cost_updates == pytest.approx(3.5)
+
+
+@pytest.mark.parametrize(
+    ("batches", "every", "computed"),
+    [(1, 1, 2), (4, 1, 8), (8, 2, 12), (20, 5, 24), (32, 8, 36), (80, 8, 90)],
+)
+def test_on_how_many_batches_trained_and_averaged_weights_are_compared(
+    batches: int, every: int, computed: float
+) -> None:
+    """Here a batch has 2,048 tokens: on at least 8,192 of them, and on an eighth of many."""
+    sizes = ["model.block_size=256", "train.micro_batch_size=8"]
+    alone, both = resolve(assignments=sizes), resolve(assignments=[*sizes, "train.average_fraction=0.2"])
+    assert compared_every(both, batches) == every
+    assert batches_computed(both, batches) == computed
+    assert batches_computed(alone, batches) == batches

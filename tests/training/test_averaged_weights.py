@@ -13,6 +13,7 @@ from cpulm.checkpoints import checkpoint as checkpoints
 from cpulm.checkpoints.load_model import load_model
 from cpulm.data.loader import val_batches
 from cpulm.data.tokenfile import TokenFolder
+from cpulm.estimate import validation_schedule
 from cpulm.events import Validated
 from cpulm.optim.weight_average import EVERY
 from cpulm.settings import Settings
@@ -50,7 +51,12 @@ def test_the_average_does_not_change_the_training(text: Path, tmp_path: Path) ->
     assert not averages(tmp_path / "without" / "latest.pt")
 
 
-def test_the_better_weights_are_the_best_model(text: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fewest", [8192, 16])
+def test_the_better_weights_are_the_best_model(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fewest: int
+) -> None:
+    """Also if trained and averaged weights are compared on an eighth of the batches only."""
+    monkeypatch.setattr(validation_schedule, "_FEWEST_COMPARED_TOKENS", fewest)
     events, _ = train(restless(text), tmp_path / "run")
     validated = of(Validated, events)
     assert all(one.loss == min(one.trained_loss, one.averaged_loss) for one in validated)
@@ -72,6 +78,7 @@ def test_the_better_weights_are_the_best_model(text: Path, tmp_path: Path) -> No
         losses = [float(model(x, targets=y)) for x, y in batches]
     mean = sum(loss * count for loss, count in zip(losses, counts, strict=True)) / sum(counts)
     assert mean == pytest.approx(best.averaged_loss, rel=1e-5)
+    assert best.tokens == sum(counts)
 
 
 def test_weights_that_are_better_than_their_average_are_the_best_model(text: Path, tmp_path: Path) -> None:
