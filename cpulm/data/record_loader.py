@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from cpulm.data.loader import IGNORED, Tokens, epoch_key, permuted
+from cpulm.data.loader import IGNORED, Tokens, epoch_key, permuted, windows_in_batches
 from cpulm.data.marked_text import unpack
 from cpulm.data.packing import documents_in, pack
 
@@ -86,10 +86,8 @@ class PackedRecords:
     def in_order(self, batch_size: int, limit: int | None = None) -> Iterator[Batch]:
         """Yield every record once, ``batch_size`` windows at a time; arguments as of ``val_batches``."""
         dealt = self.dealt(np.arange(len(self.lengths)))
-        total, taken = self.batch_count(batch_size), self.batch_count(batch_size, limit)
-        for k in range(taken):
-            first = k * total // taken * batch_size
-            yield self.batch(np.arange(first, min(first + batch_size, self.windows)), dealt)
+        for windows in windows_in_batches(self.windows, batch_size, limit):
+            yield self.batch(windows, dealt)
 
     def batch_count(self, batch_size: int, limit: int | None = None) -> int:
         """How many batches :meth:`in_order` yields."""

@@ -14,7 +14,7 @@ class EvalSettings(Section):
     """The most updates between validations. A text that is seen several times is validated more often at
     first, if that takes little time."""
     batches: int | None = Field(None, ge=1, le=LARGEST)
-    """Micro-batches per validation; unset: the whole split."""
+    """Micro-batches per validation, of windows spread over the split; unset: the whole split."""
 
 
 class CheckpointSettings(Section):

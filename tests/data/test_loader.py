@@ -129,7 +129,12 @@ def test_every_target_is_predicted_exactly_once(n: int, block: int, batch: int) 
     assert seen == Counter(range(1, n))
 
 
-def test_a_limit_selects_batches_evenly_from_the_split() -> None:
-    firsts = [int(x[0, 0]) for x, _ in val_batches(counting(1001), 10, 5, limit=4)]
-    assert firsts == [0, 250, 500, 750]
+def test_a_limit_selects_windows_evenly_from_the_split_and_each_batch_is_spread_over_it() -> None:
+    firsts = [x[:, 0].tolist() for x, _ in val_batches(counting(1001), 10, 5, limit=4)]
+    assert firsts == [
+        [0, 200, 400, 600, 800],
+        [50, 250, 450, 650, 850],
+        [100, 300, 500, 700, 900],
+        [150, 350, 550, 750, 950],
+    ]
     assert len(list(val_batches(counting(1001), 10, 5, limit=99))) == 20
