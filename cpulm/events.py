@@ -161,9 +161,8 @@ class Validated(Event):
     covered only some batches of the validation split.
 
     ``text_lost`` is the share of the validation text, in bytes, that the tokenizer loses: above 0, bits per
-    byte are not comparable with those of other tokenizers. If the run keeps an average of its weights,
-    ``loss`` is the lower of ``trained_loss`` and ``averaged_loss``, and the other one is higher by the
-    difference on a part of the tokens; else these are None.
+    byte are not comparable with those of other tokenizers. ``trained_loss`` and ``averaged_loss`` are None if
+    no average is kept; ``loss`` is the lower one, the other has the difference on a part of the tokens.
     """
 
     kind: ClassVar[str] = "validated"

@@ -137,8 +137,8 @@ def recipe(settings: Settings, text_bytes: float, tokens: float, passes: float) 
     split = _VAL_PART * text_bytes / _TOKEN_BYTES[2048]
     most = min(_VALIDATIONS[1], max(_FEWEST_VALIDATIONS, affordable / _FEWEST_VALIDATED_TOKENS))
     wanted = max(_VALIDATIONS[0], math.sqrt(steps) / 2)
-    # Fewer validations, if all of the split is affordable then.
-    wanted = min(wanted, max(_VALIDATIONS[0], affordable / split))
+    if _VALIDATIONS[0] <= affordable / split < wanted:  # fewer, and then each of the whole split
+        wanted = affordable / split
     validations = min(wanted, most)
     val_tokens = max(affordable / validations, _FEWEST_VALIDATED_TOKENS)
     whole = val_tokens >= split
