@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from small_events import run_started
+from small_events import run_finished, run_started, run_validated, step_done
 
 from cpulm.events import EndReason, Event, RunFinished, RunStarted, StepDone, Validated, to_json
 from cpulm.run_dir import RunDir
@@ -20,57 +20,23 @@ from cpulm.runlog.truncate import truncate_after
 from cpulm.runs.lock import locked
 
 Watcher = Callable[..., "subprocess.Popen[str]"]
-NOW = time.time()
+BEGAN = time.time() - 100
 
 
 def began(step: int = 0) -> RunStarted:
-    return run_started(time=NOW - 100 + step, run="runs/one", name="one", step=step)
+    return run_started(time=BEGAN + step, run="runs/one", name="one", step=step)
 
 
 def step(number: int) -> StepDone:
-    return StepDone(
-        time=NOW - 100 + number,
-        step=number,
-        loss=5 - number / 50,
-        lr=1e-3,
-        grad_norm=1.0,
-        tokens=64 * number,
-        epoch=0.1,
-        elapsed_seconds=float(number),
-        step_seconds=1.0,
-        data_seconds=0.0,
-        progress=number / 100,
-    )
+    return step_done(number, time=BEGAN + number, loss=5 - number / 50)
 
 
 def validated(number: int) -> Validated:
-    return Validated(
-        time=NOW - 100 + number,
-        step=number,
-        loss=3.25,
-        perplexity=1.0,
-        bits_per_byte=1.5,
-        tokens=1000,
-        seconds=0.1,
-        whole=True,
-        best=True,
-    )
+    return run_validated(number, 3.25, time=BEGAN + number, bits_per_byte=1.5)
 
 
 def finished(number: int, reason: EndReason = "horizon") -> RunFinished:
-    return RunFinished(
-        time=NOW - 100 + number,
-        step=number,
-        tokens=64 * number,
-        reason=reason,
-        elapsed_seconds=float(number),
-        estimated_seconds=None,
-        best_loss=3.25,
-        best_step=20,
-        best_bits_per_byte=1.5,
-        tokens_per_second=64.0,
-        checkpoint=None,
-    )
+    return run_finished(number, reason, time=BEGAN + number, best_loss=3.25, best_bits_per_byte=1.5)
 
 
 def add(run: RunDir, *events: Event) -> None:

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_events import START
+from small_events import START, run_validated, step_done
+from small_events import run_finished as finished
 from small_events import run_started as started
 
 from cpulm.errors import DataError
-from cpulm.events import EndReason, Event, Notice, RunFinished, SampleMade, StepDone, Validated, to_json
+from cpulm.events import EndReason, Event, Notice, SampleMade, StepDone, Validated, to_json
 from cpulm.run_dir import RunDir
 from cpulm.runlog import find_event
 from cpulm.runs import status
@@ -24,50 +25,11 @@ from cpulm.runs.stop_file import is_stop_requested
 
 
 def step(number: int, horizon: int = 100, **changes: Any) -> StepDone:
-    event = StepDone(
-        time=START + number,
-        step=number,
-        loss=5 - number / 50,
-        lr=1e-3,
-        grad_norm=1.0,
-        tokens=64 * number,
-        epoch=0.1,
-        elapsed_seconds=float(number),
-        step_seconds=1.0,
-        data_seconds=0.0,
-        progress=number / horizon,
-    )
-    return replace(event, **changes)
+    return step_done(number, **{"loss": 5 - number / 50, "progress": number / horizon, **changes})
 
 
 def validated(number: int, loss: float, best: bool) -> Validated:
-    return Validated(
-        time=START + number,
-        step=number,
-        loss=loss,
-        perplexity=1.0,
-        bits_per_byte=loss / 2,
-        tokens=1000,
-        seconds=0.1,
-        whole=True,
-        best=best,
-    )
-
-
-def finished(number: int, reason: EndReason) -> RunFinished:
-    return RunFinished(
-        time=START + number,
-        step=number,
-        tokens=64 * number,
-        reason=reason,
-        elapsed_seconds=float(number),
-        estimated_seconds=None,
-        best_loss=1.5,
-        best_step=20,
-        best_bits_per_byte=0.75,
-        tokens_per_second=64.0,
-        checkpoint=None,
-    )
+    return run_validated(number, loss, best=best)
 
 
 def record(folder: Path, *events: Event) -> RunDir:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from cpulm.events import CheckpointSaved, EndReason, RunFinished, RunStarted, StepDone
+from cpulm.events import CheckpointSaved, EndReason, RunFinished, RunStarted, StepDone, Validated
 
 START = 1_700_000_000.0
 
@@ -52,6 +52,22 @@ def step_done(step: int, **changes: Any) -> StepDone:
         step_seconds=1.0,
         data_seconds=0.0,
         progress=step / 100,
+    )
+    return replace(event, **changes)
+
+
+def run_validated(step: int, loss: float, **changes: Any) -> Validated:
+    """A validation of the whole split, the best so far."""
+    event = Validated(
+        time=START + step,
+        step=step,
+        loss=loss,
+        perplexity=1.0,
+        bits_per_byte=loss / 2,
+        tokens=1000,
+        seconds=0.1,
+        whole=True,
+        best=True,
     )
     return replace(event, **changes)
 
