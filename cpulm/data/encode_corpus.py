@@ -8,8 +8,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 from cpulm.data.bpe_encoder import Ids
-from cpulm.data.encoder import END, CountingEncode, bulk_encoder, counting_losses, safe_border
-from cpulm.data.marked_text import encoder_of_marks, marked
+from cpulm.data.encoder import END, safe_border, to_bytes, to_text
+from cpulm.data.marked_text import encoder_of_jobs, marked
 from cpulm.data.records.seen_values import SeenValues
 from cpulm.data.split import BEGIN, Corpus, FilePlace, Split, SplitBlock
 from cpulm.data.write import FolderWriter
@@ -18,6 +18,7 @@ from cpulm.progress import Stage
 JOB_CHARACTERS = 1 << 18
 """Text that one thread encodes at a time: well under a second even for the slowest tokenizers."""
 
+_END = to_bytes(END)
 _POLL_SECONDS = 0.1
 
 
@@ -35,7 +36,7 @@ def encode_corpus(corpus: Corpus, folder: FolderWriter, seen: SeenValues, stage:
         stage.advance(kept["source_bytes"])
     threads = _usable_cores()
     tokenizer = folder.tokenizer
-    encode = encoder_of_marks(tokenizer, counting_losses(tokenizer, bulk_encoder(tokenizer)))
+    encode = encoder_of_jobs(tokenizer)
     with ThreadPoolExecutor(threads, thread_name_prefix="cpulm-encode") as pool:
         jobs = _EncodeJobs(pool, encode, folder, stage, kept["texts"] if kept else {}, limit=2 * threads)
         try:
@@ -48,17 +49,19 @@ def encode_corpus(corpus: Corpus, folder: FolderWriter, seen: SeenValues, stage:
                 place, done = part.place, parts
                 writer = folder.splits[part.split]
                 if isinstance(part, SplitBlock):
-                    writer.note_block(part.documents, part.texts)
-                    jobs.add(part.split, END.join([*part.texts, ""]), part.source_bytes)
+                    texts = [text.encode() for text in part.texts]
+                    writer.note_block(part.documents, texts)
+                    jobs.add(part.split, _END.join([*texts, b""]), part.source_bytes)
                 else:
                     writer.note(part.document, part.text, part.marks)
                     if part.split == "train":
                         seen.add(part.values)
                     text = marked(part.text, part.marks) if part.marks else part.text
-                    jobs.add(part.split, text + END if part.ends else text, part.source_bytes)
+                    data = to_bytes(text)
+                    jobs.add(part.split, data + _END if part.ends else data, part.source_bytes)
                 if folder.work.due():
-                    texts = jobs.write_running()
-                    where = {"place": place, "parts": done, "texts": texts, "source_bytes": stage.done}
+                    left = {split: to_text(data) for split, data in jobs.write_running().items()}
+                    where = {"place": place, "parts": done, "texts": left, "source_bytes": stage.done}
                     folder.keep({**where, "seen": seen.state()})
             jobs.finish()
         except BaseException:
@@ -72,7 +75,7 @@ class _EncodeJobs:
     def __init__(
         self,
         pool: ThreadPoolExecutor,
-        encode: CountingEncode,
+        encode: Callable[[bytes], tuple[Ids, int]],
         folder: FolderWriter,
         stage: Stage,
         texts: dict[Split, str],
@@ -84,39 +87,39 @@ class _EncodeJobs:
         self._stage = stage
         self._limit = limit
         splits: tuple[Split, Split] = ("train", "val")
-        self._texts = {split: [texts.get(split, "")] for split in splits}
+        self._texts = {split: [to_bytes(texts.get(split, ""))] for split in splits}
         self._sizes = {split: len(self._texts[split][0]) for split in splits}
         self._source_bytes = 0
         self._running: deque[tuple[Split, Future[tuple[Ids, int]], int]] = deque()
 
-    def add(self, split: Split, text: str, source_bytes: int) -> None:
-        """Add text; send off what fills a job, cut at a safe border."""
-        self._texts[split].append(text)
-        self._sizes[split] += len(text)
+    def add(self, split: Split, data: bytes, source_bytes: int) -> None:
+        """Add text in UTF-8; send off what fills a job, cut at a safe border."""
+        self._texts[split].append(data)
+        self._sizes[split] += len(data)
         self._source_bytes += source_bytes
         if self._sizes[split] >= JOB_CHARACTERS:
-            gathered = "".join(self._texts[split])
-            border = safe_border(gathered)
+            gathered = b"".join(self._texts[split])
+            border = _border(gathered)
             self._send(split, gathered[:border])
             self._texts[split] = [gathered[border:]]
             self._sizes[split] = len(gathered) - border
 
-    def write_running(self) -> dict[Split, str]:
+    def write_running(self) -> dict[Split, bytes]:
         """Write all that was sent off; return the text that was not."""
         while self._running:
             self._write_oldest()
         self._stage.advance(self._source_bytes)
         self._source_bytes = 0
-        return {split: "".join(texts) for split, texts in self._texts.items()}
+        return {split: b"".join(texts) for split, texts in self._texts.items()}
 
     def finish(self) -> None:
         """Encode and write the rest."""
-        for split, text in self.write_running().items():
-            self._send(split, text)
+        for split, data in self.write_running().items():
+            self._send(split, data)
         self.write_running()
 
-    def _send(self, split: Split, text: str) -> None:
-        self._running.append((split, self._pool.submit(self._encode, text), self._source_bytes))
+    def _send(self, split: Split, data: bytes) -> None:
+        self._running.append((split, self._pool.submit(self._encode, data), self._source_bytes))
         self._source_bytes = 0
         while len(self._running) > self._limit:
             self._write_oldest()
@@ -127,6 +130,14 @@ class _EncodeJobs:
             self._stage.advance()
         self._folder.splits[split].write(*future.result())
         self._stage.advance(source_bytes)
+
+
+def _border(data: bytes) -> int:
+    """Where to cut a text in UTF-8: behind a document, or as :func:`cpulm.data.encoder.safe_border` says."""
+    if data.endswith(_END):
+        return len(data)
+    text = to_text(data)
+    return len(to_bytes(text[: safe_border(text)]))
 
 
 def _usable_cores() -> int:

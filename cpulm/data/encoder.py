@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -25,11 +26,34 @@ END = "\udcff"
 Encode = Callable[[str], Ids]
 """Encodes a text, with ``END`` after each document that ends, to ids, uint32 [n]. Safe in several threads."""
 
+EncodeBytes = Callable[[bytes], Ids]
+"""As :data:`Encode`, of text as UTF-8 with ``END_MARK`` after each document that ends."""
+
 CountingEncode = Callable[[str], tuple[Ids, int]]
 """As :data:`Encode`, and gives how many bytes of the text decoding the ids does not give back."""
 
 # White space as Unicode and the tokenizers library define it; str.split() would take U+001C-001F too.
 _WORD = re.compile("[^\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+")
+
+
+def to_bytes(text: str) -> bytes:
+    """A text with its marks as bytes, which :func:`to_text` turns back."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+def to_text(data: bytes) -> str:
+    """What :func:`to_bytes` made bytes of."""
+    return data.decode("utf-8", "surrogateescape")
+
+
+def bytes_encoder(tokenizer: Tokenizer) -> EncodeBytes | None:
+    """The encoder of bytes, for a tokenizer that takes text as bytes and loses nothing; None for others."""
+    if tokenizer.kind == "byte":
+        return _byte_encoder(tokenizer)
+    if tokenizer.kind not in ("char", "word") and keeps_every_text(tokenizer):
+        with suppress(RuntimeError):
+            return BpeEncoder(tokenizer.inner, tokenizer.eot_id).encode
+    return None
 
 
 def bulk_encoder(tokenizer: Tokenizer) -> Encode:
@@ -38,18 +62,12 @@ def bulk_encoder(tokenizer: Tokenizer) -> Encode:
     A text may be encoded in parts: the ids are those of the whole text if it is cut at the borders that
     :func:`safe_border` returns.
     """
-    if tokenizer.kind == "byte":
-        return _byte_encoder(tokenizer)
+    if of_bytes := bytes_encoder(tokenizer):
+        return lambda text: of_bytes(to_bytes(text))
     if tokenizer.kind == "char":
         return _char_encoder(tokenizer)
     if tokenizer.kind == "word":
         return _word_encoder(tokenizer)
-    if keeps_every_text(tokenizer):
-        try:
-            bpe = BpeEncoder(tokenizer.inner, tokenizer.eot_id)
-        except RuntimeError:
-            return _library_encoder(tokenizer)
-        return lambda text: bpe.encode(text.encode("utf-8", "surrogateescape"))
     return _library_encoder(tokenizer)
 
 
@@ -101,13 +119,13 @@ def _never_searched(parts: dict[str, Any]) -> bool:
     return all(token["special"] for token in parts.get("added_tokens", []))
 
 
-def _byte_encoder(tokenizer: Tokenizer) -> Encode:
+def _byte_encoder(tokenizer: Tokenizer) -> EncodeBytes:
     vocab = tokenizer.inner.get_vocab()
     table = np.array([vocab[letter] for letter in byte_letters()], dtype=np.uint32)
     table[END_MARK] = tokenizer.eot_id
 
-    def encode(text: str) -> Ids:
-        ids: Ids = table[np.frombuffer(text.encode("utf-8", "surrogateescape"), dtype=np.uint8)]
+    def encode(data: bytes) -> Ids:
+        ids: Ids = table[np.frombuffer(data, dtype=np.uint8)]
         return ids
 
     return encode

@@ -7,13 +7,21 @@ where the loss begins or stops counting, two numbers beyond every vocabulary; Lo
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import numpy.typing as npt
 
 from cpulm.data.bpe_encoder import Ids
-from cpulm.data.encoder import END, CountingEncode
+from cpulm.data.encoder import (
+    END,
+    CountingEncode,
+    bulk_encoder,
+    bytes_encoder,
+    counting_losses,
+    to_bytes,
+    to_text,
+)
 from cpulm.data.marks import LOSS_OFF, LOSS_ON, Mark
 from cpulm.data.tokenizer import Tokenizer
 from cpulm.errors import DataError
@@ -22,9 +30,24 @@ Bools = npt.NDArray[np.bool_]
 
 _MARK = "\udcfe"
 """Begins and ends a mark in text, like ``END`` half a surrogate pair."""
+_MARK_BYTE = to_bytes(_MARK)
 _ANY = re.compile(f"{END}|{_MARK}([^{_MARK}]+){_MARK}")
 _FIRST_LOSS_ID = 0xFFFFFFFE
 _LOSS_IDS = {LOSS_OFF: _FIRST_LOSS_ID, LOSS_ON: _FIRST_LOSS_ID + 1}
+
+
+def encoder_of_jobs(tokenizer: Tokenizer) -> Callable[[bytes], tuple[Ids, int]]:
+    """Encodes text with marks as UTF-8, as :func:`encoder_of_marks`; as bytes, where that can be."""
+    of_bytes = bytes_encoder(tokenizer)
+    of_text = bulk_encoder(tokenizer) if of_bytes is None else lambda text: of_bytes(to_bytes(text))
+    of_marks = encoder_of_marks(tokenizer, counting_losses(tokenizer, of_text))
+
+    def encoded(data: bytes) -> tuple[Ids, int]:
+        if of_bytes is None or _MARK_BYTE in data:
+            return of_marks(to_text(data))
+        return of_bytes(data), 0
+
+    return encoded
 
 
 def marked(text: str, marks: Iterable[Mark]) -> str:

@@ -148,11 +148,11 @@ class SplitWriter:
         if self._mask is not None:
             self._mask.text_bytes += counted_bytes(text, marks)
 
-    def note_block(self, documents: list[int], texts: list[str]) -> None:
-        """Count whole documents, which all count in the loss."""
+    def note_block(self, documents: list[int], texts: list[bytes]) -> None:
+        """Count whole documents in UTF-8, which all count in the loss."""
         self.documents += len(documents)
         self._document = documents[-1]
-        size = sum(len(text) if text.isascii() else len(text.encode()) for text in texts)
+        size = sum(map(len, texts))
         self.text_bytes += size
         if self._mask is not None:
             self._mask.text_bytes += size

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from cpulm.data import encode_corpus, encoder, text_decoding, unfinished
+from cpulm.data import encode_corpus, marked_text, text_decoding, unfinished
 from cpulm.data.prepare import prepare
 from cpulm.data.tokenfile import TokenFolder
 from cpulm.data.unfinished import Unfinished
@@ -130,19 +130,19 @@ def test_stopped_at_any_moment_and_continued_the_tokens_are_the_same(
 
 def test_nothing_is_encoded_twice(texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoded = 0
-    real = encoder.bulk_encoder
+    real = marked_text.encoder_of_jobs
 
-    def counting(tokenizer: Any) -> encoder.Encode:
+    def counting(tokenizer: Any) -> Any:
         encode = real(tokenizer)
 
-        def counted(text: str) -> Any:
+        def counted(data: bytes) -> Any:
             nonlocal encoded
-            encoded += len(text)
-            return encode(text)
+            encoded += len(data)
+            return encode(data)
 
         return counted
 
-    monkeypatch.setattr(encode_corpus, "bulk_encoder", counting)
+    monkeypatch.setattr(encode_corpus, "encoder_of_jobs", counting)
     made(texts, tmp_path / "whole", **OF_TEXTS)
     once, encoded = encoded, 0
     stops = Stops(monkeypatch)
