@@ -76,7 +76,8 @@ class Candidate:
         place: in the table of shapes.
         tokens: that each generation is trained on, in ``passes`` over the text: no more passes than were ever
             measured.
-        spare_seconds: of the time, because more passes and generations are not planned.
+        spare_seconds: of the time, because more passes and generations are not planned. If there are any, the
+            time of ``settings`` counts from the end of planning, which may take long on a busy machine.
         relative_loss: the expected loss in bits per byte of a text like English prose: it ranks the sizes.
     """
 
@@ -277,13 +278,12 @@ class Planner:
         in_time /= generations_cost(generations)
         a_token = bytes_per_token(settings.data)
         tokens = min(in_time, most)
-        # A run's time counts from the start of the command, and on a busy machine planning takes some of it.
-        planning = time.monotonic() - self._began
-        spare = max(0.0, self.seconds * (1.0 - tokens / in_time) - planning)
+        used = self.seconds - left + seconds * tokens / in_time / _TRAINED_PART
+        spare = max(0.0, self.seconds - (time.monotonic() - self._began) - used)
         counts = count(settings.model, vocab_size)
         return Candidate(
             place=place,
-            settings=_ended(settings, self.seconds, spare),
+            settings=_ended(settings, used) if spare else settings,
             params=counts.total,
             non_embedding=counts.non_embedding,
             step_seconds=settings.tokens_per_step * _flops(settings) / rate,
@@ -351,11 +351,9 @@ def _best(candidates: Mapping[int, Candidate]) -> int:
     return min(enough or [max(candidates)], key=lambda place: candidates[place].relative_loss)
 
 
-def _ended(settings: Settings, seconds: float, spare: float) -> Settings:
-    """The settings with the part of the time that is worth training as the horizon."""
-    if spare <= 0:
-        return settings
-    train = {**dict.fromkeys(HORIZONS), "max_time": math.ceil(seconds - spare)}
+def _ended(settings: Settings, seconds: float) -> Settings:
+    """The settings with the time that is worth training as the horizon."""
+    train = {**dict.fromkeys(HORIZONS), "max_time": math.ceil(seconds)}
     return changed(settings, train=changed(settings.train, **train))
 
 
