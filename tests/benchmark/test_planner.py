@@ -96,10 +96,9 @@ def test_what_the_user_gives_stays(text: Path) -> None:
 def test_no_more_passes_than_were_measured_are_planned(text: Path) -> None:
     plan = planned(made_for(text, "train.max_time=8h"))
     best, size = plan.best, plan.text_bytes
-    borne = recipe.most_passes(
-        best.non_embedding, size / recipe.bytes_per_token(best.settings.data), splits=False
-    )
-    assert best.passes == pytest.approx(min(measured_law().most_passes, borne))
+    text_tokens = size / recipe.bytes_per_token(best.settings.data)
+    borne = recipe.most_passes(best.non_embedding, text_tokens, splits=False)
+    assert best.passes == pytest.approx(min(measured_law().most_passes, max(borne, 1e5 / text_tokens)))
     assert 0 < plan.best.spare_seconds < plan.seconds
     train = plan.best.settings.train
     assert train.max_time is not None
@@ -118,12 +117,20 @@ def test_what_planning_took_is_not_taken_from_a_run_that_ends_early(text: Path) 
     assert later.settings.train.max_time == at_once.settings.train.max_time
 
 
+def test_a_tiny_text_has_time_to_start_and_updates_enough(text: Path) -> None:
+    tiny = text.with_name("tiny.txt")
+    tiny.write_text(LINE * 80)
+    best = planned(made_for(tiny, "train.max_time=75s")).best
+    assert best.settings.train.max_time == 30
+    assert best.passes == pytest.approx(measured_law().most_passes)
+
+
 def test_a_long_time_for_a_short_text_has_two_generations_unless_the_user_says_otherwise(text: Path) -> None:
     plan = planned(made_for(text, "train.max_time=8h"))
     train = plan.best.settings.train
     assert train.generations == 2
     assert train.max_time is not None
-    assert 0.5 * train.max_time < plan.best.trained_seconds * 2 < train.max_time  # the rest: planning
+    assert plan.best.trained_seconds * 2 < train.max_time  # the rest: to start, and to validate
     for given in (1, 3):
         train = planned(made_for(text, "train.max_time=8h", f"train.generations={given}")).best.settings.train
         assert train.generations == given
