@@ -71,6 +71,7 @@ def test_columns_that_do_not_fit_and_damage_are_errors(tmp_path: Path, name: str
     with pytest.raises(DataError, match="has no column 'txt': it has 'text', 'n'") as caught:
         pieces(path, Reading(field="txt"))
     assert "did you mean 'text'?" in caught.value.hint
+    assert "--format text" not in caught.value.hint, "it is no text"
     with pytest.raises(DataError, match="row 1: the column 'n' is a number, not text"):
         pieces(path, Reading(field="n"))
     path.write_bytes(path.read_bytes()[:-40] if name != "stream.arrow" else b"not Arrow")

@@ -197,10 +197,10 @@ class RowReader:
             return "it looks like a conversation: read it as one (--chat)"
         if self._template or self._conditions:
             return "names of columns are case-sensitive"
-        return (
-            f"name the {self._noun} that holds the text (--field NAME), put several into a text "
-            "(--template '{a} {b}'), or read the file as it is: --format text"
-        )
+        name, several = f"name the {self._noun} that holds the text (--field NAME)", "--template '{a} {b}'"
+        if self._unit == "row":  # Parquet and Arrow are no text
+            return f"{name}, or put several into a text: {several}"
+        return f"{name}, put several into a text ({several}), or read the file as it is: --format text"
 
 
 def _is_valid(text: str) -> bool:
