@@ -50,12 +50,16 @@ _NOTE = (
 
 def _tables(result: Result, settings: Settings, hosts: int, network: Network) -> Iterator[_Table]:
     from cpulm.estimate.host_scaling import Exchange, scaling, useful_hosts
+    from cpulm.settings import changed
 
-    kind = settings.distributed.compression
+    precision = result.runtime["precision"]
+    sync, diloco = (
+        changed(settings.distributed, mode=mode).sent_as(precision) for mode in ("sync", "diloco")
+    )
     counts = sorted({2**n for n in range(hosts.bit_length())} | {hosts})
     for exchange in (
-        Exchange("sync", kind or "none"),
-        Exchange("diloco", kind or "int8", settings.train.outer_steps or _ROUND),
+        Exchange("sync", sync),
+        Exchange("diloco", diloco, settings.train.outer_steps or _ROUND),
     ):
         cost = _cost(result, settings, exchange)
         for grows in (False, True):
@@ -67,9 +71,13 @@ def _tables(result: Result, settings: Settings, hosts: int, network: Network) ->
 
 def _cost(result: Result, settings: Settings, exchange: Exchange) -> UpdateCost:
     from cpulm.benchmark.handling import handling_seconds
-    from cpulm.estimate.host_scaling import UpdateCost
+    from cpulm.estimate.host_scaling import CARRYING_SECONDS_PER_BYTE, UpdateCost
+    from cpulm.execution.runtime import choose_runtime
     from cpulm.model.counts import count
+    from cpulm.system.machine import read_machine
 
+    kernels = choose_runtime(settings.runtime, read_machine(), settings.model).int8_kernels
+    quantize = None if kernels is None else kernels.left
     parts, train = result.fastest.parts, settings.train
     by_part = count(settings.model, 1).by_part
     matrices = by_part["attention"] + by_part["mlp"]
@@ -81,7 +89,8 @@ def _cost(result: Result, settings: Settings, exchange: Exchange) -> UpdateCost:
         optimizer_seconds=parts["optimizer"],
         parameters=result.params_total,
         divided_parameters=matrices if train.optimizer == "muon" else 0,
-        handling_seconds=handling_seconds(result.params_total, exchange.sent_as),
+        handling_seconds=handling_seconds(result.params_total, exchange.sent_as, quantize),
+        carrying_seconds_per_byte=CARRYING_SECONDS_PER_BYTE / result.runtime["threads"],
     )
 
 

@@ -2,7 +2,8 @@
 
 Every host computes its rows of an update. In ``sync`` mode the gradients are summed by a ring: each host
 sends and receives ``2 (k - 1) / k`` times their bytes, in ``2 (k - 1)`` messages. Muon's matrices are divided
-over the hosts, and ``(k - 1) / k`` of them sent once more; what AdamW updates, every host does.
+over the hosts, and ``(k - 1) / k`` of them sent once more; what AdamW updates, every host does. Gradients are
+sent during the backward pass, Muon's updates while others are computed.
 In ``diloco`` mode the compressed changes of the weights take the same way once in a round.
 ``benchmarks/hosts.py`` holds the model against hosts in network namespaces.
 """
@@ -25,6 +26,12 @@ LAN_LATENCY_SECONDS = 0.0002
 MEETINGS = {"sync": 3, "diloco": 4}
 """Exchanges of a few bytes beside the large one: in an update, and at the border of a round."""
 BYTES_PER_VALUE = {"none": 4.0, "bf16": 2.0, "int8": 1 + 4 / 256}
+GRADIENTS_HIDDEN, UPDATES_HIDDEN = 0.7, 0.9
+"""The part of an exchange that costs no time as long as the computation beside it lasts: of 51 ms in int8, 19
+were waited for, and of 200 in float32 52; of 21 ms of Muon's updates 2 (``benchmarks/hosts_in_turns.py``)."""
+CARRYING_SECONDS_PER_BYTE = 1.7e-9
+"""What TCP costs the processor of a host that sends a byte and receives another: 55 ms of one core for 33 MB,
+14 for 8.4 MB (AMD EPYC, Zen 5, network namespaces)."""
 LEAST_GAIN = 0.1
 """Twice as many hosts that make a run faster by less than this are in vain."""
 
@@ -54,6 +61,7 @@ class UpdateCost:
         divided_parameters: of these, in the matrices that ``sync`` divides over the hosts. They take nearly
             all of the optimizers' time; if there are none, every host does everything.
         handling_seconds: the processor's work for one exchange of all of them.
+        carrying_seconds_per_byte: its work to send a byte and to receive another.
     """
 
     rows: int
@@ -64,6 +72,7 @@ class UpdateCost:
     parameters: int
     divided_parameters: int = 0
     handling_seconds: float = 0.0
+    carrying_seconds_per_byte: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -73,7 +82,6 @@ class Exchange:
     mode: Mode
     sent_as: Literal["none", "bf16", "int8"]
     every: int = 1
-    overlap: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -111,9 +119,13 @@ def scaling(cost: UpdateCost, exchange: Exchange, network: Network, hosts: int, 
         sent = (hosts - 1) / hosts * values * BYTES_PER_VALUE[exchange.sent_as]
         transfer = sent / network.bytes_per_second
         latency = (MEETINGS[exchange.mode] + 1) * 2 * (hosts - 1) * network.latency_seconds
-        handling = cost.handling_seconds * values / (2 * cost.parameters)
-        hidden = exchange.overlap * min(transfer, cost.backward_seconds * share)
-        transfer -= hidden
+        handling = (
+            cost.handling_seconds * values / (2 * cost.parameters) + cost.carrying_seconds_per_byte * sent
+        )
+        if exchange.mode == "sync":
+            updates = transfer * divided / values
+            transfer -= GRADIENTS_HIDDEN * min(transfer - updates, cost.backward_seconds * share)
+            transfer -= UPDATES_HIDDEN * min(updates, optimizer)
     sent, transfer, latency, handling = (one / exchange.every for one in (sent, transfer, latency, handling))
     seconds = compute + transfer + latency + handling
     tokens = cost.tokens * (hosts if grows else 1)

@@ -38,7 +38,7 @@ class DistributedSettings(Section):
     before. By speed, a resumed run is exact in its data and close in its numbers."""
     compression: Literal["none", "bf16", "int8"] | None = None
     """How gradients or changes of the weights are sent: as they are, in half the bytes, or in a quarter;
-    unset: `none` for `sync`, `int8` for `diloco`."""
+    unset: `int8` for `diloco` and for runs that train in int8, else `none`."""
 
     @field_validator("nodes", mode="before")
     @classmethod
@@ -61,10 +61,9 @@ class DistributedSettings(Section):
             raise ValueError("must be HOST:PORT with a port of 1 to 65535, such as 192.168.1.5:29400")
         return value
 
-    @property
-    def sent_as(self) -> Literal["none", "bf16", "int8"]:
-        """The compression, also where it is not set."""
-        return self.compression or ("int8" if self.mode == "diloco" else "none")
+    def sent_as(self, precision: str) -> Literal["none", "bf16", "int8"]:
+        """The compression of a run that trains in ``precision``, also where it is not set."""
+        return self.compression or ("int8" if self.mode == "diloco" or precision == "int8" else "none")
 
     @property
     def node_range(self) -> tuple[int, int]:

@@ -127,7 +127,7 @@ def _parts(
     owners: OwnedTensors | None = None
     exchange: GradientExchange | None = None
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    sent_as = settings.distributed.sent_as
+    sent_as = settings.distributed.sent_as(runtime.precision)
     quantize = None if runtime.int8_kernels is None else runtime.int8_kernels.left
     if settings.distributed.mode == "diloco":
         by_speed = settings.distributed.share == "speed"

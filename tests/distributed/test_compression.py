@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from small_runs import SMALL
+from worlds import in_world
 
 from cpulm.distributed.compression import (
     BLOCK,
@@ -14,9 +18,16 @@ from cpulm.distributed.compression import (
     compressed_bytes,
     restore,
 )
+from cpulm.distributed.world import World
+from cpulm.execution.runtime import choose_runtime
+from cpulm.execution.update import StepTimer, accumulate_gradients
 from cpulm.native.int8 import Int8Kernels
 from cpulm.native.kernels import Kernels
 from cpulm.native.library import load
+from cpulm.settings.distributed_settings import DistributedSettings
+from cpulm.settings.resolve_settings import resolve
+from cpulm.system.machine import read_machine
+from cpulm.training.build import build_random_parts
 
 COUNTS = (0, 1, BLOCK - 1, BLOCK, 3 * BLOCK + 5)
 
@@ -102,3 +113,31 @@ def test_over_the_rounds_the_feedback_sends_the_truth(kind: Compression) -> None
         sent += restore(feedback.compress(values.clone()), count, kind)
     torch.testing.assert_close(sent + feedback.lost, given, rtol=1e-4, atol=1e-4)
     assert (sent - given).norm() < 0.4 * (plain - given).norm()
+
+
+@pytest.mark.parametrize(("precision", "kind"), [("fp32", "none"), ("bf16", "none"), ("int8", "int8")])
+def test_a_run_in_int8_sends_int8_unless_told_otherwise(precision: str, kind: Compression) -> None:
+    assert DistributedSettings().sent_as(precision) == kind
+    assert DistributedSettings(compression="bf16").sent_as(precision) == "bf16"
+    assert DistributedSettings(mode="diloco").sent_as(precision) == "int8"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_an_update_sends_as_its_precision_has_it(precision: str) -> None:
+    exchanged = [0, 0]
+
+    class Noted(World):
+        def start_exchange(self, received: torch.Tensor, sent: torch.Tensor) -> Any:
+            exchanged[self.rank] += 1
+            return super().start_exchange(received, sent)
+
+    def update(world: World) -> None:
+        small = [*SMALL, f"runtime.precision={precision}", "runtime.kernels=off"]
+        settings = resolve(assignments=small)
+        runtime = choose_runtime(settings.runtime, read_machine(), settings.model)
+        noted = Noted(world.rank, world.size, group=world._group)
+        parts = build_random_parts(settings, 65, runtime, noted)
+        accumulate_gradients(parts, [0], runtime, StepTimer())
+
+    in_world(2, update)
+    assert all((count > 0) == (precision == "int8") for count in exchanged)
