@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from cpulm.address_space import more_memory, room_in_addresses
+from cpulm.address_space import limit_bytes, more_memory, room_in_addresses
 from cpulm.errors import ResourceError
 from cpulm.estimate.memory import Arithmetic, memory_bytes
 from cpulm.model.counts import count, count_adapters, flops_per_token
@@ -198,6 +198,7 @@ def check_memory(
     message = (
         f"this run needs about {format_bytes(needed)} of memory, and {format_bytes(available)} are available"
     )
+    raise_limit = "" if limit_bytes() is None else f"{more_memory()}, or: "
     train = settings.train
     size = train.micro_batch_size // 2
     while size >= 1:
@@ -205,9 +206,7 @@ def check_memory(
         if memory_bytes(smaller, vocab_size, arithmetic, teacher) <= available:
             flags = micro_batch_flags(train, size)
             raise ResourceError(
-                message, f"{more_memory()}; the same batch in smaller micro-batches fits: {flags}"
+                message, f"{raise_limit}the same batch fits in smaller micro-batches: {flags}"
             )
         size //= 2
-    raise ResourceError(
-        message, f"{more_memory()}, or choose a smaller preset, model.n_embd or model.n_layer"
-    )
+    raise ResourceError(message, f"{raise_limit}choose a smaller preset, model.n_embd or model.n_layer")

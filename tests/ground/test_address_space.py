@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -15,7 +16,11 @@ import pytest
 from cpulm.address_space import limit_bytes, more_memory, room_in_addresses
 from cpulm.command import cpulm_command
 from cpulm.errors import ResourceError, memory_errors
+from cpulm.estimate.memory import Arithmetic
+from cpulm.estimate.requirements import check_memory, memory_for_run
 from cpulm.regular_file import read_regular
+from cpulm.settings.resolve_settings import resolve
+from cpulm.system.machine import read_machine
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other systems enforce no such limit")
 
@@ -54,12 +59,20 @@ def limited(more_bytes: int) -> Iterator[int]:
 
 def test_a_run_has_what_the_limit_leaves() -> None:
     assert room_in_addresses() is None
+    machine = replace(read_machine(), memory_available_bytes=1 << 50)
+    settings = resolve(assignments=["model.n_embd=3072", "train.micro_batch_size=64"])
     with limited(1 << 30) as limit:
         assert limit_bytes() == limit
         room = room_in_addresses()
+        available = memory_for_run(machine)
+        with pytest.raises(ResourceError) as caught:
+            check_memory(settings, 512, Arithmetic(), available)
         held = psutil.Process().memory_info().rss
     assert room is not None
     assert held + 2**29 < room < held + 2**30
+    assert available == pytest.approx(room, rel=0.01)
+    assert caught.value.hint.startswith("raise the limit of ")
+    assert memory_for_run(machine) > 1 << 50
 
 
 def test_hints_name_the_limit() -> None:
