@@ -23,6 +23,8 @@ GRACE_SECONDS = 1.0
 """How long the second Ctrl-C waits for Python to exit; a long matrix product in C would delay it."""
 
 ABORTED = "aborted by Ctrl-C"
+STOPPING = "stopping"
+"""The word that begins the notice that answers a request to stop."""
 
 ABANDONED = "cpulm-abandoned"
 """The name of a thread in which a library still computes what nobody waits for: it cannot be interrupted."""

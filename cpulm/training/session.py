@@ -14,6 +14,7 @@ from cpulm.data.byte_ngrams import text_curve
 from cpulm.errors import AbortedError, DivergedError, ResourceError, out_of_memory
 from cpulm.estimate.requirements import Requirements, micro_batch_flags, seconds_needed
 from cpulm.events import EndReason, Event, Listener, MachineSampled, Notice, RunFinished, RunStarted
+from cpulm.interrupts import STOPPING
 from cpulm.model.counts import flops_per_token
 from cpulm.settings import RuntimeSettings
 from cpulm.system.cpu_use import OthersUse
@@ -78,10 +79,8 @@ def announce_stops(trainer: Trainer, aborted: Callable[[], None]) -> None:
         updates = trainer.trained_tokens / trainer.settings.tokens_per_step
         seconds = trainer.trained_seconds / updates + trainer.checkpointer.slowest_seconds if updates else 0.0
         within = "a second" if seconds < 1 else format_duration(seconds)
-        message = (
-            f"stopping: this update ends and is saved {f'within about {within}' if updates else 'soon'}; "
-            f"a second Ctrl-C loses {unsaved()}"
-        )
+        when = f"within about {within}" if updates else "soon"
+        message = f"{STOPPING}: all is saved {when}; Ctrl-C again loses {unsaved()}"
         trainer.emit(Notice(level="warning", message=message))
 
     trainer.stop.on_signal, trainer.stop.on_exit = announce, aborted

@@ -11,6 +11,7 @@ from rich.style import Style
 
 from cpulm.command import typed
 from cpulm.events import END_REASONS, Notice, StepDone, Validated
+from cpulm.interrupts import STOPPING
 from cpulm.ui.canvas import Glyphs, Line, Palette, apart, bar, exactly, gauge, line_cells, text
 from cpulm.ui.chart import chart, step_label
 from cpulm.ui.snapshot import Snapshot, StageProgress
@@ -253,7 +254,8 @@ def footer(snapshot: Snapshot, width: int, now: float, glyphs: Glyphs, *, news: 
     notice = _news(snapshot, now) if news else None
     if notice is not None:
         style = Palette.warning if notice.level == "warning" else Palette.label
-        hint = "" if snapshot.way_out or width < _HINT_BESIDE_NEWS else "  Ctrl-C saves and stops "
+        has_hint = not snapshot.way_out and width >= _HINT_BESIDE_NEWS
+        hint = "  Ctrl-C saves and stops " if has_hint and not notice.message.startswith(STOPPING) else ""
         said = fit(f" {harmless(notice.message)}", width - len(hint), ellipsis=glyphs.ellipsis)
         return [text(said, style), text(hint, Palette.faint)]
     run = snapshot.started.run if snapshot.started is not None else "RUN"

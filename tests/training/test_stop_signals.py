@@ -42,7 +42,7 @@ def test_the_first_one_is_answered_while_the_update_still_runs(text: Path, tmp_p
     outcome = runs.train(settings_for(text), tmp_path / "run", show=hear, record=record)
     assert outcome.reason == "stopped"
     (answer,) = [event.message for event in of(Notice, seen) if event.message.startswith("stopping:")]
-    assert answer.endswith("; a second Ctrl-C loses 4 steps after the checkpoint of step 0")
+    assert answer.endswith("; Ctrl-C again loses 4 steps after the checkpoint of step 0")
 
 
 def test_the_second_one_says_what_is_lost_and_the_run_is_aborted(text: Path, tmp_path: Path) -> None:

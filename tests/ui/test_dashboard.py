@@ -306,6 +306,12 @@ def test_no_news_on_the_last_line_hides_the_way_out_or_a_warning(events: list[Ev
         assert hint in last_line(after, *levels)
 
 
+def test_who_has_pressed_ctrl_c_reads_what_follows_and_not_the_hint_to_press_it(events: list[Event]) -> None:
+    said = "stopping: all is saved within about 5s; Ctrl-C again loses 24 steps after the"
+    snapshot = fold(running(events), Notice(level="warning", message=f"{said} checkpoint of step 100"))
+    assert screen(snapshot, 80, 24)[-1].startswith(f" {said}")
+
+
 def test_notices_are_all_kept_in_a_high_window(events: list[Event]) -> None:
     snapshot = running(events)
     for number in range(3):
