@@ -22,6 +22,7 @@ SMALL = {
     "train.micro_batch_size": "4",
     "train.steps": "6",
     "eval.every": "6",
+    "eval.batches": "null",
     "sample.max_new_tokens": "0",
     "runtime.compile": "off",
     "log.report": "false",
