@@ -30,8 +30,11 @@ from cpulm.system.openmp import ShortSpin
 
 BUSY, CALM = 0.3, 0.15
 """Processors that other programs use: at ``BUSY`` or more the search begins, at ``CALM`` or less it ends."""
-TRIAL_SECONDS, TRIAL_UPDATES, ROUNDS = 0.6, 3, 2
+TRIAL_SECONDS, TRIAL_UPDATES, ROUNDS = 0.8, 3, 3
 """Each turn takes at least this time and this many updates; each thread count has this many turns."""
+_KEPT = 0.5
+"""Of the weight of the last trial, in the next one: how fast a thread count is depends on how the scheduler
+happens to place the threads, and one trial often finds another count than the next."""
 FIRST_HOLD_SECONDS, LONGEST_HOLD_SECONDS = 15.0, 120.0
 """Time until the next trial: it doubles, up to the longest, each time that a trial confirms the result."""
 ONE_THREADS_WORK = 1_500_000
@@ -148,7 +151,7 @@ class _Trial:
 
     turns: list[int]
     seconds: dict[int, float] = field(default_factory=dict)
-    updates: dict[int, int] = field(default_factory=dict)
+    updates: dict[int, float] = field(default_factory=dict)
     turn_seconds: float = 0.0
     turn_updates: int = 0
 
@@ -156,7 +159,7 @@ class _Trial:
         """Count one update of the current thread count; return whether its turn is over."""
         number = self.turns[0]
         self.seconds[number] = self.seconds.get(number, 0.0) + seconds
-        self.updates[number] = self.updates.get(number, 0) + 1
+        self.updates[number] = self.updates.get(number, 0.0) + 1
         self.turn_seconds += seconds
         self.turn_updates += 1
         if self.turn_seconds < TRIAL_SECONDS or self.turn_updates < TRIAL_UPDATES:
@@ -164,6 +167,14 @@ class _Trial:
         del self.turns[0]
         self.turn_seconds, self.turn_updates = 0.0, 0
         return True
+
+    def next(self, turns: list[int]) -> _Trial:
+        """Return another trial, in which this one still counts for a part."""
+        return _Trial(
+            turns,
+            {number: _KEPT * seconds for number, seconds in self.seconds.items()},
+            {number: _KEPT * updates for number, updates in self.updates.items()},
+        )
 
     def fastest(self) -> int:
         return min(self.seconds, key=lambda number: self.seconds[number] / self.updates[number])
@@ -205,6 +216,7 @@ class AdaptiveThreads:
         self._fixed: bool | None = True if most == 1 else None
         self._busy = False
         self._trial: _Trial | None = None
+        self._last_trial = _Trial([])
         self._last_fastest: int | None = None
         self._kind = ""
         self._hold_seconds = FIRST_HOLD_SECONDS
@@ -228,7 +240,7 @@ class AdaptiveThreads:
         if not self._busy or self._fixed:
             return
         if kind != self._kind:
-            self._kind, self._trial = kind, None
+            self._kind, self._trial, self._last_trial = kind, None, _Trial([])
         if self._trial is not None:
             self._continue_trial(self._trial, seconds)
         elif self._now() >= self._next_trial:
@@ -267,12 +279,12 @@ class AdaptiveThreads:
             self._become_calm()
 
     def _become_calm(self) -> None:
-        self._busy, self._trial = False, None
+        self._busy, self._trial, self._last_trial = False, None, _Trial([])
         self._take(self.most)
         self._spin(False)
 
     def _begin_trial(self) -> None:
-        self._trial = _Trial([number for _ in range(ROUNDS) for number in self._counts])
+        self._trial = self._last_trial.next([number for _ in range(ROUNDS) for number in self._counts])
         self._take(self._trial.turns[0])
 
     def _continue_trial(self, trial: _Trial, seconds: float) -> None:
@@ -284,7 +296,7 @@ class AdaptiveThreads:
         fastest, before = trial.fastest(), self._last_fastest
         longer = min(2 * self._hold_seconds, LONGEST_HOLD_SECONDS)
         self._hold_seconds = longer if fastest == before else FIRST_HOLD_SECONDS
-        self._last_fastest, self._trial = fastest, None
+        self._last_fastest, self._last_trial, self._trial = fastest, trial, None
         self._next_trial = self._now() + self._hold_seconds
         self._take(fastest)
 

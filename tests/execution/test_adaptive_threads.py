@@ -100,6 +100,16 @@ def test_a_confirmed_number_is_tried_more_seldom() -> None:
     assert holds[0] < 2 * FIRST_HOLD_SECONDS < LONGEST_HOLD_SECONDS < holds[-1]
 
 
+def test_one_trial_that_finds_another_number_by_chance_decides_little() -> None:
+    """Three threads are much faster in the first trial, and a little slower than one in the second."""
+    day = Day(2)
+    day.others = 2.0
+    day.train(FIRST_HOLD_SECONDS, lambda threads: 0.1 if threads == 3 else 0.2)
+    taken = day.train(2 * FIRST_HOLD_SECONDS, lambda threads: 0.11 if threads == 3 else 0.1)
+    assert set(taken) == {1, 2, 3}
+    assert taken[-1] == 3
+
+
 def test_when_the_others_end_all_threads_come_back_at_once() -> None:
     day = Day(2)
     day.others = 2.0
