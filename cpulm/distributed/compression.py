@@ -74,9 +74,7 @@ def restore(content: Tensor, count: int, kind: Compression) -> Tensor:
     if kind == "bf16":
         return content.clone().view(torch.bfloat16).float()
     scales = content[..., count:].contiguous().clone().view(torch.float32)
-    values = _padded(
-        content[..., :count].view(torch.int8)
-    ).float()  # multiplied in place: a third of the time
+    values = _padded(content[..., :count].view(torch.int8)).float()
     values.view(*scales.shape, BLOCK).mul_(scales.unsqueeze(-1))  # in place: a third of the time
     return values[..., :count]
 
