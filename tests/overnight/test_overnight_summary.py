@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from small_events import run_started
+from small_events import run_started, run_validated
 
 from cpulm.events import (
     EndReason,
@@ -66,17 +66,7 @@ def step(number: int, when: float, elapsed: float, progress: float = 0.5) -> Ste
 
 
 def validated(number: int, when: float, loss: float) -> Validated:
-    return Validated(
-        time=at(when),
-        step=number,
-        loss=loss,
-        perplexity=2.0,
-        bits_per_byte=loss / 2,
-        tokens=100,
-        seconds=1.0,
-        whole=True,
-        best=True,
-    )
+    return run_validated(number, loss, time=at(when))
 
 
 def finished(number: int, when: float, reason: EndReason = "horizon") -> RunFinished:
