@@ -23,25 +23,40 @@ class NearDuplicates:
     Attributes:
         CHARACTERS: of a document's beginning that are compared.
         found: documents that are near to one before.
-        compared: documents that were compared; at most 20,000, and none with fewer than eight words.
+        compared: documents that were compared, at most ``MOST``.
+        too_short: documents that were not, because they have fewer than ``LEAST_WORDS``.
+        too_late: documents that were not, because so many were compared before.
     """
 
     CHARACTERS = 8192
-    _MOST = 20_000
+    MOST = 20_000
+    LEAST_WORDS = 2 * _SHINGLE_WORDS
 
     def __init__(self) -> None:
-        self.found = 0
-        self.compared = 0
+        self.found = self.compared = self.too_short = self.too_late = 0
         random = np.random.default_rng(0)
         self._factor = random.integers(1, _PRIME, _HASHES, dtype=np.uint64)[:, None]
         self._offset = random.integers(0, _PRIME, _HASHES, dtype=np.uint64)[:, None]
         self._bands: dict[tuple[int, bytes], int] = {}
         self._signatures: list[npt.NDArray[np.uint32]] = []
 
+    @property
+    def not_compared(self) -> dict[str, int]:
+        """How many documents were not compared, by the reason."""
+        reasons = {
+            f"with fewer than {self.LEAST_WORDS} words": self.too_short,
+            f"after the first {self.MOST:,}": self.too_late,
+        }
+        return {reason: count for reason, count in reasons.items() if count}
+
     def add(self, text: str) -> None:
         """Compare a document with those before it, by its beginning."""
         words = text.split()
-        if self.compared >= self._MOST or len(words) < 2 * _SHINGLE_WORDS:
+        if len(words) < self.LEAST_WORDS:
+            self.too_short += 1
+            return
+        if self.compared >= self.MOST:
+            self.too_late += 1
             return
         self.compared += 1
         signature = self._signature(words)

@@ -72,6 +72,7 @@ class Survey:
         never_used: how many entries of the vocabulary are in no document, and the first of them.
         duplicates: documents whose text was there before.
         near_duplicates: documents that are almost the same as one before, among ``compared`` of them.
+        not_compared: why other documents, unless they are duplicates, were not compared: how many, by reason.
         troubles: places that look damaged, by kind.
         secrets: what looks like a secret or an e-mail address, by kind: how many, and the first one masked.
     """
@@ -85,6 +86,7 @@ class Survey:
     duplicates: int
     near_duplicates: int
     compared: int
+    not_compared: dict[str, int]
     troubles: dict[str, int]
     secrets: dict[str, tuple[int, str]]
     samples: tuple[SampleDocument, ...]
@@ -138,6 +140,7 @@ def survey(corpus: Corpus, tokenizer: Tokenizer, seed: int, advance: Callable[[i
         duplicates=seen.duplicates,
         near_duplicates=seen.near.found,
         compared=seen.near.compared,
+        not_compared=seen.near.not_compared,
         troubles=dict(seen.troubles),
         secrets=seen.secrets.found,
         samples=tuple(

@@ -53,9 +53,15 @@ def _facts(survey: Survey) -> Sequence[tuple[str, object]]:
         facts += [
             ("length", f"{lengths.smallest:,} to {lengths.largest:,} tokens, median {lengths.median:,}"),
             ("duplicates", f"{survey.duplicates:,} documents (--dedup leaves them out)"),
-            ("near duplicates", f"{survey.near_duplicates:,} of {survey.compared:,} documents compared"),
+            ("near duplicates", _near_duplicates(survey)),
         ]
     return facts
+
+
+def _near_duplicates(survey: Survey) -> str:
+    found = f"{survey.near_duplicates:,} of {survey.compared:,} documents compared"
+    others = ", ".join(f"{count:,} {reason}" for reason, count in survey.not_compared.items())
+    return f"{found}; not compared: {others}" if others else found
 
 
 def _histogram(lengths: Lengths) -> list[tuple[str, str, str]]:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from cpulm.data.likely_secrets import SecretCounter
 from cpulm.data.near_duplicates import NearDuplicates
 from cpulm.data.survey import Survey, inspect_text
 from cpulm.errors import SettingsError
 from cpulm.settings import DataSettings
+from cpulm.ui.text_report import text_report
 
 WORDS = [f"word{n}" for n in range(60)]
 LONG = " ".join(WORDS)
@@ -52,6 +56,7 @@ def test_exact_and_near_duplicates_are_told_apart(looked_at: Survey) -> None:
     assert looked_at.duplicates == 1
     assert looked_at.near_duplicates == 1
     assert looked_at.compared == 3
+    assert looked_at.not_compared == {"with fewer than 8 words": len(TEXTS) - 1 - 3}
 
 
 def test_damage_and_secrets_are_counted_and_masked(looked_at: Survey) -> None:
@@ -93,6 +98,23 @@ def test_near_duplicates_need_enough_in_common() -> None:
     for text in (LONG, LONG + " more", " ".join(WORDS[:30] + WORDS[:30]), "too short to compare"):
         near.add(text)
     assert (near.found, near.compared) == (1, 3)
+
+
+def test_what_is_not_compared_is_said_with_its_reason(looked_at: Survey) -> None:
+    def near_duplicates(survey: Survey) -> str:
+        console = Console(width=200, record=True, file=io.StringIO())
+        console.print(next(text_report(survey)))
+        return next(line for line in console.export_text().splitlines() if "near duplicates" in line)
+
+    nothing = replace(looked_at, near_duplicates=0, compared=0, not_compared={"with fewer than 8 words": 24})
+    assert near_duplicates(nothing).endswith(
+        "0 of 0 documents compared; not compared: 24 with fewer than 8 words"
+    )
+    near = NearDuplicates()
+    near.MOST = 2
+    for text in (LONG, LONG, LONG, "short"):
+        near.add(text)
+    assert near.not_compared == {"with fewer than 8 words": 1, "after the first 2": 1}
 
 
 def test_tokens_have_no_text_to_look_at(tmp_path: Path) -> None:
