@@ -139,6 +139,17 @@ def test_a_vocabulary_that_the_library_refuses_is_left_to_tokenizers(monkeypatch
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_long_pieces_among_others_have_the_ids_of_the_library(pattern: SplittingPattern) -> None:
     documents = ["a cat sat " + "x" * 20_000 + ", 東" * 9000, "", "1" * 9000 + " \n" * 9000, "end"]
+    assert_ids_of_the_library(pattern, documents)
+
+
+@pytest.mark.parametrize("words", [5, 400])
+def test_many_documents_have_the_ids_of_the_library(words: int) -> None:
+    """Which are encoded together: short ones, and such as are longer than a mask is made for."""
+    documents = [" a cat" * (words + n % 3) + "!" * (n % 2) for n in range(20_000 // words)]
+    assert_ids_of_the_library("qwen2", [*documents, "", "東"])
+
+
+def assert_ids_of_the_library(pattern: SplittingPattern, documents: list[str]) -> None:
     text = END.join([*documents, ""])
     assert bulk_encoder(bpe(pattern))(text).tolist() == plain(bpe(pattern), text)
 
