@@ -8,7 +8,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 from cpulm.data.bpe_encoder import Ids
-from cpulm.data.encoder import END, safe_border, to_bytes, to_text
+from cpulm.data.encoder import safe_border, to_bytes, to_text
+from cpulm.data.joined import END_BYTE
 from cpulm.data.marked_text import encoder_of_jobs, marked
 from cpulm.data.records.seen_values import SeenValues
 from cpulm.data.split import BEGIN, Corpus, FilePlace, Split, SplitBlock
@@ -18,7 +19,6 @@ from cpulm.progress import Stage
 JOB_CHARACTERS = 1 << 18
 """Text that one thread encodes at a time: well under a second even for the slowest tokenizers."""
 
-_END = to_bytes(END)
 _POLL_SECONDS = 0.1
 
 
@@ -49,16 +49,17 @@ def encode_corpus(corpus: Corpus, folder: FolderWriter, seen: SeenValues, stage:
                 place, done = part.place, parts
                 writer = folder.splits[part.split]
                 if isinstance(part, SplitBlock):
-                    texts = [text.encode() for text in part.texts]
-                    writer.note_block(part.documents, texts)
-                    jobs.add(part.split, _END.join([*texts, b""]), part.source_bytes)
+                    writer.note_block(part.documents, part.data)
+                    if part.split == "train":
+                        seen.add_block(part.values)
+                    jobs.add(part.split, part.data, part.source_bytes)
                 else:
                     writer.note(part.document, part.text, part.marks)
                     if part.split == "train":
                         seen.add(part.values)
                     text = marked(part.text, part.marks) if part.marks else part.text
                     data = to_bytes(text)
-                    jobs.add(part.split, data + _END if part.ends else data, part.source_bytes)
+                    jobs.add(part.split, data + END_BYTE if part.ends else data, part.source_bytes)
                 if folder.work.due():
                     left = {split: to_text(data) for split, data in jobs.write_running().items()}
                     where = {"place": place, "parts": done, "texts": left, "source_bytes": stage.done}
@@ -134,7 +135,7 @@ class _EncodeJobs:
 
 def _border(data: bytes) -> int:
     """Where to cut a text in UTF-8: behind a document, or as :func:`cpulm.data.encoder.safe_border` says."""
-    if data.endswith(_END):
+    if data.endswith(END_BYTE):
         return len(data)
     text = to_text(data)
     return len(to_bytes(text[: safe_border(text)]))

@@ -8,8 +8,12 @@ at the border if it would miss the share by much.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 SPLIT_VERSION = 2
 """Counts the rules of the choice: tokens that were split by others are not taken from the cache."""
@@ -28,6 +32,17 @@ def name_hash(name: str) -> float:
     """Map a name to a number in [0, 1) that depends on nothing else."""
     digest = hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=7).digest()
     return int.from_bytes(digest, "big") / (1 << 56)
+
+
+def name_hashes(file: str, numbers: Sequence[int]) -> npt.NDArray[np.float64]:
+    """The :func:`name_hash` of ``file:number`` for each of the numbers, in half of the time."""
+    begun = hashlib.blake2b(f"{file}:".encode("utf-8", "surrogateescape"), digest_size=7)
+    digests = [b""]
+    for number in numbers:
+        hasher = begun.copy()
+        hasher.update(b"%d" % number)
+        digests.append(hasher.digest())
+    return np.frombuffer(b"\0".join(digests), dtype=">u8").astype(np.float64) / (1 << 56)
 
 
 @dataclass(frozen=True)
@@ -72,14 +87,29 @@ class DocumentSizes:
 
     def add(self, number: int, name: str, characters: int, size: int) -> None:
         """Add a document of ``size`` bytes in UTF-8."""
-        self.total_bytes += size
-        self._singles.append(_Share(name_hash(name), size, characters, number))
-        if len(self._singles) > _SINGLES:
-            self._singles.sort(key=lambda one: one.size)
-            for one in self._singles[: _SINGLES // 2]:
-                place = int(one.hash * _RANGES)
-                self._ranges[place] = self._ranges.get(place, 0) + one.size
-            del self._singles[: _SINGLES // 2]
+        self._add([_Share(name_hash(name), size, characters, number)])
+
+    def add_block(
+        self, numbers: Sequence[int], hashes: Sequence[float], characters: Sequence[int], sizes: Sequence[int]
+    ) -> None:
+        """Add documents, with the hashes of their names, as :meth:`add` does one after the other."""
+        self._add(list(map(_Share, hashes, sizes, characters, numbers)))
+
+    def _add(self, shares: list[_Share]) -> None:
+        self.total_bytes += sum(one.size for one in shares)
+        while shares:
+            room = _SINGLES + 1 - len(self._singles)
+            self._singles += shares[:room]
+            del shares[:room]
+            if len(self._singles) > _SINGLES:
+                self._sum_the_shortest()
+
+    def _sum_the_shortest(self) -> None:
+        self._singles.sort(key=lambda one: one.size)
+        for one in self._singles[: _SINGLES // 2]:
+            place = int(one.hash * _RANGES)
+            self._ranges[place] = self._ranges.get(place, 0) + one.size
+        del self._singles[: _SINGLES // 2]
 
     def state(self) -> dict[str, Any]:
         """All that is known of the documents, as JSON holds it."""

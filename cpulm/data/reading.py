@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Callable, Iterator, Sequence
+from itertools import repeat
 from typing import Literal, NamedTuple
 
+from cpulm.data.joined import separated
 from cpulm.data.losses import Losses
 from cpulm.data.marks import Mark
 from cpulm.data.records.chat import ChatTemplate
@@ -156,21 +158,25 @@ class DocumentChunk(NamedTuple):
 
 
 class DocumentBlock(NamedTuple):
-    """Whole documents of one file, many at once: an object for each takes longer than to encode it.
+    """Whole documents of one file without marks, many at once; none is empty.
 
-    They have no marks and no values, and none is empty. ``file`` and a number are a document's name.
+    ``file`` and a number are a document's name; ``data`` is their text as :mod:`cpulm.data.joined` has it;
+    ``values`` are those of all documents for each column of a template.
     """
 
     file: str
     numbers: Sequence[int]
-    texts: list[str]
+    data: bytes
     source_bytes: int
+    values: tuple[Sequence[str], ...] = ()
 
     def chunks(self) -> Iterator[DocumentChunk]:
         """The documents one by one, with equal parts of the bytes that were read."""
-        each, rest = divmod(self.source_bytes, len(self.texts))
-        for number, text in zip(self.numbers, self.texts, strict=True):
-            yield DocumentChunk(f"{self.file}:{number}", text, True, each + rest)
+        each, rest = divmod(self.source_bytes, len(self.numbers))
+        values = zip(*self.values, strict=True) if self.values else repeat(())
+        for number, text, its_values in zip(self.numbers, separated(self.data), values, strict=False):
+            name = f"{self.file}:{number}"
+            yield DocumentChunk(name, text.decode(), True, each + rest, (), its_values)
             rest = 0
 
 

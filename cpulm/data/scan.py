@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import compress
 from typing import Any
 
-from cpulm.data.holdout import DocumentSizes
+from cpulm.data.holdout import DocumentSizes, name_hashes
+from cpulm.data.joined import END_BYTE, lengths, separated, sizes
 from cpulm.data.losses import Losses
 from cpulm.data.reading import Reading
 from cpulm.data.sources import SourceFile
-from cpulm.data.split import BEGIN, Chosen, Corpus, FilePlace, check_enough, numbered, one_by_one
+from cpulm.data.split import BEGIN, Chosen, ChosenBlock, Corpus, FilePlace, check_enough, numbered
 from cpulm.data.unfinished import Unfinished
 from cpulm.progress import Stage
 
@@ -85,12 +87,16 @@ class _Scan:
             self.place = self.place._replace(file=file, number=number)
             self.keep_if_due()
 
-    def read(self, chunks: Iterable[Chosen]) -> None:
+    def read(self, chunks: Iterable[Chosen | ChosenBlock]) -> None:
         """Take the chunks of a turn, from ``place`` on."""
         seen = self.seen[self.place.turn]
         size, hasher = 0, hashlib.blake2b(digest_size=_DIGEST_BYTES)
-        for _, number, piece, begins_at, times in chunks:
-            self.turns = max(self.turns, times)
+        for one in chunks:
+            self.turns = max(self.turns, one.times)
+            if isinstance(one, ChosenBlock):
+                self._read_block(seen, one)
+                continue
+            _, number, piece, begins_at, _ = one
             self._stage.advance(piece.source_bytes)
             size += len(piece.text) if piece.text.isascii() else len(piece.text.encode())
             if self._collect:
@@ -99,17 +105,44 @@ class _Scan:
                 hasher.update(piece.text.encode())
             if not piece.ends:
                 continue
-            digest = hasher.digest()
-            if self._known is not None and digest in self._known:
-                seen.left_out.add(number)
-                self.losses.duplicates += 1
-            else:
+            if not self._is_known(seen, number, hasher.digest()):
                 seen.characters += begins_at + len(piece.text)
                 seen.sizes.add(number, piece.name, begins_at + len(piece.text), size)
             if self._known is not None:
-                self._known.add(digest)
                 hasher = hashlib.blake2b(digest_size=_DIGEST_BYTES)
             size = 0
+
+    def _read_block(self, seen: _Seen, one: ChosenBlock) -> None:
+        """Take whole documents."""
+        file, numbers, data, read, _ = one.block
+        self._stage.advance(read)
+        if self._collect:
+            seen.alphabet.update(data.replace(END_BYTE, b"").decode())
+        numbered = range(one.number, one.last + 1)
+        columns: tuple[Sequence[Any], ...]
+        columns = (
+            numbered,
+            name_hashes(file, numbers).tolist(),
+            lengths(data).tolist(),
+            sizes(data).tolist(),
+        )
+        if self._known is not None:
+            digests = (hashlib.blake2b(text, digest_size=_DIGEST_BYTES).digest() for text in separated(data))
+            fresh = [not self._is_known(seen, *one) for one in zip(numbered, digests, strict=True)]
+            columns = tuple(list(compress(column, fresh)) for column in columns)
+        seen.characters += sum(columns[2])
+        seen.sizes.add_block(*columns)
+
+    def _is_known(self, seen: _Seen, number: int, digest: bytes) -> bool:
+        """Whether the text of a document was there before, if such are left out; it is known from now on."""
+        if self._known is None:
+            return False
+        if digest in self._known:
+            seen.left_out.add(number)
+            self.losses.duplicates += 1
+            return True
+        self._known.add(digest)
+        return False
 
 
 def scan(
@@ -145,7 +178,7 @@ def scan(
         files_here, read_as, part = turns[turn]
         place, begin = done.place, done.begin_file
         chosen = numbered(files_here, read_as, done.losses, share=part, start=place, begin_file=begin)
-        done.read(one_by_one(chosen))
+        done.read(chosen)
         check_enough(files_here, done.seen[turn].characters, part)
         done.place = FilePlace(turn + 1)
         done.keep_if_due()

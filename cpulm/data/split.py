@@ -8,9 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import compress, repeat
 from typing import Literal, NamedTuple
 
-from cpulm.data.holdout import HeldOut, name_hash
+import numpy as np
+import numpy.typing as npt
+
+from cpulm.data.holdout import HeldOut, name_hash, name_hashes
+from cpulm.data.joined import rejoined, separated
 from cpulm.data.losses import Losses
 from cpulm.data.marks import Mark
 from cpulm.data.readers import is_binary, read_file
@@ -57,19 +62,23 @@ class SplitText(NamedTuple):
 
 
 class SplitBlock(NamedTuple):
-    """Whole documents without marks for one split, with their numbers."""
+    """Whole documents without marks for one split, with their numbers; as a :class:`DocumentBlock` else."""
 
     place: FilePlace
     split: Split
-    documents: list[int]
-    texts: list[str]
+    documents: Sequence[int]
+    data: bytes
     source_bytes: int
+    values: tuple[Sequence[str], ...] = ()
 
     def each(self) -> Iterator[SplitText]:
         """The documents one by one, with equal parts of the bytes that were read."""
-        each, rest = divmod(self.source_bytes, len(self.texts))
-        for document, text in zip(self.documents, self.texts, strict=True):
-            yield SplitText(self.place, self.split, document, text, True, each + rest)
+        each, rest = divmod(self.source_bytes, len(self.documents))
+        values = zip(*self.values, strict=True) if self.values else repeat(())
+        for document, text, its_values in zip(self.documents, separated(self.data), values, strict=False):
+            yield SplitText(
+                self.place, self.split, document, text.decode(), True, each + rest, (), its_values
+            )
             rest = 0
 
 
@@ -163,18 +172,25 @@ def _by_split(
     place: FilePlace, one: ChosenBlock, left_out: frozenset[int], threshold: float
 ) -> Iterator[SplitBlock]:
     """The documents of a block by their splits; those whose name's hash is at most ``threshold`` validate."""
-    found: dict[Split, tuple[list[int], list[str]]] = {"train": ([], []), "val": ([], [])}
-    file, numbers, texts, read = one.block
-    for document, number, text in zip(range(one.number, one.last + 1), numbers, texts, strict=True):
-        if document not in left_out:
-            is_val = threshold >= 0 and name_hash(f"{file}:{number}") <= threshold
-            its_documents, its_texts = found["val"] if is_val else found["train"]
-            its_documents.append(place.before + document)
-            its_texts.append(text)
-    for split, (its_documents, its_texts) in found.items():
-        if its_texts:
-            yield SplitBlock(place, split, its_documents, its_texts, read)
-            read = 0
+    file, numbers, data, read, values = one.block
+    documents = range(place.before + one.number, place.before + one.last + 1)
+    if threshold < 0 and not left_out:
+        yield SplitBlock(place, "train", documents, data, read, values)
+        return
+    is_val = name_hashes(file, numbers) <= threshold
+    known = [number in left_out for number in range(one.number, one.last + 1)]
+    splits: tuple[tuple[Split, npt.NDArray[np.bool_]], ...] = (("train", ~is_val), ("val", is_val))
+    for split, chosen in splits:
+        its = (chosen & ~np.array(known)).tolist()
+        if all(its):
+            yield SplitBlock(place, split, documents, data, read, values)
+        elif any(its):
+            its_data = rejoined(list(compress(separated(data), its)))
+            its_values = tuple(list(compress(column, its)) for column in values)
+            yield SplitBlock(place, split, list(compress(documents, its)), its_data, read, its_values)
+        else:
+            continue
+        read = 0
 
 
 def _copies(parts: Iterable[SplitText | SplitBlock]) -> Iterator[SplitText | SplitBlock]:
@@ -267,18 +283,12 @@ class ChosenBlock(NamedTuple):
     @property
     def last(self) -> int:
         """The number of the last document."""
-        return self.number + len(self.block.texts) - 1
+        return self.number + len(self.block.numbers) - 1
 
     def each(self) -> Iterator[Chosen]:
         """The documents one by one."""
         for number, piece in enumerate(self.block.chunks(), self.number):
             yield Chosen(self.file, number, piece, 0, self.times)
-
-
-def one_by_one(chosen: Iterable[Chosen | ChosenBlock]) -> Iterator[Chosen]:
-    """The same without blocks."""
-    for one in chosen:
-        yield from (one,) if isinstance(one, Chosen) else one.each()
 
 
 def numbered(
@@ -307,7 +317,7 @@ def numbered(
                 skipped_bytes = 0
             if isinstance(piece, DocumentBlock):
                 yield ChosenBlock(file, number, piece, times)
-                number += len(piece.texts)
+                number += len(piece.numbers)
                 continue
             yield Chosen(file, number, piece, begins_at, times)
             begins_at += len(piece.text)

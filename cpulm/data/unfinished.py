@@ -28,7 +28,7 @@ EVERY_SECONDS = 10.0
 """How often the state is written, and so how much work a kill may lose."""
 _KEY_LETTERS = 16
 _STATES = ("files", "scan", "tokenizer", "encoded")
-_FORM = b"2"
+_FORM = b"3"
 """Counts the forms of the states."""
 
 

@@ -9,9 +9,10 @@ from itertools import pairwise
 
 from cpulm.cache_dir import expand_home
 from cpulm.data.encoder import safe_border
+from cpulm.data.joined import END_BYTE, rejoined, separated
 from cpulm.data.marks import pieces_of
 from cpulm.data.piece_borders import piece_starts
-from cpulm.data.split import Corpus
+from cpulm.data.split import Corpus, SplitBlock
 from cpulm.data.splitting import NEW_PATTERN
 from cpulm.data.tokenizer import KINDS, Tokenizer, byte_tokenizer, char_tokenizer, train_bpe, train_word
 from cpulm.data.tokenizer_json import read_tokenizer
@@ -154,9 +155,15 @@ class _Sample:
         total = self._corpus.source_bytes
         seen = 0
         held = ""
-        for part in self._corpus.parts():
+        for part in self._corpus.blocks():
             if self._stopped:
                 raise StoppedError("while sampling text", "run the command again")
+            if isinstance(part, SplitBlock):
+                yield held
+                held = ""
+                yield from self._of_block(part, seen, total)
+                seen += part.source_bytes
+                continue
             seen += part.source_bytes
             if part.split != "train" or self._has_enough(seen, total):
                 yield held
@@ -177,21 +184,47 @@ class _Sample:
         yield held
         self.ended = True
 
+    def _of_block(self, block: SplitBlock, seen: int, total: int) -> Iterator[str]:
+        """Whole documents as :meth:`texts` takes them one by one, but their pieces are looked at together."""
+        if block.split != "train":
+            return
+        documents, (each, rest) = separated(block.data), divmod(block.source_bytes, len(block.documents))
+        step = len(documents)
+        # However many of its pieces are new, the limit of distinct pieces is not met within the block.
+        if self._has_enough_distinct(seen + each + rest, total, len(block.data)):
+            step = 1
+        for first in range(0, len(documents), step):
+            taken: list[bytes] = []
+            for document in documents[first : first + step]:
+                seen, rest = seen + each + rest, 0
+                if not self._has_enough(seen, total):
+                    taken.append(document)
+                    self.taken += len(document)
+            self._note_pieces(rejoined(taken))
+            yield from map(bytes.decode, taken)
+
     def _has_enough(self, seen: int, total: int) -> bool:
         """Whether the sample has its share of the text read so far: ``seen`` bytes of files of ``total``.
 
         Of distinct pieces half of the limit may come from anywhere: every text begins with new words.
         """
+        return self.taken * total > SAMPLE_BYTES * seen or self._has_enough_distinct(seen, total)
+
+    def _has_enough_distinct(self, seen: int, total: int, more: int = 0) -> bool:
+        """Whether that is so of distinct pieces, and of ``more`` bytes of them."""
         half = DISTINCT_BYTES // 2
-        return self.taken * total > SAMPLE_BYTES * seen or (self._distinct - half) * total > half * seen
+        return (self._distinct + more - half) * total > half * seen
 
     def _note(self, text: str) -> None:
         """Count the bytes of the text, and of pieces that were not in the sample before."""
         data = text.encode()
         self.taken += len(data)
+        self._note_pieces(data)
+
+    def _note_pieces(self, data: bytes) -> None:
         starts = [*piece_starts(data).tolist(), len(data)] if data else []
         for piece in {data[begin:end] for begin, end in pairwise(starts)}:
             number = hash(piece)
-            if number not in self._pieces:
+            if number not in self._pieces and piece != END_BYTE:
                 self._pieces.add(number)
                 self._distinct += len(piece)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -148,11 +148,11 @@ class SplitWriter:
         if self._mask is not None:
             self._mask.text_bytes += counted_bytes(text, marks)
 
-    def note_block(self, documents: list[int], texts: list[bytes]) -> None:
-        """Count whole documents in UTF-8, which all count in the loss."""
+    def note_block(self, documents: Sequence[int], data: bytes) -> None:
+        """Count whole documents, joined as :mod:`cpulm.data.joined` says, which all count in the loss."""
         self.documents += len(documents)
         self._document = documents[-1]
-        size = sum(map(len, texts))
+        size = len(data) - len(documents)
         self.text_bytes += size
         if self._mask is not None:
             self._mask.text_bytes += size

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cpulm.data.holdout import DocumentSizes, HeldOut
+from cpulm.data.holdout import DocumentSizes, HeldOut, name_hash, name_hashes
 from cpulm.data.prepare import fitting_block, prepare
 from cpulm.data.tokenfile import TokenFolder
 from cpulm.events import Event, Notice
@@ -123,3 +123,18 @@ def test_a_block_that_is_a_wish_is_as_long_as_the_shorter_split_allows(tmp_path:
     (notice,) = events
     assert isinstance(notice, Notice)
     assert "the validation split has 442 tokens; data.val_fraction or --val-data" in notice.message
+
+
+def test_documents_of_a_block_are_held_out_as_one_by_one() -> None:
+    """Also where their number is beyond what is kept of single ones."""
+    file, numbers = "ta\udcffble.csv", range(7, 60_000, 3)
+    hashes = name_hashes(file, numbers)
+    assert hashes.tolist() == [name_hash(f"{file}:{number}") for number in numbers]
+    sizes = [(number * number) % 997 for number in numbers]
+    alone, together = DocumentSizes(), DocumentSizes()
+    for number, size in zip(numbers, sizes, strict=True):
+        alone.add(number, f"{file}:{number}", size, size)
+    for begin in range(0, len(numbers), 777):
+        some = slice(begin, begin + 777)
+        together.add_block(numbers[some], hashes[some].tolist(), sizes[some], sizes[some])
+    assert together.state() == alone.state()

@@ -146,7 +146,7 @@ def outcome(path: Path, how: Reading) -> tuple[list[tuple[str, str]], Losses, st
 def test_rows_that_are_read_together_are_those_that_are_read_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    """One column of many rows at once, or row by row for a template: of whole tables and of damaged ones."""
+    """Many rows at once, or row by row for a special token: of whole tables and of damaged ones."""
     rng = random.Random(seed)
     width, end = rng.choice([1, 2, 3]), rng.choice(["\n", "\r\n"])
     quoted = re.compile("" if rng.random() < 0.3 else '[",\r\n]|^$')
@@ -158,11 +158,17 @@ def test_rows_that_are_read_together_are_those_that_are_read_alone(
     head = ["text", "n,text", "n,text,m"][width - 1]
     path = written(tmp_path, "a.csv", end.join([head, *lines, ""]))
     monkeypatch.setattr(text_decoding, "_CHUNK_BYTES", rng.choice([50, 400, 5000]))
-    together, alone = Reading(skip_bad=True), Reading(skip_bad=True, template="{text}")
+    together, alone = Reading(skip_bad=True), Reading(skip_bad=True, template="<|row|>{text}")
     column = 0 if width == 1 else 1
     expected = [row[column] for row in rows if row[column]]
     assert [text for _, text in outcome(path, together)[0]] == expected
     assert outcome(path, together) == outcome(path, alone)
+    ways = [(together, alone)]
+    if width > 1:
+        template, where = "{n|upper}{text|replace:'x':'yy'}{n}", ("n!=a", "text<h")
+        ways.append(
+            (Reading(template=template, where=where), Reading(template="<|row|>" + template, where=where))
+        )
     data = bytearray(path.read_bytes())
     for _ in range(rng.choice([1, 3])):
         place = rng.randrange(20, len(data))
@@ -170,7 +176,8 @@ def test_rows_that_are_read_together_are_those_that_are_read_alone(
     path.write_bytes(data)
     for errors in ("strict", "replace"):
         how: dict[str, Any] = {"errors": errors, "skip_bad": rng.random() < 0.8}
-        assert outcome(path, together._replace(**how)) == outcome(path, alone._replace(**how))
+        for together, alone in ways:
+            assert outcome(path, together._replace(**how)) == outcome(path, alone._replace(**how))
 
 
 LINES = [
@@ -211,6 +218,37 @@ def test_lines_of_json_that_are_read_together_are_those_that_are_read_alone(
                 else:
                     expected += [(f"a.jsonl:{number}", text)] if text else []
             assert (found, losses.skipped) == (expected, bad)
+
+
+ROWS = [
+    *({"n": n, "text": f"{n}"} for n in range(5)),
+    {"n": None, "text": "null"},
+    {"n": [1, [2, "3"]], "text": "é"},
+    {"text": "no n"},
+    {"n": "seven", "text": ""},
+    {"n": "a\0", "text": "b"},
+    {"n": "\ud800", "text": "c"},
+    {"n": {"m": 2.5}, "text": 7},
+]
+
+
+@pytest.mark.parametrize(
+    "template",
+    ["{n}: {text}", "{n|default:'-'}{text}", "{n.m|round:0|default:x}", "{n|json}{text|strip}", "{n|list}"],
+)
+@pytest.mark.parametrize("where", [(), ("n<3",), ("text!=2", "n>=0")])
+def test_templates_of_rows_that_are_read_together_are_those_of_rows_that_are_read_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, template: str, where: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(text_decoding, "_CHUNK_BYTES", 120)
+    rng = random.Random(template)
+    rows = [rng.choice(ROWS[:5] if rng.random() < 0.9 else ROWS) for _ in range(200)]
+    path = written(tmp_path, "a.jsonl", "\n".join(map(json.dumps, rows)))
+    together = Reading(template=template, where=where, skip_bad=True)
+    alone = together._replace(template="<|row|>" + template)
+    assert outcome(path, together) == outcome(path, alone)
+    values = [[piece.values for piece in pieces(path, how)] for how in (together, alone)]
+    assert values[0] == values[1]
 
 
 def test_a_quote_that_is_not_closed_is_an_error_even_if_bad_rows_are_left_out(tmp_path: Path) -> None:

@@ -75,9 +75,9 @@ def _rows(
         names = batch.schema.names
         columns = [column.to_pylist() for column in batch.columns]
         size = file.size * batch.num_rows // total if total else batch.nbytes
-        if names == [reader.text_column]:
+        if reader.block_columns and names and set(reader.block_columns) <= set(names):
             numbers = range(number + 1, number + 1 + batch.num_rows)
-            if block := reader.block(numbers, columns[0], size):
+            if block := reader.block(numbers, dict(zip(names, columns, strict=True)), size):
                 number += batch.num_rows
                 yield block
                 continue

@@ -85,14 +85,16 @@ def _plain(
     block: LineBlock, how: Reading, reader: RowReader, columns: list[str], delimiter: str
 ) -> tuple[DocumentBlock, LineBlock] | None:
     """The documents of all whole rows of a block, and what is behind them; None if csv.reader is needed."""
-    if how.encoding != "utf-8" or isinstance(block.data, str) or reader.text_column not in columns:
+    names = reader.block_columns
+    if how.encoding != "utf-8" or isinstance(block.data, str) or not names or set(names) - set(columns):
         return None
-    column = columns.index(reader.text_column)
-    found = plain_rows(block.data, len(columns), column, delimiter, LARGEST_CELL)
+    places = [columns.index(name) for name in names]
+    found = plain_rows(block.data, len(columns), places, delimiter, LARGEST_CELL)
     if found is None:
         return None
     numbers = [block.number + before for before in found.lines]
-    documents = reader.block(numbers, found.cells, block.source_bytes)
+    cells = dict(zip(names, found.cells, strict=True))
+    documents = reader.block(numbers, cells, block.source_bytes)
     return None if documents is None else (documents, block.behind(found.end))
 
 

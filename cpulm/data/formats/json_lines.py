@@ -11,6 +11,7 @@ import msgspec
 from cpulm.data.losses import Losses
 from cpulm.data.reading import DocumentBlock, DocumentChunk, Reading
 from cpulm.data.records.rows import SKIP, Row, RowReader
+from cpulm.data.records.values import MissingError, value_of
 from cpulm.data.sources import SourceFile
 from cpulm.data.text_decoding import BOM, LineBlock, line_blocks, line_count
 from cpulm.errors import DataError
@@ -34,15 +35,25 @@ def _rows(file: SourceFile, how: Reading, losses: Losses, reader: RowReader) -> 
             yield from _one_by_one(file, how, losses, block)
             continue
         numbers = range(block.number, block.number + len(records))
-        column, found, read = reader.text_column, None, block.source_bytes
-        if column is not None and all(column in record for record in records):
-            found = reader.block(numbers, [record[column] for record in records], read)
-        if found is not None:
+        columns, read = _columns(records, reader.block_columns), block.source_bytes
+        if columns and (found := reader.block(numbers, columns, read)):
             yield found
             continue
         for number, record in zip(numbers, records, strict=True):
             yield Row(number, record, read)
             read = 0
+
+
+def _columns(records: list[dict[str, Any]], names: list[str]) -> dict[str, list[Any]] | None:
+    """The values of all records by the names of their fields; None if one has not all of them."""
+    try:
+        return {name: [record[name] for record in records] for name in names}
+    except KeyError:
+        pass
+    try:
+        return {name: [value_of(record, name) for record in records] for name in names}
+    except MissingError:
+        return None
 
 
 def _objects_in(data: bytes | str) -> list[dict[str, Any]] | None:

@@ -39,7 +39,10 @@ class Condition:
         Raises:
             MissingError: if the row has no such column.
         """
-        value = value_of(row, self.column)
+        return self.chooses(value_of(row, self.column))
+
+    def chooses(self, value: Any) -> bool:
+        """Whether a row with this value of the column meets the condition."""
         if self.number is not None and (number := _number(value)) is not None:
             return self.compare(number, self.number)
         return self.compare("" if value is None else text_of(value), self.value)

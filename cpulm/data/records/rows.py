@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import compress
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
+from cpulm.data.joined import END_BYTE, joined, rejoined, separated
 from cpulm.data.losses import Losses
 from cpulm.data.reading import DEFAULT, DocumentBlock, DocumentChunk, Reading
-from cpulm.data.records.chat import looks_like_chat
+from cpulm.data.records.chat import ChatTemplate, looks_like_chat
 from cpulm.data.records.conditions import parse_condition
-from cpulm.data.records.template import Filled
+from cpulm.data.records.template import Filled, Template
 from cpulm.data.records.values import MissingError, RowError, missing, number_in, shown
 from cpulm.data.records.values import value_of as found_in
 from cpulm.data.sources import SourceFile
@@ -81,28 +83,59 @@ class RowReader:
         return {*names, *(name.split(".")[0] for name in names)}
 
     @property
-    def text_column(self) -> str | None:
-        """The only column that is used, if it is the text as it is."""
-        return None if self._template or self._beside_the_text else self._how.field
+    def block_columns(self) -> list[str]:
+        """The columns that :meth:`block` takes; none if rows have marks or weights, and are read alone."""
+        template = self._template
+        if self._how.row_weight or isinstance(template, ChatTemplate) or (template and template.has_marks):
+            return []
+        names = template.columns if template else [self._how.field]
+        return list(dict.fromkeys([*names, *(one.column for one in self._conditions)]))
 
     @property
     def _beside_the_text(self) -> list[str]:
         weight = [self._how.row_weight] if self._how.row_weight else []
         return [*(condition.column for condition in self._conditions), *weight]
 
-    def block(self, numbers: Sequence[int], texts: list[Any], source_bytes: int) -> DocumentBlock | None:
-        """The documents of rows with these values of ``text_column``.
+    def block(
+        self, numbers: Sequence[int], columns: Mapping[str, Sequence[Any]], source_bytes: int
+    ) -> DocumentBlock | None:
+        """The documents of rows with these values of ``block_columns``.
 
         None if one cannot be used, or they are too large to be held together: then they are read row by row.
         """
-        if set(map(type, texts)) - {str} or sum(map(len, texts)) > _LARGEST_BLOCK:
+        rows = len(numbers)
+        try:
+            for condition in self._conditions:
+                chosen = list(map(condition.chooses, columns[condition.column]))
+                numbers = list(compress(numbers, chosen))
+                columns = {name: list(compress(values, chosen)) for name, values in columns.items()}
+            filtered = rows - len(numbers)
+            pieces = self._pieces(columns)
+        except (RowError, RecursionError):
             return None
-        if not _is_valid("".join(texts)):
+        data = joined(pieces, len(numbers))
+        if data is None or len(data) > _LARGEST_BLOCK:
             return None
-        if not all(texts):
-            numbers = [number for number, text in zip(numbers, texts, strict=True) if text]
-            texts = list(filter(None, texts))
-        return DocumentBlock(self._file.name, numbers, texts, source_bytes)
+        values = tuple(piece for piece in pieces if isinstance(piece, list)) if self._template else ()
+        if data.startswith(END_BYTE) or END_BYTE * 2 in data:
+            documents = separated(data)
+            numbers, data = list(compress(numbers, documents)), rejoined(list(filter(None, documents)))
+            values = tuple(list(compress(column, documents)) for column in values)
+        self._losses.filtered += filtered
+        return DocumentBlock(self._file.name, numbers, data, source_bytes, values)
+
+    def _pieces(self, columns: Mapping[str, Sequence[Any]]) -> list[Iterable[str]]:
+        """The text of rows in pieces, as :func:`cpulm.data.joined.joined` takes them.
+
+        Raises:
+            RowError: if that of one cannot be made.
+        """
+        if isinstance(self._template, Template):
+            return self._template.pieces(columns)
+        texts = columns[self._how.field]
+        if set(map(type, texts)) - {str}:
+            raise RowError("not text")
+        return [texts]
 
     def documents(self, rows: Iterable[Row | DocumentBlock]) -> Iterator[DocumentChunk | DocumentBlock]:
         """Yield a document per row, except rows that the conditions leave out, or that have no text.
@@ -114,7 +147,7 @@ class RowReader:
         for row in rows:
             read += row.source_bytes
             if isinstance(row, DocumentBlock):
-                if row.texts:
+                if row.data:
                     yield row._replace(source_bytes=read)
                     read = 0
                 continue

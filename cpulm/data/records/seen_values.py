@@ -27,6 +27,17 @@ class SeenValues:
             return
         for place, _, counts in self._counted:
             counts[values[place]] += 1
+        self._keep_conditions()
+
+    def add_block(self, columns: Sequence[Sequence[str]]) -> None:
+        """Count the values of many documents, column by column."""
+        if not columns:
+            return
+        for place, _, counts in self._counted:
+            counts.update(columns[place])
+        self._keep_conditions()
+
+    def _keep_conditions(self) -> None:
         if any(len(counts) > MOST_VALUES for _, _, counts in self._counted):
             self._counted = [one for one in self._counted if len(one[2]) <= MOST_VALUES]
 

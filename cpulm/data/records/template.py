@@ -10,8 +10,9 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any, NamedTuple
 
 from cpulm.data.marks import END_OF_TEXT, LOSS_OFF, LOSS_ON, SPECIAL, Mark
@@ -24,6 +25,9 @@ _FILTER = re.compile(rf"\|\s*(\w+)((?::(?:{_ARGUMENT}))*)\s*")
 _PLACEHOLDER = re.compile(rf"\{{([^{{}}|]+)((?:{_FILTER.pattern})*)\}}")
 _BRACES = re.compile(r"\{\{|\}\}|[{}]")
 _ESCAPES = {"\\n": "\n", "\\t": "\t", "\\\\": "\\"}
+
+_REPEATED = 1 / 2
+"""A column with fewer different values for a value is changed once for each of them."""
 
 Change = Callable[[Any], Any]
 """What a filter does to a value; raises RowError if the value does not fit."""
@@ -60,6 +64,9 @@ class Placeholder:
             if self.default is None:
                 raise
             value = None
+        return self._text_of(value)
+
+    def _text_of(self, value: Any) -> str:
         if self.default is not None and (value is None or value == ""):
             return self.default
         try:
@@ -68,6 +75,18 @@ class Placeholder:
             return text_of(value)
         except RowError as error:
             raise RowError(f"column {self.column!r}: {error}", error.hint) from None
+
+    def texts(self, values: Sequence[Any]) -> list[str]:
+        """The text of each of ``values``, those of the column in many rows; raises RowError."""
+        if set(map(type, values)) != {str}:
+            return [self._text_of(value) for value in values]
+        if not self.changes and self.default is None:
+            return list(values)
+        different = set(values)
+        if len(different) > _REPEATED * len(values):
+            return [self._text_of(value) for value in values]
+        found = {value: self._text_of(value) for value in different}
+        return [found[value] for value in values]
 
 
 class SpecialToken(NamedTuple):
@@ -128,6 +147,23 @@ class Template:
     def text(self, row: Mapping[str, Any]) -> str:
         """The text of a row alone; raises as :meth:`fill`."""
         return self.fill(row).text
+
+    @property
+    def has_marks(self) -> bool:
+        """Whether there is more than text in its documents."""
+        return bool(self.loss_after or self.special_tokens)
+
+    def pieces(self, columns: Mapping[str, Sequence[Any]]) -> list[Iterable[str]]:
+        """For each part, unless it is a mark, its text in many rows, of which the columns are given.
+
+        Raises:
+            RowError: as :meth:`fill`.
+        """
+        return [
+            repeat(part) if isinstance(part, str) else part.texts(columns[part.column])
+            for part in self.parts
+            if not isinstance(part, SpecialToken)
+        ]
 
     @property
     def special_tokens(self) -> list[str]:
