@@ -102,11 +102,28 @@ def test_a_row_that_does_not_fit_the_template_is_named(template: str, message: s
         ("[" * 40 + "]" * 40, "is nested 40 deep"),
         ("[" + "1," * 40_000 + "1]", "characters is too long"),
         ("9" * 5000, "is not a list"),
+        ("[" + "9" * 5000 + "]", "is not a list"),
     ],
 )
 def test_a_list_in_text_is_parsed_within_limits_and_never_run(text: str, message: str) -> None:
     with pytest.raises(RowError, match=message):
         parse_template("{x|list}").text({"x": text})
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("[1, 1.0, true, '1']", "1 1.0 true 1"),
+        ("[true, 1.0, 1, NaN, -0, 1e400]", "true 1.0 1 NaN 0 Infinity"),
+        ("[" + "[1]," * 40 + "2]", "1 " * 40 + "2"),
+        (f"[{2**70}, [{-(2**70)}]]", f"{2**70} {-(2**70)}"),
+    ],
+)
+def test_items_are_written_by_their_own_type(text: str, written: str) -> None:
+    """Also after an equal one, and in a template of their own."""
+    row = {"x": text.replace("'1'", '"1"')}
+    assert parse_template("{x|list}").text(row) == written
+    assert parse_template("{x|each:'{0}'|list}").text(row) == written
 
 
 def test_a_list_in_text_says_nothing_of_its_backslashes(recwarn: pytest.WarningsRecorder) -> None:

@@ -6,13 +6,18 @@ import ast
 import difflib
 import itertools
 import json
+import re
 import warnings
 from collections.abc import Iterable, Mapping
+from itertools import accumulate
 from typing import Any
+
+import msgspec
 
 _LARGEST_LITERAL = 1 << 16
 """Characters of a list that is written as text; what is longer is not parsed."""
 _DEEPEST_LITERAL = 32
+_BRACKETS = re.compile(r"[\[\](){}]")
 _MOST_COLUMNS = 1000
 """Columns that a message is made from: finding the nearest of 100,000 names takes a second."""
 
@@ -38,14 +43,26 @@ def value_of(row: Mapping[str, Any], name: str) -> Any:
     if name in row:
         return row[name]
     value: Any = row
-    for part in name.split("."):
+    parts = name.split(".")
+    for place, part in enumerate(parts):
         if isinstance(value, Mapping) and part in value:
             value = value[part]
         elif isinstance(value, list) and part.isdecimal() and len(part) < 10 and int(part) < len(value):
             value = value[int(part)]
         else:
-            raise MissingError(*missing(name, row))
+            raise MissingError(*_missing_in(row, parts, place, value))
     return value
+
+
+def _missing_in(row: Mapping[str, Any], parts: list[str], place: int, value: Any) -> tuple[str, str]:
+    """What to say if the part at ``place`` of a name is not in ``value``, to which those before it lead."""
+    name, outer = ".".join(parts), ".".join(parts[:place])
+    if not place:
+        return missing(name, row)
+    if isinstance(value, Mapping):
+        what, near = missing(parts[place], value)
+        return f"has no field {name!r}: {outer!r} {what}", near
+    return f"has no field {name!r}: {outer!r} is {shown(value)}", ""
 
 
 def missing(name: str, columns: Iterable[str], noun: str = "field") -> tuple[str, str]:
@@ -64,6 +81,8 @@ def text_of(value: Any) -> str:
     """
     if isinstance(value, str):
         return value
+    if type(value) is int:  # which takes json ten times as long
+        return str(value)
     if value is None:
         raise RowError("the value is null", "give it one: {name|default:'none'}")
     return json.dumps(value, ensure_ascii=False, default=str)
@@ -97,22 +116,26 @@ def list_in(value: Any) -> list[Any]:
 def _parsed(text: str) -> Any:
     if len(text) > _LARGEST_LITERAL:
         raise RowError(f"a list of {len(text):,} characters is too long: {_LARGEST_LITERAL:,} are read")
-    depth = deepest = 0
-    for letter in text:
-        depth += (letter in "[({") - (letter in "])}")
-        deepest = max(deepest, depth)
-    if deepest > _DEEPEST_LITERAL:
+    if (deepest := _depth(text)) > _DEEPEST_LITERAL:
         raise RowError(f"{shown(text)} is nested {deepest} deep: {_DEEPEST_LITERAL} are read")
-    try:
-        return json.loads(text)
-    except ValueError:
-        pass
+    for decode in (msgspec.json.decode, json.loads):  # a fifth of the time; also takes NaN and the like
+        try:
+            return decode(text)
+        except ValueError:
+            pass
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of escapes that Python does not know
             return ast.literal_eval(text.strip())
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         raise RowError(f"{shown(text)} is not a list") from None
+
+
+def _depth(text: str) -> int:
+    """How deep brackets are nested; where there are few of them, how many there are."""
+    if (count := sum(map(text.count, "[({"))) <= _DEEPEST_LITERAL:
+        return count
+    return max(accumulate(1 if bracket in "[({" else -1 for bracket in _BRACKETS.findall(text)))
 
 
 def shown(value: Any) -> str:
