@@ -179,7 +179,7 @@ def scan(
         place, begin = done.place, done.begin_file
         chosen = numbered(files_here, read_as, done.losses, share=part, start=place, begin_file=begin)
         done.read(chosen)
-        check_enough(files_here, done.seen[turn].characters, part)
+        check_enough(files_here, done.seen[turn].characters, part, done.losses)
         done.place = FilePlace(turn + 1)
         done.keep_if_due()
     val, main = done.seen

@@ -242,18 +242,24 @@ def readable(files: Sequence[SourceFile], how: Reading) -> tuple[list[SourceFile
     return text_files, skipped
 
 
-def check_enough(files: Sequence[SourceFile], characters: int, share: float = 1.0) -> None:
+def check_enough(
+    files: Sequence[SourceFile], characters: int, share: float = 1.0, losses: Losses | None = None
+) -> None:
     """Refuse text of which so many characters are used, if that is hardly any.
 
     Raises:
-        DataError: if there is too little text.
+        DataError: if there is too little text; it says what was left out of it.
     """
     if characters < MINIMUM_CHARACTERS and files:
         where = files[0].at if len(files) == 1 else f"the text in {len(files)} files"
         chosen = f" where data.share is {share:g}" if share < 1 else ""
+        left_out = [*losses.choices_in_words(), *losses.in_words()] if losses else []
+        hint = "choose other rows: --where" if losses and losses.filtered else "give more text"
         raise DataError(
-            f"{where} has {characters} characters of text{chosen}: too little to learn from",
-            "use more of it: --set data.share=1" if share < 1 else "give more text",
+            "; ".join(
+                [f"{where} has {characters} characters of text{chosen}: too little to learn from", *left_out]
+            ),
+            "use more of it: --set data.share=1" if share < 1 else hint,
         )
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from cpulm.data.prepare import prepare
 from cpulm.data.tokenfile import TokenFolder
+from cpulm.errors import DataError
 from cpulm.events import Event, Notice
 from cpulm.settings import DataSettings
 
@@ -81,6 +82,17 @@ def test_what_conditions_and_duplicates_leave_out_is_said(tmp_path: Path) -> Non
     distinct = {f"{'ABC'[n % 3]} {n % 11} {n % 18}" for n in range(400) if n % 3 < 2}
     assert f"left out {267 - len(distinct)} documents that were there before" in said
     assert folder.meta["train"]["documents"] + folder.meta["val"]["documents"] == len(distinct)
+
+
+def test_if_nothing_is_left_it_is_said_why(tmp_path: Path) -> None:
+    path = story(tmp_path, "routes.csv", ROWS)
+    with pytest.raises(DataError, match=r"left out 400 rows that data.where does not choose") as caught:
+        made(path, field="grade", where=["grade=9A"])
+    assert "--where" in caught.value.hint
+    with pytest.raises(
+        DataError, match=r"400 rows were left out, the first because .*, line 2: .* is not a number"
+    ):
+        made(path, template="{grade|round:1}", skip_bad=True)
 
 
 def test_training_text_that_is_in_the_validation_text_is_left_out_with_dedup(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from cpulm.data import text_decoding
 from cpulm.data.formats import delimited, json_array
 from cpulm.data.losses import Losses
-from cpulm.data.readers import read_files
+from cpulm.data.readers import read_chunks, read_files
 from cpulm.data.reading import DEFAULT, DocumentChunk, Reading
 from cpulm.data.sources import find_files
 from cpulm.errors import DataError
@@ -359,6 +359,34 @@ def test_a_json_file_that_is_no_array_is_plain_text_unless_rows_are_wanted(tmp_p
     for how in (Reading(field="name"), Reading(format="json")):
         with pytest.raises(DataError, match="is not an array of JSON objects"):
             texts(path, how)
+
+
+@pytest.mark.parametrize(
+    ("field", "message", "hint"),
+    [
+        ("a.bb", "has no field 'a.bb': 'a' has no field 'bb': it has 'b', 'l'", "did you mean 'b'?"),
+        ("a.b.c", "has no field 'a.b.c': 'a.b' is 'words'", "--field NAME"),
+        ("a.l.1", "has no field 'a.l.1': 'a.l' is [0]", "--field NAME"),
+    ],
+)
+def test_a_nested_field_that_is_not_there_is_told_from_the_one_around_it(
+    tmp_path: Path, field: str, message: str, hint: str
+) -> None:
+    path = written(tmp_path, "a.jsonl", json.dumps({"a": {"b": "words", "l": [0]}}))
+    with pytest.raises(DataError) as caught:
+        texts(path, Reading(field=field))
+    assert message in caught.value.message
+    assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize("how", [Reading(where=("txet=a",)), Reading(row_weight="txet")])
+def test_a_column_beside_the_text_that_is_not_there_is_not_told_as_the_text(
+    tmp_path: Path, how: Reading
+) -> None:
+    path = written(tmp_path, "a.csv", "text,n\na,1\n")
+    with pytest.raises(DataError, match="has no column 'txet'") as caught:
+        list(read_chunks(find_files([str(path)])[0], how))
+    assert "--field" not in caught.value.hint
 
 
 def test_nested_fields_and_json_lines_by_name_of_the_format(tmp_path: Path) -> None:

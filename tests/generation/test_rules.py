@@ -194,6 +194,7 @@ def test_a_rule_that_cannot_be_used_is_one_error(asked: RulesRequest, message: s
         ),
         ("def allowed(written):\n    return 'ab'", "returned 'ab', not a set of texts"),
         ("def allowed(written):\n    return [1]", "not a set of texts"),
+        ("def allowed(written):\n    return 7", "returned 7, not a set of texts"),
         ("def allow(written): pass", "has no function allowed"),
         ("def allowed(:", "line 1, raised SyntaxError"),
         ("import absent_module", "line 1, raised ModuleNotFoundError"),

@@ -20,6 +20,7 @@ from cpulm.data.sources import SourceFile
 from cpulm.data.text_decoding import REPLACEMENT
 from cpulm.errors import DataError
 
+_CASE_SENSITIVE = "names of columns are case-sensitive"
 SKIP = "leave such rows out: --skip-bad"
 _LARGEST_BLOCK = 1 << 20
 """Characters of documents that are handed on together."""
@@ -71,9 +72,8 @@ class RowReader:
         for name in [*wanted, *self._beside_the_text]:
             if name not in there and name.split(".")[0] not in there:
                 what, near = missing(name, there, self._noun)
-                raise DataError(
-                    f"{self._file.shown} {what}", " ".join(filter(None, [near, self._ways_out()]))
-                )
+                hint = self._ways_out() if name in wanted else _CASE_SENSITIVE
+                raise DataError(f"{self._file.shown} {what}", " ".join(filter(None, [near, hint])))
 
     @property
     def columns(self) -> set[str]:
@@ -229,7 +229,7 @@ class RowReader:
         if self._how.field == DEFAULT.field and looks_like_chat(values):
             return "it looks like a conversation: read it as one (--chat)"
         if self._template or self._conditions:
-            return "names of columns are case-sensitive"
+            return _CASE_SENSITIVE
         name, several = f"name the {self._noun} that holds the text (--field NAME)", "--template '{a} {b}'"
         if self._unit == "row":  # Parquet and Arrow are no text
             return f"{name}, or put several into a text: {several}"

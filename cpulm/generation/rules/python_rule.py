@@ -110,14 +110,15 @@ class PythonRule:
     def _asked(self, written: Written) -> npt.NDArray[np.bool_] | None:
         try:
             answer = self._function(written)
-            found = None if answer is None else frozenset(answer)
+            # A generator runs only here.
+            found = frozenset(answer) if isinstance(answer, Iterable) else None
         except Exception as error:
             raise SettingsError(
                 _raised(self._path, f" after {written.text!r}", error), "mend the rule"
             ) from error
-        if found is None:
+        if answer is None:
             return None
-        if isinstance(answer, str) or not all(isinstance(text, str) for text in found):
+        if found is None or isinstance(answer, str) or not all(isinstance(text, str) for text in found):
             raise SettingsError(
                 f"{self.name} returned {answer!r:.60}, not a set of texts after {written.text!r}",
                 "return the texts that may follow, or None if all may",
