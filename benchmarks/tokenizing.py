@@ -4,6 +4,7 @@
     python benchmarks/tokenizing.py --mb 1000 --text a.txt   # 1 GB, a text of your own repeated
     python benchmarks/tokenizing.py --mb 0                   # the text once: every word is new at first
     python benchmarks/tokenizing.py --formats text csv jsonl json parquet   # also as rows of 20 lines
+    python benchmarks/tokenizing.py --formats text csv --template "{number} {text}"   # rows by a template
 
 MB are 10^6 bytes of text, without what a format adds. ``MB/s`` is over the wall time of the stage,
 ``MB/CPU-s`` over the processor time of all threads, which is the speed per core on a machine that does other
@@ -34,11 +35,13 @@ def main() -> None:
     parser.add_argument("--text", type=Path, nargs="*", help="text to repeat (default: builtin:python)")
     parser.add_argument("--kinds", nargs="*", default=["bpe"], help="bpe byte char word, or a tokenizer.json")
     parser.add_argument("--formats", nargs="*", default=["text"], help="text csv tsv jsonl json parquet")
+    parser.add_argument("--template", default="", help="of rows; without: their column text")
     parser.add_argument("--vocab-size", type=int, default=4096)
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
-        print(json.dumps(measure(options.measure[0], options.measure[1], options.vocab_size)))
+        source, kind = options.measure
+        print(json.dumps(measure(source, kind, options.vocab_size, options.template)))
         return
     with tempfile.TemporaryDirectory() as folder:
         text = Path(folder) / "input.txt"
@@ -58,7 +61,8 @@ def main() -> None:
         print("".join(f"{column:>14}" for column in columns))
         for kind, form in itertools.product(options.kinds, options.formats):
             source = text if form == "text" else write_rows(text, form)
-            command = [sys.executable, __file__, "--measure", str(source), kind]
+            template = "" if form == "text" else options.template
+            command = [sys.executable, __file__, "--measure", str(source), kind, "--template", template]
             done = subprocess.run(
                 [*command, "--vocab-size", str(options.vocab_size)],
                 check=True,
@@ -110,7 +114,7 @@ def write_rows(text: Path, form: str) -> Path:
     return path
 
 
-def measure(source: str, kind: str, vocab_size: int) -> dict[str, Any]:
+def measure(source: str, kind: str, vocab_size: int, template: str) -> dict[str, Any]:
     """Tokenize ``source`` in this process: seconds per stage, processor seconds of the last, peak memory."""
     from cpulm.data.prepare import prepare
     from cpulm.events import Event, Progress
@@ -126,7 +130,7 @@ def measure(source: str, kind: str, vocab_size: int) -> dict[str, Any]:
             ended[event.stage] = now
 
     with tempfile.TemporaryDirectory() as folder:
-        settings = DataSettings(source=[source], tokenizer=kind, vocab_size=vocab_size)
+        settings = DataSettings(source=[source], tokenizer=kind, vocab_size=vocab_size, template=template)
         start = time.perf_counter()
         tokens = prepare(settings, emit=note, should_stop=lambda: False, out=Path(folder) / "tokens")
         seconds = time.perf_counter() - start
