@@ -144,9 +144,10 @@ def test_long_pieces_among_others_have_the_ids_of_the_library(pattern: Splitting
 
 @pytest.mark.parametrize("words", [5, 400])
 def test_many_documents_have_the_ids_of_the_library(words: int) -> None:
-    """Which are encoded together: short ones, and such as are longer than a mask is made for."""
+    """Also if one holds what stands for the ends of the others."""
     documents = [" a cat" * (words + n % 3) + "!" * (n % 2) for n in range(20_000 // words)]
     assert_ids_of_the_library("qwen2", [*documents, "", "東"])
+    assert_ids_of_the_library("qwen2", [*documents, "a\0b"])
 
 
 def assert_ids_of_the_library(pattern: SplittingPattern, documents: list[str]) -> None:
