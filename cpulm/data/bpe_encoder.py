@@ -78,7 +78,8 @@ class BpeEncoder:
             self._encoded_bytes += len(data)
             if len(data) < _LONG_BYTES:
                 return self._encoder.encode(data)
-            return self._encoder.encode_batch_padded([data], _ONE_ROW, parallel=False)[0][0]
+            ids: Ids = self._encoder.encode_batch_padded([data], _ONE_ROW, parallel=False)[0][0]
+            return ids
 
     def _by_library(self, documents: list[bytes]) -> Ids:
         texts = [document.decode() for document in documents]

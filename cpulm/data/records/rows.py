@@ -8,7 +8,7 @@ from itertools import compress
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
-from cpulm.data.joined import END_BYTE, joined, rejoined, separated
+from cpulm.data.joined import joined, rejoined, separated
 from cpulm.data.losses import Losses
 from cpulm.data.reading import DEFAULT, DocumentBlock, DocumentChunk, Reading
 from cpulm.data.records.chat import ChatTemplate, looks_like_chat
@@ -117,7 +117,8 @@ class RowReader:
         if data is None or len(data) > _LARGEST_BLOCK:
             return None
         values = tuple(piece for piece in pieces if isinstance(piece, list)) if self._template else ()
-        if data.startswith(END_BYTE) or END_BYTE * 2 in data:
+        if not any(all(piece) if isinstance(piece, list) else next(iter(piece)) for piece in pieces):
+            # Some may be empty.
             documents = separated(data)
             numbers, data = list(compress(numbers, documents)), rejoined(list(filter(None, documents)))
             values = tuple(list(compress(column, documents)) for column in values)
