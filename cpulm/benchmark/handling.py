@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from cpulm.distributed.compression import BLOCK, Compression, Quantize, compress, restore
+from cpulm.distributed.compression import BLOCK, Quantize, compress, restore
 from cpulm.execution.stopwatch import best_seconds
+from cpulm.settings.distributed_settings import Compression
 
 
 def handling_seconds(

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from cpulm.estimate.host_scaling import Exchange, Network, Scaling, UpdateCost
     from cpulm.settings import Settings
 
-_ROUND = 30
+_ROUND = 7
 """Updates in a round, if the settings have none."""
 _MOST = 64
 
@@ -52,10 +52,10 @@ def _tables(result: Result, settings: Settings, hosts: int, network: Network) ->
     from cpulm.estimate.host_scaling import Exchange, scaling, useful_hosts
     from cpulm.settings import changed
 
-    precision = result.runtime["precision"]
-    sync, diloco = (
-        changed(settings.distributed, mode=mode).sent_as(precision) for mode in ("sync", "diloco")
-    )
+    precision, given = result.runtime["precision"], settings.distributed
+    gradients_as = None if given.compression == "int2" else given.compression
+    sync = changed(given, mode="sync", compression=gradients_as).sent_as(precision)
+    diloco = changed(given, mode="diloco").sent_as(precision)
     counts = sorted({2**n for n in range(hosts.bit_length())} | {hosts})
     for exchange in (
         Exchange("sync", sync),

@@ -7,17 +7,20 @@ Gradient Compression Schemes", 2019, https://arxiv.org/abs/1901.09847.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-Compression = Literal["none", "bf16", "int8"]
+from cpulm.settings.distributed_settings import Compression
 
 BLOCK = 256
-"""Values that share one scale in int8: the scales take 1.6 % of the bytes."""
+"""Values that share one scale: the scales take 1.6 % of the bytes in int8, 6 % in int2."""
 _LEVELS = 127.0
+_STEP = 0.996
+"""The distance of the four levels of int2 relative to the root mean square of a block: it has the smallest
+error for normally distributed values (Max, "Quantizing for Minimum Distortion", 1960)."""
 
 Quantize = Callable[[Tensor], Any]
 """Rounds float32 [M, :data:`BLOCK`]: returns int8 ``values`` of that shape and their ``scale`` [M], the
@@ -28,6 +31,8 @@ def compressed_bytes(count: int, kind: Compression) -> int:
     """Return how many bytes ``count`` float32 values take."""
     if kind == "int8":
         return count + 4 * _blocks(count)
+    if kind == "int2":
+        return (BLOCK // 4 + 4) * _blocks(count)
     return count * (2 if kind == "bf16" else 4)
 
 
@@ -35,8 +40,9 @@ def compress(values: Tensor, kind: Compression, quantize: Quantize | None = None
     """Round float32 values [..., N] to fewer bytes.
 
     In bf16 a value that is not tiny is off by at most a 256th of itself; in int8 by at most a 254th of the
-    largest value of its block of :data:`BLOCK`. A block with a value that is not finite is not finite as a
-    whole.
+    largest value of its block of :data:`BLOCK`. In int2, which is for :class:`ErrorFeedback` or the like, a
+    block becomes four levels, -1.5, -0.5, 0.5 and 1.5 times its scale. A block with a value that is not
+    finite is not finite as a whole.
 
     Args:
         quantize: for int8; None: torch does it.
@@ -50,6 +56,8 @@ def compress(values: Tensor, kind: Compression, quantize: Quantize | None = None
         return values.to(torch.bfloat16).view(torch.uint8)
     count, parts = values.size(-1), values.shape[:-1]
     rows = _padded(values).reshape(-1, BLOCK)
+    if kind == "int2":
+        return _in_two_bits(rows).view(*parts, compressed_bytes(count, kind))
     if quantize is None or not len(rows):
         scales = rows.abs().amax(1) / _LEVELS
         scaled = rows * torch.where(scales > 0, 1 / scales, 0).unsqueeze(1)
@@ -73,6 +81,9 @@ def restore(content: Tensor, count: int, kind: Compression) -> Tensor:
         return content.clone().view(torch.float32)
     if kind == "bf16":
         return content.clone().view(torch.bfloat16).float()
+    if kind == "int2":
+        rows = content.view(-1, BLOCK // 4 + 4)
+        return _from_two_bits(rows).view(*content.shape[:-1], _blocks(count) * BLOCK)[..., :count]
     scales = content[..., count:].contiguous().clone().view(torch.float32)
     values = _padded(content[..., :count].view(torch.int8)).float()
     values.view(*scales.shape, BLOCK).mul_(scales.unsqueeze(-1))  # in place: a third of the time
@@ -98,6 +109,39 @@ class ErrorFeedback:
         content = compress(wanted, self.kind)
         torch.sub(wanted, restore(content, wanted.numel(), self.kind), out=self.lost)
         return content
+
+
+def _in_two_bits(rows: Tensor) -> Tensor:
+    """Round float32 [M, :data:`BLOCK`] to uint8 [M, BLOCK / 4 + 4]: the levels of four values in a byte, and
+    the scale, in which zeros do not count: most are padding."""
+    squares = rows.square().sum(1, keepdim=True) / rows.count_nonzero(1).clamp_(min=1).unsqueeze(1)
+    scales = squares.sqrt_().mul_(_STEP)
+    scaled = rows * torch.where(scales > 0, 1 / scales, 0)
+    levels = scaled.nan_to_num_(0).floor_().clamp_(-2, 1).add_(2).to(torch.uint8)
+    first, second, third, fourth = levels.chunk(4, 1)
+    packed = first | second << 2 | third << 4 | fourth << 6
+    return torch.cat((packed, scales.view(torch.uint8)), 1)
+
+
+def _from_two_bits(rows: Tensor) -> Tensor:
+    """Return the float32 values [M, :data:`BLOCK`] that :func:`_in_two_bits` rounded to ``rows``."""
+    packed, scales = rows[:, :-4], rows[:, -4:].clone().view(torch.float32)
+    levels = torch.cat([packed >> shift & 3 for shift in (0, 2, 4, 6)], 1)
+    return levels.float().sub_(1.5).mul_(scales)
+
+
+def block_views(flat: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Views of ``flat`` with the shapes of ``tensors``, one after the other.
+
+    Each begins a block, so that small numbers are not rounded by the scale of another tensor's.
+    """
+    parts = flat[: sum(map(whole_blocks, tensors))].split([whole_blocks(t) for t in tensors])
+    return [part[: t.numel()].view(t.shape) for part, t in zip(parts, tensors, strict=True)]
+
+
+def whole_blocks(tensor: Tensor) -> int:
+    """The number of values of ``tensor``, rounded up to whole blocks."""
+    return _blocks(tensor.numel()) * BLOCK
 
 
 def _padded(values: Tensor) -> Tensor:

@@ -18,8 +18,16 @@ import torch
 from torch import Tensor
 
 from cpulm.data.batch_pieces import BatchPiece, pieces_of
-from cpulm.distributed.compression import BLOCK, Compression, Quantize, compress, restore
+from cpulm.distributed.compression import (
+    BLOCK,
+    Quantize,
+    block_views,
+    compress,
+    restore,
+    whole_blocks,
+)
 from cpulm.distributed.world import Pending, World
+from cpulm.settings.distributed_settings import Compression
 
 BUCKET_BYTES = 2 << 20
 """Gradients that are sent together: what is sent last, and so in vain, is small, and stays in the cache."""
@@ -120,9 +128,9 @@ class OwnedTensors:
         by_rank = [
             [t for t, owner in zip(tensors, owners, strict=True) if owner == n] for n in range(self.size)
         ]
-        count = max(sum(map(_whole_blocks, some)) for some in by_rank)
+        count = max(sum(map(whole_blocks, some)) for some in by_rank)
         part = torch.zeros(count)
-        for view, tensor in zip(_views(part, by_rank[self.rank]), by_rank[self.rank], strict=True):
+        for view, tensor in zip(block_views(part, by_rank[self.rank]), by_rank[self.rank], strict=True):
             view.copy_(tensor)
         content = compress(part, self._compression, self._quantize)
         received = torch.empty(self.size, content.numel(), dtype=torch.uint8)
@@ -149,7 +157,7 @@ class Spreading:
         """
         self.pending.wait()
         for some, row in zip(self.by_rank, restore(self.received, self.count, self.compression), strict=True):
-            for tensor, view in zip(some, _views(row, some), strict=True):
+            for tensor, view in zip(some, block_views(row, some), strict=True):
                 tensor.copy_(view)
 
 
@@ -171,8 +179,8 @@ class _Bucket:
         self._compression, self._quantize = compression, quantize
         self.missing = 0
         unit = 1 if compression == "none" else world.size * BLOCK
-        self._flat = torch.zeros(-(-sum(map(_whole_blocks, parameters)) // unit) * unit)
-        self._views = _views(self._flat, self.parameters)
+        self._flat = torch.zeros(-(-sum(map(whole_blocks, parameters)) // unit) * unit)
+        self._views = block_views(self._flat, self.parameters)
         self._received = self._sent = torch.zeros(0, dtype=torch.uint8)
         self._pending: Pending | None = None
 
@@ -227,16 +235,3 @@ def _in_buckets(parameters: list[Tensor]) -> Iterable[list[Tensor]]:
             waiting = []
     if waiting:
         yield waiting
-
-
-def _views(flat: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Views of ``flat`` with the shapes of ``tensors``, one after the other.
-
-    Each begins a block, so that small numbers are not rounded by the scale of another tensor's.
-    """
-    parts = flat[: sum(map(_whole_blocks, tensors))].split([_whole_blocks(t) for t in tensors])
-    return [part[: t.numel()].view(t.shape) for part, t in zip(parts, tensors, strict=True)]
-
-
-def _whole_blocks(tensor: Tensor) -> int:
-    return -(-tensor.numel() // BLOCK) * BLOCK

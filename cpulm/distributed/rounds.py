@@ -16,8 +16,16 @@ import torch
 from torch import Tensor
 
 from cpulm.data.batch_pieces import BatchPiece, rows_between
-from cpulm.distributed.compression import Compression, Quantize, compress, restore
+from cpulm.distributed.compression import (
+    BLOCK,
+    Quantize,
+    block_views,
+    compress,
+    restore,
+    whole_blocks,
+)
 from cpulm.distributed.world import World
+from cpulm.settings.distributed_settings import Compression
 
 
 class OwnRows:
@@ -90,7 +98,8 @@ def divided(rows: int, speeds: Sequence[float]) -> list[int]:
 class WeightedAverage:
     """Averages float32 numbers over the processes, in few bytes.
 
-    Each process collects one part of the numbers from all others, and sends their sum to all.
+    Each process collects one part of the numbers from all others, and sends their sum to all. Of two, each
+    sends all of its numbers to the other: that is as many bytes, and one rounding less.
 
     Args:
         kind, quantize: how numbers are sent, as in :func:`cpulm.distributed.compression.compress`.
@@ -99,21 +108,40 @@ class WeightedAverage:
     def __init__(self, world: World, kind: Compression, quantize: Quantize | None = None) -> None:
         self._world, self._kind, self._quantize = world, kind, quantize
 
-    def __call__(self, values: Tensor, weight: float, lost: Tensor) -> Tensor:
-        """Return the sum of ``weight * values`` over all processes, the same bits everywhere.
+    def __call__(self, tensors: Sequence[Tensor], weight: float, lost: Sequence[Tensor]) -> list[Tensor]:
+        """Return the sums over all processes of ``weight`` times each tensor, the same bits everywhere.
 
         Args:
-            values: float32 [N].
+            tensors: float32.
             weight: of this process; those of all sum to 1.
-            lost: float32 [N], what this process has still to send from earlier calls; it is updated with what
-                rounding lost now, on both ways.
+            lost: float32 of the same shapes, what this process has still to send from earlier calls; they are
+                updated with what rounding lost now.
         """
-        world, kind, count = self._world, self._kind, values.numel()
-        if world.size == 1:
-            return values
-        part = -(-count // world.size)
-        wanted = torch.zeros(world.size, part)
-        torch.add(values * weight, lost, out=wanted.view(-1)[:count])
+        size = self._world.size
+        if size == 1:
+            return list(tensors)
+        blocks = sum(map(whole_blocks, tensors)) // BLOCK
+        wanted = torch.zeros(size, -(-blocks // size) * BLOCK)
+        unsent = block_views(wanted.view(-1), tensors)
+        for view, tensor, left in zip(unsent, tensors, lost, strict=True):
+            torch.add(left, tensor, alpha=weight, out=view)
+        sums = self._of_two(wanted) if size == 2 else self._by_parts(wanted)
+        for view, left in zip(unsent, lost, strict=True):
+            left.copy_(view)
+        return block_views(sums.view(-1), tensors)
+
+    def _of_two(self, wanted: Tensor) -> Tensor:
+        """Return the sum of ``wanted`` [2, N] over two processes; subtract from it what was sent."""
+        sent = compress(wanted, self._kind, self._quantize)
+        received = torch.empty(2, *sent.shape, dtype=torch.uint8)
+        pending = self._world.start_gather(received.view(-1), sent.view(-1))
+        wanted -= restore(sent, wanted.size(1), self._kind)
+        pending.wait()
+        return restore(received, wanted.size(1), self._kind).sum(0)
+
+    def _by_parts(self, wanted: Tensor) -> Tensor:
+        """The same for ``wanted`` [processes, N]; sums are rounded again where they are sent to all."""
+        world, kind, part = self._world, self._kind, wanted.size(1)
         sent = compress(wanted, kind, self._quantize)
         received = torch.empty_like(sent)
         pending = world.start_exchange(received.view(-1), sent.view(-1))
@@ -123,6 +151,5 @@ class WeightedAverage:
         own = compress(total, kind, self._quantize)
         pending = world.start_gather(sent.view(-1), own)
         wanted[world.rank] += total - restore(own, part, kind)
-        lost.copy_(wanted.view(-1)[:count])
         pending.wait()
-        return restore(sent, part, kind).reshape(-1)[:count]
+        return restore(sent, part, kind)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cpulm.errors import SettingsError
+from cpulm.settings.distributed_settings import Compression
 
 Mode = Literal["sync", "diloco"]
 
@@ -25,7 +26,7 @@ LAN_LATENCY_SECONDS = 0.0002
 """One way between two hosts of a local network."""
 MEETINGS = {"sync": 3, "diloco": 4}
 """Exchanges of a few bytes beside the large one: in an update, and at the border of a round."""
-BYTES_PER_VALUE = {"none": 4.0, "bf16": 2.0, "int8": 1 + 4 / 256}
+BYTES_PER_VALUE = {"none": 4.0, "bf16": 2.0, "int8": 1 + 4 / 256, "int2": 1 / 4 + 4 / 256}
 GRADIENTS_HIDDEN, UPDATES_HIDDEN = 0.7, 0.9
 """The part of an exchange that costs no time as long as the computation beside it lasts: of 51 ms in int8, 19
 were waited for, and of 200 in float32 52; of 21 ms of Muon's updates 2 (``benchmarks/hosts_in_turns.py``)."""
@@ -80,7 +81,7 @@ class Exchange:
     """How hosts work together: ``every`` is the number of updates in a round, ``sent_as`` the compression."""
 
     mode: Mode
-    sent_as: Literal["none", "bf16", "int8"]
+    sent_as: Compression
     every: int = 1
 
 

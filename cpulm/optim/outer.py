@@ -7,7 +7,7 @@ optimizer for DiLoCo", 2025, https://arxiv.org/abs/2505.23725. One machine may t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, overload
 
 import torch
@@ -15,8 +15,8 @@ from torch import Tensor
 
 from cpulm.optim.eager import EagerOptimizer
 
-Average = Callable[[Tensor, float, Tensor], Tensor]
-"""Averages float32 [N] of this process over all, with its weight; the third one is what it has still to
+Average = Callable[[Sequence[Tensor], float, Sequence[Tensor]], list[Tensor]]
+"""Averages float32 tensors of this process over all, with its weight; the third are what it has still to
 send."""
 
 
@@ -76,7 +76,7 @@ class OuterStep(EagerOptimizer):
         states = [self.state[p] for p in parameters]
         ways: Iterable[Tensor] = (state["anchor"] - p for p, state in zip(parameters, states, strict=True))
         if self._average is not None:
-            ways = self._averaged(list(ways), [state["lost"] for state in states], weight)
+            ways = self._average(list(ways), weight, [state["lost"] for state in states])
         lr, momentum = self.defaults["outer_lr"], self.defaults["momentum"]
         for p, state, way in zip(parameters, states, ways, strict=True):
             anchor, velocity = state["anchor"], state["velocity"]
@@ -84,12 +84,3 @@ class OuterStep(EagerOptimizer):
             # Products and sums apart: fused ones round differently on different processors.
             anchor.sub_(way.add_(velocity * momentum).mul_(lr))
             p.copy_(anchor)
-
-    def _averaged(self, differences: list[Tensor], lost: list[Tensor], weight: float) -> list[Tensor]:
-        assert self._average is not None
-        sizes = [one.numel() for one in differences]
-        left = torch.cat([one.flatten() for one in lost])
-        averages = self._average(torch.cat([one.flatten() for one in differences]), weight, left)
-        for tensor, part in zip(lost, left.split(sizes), strict=True):
-            tensor.copy_(part.view_as(tensor))
-        return [part.view_as(one) for one, part in zip(differences, averages.split(sizes), strict=True)]

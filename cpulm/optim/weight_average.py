@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 EVERY = 8
-"""Updates between two steps of the average, which is a pass over the memory of both."""
+"""The fewest updates between two steps of the average, which is a pass over the memory of both."""
 
 
 class WeightAverage:
@@ -25,18 +25,19 @@ class WeightAverage:
 
     Args:
         model: on the device on which it is trained; its parameters must stay where they are.
+        round_steps: updates in a round of several processes, which have the same weights only at its end.
     """
 
-    def __init__(self, model: nn.Module, fraction: float) -> None:
-        self._exponent = 1.0 / fraction
+    def __init__(self, model: nn.Module, fraction: float, round_steps: int = 1) -> None:
+        self._exponent, self._every = 1.0 / fraction, -(-EVERY // round_steps) * round_steps
         self._weights = model.state_dict()
         self._average = {name: weight.clone() for name, weight in self._weights.items()}
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Take in the weights after update number ``step``, counted from 1; a pure function of these."""
-        if step % EVERY == 0:
-            part = 1.0 - (1.0 - EVERY / step) ** self._exponent
+        if step % self._every == 0:
+            part = 1.0 - (1.0 - self._every / step) ** self._exponent
             torch._foreach_lerp_(list(self._average.values()), list(self._weights.values()), part)
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -83,12 +83,7 @@ class Settings(Section):
         if self.distributed.mode == "diloco" and not self.train.outer_steps:
             raise ValueError(
                 "distributed.mode diloco exchanges weights after train.outer_steps updates, and these are 0: "
-                "set train.outer_steps, such as 30"
-            )
-        if self.distributed.mode == "diloco" and self.train.average_fraction is not None:
-            raise ValueError(
-                "train.average_fraction averages the weights of every update, which differ between the "
-                "processes of distributed.mode diloco: leave it out, or set it to null if a preset has it"
+                "set train.outer_steps, such as 7"
             )
         return self
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from cpulm.settings.setting_types import Section
+
+Compression = Literal["none", "bf16", "int8", "int2"]
 
 _MOST = 4096
 """The most processes on a machine, machines, and restarts."""
@@ -36,9 +38,9 @@ class DistributedSettings(Section):
     share: Literal["equal", "speed"] = "equal"
     """How `diloco` divides the rows of an update: equally, or by the speeds of the processes in the round
     before. By speed, a resumed run is exact in its data and close in its numbers."""
-    compression: Literal["none", "bf16", "int8"] | None = None
-    """How gradients or changes of the weights are sent: as they are, in half the bytes, or in a quarter;
-    unset: `int8` for `diloco` and for runs that train in int8, else `none`."""
+    compression: Compression | None = None
+    """How gradients or changes of the weights are sent: as they are, or in 16, 8 or 2 bits each; `int2` is
+    for `diloco` alone. Unset: `int2` for `diloco`, `int8` for runs that train in int8, else `none`."""
 
     @field_validator("nodes", mode="before")
     @classmethod
@@ -61,9 +63,22 @@ class DistributedSettings(Section):
             raise ValueError("must be HOST:PORT with a port of 1 to 65535, such as 192.168.1.5:29400")
         return value
 
-    def sent_as(self, precision: str) -> Literal["none", "bf16", "int8"]:
+    @model_validator(mode="after")
+    def _keeps_what_rounding_lost(self) -> DistributedSettings:
+        if self.compression == "int2" and self.mode == "sync":
+            raise ValueError(
+                "compression int2 needs mode diloco, which sends later what rounding lost: "
+                "set mode to diloco, or compression to int8"
+            )
+        return self
+
+    def sent_as(self, precision: str) -> Compression:
         """The compression of a run that trains in ``precision``, also where it is not set."""
-        return self.compression or ("int8" if self.mode == "diloco" or precision == "int8" else "none")
+        if self.compression is not None:
+            return self.compression
+        if self.mode == "diloco":
+            return "int2"
+        return "int8" if precision == "int8" else "none"
 
     @property
     def node_range(self) -> tuple[int, int]:

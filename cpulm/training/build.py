@@ -129,7 +129,9 @@ def _parts(
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     sent_as = settings.distributed.sent_as(runtime.precision)
     quantize = None if runtime.int8_kernels is None else runtime.int8_kernels.left
+    round_steps = 1
     if settings.distributed.mode == "diloco":
+        round_steps = train.outer_steps
         by_speed = settings.distributed.share == "speed"
         averaged = WeightedAverage(world, sent_as, quantize)
         exchange = OwnRows(world, trained, train.micro_batch_size * train.grad_accum_steps, by_speed=by_speed)
@@ -137,7 +139,8 @@ def _parts(
         owners = OwnedTensors(world, sent_as, quantize)
         exchange = GradientSum(world, trained, sent_as, quantize)
     optimizers = build_optimizers(model, train, runtime.int8_kernels, averaged, owners)
-    average = WeightAverage(model, train.average_fraction) if train.average_fraction else None
+    fraction = train.average_fraction
+    average = None if fraction is None else WeightAverage(model, fraction, round_steps)
     return TrainingParts(model, optimizers, loader, forward=model, average=average, exchange=exchange)
 
 

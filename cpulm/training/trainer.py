@@ -197,8 +197,11 @@ class Trainer:
             problem = self.rounds.after_update(problem, own + 1, self.last_seconds)
             if problem is not None:
                 self._roll_back(problem, own)
-            elif self.rounds.is_border(own + 1) and self._checkpoint_is_due():
-                self._save()
+            elif self.rounds.is_border(own + 1):  # all processes have the same weights
+                if self.parts.average is not None:
+                    self.parts.average.update(own + 1)
+                if self._checkpoint_is_due():
+                    self._save()
 
     def _on_gradients(self) -> None:
         self.layer_stats.before_update(self.state.step + 1)
@@ -255,8 +258,6 @@ class Trainer:
             if self.rounds.are_long:  # the others, whose numbers are finite, count it too
                 state.step, state.tokens = state.step + 1, state.tokens + self.settings.tokens_per_step
             return result.problem
-        if self.parts.average is not None:
-            self.parts.average.update(state.generation_steps + 1)
         spike = state.losses.update(result.loss, train.spike_nats)
         problem = spike if self.world.is_main or not self.rounds.are_long else None
         self._note_update(result, scale, began, timer.seconds["data"])

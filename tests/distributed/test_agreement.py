@@ -20,7 +20,7 @@ from cpulm.run_dir import RunDir
 from cpulm.training.build import build_parts, build_trainer
 from cpulm.training.prepare_run import PreparedRun, prepare_run
 
-DILOCO = ("distributed.mode=diloco", "train.outer_steps=4", "train.average_fraction=null")
+DILOCO = ("distributed.mode=diloco", "train.outer_steps=4", "train.average_fraction=0.5")
 
 
 def test_what_is_true_in_one_process_is_true_in_all_and_the_values_are_the_main_ones() -> None:
@@ -39,7 +39,7 @@ def test_what_is_true_in_one_process_is_true_in_all_and_the_values_are_the_main_
 
 @dataclass
 class Ended:
-    """How a process's training ended, and the learning rate of each of its updates."""
+    """How a process's training ended, its weights and their average, and the learning rate of each update."""
 
     reason: str = ""
     step: int = 0
@@ -85,6 +85,8 @@ def trained(
         trainer.prepare()
         mine.reason = trainer.train()
         mine.step, mine.weights = trainer.state.step, list(trainer.parts.model.state_dict().values())
+        if trainer.parts.average is not None:
+            mine.weights += trainer.parts.average.state_dict().values()
 
     in_world(2, train)
     return ended

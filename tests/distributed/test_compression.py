@@ -11,7 +11,6 @@ from worlds import in_world
 
 from cpulm.distributed.compression import (
     BLOCK,
-    Compression,
     ErrorFeedback,
     Quantize,
     compress,
@@ -24,7 +23,7 @@ from cpulm.execution.update import StepTimer, accumulate_gradients
 from cpulm.native.int8 import Int8Kernels
 from cpulm.native.kernels import Kernels
 from cpulm.native.library import load
-from cpulm.settings.distributed_settings import DistributedSettings
+from cpulm.settings.distributed_settings import Compression, DistributedSettings
 from cpulm.settings.resolve_settings import resolve
 from cpulm.system.machine import read_machine
 from cpulm.training.build import build_random_parts
@@ -40,14 +39,16 @@ def values_of(count: int, seed: int = 0) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("count", COUNTS)
-@pytest.mark.parametrize(("kind", "each", "more"), [("none", 4, 0), ("bf16", 2, 0), ("int8", 1, 4)])
-def test_the_bytes_are_as_many_as_announced(kind: Compression, each: int, more: int, count: int) -> None:
+@pytest.mark.parametrize(
+    ("kind", "each", "block"), [("none", 4, 0), ("bf16", 2, 0), ("int8", 1, 4), ("int2", 0, 68)]
+)
+def test_the_bytes_are_as_many_as_announced(kind: Compression, each: int, block: int, count: int) -> None:
     content = compress(values_of(count), kind)
     assert content.dtype == torch.uint8
-    assert content.numel() == compressed_bytes(count, kind) == each * count + more * -(-count // BLOCK)
+    assert content.numel() == compressed_bytes(count, kind) == each * count + block * -(-count // BLOCK)
     assert restore(content, count, kind).shape == (count,)
     with pytest.raises(ValueError, match="bytes are not"):
-        restore(content, count + 1, kind)
+        restore(content, count + BLOCK, kind)
 
 
 def test_uncompressed_values_are_the_same() -> None:
@@ -78,17 +79,31 @@ def test_int8_is_off_by_half_a_level_of_its_own_block(quantize: Quantize | None)
     assert error.any()
 
 
+@pytest.mark.parametrize("count", [BLOCK, 100])
+def test_int2_has_four_levels_and_the_error_that_theory_says(count: int) -> None:
+    values = torch.randn(200, count, generator=torch.Generator().manual_seed(0)) * 1e-4
+    restored = restore(compress(values, "int2"), count, "int2")
+    sizes = values.square().mean(1, keepdim=True).sqrt()  # of a block alone, without its padding
+    levels = (restored / (0.996 * sizes)).unique()
+    assert torch.allclose(levels.round(decimals=3).unique(), torch.tensor([-1.5, -0.5, 0.5, 1.5]))
+    error = ((restored - values).square().mean() / values.square().mean()).item()
+    assert error == pytest.approx(0.1188, abs=0.003)  # Max, 1960, table I: four levels, normal distribution
+
+
+@pytest.mark.parametrize("kind", ["int8", "int2"])
 @pytest.mark.parametrize("bad", [torch.inf, -torch.inf, torch.nan])
-def test_zeros_stay_zeros_and_what_is_not_finite_is_seen(bad: float, quantize: Quantize | None) -> None:
+def test_zeros_stay_zeros_and_what_is_not_finite_is_seen(
+    kind: Compression, bad: float, quantize: Quantize | None
+) -> None:
     values = torch.zeros(2 * BLOCK)
-    assert not restore(compress(values, "int8", quantize), 2 * BLOCK, "int8").any()
+    assert not restore(compress(values, kind, quantize), 2 * BLOCK, kind).any()
     values[3] = bad
-    first, second = restore(compress(values, "int8", quantize), 2 * BLOCK, "int8").view(2, BLOCK)
+    first, second = restore(compress(values, kind, quantize), 2 * BLOCK, kind).view(2, BLOCK)
     assert not first.isfinite().any()
     assert second.isfinite().all()
 
 
-@pytest.mark.parametrize("kind", ["none", "bf16", "int8"])
+@pytest.mark.parametrize("kind", ["none", "bf16", "int8", "int2"])
 @pytest.mark.parametrize("count", [5, BLOCK, 3 * BLOCK + 5])
 def test_rows_are_compressed_each_by_itself(kind: Compression, count: int, quantize: Quantize | None) -> None:
     rows = values_of(3 * count).view(3, count)
@@ -100,7 +115,7 @@ def test_rows_are_compressed_each_by_itself(kind: Compression, count: int, quant
     assert content.any(), "what is sent does not change with the values"
 
 
-@pytest.mark.parametrize("kind", ["bf16", "int8"])
+@pytest.mark.parametrize("kind", ["bf16", "int8", "int2"])
 def test_over_the_rounds_the_feedback_sends_the_truth(kind: Compression) -> None:
     count, rounds = 2 * BLOCK + 7, 50
     feedback = ErrorFeedback(count, kind)
@@ -119,7 +134,13 @@ def test_over_the_rounds_the_feedback_sends_the_truth(kind: Compression) -> None
 def test_a_run_in_int8_sends_int8_unless_told_otherwise(precision: str, kind: Compression) -> None:
     assert DistributedSettings().sent_as(precision) == kind
     assert DistributedSettings(compression="bf16").sent_as(precision) == "bf16"
-    assert DistributedSettings(mode="diloco").sent_as(precision) == "int8"
+    assert DistributedSettings(mode="diloco").sent_as(precision) == "int2"
+
+
+def test_gradients_whose_rounding_would_be_lost_are_not_sent_in_two_bits() -> None:
+    with pytest.raises(ValueError, match="compression int2 needs mode diloco"):
+        DistributedSettings(compression="int2")
+    assert DistributedSettings(compression="int2", mode="diloco").sent_as("fp32") == "int2"
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])

@@ -10,10 +10,10 @@ from torch import Tensor
 from worlds import in_world
 
 from cpulm.distributed import gradients
-from cpulm.distributed.compression import Compression
 from cpulm.distributed.gradients import GradientSum, OwnedTensors
 from cpulm.distributed.world import World
 from cpulm.errors import LostPeerError
+from cpulm.settings.distributed_settings import Compression
 
 ROWS = torch.randn(4, 300, generator=torch.Generator().manual_seed(3))
 

@@ -26,7 +26,6 @@ TEXT = "\n\n".join(f"{n} and {n + 1} are {2 * n + 1}." for n in range(400))
 LOW_TRAFFIC = {
     "CPULM_DISTRIBUTED__MODE": "diloco",
     "CPULM_TRAIN__OUTER_STEPS": "2",
-    "CPULM_TRAIN__AVERAGE_FRACTION": "null",
 }
 
 

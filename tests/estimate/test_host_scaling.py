@@ -28,7 +28,7 @@ COST = UpdateCost(
     parameters=10_000_000,
 )
 FAST, SLOW = network_of("1gbit"), network_of("100mbit")
-SYNC, DILOCO = Exchange("sync", "none"), Exchange("diloco", "int8", every=30)
+SYNC, DILOCO = Exchange("sync", "none"), Exchange("diloco", "int2", every=7)
 
 
 def test_one_host_has_no_network() -> None:
@@ -80,7 +80,7 @@ def test_the_processor_carries_what_is_sent() -> None:
 
 def test_rounds_send_a_hundredth() -> None:
     every, rounds = (scaling(COST, exchange, SLOW, 2, grows=True) for exchange in (SYNC, DILOCO))
-    assert every.sent_bytes / rounds.sent_bytes == pytest.approx(30 * 4 / (1 + 4 / 256))
+    assert every.sent_bytes / rounds.sent_bytes == pytest.approx(7 * 4 / (1 / 4 + 4 / 256))
     assert every.efficiency < 0.3
     assert rounds.efficiency > 0.95
 

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 from worlds import in_world
 
-from cpulm.distributed.compression import Compression
 from cpulm.distributed.gradients import OwnedTensors
 from cpulm.distributed.world import World
 from cpulm.model.transformer import Transformer
@@ -20,6 +19,7 @@ from cpulm.native.library import load
 from cpulm.optim.build_optimizers import build_optimizers
 from cpulm.optim.divided_muon import PORTIONS, DividedMuon, in_portions, multiplications, owners_of
 from cpulm.optim.muon import Muon, orthogonalise
+from cpulm.settings.distributed_settings import Compression
 from cpulm.settings.resolve_settings import resolve
 
 Group = list[nn.Parameter]

@@ -38,6 +38,17 @@ def test_later_weights_count_more_the_smaller_the_fraction(fraction: float) -> N
     torch.testing.assert_close(average.state_dict()["weight"], expected)
 
 
+@pytest.mark.parametrize(("round_steps", "taken"), [(1, EVERY), (3, 9), (EVERY, EVERY), (30, 30)])
+def test_weights_are_taken_in_only_at_the_end_of_a_round(round_steps: int, taken: int) -> None:
+    model = a_model()
+    average = WeightAverage(model, 0.5, round_steps)
+    before = average.state_dict()["weight"].clone()
+    trained(model, average, 1, taken - 1)
+    assert torch.equal(average.state_dict()["weight"], before)
+    trained(model, average, taken, taken)
+    torch.testing.assert_close(average.state_dict()["weight"], model.get_parameter("weight").detach())
+
+
 def test_the_average_continues_bit_for_bit_from_its_state() -> None:
     model = a_model()
     average = WeightAverage(model, 0.2)
