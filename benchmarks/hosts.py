@@ -1,7 +1,7 @@
 """Trains on several hosts in network namespaces: tokens per second, efficiency, bytes sent, loss. Needs root.
 
     python benchmarks/hosts.py --preset 6x256 --link 1gbit --mode sync:bf16 --link 100mbit --mode diloco
-        [--hosts 2] [--steps 60] [--rounds 7] [--set KEY=VALUE ...] [--same-batch] [--busy 0]
+        [--hosts 2] [--steps 60] [--rounds 12] [--set KEY=VALUE ...] [--same-batch] [--busy 0]
 
 A mode may have a ``distributed.compression`` after a colon, or ``speed``: ``distributed.share=speed``.
 
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", default="builtin:python")
     parser.add_argument("--hosts", type=int, default=2)
     parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--rounds", type=int, default=7, help="updates in a round of diloco")
+    parser.add_argument("--rounds", type=int, default=12, help="updates in a round of diloco")
     parser.add_argument("--link", action="append", default=[])
     parser.add_argument("--mode", action="append", default=[])
     parser.add_argument("--set", action="append", default=[], dest="assignments")
@@ -88,7 +88,7 @@ def show(link: str, mode: str, hosts: int, result: Result, alone: Result) -> Non
     efficiency = result.tokens_per_second / (hosts * alone.tokens_per_second)
     print(
         f"{link:9} {mode:11} {hosts:5} {result.tokens_per_second:9,.0f} {efficiency:10.1%} "
-        f"{result.bytes_per_update / 1e6:8.2f} {result.loss:8.4f}",
+        f"{result.bytes_per_update / 1e6:8.3f} {result.loss:8.4f}",
         flush=True,
     )
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from cpulm.estimate.host_scaling import Exchange, Network, Scaling, UpdateCost
     from cpulm.settings import Settings
 
-_ROUND = 7
+_ROUND = 12
 """Updates in a round, if the settings have none."""
 _MOST = 64
 

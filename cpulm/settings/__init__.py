@@ -83,7 +83,7 @@ class Settings(Section):
         if self.distributed.mode == "diloco" and not self.train.outer_steps:
             raise ValueError(
                 "distributed.mode diloco exchanges weights after train.outer_steps updates, and these are 0: "
-                "set train.outer_steps, such as 7"
+                "set train.outer_steps, such as 12"
             )
         return self
 

@@ -112,6 +112,9 @@ def test_hosts_share_the_batch_of_one_as_far_as_it_has_rows(tmp_path: Path) -> N
         assert [row["hosts"] for row in table["found"]] == ([1, 2, 4, 8] if table["grows"] else [1, 2, 4])
         assert [row["rows"] for row in table["found"]] == ([4] * 4 if table["grows"] else [4, 2, 1])
         assert table["useful"] <= (64 if table["grows"] else 4)
-    shown = run(*hosts, cwd=tmp_path).stdout
+    rounds = ("distributed.mode=diloco", "distributed.compression=int2", "train.outer_steps=9")
+    shown = run(*hosts, *(word for one in rounds for word in ("--set", one)), cwd=tmp_path).stdout
     assert shown.count("efficiency") == 4
+    assert "sent as int2, rounds of 9 updates" in shown
+    assert shown.count("sent as int2") == 2  # gradients are not
     assert "A model, not a measurement" in shown

@@ -187,5 +187,5 @@ def test_the_main_process_writes_when_all_others_have_kept_their_states() -> Non
 
 
 def test_rounds_need_a_length() -> None:
-    with pytest.raises(ValueError, match=r"set train\.outer_steps, such as 7"):
+    with pytest.raises(ValueError, match=r"set train\.outer_steps, such as 12"):
         Settings.model_validate({"distributed": {"mode": "diloco"}})
