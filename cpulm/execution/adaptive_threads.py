@@ -4,15 +4,16 @@ All threads of a parallel region wait for the slowest one. If other programs use
 often has no core while all others wait for it: two threads beside two busy programs can be slower than one.
 More threads than processors can be faster than both: while one waits for a processor, the others take its
 share of the work, and the scheduler gives more time to more threads. While other programs are busy, several
-thread counts are therefore tried in turns on real updates, and the fastest is used for a while. The weights
-do not depend on the thread count: the kernels sum in an order that is independent of it. Whether torch's
-operations are independent of it too is checked before the first change.
+thread counts are therefore tried in turns on real updates, and the fastest is used while it stays so. The
+weights do not depend on the thread count: the kernels sum in an order that is independent of it. Whether
+torch's operations are independent of it too is checked before the first change.
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -27,14 +28,16 @@ from cpulm.execution.update import StepTimer, TrainingParts, accumulate_gradient
 from cpulm.model.transformer import Transformer
 from cpulm.system.cpu_use import OthersUse, usable_processors
 from cpulm.system.openmp import ShortSpin
+from cpulm.system.time_slice import ShortSlice
 
 BUSY, CALM = 0.3, 0.15
 """Processors that other programs use: at ``BUSY`` or more the search begins, at ``CALM`` or less it ends."""
-TRIAL_SECONDS, TRIAL_UPDATES, ROUNDS = 0.8, 3, 3
-"""Each turn takes at least this time and this many updates; each thread count has this many turns."""
-_KEPT = 0.5
-"""Of the weight of the last trial, in the next one: how fast a thread count is depends on how the scheduler
-happens to place the threads, and one trial often finds another count than the next."""
+TURN_SECONDS, TURN_UPDATES, ROUNDS = 0.5, 2, 4
+"""A turn takes at least this time and this many updates. In the first trial each thread count has this many
+turns, in later ones one."""
+NEWEST, MARGIN = 0.2, 0.05
+"""The newest turn's part in the average speed of its thread count, because the scheduler places the threads
+differently each time; and how much faster than the one in use another count must be."""
 FIRST_HOLD_SECONDS, LONGEST_HOLD_SECONDS = 15.0, 120.0
 """Time until the next trial: it doubles, up to the longest, each time that a trial confirms the result."""
 ONE_THREADS_WORK = 1_500_000
@@ -90,7 +93,7 @@ def measured_as_in_a_run(
     threads: int,
     *,
     others: Callable[[], float],
-    spin: Callable[[bool], None] | None = None,
+    short_waits: Callable[[bool], None] | None = None,
     use: Callable[[int], None] = torch.set_num_threads,
     processors: int | None = None,
 ) -> float:
@@ -103,11 +106,11 @@ def measured_as_in_a_run(
         measure: runs updates and returns seconds.
         threads: that torch uses, and shall use afterwards.
         others: as :meth:`OthersUse.newest`, which may wait; not asked if there is one thread.
-        spin, use, processors: as in :class:`AdaptiveThreads`.
+        short_waits, use, processors: as in :class:`AdaptiveThreads`.
     """
     if threads == 1 or others() < BUSY:
         return measure()
-    switch = ShortSpin().switch if spin is None else spin
+    switch = _short_waits() if short_waits is None else short_waits
     switch(True)
     try:
         seconds = measure()
@@ -119,6 +122,16 @@ def measured_as_in_a_run(
     finally:
         use(threads)
         switch(False)
+
+
+def _short_waits() -> Callable[[bool], None]:
+    spin, time_slice = ShortSpin(), ShortSlice()
+
+    def switch(on: bool) -> None:
+        spin.switch(on)
+        time_slice.switch(on)
+
+    return switch
 
 
 def same_bits(parts: TrainingParts, runtime: Runtime, numbers: Sequence[int]) -> bool:
@@ -146,38 +159,33 @@ def _digest(gradient: Tensor) -> bytes:
 
 
 @dataclass
-class _Trial:
-    """The thread counts still to try, in ``turns``; ``seconds`` and ``updates`` of each so far."""
+class _Speeds:
+    """Updates per second of each thread count: averages over its turns, in which the newest count most.
 
-    turns: list[int]
-    seconds: dict[int, float] = field(default_factory=dict)
-    updates: dict[int, float] = field(default_factory=dict)
-    turn_seconds: float = 0.0
-    turn_updates: int = 0
+    ``seconds`` and ``updates`` are those of the turn that is not over.
+    """
 
-    def note(self, seconds: float) -> bool:
-        """Count one update of the current thread count; return whether its turn is over."""
-        number = self.turns[0]
-        self.seconds[number] = self.seconds.get(number, 0.0) + seconds
-        self.updates[number] = self.updates.get(number, 0.0) + 1
-        self.turn_seconds += seconds
-        self.turn_updates += 1
-        if self.turn_seconds < TRIAL_SECONDS or self.turn_updates < TRIAL_UPDATES:
+    average: dict[int, float] = field(default_factory=dict)
+    turns: Counter[int] = field(default_factory=Counter)
+    seconds: float = 0.0
+    updates: int = 0
+
+    def note(self, threads: int, seconds: float) -> bool:
+        """Count one update with that many threads; return whether their turn is over."""
+        self.seconds += seconds
+        self.updates += 1
+        if self.seconds < TURN_SECONDS or self.updates < TURN_UPDATES:
             return False
-        del self.turns[0]
-        self.turn_seconds, self.turn_updates = 0.0, 0
+        self.turns[threads] += 1
+        before, part = self.average.get(threads, 0.0), max(NEWEST, 1 / self.turns[threads])
+        self.average[threads] = before + part * (self.updates / max(self.seconds, 1e-9) - before)
+        self.seconds, self.updates = 0.0, 0
         return True
 
-    def next(self, turns: list[int]) -> _Trial:
-        """Return another trial, in which this one still counts for a part."""
-        return _Trial(
-            turns,
-            {number: _KEPT * seconds for number, seconds in self.seconds.items()},
-            {number: _KEPT * updates for number, updates in self.updates.items()},
-        )
-
-    def fastest(self) -> int:
-        return min(self.seconds, key=lambda number: self.seconds[number] / self.updates[number])
+    def fastest(self, used: int) -> int:
+        """Return the count ``used``, or the fastest one if that is clearly faster."""
+        best = max(self.average, key=self.average.__getitem__)
+        return best if self.average[best] > (1 + MARGIN) * self.average.get(used, 0.0) else used
 
 
 class AdaptiveThreads:
@@ -186,7 +194,7 @@ class AdaptiveThreads:
     Args:
         most: the number of threads while the machine is calm.
         others: returns how many processors other programs use; None if it is too early to know.
-        spin: switches short spinning on while others are busy.
+        short_waits: switches short spinning and short time slices on while others are busy.
         may_change: called once, before the first trial. If it returns False, the number never changes.
         use: sets the number of threads.
         outside: the number before and after the context; None: ``most``.
@@ -199,7 +207,7 @@ class AdaptiveThreads:
         most: int,
         *,
         others: Callable[[], float | None] | None = None,
-        spin: Callable[[bool], None] | None = None,
+        short_waits: Callable[[bool], None] | None = None,
         may_change: Callable[[], bool] = lambda: True,
         use: Callable[[int], None] | None = None,
         outside: int | None = None,
@@ -210,17 +218,13 @@ class AdaptiveThreads:
         self._counts = thread_counts(most, processors)
         self._outside = most if outside is None else outside
         self._others = OthersUse().read if others is None else others
-        self._spin = ShortSpin().switch if spin is None else spin
+        self._short_waits = _short_waits() if short_waits is None else short_waits
         self._use = torch.set_num_threads if use is None else use
         self._now, self._may_change = now, may_change
         self._fixed: bool | None = True if most == 1 else None
-        self._busy = False
-        self._trial: _Trial | None = None
-        self._last_trial = _Trial([])
-        self._last_fastest: int | None = None
-        self._kind = ""
-        self._hold_seconds = FIRST_HOLD_SECONDS
-        self._next_trial = 0.0
+        self._busy, self._kind = False, ""
+        self._speeds, self._to_try = _Speeds(), list[int]()
+        self._used, self._hold_seconds, self._next_trial = most, FIRST_HOLD_SECONDS, 0.0
 
     @property
     def is_held_down(self) -> bool:
@@ -237,17 +241,12 @@ class AdaptiveThreads:
         others = self._others()
         if others is not None:
             self._note_load(others)
-        if not self._busy or self._fixed:
+        if not self._busy or self._is_fixed():
             return
         if kind != self._kind:
-            self._kind, self._trial, self._last_trial = kind, None, _Trial([])
-        if self._trial is not None:
-            self._continue_trial(self._trial, seconds)
-        elif self._now() >= self._next_trial:
-            if self._fixed is None:
-                self._fixed = not self._may_change()
-            if not self._fixed:
-                self._begin_trial()
+            self._begin(kind)
+        elif self._speeds.note(self.threads, seconds):
+            self._next_turn()
 
     def each(self, items: Iterable[_Item], kind: str = "update") -> Iterator[_Item]:
         """Yield the items, and record the time that the caller spends on each as one piece of work."""
@@ -266,39 +265,48 @@ class AdaptiveThreads:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Restore the number of threads and the library's own spinning."""
+        """Restore the number of threads, the library's own spinning and the time slices."""
         self._become_calm()
         if self._outside != self.most:
             self._use(self._outside)
 
     def _note_load(self, others: float) -> None:
         if not self._busy and others >= BUSY:
-            self._busy, self._hold_seconds, self._next_trial = True, FIRST_HOLD_SECONDS, 0.0
-            self._spin(True)
+            self._busy, self._kind = True, ""
+            self._short_waits(True)
         elif self._busy and others <= CALM:
             self._become_calm()
 
     def _become_calm(self) -> None:
-        self._busy, self._trial, self._last_trial = False, None, _Trial([])
+        self._busy = False
         self._take(self.most)
-        self._spin(False)
+        self._short_waits(False)
 
-    def _begin_trial(self) -> None:
-        self._trial = self._last_trial.next([number for _ in range(ROUNDS) for number in self._counts])
-        self._take(self._trial.turns[0])
+    def _is_fixed(self) -> bool:
+        if self._fixed is None:
+            self._fixed = not self._may_change()
+        return self._fixed
 
-    def _continue_trial(self, trial: _Trial, seconds: float) -> None:
-        if not trial.note(seconds):
-            return
-        if trial.turns:
-            self._take(trial.turns[0])
-            return
-        fastest, before = trial.fastest(), self._last_fastest
-        longer = min(2 * self._hold_seconds, LONGEST_HOLD_SECONDS)
-        self._hold_seconds = longer if fastest == before else FIRST_HOLD_SECONDS
-        self._last_fastest, self._last_trial, self._trial = fastest, trial, None
+    def _begin(self, kind: str) -> None:
+        """Begin the first trial of another kind of work, or of another busy time."""
+        self._kind, self._speeds, self._to_try = kind, _Speeds(), self._counts * ROUNDS
+        self._use_from_now(self._counts[0])
+        self._take(self._to_try.pop(0))
+
+    def _use_from_now(self, threads: int) -> None:
+        self._used, self._hold_seconds = threads, FIRST_HOLD_SECONDS
         self._next_trial = self._now() + self._hold_seconds
-        self._take(fastest)
+
+    def _next_turn(self) -> None:
+        if not self._to_try:
+            fastest = self._speeds.fastest(self._used)
+            if fastest != self._used:
+                self._use_from_now(fastest)
+            elif self._now() >= self._next_trial:
+                self._to_try = [number for number in self._counts if number != self._used]
+                self._hold_seconds = min(2 * self._hold_seconds, LONGEST_HOLD_SECONDS)
+                self._next_trial = self._now() + self._hold_seconds
+        self._take(self._to_try.pop(0) if self._to_try else self._used)
 
     def _take(self, threads: int) -> None:
         if threads != self.threads:

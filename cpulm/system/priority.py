@@ -32,13 +32,13 @@ def _lower_on_posix() -> str:
     before = os.getpriority(os.PRIO_PROCESS, 0)
     if before < NICE:
         # On Linux each thread has a priority; a new thread inherits that of its creator
-        for thread in _threads():
+        for thread in thread_ids():
             with suppress(ProcessLookupError):  # it has just ended
                 os.setpriority(os.PRIO_PROCESS, thread, NICE)
     return f"low priority (nice {max(before, NICE)}): other programs come first"
 
 
-def _threads() -> list[int]:
+def thread_ids() -> list[int]:
     """Return the ids of this process's threads; 0, the whole process, if they are unknown."""
     try:
         return [int(entry.name) for entry in Path("/proc/self/task").iterdir()]

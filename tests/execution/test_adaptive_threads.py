@@ -31,7 +31,7 @@ class Day:
         self.threads = AdaptiveThreads(
             most,
             others=lambda: self.others,
-            spin=self.switches.append,
+            short_waits=self.switches.append,
             use=self.used.append,
             now=lambda: self.clock,
             processors=most,
@@ -81,7 +81,6 @@ def test_beside_busy_programs_the_fastest_number_is_found_and_kept(
     assert set(taken) == {1, 2, 4, 6}
     at_work = [number for number in taken if number == fastest]
     assert len(at_work) > 0.8 * len(taken)
-    assert taken[-1] == fastest
     assert day.switches == [True]
 
 
@@ -101,13 +100,22 @@ def test_a_confirmed_number_is_tried_more_seldom() -> None:
 
 
 def test_one_trial_that_finds_another_number_by_chance_decides_little() -> None:
-    """Three threads are much faster in the first trial, and a little slower than one in the second."""
+    """Three threads are much faster in the first trial, and a little slower than one from then on."""
     day = Day(2)
     day.others = 2.0
-    day.train(FIRST_HOLD_SECONDS, lambda threads: 0.1 if threads == 3 else 0.2)
-    taken = day.train(2 * FIRST_HOLD_SECONDS, lambda threads: 0.11 if threads == 3 else 0.1)
+    day.train(FIRST_HOLD_SECONDS / 2, lambda threads: 0.1 if threads == 3 else 0.2)
+    taken = day.train(2 * FIRST_HOLD_SECONDS, lambda threads: 0.103 if threads == 3 else 0.1)
     assert set(taken) == {1, 2, 3}
     assert taken[-1] == 3
+
+
+def test_a_number_that_was_fast_only_in_the_trial_is_given_up_without_another_one() -> None:
+    day = Day(2)
+    day.others = 2.0
+    day.train(FIRST_HOLD_SECONDS / 2, lambda threads: {3: 0.1, 2: 0.12, 1: 0.2}[threads])
+    assert day.threads.threads == 3
+    day.train(FIRST_HOLD_SECONDS / 3, lambda threads: {3: 0.15, 2: 0.12, 1: 0.2}[threads])
+    assert day.threads.threads == 2
 
 
 def test_when_the_others_end_all_threads_come_back_at_once() -> None:
@@ -156,7 +164,7 @@ def test_if_the_bits_would_change_the_threads_stay_and_only_spinning_is_short() 
     day.threads = AdaptiveThreads(
         2,
         others=lambda: 2.0,
-        spin=day.switches.append,
+        short_waits=day.switches.append,
         use=day.used.append,
         now=lambda: day.clock,
         may_change=ask,
@@ -191,7 +199,9 @@ def test_a_small_model_writes_with_one_thread_and_all_are_there_again_afterwards
 
 def test_a_measurement_on_a_calm_machine_changes_nothing() -> None:
     seen: list[object] = []
-    seconds = measured_as_in_a_run(lambda: 2.0, 2, others=lambda: 0.1, spin=seen.append, use=seen.append)
+    seconds = measured_as_in_a_run(
+        lambda: 2.0, 2, others=lambda: 0.1, short_waits=seen.append, use=seen.append
+    )
     assert (seconds, seen) == (2.0, [])
 
 
@@ -210,7 +220,7 @@ def test_a_measurement_beside_busy_programs_spins_briefly_and_tries_other_number
         lambda: next(measured),
         2,
         others=lambda: 1.0,
-        spin=seen.append,
+        short_waits=seen.append,
         use=seen.append,
         processors=2,
     )

@@ -27,7 +27,7 @@ def said(
     watch = BusyWatch(seen.append, Path("runs/night"), TrainSettings(micro_batch_size=rows), processes)
     clock = 0.0
     threads = AdaptiveThreads(
-        most, others=lambda: others, spin=lambda _: None, use=lambda _: None, now=lambda: clock
+        most, others=lambda: others, short_waits=lambda _: None, use=lambda _: None, now=lambda: clock
     )
     while clock < 60 * minutes:
         one = seconds * (threads.threads if slower_with_more else 1 / threads.threads)

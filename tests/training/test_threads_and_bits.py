@@ -104,7 +104,7 @@ def test_a_run_beside_busy_programs_gives_the_weights_of_a_calm_one(
         numbers.append(number)
         use(number)
 
-    monkeypatch.setattr(adaptive, "TRIAL_SECONDS", 0.0)
+    monkeypatch.setattr(adaptive, "TURN_SECONDS", 0.0)
     monkeypatch.setattr(adaptive, "FIRST_HOLD_SECONDS", 0.0)
     monkeypatch.setattr(OthersUse, "read", lambda self: 2.0)
     monkeypatch.setattr(torch, "set_num_threads", note)
