@@ -1,6 +1,6 @@
 """Training, validating and generating beside other busy programs; nanoGPT's training too, from a clone.
 
-    python benchmarks/in_use.py [--presets nanogpt-char,6x256] [--precisions int8,fp32] [--busy 0,1,2,4]
+    python benchmarks/in_use.py [--presets nanogpt-char,6x256] [--precisions int8,fp32] [--busy 1,2,4]
                                 [--work train,validate,generate] [--rounds 2] [--seconds 10]
                                 [--processes 1,2] [--sent-as bf16] [--nanogpt ../nanoGPT] [--pin] [--nice]
                                 [--json]
@@ -9,9 +9,9 @@ One process for each preset and precision does the work without a break, so that
 ``--processes 2`` trains in two, as ``cpulm train --nproc 2`` does; several numbers, as in 1,2, take turns.
 Beside it are k programs that never wait, for each k in turns, as often as there are rounds; ``--pin`` holds
 all of them to the first processor, as a slow core would be, and ``--nice`` trains with the lowest priority.
-After each change the work has some seconds to adapt, and is then measured. A line gives tokens a second,
-their share of those alone, the fair share P / (P + k) of P processors, and the share of the processors'
-time that the process got.
+Before each k the work is measured alone, so that it adapts from calm; it then has some seconds to adapt, and
+is measured again. A line gives tokens a second, their share of those alone, the fair share P / (P + k) of P
+processors, and the share of the processors' time that the process got.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
 BUSY = [sys.executable, "-c", "while True: pass"]
 CHARACTERS = 65
+CALM_SECONDS = 3.0
+"""Before the work is measured alone."""
 WORDS = ("", "start", "count", "stop", "end")
 Work = Callable[[], int]
 """Does a piece of work and returns how many tokens it had."""
@@ -209,11 +211,11 @@ def measure(
 ) -> Iterator[dict[int, dict[str, float]]]:
     """Rates of each worker beside each number of busy programs, the medians of all rounds."""
     rates: dict[tuple[int, int], list[tuple[float, float]]] = defaultdict(list)
-    for _ in range(arguments.rounds):
-        for count in counts:
+    for count in itertools.chain(*[counts[1:]] * arguments.rounds):
+        for number, worker in enumerate(workers):
+            rates[number, 0].append(worker.measure(CALM_SECONDS, arguments.seconds))
             with busy_programs(count, arguments.pin):
-                for number, worker in enumerate(workers):
-                    rates[number, count].append(worker.measure(arguments.adapting, arguments.seconds))
+                rates[number, count].append(worker.measure(arguments.adapting, arguments.seconds))
     processors = len(os.sched_getaffinity(0))
     for number in range(len(workers)):
         alone = statistics.median(rate for rate, _ in rates[number, 0])
@@ -234,11 +236,11 @@ def main() -> None:
     parser.add_argument("--presets", default="nanogpt-char,4x192,6x256,6x384", help="empty: nanoGPT alone")
     parser.add_argument("--precisions", default="int8,fp32")
     parser.add_argument("--work", default="train")
-    parser.add_argument("--busy", default="0,1,2,4", help="numbers of busy programs; 0 is always measured")
+    parser.add_argument("--busy", default="1,2,4", help="numbers of busy programs; alone is always measured")
     parser.add_argument("--processes", default="1", help="numbers of processes that do the work")
     parser.add_argument("--sent-as", default="none", help="how they send gradients: none, bf16, int8")
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--adapting", type=float, default=8.0, help="seconds before each measurement")
+    parser.add_argument("--adapting", type=float, default=8.0, help="seconds before a measurement")
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--nanogpt", type=Path)
     parser.add_argument("--pin", action="store_true")

@@ -13,8 +13,8 @@ import sys
 
 from cpulm.system.priority import thread_ids
 
-SHORT_NANOSECONDS = 100_000
-"""The shortest slice that Linux gives; the usual one is 1.4 ms with 2 processors."""
+SHORT_NANOSECONDS = 400_000
+"""Linux's own choice is 1.4 ms with 2 processors; 0.1 ms, the shortest it gives, was not faster than this."""
 _SYSTEM_CALLS = {"x86_64": (314, 315), "aarch64": (274, 275), "riscv64": (274, 275)}
 """The numbers of ``sched_setattr`` and ``sched_getattr``: few C libraries have functions for them."""
 _SCHED_OTHER, _SCHED_BATCH = 0, 3
@@ -36,7 +36,7 @@ class _Attributes(ctypes.Structure):
 
 
 class ShortSlice:
-    """Switches all threads of this process between their time slice and the shortest; new ones inherit it.
+    """Switches all threads of this process between their time slice and a short one; new ones inherit it.
 
     Does nothing where the system has no such slices, and for threads of low priority, which give way.
     """
@@ -45,7 +45,7 @@ class ShortSlice:
         self._before = 0
 
     def switch(self, on: bool) -> None:
-        """Switch to the shortest slices, or back to the slice that the calling thread had before."""
+        """Switch to short slices, or back to the slice that the calling thread had before."""
         if on == bool(self._before):
             return
         found = time_slice(0) if on else self._before
