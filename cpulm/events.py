@@ -51,15 +51,13 @@ class Event:
 class RunStarted(Event):
     """A run, new or resumed, is about to begin its first step.
 
-    ``steps`` is the horizon in optimizer updates; None if the horizon is ``max_time_seconds``. ``notes`` are
-    the choices for this machine and their reasons, in words. ``peak_flops_per_second`` is the rate of a
-    matrix product in fp32 at the start of the run; None in the log of an earlier version.
-    ``precision_reason`` is the reason for ``precision``; empty in the log of an earlier version.
-    ``generation`` is the one that begins or continues, of ``generations``. ``text_level`` and
-    ``text_slope`` say how predictable the text is (:mod:`cpulm.data.byte_ngrams`); None in the log of an
-    earlier version, or if the text is too short.
-    ``threads`` are those of each of the run's ``processes``. ``writes_samples`` is whether each validation
-    makes a sample.
+    ``steps`` is the horizon in optimizer updates; None if the horizon is ``max_time_seconds``, which
+    ``most_steps`` may end earlier. ``notes`` are the choices for this machine and their reasons, in words,
+    ``precision_reason`` is that of ``precision``. ``peak_flops_per_second`` is the rate of a matrix product
+    in fp32 at the start of the run. ``generation`` is the one that begins or continues, of ``generations``.
+    ``text_level`` and ``text_slope`` say how predictable the text is (:mod:`cpulm.data.byte_ngrams`); None if
+    it is too short. ``threads`` are those of each of the run's ``processes``. ``writes_samples`` is whether
+    each validation makes a sample. Fields with a default are missing in logs of earlier versions.
     """
 
     kind: ClassVar[str] = "run_started"
@@ -92,6 +90,7 @@ class RunStarted(Event):
     text_slope: Number | None = None
     processes: Count = 1
     writes_samples: bool = True
+    most_steps: Count | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

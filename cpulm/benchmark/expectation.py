@@ -9,6 +9,7 @@ from cpulm.benchmark.planner import Candidate, RunPlan, prepared_seconds
 from cpulm.data.byte_ngrams import text_curve
 from cpulm.data.tokenfile import TokenFolder
 from cpulm.estimate.learning_law import USUAL_TEXT, Expectation, LearningLaw, TextCurve, measured_law
+from cpulm.estimate.requirements import generations_cost
 from cpulm.training.run import PreparedRun
 from cpulm.units import format_bytes, format_count, format_duration
 
@@ -63,8 +64,11 @@ class TextLevel:
 
 def trained_tokens(plan: RunPlan, prepared: PreparedRun) -> float:
     """The tokens that each generation of the prepared run will be trained on, by its measured step."""
-    step = prepared.plan.step_seconds or plan.best.step_seconds
-    return plan.best.trained_seconds / step * prepared.settings.tokens_per_step
+    best, train = plan.best, prepared.settings.train
+    step = prepared.plan.step_seconds or best.step_seconds
+    seconds = (best.trained_seconds + best.spare_seconds) / generations_cost(train.generations)
+    most = (train.max_passes or math.inf) * prepared.plan.train_tokens
+    return min(seconds / step * prepared.settings.tokens_per_step, most)
 
 
 def plan_in_words(plan: RunPlan, prepared: PreparedRun, level: TextLevel | None = None) -> list[str]:
@@ -100,15 +104,16 @@ def _remarks(plan: RunPlan, passes: float) -> list[str]:
     generations = best.settings.train.generations
     remarks = []
     if generations > 1:
+        each = format_duration(best.trained_seconds / generations)
         remarks.append(
-            f"{generations} generations, each of about {format_duration(best.trained_seconds)}: a later one "
-            "learns from the text and from the best before it; what is expected is the first"
+            f"{generations} generations, each of about {each}: a later one learns from the text and from the "
+            "best before it; what is expected is the first"
         )
     if best.spare_seconds > _SHORT_REST * plan.seconds:
-        used = format_duration(best.settings.train.max_time or 0.0)
+        used = format_duration(plan.seconds - best.spare_seconds)
         remarks.append(
             f"the text is short for the time: a model of this size gains little from more than "
-            f"{best.passes:.0f} passes, so the run ends after {used}; more text would use the rest"
+            f"{best.passes:.0f} passes, so the run ends after about {used}; more text would use the rest"
         )
     if passes < 1:
         remarks.append(

@@ -99,6 +99,7 @@ def _as_pilot(settings: Settings, steps: int) -> Settings:
         "generations": 1,
         "target_loss": None,
         "patience": None,
+        "max_passes": None,
     }
     return changed(
         settings,

@@ -17,6 +17,7 @@ from typing import Any
 from cpulm.cache_dir import expand_home
 from cpulm.data.text_size import training_bytes
 from cpulm.data.tokenfile import is_token_folder, read_meta
+from cpulm.data.vocabulary import given_tokenizer
 from cpulm.errors import ResourceError, SettingsError, StoppedError
 from cpulm.estimate import requirements
 from cpulm.estimate.learning_law import USUAL_TEXT, measured_law
@@ -29,12 +30,13 @@ from cpulm.estimate.recipe import (
     shape_settings,
     splits_tokens,
 )
+from cpulm.estimate.requirements import generations_cost
 from cpulm.events import Listener, Progress
 from cpulm.execution.adaptive_threads import measured_as_in_a_run
 from cpulm.execution.runtime import Runtime, choose_runtime
 from cpulm.execution.step_timing import time_update
 from cpulm.model.counts import count, flops_per_token
-from cpulm.settings import HORIZONS, Settings, changed
+from cpulm.settings import Settings, changed
 from cpulm.system.cpu_use import OthersUse
 from cpulm.system.machine import Machine, read_machine
 from cpulm.training.build import build_random_parts
@@ -46,9 +48,8 @@ _START_SECONDS, _TRAINED_PART = 5.0, 0.88
 """Before the first update, and the part of the rest in updates: validations and checkpoints take time too."""
 MOST_TOKENS_PER_PARAMETER = 20.0
 """A size that would be trained on more tokens is left out: a larger one is better (Hoffmann et al.)."""
-GENERATIONS, _TAUGHT_COST = 2, 4 / 3
-"""Trainings, if the time is enough: a third one gained nothing. Each after the first takes so many times as
-long, because of its teacher."""
+GENERATIONS = 2
+"""Trainings, if the time is enough: a third one gained nothing."""
 _WORTH_A_SECOND = 1.5
 """The time is enough if one training would have so many times the passes that the model bears."""
 _BEYOND_MEASURED = 2.5
@@ -59,8 +60,6 @@ _MOST_PARAMETERS_PER_BYTE = 18.0
 _FEWEST_TOKENS = 1e5
 """That a generation is trained on, in no more passes than were measured: 2 layers, 64 wide, had 3.44 bits per
 byte of 10 kB of plays after 40 updates of 1,024 tokens, and 3.25 after 70 of 100."""
-_SHORTEST_SECONDS = 30.0
-"""Of a run that ends early: the start alone may take ten seconds on a busy machine."""
 _PREPARED_BYTES_PER_SECOND = 1e7
 """Of text that is read twice and tokenized, on two cores."""
 _PREPARED_PART = 0.1
@@ -81,8 +80,7 @@ class Candidate:
         place: in the table of shapes.
         tokens: that each generation is trained on, in ``passes`` over the text: no more passes than were ever
             measured.
-        spare_seconds: of the time, because more passes and generations are not planned. If there are any, the
-            time of ``settings`` counts from the end of planning, which may take long on a busy machine.
+        spare_seconds: of the time, because more passes and generations are not planned.
         relative_loss: the expected loss in bits per byte of a text like English prose: it ranks the sizes.
     """
 
@@ -102,9 +100,8 @@ class Candidate:
 
     @property
     def trained_seconds(self) -> float:
-        """Of each generation, the mean over all."""
-        generations = self.settings.train.generations
-        return self.tokens / self.tokens_per_second * generations_cost(generations) / generations
+        """Of all generations."""
+        return self.tokens / self.tokens_per_second * generations_cost(self.settings.train.generations)
 
 
 @dataclass(frozen=True)
@@ -133,11 +130,6 @@ class Elsewhere:
     machine: Machine
     rates: Mapping[int, float]
     text_bytes: float
-
-
-def generations_cost(number: int) -> float:
-    """How many times as long as one training so many generations take."""
-    return 1.0 + (number - 1) * _TAUGHT_COST
 
 
 def seconds_given(settings: Settings) -> float | None:
@@ -176,10 +168,11 @@ class Planner:
         seconds = seconds_given(given)
         if seconds is None:
             raise SettingsError("the preset auto needs a time", "give --max-time 30m or --until 07:00")
-        self.seconds, self._began = seconds, time.monotonic()
+        self.seconds = seconds
         self._make_settings, self._show, self._should_stop = make, show, should_stop
         self._share: dict[str, Any] = {}
         self._rates: dict[int, float] = {}
+        self._vocab_size: int | None = None
         self._has_merges = True
         if elsewhere is not None:
             self._machine, self.text_bytes, self.share = elsewhere.machine, elsewhere.text_bytes, 1.0
@@ -188,8 +181,12 @@ class Planner:
         whole = max(1.0, training_bytes(given.data, show, should_stop) / given.data.share)
         folder = expand_home(given.data.source[0])
         if is_token_folder(folder):
-            self._has_merges = read_meta(folder)["tokenizer"] == "bpe"
+            meta = read_meta(folder)
+            self._vocab_size, self._has_merges = meta["vocab_size"], meta["tokenizer"] == "bpe"
         else:
+            if (tokenizer := given_tokenizer(given.data)) is not None:
+                self._vocab_size = tokenizer.vocab_size
+                self._has_merges = bool(tokenizer.parts["model"].get("merges"))
             affordable = round(seconds * _PREPARED_PART * _PREPARED_BYTES_PER_SECOND / whole, 4)
             if affordable < 1 and prepared_seconds(whole) > _START_SECONDS:  # else it is no matter
                 self._share = {"data.share": max(affordable, 1e-4)}
@@ -232,6 +229,8 @@ class Planner:
         once = self._make(shape | recipe(shaped, size, tokens, 1.0))
         passes = min(tokens * bytes_per_token(once.data) / size, measured_law().most_passes)
         planned = recipe(shaped, size, tokens, passes)
+        if self._vocab_size is not None:
+            planned["data.vocab_size"] = self._vocab_size
         return self._make(shape | planned | ({} if self._has_merges else {"train.bpe_dropout": 0.0}))
 
     def _shape(self, place: int) -> dict[str, Any]:
@@ -276,28 +275,28 @@ class Planner:
         if in_time > most:
             settings = self.settings_for(place, most)
             in_time = seconds * rate / _flops(settings)
-        settings = changed(settings, train=changed(settings.train, generations=generations))
+        a_pass = self.text_bytes / bytes_per_token(settings.data)
+        passes = self._make({"train.max_passes": round(most / a_pass, 1)}).train.max_passes
+        most = min(most, a_pass * (passes or math.inf))
+        train = changed(settings.train, generations=generations, max_passes=passes)
+        settings = changed(settings, train=train)
         vocab_size = vocab_size_of(settings)
         needed = expected_arithmetic(settings, self._machine)
         requirements.check_memory(settings, vocab_size, needed, requirements.memory_for_run(self._machine))
         in_time /= generations_cost(generations)
-        a_token = bytes_per_token(settings.data)
         tokens = min(in_time, most)
-        used = self.seconds - left + seconds * tokens / in_time / _TRAINED_PART
-        used = max(_SHORTEST_SECONDS, used)
-        spare = max(0.0, self.seconds - (time.monotonic() - self._began) - used)
         counts = count(settings.model, vocab_size)
         return Candidate(
             place=place,
-            settings=_ended(settings, used) if spare else settings,
+            settings=settings,
             params=counts.total,
             non_embedding=counts.non_embedding,
             step_seconds=settings.tokens_per_step * _flops(settings) / rate,
             tokens=tokens,
-            passes=tokens * a_token / self.text_bytes,
-            spare_seconds=spare,
+            passes=tokens / a_pass,
+            spare_seconds=max(0.0, left - seconds * tokens / in_time / _TRAINED_PART),
             relative_loss=law.expected(
-                counts.non_embedding, tokens * a_token, self.text_bytes, USUAL_TEXT
+                counts.non_embedding, tokens / a_pass * self.text_bytes, self.text_bytes, USUAL_TEXT
             ).loss,
         )
 
@@ -356,12 +355,6 @@ def _best(candidates: Mapping[int, Candidate]) -> int:
         if one.tokens <= MOST_TOKENS_PER_PARAMETER * one.non_embedding
     ]
     return min(enough or [max(candidates)], key=lambda place: candidates[place].relative_loss)
-
-
-def _ended(settings: Settings, seconds: float) -> Settings:
-    """The settings with the time that is worth training as the horizon."""
-    train = {**dict.fromkeys(HORIZONS), "max_time": math.ceil(seconds)}
-    return changed(settings, train=changed(settings.train, **train))
 
 
 def vocab_size_of(settings: Settings) -> int:

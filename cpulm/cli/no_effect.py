@@ -22,6 +22,7 @@ _WITHOUT_EFFECT: tuple[tuple[tuple[str, ...], Callable[[Settings], bool], str], 
     (("model.rope_theta",), lambda one: one.model.position != "rope", "model.position is not rope"),
     (("train.momentum",), lambda one: one.train.optimizer == "adamw", "train.optimizer is adamw"),
     (("train.decay_fraction",), lambda one: one.train.schedule != "wsd", "train.schedule is not wsd"),
+    (("train.max_passes",), lambda one: not one.train.ends_in_time, "the horizon is not a time"),
     (("train.bpe_dropout",), lambda one: one.train.records, "train.records is set"),
     (
         ("train.bpe_dropout",),

@@ -70,7 +70,7 @@ def begin(
             return
         world, record, show = watched.world, watched.record, watched.show
         _warn(show, warnings)
-        settings, explain, is_shortened = _planned(settings, make, show)
+        settings, explain = _planned(settings, make, show)
         outcome = run.train(
             settings,
             out,
@@ -78,7 +78,7 @@ def begin(
             show=show,
             record=record,
             leave=watched.leave,
-            began=None if is_shortened else began,
+            began=began,
             block_is_wish=block_is_wish,
             explain=explain,
         )
@@ -156,15 +156,10 @@ def go_on(
         _say_what_next(outcome)
 
 
-def _planned(settings: Settings, make: Make | None, show: Listener) -> tuple[Settings, Explain, bool]:
-    """Plan a run if ``make`` makes its settings.
-
-    Returns:
-        The settings, what to say of the run once it is prepared, and whether it ends before the user's time,
-        so that its time counts from now.
-    """
+def _planned(settings: Settings, make: Make | None, show: Listener) -> tuple[Settings, Explain]:
+    """Plan a run if ``make`` makes its settings; return them, and what to say once the run is prepared."""
     if make is None:
-        return settings, lambda _: (), False
+        return settings, lambda _: ()
     from cpulm.benchmark.expectation import plan_in_words, preparation_in_words
     from cpulm.benchmark.planner import Planner
     from cpulm.interrupts import StopRequest
@@ -173,7 +168,7 @@ def _planned(settings: Settings, make: Make | None, show: Listener) -> tuple[Set
         plan = Planner(make, show=show, should_stop=stop).plan()
     warning = preparation_in_words(plan)
     _warn(show, [warning] if warning else [])
-    return plan.best.settings, lambda prepared: plan_in_words(plan, prepared), plan.best.spare_seconds > 0
+    return plan.best.settings, lambda prepared: plan_in_words(plan, prepared)
 
 
 def rehearse(
@@ -199,7 +194,7 @@ def rehearse(
     with several_processes.watching(json=False, headless=headless or json) as watched, StopRequest() as stop:
         world, show = watched.world, watched.show
         _warn(show, warnings)
-        settings, explain, _ = _planned(settings, make, show)
+        settings, explain = _planned(settings, make, show)
         ready = run.prepare_run(
             settings, show=show, should_stop=stop, block_is_wish=block_is_wish, world=world
         )
@@ -230,7 +225,7 @@ def print_settings(settings: Settings, make: Make | None = None) -> None:
     from cpulm.ui.watch import watch
 
     with watch("plain") as show:
-        settings, _, _ = _planned(settings, make, show)
+        settings, _ = _planned(settings, make, show)
     write_text(settings_yaml(settings))
 
 

@@ -71,10 +71,19 @@ def make_tokenizer(
         DataError: if a named ``tokenizer.json`` or list of words cannot be used.
         StoppedError: if ``should_stop`` returned True.
     """
-    if data.tokenizer not in KINDS:
-        path = expand_home(data.tokenizer)
-        return word_list_tokenizer(path) if path.suffix == SUFFIX else Tokenizer.from_file(path)
-    return _built(data, corpus, emit, should_stop)
+    return given_tokenizer(data) or _built(data, corpus, emit, should_stop)
+
+
+def given_tokenizer(data: DataSettings) -> Tokenizer | None:
+    """Read the tokenizer that ``data.tokenizer`` is the path of; None if it names a kind.
+
+    Raises:
+        DataError: if it cannot be used.
+    """
+    if data.tokenizer in KINDS:
+        return None
+    path = expand_home(data.tokenizer)
+    return word_list_tokenizer(path) if path.suffix == SUFFIX else Tokenizer.from_file(path)
 
 
 def _built(data: DataSettings, corpus: Corpus, emit: Listener, should_stop: Callable[[], bool]) -> Tokenizer:

@@ -29,21 +29,31 @@ class Rise:
         """Whether the training loss fell meanwhile; if it did not, something else is wrong."""
         return self.train_loss_now < self.train_loss_then
 
-    def describe(self) -> str:
-        """Return the finding in words, with what would help."""
+    def finding(self) -> str:
+        """Return the finding in words, if it is overfitting."""
         then, now = self.train_loss_then, self.train_loss_now
-        text = (
+        return (
+            f"Overfitting: {self._losses} kept falling, from {then:.3f} to {now:.3f}. The text was seen "
+            f"{self.passes:.1f} times. best.pt is the model of step {self.since_step:,}."
+        )
+
+    @property
+    def _losses(self) -> str:
+        return (
             f"since step {self.since_step:,} the validation loss has risen from {self.best_loss:.4f} to "
             f"{self.last_loss:.4f}, while the training loss"
         )
+
+    def describe(self) -> str:
+        """Return the finding in words, with what would help."""
         if self.overfits:
             return (
-                f"Overfitting: {text} kept falling, from {then:.3f} to {now:.3f}. The text was seen "
-                f"{self.passes:.1f} times. best.pt is the model to use; more text, a smaller model, "
-                "model.dropout, train.weight_decay or train.bpe_dropout would help."
+                f"{self.finding()} More text, a smaller model, model.dropout, train.weight_decay or "
+                "train.bpe_dropout would help."
             )
+        then, now = self.train_loss_then, self.train_loss_now
         return (
-            f"It got worse: {text} did not fall either ({then:.3f} then, {now:.3f} now). This is not "
+            f"It got worse: {self._losses} did not fall either ({then:.3f} then, {now:.3f} now). This is not "
             "overfitting: check the learning rate. best.pt is the model to use."
         )
 

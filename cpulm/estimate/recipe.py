@@ -91,8 +91,10 @@ def shape_settings(shape: tuple[int, int, int]) -> dict[str, Any]:
 
 
 def splits_tokens(settings: Settings) -> bool:
-    """Whether ``train.bpe_dropout`` can have an effect."""
-    return settings.data.tokenizer == "bpe" and not settings.train.records
+    """Whether ``train.bpe_dropout`` can have an effect; a ``tokenizer.json`` may have no merges."""
+    tokenizer = settings.data.tokenizer
+    is_split = tokenizer not in ("byte", "char", "word") and not tokenizer.endswith(".txt")
+    return is_split and not settings.train.records
 
 
 def regularization(passes: float, params: float, text_tokens: float, *, splits: bool) -> Regularization:

@@ -18,12 +18,21 @@ from cpulm.system.machine import Machine
 from cpulm.system.monitor import resident_bytes
 from cpulm.units import format_bytes
 
+_TAUGHT_COST = 4 / 3
+"""Each generation after the first takes so many times as long, because of its teacher."""
+
+
+def generations_cost(number: int) -> float:
+    """How many times as long as one training so many generations take."""
+    return 1.0 + (number - 1) * _TAUGHT_COST
+
 
 @dataclass(frozen=True)
 class Requirements:
     """What a run requires. ``steps`` is None if the horizon is a time.
 
-    ``step_seconds`` and ``peak_flops_per_second`` are measured later.
+    ``most_steps`` are the updates after which a run with a horizon in time ends at the latest, if there are
+    such. ``step_seconds`` and ``peak_flops_per_second`` are measured later.
     """
 
     params_total: int
@@ -34,15 +43,22 @@ class Requirements:
     epochs: float | None
     memory_bytes: int
     disk_bytes: int
+    most_steps: int | None = None
+    generations: int = 1
     step_seconds: float | None = None
     peak_flops_per_second: float | None = None
 
     @property
+    def last_step(self) -> int | None:
+        """The update after which the run ends at the latest; None if only a time ends it."""
+        return self.most_steps if self.steps is None else self.steps
+
+    @property
     def train_seconds(self) -> float | None:
-        """Seconds in training steps alone; None if unknown or if the horizon is a time."""
-        if self.steps is None or self.step_seconds is None:
+        """Seconds in training steps alone; None if unknown or if only a time ends the run."""
+        if self.last_step is None or self.step_seconds is None:
             return None
-        return self.steps * self.step_seconds
+        return self.last_step * self.step_seconds * generations_cost(self.generations) / self.generations
 
 
 def total_steps(train: TrainSettings, tokens_per_step: int, train_tokens: int) -> int | None:
@@ -56,10 +72,20 @@ def total_steps(train: TrainSettings, tokens_per_step: int, train_tokens: int) -
     return None
 
 
+def most_steps(train: TrainSettings, tokens_per_step: int, train_tokens: int) -> int | None:
+    """Return the updates after which ``train.max_passes`` ends each generation; None if it does not."""
+    if train.max_passes is None or not train.ends_in_time:
+        return None
+    return math.ceil(train.max_passes * train_tokens / tokens_per_step)
+
+
 def seconds_needed(plan: Requirements, train: TrainSettings) -> float | None:
-    """Return the run's duration: the requested time, else steps times the measured step; None if unknown."""
+    """Return the run's duration: the requested time, or that of its steps if it is less; None if unknown."""
     requested = _seconds_requested(train)
-    return requested if requested is not None else plan.train_seconds
+    in_steps = plan.train_seconds
+    if requested is None or in_steps is None:
+        return in_steps if requested is None else requested
+    return min(requested, in_steps)
 
 
 def expected_passes(
@@ -81,7 +107,7 @@ def expected_passes(
     before = trained_tokens if train.until is not None else 0
     seconds = seconds if train.until is not None else max(0.0, seconds - spent_seconds)
     tokens = before + seconds / plan.step_seconds * plan.tokens_per_step
-    return tokens / plan.train_tokens / train.generations
+    return min(tokens / plan.train_tokens / train.generations, train.max_passes or math.inf)
 
 
 def _seconds_requested(train: TrainSettings) -> float | None:
@@ -121,11 +147,14 @@ def estimate_requirements(
     """
     counts = count(settings.model, vocab_size)
     steps = total_steps(settings.train, settings.tokens_per_step, train_tokens)
+    most = most_steps(settings.train, settings.tokens_per_step, train_tokens)
     return Requirements(
         params_total=counts.total,
         params_non_embedding=counts.non_embedding,
         tokens_per_step=settings.tokens_per_step,
         steps=steps,
+        most_steps=None if most is None else most * settings.train.generations,
+        generations=settings.train.generations,
         train_tokens=train_tokens,
         epochs=steps * settings.tokens_per_step / train_tokens if steps is not None else None,
         memory_bytes=memory_bytes(settings, vocab_size, arithmetic, teacher),

@@ -31,6 +31,9 @@ class TrainSettings(Section):
     """Horizon in training time (seconds, or `8h`, `90min`)."""
     until: Moment | None = None
     """Horizon as a moment, such as `2026-05-01T07:00:00+02:00`."""
+    max_passes: float | None = Field(None, gt=0, le=LARGEST_FIGURE)
+    """With a horizon in time: end each generation after this many passes over the training split, if the time
+    does not end it before."""
     target_loss: float | None = Field(None, gt=0, le=LARGEST_FIGURE)
     """End at this validation loss (nats per token)."""
     patience: int | None = Field(None, ge=0, le=LARGEST)
@@ -115,8 +118,13 @@ class TrainSettings(Section):
         return self.teacher is not None or self.generations > 1
 
     @property
+    def ends_in_time(self) -> bool:
+        """Whether the horizon is a time."""
+        return self.max_time is not None or self.until is not None
+
+    @property
     def stale_validations(self) -> int | None:
         """Validations in a row without a new best loss that end the run; None: none do."""
         if self.patience is not None:
             return self.patience or None
-        return _PATIENCE if self.max_time is not None or self.until is not None else None
+        return _PATIENCE if self.ends_in_time else None

@@ -22,7 +22,6 @@ from cpulm.distributed.gradients import GradientSum, OwnedTensors
 from cpulm.distributed.rounds import OwnRows, WeightedAverage
 from cpulm.distributed.world import SOLO, World
 from cpulm.errors import DataError
-from cpulm.estimate.requirements import total_steps
 from cpulm.estimate.validation_schedule import batches_computed
 from cpulm.events import Listener, Notice
 from cpulm.execution.runtime import Runtime
@@ -220,11 +219,10 @@ def _horizon(settings: Settings, tokens: TokenFolder, seconds_gone: float, step_
 
     A validation's forward pass is estimated to take a third of a training pass.
     """
-    train = settings.train
-    steps = total_steps(train, settings.tokens_per_step, tokens_per_epoch(settings, tokens))
     batches = len(ValidationBatches(settings, tokens))
-    reserve = batches_computed(settings, batches) * step_seconds / train.grad_accum_steps / 3
-    return replace(horizon_of(train, steps, seconds_gone), reserve_seconds=reserve)
+    reserve = batches_computed(settings, batches) * step_seconds / settings.train.grad_accum_steps / 3
+    horizon = horizon_of(settings, tokens_per_epoch(settings, tokens), seconds_gone)
+    return replace(horizon, reserve_seconds=reserve)
 
 
 def _slept(seconds: float) -> Notice:

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from cpulm.checkpoints.train_state import TrainState
-from cpulm.settings import TrainSettings
+from cpulm.estimate.requirements import most_steps, total_steps
+from cpulm.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -14,7 +15,8 @@ class Horizon:
     """The end of a run: after ``steps`` updates, after ``seconds`` of its own time, or at ``deadline``.
 
     Exactly one of them is given; ``deadline`` is in seconds since the epoch. A horizon in time reserves
-    ``reserve_seconds`` for the last validation and the last checkpoint.
+    ``reserve_seconds`` for the last validation and the last checkpoint, and ends each generation after
+    ``most_steps`` updates, if they are given and the time is not over before.
 
     A run of several generations is shared equally among those that are left: this one, which began after
     ``first_step`` updates and ``first_seconds`` of run time, and ``generations_left - 1`` more. If one ends
@@ -25,6 +27,7 @@ class Horizon:
     seconds: float | None = None
     deadline: float | None = None
     reserve_seconds: float = 0.0
+    most_steps: int | None = None
     first_step: int = 0
     first_seconds: float = 0.0
     generations_left: int = 1
@@ -43,10 +46,10 @@ class Horizon:
         """
         if self.steps is not None:
             return min(1.0, step / self.steps)
+        most = self.first_step + self.generations_left * (self.most_steps or 0)
+        by_steps = step / most if self.most_steps else 0.0
         left = self.seconds_left(elapsed_seconds, now) - self.reserve_seconds
-        if left <= 0:
-            return 1.0
-        return elapsed_seconds / (elapsed_seconds + left)
+        return min(1.0, max(by_steps, elapsed_seconds / (elapsed_seconds + left))) if left > 0 else 1.0
 
     def generation_progress(self, step: int, elapsed_seconds: float, now: float) -> float:
         """Return the fraction of the generation that is done, in [0, 1]; arguments as in :meth:`progress`."""
@@ -55,7 +58,8 @@ class Horizon:
         done = elapsed_seconds - self.first_seconds
         share = (done + self.seconds_left(elapsed_seconds, now)) / self.generations_left
         left = share - done - self.reserve_seconds
-        return done / (done + left) if left > 0 else 1.0
+        by_steps = (step - self.first_step) / self.most_steps if self.most_steps else 0.0
+        return min(1.0, max(by_steps, done / (done + left))) if left > 0 else 1.0
 
     @property
     def generation_steps(self) -> int | None:
@@ -84,15 +88,17 @@ class Horizon:
         return requested if steps is None else min(requested, steps // 10)
 
 
-def horizon_of(train: TrainSettings, steps: int | None, seconds_gone: float = 0.0) -> Horizon:
+def horizon_of(settings: Settings, train_tokens: int, seconds_gone: float = 0.0) -> Horizon:
     """Return the horizon that the settings request.
 
     Args:
-        steps: the horizon in updates; None if it is a time.
+        train_tokens: in a pass over the training split.
         seconds_gone: seconds of ``max_time`` that the preparation took.
     """
+    train, tokens_per_step = settings.train, settings.tokens_per_step
+    most = most_steps(train, tokens_per_step, train_tokens)
     if train.max_time is not None:
-        return Horizon(seconds=train.max_time - seconds_gone)
+        return Horizon(seconds=train.max_time - seconds_gone, most_steps=most)
     if train.until is not None:
-        return Horizon(deadline=datetime.fromisoformat(train.until).timestamp())
-    return Horizon(steps=steps)
+        return Horizon(deadline=datetime.fromisoformat(train.until).timestamp(), most_steps=most)
+    return Horizon(steps=total_steps(train, tokens_per_step, train_tokens))

@@ -12,18 +12,21 @@ from cpulm.events import Listener, Notice
 
 @dataclass
 class OverfittingWatch:
-    """Takes in each validation; emits one warning for each minimum from which the losses rise.
+    """Takes in each validation; emits one notice for each minimum from which the losses rise.
 
-    Each generation of a run has its own. A resumed run begins with the generation's best loss before it; its
+    Each generation of a run has its own. Only in the last one it is a warning: before it, the next one
+    learns from the model at the minimum. A resumed run begins with the generation's best loss before it; its
     training loss at that step is not known, so its first minimum is compared with the training loss at the
     resume.
 
     Attributes:
         train_tokens: in the training split.
+        generations: of the run.
     """
 
     emit: Listener
     train_tokens: int
+    generations: int = 1
     _seen: list[tuple[int, float, float]] = field(default_factory=list, init=False)
     """Step, validation loss and mean training loss of each validation."""
     _reported: int | None = field(default=None, init=False)
@@ -48,4 +51,8 @@ class OverfittingWatch:
         passes = state.tokens * state.generation_steps / state.step / self.train_tokens
         rise = Rise(step, lowest, loss, train_loss_then, train_loss, passes)
         self._reported = step
-        self.emit(Notice(level="warning", message=rise.describe()))
+        if state.generation < self.generations and rise.overfits:
+            message = f"{rise.finding()} The next generation learns from that model."
+            self.emit(Notice(level="info", message=message))
+        else:
+            self.emit(Notice(level="warning", message=rise.describe()))

@@ -53,7 +53,7 @@ def require_time(plan: Requirements, settings: Settings, seconds_gone: float = 0
         seconds_gone: seconds of ``max_time`` that the preparation took.
     """
     train, step = settings.train, plan.step_seconds or 0.0
-    horizon = horizon_of(train, plan.steps, seconds_gone)
+    horizon = horizon_of(settings, plan.train_tokens, seconds_gone)
     if horizon.is_time and horizon.seconds_left(0.0, time.time()) < step:
         asked = (
             f"--max-time {format_duration(train.max_time)}" if train.max_time else f"--until {train.until}"
@@ -89,7 +89,7 @@ def require_unfinished(settings: Settings, plan: Requirements, checkpoint: Check
     state = checkpoint.state
     if state.validated_step != state.step:
         return
-    horizon = horizon_of(settings.train, plan.steps)
+    horizon = horizon_of(settings, plan.train_tokens).of_generation(state, settings.train.generations)
     if horizon.progress(state.step, state.elapsed_seconds, time.time()) >= 1.0:
         raise SettingsError(
             f"{run.path} is already finished (step {state.step})",
@@ -103,7 +103,7 @@ def report_requirements(
     """Report the time, memory and disk that a run will need, and as :func:`report_passes`."""
     seconds = requirements.seconds_needed(plan, settings.train) or 0.0
     duration = format_duration(seconds)
-    if plan.steps is not None:
+    if seconds == plan.train_seconds:
         duration = f"about {duration} without validations"
     emit(
         Notice(
@@ -166,11 +166,11 @@ def report_new_horizon(
     if new == old:
         return
     state, now = checkpoint.state, time.time()
-    old_steps = requirements.total_steps(old, settings.tokens_per_step, plan.train_tokens)
     rates = []
     names = "train.lr and train.muon_lr go" if new.optimizer == "muon" else "the learning rate goes"
-    for train, steps in ((old, old_steps), (new, plan.steps)):
-        horizon = horizon_of(train, steps).of_generation(state, train.generations)
+    for one in (checkpoint.settings, settings):
+        train = one.train
+        horizon = horizon_of(one, plan.train_tokens).of_generation(state, train.generations)
         scale = lr_scale(
             train.schedule,
             state.generation_steps,

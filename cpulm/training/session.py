@@ -158,6 +158,14 @@ def _time_given(trainer: Trainer) -> float | None:
     return elapsed + trainer.horizon.seconds_left(elapsed, time.time())
 
 
+def _most_steps(trainer: Trainer) -> int | None:
+    """Return the update after which a run with a horizon in time ends at the latest, if there is one."""
+    horizon = trainer.horizon
+    if horizon.most_steps is None:
+        return None
+    return horizon.first_step + horizon.generations_left * horizon.most_steps
+
+
 def _started(trainer: Trainer, plan: Requirements) -> RunStarted:
     settings, runtime = trainer.settings, trainer.runtime
     curve = text_curve(trainer.tokens)
@@ -171,6 +179,7 @@ def _started(trainer: Trainer, plan: Requirements) -> RunStarted:
         generations=settings.train.generations,
         steps=plan.steps,
         max_time_seconds=_time_given(trainer),
+        most_steps=_most_steps(trainer),
         device=runtime.device.type,
         device_name=runtime.device_name,
         precision=runtime.precision,
@@ -207,7 +216,7 @@ def _finished(
     settings, vocab_size = trainer.settings, trainer.parts.model.vocab_size
     flops = flops_per_token(settings.model, vocab_size, settings.lora) * tokens_per_second
     over = None
-    trained = reason == "horizon" and trainer.trained_tokens  # zero if only the last validation was missing
+    trained = state.step == plan.last_step and trainer.trained_tokens  # zero if a validation was missing
     if trained and estimated_seconds is not None and estimated_seconds == plan.train_seconds:
         # The estimate counts the training steps of the whole run; this process trained only a part of them.
         over = trainer.trained_seconds / (estimated_seconds * trainer.trained_tokens / state.tokens)

@@ -73,7 +73,9 @@ class Validator:
 
     def __post_init__(self) -> None:
         self.batches = ValidationBatches(self.settings, self.tokens)
-        self.overfitting = OverfittingWatch(self.emit, len(self.tokens.train))
+        self.overfitting = OverfittingWatch(
+            self.emit, len(self.tokens.train), self.settings.train.generations
+        )
 
     @property
     def batch_count(self) -> int:

@@ -132,12 +132,13 @@ class Snapshot(NamedTuple):
         """Estimated wall-clock time to the horizon; None until a step has been timed."""
         if self.started is None or self.step is None:
             return None
-        if self.started.max_time_seconds is not None:
-            return max(0.0, self.started.max_time_seconds - self.step.elapsed_seconds)
-        pace = self.pace.steps_per_second
-        if self.started.steps is None or not pace:
-            return None
-        return max(0, self.started.steps - self.step.step) / pace * self._overhead
+        left, started, pace = math.inf, self.started, self.pace.steps_per_second
+        if started.max_time_seconds is not None:
+            left = max(0.0, started.max_time_seconds - self.step.elapsed_seconds)
+        last = started.most_steps if started.steps is None else started.steps
+        if last is not None and pace:
+            left = min(left, max(0, last - self.step.step) / pace * self._overhead)
+        return left if math.isfinite(left) else None
 
     @property
     def _overhead(self) -> float:

@@ -24,7 +24,8 @@ def test_tokens_are_split_where_a_small_text_is_repeated_and_they_can_be() -> No
     for assignments, expected in (
         ([], 0.1),
         (["data.tokenizer=char", "data.vocab_size=null"], 0.0),
-        (["data.tokenizer=my/tokenizer.json"], 0.0),
+        (["data.tokenizer=my/tokenizer.json"], 0.1),
+        (["data.tokenizer=my/words.txt"], 0.0),
         (["train.records=true"], 0.0),
     ):
         settings = resolve(assignments=assignments)
