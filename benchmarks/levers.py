@@ -1,13 +1,14 @@
 """Compares settings and candidates for settings on small texts that are seen many times, at equal updates.
 
     python benchmarks/levers.py --text tinyshakespeare.txt --text wikitext2-valid.txt --text builtin:python
-        [--try decay=0.5 --try cautious=1.5 ...] [--seeds 1,2,3] [--steps 256] [--threads 1] >> results.jsonl
+        [--try decay=0.5 --try cautious=1.5 ...] [--seeds 1,2,3] [--steps 256] [--threads 1] [--kilobytes 100]
+        [--set KEY=VALUE ...] >> results.jsonl
     python benchmarks/levers.py --table results.jsonl [--against decay=0.5]
 
 Each run trains the model of SETTINGS on the first 100 kB of a text and is validated on its last 30 kB, at
-eight moments. One line of JSON per run: the loss at each moment, and that of several moving averages of its
-weights. The table has, for each candidate and text, the mean difference of the best loss from the basis with
-the same seed, and its standard error over the seeds.
+eight moments. One line of JSON per run: the loss at each moment of the weights and of their average over 0.2,
+which plans use; for ``decay`` also that of other averages. The table has, for each candidate and text, the
+mean difference of the best loss from the basis with the same seed, and its standard error over the seeds.
 
 Candidates, NAME=VALUE:
 
@@ -18,7 +19,9 @@ Candidates, NAME=VALUE:
 - order: ``fixed`` draws the windows in the same order and at the same offset in each epoch;
 - momentum: Muon's momentum rises from this value to its own over the first third of the run;
 - floor: ``train.min_lr_ratio``;
-- norms: the rate of norms as a multiple of ``train.lr``;
+- norms, embedding: the rate of norms, of the embedding and the tied head, as a multiple of ``train.lr``;
+- rows: in the first third of the tokens an update has so many times fewer rows;
+- outer: ``train.outer_steps``, with Nesterov momentum;
 - beta2, momentum_end: AdamW's second moment, Muon's momentum.
 
 All but ``decay`` itself use the weight decay that ``--decay`` gives.
@@ -34,7 +37,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +59,8 @@ from cpulm.settings.resolve_settings import resolve
 from cpulm.system.machine import read_machine
 from cpulm.training.build import build_parts
 
+ROWS = 16
+"""Of an update."""
 SETTINGS = (
     "model.n_layer=2",
     "model.n_head=2",
@@ -63,17 +68,17 @@ SETTINGS = (
     "model.block_size=64",
     "model.dropout=0.2",
     "data.vocab_size=1024",
-    "train.micro_batch_size=16",
+    f"train.micro_batch_size={ROWS}",
     "train.lr=0.01",
     "train.muon_lr=0.01",
     "train.warmup_steps=20",
     "train.decay_fraction=0.6",
     "runtime.compile=off",
 )
-TRAIN_BYTES, VAL_BYTES = 100_000, 30_000
+VAL_BYTES = 30_000
 VALIDATIONS = 8
-AVERAGES = (0.05, 0.1, 0.2, 0.4)
-"""Moving averages over about this part of the updates so far."""
+AVERAGES, PLANNED_AVERAGE = (0.05, 0.1, 0.2, 0.4), 0.2
+"""Moving averages over about this part of the updates so far, and the one that plans use."""
 
 
 @dataclass(frozen=True)
@@ -97,10 +102,22 @@ class Candidate:
             "floor": "train.min_lr_ratio",
             "beta2": "train.beta2",
             "momentum_end": "train.momentum",
+            "outer": "train.outer_steps",
         }
         decay = self.value if self.kind in ("decay", "squared", "cautious") else decay
         own = [f"{names[self.kind]}={self.value}"] if self.kind in names else []
+        if self.kind == "rows":
+            own = [f"train.micro_batch_size={ROWS // int(self.value)}"]
         return [f"train.weight_decay={decay}", *own]
+
+    def batches(self, steps: int) -> Iterator[range]:
+        """The micro-batches of each update, of as many tokens in all as ``steps`` updates have."""
+        parts = int(self.value) if self.kind == "rows" else 1
+        at = 0
+        while at < steps * parts:
+            count = 1 if 3 * at < steps * parts else parts
+            yield range(at, min(at + count, steps * parts))
+            at += count
 
 
 class Levers:
@@ -115,18 +132,18 @@ class Levers:
             assert isinstance(parts.loader, Loader)
             starts_in = parts.loader._starts_in
             parts.loader._starts_in = lambda _, at: starts_in(0, at)  # type: ignore[method-assign, assignment]
-        if candidate.kind == "norms":
-            self._norms_apart(float(candidate.value))
+        if candidate.kind in ("norms", "embedding"):
+            self._apart(float(candidate.value), vectors=candidate.kind == "norms")
 
-    def _norms_apart(self, factor: float) -> None:
-        """Move the vectors of AdamW's group into a group of their own, with another rate."""
+    def _apart(self, factor: float, *, vectors: bool) -> None:
+        """Give AdamW's vectors, or its matrices, another rate; they are moved into a group of their own."""
         optimizer = self.parts.optimizers[-1]
         group = optimizer.param_groups[0]
-        vectors = [p for p in group["params"] if p.ndim < 2]
-        group["params"] = [p for p in group["params"] if p.ndim >= 2]
+        moved = [p for p in group["params"] if (p.ndim < 2) == vectors]
+        group["params"] = [p for p in group["params"] if (p.ndim < 2) != vectors]
         rest = {key: value for key, value in group.items() if key != "params"}
         peak = rest["peak_lr"] * factor
-        optimizer.add_param_group({**rest, "params": vectors, "lr": peak, "peak_lr": peak})
+        optimizer.add_param_group({**rest, "params": moved, "lr": peak, "peak_lr": peak})
 
     @torch.no_grad()
     def before(self, scale: float, progress: float) -> None:
@@ -165,17 +182,19 @@ class Averages:
             torch._foreach_lerp_(averages, self._parameters, 1.0 / (1.0 + part * step))
 
     @torch.no_grad()
-    def swapped(self) -> Iterator[float]:
-        """Put each average into the model in turn."""
+    def swapped(self, parts: Iterable[float]) -> Iterator[float]:
+        """Put each of these averages into the model in turn."""
         raw = [p.clone() for p in self._parameters]
-        for part, averages in self._averages.items():
-            torch._foreach_copy_(self._parameters, averages)
+        for part in parts:
+            torch._foreach_copy_(self._parameters, self._averages[part])
             yield part
         torch._foreach_copy_(self._parameters, raw)
 
 
-def run(candidate: Candidate, text: Path, seed: int, steps: int, decay: str, threads: int) -> dict[str, Any]:
-    """Train one model and return its losses."""
+def run(
+    candidate: Candidate, text: Path, seed: int, steps: int, decay: str, more: list[str]
+) -> dict[str, Any]:
+    """Train one model and return its losses; ``more`` are settings."""
     began = time.perf_counter()
     settings = resolve(
         assignments=[
@@ -185,7 +204,7 @@ def run(candidate: Candidate, text: Path, seed: int, steps: int, decay: str, thr
             f"data.val_source={text.with_suffix('.val')}",
             f"train.seed={seed}",
             f"train.steps={steps}",
-            f"runtime.threads={threads}",
+            *more,
         ]
     )
     tokens = prepare(settings.data, emit=lambda _: None, should_stop=lambda: False)
@@ -202,15 +221,16 @@ def run(candidate: Candidate, text: Path, seed: int, steps: int, decay: str, thr
         return result.loss
 
     losses, averaged = [], defaultdict(list)
-    moments = [round(steps * number / VALIDATIONS) for number in range(1, VALIDATIONS + 1)]
-    for step in range(steps):
-        update(parts, runtime, settings, levers, step)
+    updates = list(candidate.batches(steps))
+    moments = [round(updates[-1].stop * number / VALIDATIONS) for number in range(1, VALIDATIONS + 1)]
+    for step, batches in enumerate(updates):
+        update(parts, runtime, settings, levers, step, batches, batches.start / updates[-1].stop)
         averages.update(step + 1)
-        if step + 1 in moments:
+        if batches.stop >= moments[0]:
+            del moments[0]
             losses.append(loss())
-            if candidate.kind == "decay" and len(losses) in (VALIDATIONS // 2, VALIDATIONS - 2, VALIDATIONS):
-                for part in averages.swapped():
-                    averaged[part].append(loss())
+            for part in averages.swapped(AVERAGES if candidate.kind == "decay" else (PLANNED_AVERAGE,)):
+                averaged[part].append(loss())
     nats = math.log(2) * tokens.bytes_per_token
     return {
         "candidate": str(candidate),
@@ -218,30 +238,36 @@ def run(candidate: Candidate, text: Path, seed: int, steps: int, decay: str, thr
         "seed": seed,
         "steps": steps,
         "passes": steps * settings.tokens_per_step / len(tokens.train),
-        "bits_per_byte": min(losses) / nats,
+        "bits_per_byte": min(*losses, *averaged[PLANNED_AVERAGE]) / nats,
         "losses": losses,
         "averaged": averaged,
         "seconds": time.perf_counter() - began,
     }
 
 
-def update(parts: TrainingParts, runtime: Runtime, settings: Settings, levers: Levers, step: int) -> None:
+def update(
+    parts: TrainingParts,
+    runtime: Runtime,
+    settings: Settings,
+    levers: Levers,
+    step: int,
+    batches: range,
+    progress: float,
+) -> None:
     """One update, as the trainer makes it."""
     train = settings.train
-    assert train.steps is not None
-    progress = step / train.steps
     scale = lr_scale(
         train.schedule, step, progress, train.warmup_steps, train.decay_fraction, train.min_lr_ratio
     )
     set_lr_scale(parts.optimizers, scale)
     levers.before(scale, progress)
-    result = training_update(parts, [step], runtime, train.grad_clip, StepTimer())
+    result = training_update(parts, batches, runtime, train.grad_clip, StepTimer())
     assert result is not None
     assert result.problem is None
     levers.after()
 
 
-def cut(source: str, folder: Path) -> Path:
+def cut(source: str, folder: Path, size: int) -> Path:
     """Write the first part of a text to train on and its last part to validate on."""
     if source == "builtin:python":
         files = builtin_python()
@@ -251,7 +277,8 @@ def cut(source: str, folder: Path) -> Path:
     else:
         data, name = Path(source).read_bytes(), Path(source).stem
     train = folder / f"{name}.txt"
-    for path, part in ((train, data[:TRAIN_BYTES]), (train.with_suffix(".val"), data[-VAL_BYTES:])):
+    held_out = data[-VAL_BYTES:]
+    for path, part in ((train, data[:-VAL_BYTES][:size]), (train.with_suffix(".val"), held_out)):
         path.write_text(part.decode("utf-8", "ignore"), encoding="utf-8", newline="")
     return train
 
@@ -262,9 +289,12 @@ def table(path: Path, against: str) -> None:
     best: dict[str, dict[tuple[str, int], float]] = defaultdict(dict)
     for one in runs:
         key = one["text"], one["seed"]
-        best[one["candidate"]][key] = min(one["losses"])
+        planned = one["averaged"][str(PLANNED_AVERAGE)]
+        best[one["candidate"]][key] = min(*one["losses"], *planned)
+        best[f"{one['candidate']}, not averaged"][key] = min(one["losses"])
         for part, losses in one["averaged"].items():
-            best[f"{one['candidate']}, averaged over {part}"][key] = min(*losses, min(one["losses"]))
+            if one["candidate"].startswith("decay"):
+                best[f"{one['candidate']}, averaged over {part}"][key] = min(*losses, min(one["losses"]))
     texts = sorted({one["text"] for one in runs})
     print("| candidate |", " | ".join(texts), "|")
     for name, by_run in best.items():
@@ -289,6 +319,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=256)
     parser.add_argument("--decay", default="0.5", help="weight decay of the candidates that are none")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--kilobytes", type=int, default=100, help="of training text")
+    parser.add_argument("--set", dest="assignments", action="append", metavar="KEY=VALUE", default=[])
     parser.add_argument("--table", type=Path, help="print the table of these results; train nothing")
     parser.add_argument("--against", default="decay=0.5", help="the candidate that is the table's basis")
     arguments = parser.parse_args()
@@ -296,14 +328,13 @@ def main() -> None:
         table(arguments.table, arguments.against)
         return
     with tempfile.TemporaryDirectory() as folder:
-        texts = [cut(text, Path(folder)) for text in arguments.text]
+        texts = [cut(text, Path(folder), 1000 * arguments.kilobytes) for text in arguments.text]
+        more = [f"runtime.threads={arguments.threads}", *arguments.assignments]
         for seed in arguments.seeds.split(","):
             for text in texts:
                 for tried in arguments.tries:
                     candidate = Candidate.parsed(tried)
-                    result = run(
-                        candidate, text, int(seed), arguments.steps, arguments.decay, arguments.threads
-                    )
+                    result = run(candidate, text, int(seed), arguments.steps, arguments.decay, more)
                     print(json.dumps(result), flush=True)
                     print(candidate, text.stem, seed, f"{min(result['losses']):.4f}", file=sys.stderr)
 
