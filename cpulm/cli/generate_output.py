@@ -96,6 +96,8 @@ class Texts:
             ids = encode_prompt(tokenizer, prompt, starts_documents=starts, begins_records=records)
         else:
             ids, self.prompt = list(self.record.ids), self.record.text
+        # What is written before each text.
+        self.head = self.prompt if request.echo or self.record is not None else ""
         self.generation, self.completions = begin_texts(
             writer.model,
             tokenizer,
@@ -196,17 +198,17 @@ def text_writer() -> Callable[[str], bool]:
     return write_text
 
 
-def _stream(texts: Texts, echo: bool) -> bool:
+def _stream(texts: Texts) -> bool:
     """Write the texts one after another, each piece as soon as it is its turn, and a line end.
 
     Returns:
         False if nobody reads any more.
     """
     write = text_writer()
-    head = texts.prompt if echo or texts.record else ""
     separator = SEPARATOR if texts.record is None or "\n" in texts.record.literals else "\n"
     waiting = [""] * len(texts.completions)
     turn = 0
+    head = texts.head
     if not write(head):
         return False
     for number, piece in texts.pieces():
@@ -228,10 +230,11 @@ def write_once(writer: Writer, prompt: str, seed: int) -> None:
 
     texts = Texts(writer, prompt, seed)
     try:
-        if _stream(texts, writer.request.echo):
+        if _stream(texts):
             stderr().print(texts.note(), style="dim")
-    except KeyboardInterrupt:
-        write_text("\n")
+    except (KeyboardInterrupt, CpulmError):
+        if texts.head or any(one.text for one in texts.completions):
+            write_text("\n")  # the error stands on a line of its own
         raise
 
 
@@ -292,7 +295,7 @@ def converse(writer: Writer, seed: int, name: str) -> None:
             show_error(error.message, error.hint)
             continue
         try:
-            if not _stream(texts, writer.request.echo):
+            if not _stream(texts):
                 break
         except KeyboardInterrupt:
             texts.interrupt()

@@ -97,6 +97,21 @@ def test_mistakes_are_one_message_and_exit_code_2(
     assert message in err
 
 
+@pytest.mark.parametrize(("after", "beginning"), [(0, "7A\n"), (1, "7A x")])
+def test_an_error_of_a_rule_does_not_stand_behind_the_text(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], after: int, beginning: str
+) -> None:
+    rules = tmp_path / "rules.py"
+    rules.write_text(
+        f"def allowed(written):\n    return {{'x1', 'x3'}} if len(written.tokens) < {after} else 1 / 0"
+    )
+    code, out, err = generate(capsys, str(run), "--field", "grade=7A", "--rules", f"{rules}:allowed")
+    assert code == 2
+    assert out.startswith(beginning)
+    assert out.endswith("\n")
+    assert "raised ZeroDivisionError" in err
+
+
 def test_a_text_that_cannot_go_on_is_said_and_left_out_of_rows(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
