@@ -20,6 +20,8 @@ Candidates, NAME=VALUE:
 - momentum: Muon's momentum rises from this value to its own over the first third of the run;
 - floor: ``train.min_lr_ratio``;
 - norms, embedding: the rate of norms, of the embedding and the tied head, as a multiple of ``train.lr``;
+- falling, rising: the rate of the embedding falls to this multiple of ``train.lr`` over the first half of
+  the run, or rises from it;
 - rows: in the first third of the tokens an update has so many times fewer rows;
 - outer: ``train.outer_steps``, with Nesterov momentum;
 - beta2, momentum_end: AdamW's second moment, Muon's momentum.
@@ -126,14 +128,15 @@ class Levers:
     def __init__(self, candidate: Candidate, parts: TrainingParts, settings: Settings) -> None:
         self.candidate, self.parts, self.train = candidate, parts, settings.train
         self._groups = [group for optimizer in parts.optimizers for group in optimizer.param_groups]
-        self._decayed = [group for group in self._groups if group["weight_decay"]]
+        self._decayed = [group for group in self._groups if group.get("weight_decay")]
         self._weights: list[list[Tensor]] = []
         if candidate.kind == "order":
             assert isinstance(parts.loader, Loader)
             starts_in = parts.loader._starts_in
             parts.loader._starts_in = lambda _, at: starts_in(0, at)  # type: ignore[method-assign, assignment]
-        if candidate.kind in ("norms", "embedding"):
-            self._apart(float(candidate.value), vectors=candidate.kind == "norms")
+        if candidate.kind in ("norms", "embedding", "falling", "rising"):
+            factor = 1.0 if candidate.kind in ("falling", "rising") else float(candidate.value)
+            self._apart(factor, vectors=candidate.kind == "norms")
 
     def _apart(self, factor: float, *, vectors: bool) -> None:
         """Give AdamW's vectors, or its matrices, another rate; they are moved into a group of their own."""
@@ -155,6 +158,12 @@ class Levers:
             for group in self._decayed:
                 group["weight_decay"] = 0.0
             self._weights = [[p.clone() for p in group["params"]] for group in self._decayed]
+        elif kind == "falling":
+            group = self.parts.optimizers[-1].param_groups[-1]
+            group["lr"] *= 1 - (1 - float(self.candidate.value)) * min(1.0, 2 * progress)
+        elif kind == "rising":
+            group = self.parts.optimizers[-1].param_groups[-1]
+            group["lr"] *= 1 - (1 - float(self.candidate.value)) * max(0.0, 1 - 2 * progress)
         elif kind == "momentum":
             low, high = float(self.candidate.value), self.train.momentum
             for group in self._groups:

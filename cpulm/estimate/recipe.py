@@ -24,20 +24,23 @@ SHAPES = (
 
 
 class Regularization(NamedTuple):
-    """Dropout, weight decay, and the probability that a token is split (``train.bpe_dropout``)."""
+    """Dropout, weight decay, the probability that a token is split (``train.bpe_dropout``), and the part that
+    AdamW's rate is of that for a text that is seen once."""
 
     dropout: float
     weight_decay: float
     bpe_dropout: float
+    lr_part: float
 
 
 REGULARIZATION = (
-    (8.0, Regularization(0.0, 0.1, 0.0)),
-    (20.0, Regularization(0.0, 0.5, 0.0)),
-    (24.0, Regularization(0.0, 0.5, 0.1)),
-    (40.0, Regularization(0.1, 0.5, 0.1)),
-    (50.0, Regularization(0.1, 0.5, 0.2)),
-    (math.inf, Regularization(0.3, 0.5, 0.2)),
+    (3.0, Regularization(0.0, 0.1, 0.0, 1.0)),
+    (8.0, Regularization(0.0, 0.1, 0.0, 0.3)),
+    (12.0, Regularization(0.0, 0.5, 0.0, 0.3)),
+    (20.0, Regularization(0.0, 0.5, 0.0, 0.1)),
+    (40.0, Regularization(0.0, 0.5, 0.1, 0.1)),
+    (60.0, Regularization(0.0, 0.5, 0.2, 0.1)),
+    (math.inf, Regularization(0.1, 0.5, 0.3, 0.1)),
 )
 MOST_REPETITION, MOST_SPLIT_REPETITION = 30.0, 46.0
 """What suits up to a repetition, by the runs in benchmarks/EXPERIMENTS.md: the number of passes times the
@@ -55,7 +58,8 @@ _BATCHES = ((0.3e6, 1024), (4e6, 2048), (30e6, 4096), (math.inf, 8192))
 _BLOCKS = ((5e6, 128), (60e6, 256), (math.inf, 512))
 """Up to so many trained tokens: the context."""
 _HIGHEST_LR, _WIDTH_TIMES_LR = 0.01, 3.0
-"""AdamW's rate falls as the width grows, as in the presets; Muon's is the same for every width."""
+"""AdamW's rate falls as the width grows, as in the presets; Muon's is the same for every width. AdamW trains
+the embedding, which learns a repeated text by heart the sooner, the faster it learns."""
 _VALIDATIONS = (12, 40)
 """The fewest and the most validations of a run; longer runs have more."""
 _FEWEST_VALIDATIONS = 4
@@ -108,6 +112,11 @@ def regularization(passes: float, params: float, text_tokens: float, *, splits: 
     return found if splits else found._replace(bpe_dropout=0.0)
 
 
+def learning_rate(width: int, suitable: Regularization) -> float:
+    """AdamW's peak rate for a model, beside Muon for the matrices."""
+    return float(f"{suitable.lr_part * min(_HIGHEST_LR, _WIDTH_TIMES_LR / width):.2g}")
+
+
 def most_passes(params: float, text_tokens: float, *, splits: bool) -> float:
     """The passes over a text that a model of ``params`` parameters without embeddings learns from.
 
@@ -149,7 +158,7 @@ def recipe(settings: Settings, text_bytes: float, tokens: float, passes: float) 
         "model.block_size": block,
         "model.dropout": suitable.dropout,
         "train.micro_batch_size": rows,
-        "train.lr": round(min(_HIGHEST_LR, _WIDTH_TIMES_LR / model.n_embd), 4),
+        "train.lr": learning_rate(model.n_embd, suitable),
         "train.muon_lr": 0.01,
         "train.momentum": 0.95 if steps >= _SHORT_STEPS else 0.9,
         "train.schedule": "wsd",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from cpulm.estimate.recipe import regularization, splits_tokens
+from cpulm.estimate.recipe import learning_rate, regularization, splits_tokens
 from cpulm.settings import Settings
 from cpulm.units import format_count
 
 MOST_PASSES = 4.0
 """Up to this many passes, repeated text is worth nearly as much as new text (Muennighoff et al., "Scaling
 Data-Constrained Language Models", 2023, https://arxiv.org/abs/2305.16264)."""
+_TOO_FAST = 3.0
+"""Times the rate that suits the passes, of AdamW beside Muon."""
 
 
 def describe_passes(passes: float) -> str:
@@ -19,7 +21,7 @@ def describe_passes(passes: float) -> str:
 
 
 def passes_warning(passes: float | None, train_tokens: int, params: int, settings: Settings) -> str | None:
-    """What to say of a run that will see its ``train_tokens`` tokens too often for its dropout; else None.
+    """What to say of a run that sees its ``train_tokens`` tokens too often for its settings; else None.
 
     Args:
         params: of the model, without embeddings.
@@ -28,10 +30,15 @@ def passes_warning(passes: float | None, train_tokens: int, params: int, setting
         return None
     splits = splits_tokens(settings)
     suitable = regularization(passes, params, train_tokens, splits=splits)
+    lenient = regularization(passes / 1.5, params, train_tokens, splits=splits)
+    width, is_muon = settings.model.n_embd, settings.train.optimizer == "muon"
     # The table is coarse, and a machine's speed changes.
-    if settings.model.dropout >= regularization(passes / 1.5, params, train_tokens, splits=splits).dropout:
+    is_slow = not is_muon or settings.train.lr <= _TOO_FAST * learning_rate(width, lenient)
+    if settings.model.dropout >= lenient.dropout and is_slow:
         return None
     advice = f"--dropout {suitable.dropout:g} --set train.weight_decay={suitable.weight_decay:g}"
+    if is_muon:
+        advice += f" --lr {learning_rate(width, suitable):g}"
     if suitable.bpe_dropout:
         advice += f" --set train.bpe_dropout={suitable.bpe_dropout:g}"
     return (

@@ -7,7 +7,14 @@ import math
 import pytest
 
 from cpulm.estimate.learning_law import USUAL_TEXT, TextCurve, measured_law
-from cpulm.estimate.recipe import SHAPES, recipe, regularization, shape_settings, vocabulary
+from cpulm.estimate.recipe import (
+    SHAPES,
+    learning_rate,
+    recipe,
+    regularization,
+    shape_settings,
+    vocabulary,
+)
 from cpulm.model.counts import count
 from cpulm.settings.resolve_settings import resolve
 
@@ -54,15 +61,17 @@ def test_a_text_unlike_those_measured_is_less_certain() -> None:
 def test_what_learns_its_text_by_heart_is_regularized() -> None:
     """By the size of the model, of the text, and by the passes: the borders of benchmarks/EXPERIMENTS.md."""
     for params, text_tokens, passes, expected in (
-        (402e3, 346e3, 6.0, (0.0, 0.1, 0.0)),
-        (402e3, 346e3, 17.0, (0.0, 0.5, 0.0)),
-        (1.77e6, 346e3, 8.0, (0.0, 0.5, 0.0)),
-        (402e3, 40e3, 10.0, (0.1, 0.5, 0.1)),
-        (4.82e6, 346e3, 12.0, (0.1, 0.5, 0.2)),
-        (4.82e6, 346e3, 17.0, (0.3, 0.5, 0.2)),
+        (402e3, 346e3, 2.0, (0.0, 0.1, 0.0, 1.0)),
+        (402e3, 346e3, 6.0, (0.0, 0.1, 0.0, 0.3)),
+        (402e3, 346e3, 17.0, (0.0, 0.5, 0.0, 0.1)),
+        (1.77e6, 346e3, 8.0, (0.0, 0.5, 0.0, 0.1)),
+        (402e3, 40e3, 10.0, (0.0, 0.5, 0.1, 0.1)),
+        (4.82e6, 346e3, 12.0, (0.0, 0.5, 0.2, 0.1)),
+        (4.82e6, 346e3, 17.0, (0.1, 0.5, 0.3, 0.1)),
     ):
-        assert regularization(passes, params, text_tokens, splits=True) == expected
-        assert regularization(passes, params, text_tokens, splits=False) == (*expected[:2], 0.0)
+        found = regularization(passes, params, text_tokens, splits=True)
+        assert found == expected
+        assert regularization(passes, params, text_tokens, splits=False) == found._replace(bpe_dropout=0.0)
 
 
 def test_a_recipe_is_settings_that_follow_size_text_and_passes() -> None:
@@ -73,7 +82,8 @@ def test_a_recipe_is_settings_that_follow_size_text_and_passes() -> None:
             params = count(planned.model, 0).non_embedding
             suitable = regularization(passes, params, tokens / passes, splits=True)
             train = planned.train
-            assert (planned.model.dropout, train.weight_decay, train.bpe_dropout) == suitable
+            assert (planned.model.dropout, train.weight_decay, train.bpe_dropout) == suitable[:3]
+            assert train.lr == learning_rate(planned.model.n_embd, suitable)
             assert planned.tokens_per_step <= 8192
             assert planned.eval.every * 8 < tokens / planned.tokens_per_step or tokens < 1e6
     assert vocabulary(128, 1e4) < vocabulary(128, 1e6) <= vocabulary(512, 1e8)

@@ -48,14 +48,17 @@ def test_more_passes_than_the_text_bears_are_a_warning_with_their_number() -> No
     assert passes_warning(4.0, 301_000, 4_800_000, usual) is None
     assert passes_warning(16.0, 301_000, 100_000, usual) is None  # a small model repeats more of its text
     suitable = regularization(848.0, 4_800_000, 301_000, splits=True)
-    advice = f"--dropout {suitable.dropout:g} --set train.weight_decay={suitable.weight_decay:g}"
+    advice = f"--dropout {suitable.dropout:g} --set train.weight_decay={suitable.weight_decay:g} --lr 0.00078"
     for settings, more in ((usual, f" --set train.bpe_dropout={suitable.bpe_dropout:g}"), (characters, "")):
         warning = passes_warning(848.0, 301_000, 4_800_000, settings)
         assert warning is not None
         assert "848 passes over the text of 301 K tokens" in warning
         assert warning.endswith(advice + more)
-    dropped = resolve(assignments=[f"model.dropout={suitable.dropout}"])
-    assert passes_warning(848.0, 301_000, 4_800_000, dropped) is None
+    dropped = [f"model.dropout={suitable.dropout}", "train.lr=0.001"]
+    assert passes_warning(848.0, 301_000, 4_800_000, resolve(assignments=dropped)) is None
+    for more, is_too_fast in (([], True), (["train.optimizer=adamw"], False)):  # one rate for all weights
+        fast = resolve(assignments=[*dropped, "train.lr=0.01", *more])
+        assert (passes_warning(848.0, 301_000, 4_800_000, fast) is not None) == is_too_fast
 
 
 def test_passes_of_a_time_follow_from_the_measured_step() -> None:

@@ -20,6 +20,13 @@ def test_validations_take_a_small_part_of_a_run_of_any_length(tokens: float) -> 
     assert number >= 3
 
 
+@pytest.mark.parametrize(("passes", "rate"), [(0.5, 0.0078), (2.0, 0.0023), (7.0, 0.00078)])
+def test_the_embedding_learns_slowly_where_a_text_is_repeated(passes: float, rate: float) -> None:
+    settings = resolve(assignments=["model.n_layer=6", "model.n_embd=384", "model.n_head=6"])
+    tokens = passes * 330e3
+    assert recipe(settings, 1e6, tokens, passes)["train.lr"] == pytest.approx(rate, rel=0.02)
+
+
 def test_tokens_are_split_where_a_small_text_is_repeated_and_they_can_be() -> None:
     for assignments, expected in (
         ([], 0.1),

@@ -94,10 +94,11 @@ def any_settings(draw: st.DrawFn) -> Settings:
     values["distributed"]["rendezvous"] = draw(
         st.sampled_from(["", "alpha", "192.168.1.5:29400", "[::1]:29400"])
     )
-    rounds = [{"outer_steps": 0}, {"outer_steps": 30, "average_fraction": None}]
-    values["train"].update(draw(st.sampled_from(rounds)))
+    values["train"]["outer_steps"] = draw(st.sampled_from([0, 30]))
     if not values["train"]["outer_steps"]:
         values["distributed"]["mode"] = "sync"
+    if values["distributed"]["mode"] == "sync" and values["distributed"]["compression"] == "int2":
+        values["distributed"]["compression"] = None
     values["train"]["records"] = values["train"]["records"] or values["data"]["chat"]
     values["lora"]["projections"] = draw(st.sampled_from([[], ["q", "v"]]))
     if not values["train"]["init_from"]:
