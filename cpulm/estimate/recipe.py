@@ -40,6 +40,7 @@ REGULARIZATION = (
     (20.0, Regularization(0.0, 0.5, 0.0, 0.1)),
     (40.0, Regularization(0.0, 0.5, 0.1, 0.1)),
     (60.0, Regularization(0.0, 0.5, 0.2, 0.1)),
+    (100.0, Regularization(0.0, 0.5, 0.3, 0.1)),
     (math.inf, Regularization(0.1, 0.5, 0.3, 0.1)),
 )
 MOST_REPETITION, MOST_SPLIT_REPETITION = 30.0, 46.0

@@ -67,7 +67,8 @@ def test_what_learns_its_text_by_heart_is_regularized() -> None:
         (1.77e6, 346e3, 8.0, (0.0, 0.5, 0.0, 0.1)),
         (402e3, 40e3, 10.0, (0.0, 0.5, 0.1, 0.1)),
         (4.82e6, 346e3, 12.0, (0.0, 0.5, 0.2, 0.1)),
-        (4.82e6, 346e3, 17.0, (0.1, 0.5, 0.3, 0.1)),
+        (4.82e6, 346e3, 17.0, (0.0, 0.5, 0.3, 0.1)),
+        (4.82e6, 346e3, 30.0, (0.1, 0.5, 0.3, 0.1)),
     ):
         found = regularization(passes, params, text_tokens, splits=True)
         assert found == expected
