@@ -18,14 +18,7 @@ import torch
 from torch import Tensor
 
 from cpulm.data.batch_pieces import BatchPiece, pieces_of
-from cpulm.distributed.compression import (
-    BLOCK,
-    Quantize,
-    block_views,
-    compress,
-    restore,
-    whole_blocks,
-)
+from cpulm.distributed.compression import BLOCK, Quantize, block_views, compress, restore, whole_blocks
 from cpulm.distributed.world import Pending, World
 from cpulm.settings.distributed_settings import Compression
 

@@ -16,14 +16,7 @@ import torch
 from torch import Tensor
 
 from cpulm.data.batch_pieces import BatchPiece, rows_between
-from cpulm.distributed.compression import (
-    BLOCK,
-    Quantize,
-    block_views,
-    compress,
-    restore,
-    whole_blocks,
-)
+from cpulm.distributed.compression import BLOCK, Quantize, block_views, compress, restore, whole_blocks
 from cpulm.distributed.world import World
 from cpulm.settings.distributed_settings import Compression
 

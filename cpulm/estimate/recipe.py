@@ -60,7 +60,7 @@ _BLOCKS = ((5e6, 128), (60e6, 256), (math.inf, 512))
 """Up to so many trained tokens: the context."""
 _HIGHEST_LR, _WIDTH_TIMES_LR = 0.01, 3.0
 """AdamW's rate falls as the width grows, as in the presets; Muon's is the same for every width. AdamW trains
-the embedding, which learns a repeated text by heart the sooner, the faster it learns."""
+the embedding: at a high rate it memorizes a repeated text."""
 _VALIDATIONS = (12, 40)
 """The fewest and the most validations of a run; longer runs have more."""
 _FEWEST_VALIDATIONS = 4

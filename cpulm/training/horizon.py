@@ -46,8 +46,7 @@ class Horizon:
         """
         if self.steps is not None:
             return min(1.0, step / self.steps)
-        most = self.first_step + self.generations_left * (self.most_steps or 0)
-        by_steps = step / most if self.most_steps else 0.0
+        by_steps = step / self.last_step if self.last_step else 0.0
         left = self.seconds_left(elapsed_seconds, now) - self.reserve_seconds
         return min(1.0, max(by_steps, elapsed_seconds / (elapsed_seconds + left))) if left > 0 else 1.0
 
@@ -60,6 +59,11 @@ class Horizon:
         left = share - done - self.reserve_seconds
         by_steps = (step - self.first_step) / self.most_steps if self.most_steps else 0.0
         return min(1.0, max(by_steps, done / (done + left))) if left > 0 else 1.0
+
+    @property
+    def last_step(self) -> int | None:
+        """The update after which ``most_steps`` ends the run; None if they are not given."""
+        return None if self.most_steps is None else self.first_step + self.generations_left * self.most_steps
 
     @property
     def generation_steps(self) -> int | None:

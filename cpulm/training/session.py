@@ -158,14 +158,6 @@ def _time_given(trainer: Trainer) -> float | None:
     return elapsed + trainer.horizon.seconds_left(elapsed, time.time())
 
 
-def _most_steps(trainer: Trainer) -> int | None:
-    """Return the update after which a run with a horizon in time ends at the latest, if there is one."""
-    horizon = trainer.horizon
-    if horizon.most_steps is None:
-        return None
-    return horizon.first_step + horizon.generations_left * horizon.most_steps
-
-
 def _started(trainer: Trainer, plan: Requirements) -> RunStarted:
     settings, runtime = trainer.settings, trainer.runtime
     curve = text_curve(trainer.tokens)
@@ -179,7 +171,7 @@ def _started(trainer: Trainer, plan: Requirements) -> RunStarted:
         generations=settings.train.generations,
         steps=plan.steps,
         max_time_seconds=_time_given(trainer),
-        most_steps=_most_steps(trainer),
+        most_steps=trainer.horizon.last_step,
         device=runtime.device.type,
         device_name=runtime.device_name,
         precision=runtime.precision,
