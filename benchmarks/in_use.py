@@ -56,7 +56,7 @@ def our_work(world: World, preset: str, precision: str, kind: str, *assignments:
     import torch
 
     from cpulm.evaluation.validation_loss import evaluate
-    from cpulm.execution.adaptive_threads import adaptive_threads
+    from cpulm.execution.adaptive_threads import adaptive_threads, threads_for_model
     from cpulm.execution.runtime import choose_runtime
     from cpulm.execution.update import StepTimer, training_update
     from cpulm.generation.generate import Generation
@@ -72,7 +72,10 @@ def our_work(world: World, preset: str, precision: str, kind: str, *assignments:
     vocab_size = settings.data.vocab_size or CHARACTERS
     parts = build_random_parts(settings, vocab_size, runtime, world)
     train = settings.train
-    threads = adaptive_threads(parts, runtime)
+    if kind == "train":
+        threads = adaptive_threads(parts, runtime)
+    else:
+        threads = threads_for_model(parts.model, rows=1 if kind == "generate" else None)
     if kind == "generate":
         parts.model.eval()
     for number in itertools.count():

@@ -340,7 +340,7 @@ class Planner:
                 sum(t if part == "optimizer" else t * more for part, t in one.items()) for one in times[1:]
             )
 
-        return measured_as_in_a_run(fastest, runtime.threads, others=self._others.newest)
+        return measured_as_in_a_run(fastest, runtime, others=self._others.newest)
 
     def _progress(self, *, finished: bool) -> None:
         done = len(self._rates)

@@ -34,7 +34,7 @@ def ptrs(tensors: Sequence[Tensor], *shape: int) -> ctypes.Array[ctypes.c_void_p
 
 
 def threads() -> int:
-    """Threads of the kernels' parallel regions: torch's number."""
+    """Threads of a region whose threads meet, which runs on OpenMP's: torch's number."""
     return torch.get_num_threads()
 
 

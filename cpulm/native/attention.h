@@ -146,7 +146,7 @@ inline uint32_t row_hash(const MaskAndDropout &mask, const AttentionShape &shape
     return hash32(mask.seed + (uint32_t)(((int64_t)b * shape.heads + h) * shape.tokens + t));
 }
 
-struct AttentionWorkspace { // of one thread, in memory that the caller allocates
+struct AttentionWorkspace { // of one part, in memory that the caller allocates
     float *k, *k_transposed, *v, *v_transposed, *q, *grad, *k_grad, *v_grad, *scores, *score_grads, *small;
     AttentionWorkspace(const AttentionShape &s, float *next) {
         float **matrices[] = {&k, &k_transposed, &v, &v_transposed, &q, &grad, &k_grad, &v_grad};

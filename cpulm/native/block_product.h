@@ -8,7 +8,7 @@
 #pragma once
 #include "abi.h"
 #include "dot4.h"
-#include "thread_range.h"
+#include "part_range.h"
 
 namespace {
 
@@ -168,10 +168,10 @@ extern "C" {
 int64_t cpulm_block_matrix_bytes(int64_t outputs, int64_t inputs) { return block_matrix_bytes(outputs, inputs); }
 
 // Packs x [outputs, inputs], inputs a multiple of 32.
-void cpulm_pack_blocks(const float *x, int64_t outputs, int64_t inputs, uint8_t *out, int threads) {
+void cpulm_pack_blocks(const float *x, int64_t outputs, int64_t inputs, uint8_t *out, int parts) {
     int64_t padded = whole_vectors(outputs), blocks = inputs / BLOCK_INPUTS;
-    parallel(threads, [=](const Team &team) {
-        ThreadRange strips(team, (padded + STRIP - 1) / STRIP);
+    parallel(parts, [=](const Part &part) {
+        PartRange strips(part, (padded + STRIP - 1) / STRIP);
         for (int64_t n = strips.begin * STRIP; n < strips.end * STRIP && n < padded; n++) {
             int64_t first = n / STRIP * STRIP, width = padded - first < STRIP ? padded - first : STRIP;
             uint8_t *block = out + first * blocks * BLOCK_BYTES;
@@ -195,9 +195,9 @@ int64_t cpulm_block_workspace(int64_t rows, int64_t inputs) { return BlockRows::
 // y [rows, outputs] = x [rows, inputs] times the transpose of a matrix in blocks, plus bias, which may be null.
 void cpulm_block_product(const float *x, int64_t rows, int64_t inputs, const uint8_t *matrix, int64_t outputs,
                          const float *bias, float *y, uint8_t *memory, int threads) {
-    parallel(threads, [=](const Team &team) {
+    parallel_together(threads, [=](const Team &team) {
         BlockRows quantized(rows, inputs, memory);
-        ThreadRange own(team, rows), strips(team, (outputs + STRIP - 1) / STRIP);
+        PartRange own(team, rows), strips(team, (outputs + STRIP - 1) / STRIP);
         for (int64_t i = own.begin; i < own.end; i++) quantized.quantize(i, x + i * inputs);
         team.barrier();
         block_matmul(quantized, rows, matrix, strips.begin, strips.end, {y, outputs, outputs, bias, false});

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from cpulm.native.arguments import ptr, ptr_or_null, scratch, threads
+from cpulm.native.thread_pool import parts
 
 BLOCK_INPUTS = 32
 """Inputs that share a scale; they have to divide a matrix's inputs."""
@@ -31,7 +32,7 @@ class BlockMatrix:
         self._library, self._values = library, memory
         self.address = ptr(memory, size, dtype=torch.uint8)
         library.cpulm_pack_blocks(
-            ptr(weight, *weight.shape), self.outputs, self.inputs, self.address, threads()
+            ptr(weight, *weight.shape), self.outputs, self.inputs, self.address, parts()
         )
 
     def product(self, x: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -212,12 +212,12 @@ struct DecodeProducts {
     const Team &team;
     const DecodeSizes &s;
     const DecodeWorkspace &work;
-    ThreadRange sequences;
+    PartRange sequences;
     DecodeProducts(const Team &team, const DecodeSizes &s, const DecodeWorkspace &work)
         : team(team), s(s), work(work), sequences(team, s.batch) {}
 
     int64_t unit() const { return s.in_blocks ? STRIP : LANES; } // outputs that one thread computes together
-    ThreadRange units(int64_t outputs) const { return ThreadRange(team, (outputs + unit() - 1) / unit()); }
+    PartRange units(int64_t outputs) const { return PartRange(team, (outputs + unit() - 1) / unit()); }
 
     void norm(const float *x, const float *weight, const float *bias) const {
         for (int64_t b = sequences.begin; b < sequences.end; b++)
@@ -244,14 +244,14 @@ struct DecodeProducts {
         matmul_rows(matrix, x, s.batch, inputs, begin * LANES, last, out);
     }
     void product(const float *x, int64_t inputs, const float *matrix, const BlockOutput &out) const {
-        ThreadRange own = units(out.outputs);
+        PartRange own = units(out.outputs);
         product(x, inputs, matrix, own.begin, own.end, out);
         team.barrier();
     }
     // The MLP's hidden layer.
     void hidden(const DecodeLayer &layer) const {
         int64_t width = s.up_width;
-        ThreadRange own = units(s.inner);
+        PartRange own = units(s.inner);
         for (int64_t first = 0; first < width; first += s.inner)
             product(work.normed, s.width, layer.up, first / unit() + own.begin, first / unit() + own.end,
                     {work.up, width, width, layer.up_bias, false});
@@ -300,7 +300,7 @@ struct DecodeAttention {
                     work.attended + task * d);
     }
     void run(const Team &team, float *scores) const {
-        ThreadRange appended(team, s.batch * s.kv_heads), attended(team, s.batch * s.heads);
+        PartRange appended(team, s.batch * s.kv_heads), attended(team, s.batch * s.heads);
         for (int64_t task = appended.begin; task < appended.end; task++) append(task);
         team.barrier();
         for (int64_t task = attended.begin; task < attended.end; task++) attend(task, scores);
@@ -335,13 +335,13 @@ void cpulm_decode(void *const *tensors, const int32_t *sizes, float eps, const v
     const DecodeSequence *sequence = (const DecodeSequence *)from;
     DecodeWorkspace work(s, longest, threads, memory);
     int64_t q = s.q_width(), qkv = s.qkv_width(), padded = whole_vectors(longest);
-    parallel(threads, [=](const Team &team) {
+    parallel_together(threads, [=](const Team &team) {
         DecodeProducts products(team, s, work);
         for (const DecodeLayer *layer = layers; layer < layers + s.layers; layer++) {
             products.norm(x, layer->attn_norm, layer->attn_norm_bias);
             products.product(work.normed, s.width, layer->qkv, {work.qkv, qkv, qkv, layer->qkv_bias, false});
             DecodeAttention attention = {*layer, s, work, sequence, layer - layers, cos, sin};
-            attention.run(team, work.scores + team.thread * padded);
+            attention.run(team, work.scores + team.number * padded);
             products.take(work.attended, q);
             products.product(work.attended, q, layer->out, {x, s.width, s.width, layer->out_bias, true});
             products.norm(x, layer->mlp_norm, layer->mlp_norm_bias);

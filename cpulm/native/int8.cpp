@@ -2,7 +2,7 @@
 // cpulm/native/int8.py calls it. Conventions as in kernels.cpp; int8_product.h explains the layouts.
 #include "abi.h"
 #include "int8_product.h"
-#include "thread_range.h"
+#include "part_range.h"
 #include <cmath>
 
 namespace {
@@ -79,43 +79,43 @@ int cpulm_fast_int8() { return FAST_DOTS; }
 
 // Quantizes x [rows, width] with one scale per row, and into panels with one scale per column; either may be null.
 // `right`: the panels are a right factor, else the transpose of a left one. Missing rows of the last quad count as
-// zeros. `scratch` [threads, width].
+// zeros. `scratch` [parts, width].
 void cpulm_quantize(const float *x, int64_t rows, int64_t width, int8_t *by_row, float *row_scale, uint8_t *by_column,
-                    float *column_scale, int right, float *scratch, int threads) {
-    if (by_column) memset(scratch, 0, (int64_t)threads * width * sizeof(float));
+                    float *column_scale, int right, float *scratch, int parts) {
+    if (by_column) memset(scratch, 0, (int64_t)parts * width * sizeof(float));
     Panels panels = {(rows + 3) / 4, width};
-    parallel(threads, [=](const Team &team) {
-        ThreadRange range(team, panels.quads);
+    parallel(parts, [=](const Part &part) {
+        PartRange range(part, panels.quads);
         int64_t end = range.end * 4 < rows ? range.end * 4 : rows;
-        float *columns = by_column ? scratch + (int64_t)team.thread * width : nullptr;
+        float *columns = by_column ? scratch + (int64_t)part.number * width : nullptr;
         for (int64_t i = range.begin * 4; i < end; i++) {
             float most = row_max_abs(x + i * width, width, columns);
             if (by_row) quantize_row(x + i * width, width, most, by_row + i * width, row_scale + i);
         }
-        if (by_column) {
-            team.barrier();
-            for (int64_t j = 0; j < width && team.thread == 0; j++) {
-                float most = scratch[j];
-                for (int n = 1; n < threads; n++) {
-                    float other = scratch[n * width + j];
-                    most = most >= other || most != most ? most : other;
-                }
-                column_scale[j] = most / 127.0f;
-                scratch[j] = most > 0 ? 127.0f / most : 0.0f;
-            }
-            team.barrier();
-            for (int64_t q = range.begin; q < range.end; q += QUADS_AT_ONCE)
-                pack_quads(x, rows, scratch, panels, q, q + QUADS_AT_ONCE < range.end ? q + QUADS_AT_ONCE : range.end,
-                           by_column, right ? RIGHT_FLIP : 0);
+    });
+    if (!by_column) return;
+    for (int64_t j = 0; j < width; j++) {
+        float most = scratch[j];
+        for (int n = 1; n < parts; n++) {
+            float other = scratch[n * width + j];
+            most = most >= other || most != most ? most : other;
         }
+        column_scale[j] = most / 127.0f;
+        scratch[j] = most > 0 ? 127.0f / most : 0.0f;
+    }
+    parallel(parts, [=](const Part &part) {
+        PartRange range(part, panels.quads);
+        for (int64_t q = range.begin; q < range.end; q += QUADS_AT_ONCE)
+            pack_quads(x, rows, scratch, panels, q, q + QUADS_AT_ONCE < range.end ? q + QUADS_AT_ONCE : range.end,
+                       by_column, right ? RIGHT_FLIP : 0);
     });
 }
 
 // Packs the transpose of x [rows, width] as a right factor.
-void cpulm_pack_transposed(const int8_t *x, int64_t rows, int64_t width, uint8_t *out, int threads) {
+void cpulm_pack_transposed(const int8_t *x, int64_t rows, int64_t width, uint8_t *out, int parts) {
     Panels panels = {width / 4, rows};
-    parallel(threads, [=](const Team &team) {
-        ThreadRange range(team, (rows + LANES - 1) / LANES);
+    parallel(parts, [=](const Part &part) {
+        PartRange range(part, (rows + LANES - 1) / LANES);
         for (int64_t i = range.begin * LANES; i < range.end * LANES; i += LANES) {
             int64_t q = 0;
             for (; q + LANES <= panels.quads; q += LANES)
@@ -131,11 +131,11 @@ void cpulm_pack_transposed(const int8_t *x, int64_t rows, int64_t width, uint8_t
 // Packs x [rows, width] into panels of `quads`, from quad `first` on; `right` as above. Missing rows of the last quad
 // become zeros.
 void cpulm_pack_rows(const int8_t *x, int64_t rows, int64_t width, uint8_t *out, int64_t quads, int64_t first,
-                     int right, int threads) {
+                     int right, int parts) {
     uint32_t flip = right ? RIGHT_FLIP : 0;
     Panels panels = {quads, width};
-    parallel(threads, [=](const Team &team) {
-        ThreadRange range(team, (rows + 3) / 4);
+    parallel(parts, [=](const Part &part) {
+        PartRange range(part, (rows + 3) / 4);
         for (int64_t start = range.begin; start < range.end; start += QUADS_AT_ONCE) {
             int64_t end = start + QUADS_AT_ONCE < range.end ? start + QUADS_AT_ONCE : range.end;
             for (int64_t panel = 0; panel < width; panel += PANEL)
@@ -159,7 +159,7 @@ void cpulm_pack_rows(const int8_t *x, int64_t rows, int64_t width, uint8_t *out,
 // excludes a bias.
 void cpulm_int8_product(const int8_t *left_values, int packed, const uint8_t *right, int64_t rows, int64_t cols,
                         int64_t depth, const float *row_scale, const float *column_scale, const float *bias, float *out,
-                        int add, const float *kept, int symmetric, int threads) {
+                        int add, const float *kept, int symmetric, int parts) {
     LeftFactor left = {left_values, rows, depth, packed != 0};
     int64_t block = left.block(), strips = (cols + PANEL - 1) / PANEL, all_items = 0;
     bool large = !add && !symmetric && rows * cols * (int64_t)sizeof(float) >= STREAM_FROM &&
@@ -170,8 +170,8 @@ void cpulm_int8_product(const int8_t *left_values, int packed, const uint8_t *ri
         return symmetric && reached < strips ? reached : strips;
     };
     for (int64_t row = 0; row < rows; row += block) all_items += panels_of(row);
-    parallel(threads, [=](const Team &team) {
-        ThreadRange range(team, all_items);
+    parallel(parts, [=](const Part &part) {
+        PartRange range(part, all_items);
         alignas(64) int32_t sums[ROW_BLOCK * PANEL], offsets[ROW_BLOCK];
         int64_t item = 0;
         for (int64_t row = 0; row < rows && item < range.end; row += block) {
@@ -199,13 +199,13 @@ void cpulm_int8_product(const int8_t *left_values, int packed, const uint8_t *ri
             }
         }
         if (large) stream_fence();
-        if (symmetric) {
-            team.barrier();
-            ThreadRange mirrored(team, rows / LANES);
-            for (int64_t i = mirrored.begin * LANES; i < mirrored.end * LANES; i += LANES)
-                for (int64_t j = panels_of(i / block * block) * PANEL; j < cols; j += LANES)
-                    transpose_block((const Word *)out + j * cols + i, cols, (Word *)out + i * cols + j, cols, 0);
-        }
+    });
+    if (!symmetric) return;
+    parallel(parts, [=](const Part &part) {
+        PartRange mirrored(part, rows / LANES);
+        for (int64_t i = mirrored.begin * LANES; i < mirrored.end * LANES; i += LANES)
+            for (int64_t j = panels_of(i / block * block) * PANEL; j < cols; j += LANES)
+                transpose_block((const Word *)out + j * cols + i, cols, (Word *)out + i * cols + j, cols, 0);
     });
 }
 
@@ -213,9 +213,9 @@ void cpulm_int8_product(const int8_t *left_values, int packed, const uint8_t *ri
 // Stochastic rounding keeps the mean of the many probabilities below one step; the random bits come from the row's
 // largest logit, so that they are reproducible. A row without a target (negative) has loss and scale 0.
 void cpulm_softmax(const float *logits, int64_t rows, int64_t width, const int64_t *targets, float *loss,
-                   int8_t *by_row, float *scale, int threads) {
-    parallel(threads, [=](const Team &team) {
-        ThreadRange range(team, rows);
+                   int8_t *by_row, float *scale, int parts) {
+    parallel(parts, [=](const Part &part) {
+        PartRange range(part, rows);
         Words lanes;
         for (int i = 0; i < LANES; i++) lanes[i] = i;
         for (int64_t i = range.begin; i < range.end; i++) {
@@ -250,10 +250,10 @@ void cpulm_softmax(const float *logits, int64_t rows, int64_t width, const int64
 // (1 - w) CE + w T^2 KL without the ones at the targets. Rounded stochastically, with the bits of cpulm_softmax.
 // Both logits are overwritten. A row without a target (negative) has losses and scale 0.
 void cpulm_distill(float *logits, float *taught, int64_t rows, int64_t width, const int64_t *targets, float weight,
-                   float temperature, float *losses, int8_t *by_row, float *scale, int threads) {
+                   float temperature, float *losses, int8_t *by_row, float *scale, int parts) {
     const float cooler = 1.0f / temperature;
-    parallel(threads, [=](const Team &team) {
-        ThreadRange range(team, rows);
+    parallel(parts, [=](const Part &part) {
+        PartRange range(part, rows);
         Words lanes;
         for (int i = 0; i < LANES; i++) lanes[i] = i;
         for (int64_t i = range.begin; i < range.end; i++) {

@@ -14,7 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cpulm.native.arguments import ptr, ptr_or_null, ptrs, require_lanes, scratch, threads
+from cpulm.native.arguments import ptr, ptr_or_null, ptrs, require_lanes, scratch
+from cpulm.native.thread_pool import parts, working_threads
 
 QUAD = 4
 """Bytes that one instruction multiplies and sums; a product's depth is rounded up to whole quads."""
@@ -95,7 +96,7 @@ class Int8Kernels:
         require_lanes(rows, self.lanes)
         out = values.new_empty(width, rows)
         self._library.cpulm_pack_transposed(
-            ptr(values, rows, width, dtype=torch.int8), rows, width, out.data_ptr(), threads()
+            ptr(values, rows, width, dtype=torch.int8), rows, width, out.data_ptr(), parts()
         )
         return Factor(out, factor.scale)
 
@@ -119,7 +120,7 @@ class Int8Kernels:
             raise ValueError(f"{rows} rows of {width} from {start} on do not fit into {list(out.shape)}")
         self._library.cpulm_pack_rows(
             ptr(values, rows, width, dtype=torch.int8), rows, width, ptr(out, *out.shape, dtype=torch.int8),
-            out.size(0) // QUAD, start // QUAD, False, threads(),
+            out.size(0) // QUAD, start // QUAD, False, parts(),
         )  # fmt: skip
 
     def product(
@@ -150,7 +151,7 @@ class Int8Kernels:
             ptr(stored, *stored.shape, dtype=torch.int8), left.packed,
             ptr(right.values, depth, cols, dtype=torch.int8), rows, cols, depth, ptr(left.scale, rows),
             ptr(right.scale, cols), ptr_or_null(bias, cols), ptr(out, rows, cols), add, None, False,
-            threads(),
+            parts(),
         )  # fmt: skip
         return out
 
@@ -172,7 +173,7 @@ class Int8Kernels:
             losses.data_ptr(),
             by_row.data_ptr(),
             scale.data_ptr(),
-            threads(),
+            parts(),
         )
         return losses, Factor(by_row, scale)
 
@@ -204,7 +205,7 @@ class Int8Kernels:
             losses.data_ptr(),
             by_row.data_ptr(),
             scale.data_ptr(),
-            threads(),
+            parts(),
         )
         return losses, Factor(by_row, scale)
 
@@ -232,12 +233,14 @@ class Int8Kernels:
         if not len(weights) == len(gradients) == len(averages):
             raise ValueError(f"{len(weights)} weights, {len(gradients)} gradients, {len(averages)} averages")
         blocks = rows // update.block_rows
-        size = self._library.cpulm_muon_workspace(len(weights) * blocks, update.block_rows, cols, threads())
+        size = self._library.cpulm_muon_workspace(
+            len(weights) * blocks, update.block_rows, cols, working_threads()
+        )
         memory = scratch(size, dtype=torch.uint8)
         self._library.cpulm_muon(
             ptrs(weights, rows, cols), ptrs(gradients, rows, cols), ptrs(averages, rows, cols), len(weights),
             blocks, update.block_rows, cols, update.momentum, update.decay, update.step_size,
-            update.iterations, *update.coefficients, memory.data_ptr(), threads(),
+            update.iterations, *update.coefficients, memory.data_ptr(), working_threads(),
         )  # fmt: skip
 
     def _quantize(
@@ -248,11 +251,11 @@ class Int8Kernels:
         require_lanes(K, self.lanes)
         by_row = torch.empty(M if rows else 0, K, dtype=torch.int8)
         by_column = torch.empty(whole_quads(M) if columns else 0, K, dtype=torch.int8)
-        row_scale, column_scale, sums = x.new_empty(M), x.new_empty(K), scratch(threads(), K)
+        row_scale, column_scale, sums = x.new_empty(M), x.new_empty(K), scratch(parts(), K)
         self._library.cpulm_quantize(
             ptr(x, M, K), M, K, by_row.data_ptr() if rows else None, row_scale.data_ptr(),
             by_column.data_ptr() if columns else None, column_scale.data_ptr(), right, sums.data_ptr(),
-            threads(),
+            parts(),
         )  # fmt: skip
         return Factor(by_row, row_scale), Factor(by_column, column_scale)
 

@@ -1,10 +1,11 @@
 // Everything in a training step besides large matrix products, with as few passes over memory as possible.
 // Compiled on the machine that uses it; cpulm/native/kernels.py calls it. Unless stated otherwise, matrices are
-// contiguous float32, widths are multiples of LANES, and `threads` is torch's number of threads.
+// contiguous float32, widths are multiples of LANES, and `parts` is how many parts the work has: about as
+// many as threads, or several for each thread of the pool.
 #include "abi.h"
 #include "attention.h"
 #include "decode.h"
-#include "thread_range.h"
+#include "part_range.h"
 
 const OpenMP *cpulm_openmp;
 
@@ -43,9 +44,9 @@ int cpulm_use_openmp(void *const *functions) {
 }
 
 // y[i] = 0 if the hash of i and the seed is below `below`, else x[i] * scale.
-void cpulm_dropout(const float *x, int64_t count, uint32_t seed, uint32_t below, float scale, float *y, int threads) {
-    parallel(threads, [=](const Team &team) {
-        ThreadRange range(team, count / LANES);
+void cpulm_dropout(const float *x, int64_t count, uint32_t seed, uint32_t below, float scale, float *y, int parts) {
+    parallel(parts, [=](const Part &part) {
+        PartRange range(part, count / LANES);
         Words lanes;
         for (int i = 0; i < LANES; i++) lanes[i] = i;
         uint32_t start = hash32(seed);
@@ -57,9 +58,9 @@ void cpulm_dropout(const float *x, int64_t count, uint32_t seed, uint32_t below,
 }
 
 void cpulm_rms_norm_forward(const float *x, const float *weight, float eps, int64_t rows, int64_t width, float *y,
-                            float *rstd, int threads) {
-    parallel(threads, [=](const Team &team) {
-        ThreadRange range(team, rows);
+                            float *rstd, int parts) {
+    parallel(parts, [=](const Part &part) {
+        PartRange range(part, rows);
         for (int64_t i = range.begin; i < range.end; i++) {
             Floats squares = {};
             for (int64_t j = 0; j < width; j += LANES) squares += load(x + i * width + j) * load(x + i * width + j);
@@ -73,10 +74,10 @@ void cpulm_rms_norm_forward(const float *x, const float *weight, float eps, int6
 
 // weight_grad [width]; `scratch` [SUM_BLOCKS, width].
 void cpulm_rms_norm_backward(const float *dy, const float *x, const float *weight, const float *rstd, int64_t rows,
-                             int64_t width, float *dx, float *weight_grad, float *scratch, int threads) {
+                             int64_t width, float *dx, float *weight_grad, float *scratch, int parts) {
     SumBlocks blocks(rows);
-    parallel(threads, [=](const Team &team) {
-        ThreadRange range(team, blocks.count);
+    parallel(parts, [=](const Part &part) {
+        PartRange range(part, blocks.count);
         for (int64_t b = range.begin; b < range.end; b++) {
             float *sums = scratch + b * width;
             memset(sums, 0, width * sizeof(float));
@@ -98,9 +99,9 @@ void cpulm_rms_norm_backward(const float *dy, const float *x, const float *weigh
 
 // mean and rstd [rows]; bias may be null.
 void cpulm_layer_norm_forward(const float *x, const float *weight, const float *bias, float eps, int64_t rows,
-                              int64_t width, float *y, float *mean, float *rstd, int threads) {
-    parallel(threads, [=](const Team &team) {
-        ThreadRange range(team, rows);
+                              int64_t width, float *y, float *mean, float *rstd, int parts) {
+    parallel(parts, [=](const Part &part) {
+        PartRange range(part, rows);
         for (int64_t i = range.begin; i < range.end; i++) {
             const float *v = x + i * width;
             Floats total = {}, squares = {};
@@ -121,11 +122,11 @@ void cpulm_layer_norm_forward(const float *x, const float *weight, const float *
 // weight_grad and bias_grad [width]; `scratch` [2, SUM_BLOCKS, width].
 void cpulm_layer_norm_backward(const float *dy, const float *x, const float *weight, const float *mean,
                                const float *rstd, int64_t rows, int64_t width, float *dx, float *weight_grad,
-                               float *bias_grad, float *scratch, int threads) {
+                               float *bias_grad, float *scratch, int parts) {
     SumBlocks blocks(rows);
     float *bias_scratch = scratch + SUM_BLOCKS * width;
-    parallel(threads, [=](const Team &team) {
-        ThreadRange range(team, blocks.count);
+    parallel(parts, [=](const Part &part) {
+        PartRange range(part, blocks.count);
         for (int64_t b = range.begin; b < range.end; b++) {
             float *sums = scratch + b * width, *bias_sums = bias_scratch + b * width;
             memset(sums, 0, width * sizeof(float));
@@ -167,10 +168,10 @@ static inline void store_or_stream(float *p, Floats v, bool past) {
 }
 
 // gate_up [rows, 2 width] to silu(gate) * up [rows, width].
-void cpulm_swiglu_forward(const float *gate_up, int64_t rows, int64_t width, float *y, int threads) {
+void cpulm_swiglu_forward(const float *gate_up, int64_t rows, int64_t width, float *y, int parts) {
     bool past = rows * width >= LARGE;
-    parallel(threads, [=](const Team &team) {
-        ThreadRange range(team, rows);
+    parallel(parts, [=](const Part &part) {
+        PartRange range(part, rows);
         for (int64_t i = range.begin; i < range.end; i++)
             for (int64_t j = 0; j < width; j += LANES) {
                 Floats gate = load(gate_up + i * 2 * width + j), up = load(gate_up + i * 2 * width + width + j);
@@ -181,10 +182,10 @@ void cpulm_swiglu_forward(const float *gate_up, int64_t rows, int64_t width, flo
 }
 
 void cpulm_swiglu_backward(const float *dy, const float *gate_up, int64_t rows, int64_t width, float *grad,
-                           int threads) {
+                           int parts) {
     bool past = 2 * rows * width >= LARGE;
-    parallel(threads, [=](const Team &team) {
-        ThreadRange range(team, rows);
+    parallel(parts, [=](const Part &part) {
+        PartRange range(part, rows);
         for (int64_t i = range.begin; i < range.end; i++)
             for (int64_t j = 0; j < width; j += LANES) {
                 const float *at = gate_up + i * 2 * width + j;
@@ -202,10 +203,10 @@ void cpulm_swiglu_backward(const float *dy, const float *gate_up, int64_t rows, 
 static inline Floats relu(Floats v) { return v < 0.0f ? splat(0.0f) : v; }
 
 // max(x, 0)².
-void cpulm_relu2_forward(const float *x, int64_t count, float *y, int threads) {
+void cpulm_relu2_forward(const float *x, int64_t count, float *y, int parts) {
     bool past = count >= LARGE;
-    parallel(threads, [=](const Team &team) {
-        ThreadRange range(team, count / LANES);
+    parallel(parts, [=](const Part &part) {
+        PartRange range(part, count / LANES);
         for (int64_t i = range.begin * LANES; i < range.end * LANES; i += LANES) {
             Floats v = relu(load(x + i));
             store_or_stream(y + i, v * v, past);
@@ -214,10 +215,10 @@ void cpulm_relu2_forward(const float *x, int64_t count, float *y, int threads) {
     });
 }
 
-void cpulm_relu2_backward(const float *dy, const float *x, int64_t count, float *dx, int threads) {
+void cpulm_relu2_backward(const float *dy, const float *x, int64_t count, float *dx, int parts) {
     bool past = count >= LARGE;
-    parallel(threads, [=](const Team &team) {
-        ThreadRange range(team, count / LANES);
+    parallel(parts, [=](const Part &part) {
+        PartRange range(part, count / LANES);
         for (int64_t i = range.begin * LANES; i < range.end * LANES; i += LANES) {
             Floats v = relu(load(x + i));
             store_or_stream(dx + i, (v + v) * load(dy + i), past);
@@ -226,7 +227,7 @@ void cpulm_relu2_backward(const float *dy, const float *x, int64_t count, float 
     });
 }
 
-// Floats of the workspace of each thread; for `memory` below.
+// Floats of the workspace of each part; for `memory` below.
 int64_t cpulm_attention_workspace(int tokens, int head_dim) {
     return AttentionWorkspace::numbers(AttentionShape{1, tokens, 1, 1, head_dim});
 }
@@ -235,13 +236,13 @@ int64_t cpulm_attention_workspace(int tokens, int head_dim) {
 void cpulm_attention_forward(const float *qkv, int batch, int tokens, int heads, int kv_heads, int head_dim,
                              const float *q_weight, const float *k_weight, const float *cos, const float *sin,
                              float eps, const int32_t *first, uint32_t seed, uint32_t below, float kept, float *y,
-                             float *lse, float *memory, int threads) {
+                             float *lse, float *memory, int parts) {
     AttentionShape s = {batch, tokens, heads, kv_heads, head_dim};
     QKTransform q_transform = {q_weight, cos, sin, eps}, k_transform = {k_weight, cos, sin, eps};
     MaskAndDropout mask = {first, seed, below, kept};
-    parallel(threads, [=](const Team &team) {
-        AttentionWorkspace work(s, memory + team.thread * AttentionWorkspace::numbers(s));
-        for (int task = team.take(); task < s.batch * s.kv_heads; task = team.take())
+    parallel(parts, [=](const Part &part) {
+        AttentionWorkspace work(s, memory + part.number * AttentionWorkspace::numbers(s));
+        for (int task = part.take(); task < s.batch * s.kv_heads; task = part.take())
             attention_forward(qkv, s, q_transform, k_transform, mask, task / s.kv_heads, task % s.kv_heads, work, y,
                               lse);
     });
@@ -252,13 +253,13 @@ void cpulm_attention_backward(const float *dy, const float *qkv, const float *y,
                               int tokens, int heads, int kv_heads, int head_dim, const float *q_weight,
                               const float *k_weight, const float *cos, const float *sin, float eps,
                               const int32_t *first, uint32_t seed, uint32_t below, float kept, float *dqkv,
-                              float *weight_grads, float *memory, int threads) {
+                              float *weight_grads, float *memory, int parts) {
     AttentionShape s = {batch, tokens, heads, kv_heads, head_dim};
     QKTransform q_transform = {q_weight, cos, sin, eps}, k_transform = {k_weight, cos, sin, eps};
     MaskAndDropout mask = {first, seed, below, kept};
-    parallel(threads, [=](const Team &team) {
-        AttentionWorkspace work(s, memory + team.thread * AttentionWorkspace::numbers(s));
-        for (int task = team.take(); task < s.batch * s.kv_heads; task = team.take()) {
+    parallel(parts, [=](const Part &part) {
+        AttentionWorkspace work(s, memory + part.number * AttentionWorkspace::numbers(s));
+        for (int task = part.take(); task < s.batch * s.kv_heads; task = part.take()) {
             float *grads = weight_grads + (int64_t)task * 2 * s.width;
             memset(grads, 0, 2 * s.width * sizeof(float));
             attention_backward(dy, qkv, y, lse, s, q_transform, k_transform, mask, task / s.kv_heads, task % s.kv_heads,

@@ -13,12 +13,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cpulm.native.arguments import ptr, ptr_or_null, require_lanes, scratch, threads
+from cpulm.native.arguments import ptr, ptr_or_null, require_lanes, scratch
 from cpulm.native.blocks import BlockMatrix, block_matrix_bytes
 from cpulm.native.decode import Decoder, DecoderShape, Weight, decoder_fits
 from cpulm.native.int8 import Int8Kernels
 from cpulm.native.library import load, use_openmp
 from cpulm.native.library_cache import name_of
+from cpulm.native.thread_pool import ThreadPool, parts, working_threads
 from cpulm.openmp_functions import openmp_function
 
 
@@ -78,6 +79,8 @@ class Kernels:
         """Another name for other sources, another compiler or another CPU."""
         self.threaded = use_openmp(self._library, openmp_function)
         """Whether they run on torch's threads; else torch has no OpenMP, and they run on one thread."""
+        self.pool = ThreadPool(self._library) if self._library.cpulm_has_pool() else None
+        """Threads of their own, for use beside busy programs; None where the system has no pools."""
         self.lanes = int(self._library.cpulm_lanes())
         """Float32 numbers in one vector; widths have to be multiples of it."""
         self._sum_blocks = int(self._library.cpulm_sum_blocks())
@@ -97,7 +100,7 @@ class Kernels:
             width,
             ptr(y, *x.shape),
             ptr(rstd, rows),
-            threads(),
+            parts(),
         )
         return y, rstd
 
@@ -111,7 +114,7 @@ class Kernels:
         )
         self._library.cpulm_rms_norm_backward(
             ptr(dy, *x.shape), ptr(x, *x.shape), ptr(weight, width), ptr(rstd, rows), rows, width,
-            ptr(dx, *x.shape), ptr(weight_grad, width), sums.data_ptr(), threads(),
+            ptr(dx, *x.shape), ptr(weight_grad, width), sums.data_ptr(), parts(),
         )  # fmt: skip
         return dx, weight_grad
 
@@ -128,7 +131,7 @@ class Kernels:
         y, mean, rstd = torch.empty_like(x), x.new_empty(rows), x.new_empty(rows)
         self._library.cpulm_layer_norm_forward(
             ptr(x, *x.shape), ptr(weight, width), ptr_or_null(bias, width), eps, rows, width,
-            ptr(y, *x.shape), ptr(mean, rows), ptr(rstd, rows), threads(),
+            ptr(y, *x.shape), ptr(mean, rows), ptr(rstd, rows), parts(),
         )  # fmt: skip
         return y, mean, rstd
 
@@ -142,7 +145,7 @@ class Kernels:
         self._library.cpulm_layer_norm_backward(
             ptr(dy, *x.shape), ptr(x, *x.shape), ptr(weight, width), ptr(mean, rows), ptr(rstd, rows),
             rows, width, ptr(dx, *x.shape), ptr(weight_grad, width), ptr(bias_grad, width), sums.data_ptr(),
-            threads(),
+            parts(),
         )  # fmt: skip
         return dx, weight_grad, bias_grad
 
@@ -150,7 +153,7 @@ class Kernels:
         """``silu(gate) * up`` for gate and up side by side in [..., 2 F]; gives [..., F]."""
         rows, width = self._rows(gate_up, halves=2)
         y = gate_up.new_empty(*gate_up.shape[:-1], width)
-        self._library.cpulm_swiglu_forward(ptr(gate_up, *gate_up.shape), rows, width, y.data_ptr(), threads())
+        self._library.cpulm_swiglu_forward(ptr(gate_up, *gate_up.shape), rows, width, y.data_ptr(), parts())
         return y
 
     def swiglu_backward(self, dy: Tensor, gate_up: Tensor) -> Tensor:
@@ -159,7 +162,7 @@ class Kernels:
         grad = torch.empty_like(gate_up)
         self._library.cpulm_swiglu_backward(
             ptr(dy, *gate_up.shape[:-1], width), ptr(gate_up, *gate_up.shape), rows, width, grad.data_ptr(),
-            threads(),
+            parts(),
         )  # fmt: skip
         return grad
 
@@ -167,7 +170,7 @@ class Kernels:
         """``relu(x)²`` for x [..., D]."""
         self._rows(x)
         y = torch.empty_like(x)
-        self._library.cpulm_relu2_forward(ptr(x, *x.shape), x.numel(), y.data_ptr(), threads())
+        self._library.cpulm_relu2_forward(ptr(x, *x.shape), x.numel(), y.data_ptr(), parts())
         return y
 
     def relu2_backward(self, dy: Tensor, x: Tensor) -> Tensor:
@@ -175,7 +178,7 @@ class Kernels:
         self._rows(x)
         dx = torch.empty_like(x)
         self._library.cpulm_relu2_backward(
-            ptr(dy, *x.shape), ptr(x, *x.shape), x.numel(), dx.data_ptr(), threads()
+            ptr(dy, *x.shape), ptr(x, *x.shape), x.numel(), dx.data_ptr(), parts()
         )
         return dx
 
@@ -184,7 +187,7 @@ class Kernels:
         self._rows(x)
         y = torch.empty_like(x)
         self._library.cpulm_dropout(
-            ptr(x, *x.shape), x.numel(), seed, round(p * 2**32), 1.0 / (1.0 - p), y.data_ptr(), threads()
+            ptr(x, *x.shape), x.numel(), seed, round(p * 2**32), 1.0 / (1.0 - p), y.data_ptr(), parts()
         )
         return y
 
@@ -226,7 +229,7 @@ class Kernels:
         memory = self._attention_scratch(T, shape)
         self._library.cpulm_attention_forward(
             *self._attention_inputs(qkv, shape, transform, first),
-            ptr(y, *y.shape), ptr(lse, *lse.shape), memory.data_ptr(), threads(),
+            ptr(y, *y.shape), ptr(lse, *lse.shape), memory.data_ptr(), working_threads(),
         )  # fmt: skip
         return y, lse
 
@@ -248,7 +251,7 @@ class Kernels:
         weight_grads = qkv.new_empty(B * shape.n_kv_head, 2, shape.head_dim)
         self._library.cpulm_attention_backward(
             ptr(dy, *outputs), inputs[0], ptr(y, *outputs), ptr(lse, B, shape.n_head, T), *inputs[1:],
-            dqkv.data_ptr(), weight_grads.data_ptr(), memory.data_ptr(), threads(),
+            dqkv.data_ptr(), weight_grads.data_ptr(), memory.data_ptr(), working_threads(),
         )  # fmt: skip
         return dqkv, weight_grads.sum(0)
 
@@ -261,7 +264,7 @@ class Kernels:
         return x.numel() // x.size(-1), width
 
     def _attention_scratch(self, tokens: int, shape: AttentionShape) -> Tensor:
-        return scratch(threads(), self._library.cpulm_attention_workspace(tokens, shape.head_dim))
+        return scratch(working_threads(), self._library.cpulm_attention_workspace(tokens, shape.head_dim))
 
     def _attention_inputs(
         self, qkv: Tensor, shape: AttentionShape, transform: QKTransform, first: Tensor | None

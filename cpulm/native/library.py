@@ -20,7 +20,7 @@ from cpulm.errors import ResourceError
 from cpulm.native.library_cache import SCRATCH_PREFIX, UnsafeCacheError, find, is_damaged, make_private, store
 from cpulm.native.signatures import NAME_LISTS, RESULTS, SIGNATURES, TYPES
 
-UNITS = ("kernels.cpp", "int8.cpp")
+UNITS = ("kernels.cpp", "int8.cpp", "thread_pool.cpp")
 """Translation units; compiling them side by side halves the wait."""
 
 FLAGS = (

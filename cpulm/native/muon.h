@@ -2,7 +2,7 @@
 // Included by int8.cpp, because a separate translation unit took half a second longer to compile.
 #pragma once
 #include "int8_product.h"
-#include "thread_range.h"
+#include "part_range.h"
 #include <cmath>
 #include <type_traits>
 
@@ -42,12 +42,12 @@ struct MuonWorkspace { // for one matrix [rows, cols] with rows <= cols, in memo
     }
 };
 
-// One thread per matrix if there are enough matrices, else all threads on each.
-struct MuonThreads {
+// One part per matrix if there are enough matrices, else all parts on each.
+struct MuonParts {
     int across, within;
-    MuonThreads(int64_t matrices, int threads) {
-        across = matrices >= threads ? threads : 1;
-        within = matrices >= threads ? 1 : threads;
+    MuonParts(int64_t matrices, int parts) {
+        across = matrices >= parts ? parts : 1;
+        within = matrices >= parts ? 1 : parts;
     }
 };
 
@@ -99,9 +99,9 @@ void apply_update(float *weight, int64_t begin, int64_t end, int64_t cols, const
 }
 
 void quantize_rows(const float *x, int64_t rows, int64_t cols, float factor, int8_t *by_row, float *scale,
-                   int threads) {
-    parallel(threads, [=](const Team &team) {
-        ThreadRange range(team, rows);
+                   int parts) {
+    parallel(parts, [=](const Part &part) {
+        PartRange range(part, rows);
         for (int64_t i = range.begin; i < range.end; i++) {
             quantize_row(x + i * cols, cols, row_max_abs(x + i * cols, cols, nullptr), by_row + i * cols, scale + i);
             scale[i] *= factor;
@@ -112,9 +112,9 @@ void quantize_rows(const float *x, int64_t rows, int64_t cols, float factor, int
 // The diagonals of G and of the polynomial are far larger than the rest. In int8 they would leave the rest few of the
 // 8 bits, so they are kept separately in float32.
 // Splits G = D + R into the diagonal D [rows] and R, which replaces G and is also quantized by row.
-void split_gram(MuonWorkspace &work, int64_t rows, int threads) {
-    parallel(threads, [=](const Team &team) {
-        ThreadRange range(team, rows);
+void split_gram(MuonWorkspace &work, int64_t rows, int parts) {
+    parallel(parts, [=](const Part &part) {
+        PartRange range(part, rows);
         for (int64_t i = range.begin; i < range.end; i++) {
             float *row = work.gram + i * rows;
             work.diagonal[i] = row[i];
@@ -126,9 +126,9 @@ void split_gram(MuonWorkspace &work, int64_t rows, int threads) {
 
 // Quantizes b G + c G G by row, computed from D, R and R R (which is overwritten). Its columns are multiplied by the
 // scales of the rows of x that they meet in the next product. The diagonal plus a goes to row_factor, times `factor`.
-void quantize_polynomial(MuonWorkspace &work, int64_t rows, const MuonUpdate &update, float factor, int threads) {
-    parallel(threads, [=](const Team &team) {
-        ThreadRange range(team, rows);
+void quantize_polynomial(MuonWorkspace &work, int64_t rows, const MuonUpdate &update, float factor, int parts) {
+    parallel(parts, [=](const Part &part) {
+        PartRange range(part, rows);
         for (int64_t i = range.begin; i < range.end; i++) {
             float *row = work.square + i * rows, *rest = work.gram + i * rows, d = work.diagonal[i];
             work.row_factor[i] = (row[i] * update.c + d * (update.b + update.c * d) + update.a) * factor;
@@ -143,29 +143,29 @@ void quantize_polynomial(MuonWorkspace &work, int64_t rows, const MuonUpdate &up
 }
 
 // Newton-Schulz iteration of factor * x [rows, cols], in place.
-void newton_schulz(int64_t rows, int64_t cols, float factor, const MuonUpdate &update, int threads,
+void newton_schulz(int64_t rows, int64_t cols, float factor, const MuonUpdate &update, int parts,
                    MuonWorkspace &work) {
     for (int n = 0; n < update.iterations; n++, factor = 1.0f) {
-        quantize_rows(work.x, rows, cols, factor, work.by_row, work.x_scale, threads);
-        cpulm_pack_transposed(work.by_row, rows, cols, work.transposed, threads);
-        cpulm_pack_rows(work.by_row, rows, cols, work.packed, rows / 4, 0, 1, threads);
+        quantize_rows(work.x, rows, cols, factor, work.by_row, work.x_scale, parts);
+        cpulm_pack_transposed(work.by_row, rows, cols, work.transposed, parts);
+        cpulm_pack_rows(work.by_row, rows, cols, work.packed, rows / 4, 0, 1, parts);
         cpulm_int8_product(work.by_row, 0, work.transposed, rows, rows, cols, work.x_scale, work.x_scale, nullptr,
-                           work.gram, 0, nullptr, 1, threads);
-        split_gram(work, rows, threads);
-        cpulm_pack_transposed(work.by_row, rows, rows, work.transposed, threads);
+                           work.gram, 0, nullptr, 1, parts);
+        split_gram(work, rows, parts);
+        cpulm_pack_transposed(work.by_row, rows, rows, work.transposed, parts);
         cpulm_int8_product(work.by_row, 0, work.transposed, rows, rows, rows, work.scale, work.scale, nullptr,
-                           work.square, 0, nullptr, 1, threads);
-        quantize_polynomial(work, rows, update, factor, threads);
+                           work.square, 0, nullptr, 1, parts);
+        quantize_polynomial(work, rows, update, factor, parts);
         cpulm_int8_product(work.by_row, 0, work.packed, rows, cols, rows, work.scale, work.ones, nullptr, work.x, 1,
-                           work.row_factor, 0, threads);
+                           work.row_factor, 0, parts);
     }
 }
 
 void update_matrix(float *weight, const float *gradient, float *average, int64_t rows, int64_t cols,
-                   const MuonUpdate &update, int threads, MuonWorkspace &work) {
+                   const MuonUpdate &update, int parts, MuonWorkspace &work) {
     int64_t transposed_rows = rows > cols ? rows : 0; // so that x xT is [smaller side, smaller side]
-    parallel(threads, [=](const Team &team) {
-        ThreadRange range(team, rows / LANES);
+    parallel(parts, [=](const Part &part) {
+        PartRange range(part, rows / LANES);
         for (int64_t n = range.begin; n < range.end; n++)
             work.squares[n] =
                 write_directions(gradient, average, n * LANES, cols, update.momentum, work.x, transposed_rows);
@@ -174,9 +174,9 @@ void update_matrix(float *weight, const float *gradient, float *average, int64_t
     for (int64_t n = 0; n < rows / LANES; n++) total += work.squares[n];
     float norm = sqrt(total);
     newton_schulz(transposed_rows ? cols : rows, transposed_rows ? rows : cols, 1.0f / (norm < 1e-7f ? 1e-7f : norm),
-                  update, threads, work);
-    parallel(threads, [=](const Team &team) {
-        ThreadRange range(team, rows / LANES);
+                  update, parts, work);
+    parallel(parts, [=](const Part &part) {
+        PartRange range(part, rows / LANES);
         apply_update(weight, range.begin * LANES, range.end * LANES, cols, update, work.x, transposed_rows);
     });
 }
@@ -185,9 +185,9 @@ void update_matrix(float *weight, const float *gradient, float *average, int64_t
 
 extern "C" {
 
-// Bytes of the workspace of all threads for `matrices` of [rows, cols].
-int64_t cpulm_muon_workspace(int64_t matrices, int64_t rows, int64_t cols, int threads) {
-    MuonThreads split(matrices, threads);
+// Bytes of the workspace of all parts for `matrices` of [rows, cols].
+int64_t cpulm_muon_workspace(int64_t matrices, int64_t rows, int64_t cols, int parts) {
+    MuonParts split(matrices, parts);
     int64_t small = rows < cols ? rows : cols, large = rows < cols ? cols : rows;
     return split.across * MuonWorkspace(small, large, nullptr).bytes;
 }
@@ -195,14 +195,14 @@ int64_t cpulm_muon_workspace(int64_t matrices, int64_t rows, int64_t cols, int t
 // One update of `count` weights, each of `blocks` stacked matrices [rows, cols]; rows and cols are multiples of LANES.
 void cpulm_muon(float *const *weights, const float *const *gradients, float *const *averages, int64_t count,
                 int64_t blocks, int64_t rows, int64_t cols, float momentum, float decay, float step_size,
-                int iterations, float a, float b, float c, void *memory, int threads) {
+                int iterations, float a, float b, float c, void *memory, int parts) {
     MuonUpdate update = {momentum, decay, step_size, iterations, a, b, c};
-    MuonThreads split(count * blocks, threads);
+    MuonParts split(count * blocks, parts);
     int64_t small = rows < cols ? rows : cols, large = rows < cols ? cols : rows;
     int64_t bytes = MuonWorkspace(small, large, nullptr).bytes;
-    parallel(split.across, [=](const Team &team) {
-        MuonWorkspace work(small, large, (char *)memory + team.thread * bytes);
-        for (int64_t n = team.take(); n < count * blocks; n = team.take()) {
+    parallel(split.across, [=](const Part &part) {
+        MuonWorkspace work(small, large, (char *)memory + part.number * bytes);
+        for (int64_t n = part.take(); n < count * blocks; n = part.take()) {
             int64_t first = n % blocks * rows * cols;
             update_matrix(weights[n / blocks] + first, gradients[n / blocks] + first, averages[n / blocks] + first,
                           rows, cols, update, split.within, work);

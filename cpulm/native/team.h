@@ -1,6 +1,7 @@
 // Parallel regions on the threads of the OpenMP library that torch has loaded. A second set of threads would compete
 // with torch's, and a library compiled with -fopenmp would need the OpenMP of one system and compiler.
 #pragma once
+#include "thread_pool.h"
 #include <cstdint>
 
 // Python looks these functions up by name and passes null for those that the library does not have. libgomp has the
@@ -36,21 +37,24 @@ inline void *kmpc_location() {
     return &location;
 }
 
-// The calling thread's part in a region.
-struct Team {
-    int thread, threads; // there may be fewer threads than requested, by OMP_DYNAMIC, OMP_THREAD_LIMIT or the system
-    int64_t *taken; // tasks of the region's loop, by all threads together
+// A part of a region's work; a region has about as many parts as threads.
+struct Part {
+    int number, count; // of all parts
+    int64_t *taken; // tasks of the region's loop, by all parts together
 
+    // The next number of 0, 1, 2 ... that no part of the region has taken.
+    int64_t take() const { return __atomic_fetch_add(taken, 1, __ATOMIC_RELAXED); }
+};
+
+// A part of a region whose parts run at the same time, each on a thread of OpenMP, so that they can meet.
+struct Team : Part {
     void barrier() const {
-        if (threads == 1) return;
+        if (count == 1) return;
         if (cpulm_openmp->GOMP_barrier)
             cpulm_openmp->GOMP_barrier();
         else
             cpulm_openmp->__kmpc_barrier(kmpc_location(), cpulm_openmp->__kmpc_global_thread_num(kmpc_location()));
     }
-
-    // The next number of 0, 1, 2 ... that no thread of the region has taken.
-    int64_t take() const { return __atomic_fetch_add(taken, 1, __ATOMIC_RELAXED); }
 };
 
 inline void run_on_threads(void (*task)(void *), void *data, int threads) {
@@ -64,22 +68,39 @@ inline void run_on_threads(void (*task)(void *), void *data, int threads) {
 
 // Calls `body` with its Team on each thread. It should capture by value: each thread then works on a copy in registers,
 // whereas values behind references are read again after every vector store, which may have changed them.
-template <class Body> void parallel(int threads, const Body &body) {
+template <class Body> void parallel_together(int threads, const Body &body) {
     struct Region {
         const Body *body;
-        bool alone;
         int64_t taken;
-    } region = {&body, threads <= 1 || !cpulm_openmp, 0};
-    auto task = [](void *data) {
+    } region = {&body, 0};
+    if (threads <= 1 || !cpulm_openmp) {
+        const Body own = body;
+        return own(Team{{0, 1, &region.taken}});
+    }
+    run_on_threads(
+        [](void *data) { // there may be fewer threads than requested, by OMP_DYNAMIC, OMP_THREAD_LIMIT or the system
+            Region *of = (Region *)data;
+            const Body own = *of->body;
+            own(Team{{cpulm_openmp->omp_get_thread_num(), cpulm_openmp->omp_get_num_threads(), &of->taken}});
+        },
+        &region, threads);
+}
+
+// Calls `body` with each Part, on the threads of the pool if it is open, else one on each thread of OpenMP. As above,
+// it should capture by value.
+template <class Body> void parallel(int parts, const Body &body) {
+    struct Region {
+        const Body *body;
+        int parts;
+        int64_t taken;
+    } region = {&body, parts, 0};
+    auto run_part = [](void *data, int number) {
         Region *of = (Region *)data;
         const Body own = *of->body;
-        own(Team{of->alone ? 0 : cpulm_openmp->omp_get_thread_num(),
-                 of->alone ? 1 : cpulm_openmp->omp_get_num_threads(), &of->taken});
+        own(Part{number, of->parts, &of->taken});
     };
-    if (region.alone)
-        task(&region);
-    else
-        run_on_threads(task, &region, threads);
+    if (parts > 1 && run_in_pool(run_part, &region, parts)) return;
+    parallel_together(parts, body);
 }
 
 } // namespace

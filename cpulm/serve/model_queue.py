@@ -15,6 +15,7 @@ import torch
 
 from cpulm.errors import CpulmError
 from cpulm.execution.adaptive_threads import AdaptiveThreads, threads_for_model
+from cpulm.execution.threads_in_use import Threads
 from cpulm.generation.together import Together
 from cpulm.serve.completion_request import RequestError, TextRequest
 from cpulm.serve.written_text import Event, Piece, ServedModel, WrittenText
@@ -137,7 +138,7 @@ class ModelQueue:
     def _run(self, threads: int) -> None:
         torch.set_num_threads(threads)
         together, changes = Together(self.served.model), ExitStack()
-        used: AdaptiveThreads | None = None
+        used: AdaptiveThreads[Threads] | None = None
         while self._take_arrived():
             before = self._rows
             self._admit()

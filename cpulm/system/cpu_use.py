@@ -46,10 +46,10 @@ class OthersUse:
         return found
 
 
-def usable_processors() -> int:
-    """Return the number of logical processors that this process may run on."""
+def usable_processors() -> list[int]:
+    """Return the numbers of the logical processors that this process may run on."""
     affinity: Callable[[int], set[int]] | None = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+    return sorted(affinity(0)) if affinity is not None else [*range(os.cpu_count() or 1)]
 
 
 def _reading(others_of_run: Sequence[int]) -> tuple[float, float, float]:

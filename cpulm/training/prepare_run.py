@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from cpulm.checkpoints import checkpoint as checkpoints
 from cpulm.checkpoints.checkpoint import Checkpoint
@@ -209,9 +210,8 @@ def _measured_step(
     def seconds_of(parts: TrainingParts) -> float:
         if world.size > 1:  # the others take part, and none changes its threads
             return measure_step(parts, runtime, train)
-        return measured_as_in_a_run(
-            lambda: measure_step(parts, runtime, train), runtime.threads, others=others.newest
-        )
+        step = partial(measure_step, parts, runtime, train)
+        return measured_as_in_a_run(step, runtime, others=others.newest)
 
     try:
         seconds = seconds_of(build_parts(settings, tokens, runtime, teacher, world=world))

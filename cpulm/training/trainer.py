@@ -31,7 +31,6 @@ from cpulm.settings import Settings
 from cpulm.system.power import BatteryWatch
 from cpulm.system.run_clock import RunClock
 from cpulm.training.adapter_folder import save_adapters
-from cpulm.training.busy_watch import BusyWatch
 from cpulm.training.checkpointer import Checkpointer
 from cpulm.training.divergence import roll_back, update_batches
 from cpulm.training.horizon import Horizon
@@ -100,7 +99,6 @@ class Trainer:
             self.settings, len(self.tokens.train), self.validator.batch_count
         )
         self.layer_stats = LayerStatistics(self.parts.model, self.settings.log.layer_stats_every)
-        self.busy_watch = BusyWatch(self.emit, self.run.path, self.settings.train, self.world.size)
 
     def _rounds(self) -> Rounds:
         rows, outer = self.parts.exchange, self.parts.optimizers[-1]
@@ -272,7 +270,6 @@ class Trainer:
         state.elapsed_seconds = self.clock.elapsed()
         self.last_seconds = seconds
         self.trained_seconds += seconds
-        self.busy_watch.update_done(seconds, self.threads)
         self.threads.update_done(seconds)
         self.trained_tokens += tokens
         self.emit(
@@ -342,7 +339,8 @@ class Trainer:
 
     def _validate(self) -> EndReason | None:
         self._agreement, began = None, self.clock.now()
-        reason = self.validator.validate(self.state)
+        with self.threads.calm_inside():
+            reason = self.validator.validate(self.state)
         self._reserve(self.clock.now() - began)
         return reason
 

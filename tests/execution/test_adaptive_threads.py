@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import itertools
+import os
+import time
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 
+from cpulm.execution import threads_in_use
 from cpulm.execution.adaptive_threads import (
     FIRST_HOLD_SECONDS,
     LONGEST_HOLD_SECONDS,
     ONE_THREADS_WORK,
     AdaptiveThreads,
     measured_as_in_a_run,
-    thread_counts,
     threads_for_model,
 )
+from cpulm.execution.runtime import Runtime
+from cpulm.execution.threads_in_use import Threads, UseThreads, thread_counts, threads_beside_others
 from cpulm.model.transformer import Transformer
+from cpulm.native.kernels import Kernels
 from cpulm.settings import ModelSettings
+from cpulm.system.priority import thread_ids
 
 
 class Day:
@@ -30,11 +37,11 @@ class Day:
         self.used: list[int] = []
         self.threads = AdaptiveThreads(
             most,
+            thread_counts(most, processors=most) if most > 1 else [],
             others=lambda: self.others,
             short_waits=self.switches.append,
             use=self.used.append,
             now=lambda: self.clock,
-            processors=most,
         )
 
     def train(
@@ -163,6 +170,7 @@ def test_if_the_bits_would_change_the_threads_stay_and_only_spinning_is_short() 
 
     day.threads = AdaptiveThreads(
         2,
+        [3, 2, 1],
         others=lambda: 2.0,
         short_waits=day.switches.append,
         use=day.used.append,
@@ -197,35 +205,41 @@ def test_a_small_model_writes_with_one_thread_and_all_are_there_again_afterwards
         torch.set_num_threads(before)
 
 
+def runtime_of(threads: int, kernels: Kernels | None = None, precision: str = "fp32") -> Runtime:
+    device = torch.device("cpu")
+    return Runtime(device=device, device_name="cpu", threads=threads, precision=precision, kernels=kernels)
+
+
 def test_a_measurement_on_a_calm_machine_changes_nothing() -> None:
     seen: list[object] = []
     seconds = measured_as_in_a_run(
-        lambda: 2.0, 2, others=lambda: 0.1, short_waits=seen.append, use=seen.append
+        lambda: 2.0, runtime_of(2), others=lambda: 0.1, short_waits=seen.append, use=seen.append
     )
     assert (seconds, seen) == (2.0, [])
 
 
 def test_one_thread_is_measured_without_waiting_for_what_others_use() -> None:
     """That takes half a second, and no number of threads follows from it."""
-    assert measured_as_in_a_run(lambda: 2.0, 1, others=lambda: pytest.fail("waited for")) == 2.0
+    found = measured_as_in_a_run(lambda: 2.0, runtime_of(1), others=lambda: pytest.fail("waited for"))
+    assert found == 2.0
 
 
-@pytest.mark.parametrize(("of_one", "of_three"), [(1.0, 3.0), (3.0, 1.0), (3.0, 3.0)])
-def test_a_measurement_beside_busy_programs_spins_briefly_and_tries_other_numbers(
-    of_one: float, of_three: float
+@pytest.mark.parametrize("seconds", [(1.0, 2.0, 3.0), (3.0, 2.0, 1.0), (3.0, 1.0, 2.0)])
+def test_a_measurement_beside_busy_programs_spins_briefly_and_tries_what_a_run_tries(
+    seconds: tuple[float, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(threads_in_use, "usable_processors", lambda: [0, 1])
     seen: list[object] = []
-    measured = iter([2.0, of_one, of_three])
+    measured = iter(seconds)
     now = measured_as_in_a_run(
         lambda: next(measured),
-        2,
+        runtime_of(2),
         others=lambda: 1.0,
         short_waits=seen.append,
         use=seen.append,
-        processors=2,
     )
-    assert now == min(2.0, of_one, of_three)
-    assert seen == [True, 1, 3, 2, False]
+    assert now == min(seconds)
+    assert seen == [True, Threads(3), Threads(2), Threads(1), Threads(2), False]
 
 
 @pytest.mark.parametrize(
@@ -237,3 +251,81 @@ def test_more_threads_than_processors_are_tried_where_all_are_in_use(
 ) -> None:
     """Who sets fewer threads than there are processors wants the rest for other programs."""
     assert thread_counts(most, processors) == counts
+
+
+@pytest.mark.parametrize(
+    ("precision", "threads", "processors", "beside"),
+    [
+        ("int8", 2, [0, 1], [(1, 3)]),
+        ("int8", 4, [0, 1, 2, 3], [(1, 5), (4, 5)]),
+        ("int8", 2, [0, 1, 2, 3], [(1, 2)]),
+        ("fp32", 2, [0, 1], [(3, 3), (2, 3), (1, 3)]),
+    ],
+)
+def test_beside_others_the_kernels_have_a_pool(
+    kernels_library: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    precision: str,
+    threads: int,
+    processors: list[int],
+    beside: list[tuple[int, int]],
+) -> None:
+    """It has a thread for each processor beside the calling one, if the run may use them all."""
+    kernels = Kernels(kernels_library)
+    if kernels.pool is None:
+        pytest.skip("no pools on this system")
+    monkeypatch.setattr(threads_in_use, "usable_processors", lambda: processors)
+    assert threads_beside_others(runtime_of(threads, kernels, precision)) == beside
+    without = [torch for torch, _ in beside] if precision == "fp32" else thread_counts(threads)
+    assert threads_beside_others(runtime_of(threads, None, precision)) == [(one, 0) for one in without]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="threads are held to processors on Linux")
+def test_threads_of_a_full_pool_are_held_to_one_processor_each_and_the_calling_one_to_none(
+    kernels_library: Path,
+) -> None:
+    kernels, processors = Kernels(kernels_library), os.sched_getaffinity(0)
+    if kernels.pool is None:
+        pytest.skip("no pools on this system")
+    before, use = set(thread_ids()), UseThreads(kernels.pool)
+    try:
+        use(Threads(1, len(processors) + 1))
+        held: set[int] = set()
+        for _ in range(1000):
+            held = {cpu for one in set(thread_ids()) - before for cpu in os.sched_getaffinity(one)}
+            if all(len(os.sched_getaffinity(one)) == 1 for one in set(thread_ids()) - before):
+                break
+            time.sleep(0.01)
+        assert held == processors
+        assert len(set(thread_ids()) - before) == len(processors)
+        assert os.sched_getaffinity(0) == processors
+    finally:
+        use(Threads(2))
+    assert set(thread_ids()) == before
+
+
+def test_other_work_inside_begins_with_the_threads_of_a_calm_machine() -> None:
+    day = Day(2)
+    day.others = 2.0
+    day.train(30, worse_with_more)
+    assert day.threads.threads == 1
+    with day.threads.calm_inside():
+        assert (day.threads.threads, day.used[-1]) == (2, 2)
+    assert (day.threads.threads, day.used[-1]) == (1, 1)
+
+
+def test_a_single_choice_is_used_at_once_and_never_tried_again() -> None:
+    day = Day(2)
+    day.threads = AdaptiveThreads(
+        2,
+        [7],
+        others=lambda: day.others,
+        short_waits=day.switches.append,
+        use=day.used.append,
+        now=lambda: day.clock,
+    )
+    day.others = 1.0
+    assert set(day.train(300, best_with_all)[1:]) == {7}
+    day.others = 0.0
+    day.train(1, best_with_all)
+    assert day.used == [7, 2]

@@ -38,6 +38,10 @@ NOT_KERNELS = {
     "cpulm_sum_blocks",
     "cpulm_fast_int8",
     "cpulm_use_openmp",
+    "cpulm_has_pool",
+    "cpulm_pool_open",
+    "cpulm_pool_work",
+    "cpulm_pool_close",
     "cpulm_block_matrix_bytes",
 }
 

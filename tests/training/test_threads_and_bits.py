@@ -17,6 +17,7 @@ from torch import Tensor
 from cpulm.execution import adaptive_threads as adaptive
 from cpulm.execution.adaptive_threads import same_bits
 from cpulm.execution.runtime import Runtime
+from cpulm.execution.threads_in_use import Threads, UseThreads
 from cpulm.execution.update import StepTimer, training_update
 from cpulm.native.kernels import Kernels
 from cpulm.settings import ModelSettings, Settings, TrainSettings
@@ -55,14 +56,17 @@ def runtime_of(library: Path, precision: str) -> Runtime:
     return Runtime(device=device, device_name="cpu", threads=2, precision=precision, kernels=kernels)
 
 
-def weights_after(settings: Settings, runtime: Runtime, threads: Sequence[int]) -> list[Tensor]:
-    """The weights after five updates, each with the next of the numbers of threads in turn."""
+def weights_after(settings: Settings, runtime: Runtime, threads: Sequence[Threads]) -> list[Tensor]:
+    """The weights after five updates, each with the next of the choices of threads in turn."""
+    assert runtime.kernels is not None
+    use = UseThreads(runtime.kernels.pool)
     parts = build_random_parts(settings, 96, runtime)
     accumulated = settings.train.grad_accum_steps
-    for step, number in zip(range(5), itertools.cycle(threads), strict=False):
-        torch.set_num_threads(number)
+    for step, chosen in zip(range(5), itertools.cycle(threads), strict=False):
+        use(chosen)
         batches = range(step * accumulated, (step + 1) * accumulated)
         training_update(parts, batches, runtime, 1.0, StepTimer())
+    use(Threads(1))
     return list(parts.model.state_dict().values())
 
 
@@ -72,8 +76,9 @@ def test_any_number_of_threads_gives_the_same_weights(
     kernels_library: Path, case: str, precision: str
 ) -> None:
     runtime = runtime_of(kernels_library, precision)
-    wanted = weights_after(CASES[case], runtime, [1])
-    for threads in ([2], [3], [1, 2, 3]):
+    wanted = weights_after(CASES[case], runtime, [Threads(1)])
+    several = [Threads(2), Threads(1, 2), Threads(3), Threads(2, 3)]
+    for threads in ([Threads(2)], [Threads(3)], [Threads(1, 3)], several):
         found = weights_after(CASES[case], runtime, threads)
         assert all(torch.equal(a, b) for a, b in zip(wanted, found, strict=True)), threads
 
@@ -83,11 +88,14 @@ def test_the_check_before_the_first_change_sees_what_depends_on_the_threads(kern
     runtime = runtime_of(kernels_library, "fp32")
     parts = build_random_parts(CASES["gpt2, adamw"], 96, runtime)
     state = torch.get_rng_state()
-    assert same_bits(parts, runtime, (1, 2, 3))
+    use = UseThreads(runtime.kernels.pool if runtime.kernels else None)
+    choices = [Threads(1), Threads(2), Threads(3), Threads(1, 3)]
+    assert same_bits(parts, runtime, choices, use)
     assert torch.equal(torch.get_rng_state(), state)
     assert all(parameter.grad is None for parameter in parts.model.parameters())
     without = replace(runtime, kernels=None)
-    assert not same_bits(build_random_parts(CASES["gpt2, adamw"], 96, without), without, (1, 2, 3))
+    parts = build_random_parts(CASES["gpt2, adamw"], 96, without)
+    assert not same_bits(parts, without, choices[:3], UseThreads(None))
 
 
 def test_a_run_beside_busy_programs_gives_the_weights_of_a_calm_one(

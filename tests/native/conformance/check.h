@@ -15,6 +15,7 @@ typedef std::vector<int8_t> Bytes;
 float *const NO_FLOATS = nullptr;
 constexpr double TOLERANCE = 2e-5; // relative to the root mean square of all numbers that a kernel writes
 int most_threads = 3;
+const int POOL_PARTS = 7;
 
 struct Result {
     int comparisons = 0;
@@ -100,21 +101,24 @@ class Memory {
     }
 };
 
-// Calls a kernel on several numbers of threads, of both OpenMP libraries. Its first `outputs` arrays are its results,
-// the others are working memory. Gives the results on one thread.
+// Calls a kernel on several numbers of threads, of both OpenMP libraries and of the library's own pool. Its first
+// `outputs` arrays are its results, the others are working memory. Gives the results on one thread.
 Memory run(const char *name, int outputs, const std::function<void(Memory &, int threads)> &call_kernel) {
     kernel = name;
-    Memory alone;
-    for (int threads = 1; threads <= most_threads; threads++) {
-        use_threads_of(threads % 2);
+    auto results_of = [&](int threads) {
         Memory memory;
         call_kernel(memory, threads);
         report(memory.guarded() ? 0 : INFINITY, "writes beyond the end of an array");
-        if (threads == 1)
-            alone = std::move(memory);
-        else
-            report(memory.same(alone, outputs) ? 0 : INFINITY, "depends on the number of threads");
+        return memory;
+    };
+    use_threads_of(true);
+    Memory alone = results_of(1);
+    for (int threads = 2; threads <= most_threads; threads++) {
+        use_threads_of(threads % 2);
+        report(results_of(threads).same(alone, outputs) ? 0 : INFINITY, "depends on the number of threads");
     }
+    Pool pool(most_threads);
+    report(results_of(POOL_PARTS).same(alone, outputs) ? 0 : INFINITY, "depends on the pool");
     return alone;
 }
 

@@ -2,8 +2,9 @@
 //
 //     conformance LIBRARY [THREADS]
 //
-// Each kernel runs on 1, 2 and up to THREADS threads (3), which have to write the same bits. Prints a line for each
-// kernel with its largest error as a share of what is tolerated, and exits with 1 if one exceeds it.
+// Each kernel runs on 1, 2 and up to THREADS threads (3) and on the library's pool, which have to write the same bits.
+// Prints a line for each kernel with its largest error as a share of what is tolerated, and exits with 1 if one exceeds
+// it.
 #include "check_attention.h"
 #include "check_decoding.h"
 #include "check_elementwise.h"

@@ -136,4 +136,18 @@ void use_threads_of(bool llvm) {
     if (!call<int>("cpulm_use_openmp", given.data())) fail("the library does not take these threads");
 }
 
+// Has the library's pool open, with so many threads beside the calling one, where the system has pools.
+struct Pool {
+    std::vector<std::thread> threads;
+    explicit Pool(int others) {
+        if (!call<int>("cpulm_has_pool")) return;
+        call("cpulm_pool_open");
+        for (int n = 0; n < others; n++) threads.emplace_back([] { call("cpulm_pool_work"); });
+    }
+    ~Pool() {
+        call("cpulm_pool_close");
+        for (std::thread &thread : threads) thread.join();
+    }
+};
+
 } // namespace

@@ -1,20 +1,20 @@
-// The rows that each thread of a parallel region works on.
+// The rows that each part of a parallel region works on.
 #pragma once
 #include "team.h"
 
 namespace {
 
-struct ThreadRange { // of `rows`, for the calling thread
+struct PartRange { // of `rows`
     int64_t begin, end;
-    ThreadRange(const Team &team, int64_t rows) {
-        int64_t each = (rows + team.threads - 1) / team.threads;
-        begin = each * team.thread;
+    PartRange(const Part &part, int64_t rows) {
+        int64_t each = (rows + part.count - 1) / part.count;
+        begin = each * part.number;
         end = begin + each < rows ? begin + each : rows;
     }
 };
 
 // A sum over rows is taken over blocks of rows and then over the blocks in order. The rows alone decide the blocks, so
-// that the sum has the same bits for any number of threads.
+// that the sum has the same bits for any number of parts.
 constexpr int64_t SUM_BLOCKS = 64;
 
 struct SumBlocks {
