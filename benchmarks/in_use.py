@@ -31,18 +31,17 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 
+from busy_programs import busy_programs
 from ranks import free_port
 
 if TYPE_CHECKING:
     from cpulm.distributed.world import World
 
-BUSY = [sys.executable, "-c", "while True: pass"]
 CHARACTERS = 65
 CALM_SECONDS = 3.0
 """Before the work is measured alone."""
@@ -55,7 +54,6 @@ def our_work(world: World, preset: str, precision: str, kind: str, *assignments:
     """Tokens of each piece of work of all processes, done as a run or a command does it."""
     import torch
 
-    from cpulm.evaluation.validation_loss import evaluate
     from cpulm.execution.adaptive_threads import adaptive_threads, threads_for_model
     from cpulm.execution.runtime import choose_runtime
     from cpulm.execution.update import StepTimer, training_update
@@ -76,8 +74,7 @@ def our_work(world: World, preset: str, precision: str, kind: str, *assignments:
         threads = adaptive_threads(parts, runtime)
     else:
         threads = threads_for_model(parts.model, rows=1 if kind == "generate" else None)
-    if kind == "generate":
-        parts.model.eval()
+    parts.model.train(kind == "train")
     for number in itertools.count():
         began = time.perf_counter()
         if kind == "train":
@@ -87,7 +84,8 @@ def our_work(world: World, preset: str, precision: str, kind: str, *assignments:
             done = settings.tokens_per_step
         elif kind == "validate":
             batch = parts.loader.batch(number)
-            evaluate(parts.model, [batch], 1, emit=lambda _: None, should_stop=lambda: False)
+            with torch.inference_mode():  # as cpulm.evaluation.validation_loss does
+                parts.model(batch[0], targets=batch[1])
             done = batch[0].numel()
         else:
             done = min(64, settings.model.block_size - 1)
@@ -152,19 +150,6 @@ def work(pieces: Iterator[int], world: World) -> None:
             tokens, began, cpu = 0, time.perf_counter(), time.process_time()
 
 
-@contextmanager
-def busy_programs(count: int, pin: bool) -> Iterator[None]:
-    """So many programs beside, that never wait."""
-    with ExitStack() as stack:
-        for _ in range(count):
-            program = subprocess.Popen(BUSY)
-            stack.callback(program.wait)
-            stack.callback(program.kill)
-            if pin:
-                os.sched_setaffinity(program.pid, {min(os.sched_getaffinity(0))})
-        yield
-
-
 class Worker:
     """Processes that work all the time and tell what they did."""
 
@@ -217,7 +202,7 @@ def measure(
     for count in itertools.chain(*[counts[1:]] * arguments.rounds):
         for number, worker in enumerate(workers):
             rates[number, 0].append(worker.measure(CALM_SECONDS, arguments.seconds))
-            with busy_programs(count, arguments.pin):
+            with busy_programs(count, pin=arguments.pin):
                 rates[number, count].append(worker.measure(arguments.adapting, arguments.seconds))
     processors = len(os.sched_getaffinity(0))
     for number in range(len(workers)):

@@ -266,9 +266,11 @@ class AdaptiveThreads(Generic[_Choice]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Restore the threads, the library's own spinning and the time slices."""
-        self._become_calm()
-        if self._outside != self.calm:
-            self._use(self._outside)
+        try:
+            self._become_calm()
+        finally:
+            if self._outside != self.calm:
+                self._use(self._outside)
 
     def _note_load(self, others: float) -> None:
         if not self._busy and others >= BUSY:
@@ -279,8 +281,10 @@ class AdaptiveThreads(Generic[_Choice]):
 
     def _become_calm(self) -> None:
         self._busy = False
-        self._take(self.calm)
-        self._short_waits(False)
+        try:
+            self._take(self.calm)
+        finally:
+            self._short_waits(False)
 
     def _is_fixed(self) -> bool:
         if self._fixed is None:

@@ -55,7 +55,7 @@ def threads_beside_others(runtime: Runtime) -> list[Threads]:
     programs, 69 and 31 % with one.
     """
     most, pool = runtime.threads, pool_of(runtime.kernels)
-    if runtime.precision == "int8" and pool is not None:
+    if runtime.int8_kernels is not None and pool is not None:
         return with_pool([1, most] if most > 2 else [1], most, pool)
     return with_pool(thread_counts(most), most, pool)
 

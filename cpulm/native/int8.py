@@ -233,14 +233,13 @@ class Int8Kernels:
         if not len(weights) == len(gradients) == len(averages):
             raise ValueError(f"{len(weights)} weights, {len(gradients)} gradients, {len(averages)} averages")
         blocks = rows // update.block_rows
-        size = self._library.cpulm_muon_workspace(
-            len(weights) * blocks, update.block_rows, cols, working_threads()
-        )
+        used = working_threads()
+        size = self._library.cpulm_muon_workspace(len(weights) * blocks, update.block_rows, cols, used)
         memory = scratch(size, dtype=torch.uint8)
         self._library.cpulm_muon(
             ptrs(weights, rows, cols), ptrs(gradients, rows, cols), ptrs(averages, rows, cols), len(weights),
             blocks, update.block_rows, cols, update.momentum, update.decay, update.step_size,
-            update.iterations, *update.coefficients, memory.data_ptr(), working_threads(),
+            update.iterations, *update.coefficients, memory.data_ptr(), used,
         )  # fmt: skip
 
     def _quantize(
@@ -255,7 +254,7 @@ class Int8Kernels:
         self._library.cpulm_quantize(
             ptr(x, M, K), M, K, by_row.data_ptr() if rows else None, row_scale.data_ptr(),
             by_column.data_ptr() if columns else None, column_scale.data_ptr(), right, sums.data_ptr(),
-            parts(),
+            len(sums),
         )  # fmt: skip
         return Factor(by_row, row_scale), Factor(by_column, column_scale)
 

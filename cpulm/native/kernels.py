@@ -78,7 +78,7 @@ class Kernels:
         self.name = library.stem if variant else name_of(library)
         """Another name for other sources, another compiler or another CPU."""
         self.threaded = use_openmp(self._library, openmp_function)
-        """Whether they run on torch's threads; else torch has no OpenMP, and they run on one thread."""
+        """Whether they run on torch's threads; else torch has no OpenMP, and they run on one or in a pool."""
         self.pool = ThreadPool(self._library) if self._library.cpulm_has_pool() else None
         """Threads of their own, for use beside busy programs; None where the system has no pools."""
         self.lanes = int(self._library.cpulm_lanes())
@@ -229,7 +229,7 @@ class Kernels:
         memory = self._attention_scratch(T, shape)
         self._library.cpulm_attention_forward(
             *self._attention_inputs(qkv, shape, transform, first),
-            ptr(y, *y.shape), ptr(lse, *lse.shape), memory.data_ptr(), working_threads(),
+            ptr(y, *y.shape), ptr(lse, *lse.shape), memory.data_ptr(), len(memory),
         )  # fmt: skip
         return y, lse
 
@@ -251,7 +251,7 @@ class Kernels:
         weight_grads = qkv.new_empty(B * shape.n_kv_head, 2, shape.head_dim)
         self._library.cpulm_attention_backward(
             ptr(dy, *outputs), inputs[0], ptr(y, *outputs), ptr(lse, B, shape.n_head, T), *inputs[1:],
-            dqkv.data_ptr(), weight_grads.data_ptr(), memory.data_ptr(), working_threads(),
+            dqkv.data_ptr(), weight_grads.data_ptr(), memory.data_ptr(), len(memory),
         )  # fmt: skip
         return dqkv, weight_grads.sum(0)
 

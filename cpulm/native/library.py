@@ -148,7 +148,7 @@ def _run(command: list[str]) -> None:
 
 @lru_cache(maxsize=4)
 def load(library: Path) -> ctypes.CDLL:
-    """The loaded library, which runs on one thread until :func:`use_openmp`.
+    """The loaded library, which runs on one thread until :func:`use_openmp`, or an open pool.
 
     Raises:
         KernelsUnavailableError: if the system's loader refuses it, or its functions take other arguments

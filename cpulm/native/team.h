@@ -1,5 +1,6 @@
-// Parallel regions on the threads of the OpenMP library that torch has loaded. A second set of threads would compete
-// with torch's, and a library compiled with -fopenmp would need the OpenMP of one system and compiler.
+// Parallel regions on the threads of the OpenMP library that torch has loaded, or of the pool while it is open. On a calm
+// machine a second set of threads would compete with torch's, and a library compiled with -fopenmp would need the OpenMP
+// of one system and compiler.
 #pragma once
 #include "thread_pool.h"
 #include <cstdint>
@@ -37,7 +38,7 @@ inline void *kmpc_location() {
     return &location;
 }
 
-// A part of a region's work; a region has about as many parts as threads.
+// A part of a region's work; a region has a part for each thread, or several for each thread of the pool.
 struct Part {
     int number, count; // of all parts
     int64_t *taken; // tasks of the region's loop, by all parts together

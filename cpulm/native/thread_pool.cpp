@@ -11,7 +11,7 @@
 
 namespace {
 
-// Turns of a wait for the next region, or for the last part of one, before a thread sleeps: about 10 microseconds. A
+// Turns of a wait for the next region, or for the last part of one, before a thread sleeps: some microseconds on x86. A
 // longer wait takes the processor from the thread that is waited for.
 constexpr int TURNS = 200;
 
@@ -127,7 +127,7 @@ void cpulm_pool_work() {
     }
 }
 
-// Ends cpulm_pool_work on all threads. The caller of a region that runs ends it alone.
+// Ends cpulm_pool_work on all threads, after the region that runs.
 void cpulm_pool_close() {
     store(is_open, false);
     tell_news();

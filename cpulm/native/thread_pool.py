@@ -7,17 +7,30 @@ import os
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 
 import torch
 
 PARTS_OF_THREAD = 4
 """A region has so many parts for each thread, so that a thread that loses its processor holds up little."""
 
-_open_threads = 0
+
+@dataclass
+class _OpenPool:
+    """A pool that is open; ``workers`` are its threads beside the calling one."""
+
+    library: ctypes.CDLL
+    threads: int
+    processors: tuple[int, ...]
+    workers: list[threading.Thread] = field(default_factory=list)
+
+
+_open: _OpenPool | None = None
+_lock = threading.RLock()
 
 
 class ThreadPool:
-    """The pool of a compiled library. Only one may be open at a time; results do not depend on it.
+    """The pool of a compiled library. One is open at a time: opening it closes that of another library.
 
     Args:
         library: loaded, see :class:`cpulm.native.kernels.Kernels`.
@@ -25,51 +38,66 @@ class ThreadPool:
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
-        self._threads: list[threading.Thread] = []
-        self._held: Sequence[int] = ()
 
     def use(self, threads: int, processors: Sequence[int] = ()) -> None:
         """Run regions on so many threads from the next one on, the calling one included.
 
         Args:
-            threads: 2 or more; 0: on OpenMP's again.
+            threads: 2 or more, of which there are fewer if the system gives no more; 0: on OpenMP's again.
             processors: the others are held to these, one after the other; none: they run anywhere.
         """
-        global _open_threads
-        if (threads, processors) == (_open_threads, self._held):
-            return
-        self._close()
-        self._held = processors
-        if not threads:
-            return
-        self._library.cpulm_pool_open()
-        for number in range(threads - 1):
-            held = processors[number % len(processors)] if processors else None
-            thread = threading.Thread(target=self._work, args=(held,), name="cpulm-kernels", daemon=True)
-            thread.start()
-            self._threads.append(thread)
-        _open_threads = threads
+        global _open
+        wanted = _OpenPool(self._library, threads, tuple(processors)) if threads else None
+        with _lock:
+            if wanted is not None and _open is not None and _same(_open, wanted):
+                return
+            if _open is not None:
+                _close(_open)
+            _open = wanted  # before it is open: whatever interrupts this, the next use closes it
+            if wanted is not None:
+                _fill(wanted)
 
-    def _work(self, processor: int | None) -> None:
-        if processor is not None and hasattr(os, "sched_setaffinity"):
-            with suppress(OSError):  # it has been taken away from this process
-                os.sched_setaffinity(0, {processor})
-        self._library.cpulm_pool_work()
 
-    def _close(self) -> None:
-        global _open_threads
-        _open_threads = 0
-        self._library.cpulm_pool_close()
-        for thread in self._threads:
-            thread.join()
-        self._threads.clear()
+def _same(one: _OpenPool, other: _OpenPool) -> bool:
+    known = one.library, one.threads, one.processors
+    return known == (other.library, other.threads, other.processors)
+
+
+def _fill(pool: _OpenPool) -> None:
+    pool.library.cpulm_pool_open()
+    for number in range(pool.threads - 1):
+        held = pool.processors[number % len(pool.processors)] if pool.processors else None
+        arguments = (pool.library, held)
+        worker = threading.Thread(target=_work, args=arguments, name="cpulm-kernels", daemon=True)
+        with suppress(RuntimeError):  # the system gives no more threads; those that there are do its work
+            worker.start()
+            pool.workers.append(worker)
+
+
+def _work(library: ctypes.CDLL, processor: int | None) -> None:
+    if processor is not None and hasattr(os, "sched_setaffinity"):
+        with suppress(OSError):  # it has been taken away from this process
+            os.sched_setaffinity(0, {processor})
+    library.cpulm_pool_work()
+
+
+def _close(pool: _OpenPool) -> None:
+    pool.library.cpulm_pool_close()
+    while pool.workers:
+        pool.workers[-1].join()
+        pool.workers.pop()
 
 
 def working_threads() -> int:
     """Threads that run a region: those of the open pool, or torch's."""
-    return _open_threads or torch.get_num_threads()
+    pool = _open
+    return torch.get_num_threads() if pool is None else pool.threads
 
 
 def parts() -> int:
-    """Parts into which a region's rows are cut: one for each thread of torch, or several for the pool's."""
-    return _open_threads * PARTS_OF_THREAD or torch.get_num_threads()
+    """Parts into which a region's rows are cut: one for each thread of torch, or several for the pool's.
+
+    Another thread may open or close the pool at any time, so a kernel and its working memory take one answer.
+    """
+    pool = _open
+    return torch.get_num_threads() if pool is None else pool.threads * PARTS_OF_THREAD

@@ -91,8 +91,14 @@ def require_unfinished(settings: Settings, plan: Requirements, checkpoint: Check
         return
     horizon = horizon_of(settings, plan.train_tokens).of_generation(state, settings.train.generations)
     if horizon.progress(state.step, state.elapsed_seconds, time.time()) >= 1.0:
+        why = ""
+        if horizon.last_step is not None and state.step >= horizon.last_step:
+            why = (
+                f": it has seen its text as often as train.max_passes allows "
+                f"({settings.train.max_passes:g}), so more time would change nothing"
+            )
         raise SettingsError(
-            f"{run.path} is already finished (step {state.step})",
+            f"{run.path} is already finished (step {state.step}){why}",
             f"extend it, as with `cpulm resume {typed(run.path)} --steps {max(state.step, 1) * 2}`",
         )
 

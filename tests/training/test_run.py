@@ -120,6 +120,18 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used(text: Path, tmp_p
     assert same(run / "latest.pt", tmp_path / "whole" / "latest.pt")
 
 
+def test_a_run_that_its_passes_ended_says_that_time_is_not_what_it_lacks(text: Path, tmp_path: Path) -> None:
+    settings = settings_for(text, "train.steps=null", "train.max_time=10m", "train.max_passes=0.5")
+    train(settings, tmp_path / "run")
+    with pytest.raises(
+        SettingsError, match=r"train\.max_passes allows \(0\.5\), so more time would"
+    ) as raised:
+        resume(tmp_path / "run", max_time=3600.0)
+    assert "--steps" in str(raised.value.hint)
+    _, outcome = resume(tmp_path / "run", steps=500)
+    assert outcome.reason == "horizon"
+
+
 def test_a_finished_run_can_only_be_extended(text: Path, tmp_path: Path) -> None:
     train(settings_for(text), tmp_path / "run")
     with pytest.raises(SettingsError, match="already finished"):

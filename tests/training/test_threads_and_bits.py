@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from busy_programs import busy_programs
 from small_runs import same, settings_for, train
 from torch import Tensor
 
@@ -20,6 +20,7 @@ from cpulm.execution.runtime import Runtime
 from cpulm.execution.threads_in_use import Threads, UseThreads
 from cpulm.execution.update import StepTimer, training_update
 from cpulm.native.kernels import Kernels
+from cpulm.native.thread_pool import ThreadPool
 from cpulm.settings import ModelSettings, Settings, TrainSettings
 from cpulm.system.cpu_use import OthersUse
 from cpulm.training.build import build_random_parts
@@ -98,6 +99,7 @@ def test_the_check_before_the_first_change_sees_what_depends_on_the_threads(kern
     assert not same_bits(parts, without, choices[:3], UseThreads(None))
 
 
+@pytest.mark.usefixtures("kernels_library")
 def test_a_run_beside_busy_programs_gives_the_weights_of_a_calm_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,21 +108,26 @@ def test_a_run_beside_busy_programs_gives_the_weights_of_a_calm_one(
     settings = settings_for(text, "train.steps=24", "runtime.threads=2", "model.n_embd=32")
     train(settings, tmp_path / "calm")
     numbers: list[int] = []
-    use = torch.set_num_threads
+    pools: list[int] = []
+    use, use_pool = torch.set_num_threads, ThreadPool.use
 
     def note(number: int) -> None:
         numbers.append(number)
         use(number)
 
+    def note_pool(pool: ThreadPool, threads: int, processors: Sequence[int] = ()) -> None:
+        pools.append(threads)
+        use_pool(pool, threads, processors)
+
+    monkeypatch.setattr(ThreadPool, "use", note_pool)
     monkeypatch.setattr(adaptive, "TURN_SECONDS", 0.0)
     monkeypatch.setattr(adaptive, "FIRST_HOLD_SECONDS", 0.0)
     monkeypatch.setattr(OthersUse, "read", lambda self: 2.0)
     monkeypatch.setattr(torch, "set_num_threads", note)
-    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
-    try:
+    with busy_programs(1):
         train(settings, tmp_path / "busy")
-    finally:
-        busy.kill()
-        busy.wait()
     assert {1, 2} <= set(numbers)
+    if sys.platform == "linux":
+        assert max(pools) >= 2
+        assert pools[-1] == 0
     assert same(tmp_path / "calm" / "latest.pt", tmp_path / "busy" / "latest.pt")
