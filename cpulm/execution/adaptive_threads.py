@@ -60,16 +60,17 @@ _Choice = TypeVar("_Choice")
 def adaptive_threads(parts: TrainingParts, runtime: Runtime) -> AdaptiveThreads[Threads]:
     """Return the adaptive threads of a run: ``runtime.threads`` on a CPU while it is calm, one elsewhere."""
     most = runtime.threads if runtime.device.type == "cpu" else 1
-    others = OthersUse(runtime.others_of_run).read
-    use, beside = UseThreads(pool_of(runtime.kernels)), threads_beside_others(runtime)
-    alone = parts.exchange is None  # else an update lasts as long as that of the slowest process
-    return AdaptiveThreads(
-        Threads(most),
-        beside if alone and most > 1 else [],
-        use=use,
-        others=others,
-        may_change=lambda: same_bits(parts, runtime, [Threads(most), *beside], use),
-    )
+    use = UseThreads(pool_of(runtime.kernels))
+
+    def beside() -> list[Threads]:
+        if most == 1 or parts.exchange is not None:  # an update lasts as long as that of the slowest process
+            return []
+        for choices in threads_beside_others(runtime):
+            if same_bits(parts, runtime, [Threads(most), *choices], use):
+                return choices
+        return []
+
+    return AdaptiveThreads(Threads(most), beside, use=use, others=OthersUse(runtime.others_of_run).read)
 
 
 def threads_for_model(model: Transformer, rows: int | None = None) -> AdaptiveThreads[Threads]:
@@ -85,7 +86,7 @@ def threads_for_model(model: Transformer, rows: int | None = None) -> AdaptiveTh
     beside = with_pool(thread_counts(most), most, pool) if kernels is not None and not is_small else []
     return AdaptiveThreads(
         Threads(1 if is_small else most),
-        beside if most > 1 else [],
+        lambda: beside if most > 1 else [],
         use=UseThreads(pool),
         outside=Threads(most),
     )
@@ -101,8 +102,8 @@ def measured_as_in_a_run(
 ) -> float:
     """Measure the seconds of a few updates with the threads that a run would take after a while.
 
-    These are all threads; while other programs are busy, those of :func:`threads_beside_others` that are the
-    fastest, with short waits.
+    These are all threads; while other programs are busy, the fastest of the first of
+    :func:`threads_beside_others`, with short waits.
 
     Args:
         measure: runs updates and returns seconds.
@@ -117,7 +118,7 @@ def measured_as_in_a_run(
     switch(True)
     try:
         measured = []
-        for threads in threads_beside_others(runtime):
+        for threads in threads_beside_others(runtime)[0]:
             change(threads)
             measured.append(measure())
         return min(measured)
@@ -187,12 +188,11 @@ class AdaptiveThreads(Generic[_Choice]):
 
     Args:
         calm: the threads while the machine is calm.
-        beside: those that are tried while other programs are busy, the first at first; empty: they never
-            change.
+        beside: returns those that are tried while other programs are busy, the first at first; called once,
+            before the first change. If there are none, the threads never change.
         use: changes the threads.
         others: returns how many processors other programs use; None if it is too early to know.
         short_waits: switches short spinning and short time slices on while others are busy.
-        may_change: called once, before the first change. If it returns False, the threads never change.
         outside: the threads before and after the context; None: ``calm``.
         now: a monotonic clock, in seconds.
     """
@@ -200,23 +200,22 @@ class AdaptiveThreads(Generic[_Choice]):
     def __init__(
         self,
         calm: _Choice,
-        beside: Sequence[_Choice],
+        beside: Callable[[], Sequence[_Choice]],
         *,
         use: Callable[[_Choice], None],
         others: Callable[[], float | None] | None = None,
         short_waits: Callable[[bool], None] | None = None,
-        may_change: Callable[[], bool] = lambda: True,
         outside: _Choice | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.calm = self.threads = calm
-        self._beside = beside
+        self._find_beside, self._found = beside, False
+        self._beside: Sequence[_Choice] = ()
         self._outside = calm if outside is None else outside
         self._use = use
         self._others = OthersUse().read if others is None else others
         self._short_waits = threads_in_use.short_waits() if short_waits is None else short_waits
-        self._now, self._may_change = now, may_change
-        self._fixed: bool | None = None if beside else True
+        self._now = now
         self._busy, self._kind = False, ""
         self._speeds, self._to_try = _Speeds[_Choice](), list[_Choice]()
         self._used, self._hold_seconds, self._next_trial = calm, FIRST_HOLD_SECONDS, 0.0
@@ -287,9 +286,9 @@ class AdaptiveThreads(Generic[_Choice]):
             self._short_waits(False)
 
     def _is_fixed(self) -> bool:
-        if self._fixed is None:
-            self._fixed = not self._may_change()
-        return self._fixed
+        if not self._found:
+            self._beside, self._found = self._find_beside(), True
+        return not self._beside
 
     def _begin(self, kind: str) -> None:
         """Begin the first trial of another kind of work, or of another busy time."""

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 
 from cpulm.execution.runtime import Runtime
+from cpulm.native import products
 from cpulm.native.kernels import Kernels
 from cpulm.native.thread_pool import ThreadPool
 from cpulm.system.cpu_use import usable_processors
@@ -22,10 +23,12 @@ class Threads(NamedTuple):
     Attributes:
         torch: of torch's operations, and of the kernels where no pool is open.
         pool: of the kernels' pool, the calling one included; 0: it is closed.
+        products: whether the pool computes the products in float32 too, instead of torch.
     """
 
     torch: int
     pool: int = 0
+    products: bool = False
 
 
 @dataclass(frozen=True)
@@ -41,23 +44,29 @@ class UseThreads:
     def __call__(self, threads: Threads) -> None:
         """Use these threads from the next operation on."""
         torch.set_num_threads(threads.torch)
+        products.pooled = threads.products
         if self.pool is not None:
             processors = usable_processors()
             # Where all processors are used, each has a thread of the pool, and the calling thread is free.
             self.pool.use(threads.pool, processors if threads.pool > len(processors) else ())
 
 
-def threads_beside_others(runtime: Runtime) -> list[Threads]:
+def threads_beside_others(runtime: Runtime) -> list[list[Threads]]:
     """Return the threads of updates that are tried beside busy programs, the first at first.
 
-    In int8 few of torch's operations are left, and more threads for them only wait for each other. On an AMD
-    EPYC (Zen 5, 2 cores) the preset ``tiny`` kept 60 and 27 % of its speed with two beside one and four busy
-    programs, 69 and 31 % with one.
+    Those of the first list whose bits are those of a calm machine are meant. With products in the pool few of
+    torch's operations are left, and more threads for them only wait for each other.
     """
-    most, pool = runtime.threads, pool_of(runtime.kernels)
-    if runtime.int8_kernels is not None and pool is not None:
-        return with_pool([1, most] if most > 2 else [1], most, pool)
-    return with_pool(thread_counts(most), most, pool)
+    most, kernels, pool = runtime.threads, runtime.kernels, pool_of(runtime.kernels)
+    several = with_pool(thread_counts(most), most, pool)
+    if kernels is None or pool is None:
+        return [several]
+    few = with_pool([1, most] if most > 2 else [1], most, pool)
+    if runtime.int8_kernels is not None:
+        return [few]
+    pooled = [threads._replace(products=True) for threads in few]
+    is_eager = runtime.precision == "fp32" and not runtime.compiled
+    return [pooled, several] if is_eager and kernels.has_products else [several]
 
 
 def thread_counts(most: int, processors: int | None = None) -> list[int]:

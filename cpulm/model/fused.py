@@ -22,6 +22,7 @@ from cpulm.model.distillation import (
     distillation_loss,
     mean_cross_entropy,
 )
+from cpulm.native import products
 
 IGNORED = -100
 """A target that is excluded from the loss."""
@@ -300,7 +301,7 @@ class _ChunkedHeadLoss(torch.autograd.Function):
         for start in range(0, x.size(0), rows):
             some, wanted = x[start : start + rows], targets[start : start + rows]
             n = some.size(0)
-            torch.mm(some, weight.t(), out=logits[:n])
+            products.mm(some, weight.t(), out=logits[:n])
             torch.log_softmax(logits[:n], -1, out=log_probs[:n])
             cross_entropy += F.nll_loss(log_probs[:n], wanted, ignore_index=IGNORED, reduction="sum")
             ignored = wanted == IGNORED
@@ -316,9 +317,9 @@ class _ChunkedHeadLoss(torch.autograd.Function):
                     grad_logits *= 1 - teacher.weight
                     grad_logits.add_(to_teacher, alpha=teacher.weight * teacher.temperature)
                 grad_logits[ignored] = 0.0
-                torch.mm(grad_logits, weight, out=grad_x[start : start + n])
+                products.mm(grad_logits, weight, out=grad_x[start : start + n])
                 if grad_weight is not None:
-                    grad_weight.addmm_(grad_logits.t(), some)
+                    products.mm(grad_logits.t(), some, out=grad_weight, add=True)
         if with_grad:
             ctx.save_for_backward(grad_x, grad_weight, counted)
         cross_entropy, divergence = cross_entropy / counted, divergence / counted

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from cpulm.layer_shapes import LinearShape
 from cpulm.model import fused, int8_linear, native_ops
 from cpulm.model.int8_linear import Quantizer
+from cpulm.native import products
 from cpulm.native.blocks import BlockMatrix
 from cpulm.native.int8 import Factor
 from cpulm.native.kernels import Kernels
@@ -51,7 +52,7 @@ class Linear(nn.Linear):
             return int8_linear.frozen_linear(self.quantizer, input, self.frozen, self.bias)
         if self.quantizer is not None and torch.is_grad_enabled() and not torch.compiler.is_compiling():
             return int8_linear.linear(self.quantizer, input, self.weight, self.bias)
-        return F.linear(input, self.weight, self.bias)
+        return products.linear(input, self.weight, self.bias)
 
 
 class Embedding(nn.Embedding):

@@ -20,6 +20,11 @@ void add_blocks(const float *sums, int64_t count, int64_t width, float *out) {
     }
 }
 
+// BLAS's product of matrices that are stored by columns, which torch calls too.
+typedef void Sgemm(const char *, const char *, const int *, const int *, const int *, const float *, const float *,
+                   const int *, const float *, const int *, const float *, float *, const int *);
+Sgemm *sgemm;
+
 } // namespace
 
 extern "C" {
@@ -41,6 +46,24 @@ int cpulm_use_openmp(void *const *functions) {
     bool complete = given.omp_get_thread_num && given.omp_get_num_threads && (gomp || kmpc);
     cpulm_openmp = complete ? &given : nullptr;
     return complete;
+}
+
+// Takes the address of BLAS's sgemm_; null: there is none.
+void cpulm_use_sgemm(const void *function) { sgemm = (Sgemm *)function; }
+
+// out [rows, cols] = a [rows, depth] b [depth, cols], or added to it, by sgemm, which has to be given; a or b may be stored
+// transposed. Each part computes some rows.
+void cpulm_product(const float *a, int a_transposed, const float *b, int b_transposed, int64_t rows, int64_t cols,
+                   int64_t depth, float *out, int add, int parts) {
+    parallel(parts, [=](const Part &part) {
+        PartRange range(part, rows);
+        int width = cols, height = range.end - range.begin, inner = depth;
+        int b_row = b_transposed ? inner : width, a_row = a_transposed ? (int)rows : inner;
+        float one = 1.0f, kept = add;
+        if (height > 0)
+            sgemm(b_transposed ? "T" : "N", a_transposed ? "T" : "N", &width, &height, &inner, &one, b, &b_row,
+                  a + range.begin * (a_transposed ? 1 : depth), &a_row, &kept, out + range.begin * cols, &width);
+    });
 }
 
 // y[i] = 0 if the hash of i and the seed is below `below`, else x[i] * scale.
@@ -272,6 +295,8 @@ void cpulm_attention_backward(const float *dy, const float *qkv, const float *y,
 SIGNATURE_OF(cpulm_lanes)
 SIGNATURE_OF(cpulm_sum_blocks)
 SIGNATURE_OF(cpulm_use_openmp)
+SIGNATURE_OF(cpulm_use_sgemm)
+SIGNATURE_OF(cpulm_product)
 SIGNATURE_OF(cpulm_dropout)
 SIGNATURE_OF(cpulm_rms_norm_forward)
 SIGNATURE_OF(cpulm_rms_norm_backward)

@@ -19,6 +19,7 @@ from cpulm.native.decode import Decoder, DecoderShape, Weight, decoder_fits
 from cpulm.native.int8 import Int8Kernels
 from cpulm.native.library import load, use_openmp
 from cpulm.native.library_cache import name_of
+from cpulm.native.products import give_sgemm
 from cpulm.native.thread_pool import ThreadPool, parts, working_threads
 from cpulm.openmp_functions import openmp_function
 
@@ -81,6 +82,8 @@ class Kernels:
         """Whether they run on torch's threads; else torch has no OpenMP, and they run on one or in a pool."""
         self.pool = ThreadPool(self._library) if self._library.cpulm_has_pool() else None
         """Threads of their own, for use beside busy programs; None where the system has no pools."""
+        self.has_products = give_sgemm(self._library)
+        """Whether float32 products can run in the pool."""
         self.lanes = int(self._library.cpulm_lanes())
         """Float32 numbers in one vector; widths have to be multiples of it."""
         self._sum_blocks = int(self._library.cpulm_sum_blocks())

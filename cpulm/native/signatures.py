@@ -22,6 +22,8 @@ SIGNATURES = {
     "cpulm_pool_work": "",
     "cpulm_pool_close": "",
     "cpulm_fast_int8": "",
+    "cpulm_use_sgemm": "p",
+    "cpulm_product": "pipiqqqpii",
     "cpulm_dropout": "pquufpi",
     "cpulm_rms_norm_forward": "ppfqqppi",
     "cpulm_rms_norm_backward": "ppppqqpppi",

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from cpulm.openmp_functions import openmp_function
+
 PARTS_OF_THREAD = 4
 """A region has so many parts for each thread, so that a thread that loses its processor holds up little."""
 
@@ -78,6 +80,9 @@ def _work(library: ctypes.CDLL, processor: int | None) -> None:
     if processor is not None and hasattr(os, "sched_setaffinity"):
         with suppress(OSError):  # it has been taken away from this process
             os.sched_setaffinity(0, {processor})
+    mkl = openmp_function("MKL_Set_Num_Threads_Local")
+    if mkl is not None:  # else each product would be a region of several threads
+        ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int)(mkl)(1)
     library.cpulm_pool_work()
 
 
@@ -86,6 +91,12 @@ def _close(pool: _OpenPool) -> None:
     while pool.workers:
         pool.workers[-1].join()
         pool.workers.pop()
+
+
+def open_library() -> ctypes.CDLL | None:
+    """The library whose pool is open; None if none is."""
+    pool = _open
+    return None if pool is None else pool.library
 
 
 def working_threads() -> int:

@@ -37,7 +37,7 @@ class Day:
         self.used: list[int] = []
         self.threads = AdaptiveThreads(
             most,
-            thread_counts(most, processors=most) if most > 1 else [],
+            lambda: thread_counts(most, processors=most) if most > 1 else [],
             others=lambda: self.others,
             short_waits=self.switches.append,
             use=self.used.append,
@@ -164,18 +164,17 @@ def test_one_thread_has_nothing_to_choose() -> None:
 def test_if_the_bits_would_change_the_threads_stay_and_only_spinning_is_short() -> None:
     day, asked = Day(2), list[str]()
 
-    def ask() -> bool:
-        asked.append("may the number change?")
-        return False
+    def none() -> list[int]:
+        asked.append("which threads keep the bits?")
+        return []
 
     day.threads = AdaptiveThreads(
         2,
-        [3, 2, 1],
+        none,
         others=lambda: 2.0,
         short_waits=day.switches.append,
         use=day.used.append,
         now=lambda: day.clock,
-        may_change=ask,
     )
     assert set(day.train(60, worse_with_more)) == {2}
     assert day.switches == [True]
@@ -256,10 +255,11 @@ def test_more_threads_than_processors_are_tried_where_all_are_in_use(
 @pytest.mark.parametrize(
     ("precision", "threads", "processors", "beside"),
     [
-        ("int8", 2, [0, 1], [(1, 3)]),
-        ("int8", 4, [0, 1, 2, 3], [(1, 5), (4, 5)]),
-        ("int8", 2, [0, 1, 2, 3], [(1, 2)]),
-        ("fp32", 2, [0, 1], [(3, 3), (2, 3), (1, 3)]),
+        ("int8", 2, [0, 1], [[(1, 3, False)]]),
+        ("int8", 4, [0, 1, 2, 3], [[(1, 5, False), (4, 5, False)]]),
+        ("int8", 2, [0, 1, 2, 3], [[(1, 2, False)]]),
+        ("fp32", 2, [0, 1], [[(1, 3, True)], [(3, 3, False), (2, 3, False), (1, 3, False)]]),
+        ("bf16", 2, [0, 1], [[(3, 3, False), (2, 3, False), (1, 3, False)]]),
     ],
 )
 def test_beside_others_the_kernels_have_a_pool(
@@ -268,16 +268,16 @@ def test_beside_others_the_kernels_have_a_pool(
     precision: str,
     threads: int,
     processors: list[int],
-    beside: list[tuple[int, int]],
+    beside: list[list[tuple[int, int, bool]]],
 ) -> None:
     """It has a thread for each processor beside the calling one, if the run may use them all."""
     kernels = Kernels(kernels_library)
-    if kernels.pool is None:
-        pytest.skip("no pools on this system")
+    if kernels.pool is None or (precision == "int8" and kernels.int8 is None) or not kernels.has_products:
+        pytest.skip("no pools, int8 products or BLAS here")
     monkeypatch.setattr(threads_in_use, "usable_processors", lambda: processors)
     assert threads_beside_others(runtime_of(threads, kernels, precision)) == beside
-    without = [torch for torch, _ in beside] if precision == "fp32" else thread_counts(threads)
-    assert threads_beside_others(runtime_of(threads, None, precision)) == [(one, 0) for one in without]
+    without = [[(count, 0, False) for count in thread_counts(threads)]]
+    assert threads_beside_others(runtime_of(threads, None, precision)) == without
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="threads are held to processors on Linux")
@@ -318,7 +318,7 @@ def test_a_single_choice_is_used_at_once_and_never_tried_again() -> None:
     day = Day(2)
     day.threads = AdaptiveThreads(
         2,
-        [7],
+        lambda: [7],
         others=lambda: day.others,
         short_waits=day.switches.append,
         use=day.used.append,

@@ -33,11 +33,13 @@ NEWER = {
 }
 """Flags for the paths of newer CPUs: for a CPU that has the instructions, and to make them of AVX2's."""
 
-NOT_KERNELS = {
+NOT_KERNELS = {  # or one of BLAS
     "cpulm_lanes",
     "cpulm_sum_blocks",
     "cpulm_fast_int8",
     "cpulm_use_openmp",
+    "cpulm_use_sgemm",
+    "cpulm_product",
     "cpulm_has_pool",
     "cpulm_pool_open",
     "cpulm_pool_work",
