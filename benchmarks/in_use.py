@@ -70,10 +70,18 @@ def our_work(world: World, preset: str, precision: str, kind: str, *assignments:
     vocab_size = settings.data.vocab_size or CHARACTERS
     parts = build_random_parts(settings, vocab_size, runtime, world)
     train = settings.train
+    batch = parts.loader.batch(0)
+
+    @torch.inference_mode()
+    def validation_loss() -> float:  # as cpulm.evaluation.validation_loss computes it
+        return float(parts.model(batch[0], targets=batch[1]))
+
     if kind == "train":
         threads = adaptive_threads(parts, runtime)
+    elif kind == "validate":
+        threads = threads_for_model(parts.model, result=validation_loss)
     else:
-        threads = threads_for_model(parts.model, rows=1 if kind == "generate" else None)
+        threads = threads_for_model(parts.model, rows=1)
     parts.model.train(kind == "train")
     for number in itertools.count():
         began = time.perf_counter()
@@ -84,8 +92,7 @@ def our_work(world: World, preset: str, precision: str, kind: str, *assignments:
             done = settings.tokens_per_step
         elif kind == "validate":
             batch = parts.loader.batch(number)
-            with torch.inference_mode():  # as cpulm.evaluation.validation_loss does
-                parts.model(batch[0], targets=batch[1])
+            validation_loss()
             done = batch[0].numel()
         else:
             done = min(64, settings.model.block_size - 1)

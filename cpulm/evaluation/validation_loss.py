@@ -63,14 +63,17 @@ def evaluate(
     total_loss, total_tokens = 0.0, 0
     was_training, device = model.training, model.head_weight.device
     model.eval()
+
+    def loss_of(x: Tensor, y: Tensor) -> float:
+        return float(model(x.to(device), targets=y.to(device)))
+
     try:
-        with torch.inference_mode(), threads_for_model(model) as threads:
+        with torch.inference_mode(), threads_for_model(model, result=lambda: loss_of(x, y)) as threads:
             for index, (x, y) in enumerate(threads.each(batches, "validation")):
                 if should_stop():
                     return None
                 count = int((y != -100).sum())
-                loss = model(x.to(device), targets=y.to(device))
-                total_loss += float(loss) * count
+                total_loss += loss_of(x, y) * count
                 total_tokens += count
                 now = time.perf_counter()
                 if now - said > _LONGEST_SILENCE_SECONDS:

@@ -32,6 +32,7 @@ from cpulm.execution.threads_in_use import (
     pool_of,
     thread_counts,
     threads_beside_others,
+    threads_of_products,
     with_pool,
 )
 from cpulm.execution.update import StepTimer, TrainingParts, accumulate_gradients
@@ -73,23 +74,32 @@ def adaptive_threads(parts: TrainingParts, runtime: Runtime) -> AdaptiveThreads[
     return AdaptiveThreads(Threads(most), beside, use=use, others=OthersUse(runtime.others_of_run).read)
 
 
-def threads_for_model(model: Transformer, rows: int | None = None) -> AdaptiveThreads[Threads]:
+def threads_for_model(
+    model: Transformer, rows: int | None = None, result: Callable[[], float] | None = None
+) -> AdaptiveThreads[Threads]:
     """Return the adaptive threads of inference: at most torch's number; fixed if the model has no kernels.
 
     Args:
         rows: texts that are written at once, a token of each in a step; None: whole batches are computed.
+        result: computes something like the work's; the pool computes products if its bits stay the same.
     """
     most = torch.get_num_threads() if model.head_weight.device.type == "cpu" else 1
     is_small = rows is not None and rows * sum(p.numel() for p in model.parameters()) <= ONE_THREADS_WORK
     kernels = model.attention_kernels
-    pool = pool_of(kernels) if rows is None else None
-    beside = with_pool(thread_counts(most), most, pool) if kernels is not None and not is_small else []
-    return AdaptiveThreads(
-        Threads(1 if is_small else most),
-        lambda: beside if most > 1 else [],
-        use=UseThreads(pool),
-        outside=Threads(most),
-    )
+    use = UseThreads(pool_of(kernels) if rows is None else None)
+
+    def beside() -> list[Threads]:
+        if most == 1 or kernels is None or is_small:
+            return []
+        if rows is not None:
+            return with_pool(thread_counts(most), most, None)
+        *pooled, several = threads_of_products(most, kernels, in_pool=result is not None)
+        for choices in pooled:
+            if result is not None and same_results(result, [Threads(most), *choices], use):
+                return choices
+        return several
+
+    return AdaptiveThreads(Threads(1 if is_small else most), beside, use=use, outside=Threads(most))
 
 
 def measured_as_in_a_run(
@@ -135,18 +145,32 @@ def same_bits(
     Uses the first one afterwards, restores the random state, and leaves no gradients.
     """
     state = random_states(runtime.device)
-    found = set()
+
+    def bits() -> tuple[object, ...]:
+        restore_random_states(state)
+        loss = accumulate_gradients(parts, (0,), runtime, StepTimer())
+        gradients = [_digest(p.grad) for p in parts.model.parameters() if p.grad is not None]
+        parts.zero_grad()
+        return loss, *gradients
+
+    try:
+        return same_results(bits, choices, use)
+    finally:
+        restore_random_states(state)
+
+
+def same_results(
+    compute: Callable[[], object], choices: Sequence[_Choice], use: Callable[[_Choice], None]
+) -> bool:
+    """Whether ``compute`` returns the same for each choice of threads; uses the first one afterwards."""
+    results = set()
     try:
         for choice in choices:
             use(choice)
-            restore_random_states(state)
-            loss = accumulate_gradients(parts, (0,), runtime, StepTimer())
-            found.add((loss, *(_digest(p.grad) for p in parts.model.parameters() if p.grad is not None)))
-            parts.zero_grad()
+            results.add(compute())
     finally:
         use(choices[0])
-        restore_random_states(state)
-    return len(found) == 1
+    return len(results) == 1
 
 
 def _digest(gradient: Tensor) -> bytes:

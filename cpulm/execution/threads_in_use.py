@@ -57,16 +57,28 @@ def threads_beside_others(runtime: Runtime) -> list[list[Threads]]:
     Those of the first list whose bits are those of a calm machine are meant. With products in the pool few of
     torch's operations are left, and more threads for them only wait for each other.
     """
-    most, kernels, pool = runtime.threads, runtime.kernels, pool_of(runtime.kernels)
-    several = with_pool(thread_counts(most), most, pool)
-    if kernels is None or pool is None:
-        return [several]
-    few = with_pool([1, most] if most > 2 else [1], most, pool)
-    if runtime.int8_kernels is not None:
-        return [few]
-    pooled = [threads._replace(products=True) for threads in few]
+    kernels = runtime.kernels
+    if runtime.int8_kernels is not None and kernels is not None and kernels.pool is not None:
+        return [with_pool(_few(runtime.threads), runtime.threads, kernels.pool)]
     is_eager = runtime.precision == "fp32" and not runtime.compiled
-    return [pooled, several] if is_eager and kernels.has_products else [several]
+    return threads_of_products(runtime.threads, kernels, in_pool=is_eager)
+
+
+def threads_of_products(most: int, kernels: Kernels | None, *, in_pool: bool) -> list[list[Threads]]:
+    """As :func:`threads_beside_others`, for work with products in float32.
+
+    Args:
+        in_pool: whether the pool may compute them.
+    """
+    pool = pool_of(kernels)
+    several = with_pool(thread_counts(most), most, pool)
+    if not in_pool or kernels is None or pool is None or not kernels.has_products:
+        return [several]
+    return [[threads._replace(products=True) for threads in with_pool(_few(most), most, pool)], several]
+
+
+def _few(most: int) -> list[int]:
+    return [1, most] if most > 2 else [1]
 
 
 def thread_counts(most: int, processors: int | None = None) -> list[int]:

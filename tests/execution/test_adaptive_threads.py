@@ -26,6 +26,7 @@ from cpulm.execution.threads_in_use import Threads, UseThreads, thread_counts, t
 from cpulm.model.transformer import Transformer
 from cpulm.native.kernels import Kernels
 from cpulm.settings import ModelSettings
+from cpulm.system.cpu_use import OthersUse
 from cpulm.system.priority import thread_ids
 
 
@@ -302,6 +303,29 @@ def test_threads_of_a_full_pool_are_held_to_one_processor_each_and_the_calling_o
     finally:
         use(Threads(2))
     assert set(thread_ids()) == before
+
+
+@pytest.mark.parametrize(
+    ("losses", "taken"), [([1.0, 1.0], Threads(1, 3, products=True)), ([1.0, 1.5], Threads(3, 3))]
+)
+def test_a_validation_has_its_products_in_the_pool_if_its_loss_stays_the_same(
+    kernels_library: Path, monkeypatch: pytest.MonkeyPatch, losses: list[float], taken: Threads
+) -> None:
+    kernels, before = Kernels(kernels_library), torch.get_num_threads()
+    if kernels.pool is None or not kernels.has_products:
+        pytest.skip("no pools or no BLAS on this system")
+    monkeypatch.setattr(threads_in_use, "usable_processors", lambda: [0, 1])
+    monkeypatch.setattr(OthersUse, "read", lambda self: 2.0)
+    settings = ModelSettings(n_layer=1, n_head=1, n_embd=16, block_size=8)
+    model, results = Transformer(settings, vocab_size=16), iter(losses)
+    model.use_kernels(kernels)
+    torch.set_num_threads(2)
+    try:
+        with threads_for_model(model, result=lambda: next(results)) as threads:
+            threads.update_done(0.1)
+            assert threads.threads == taken
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_other_work_inside_begins_with_the_threads_of_a_calm_machine() -> None:
