@@ -1,7 +1,7 @@
 """Training with several choices of threads beside busy programs, in turns in one process.
 
     python benchmarks/threads_beside.py [--preset small] [--precision int8] [--busy 1,2,4]
-                                        [--threads 2,3,1,1+3,1+2,1+3free] [--turn 1] [--rounds 4]
+                                        [--threads 2,3,1,1+3,1+2,1+3free] [--part 1] [--turn 1] [--rounds 4]
 
 ``2``: two threads of torch, on which the kernels run too. ``1+3``: one thread of torch, and a pool of three
 for the kernels, of which all but the calling one are held to one processor each if there are more than
@@ -68,6 +68,7 @@ def main() -> None:
     parser.add_argument("--precision", default="int8")
     parser.add_argument("--busy", default="1,2,4")
     parser.add_argument("--threads", default="2,3,1,1+3,1+2,1+3free")
+    parser.add_argument("--part", type=float, default=1.0, help="of the time that each program works")
     parser.add_argument("--turn", type=float, default=1.0, help="seconds")
     parser.add_argument("--rounds", type=int, default=4)
     arguments = parser.parse_args()
@@ -91,7 +92,7 @@ def main() -> None:
         updates, switch = run_updates(), short_waits()
         for busy in [0, *map(int, arguments.busy.split(","))]:
             found: dict[str, list[tuple[float, float]]] = defaultdict(list)
-            with busy_programs(busy):
+            with busy_programs(busy, part=arguments.part):
                 switch(busy > 0)
                 time.sleep(CALM_SECONDS)
                 for _ in range(arguments.rounds):

@@ -14,6 +14,8 @@ import torch
 
 from cpulm.execution import threads_in_use
 from cpulm.execution.adaptive_threads import (
+    BUSY,
+    CALM,
     FIRST_HOLD_SECONDS,
     LONGEST_HOLD_SECONDS,
     ONE_THREADS_WORK,
@@ -137,12 +139,12 @@ def test_when_the_others_end_all_threads_come_back_at_once() -> None:
 
 def test_between_calm_and_busy_nothing_changes() -> None:
     day = Day(2)
-    day.others = 0.2
+    day.others = (CALM + BUSY) / 2
     day.train(10, worse_with_more)
     assert day.switches == []
     day.others = 2.0
     day.train(30, worse_with_more)
-    day.others = 0.2
+    day.others = (CALM + BUSY) / 2
     day.train(30, worse_with_more)
     assert day.switches == [True]
 
@@ -213,7 +215,7 @@ def runtime_of(threads: int, kernels: Kernels | None = None, precision: str = "f
 def test_a_measurement_on_a_calm_machine_changes_nothing() -> None:
     seen: list[object] = []
     seconds = measured_as_in_a_run(
-        lambda: 2.0, runtime_of(2), others=lambda: 0.1, short_waits=seen.append, use=seen.append
+        lambda: 2.0, runtime_of(2), others=lambda: 0.05, short_waits=seen.append, use=seen.append
     )
     assert (seconds, seen) == (2.0, [])
 
