@@ -26,12 +26,12 @@ SOURCES = sorted(
 
 GROUND = (
     *("errors", "exit_codes", "units", "atomic", "cache_dir", "run_dir", "events", "progress", "interrupts"),
-    *("command", "kernel_variants", "layer_shapes", "openmp_functions", "settings", "preset_files"),
+    *("command", "kernel_variants", "layer_shapes", "linked_functions", "settings", "preset_files"),
     *("typed_json", "regular_file", "file_lock", "yaml_file", "address_space"),
 )
 """The ground, which every room may import; ``native`` only :data:`GROUND_OF_NATIVE`."""
 
-GROUND_OF_NATIVE = ("atomic", "errors", "openmp_functions")
+GROUND_OF_NATIVE = ("atomic", "errors", "linked_functions")
 """Compiled libraries are written whole or not at all, and run on torch's threads; they know no settings."""
 
 ROOMS: dict[str, tuple[int, str]] = {

@@ -48,7 +48,7 @@ int cpulm_use_openmp(void *const *functions) {
     return complete;
 }
 
-// Takes the address of BLAS's sgemm_; null: there is none.
+// Takes the address of BLAS's sgemm_; null: products are not computed here.
 void cpulm_use_sgemm(const void *function) { sgemm = (Sgemm *)function; }
 
 // out [rows, cols] = a [rows, depth] b [depth, cols], or added to it, by sgemm, which has to be given; a or b may be stored

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from cpulm.linked_functions import linked_function
 from cpulm.native.arguments import ptr, ptr_or_null, require_lanes, scratch
 from cpulm.native.blocks import BlockMatrix, block_matrix_bytes
 from cpulm.native.decode import Decoder, DecoderShape, Weight, decoder_fits
@@ -21,7 +22,6 @@ from cpulm.native.library import load, use_openmp
 from cpulm.native.library_cache import name_of
 from cpulm.native.products import give_sgemm
 from cpulm.native.thread_pool import ThreadPool, parts, working_threads
-from cpulm.openmp_functions import openmp_function
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Kernels:
         self.variant = variant
         self.name = library.stem if variant else name_of(library)
         """Another name for other sources, another compiler or another CPU."""
-        self.threaded = use_openmp(self._library, openmp_function)
+        self.threaded = use_openmp(self._library, linked_function)
         """Whether they run on torch's threads; else torch has no OpenMP, and they run on one or in a pool."""
         self.pool = ThreadPool(self._library) if self._library.cpulm_has_pool() else None
         """Threads of their own, for use beside busy programs; None where the system has no pools."""

@@ -1,4 +1,4 @@
-"""Products in float32 in the parts of the open pool, by the function that torch itself calls for them.
+"""Products in float32 in the parts of the open pool, by MKL's function, which torch itself calls for them.
 
 torch computes a product in a region of OpenMP, whose threads all wait for one that has lost its processor.
 """
@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from cpulm.linked_functions import linked_function
 from cpulm.native import thread_pool
-from cpulm.openmp_functions import openmp_function
 
 _LARGEST = 2**31 - 1
 
@@ -24,12 +24,13 @@ pooled = False
 
 
 def give_sgemm(library: ctypes.CDLL) -> bool:
-    """Give a library of kernels BLAS's function, of MKL or another one that torch has loaded.
+    """Give a library of kernels the function of MKL, whose threads can be limited for each thread of ours.
 
     Returns:
-        Whether there is one.
+        Whether torch has it.
     """
-    address = openmp_function("sgemm_")
+    has_mkl = linked_function(thread_pool.MKL_THREADS) is not None
+    address = linked_function("sgemm_") if has_mkl else None
     library.cpulm_use_sgemm(address)
     return address is not None
 

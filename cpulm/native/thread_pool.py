@@ -11,10 +11,13 @@ from dataclasses import dataclass, field
 
 import torch
 
-from cpulm.openmp_functions import openmp_function
+from cpulm.linked_functions import linked_function
 
 PARTS_OF_THREAD = 4
 """A region has so many parts for each thread, so that a thread that loses its processor holds up little."""
+
+MKL_THREADS = "MKL_Set_Num_Threads_Local"
+"""MKL's function that limits the threads of products which the calling thread begins."""
 
 
 @dataclass
@@ -80,7 +83,7 @@ def _work(library: ctypes.CDLL, processor: int | None) -> None:
     if processor is not None and hasattr(os, "sched_setaffinity"):
         with suppress(OSError):  # it has been taken away from this process
             os.sched_setaffinity(0, {processor})
-    mkl = openmp_function("MKL_Set_Num_Threads_Local")
+    mkl = linked_function(MKL_THREADS)
     if mkl is not None:  # else each product would be a region of several threads
         ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int)(mkl)(1)
     library.cpulm_pool_work()

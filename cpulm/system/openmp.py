@@ -13,7 +13,7 @@ import os
 import threading
 from collections.abc import Callable
 
-from cpulm.openmp_functions import openmp_function
+from cpulm.linked_functions import linked_function
 
 _DEFAULT_BLOCKTIME_MS = 200
 _REGION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
@@ -73,5 +73,5 @@ def _hold_team(parallel: Callable[..., None], ready: threading.Event, end: threa
 
 def _function(name: str, *arguments: type) -> Callable[..., None] | None:
     """Return a function without a result of torch's OpenMP library; None if it has none of this name."""
-    address = openmp_function(name)
+    address = linked_function(name)
     return None if address is None else ctypes.CFUNCTYPE(None, *arguments)(address)

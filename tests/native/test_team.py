@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from cpulm.linked_functions import linked_function
 from cpulm.native.int8 import Factor, Int8Kernels
 from cpulm.native.kernels import Kernels
 from cpulm.native.library import load, use_openmp
-from cpulm.openmp_functions import openmp_function
 from cpulm.system.software import Compiler
 
 # Clang's interface to OpenMP, as Windows' library has it, in terms of GCC's interface.
@@ -56,7 +56,7 @@ def kernels(kernels_library: Path) -> Iterator[Kernels]:
     torch.set_num_threads(2)
     yield Kernels(kernels_library)
     torch.set_num_threads(threads)
-    use_openmp(load(kernels_library), openmp_function)
+    use_openmp(load(kernels_library), linked_function)
 
 
 def results(kernels: Kernels, library: ctypes.CDLL) -> list[torch.Tensor]:
@@ -91,11 +91,11 @@ def test_either_interface_of_openmp_gives_the_same(
     subprocess.run(command, check=True)
     clangs = ctypes.CDLL(str(made))
     for name in ("GOMP_parallel", "GOMP_barrier"):
-        ctypes.c_void_p.in_dll(clangs, name.lower()).value = openmp_function(name)
+        ctypes.c_void_p.in_dll(clangs, name.lower()).value = linked_function(name)
 
     def function(name: str) -> int | None:
         if name.startswith("omp_"):
-            return openmp_function(name)
+            return linked_function(name)
         return ctypes.cast(getattr(clangs, name), ctypes.c_void_p).value if "kmpc" in name else None
 
     assert use_openmp(library, function)
@@ -113,7 +113,7 @@ def test_without_openmp_the_calling_thread_does_everything(
     wanted = results(kernels, library)
 
     def function(name: str) -> int | None:
-        return None if missing in name or "kmpc" in name else openmp_function(name)
+        return None if missing in name or "kmpc" in name else linked_function(name)
 
     assert not use_openmp(library, function)
     assert all(map(torch.equal, results(kernels, library), wanted))

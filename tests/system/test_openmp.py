@@ -9,7 +9,7 @@ import threading
 import pytest
 import torch
 
-from cpulm.openmp_functions import openmp_function
+from cpulm.linked_functions import linked_function
 from cpulm.system.cpu_use import SHORTEST_SECONDS, OthersUse
 from cpulm.system.openmp import ShortSpin
 
@@ -29,7 +29,7 @@ def spin(monkeypatch: pytest.MonkeyPatch) -> ShortSpin:
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
     torch.ones(2, 2) @ torch.ones(2, 2)
-    if openmp_function("GOMP_parallel") is None:
+    if linked_function("GOMP_parallel") is None:
         pytest.skip("no OpenMP library is loaded here")
     return ShortSpin()
 

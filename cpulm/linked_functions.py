@@ -1,4 +1,4 @@
-"""Finds the functions of the OpenMP library that torch has loaded."""
+"""Finds functions of the libraries that torch is linked with: OpenMP's, and BLAS's outside Windows."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 _WINDOWS_LIBRARIES = ("libiomp5md.dll", "libomp140.x86_64.dll")
 
 
-def openmp_function(name: str) -> int | None:
-    """Return the address of a function in the OpenMP library that torch uses.
+def linked_function(name: str) -> int | None:
+    """Return the address of a function that torch calls.
 
     It is searched as the system's loader searches what torch's libraries call: in the libraries that torch
     depends on, and on Linux before them in those that the whole process shares, as by ``LD_PRELOAD``.
 
     Returns:
-        None if torch is not loaded, or its OpenMP library does not have the function.
+        None if torch is not loaded, or its libraries do not have the function.
     """
     for library in _libraries():
         try:
