@@ -3,10 +3,10 @@
 All threads of an OpenMP region wait for the slowest one. If other programs use the same cores, one thread
 often has no core while all others wait for it: two threads beside two busy programs can be slower than one.
 So while other programs are busy, the kernels run on a pool of threads that wait for none that has no core
-(``cpulm/native/thread_pool.h``). For the operations of torch, which has no such pool, several numbers of
-threads are tried in turns on real updates, and the fastest is used while it stays so. The weights do not
-depend on the threads: the kernels sum in an order that is independent of them. Whether torch's operations are
-independent of them too is checked before the first change.
+(``cpulm/native/thread_pool.h``), and products in float32 too, if their bits stay the same. If several numbers
+of threads are left for torch's own operations, they are tried in turns on real updates, and the fastest is
+used while it stays so. The weights do not depend on the threads: the kernels sum in an order that is
+independent of them. Whether the rest is independent of them too is checked before the first change.
 """
 
 from __future__ import annotations

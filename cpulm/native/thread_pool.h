@@ -1,7 +1,7 @@
 // Runs regions on threads of our own beside busy programs. All threads of an OpenMP region wait at its end for the one
-// that another program has replaced on its processor, for milliseconds. Here a region is cut into more parts than there
-// are threads, whoever has a processor takes the next part, and the region ends when all parts are done: a thread that
-// never came is not waited for. The caller of a region takes parts too.
+// that another program has replaced on its processor, for milliseconds. Here whoever has a processor takes the next part
+// of a region, and the region ends when all parts are done: a thread that never came is not waited for. The caller of a
+// region takes parts too.
 #pragma once
 #include <cstdint>
 
