@@ -20,7 +20,7 @@ from cpulm.settings import DataSettings
 Errors = Literal["strict", "replace"]
 DocumentUnit = Literal["file", "line", "paragraph"]
 
-READERS_VERSION = 3
+READERS_VERSION = 4
 """Counts what readers make of the same file: tokens of earlier readers are not taken from the cache."""
 
 

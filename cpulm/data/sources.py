@@ -62,6 +62,7 @@ class SourceFile:
         name: its name in splits and messages: the path below the folder or glob that named it, with
             forward slashes; the file's own name if the user named the file itself.
         size: in bytes, when it was found; no more is read, whatever is added meanwhile.
+        begin: where what is read begins in the file, if it is not packed.
         mtime_ns: when it was last modified.
         named: the user named this very file, so leaving it out would be a surprise.
         builtin: it belongs to ``builtin:python``.
@@ -79,6 +80,7 @@ class SourceFile:
     named: bool = False
     builtin: bool = False
     weight: float = 1.0
+    begin: int = 0
     spool: Spool | None = field(default=None, compare=False)
     archive: zipfile.ZipFile | None = field(default=None, compare=False)
     member: zipfile.ZipInfo | None = field(default=None, compare=False)
@@ -86,8 +88,9 @@ class SourceFile:
 
     @property
     def shown(self) -> str:
-        """The file in messages: its path, and its place in an archive."""
-        return self.at if self.member is None else f"{self.at}/{self.member.filename}"
+        """The file in messages: its path, and its place in an archive or where it begins."""
+        place = f" from byte {self.begin:,} on" if self.begin else ""
+        return f"{self.at}{place}" if self.member is None else f"{self.at}/{self.member.filename}"
 
     @property
     def suffix(self) -> str:
@@ -100,7 +103,7 @@ class SourceFile:
         return self.member is not None or is_compressed(self.name)
 
     def open(self) -> io.BufferedReader:
-        """Open the file, unpacked, from its beginning to the size that it was found with.
+        """Open the file, unpacked, from ``begin`` on, and to the size that it was found with.
 
         Raises:
             OSError: if it cannot be opened.
@@ -112,11 +115,10 @@ class SourceFile:
                 self.meter.stream = stream
             opened: io.BufferedReader = io.BufferedReader(stream)
         elif self.spool is None:
-            raw = FirstBytes(self.at, io.FileIO(self.at), self.size)
-            opened = io.BufferedReader(raw)
+            opened = io.BufferedReader(FirstBytes(self.at, io.FileIO(self.at), self.size, self.begin))
         else:
-            raw = FirstBytes(self.name, self.spool.file, self.size, shared=self.spool.lock)
-            opened = io.BufferedReader(raw)
+            kept, lock = self.spool.file, self.spool.lock
+            opened = io.BufferedReader(FirstBytes(self.name, kept, self.size, self.begin, shared=lock))
         if not is_compressed(self.name):
             return opened
         stream = unpacked(self.name, opened, self.size)

@@ -21,6 +21,7 @@ from cpulm.data.marks import Mark
 from cpulm.data.readers import is_binary, read_file
 from cpulm.data.reading import DocumentBlock, DocumentChunk, Reading
 from cpulm.data.sources import SourceFile
+from cpulm.data.stretches import has_stretches, stretches
 from cpulm.errors import DataError
 
 Split = Literal["train", "val"]
@@ -185,12 +186,19 @@ def _by_split(
         if all(its):
             yield SplitBlock(place, split, documents, data, read, values)
         elif any(its):
-            its_data = rejoined(list(compress(separated(data), its)))
-            its_values = tuple(list(compress(column, its)) for column in values)
-            yield SplitBlock(place, split, list(compress(documents, its)), its_data, read, its_values)
+            yield SplitBlock(place, split, *_picked(documents, data, its), read, _picked_values(values, its))
         else:
             continue
         read = 0
+
+
+def _picked(documents: Sequence[int], data: bytes, its: Sequence[bool]) -> tuple[list[int], bytes]:
+    """The numbers and the text of some of the documents."""
+    return list(compress(documents, its)), rejoined(list(compress(separated(data), its)))
+
+
+def _picked_values(values: tuple[Sequence[str], ...], its: Sequence[bool]) -> tuple[Sequence[str], ...]:
+    return tuple(list(compress(column, its)) for column in values)
 
 
 def _copies(parts: Iterable[SplitText | SplitBlock]) -> Iterator[SplitText | SplitBlock]:
@@ -314,7 +322,7 @@ def numbered(
     number, begins_at, skipped_bytes = start.number, 0, 0
     for file in range(start.file, len(files)):
         begin_file(file, number)
-        for piece, times in _weighted(read_file(files, file, how, losses), files[file].weight * share):
+        for piece, times in _used(files, file, how, losses, share):
             if not times:
                 skipped_bytes += piece.source_bytes
                 continue
@@ -331,6 +339,23 @@ def numbered(
                 number, begins_at = number + 1, 0
 
 
+def _used(
+    files: Sequence[SourceFile], number: int, how: Reading, losses: Losses | None, share: float
+) -> Iterator[tuple[DocumentChunk | DocumentBlock, int]]:
+    """Yield the chunks of one of ``files`` with how often each is used; much that is not is not even read."""
+    file, later = files[number], files[number + 1 :]
+    often = file.weight * share
+    if often >= 1 or not has_stretches(file, how):
+        yield from _weighted(read_file(files, number, how, losses), often)
+        return
+    skipped_bytes = 0
+    for stretch in stretches(file, how, often):
+        skipped_bytes += stretch.skipped_bytes
+        for piece, times in _weighted(read_file([stretch.file, *later], 0, how, losses), 1.0):
+            yield piece._replace(source_bytes=piece.source_bytes + skipped_bytes), times
+            skipped_bytes = 0
+
+
 def _weighted(
     pieces: Iterable[DocumentChunk | DocumentBlock], weight: float
 ) -> Iterator[tuple[DocumentChunk | DocumentBlock, int]]:
@@ -338,7 +363,12 @@ def _weighted(
     place = 0
     for piece in pieces:
         if isinstance(piece, DocumentBlock):
-            yield from ((piece, int(weight)),) if weight == int(weight) else _weighted(piece.chunks(), weight)
+            if weight == int(weight):
+                yield piece, int(weight)
+            elif weight < 1:
+                yield _share_of(piece, weight)
+            else:
+                yield from _weighted(piece.chunks(), weight)
             continue
         often = weight * piece.weight
         certain = int(often)
@@ -349,3 +379,12 @@ def _weighted(
         times = certain + (name_hash(f"share of {name}") < often - certain)
         yield piece._replace(name=name, ends=True), times
         place = 0 if piece.ends else place + 1
+
+
+def _share_of(block: DocumentBlock, share: float) -> tuple[DocumentBlock, int]:
+    """The documents of a block that :func:`_weighted` chooses; if there are none, the block, not used."""
+    file, numbers, data, read, values = block
+    its = (name_hashes(f"share of {file}", numbers) < share).tolist()
+    if not any(its):
+        return block, 0
+    return DocumentBlock(file, *_picked(numbers, data, its), read, _picked_values(values, its)), 1

@@ -109,12 +109,15 @@ def spool(source: str, emit: Listener, should_stop: Callable[[], bool]) -> Spool
 
 
 class FirstBytes(io.RawIOBase):
-    """The first ``size`` bytes of a file, whatever is added to it meanwhile."""
+    """``size`` bytes of a file from ``begin`` on, whatever is added to it meanwhile."""
 
-    def __init__(self, name: str, file: IO[bytes], size: int, shared: threading.Lock | None = None) -> None:
+    def __init__(
+        self, name: str, file: IO[bytes], size: int, begin: int = 0, shared: threading.Lock | None = None
+    ) -> None:
         """Take ``file``, which is closed with this one unless it is shared under a lock."""
         self._name = name
         self._file = file
+        self._begin = begin
         self._size = size
         self._shared = shared
         self._position = 0
@@ -136,7 +139,7 @@ class FirstBytes(io.RawIOBase):
         if wanted <= 0:
             return 0
         with self._shared or threading.Lock():
-            self._file.seek(self._position)
+            self._file.seek(self._begin + self._position)
             data = self._file.read(wanted)
         if not data:
             raise DataError(
