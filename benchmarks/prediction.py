@@ -60,7 +60,7 @@ def predict(data: str, time: str) -> dict[str, Any]:
     settings = plan.best.settings
     ready = runs.prepare_run(settings, show=_quiet, should_stop=lambda: False, block_is_wish=True)
     level = TextLevel.of(ready.tokens)
-    expected, tokens = level.expected_of_run(plan, ready), trained_tokens(plan, ready)
+    expected, tokens = level.expected_of_run(plan, ready), trained_tokens(plan, ready, level)
     return {
         "data": data,
         "time": time,

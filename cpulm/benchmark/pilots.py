@@ -38,15 +38,17 @@ class Pilot:
 
 
 def refine(
-    planner: Planner, plan: RunPlan, tokens: TokenFolder, show: Listener
+    planner: Planner, plan: RunPlan, tokens: TokenFolder, level: TextLevel, show: Listener
 ) -> tuple[RunPlan, TextLevel, list[Pilot]]:
     """Train the pilots; return the plan with the size that is the best by them, and the level they measured.
+
+    Args:
+        level: of the text, by n-grams.
 
     Raises:
         SettingsError: if the time is too short for pilots.
         StoppedError: if a stop is requested.
     """
-    level = TextLevel.of(tokens)
     least, most = _SECONDS
     share = min(max(plan.seconds * _PART, least), most)
     sizes = _around(plan)

@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import Any
 
 from cpulm.cache_dir import expand_home
-from cpulm.data.text_size import training_bytes
+from cpulm.data.text_size import text_size
 from cpulm.data.tokenfile import is_token_folder, read_meta
 from cpulm.data.vocabulary import given_tokenizer
 from cpulm.errors import ResourceError, SettingsError, StoppedError
@@ -47,7 +47,8 @@ Make = Callable[[Mapping[str, Any]], Settings]
 _START_SECONDS, _TRAINED_PART = 5.0, 0.88
 """Before the first update, and the part of the rest in updates: validations and checkpoints take time too."""
 MOST_TOKENS_PER_PARAMETER = 20.0
-"""A size that would be trained on more tokens is left out: a larger one is better (Hoffmann et al.)."""
+"""A size that would be trained on more tokens is left out: a larger one is better (Hoffmann et al.), which
+the law cannot know, because it was fitted to fewer."""
 GENERATIONS = 2
 """Trainings, if the time is enough: a third one gained nothing."""
 _WORTH_A_SECOND = 1.5
@@ -60,10 +61,12 @@ _MOST_PARAMETERS_PER_BYTE = 18.0
 _FEWEST_TOKENS = 1e5
 """That a generation is trained on, in no more passes than were measured: 2 layers, 64 wide, had 3.44 bits per
 byte of 10 kB of plays after 40 updates of 1,024 tokens, and 3.25 after 70 of 100."""
-_PREPARED_BYTES_PER_SECOND = 1e7
-"""Of text that is read twice and tokenized, on two cores."""
+_PREPARED_BYTES_PER_SECOND = 3e7
+"""Of text that is read three times and tokenized, on two cores: half of what an AMD EPYC (Zen 5) does."""
 _PREPARED_PART = 0.1
 """Of the time, at most, for that: of a text that would take longer, a share is planned with."""
+_TOKENIZED_TIMES = 4.0
+"""What is tokenized is at most so many times what the run trains on: it may be resumed with more time."""
 _TIMED_TOKENS, _TIMED_SECONDS, _TIMED_UPDATES = 1024, 1.0, 3
 """Of an update: the tokens at first, then as many as take so long; and how many updates."""
 _FIRST_MEASURED, _MOST_MEASURED = 1, 5
@@ -108,14 +111,21 @@ class Candidate:
 class RunPlan:
     """The best of the ``candidates`` for a time of ``seconds`` and ``text_bytes`` of training text.
 
-    ``share`` is the part of the whole text that these are.
+    ``share`` is the part of the whole text that these are; ``read_seconds`` are for files that would be read
+    to their ends for any share.
     """
 
     seconds: float
     text_bytes: float
     share: float
+    read_seconds: float
     candidates: Sequence[Candidate]
     best: Candidate
+
+    @property
+    def prepared_seconds(self) -> float:
+        """About how long it takes to read the text and to tokenize what is used of it."""
+        return prepared_seconds(self.text_bytes, self.share, self.read_seconds)
 
 
 @dataclass(frozen=True)
@@ -139,9 +149,9 @@ def seconds_given(settings: Settings) -> float | None:
     return settings.train.max_time
 
 
-def prepared_seconds(text_bytes: float) -> float:
-    """About how long it takes to tokenize a text."""
-    return text_bytes / _PREPARED_BYTES_PER_SECOND
+def prepared_seconds(text_bytes: float, share: float = 1.0, read_seconds: float = 0.0) -> float:
+    """About how long it takes to prepare a share of a text; arguments as of :class:`RunPlan`."""
+    return text_bytes / _PREPARED_BYTES_PER_SECOND + (1.0 - share) * read_seconds
 
 
 class Planner:
@@ -177,21 +187,19 @@ class Planner:
         if elsewhere is not None:
             self._machine, self.text_bytes, self.share = elsewhere.machine, elsewhere.text_bytes, 1.0
             self._rates |= elsewhere.rates
+            self._can_be_shared, self._read_seconds = False, 0.0
             return
-        whole = max(1.0, training_bytes(given.data, show, should_stop) / given.data.share)
+        size = text_size(given.data, show, should_stop)
+        self.text_bytes, self.share = max(1.0, size.training_bytes), given.data.share
+        self._can_be_shared, self._read_seconds = not size.is_tokenized, size.read_seconds
         folder = expand_home(given.data.source[0])
         if is_token_folder(folder):
             meta = read_meta(folder)
             self._vocab_size, self._has_merges = meta["vocab_size"], meta["tokenizer"] == "bpe"
-        else:
-            if (tokenizer := given_tokenizer(given.data)) is not None:
-                self._vocab_size = tokenizer.vocab_size
-                self._has_merges = bool(tokenizer.parts["model"].get("merges"))
-            affordable = round(seconds * _PREPARED_PART * _PREPARED_BYTES_PER_SECOND / whole, 4)
-            if affordable < 1 and prepared_seconds(whole) > _START_SECONDS:  # else it is no matter
-                self._share = {"data.share": max(affordable, 1e-4)}
-        self.share = make(self._share).data.share
-        self.text_bytes = max(1.0, whole * self.share)
+        elif (tokenizer := given_tokenizer(given.data)) is not None:
+            self._vocab_size = tokenizer.vocab_size
+            self._has_merges = bool(tokenizer.parts["model"].get("merges"))
+        self._use_at_most(seconds * _PREPARED_PART * _PREPARED_BYTES_PER_SECOND)
         self._machine = read_machine()
         self._others = OthersUse()
 
@@ -208,16 +216,34 @@ class Planner:
             self._measure(_FIRST_MEASURED)
         while True:
             candidates = self._candidates()
-            best = _best(candidates)
+            best = _best(_judged(candidates))
             near = [p for p in (best, best - 1, best + 1) if p in candidates and p not in self._rates]
             enough = best in self._rates and len(self._rates) >= _MOST_MEASURED
             if not near or enough or time.monotonic() - began > _MEASURING_PART * self.seconds:
                 break
             self._measure(near[0])
         self._progress(finished=True)
+        self._use_at_most(_TOKENIZED_TIMES * candidates[best].passes * self.text_bytes)
+        candidates = _judged(self._candidates())
+        best = best if best in candidates else _best(candidates)
         different = {one.params: one for one in candidates.values()}  # the user may have given the shape
         different[candidates[best].params] = candidates[best]
-        return RunPlan(self.seconds, self.text_bytes, self.share, list(different.values()), candidates[best])
+        return RunPlan(
+            self.seconds,
+            self.text_bytes,
+            self.share,
+            self._read_seconds,
+            list(different.values()),
+            candidates[best],
+        )
+
+    def _use_at_most(self, text_bytes: float) -> None:
+        """Plan with a share of the text that has so many bytes, unless the whole is tokenized in no time."""
+        part = text_bytes / self.text_bytes
+        if self._can_be_shared and part < 1 and prepared_seconds(self.text_bytes) > _START_SECONDS:
+            self._share = {"data.share": float(f"{self.share * part:.2g}")}
+            used = self._make({}).data.share
+            self.text_bytes, self.share = self.text_bytes * used / self.share, used
 
     def _make(self, planned: Mapping[str, Any]) -> Settings:
         return self._make_settings({**self._share, **planned})
@@ -263,7 +289,8 @@ class Planner:
 
     def _candidate(self, place: int) -> Candidate:
         law = measured_law()
-        left = self.seconds - _START_SECONDS - prepared_seconds(self.text_bytes)
+        left = self.seconds - _START_SECONDS
+        left -= prepared_seconds(self.text_bytes, self.share, self._read_seconds)
         seconds = max(self.seconds / 4, left * _TRAINED_PART)
         rate = self._rates[min(self._rates, key=lambda known: abs(known - place))]
         settings = self.settings_for(place, seconds * rate / _flops(self._make(self._shape(place))))
@@ -347,14 +374,19 @@ class Planner:
         self._show(Progress(stage="measuring sizes", done=done, total=None, unit="sizes", finished=finished))
 
 
-def _best(candidates: Mapping[int, Candidate]) -> int:
-    """The place of the size with the lowest expected loss among those that are not too small for the time."""
-    enough = [
-        place
+def _judged(candidates: dict[int, Candidate]) -> dict[int, Candidate]:
+    """Those that are not too small for the time; the largest if all are."""
+    enough = {
+        place: one
         for place, one in candidates.items()
         if one.tokens <= MOST_TOKENS_PER_PARAMETER * one.non_embedding
-    ]
-    return min(enough or [max(candidates)], key=lambda place: candidates[place].relative_loss)
+    }
+    return enough or {max(candidates): candidates[max(candidates)]}
+
+
+def _best(candidates: Mapping[int, Candidate]) -> int:
+    """The place of the size with the lowest expected loss."""
+    return min(candidates, key=lambda place: candidates[place].relative_loss)
 
 
 def vocab_size_of(settings: Settings) -> int:

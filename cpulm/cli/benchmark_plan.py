@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from cpulm.benchmark.expectation import TextLevel
     from cpulm.benchmark.pilots import Pilot
     from cpulm.benchmark.planner import Make, RunPlan
+    from cpulm.events import Event, Listener
+    from cpulm.training.run import PreparedRun
 
 
 def plan(make: Make, out: Path | None, *, pilots: bool, block_is_wish: bool, json: bool) -> None:
@@ -39,11 +42,15 @@ def plan(make: Make, out: Path | None, *, pilots: bool, block_is_wish: bool, jso
         with StopRequest() as stop:
             planner = Planner(make, show=show, should_stop=stop)
             found = planner.plan()
-            ready = prepare_run(found.best.settings, show=show, should_stop=stop, block_is_wish=block_is_wish)
-            level = TextLevel.of(ready.tokens)
+            looked = first_look(found, show, stop)
+            if looked is None:
+                settings = found.best.settings
+                ready = prepare_run(settings, show=show, should_stop=stop, block_is_wish=block_is_wish)
+                looked = ready, TextLevel.of(ready.tokens)
+            ready, level = looked
         if pilots:
             before = found.best
-            found, level, trained = refine(planner, found, ready.tokens, show)
+            found, level, trained = refine(planner, found, ready.tokens, level, show)
             if found.best is not before:
                 with StopRequest() as stop:
                     ready = prepare_run(
@@ -56,6 +63,26 @@ def plan(make: Make, out: Path | None, *, pilots: bool, block_is_wish: bool, jso
         print_json(_record(found, level, lines, trained))
     else:
         _show(found, level, lines, trained, out)
+
+
+def first_look(
+    found: RunPlan, show: Listener, stop: Callable[[], bool]
+) -> tuple[PreparedRun, TextLevel] | None:
+    """Prepare a planned run with a sample of its text, and measure that; None if the whole is soon read."""
+    from cpulm.benchmark.expectation import TextLevel, sampled
+    from cpulm.events import Progress
+    from cpulm.training.run import prepare_run
+
+    settings = sampled(found)
+    if settings is None:
+        return None
+
+    def quietly(event: Event) -> None:
+        if isinstance(event, Progress):  # what is held out and left out of a sample is no matter
+            show(event)
+
+    ready = prepare_run(settings, show=quietly, should_stop=stop)
+    return ready, TextLevel.of(ready.tokens, found.text_bytes)
 
 
 def _show(found: RunPlan, level: TextLevel, lines: list[str], pilots: list[Pilot], out: Path | None) -> None:

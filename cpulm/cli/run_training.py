@@ -162,12 +162,18 @@ def _planned(settings: Settings, make: Make | None, show: Listener) -> tuple[Set
         return settings, lambda _: ()
     from cpulm.benchmark.expectation import plan_in_words, preparation_in_words
     from cpulm.benchmark.planner import Planner
+    from cpulm.cli.benchmark_plan import first_look
     from cpulm.interrupts import StopRequest
 
     with StopRequest() as stop:
         plan = Planner(make, show=show, should_stop=stop).plan()
-    warning = preparation_in_words(plan)
-    _warn(show, [warning] if warning else [])
+        if said := preparation_in_words(plan):
+            show(said)
+        looked = first_look(plan, show, stop)
+    if looked is not None:
+        show(Notice(level="info", message="a first look, by a sample of the text:"))
+        for line in plan_in_words(plan, *looked):
+            show(Notice(level="info", message=line))
     return plan.best.settings, lambda prepared: plan_in_words(plan, prepared)
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cpulm.api.new_run import resolve_new_run
 from cpulm.benchmark import planner as planners
-from cpulm.benchmark.expectation import TextLevel, plan_in_words, preparation_in_words
+from cpulm.benchmark.expectation import TextLevel, plan_in_words, preparation_in_words, sampled
 from cpulm.benchmark.pilots import refine
 from cpulm.benchmark.planner import Planner, RunPlan, prepared_seconds
 from cpulm.data.prepare import prepare
@@ -42,6 +44,12 @@ def made_for(text: Path, *assignments: str) -> Callable[[Mapping[str, Any]], Set
     )
 
 
+def varied(size: int) -> bytes:
+    """Lines of words that are drawn at random."""
+    words = np.array([b"cat", b"dog", b"house", b"river", b"sat", b"ran", b"on", b"a", b"the", b"\nso"])
+    return b" ".join(np.random.default_rng(0).choice(words, size // 4).tolist())
+
+
 def planned(make: Callable[[Mapping[str, Any]], Settings]) -> RunPlan:
     return Planner(make, show=lambda _: None, should_stop=lambda: False).plan()
 
@@ -60,8 +68,8 @@ def test_the_size_with_the_lowest_expected_loss_is_planned(text: Path) -> None:
         again = law.expected(one.non_embedding, one.passes * plan.text_bytes, plan.text_bytes, USUAL_TEXT)
         assert one.relative_loss == again.loss
         assert one.passes <= law.most_passes * 1.0001
-    enough = [one for one in plan.candidates if one.tokens <= 20 * one.non_embedding]
-    assert plan.best.relative_loss == min(one.relative_loss for one in enough or plan.candidates[-1:])
+        assert one.tokens <= 20 * one.non_embedding or plan.candidates == [one]
+    assert plan.best.relative_loss == min(one.relative_loss for one in plan.candidates)
     assert plan.best.settings.preset == AUTO
     assert plan.best.settings.train.average_fraction == recipe.AVERAGE_FRACTION
 
@@ -167,14 +175,29 @@ def vast(tmp_path: Path) -> Path:
     return path
 
 
-def test_of_a_vast_text_a_share_is_planned_with_that_takes_a_tenth_of_the_time(vast: Path) -> None:
-    plan = planned(made_for(vast, "train.max_time=1h"))
-    assert prepared_seconds(plan.text_bytes) == pytest.approx(360, rel=0.01)
-    assert plan.share == plan.best.settings.data.share == pytest.approx(3.6e9 / (0.95 * 20e9), abs=1e-4)
-    words = preparation_in_words(plan)
-    assert words is not None
-    assert "19% of 17.7 GiB of text are used" in words
-    assert "tokenizing all of it would take about 31m 40s of the 1h 00m" in words
+def test_of_a_vast_text_a_share_is_planned_with(vast: Path) -> None:
+    plan = planned(made_for(vast, "train.max_time=10m"))
+    assert plan.text_bytes == pytest.approx(4 * plan.best.passes * plan.text_bytes, rel=0.2)
+    assert plan.share == plan.best.settings.data.share == pytest.approx(plan.text_bytes / (0.95 * 20e9))
+    said = preparation_in_words(plan)
+    assert said is not None
+    seen = plan.best.passes * plan.share
+    assert said.message == (
+        f"{plan.share * 100:.2g}% of 17.7 GiB of text are used (data.share): in 10m 00s the run sees "
+        f"{seen * 100:.2g}%"
+    )
+
+
+def test_no_more_is_tokenized_than_a_tenth_of_the_time_allows(
+    vast: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planners, "_TOKENIZED_TIMES", math.inf)
+    plan = planned(made_for(vast, "train.max_time=10m"))
+    assert prepared_seconds(plan.text_bytes) == pytest.approx(60, rel=0.05)
+    assert plan.share == plan.best.settings.data.share == pytest.approx(1.8e9 / (0.95 * 20e9), abs=1e-3)
+    said = preparation_in_words(dataclasses.replace(plan, best=dataclasses.replace(plan.best, passes=1.5)))
+    assert said is not None
+    assert "tokenizing all of it would take about 10m 33s of the 10m 00s" in said.message
 
 
 def test_a_text_that_is_read_in_no_time_is_used_whole(text: Path) -> None:
@@ -184,13 +207,52 @@ def test_a_text_that_is_read_in_no_time_is_used_whole(text: Path) -> None:
 def test_a_given_share_stays_and_its_preparation_is_spoken_of(vast: Path) -> None:
     plan = planned(made_for(vast, "train.max_time=1h", "data.share=1"))
     assert plan.text_bytes == pytest.approx(0.95 * 20e9)
-    words = preparation_in_words(plan)
-    assert words is not None
-    assert "tokenizing 17.7 GiB takes about" in words
+    said = preparation_in_words(plan)
+    assert said is not None
+    assert said.level == "warning"
+    assert "tokenizing 17.7 GiB takes about 10m 33s of the 1h 00m" in said.message
     small = dataclasses.replace(plan, text_bytes=1e6)
     assert preparation_in_words(small) is None
     half = planned(made_for(vast, "train.max_time=8h", "data.share=0.5"))
     assert half.text_bytes == pytest.approx(0.5 * 0.95 * 20e9)
+
+
+def test_rows_that_are_read_to_the_end_take_time_from_the_plan(vast: Path) -> None:
+    rows = vast.rename(vast.with_suffix(".csv"))
+    with rows.open("r+b") as file:
+        file.write(b"text\n")
+    plan = planned(made_for(rows, "train.max_time=2h"))
+    reading = (1 - plan.share) * 20e9 / 2e7
+    assert plan.prepared_seconds == pytest.approx(reading + plan.text_bytes / 3e7)
+    assert plan.best.trained_seconds == pytest.approx(0.88 * (7200 - 5 - plan.prepared_seconds), rel=0.02)
+    said = preparation_in_words(plan)
+    assert said is not None
+    assert said.level == "warning"
+    assert "but all of it is read, which takes about 16m" in said.message
+
+
+def test_a_large_text_has_a_first_look_that_reads_little(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cpulm.benchmark.expectation._SAMPLE_BYTES", 2e6)
+    for name, is_quick in (("large.txt", True), ("large.csv", False)):
+        (path := tmp_path / name).write_bytes(b"text\n" + varied(20_000_000))
+        monkeypatch.setattr("cpulm.benchmark.expectation._MOST_READ_SECONDS", 0.5)
+        plan = planned(made_for(path, "train.max_time=1h"))
+        settings = sampled(plan)
+        assert (settings is not None) is is_quick
+        if settings is None:
+            continue
+        ready = prepare_run(settings, show=lambda _: None, should_stop=lambda: False)
+        level = TextLevel.of(ready.tokens, plan.text_bytes)
+        assert 1e6 < ready.tokens.meta["train"]["bytes"] < 3e6
+        assert level.unique_bytes == plan.text_bytes == pytest.approx(0.95 * path.stat().st_size, rel=0.01)
+        whole = prepare_run(plan.best.settings, show=lambda _: None, should_stop=lambda: False)
+        known = TextLevel.of(whole.tokens)
+        assert level.bytes_per_token == pytest.approx(known.bytes_per_token, rel=0.01)
+        assert level.expected(plan.best).loss == pytest.approx(known.expected(plan.best).loss, rel=0.05)
+        first, final = (plan_in_words(plan, *one) for one in ((ready, level), (whole, known)))
+        assert first[:2] == final[:2]
 
 
 def test_a_plan_needs_a_time(text: Path) -> None:
@@ -227,6 +289,7 @@ def test_a_plan_says_what_was_chosen_and_what_to_expect(text: Path) -> None:
 @pytest.mark.slow
 def test_pilots_correct_the_level(text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cpulm.benchmark.pilots._SECONDS", (1.0, 1.0))
+    monkeypatch.setattr(planners, "MOST_TOKENS_PER_PARAMETER", math.inf)
     seen: list[Event] = []
     planner = Planner(made_for(text, "train.max_time=1m"), show=seen.append, should_stop=lambda: False)
     plan = planner.plan()
@@ -234,7 +297,7 @@ def test_pilots_correct_the_level(text: Path, monkeypatch: pytest.MonkeyPatch) -
         plan.best.settings, show=lambda _: None, should_stop=lambda: False, block_is_wish=True
     )
     before = TextLevel.of(ready.tokens)
-    refined, level, pilots = refine(planner, plan, ready.tokens, seen.append)
+    refined, level, pilots = refine(planner, plan, ready.tokens, before, seen.append)
     assert 2 <= len(pilots) <= 3
     for pilot in pilots:
         size = next(one for one in plan.candidates if one.place == pilot.place)
@@ -251,7 +314,7 @@ def test_pilots_correct_the_level(text: Path, monkeypatch: pytest.MonkeyPatch) -
     assert "pilot 1 of" in str([event.stage for event in seen if isinstance(event, Progress)])
     assert list(text.parent.iterdir()) == [text]
     with pytest.raises(SettingsError, match="too short for pilots"):
-        refine(planner, dataclasses.replace(plan, seconds=1.0), ready.tokens, seen.append)
+        refine(planner, dataclasses.replace(plan, seconds=1.0), ready.tokens, before, seen.append)
 
 
 @pytest.mark.parametrize(

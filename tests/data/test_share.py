@@ -13,7 +13,7 @@ import pytest
 from cpulm.data import text_decoding
 from cpulm.data.prepare import prepare
 from cpulm.data.records import rows
-from cpulm.data.text_size import training_bytes
+from cpulm.data.text_size import text_size
 from cpulm.data.tokenfile import TokenFolder
 from cpulm.errors import DataError, SettingsError
 from cpulm.events import Progress
@@ -119,7 +119,7 @@ def test_too_little_text_is_found_by_its_size_alone(
     data = DataSettings(**{"source": [str(lines)], source: [str(little)]})
     characters = len(content)
     with pytest.raises(DataError, match=rf"little\.txt has {characters} characters of text: too little to"):
-        training_bytes(data, lambda _: None, lambda: False)
+        text_size(data, lambda _: None, lambda: False)
 
 
 def test_a_share_without_text_is_an_error_that_names_it(lines: Path) -> None:
