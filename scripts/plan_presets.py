@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cpulm.atomic import write_text
-from cpulm.benchmark.planner import Candidate, Elsewhere, Planner
+from cpulm.benchmark.planner import Elsewhere, Planner
+from cpulm.benchmark.run_plan import Candidate
 from cpulm.estimate.recipe import SHAPES, recipe, shape_settings
 from cpulm.model.counts import flops_per_token
 from cpulm.preset_files import presets_folder

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from cpulm.benchmark.planner import Candidate, RunPlan, prepared_seconds
+from cpulm.benchmark.run_plan import Candidate, RunPlan, prepared_seconds
 from cpulm.data.byte_ngrams import text_curve
 from cpulm.data.tokenfile import TokenFolder
 from cpulm.estimate.learning_law import USUAL_TEXT, Expectation, LearningLaw, TextCurve, measured_law

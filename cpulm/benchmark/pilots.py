@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cpulm.benchmark.expectation import TextLevel
-from cpulm.benchmark.planner import Candidate, Planner, RunPlan
+from cpulm.benchmark.planner import Planner
+from cpulm.benchmark.run_plan import Candidate, RunPlan
 from cpulm.data.tokenfile import TokenFolder
 from cpulm.errors import SettingsError, StoppedError
 from cpulm.events import Event, Listener, Notice, Progress, StepDone, Validated

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from cpulm.benchmark.run_plan import PREPARED_BYTES_PER_SECOND, Candidate, RunPlan, prepared_seconds
 from cpulm.cache_dir import expand_home
 from cpulm.data.text_size import text_size
 from cpulm.data.tokenfile import is_token_folder, read_meta
@@ -40,6 +41,7 @@ from cpulm.settings import Settings, changed
 from cpulm.system.cpu_use import OthersUse
 from cpulm.system.machine import Machine, read_machine
 from cpulm.training.build import build_random_parts
+from cpulm.units import format_duration
 
 Make = Callable[[Mapping[str, Any]], Settings]
 """Makes a run's settings of planned values by dotted key; what the user gave comes before them."""
@@ -61,71 +63,18 @@ _MOST_PARAMETERS_PER_BYTE = 18.0
 _FEWEST_TOKENS = 1e5
 """That a generation is trained on, in no more passes than were measured: 2 layers, 64 wide, had 3.44 bits per
 byte of 10 kB of plays after 40 updates of 1,024 tokens, and 3.25 after 70 of 100."""
-_PREPARED_BYTES_PER_SECOND = 3e7
-"""Of text that is read three times and tokenized, on two cores: half of what an AMD EPYC (Zen 5) does."""
 _PREPARED_PART = 0.1
 """Of the time, at most, for that: of a text that would take longer, a share is planned with."""
 _TOKENIZED_TIMES = 4.0
 """What is tokenized is at most so many times what the run trains on: it may be resumed with more time."""
+_HOPELESS = 2.0
+"""So many times the time is too long to read a text, even if the estimate is wrong."""
 _TIMED_TOKENS, _TIMED_SECONDS, _TIMED_UPDATES = 1024, 1.0, 3
 """Of an update: the tokens at first, then as many as take so long; and how many updates."""
 _FIRST_MEASURED, _MOST_MEASURED = 1, 5
 """The place in the table of shapes of the first size that is measured, and how many are measured at most."""
 _MEASURING_PART = 0.05
 """Of the time: after that no other size is measured. Beside other programs a few sizes took four minutes."""
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A size of model and what it can be trained on in the time.
-
-    Attributes:
-        place: in the table of shapes.
-        tokens: that each generation is trained on, in ``passes`` over the text: no more passes than were ever
-            measured.
-        spare_seconds: of the time, because more passes and generations are not planned.
-        relative_loss: the expected loss in bits per byte of a text like English prose: it ranks the sizes.
-    """
-
-    place: int
-    settings: Settings
-    params: int
-    non_embedding: int
-    step_seconds: float
-    tokens: float
-    passes: float
-    spare_seconds: float
-    relative_loss: float
-
-    @property
-    def tokens_per_second(self) -> float:
-        return self.settings.tokens_per_step / self.step_seconds
-
-    @property
-    def trained_seconds(self) -> float:
-        """Of all generations."""
-        return self.tokens / self.tokens_per_second * generations_cost(self.settings.train.generations)
-
-
-@dataclass(frozen=True)
-class RunPlan:
-    """The best of the ``candidates`` for a time of ``seconds`` and ``text_bytes`` of training text.
-
-    ``share`` is the part of the whole text that these are; ``read_seconds`` are for files that would be read
-    to their ends for any share.
-    """
-
-    seconds: float
-    text_bytes: float
-    share: float
-    read_seconds: float
-    candidates: Sequence[Candidate]
-    best: Candidate
-
-    @property
-    def prepared_seconds(self) -> float:
-        """About how long it takes to read the text and to tokenize what is used of it."""
-        return prepared_seconds(self.text_bytes, self.share, self.read_seconds)
 
 
 @dataclass(frozen=True)
@@ -147,11 +96,6 @@ def seconds_given(settings: Settings) -> float | None:
     if settings.train.until is not None:
         return max(0.0, datetime.fromisoformat(settings.train.until).timestamp() - time.time())
     return settings.train.max_time
-
-
-def prepared_seconds(text_bytes: float, share: float = 1.0, read_seconds: float = 0.0) -> float:
-    """About how long it takes to prepare a share of a text; arguments as of :class:`RunPlan`."""
-    return text_bytes / _PREPARED_BYTES_PER_SECOND + (1.0 - share) * read_seconds
 
 
 class Planner:
@@ -199,7 +143,14 @@ class Planner:
         elif (tokenizer := given_tokenizer(given.data)) is not None:
             self._vocab_size = tokenizer.vocab_size
             self._has_merges = bool(tokenizer.parts["model"].get("merges"))
-        self._use_at_most(seconds * _PREPARED_PART * _PREPARED_BYTES_PER_SECOND)
+        self._use_at_most(seconds * _PREPARED_PART * PREPARED_BYTES_PER_SECOND)
+        reading = (1.0 - self.share) * self._read_seconds
+        if reading > _HOPELESS * seconds:
+            raise SettingsError(
+                f"to read the text takes about {format_duration(reading)}, and the run has "
+                f"{format_duration(seconds)}",
+                "give more time, or less text: of plain text and JSON lines only a part is read",
+            )
         self._machine = read_machine()
         self._others = OthersUse()
 

@@ -12,7 +12,8 @@ from cpulm.errors import SettingsError
 if TYPE_CHECKING:
     from cpulm.benchmark.expectation import TextLevel
     from cpulm.benchmark.pilots import Pilot
-    from cpulm.benchmark.planner import Make, RunPlan
+    from cpulm.benchmark.planner import Make
+    from cpulm.benchmark.run_plan import RunPlan
     from cpulm.events import Event, Listener
     from cpulm.training.run import PreparedRun
 

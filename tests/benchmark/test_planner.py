@@ -15,7 +15,8 @@ from cpulm.api.new_run import resolve_new_run
 from cpulm.benchmark import planner as planners
 from cpulm.benchmark.expectation import TextLevel, plan_in_words, preparation_in_words, sampled
 from cpulm.benchmark.pilots import refine
-from cpulm.benchmark.planner import Planner, RunPlan, prepared_seconds
+from cpulm.benchmark.planner import Planner
+from cpulm.benchmark.run_plan import RunPlan, prepared_seconds
 from cpulm.data.prepare import prepare
 from cpulm.errors import SettingsError
 from cpulm.estimate import recipe
@@ -229,6 +230,8 @@ def test_rows_that_are_read_to_the_end_take_time_from_the_plan(vast: Path) -> No
     assert said is not None
     assert said.level == "warning"
     assert "but all of it is read, which takes about 16m" in said.message
+    with pytest.raises(SettingsError, match="to read the text takes about 15m 52s, and the run has 5m 00s"):
+        planned(made_for(rows, "train.max_time=5m"))
 
 
 def test_a_large_text_has_a_first_look_that_reads_little(
