@@ -164,7 +164,7 @@ def preparation_in_words(plan: RunPlan) -> Notice | None:
     if (1 - plan.share) * plan.read_seconds >= _LONG_PREPARATION * plan.seconds:
         message = (
             f"{used}, but all of it is read, which takes about {format_duration(seconds)} of the {time}: of "
-            "plain text and JSON lines only the share is read"
+            "plain text, JSON lines and Parquet hardly more than the share is read"
         )
         return Notice(level="warning", message=message)
     why = (

@@ -149,7 +149,7 @@ class Planner:
             raise SettingsError(
                 f"to read the text takes about {format_duration(reading)}, and the run has "
                 f"{format_duration(seconds)}",
-                "give more time, or less text: of plain text and JSON lines only a part is read",
+                "give more time, or less text: of plain text, JSON lines and Parquet only a part is read",
             )
         self._machine = read_machine()
         self._others = OthersUse()

@@ -40,6 +40,7 @@ class Reading(NamedTuple):
         loss_after: the column of the template after whose value the loss counts; empty: it counts everywhere.
         chat: rows are conversations; ``field``, if it is not the usual one, holds their messages.
         row_weight: the column that says how often a row is used; empty: once.
+        share: the part of the batches of rows that is read, of Parquet and Arrow.
     """
 
     field: str = "text"
@@ -54,6 +55,7 @@ class Reading(NamedTuple):
     loss_after: str = ""
     chat: bool = False
     row_weight: str = ""
+    share: float = 1.0
 
     @property
     def once(self) -> Reading:

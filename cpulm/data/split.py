@@ -21,7 +21,7 @@ from cpulm.data.marks import Mark
 from cpulm.data.readers import is_binary, read_file
 from cpulm.data.reading import DocumentBlock, DocumentChunk, Reading
 from cpulm.data.sources import SourceFile
-from cpulm.data.stretches import has_stretches, stretches
+from cpulm.data.stretches import has_batches, has_stretches, stretches
 from cpulm.errors import DataError
 
 Split = Literal["train", "val"]
@@ -345,6 +345,9 @@ def _used(
     """Yield the chunks of one of ``files`` with how often each is used; much that is not is not even read."""
     file, later = files[number], files[number + 1 :]
     often = file.weight * share
+    if often < 1 and has_batches(file, how):
+        yield from _weighted(read_file(files, number, how._replace(share=often), losses), 1.0)
+        return
     if often >= 1 or not has_stretches(file, how):
         yield from _weighted(read_file(files, number, how, losses), often)
         return

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
-from cpulm.data.holdout import name_hash
 from cpulm.data.readers import format_of
 from cpulm.data.reading import Reading
 from cpulm.data.records.template import unescaped
 from cpulm.data.sources import SourceFile
+from cpulm.data.spread import EvenShare
 
 STRETCH_BYTES = 1 << 18
 """About so long is a stretch: a disk reads it in a few milliseconds, as long as it takes to find it."""
@@ -39,17 +39,22 @@ def has_stretches(file: SourceFile, how: Reading) -> bool:
     return file.size >= LARGE_BYTES and is_text and not (file.is_packed or file.builtin)
 
 
+def has_batches(file: SourceFile, how: Reading) -> bool:
+    """Whether a file is large, and batches of its rows can be left out: of a format for ``Reading.share``."""
+    return file.size >= LARGE_BYTES and format_of(file, how) in ("parquet", "arrow")
+
+
 def stretches(file: SourceFile, how: Reading, share: float) -> Iterator[FileStretch]:
     """Yield the stretches of the file that make up ``share`` of it, in their order.
 
     Each has a name of its own, which does not depend on the share, and ends as the file does.
     """
-    is_rows, first, read_to = format_of(file, how) == "jsonl", name_hash(f"share of {file.name}"), 0
+    is_rows, chosen, read_to = format_of(file, how) == "jsonl", EvenShare.of(file.name, share), 0
     ends = _line_ends(how, is_rows=is_rows)
     count = -(-file.size // STRETCH_BYTES)
     with file.open() as handle:
         for number in range(count):
-            if int((number + 1) * share + first) == int(number * share + first):
+            if not chosen.has(number):
                 continue
             begin = _border(handle, file.size, number, ends, inside=not is_rows)
             if begin is None:  # within a row, which belongs to the stretch where it begins

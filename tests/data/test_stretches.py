@@ -12,8 +12,9 @@ import pytest
 
 from cpulm.data import prepare as preparing
 from cpulm.data import stretches as reading_stretches
-from cpulm.data.reading import Reading
+from cpulm.data.reading import DocumentBlock, Reading
 from cpulm.data.sources import SourceFile, find_files
+from cpulm.data.split import Chosen, numbered
 from cpulm.data.spool import FirstBytes
 from cpulm.data.stretches import FileStretch, has_stretches, stretches
 from cpulm.data.tokenfile import TokenFolder
@@ -161,3 +162,38 @@ def test_an_error_says_from_where_a_line_is_counted(tmp_path: Path) -> None:
     begin = int(words.split("from byte ")[1].split(" on")[0].replace(",", ""))
     number = int(words.split("line ")[1].split(" ")[0])
     assert (tmp_path / "a.jsonl").read_bytes()[begin:].split(b"\n")[number - 1] == b"broken"
+
+
+@pytest.mark.parametrize("rows_in_a_group", [100, 3000, 50_000])
+def test_of_a_large_parquet_file_batches_of_rows_are_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows_in_a_group: int
+) -> None:
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    table = pyarrow.table({"text": [f"row {n} of many" for n in range(20_000)]})
+    parquet.write_table(table, path := tmp_path / "a.parquet", row_group_size=rows_in_a_group)
+    monkeypatch.setattr("cpulm.data.formats.columnar._BATCH_ROWS", 50)
+    read: list[int] = []
+    original = parquet.ParquetFile.iter_batches
+
+    def noted(self: Any, batch_size: int, groups: list[int], *more: Any, **options: Any) -> Any:
+        read.extend(groups)
+        return original(self, batch_size, groups, *more, **options)
+
+    monkeypatch.setattr(parquet.ParquetFile, "iter_batches", noted)
+    file = find_files([str(path)])[0]
+    pieces = [
+        one.piece if isinstance(one, Chosen) else one.block for one in numbered([file], Reading(), share=0.1)
+    ]
+    assert len(set(read)) <= (40 if rows_in_a_group == 100 else 7)  # of 200; of 7 and of 1
+    found = [
+        chunk
+        for piece in pieces
+        for chunk in (piece.chunks() if isinstance(piece, DocumentBlock) else [piece])
+    ]
+    assert len(found) == pytest.approx(2000, abs=50)
+    for chunk in found:
+        number = int(chunk.name.removeprefix("a.parquet:")) - 1
+        assert chunk.text == f"row {number} of many"
+    starts = [int(chunk.name.removeprefix("a.parquet:")) - 1 for chunk in found if chunk.name.endswith("1")]
+    assert max(later - earlier for earlier, later in pairwise(starts)) < 1000
+    assert sum(piece.source_bytes for piece in pieces) == pytest.approx(file.size, rel=0.05)

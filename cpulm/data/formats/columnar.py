@@ -10,6 +10,7 @@ from cpulm.data.losses import Losses
 from cpulm.data.reading import DocumentBlock, DocumentChunk, Reading
 from cpulm.data.records.rows import Row, RowReader
 from cpulm.data.sources import SourceFile
+from cpulm.data.spread import EvenShare
 from cpulm.errors import DataError
 
 _BATCH_ROWS = 1024
@@ -21,9 +22,9 @@ def read_parquet(file: SourceFile, how: Reading, losses: Losses) -> Iterator[Doc
     with file.open() as handle, _readable(file):
         table = parquet.ParquetFile(handle)
         reader, columns = _reader(file, how, losses, table.schema_arrow.names)
-        # The library's threads take four times the processor time of one that reads alone.
-        batches = table.iter_batches(batch_size=_BATCH_ROWS, columns=columns, use_threads=False)
-        yield from reader.documents(_rows(file, reader, batches, table.metadata.num_rows))
+        used = EvenShare.of(file.name, how.share)
+        batches = _batches(table, columns, used if how.share < 1 else None)
+        yield from reader.documents(_rows(file, reader, batches, used, table.metadata.num_rows))
 
 
 def read_arrow(file: SourceFile, how: Reading, losses: Losses) -> Iterator[DocumentChunk | DocumentBlock]:
@@ -38,7 +39,25 @@ def read_arrow(file: SourceFile, how: Reading, losses: Losses) -> Iterator[Docum
             batches = iter(opened)
         reader, columns = _reader(file, how, losses, opened.schema.names)
         selected = (batch.select(columns) for batch in batches)
-        yield from reader.documents(_rows(file, reader, selected, None))
+        yield from reader.documents(_rows(file, reader, selected, EvenShare.of(file.name, how.share), None))
+
+
+def _batches(table: Any, columns: list[str], used: EvenShare | None) -> Iterator[Any]:
+    """The batches of a Parquet file. Groups of rows of which none is used are not read: of each of their
+    batches comes the number of rows."""
+    if used is None:
+        # The library's threads take four times the processor time of one that reads alone.
+        yield from table.iter_batches(_BATCH_ROWS, columns=columns, use_threads=False)
+        return
+    before = 0
+    for group in range(table.num_row_groups):
+        rows = table.metadata.row_group(group).num_rows
+        after = before - -rows // _BATCH_ROWS
+        if used.before(after) > used.before(before):
+            yield from table.iter_batches(_BATCH_ROWS, [group], columns, use_threads=False)
+        else:
+            yield from (min(_BATCH_ROWS, rows - first) for first in range(0, rows, _BATCH_ROWS))
+        before = after
 
 
 def _library(name: str) -> Any:
@@ -67,18 +86,26 @@ def _reader(file: SourceFile, how: Reading, losses: Losses, names: list[str]) ->
 
 
 def _rows(
-    file: SourceFile, reader: RowReader, batches: Iterable[Any], total: int | None
+    file: SourceFile, reader: RowReader, batches: Iterable[Any], used: EvenShare, total: int | None
 ) -> Iterator[Row | DocumentBlock]:
-    """The rows of all batches; each has its share of the file's bytes, if their number is known."""
-    number = 0
-    for batch in batches:
+    """The rows of the batches that are used, with their share of the file's bytes, if their number is known.
+
+    Args:
+        batches: in their order; for those that are not used the number of rows is enough.
+    """
+    number = size = 0
+    for place, batch in enumerate(batches):
+        rows = batch if isinstance(batch, int) else batch.num_rows
+        size += file.size * rows // total if total else batch.nbytes
+        if not used.has(place):
+            number += rows
+            continue
         names = batch.schema.names
         columns = [column.to_pylist() for column in batch.columns]
-        size = file.size * batch.num_rows // total if total else batch.nbytes
         if reader.block_columns and names and set(reader.block_columns) <= set(names):
-            numbers = range(number + 1, number + 1 + batch.num_rows)
+            numbers = range(number + 1, number + 1 + rows)
             if block := reader.block(numbers, dict(zip(names, columns, strict=True)), size):
-                number += batch.num_rows
+                number, size = number + rows, 0
                 yield block
                 continue
         for values in zip(*columns, strict=True):
