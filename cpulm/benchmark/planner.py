@@ -65,6 +65,9 @@ _FEWEST_TOKENS = 1e5
 byte of 10 kB of plays after 40 updates of 1,024 tokens, and 3.25 after 70 of 100."""
 _PREPARED_PART = 0.1
 """Of the time, at most, for that: of a text that would take longer, a share is planned with."""
+_NO_TIME, _NO_TIME_PART = (0.5, 5.0), 0.02
+"""The fewest and the most seconds, and the part of the time between them, in which a text is tokenized in no
+time: then all of it is used."""
 _TOKENIZED_TIMES = 4.0
 """What is tokenized is at most so many times what the run trains on: it may be resumed with more time."""
 _HOPELESS = 2.0
@@ -191,7 +194,8 @@ class Planner:
     def _use_at_most(self, text_bytes: float) -> None:
         """Plan with a share of the text that has so many bytes, unless the whole is tokenized in no time."""
         part = text_bytes / self.text_bytes
-        if self._can_be_shared and part < 1 and prepared_seconds(self.text_bytes) > _START_SECONDS:
+        no_time = max(_NO_TIME[0], min(_NO_TIME[1], _NO_TIME_PART * self.seconds))
+        if self._can_be_shared and part < 1 and prepared_seconds(self.text_bytes) > no_time:
             self._share = {"data.share": float(f"{self.share * part:.2g}")}
             used = self._make({}).data.share
             self.text_bytes, self.share = self.text_bytes * used / self.share, used
