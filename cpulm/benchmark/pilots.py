@@ -38,6 +38,22 @@ class Pilot:
     factor: float
 
 
+def require_time(seconds: float, sizes: int) -> float:
+    """The seconds of each pilot of so many sizes.
+
+    Raises:
+        SettingsError: if the time of the plan is too short for them.
+    """
+    least, most = _SECONDS
+    share = min(max(seconds * _PART, least), most)
+    if seconds < 2 * share * sizes:
+        raise SettingsError(
+            f"{format_duration(seconds)} is too short for pilots of {format_duration(share)} each",
+            "leave out --pilots",
+        )
+    return share
+
+
 def refine(
     planner: Planner, plan: RunPlan, tokens: TokenFolder, level: TextLevel, show: Listener
 ) -> tuple[RunPlan, TextLevel, list[Pilot]]:
@@ -50,14 +66,8 @@ def refine(
         SettingsError: if the time is too short for pilots.
         StoppedError: if a stop is requested.
     """
-    least, most = _SECONDS
-    share = min(max(plan.seconds * _PART, least), most)
     sizes = _around(plan)
-    if plan.seconds < 2 * share * len(sizes):
-        raise SettingsError(
-            f"{format_duration(plan.seconds)} is too short for pilots of {format_duration(share)} each",
-            "leave out --pilots",
-        )
+    share = require_time(plan.seconds, len(sizes))
     message = (
         f"{len(sizes)} pilots of about {format_duration(share)} each: {format_duration(len(sizes) * share)}"
     )

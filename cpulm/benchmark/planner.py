@@ -8,6 +8,7 @@ recipe (:mod:`cpulm.estimate.recipe`) how to train it.
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -55,6 +56,8 @@ GENERATIONS = 2
 """Trainings, if the time is enough: a third one gained nothing."""
 _WORTH_A_SECOND = 1.5
 """The time is enough if one training would have so many times the passes that the model bears."""
+_SHORTEST_GENERATION = 30.0
+"""Seconds: to begin another one takes a few."""
 _BEYOND_MEASURED = 2.5
 """Sizes are planned up to so many times the largest one that the law was fitted to."""
 _MOST_PARAMETERS_PER_BYTE = 18.0
@@ -69,11 +72,12 @@ _NO_TIME, _NO_TIME_PART = (0.5, 5.0), 0.02
 """The fewest and the most seconds, and the part of the time between them, in which a text is tokenized in no
 time: then all of it is used."""
 _TOKENIZED_TIMES = 4.0
-"""What is tokenized is at most so many times what the run trains on: it may be resumed with more time."""
+"""What is tokenized is about so many times what the run trains on: it may be resumed with more time."""
 _HOPELESS = 2.0
 """So many times the time is too long to read a text, even if the estimate is wrong."""
 _TIMED_TOKENS, _TIMED_SECONDS, _TIMED_UPDATES = 1024, 1.0, 3
-"""Of an update: the tokens at first, then as many as take so long; and how many updates."""
+"""Of an update: the tokens at first, then as many as take so long; and how many updates, of which the first
+only warms up."""
 _FIRST_MEASURED, _MOST_MEASURED = 1, 5
 """The place in the table of shapes of the first size that is measured, and how many are measured at most."""
 _MEASURING_PART = 0.05
@@ -146,7 +150,7 @@ class Planner:
         elif (tokenizer := given_tokenizer(given.data)) is not None:
             self._vocab_size = tokenizer.vocab_size
             self._has_merges = bool(tokenizer.parts["model"].get("merges"))
-        self._use_at_most(seconds * _PREPARED_PART * PREPARED_BYTES_PER_SECOND)
+        self._use_at_most(seconds * _PREPARED_PART * PREPARED_BYTES_PER_SECOND, math.floor)
         reading = (1.0 - self.share) * self._read_seconds
         if reading > _HOPELESS * seconds:
             raise SettingsError(
@@ -177,7 +181,7 @@ class Planner:
                 break
             self._measure(near[0])
         self._progress(finished=True)
-        self._use_at_most(_TOKENIZED_TIMES * candidates[best].passes * self.text_bytes)
+        self._use_at_most(_TOKENIZED_TIMES * candidates[best].passes * self.text_bytes, math.ceil)
         candidates = _judged(self._candidates())
         best = best if best in candidates else _best(candidates)
         different = {one.params: one for one in candidates.values()}  # the user may have given the shape
@@ -191,12 +195,16 @@ class Planner:
             candidates[best],
         )
 
-    def _use_at_most(self, text_bytes: float) -> None:
-        """Plan with a share of the text that has so many bytes, unless the whole is tokenized in no time."""
+    def _use_at_most(self, text_bytes: float, rounded: Callable[[float], int]) -> None:
+        """Plan with a share of the text that has so many bytes, unless the whole is tokenized in no time.
+
+        The share is rounded to a power of two, so that a plan made again, by another measured speed, most
+        often takes the tokens that are there.
+        """
         part = text_bytes / self.text_bytes
         no_time = max(_NO_TIME[0], min(_NO_TIME[1], _NO_TIME_PART * self.seconds))
         if self._can_be_shared and part < 1 and prepared_seconds(self.text_bytes) > no_time:
-            self._share = {"data.share": float(f"{self.share * part:.2g}")}
+            self._share = {"data.share": 2.0 ** min(0, rounded(math.log2(self.share * part)))}
             used = self._make({}).data.share
             self.text_bytes, self.share = self.text_bytes * used / self.share, used
 
@@ -250,7 +258,8 @@ class Planner:
         rate = self._rates[min(self._rates, key=lambda known: abs(known - place))]
         settings = self.settings_for(place, seconds * rate / _flops(self._make(self._shape(place))))
         in_time, most = seconds * rate / _flops(settings), self._most_tokens(settings)
-        planned = GENERATIONS if in_time >= _WORTH_A_SECOND * most else 1
+        is_enough = in_time >= _WORTH_A_SECOND * most and seconds >= GENERATIONS * _SHORTEST_GENERATION
+        planned = GENERATIONS if is_enough else 1
         generations = self._make({"train.generations": planned}).train.generations
         if generations == 1:
             most = self._most_tokens(settings, _WORTH_A_SECOND)
@@ -316,13 +325,13 @@ class Planner:
         parts = build_random_parts(small, vocab_size_of(small), runtime)
         more = train.micro_batch_size / timed_rows
 
-        def fastest() -> float:
+        def mean() -> float:
             times = [time_update(parts, runtime, small.train, number) for number in range(_TIMED_UPDATES)]
-            return min(
+            return statistics.mean(
                 sum(t if part == "optimizer" else t * more for part, t in one.items()) for one in times[1:]
             )
 
-        return measured_as_in_a_run(fastest, runtime, others=self._others.newest)
+        return measured_as_in_a_run(mean, runtime, others=self._others.newest)
 
     def _progress(self, *, finished: bool) -> None:
         done = len(self._rates)

@@ -28,8 +28,8 @@ def plan(make: Make, out: Path | None, *, pilots: bool, block_is_wish: bool, jso
     Raises:
         SettingsError: if ``out`` exists.
     """
-    from cpulm.benchmark.expectation import TextLevel, plan_in_words
-    from cpulm.benchmark.pilots import refine
+    from cpulm.benchmark.expectation import TextLevel, plan_in_words, preparation_in_words
+    from cpulm.benchmark.pilots import refine, require_time
     from cpulm.benchmark.planner import Planner
     from cpulm.interrupts import StopRequest
     from cpulm.training.run import prepare_run
@@ -42,7 +42,11 @@ def plan(make: Make, out: Path | None, *, pilots: bool, block_is_wish: bool, jso
     with watch(choose_mode(json=False, headless=json)) as show:
         with StopRequest() as stop:
             planner = Planner(make, show=show, should_stop=stop)
+            if pilots:
+                require_time(planner.seconds, sizes=1)
             found = planner.plan()
+            if said := preparation_in_words(found):
+                show(said)
             looked = first_look(found, show, stop)
             if looked is None:
                 settings = found.best.settings

@@ -36,7 +36,10 @@ class FileStretch(NamedTuple):
 def has_stretches(file: SourceFile, how: Reading) -> bool:
     """Whether a file is large, and can be read from the middle: plain text and JSON lines, in UTF-8."""
     is_text = format_of(file, how) in ("text", "jsonl") and how.encoding == "utf-8"
-    return file.size >= LARGE_BYTES and is_text and not (file.is_packed or file.builtin)
+    if file.size < LARGE_BYTES or not is_text or file.is_packed or file.builtin:
+        return False
+    with file.open() as handle:
+        return b"\0" not in handle.read(_FIRST_LOOK)  # UTF-16, say, which the reader names
 
 
 def has_batches(file: SourceFile, how: Reading) -> bool:

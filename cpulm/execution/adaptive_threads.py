@@ -115,10 +115,11 @@ def measured_as_in_a_run(
     """Measure the seconds of a few updates with the threads that a run would take after a while.
 
     These are all threads; while other programs are busy, the fastest of the first of
-    :func:`threads_beside_others`, with short waits.
+    :func:`threads_beside_others`, with short waits. Each is then measured for a turn: short updates are
+    disturbed in some moments and not in others.
 
     Args:
-        measure: runs updates and returns seconds.
+        measure: runs updates and returns the seconds of one.
         runtime: whose number of threads torch uses, and shall use afterwards.
         others: as :meth:`OthersUse.newest`, which may wait; not asked if there is one thread.
         short_waits, use: as in :class:`AdaptiveThreads`.
@@ -132,7 +133,10 @@ def measured_as_in_a_run(
         measured = []
         for threads in threads_beside_others(runtime)[0]:
             change(threads)
-            measured.append(measure())
+            turn = [measure()]
+            while sum(turn) < TURN_SECONDS:
+                turn.append(measure())
+            measured.append(sum(turn) / len(turn))
         return min(measured)
     finally:
         change(Threads(runtime.threads))

@@ -178,7 +178,8 @@ def vast(tmp_path: Path) -> Path:
 
 def test_of_a_vast_text_a_share_is_planned_with(vast: Path) -> None:
     plan = planned(made_for(vast, "train.max_time=10m"))
-    assert plan.text_bytes == pytest.approx(4 * plan.best.passes * plan.text_bytes, rel=0.2)
+    assert 3.5 < 1 / plan.best.passes < 8.1  # without the time that tokenizing more would have taken
+    assert math.log2(plan.share).is_integer()
     assert plan.share == plan.best.settings.data.share == pytest.approx(plan.text_bytes / (0.95 * 20e9))
     said = preparation_in_words(plan)
     assert said is not None
@@ -194,8 +195,8 @@ def test_no_more_is_tokenized_than_a_tenth_of_the_time_allows(
 ) -> None:
     monkeypatch.setattr(planners, "_TOKENIZED_TIMES", math.inf)
     plan = planned(made_for(vast, "train.max_time=10m"))
-    assert prepared_seconds(plan.text_bytes) == pytest.approx(60, rel=0.05)
-    assert plan.share == plan.best.settings.data.share == pytest.approx(1.8e9 / (0.95 * 20e9), abs=1e-3)
+    assert plan.share == plan.best.settings.data.share == 1 / 16
+    assert prepared_seconds(plan.text_bytes) == pytest.approx(0.95 * 20e9 / 16 / 3e7)
     said = preparation_in_words(dataclasses.replace(plan, best=dataclasses.replace(plan.best, passes=1.5)))
     assert said is not None
     assert "tokenizing all of it would take about 10m 33s of the 10m 00s" in said.message
@@ -230,7 +231,7 @@ def test_rows_that_are_read_to_the_end_take_time_from_the_plan(vast: Path) -> No
     assert said is not None
     assert said.level == "warning"
     assert "but all of it is read, which takes about 16m" in said.message
-    with pytest.raises(SettingsError, match="to read the text takes about 15m 52s, and the run has 5m 00s"):
+    with pytest.raises(SettingsError, match="to read the text takes about 16m 09s, and the run has 5m 00s"):
         planned(made_for(rows, "train.max_time=5m"))
 
 
