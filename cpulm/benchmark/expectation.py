@@ -108,10 +108,10 @@ def plan_in_words(plan: RunPlan, prepared: PreparedRun, level: TextLevel | None 
         bits = "bits per byte are not comparable"
     time, size = format_duration(plan.seconds), format_bytes(level.unique_bytes)
     sizes = len(plan.candidates)
-    chosen = f"of {sizes} sizes the best" if sizes > 1 else "the only suitable size"
+    chosen = f"of {sizes} sizes the best for" if sizes > 1 else "for"
     return [
         f"plan: {model.n_layer} layers, {model.n_embd} wide ({params} parameters), context "
-        f"{model.block_size}, vocabulary {tokens.vocab_size:,}: {chosen} for "
+        f"{model.block_size}, vocabulary {tokens.vocab_size:,}: {chosen} "
         f"{time}, {size} of text and {speed} tokens a second",
         f"plan: dropout {model.dropout:g}{split}, weight decay {train.weight_decay:g}{averaged}; "
         f"{settings.tokens_per_step:,} tokens a step, rates {train.lr:g} and {train.muon_lr:g}",
