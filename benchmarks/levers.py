@@ -20,6 +20,8 @@ Candidates, NAME=VALUE:
 - momentum: Muon's momentum rises from this value to its own over the first third of the run;
 - floor: ``train.min_lr_ratio``;
 - norms, embedding: the rate of norms, of the embedding and the tied head, as a multiple of ``train.lr``;
+- embedding_decay: a weight decay of the embedding, which has none;
+- query, first_query: what the norm of the queries begins with in all layers, in the first one;
 - falling, rising: the rate of the embedding falls to this multiple of ``train.lr`` over the first half of
   the run, or rises from it;
 - rows: in the first third of the tokens an update has so many times fewer rows;
@@ -134,9 +136,16 @@ class Levers:
             assert isinstance(parts.loader, Loader)
             starts_in = parts.loader._starts_in
             parts.loader._starts_in = lambda _, at: starts_in(0, at)  # type: ignore[method-assign, assignment]
-        if candidate.kind in ("norms", "embedding", "falling", "rising"):
-            factor = 1.0 if candidate.kind in ("falling", "rising") else float(candidate.value)
+        if candidate.kind in ("norms", "embedding", "embedding_decay", "falling", "rising"):
+            factor = float(candidate.value) if candidate.kind in ("norms", "embedding") else 1.0
             self._apart(factor, vectors=candidate.kind == "norms")
+        if candidate.kind == "embedding_decay":
+            parts.optimizers[-1].param_groups[-1]["weight_decay"] = float(candidate.value)
+        if candidate.kind in ("query", "first_query"):
+            first = ".0." if candidate.kind == "first_query" else "."
+            for name, weight in parts.model.named_parameters():
+                if name.endswith("q_norm.weight") and f"blocks{first}" in name:
+                    weight.data.fill_(float(candidate.value))
 
     def _apart(self, factor: float, *, vectors: bool) -> None:
         """Give AdamW's vectors, or its matrices, another rate; they are moved into a group of their own."""

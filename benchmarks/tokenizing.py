@@ -5,6 +5,7 @@
     python benchmarks/tokenizing.py --mb 0                   # the text once: every word is new at first
     python benchmarks/tokenizing.py --formats text csv jsonl json parquet   # also as rows of 20 lines
     python benchmarks/tokenizing.py --formats text csv --template "{number} {text}"   # rows by a template
+    python benchmarks/tokenizing.py --formats text csv --mb 1000 --share 0.01   # a share of a large text
 
 MB are 10^6 bytes of text, without what a format adds. ``MB/s`` is over the wall time of the stage,
 ``MB/CPU-s`` over the processor time of all threads, which is the speed per core on a machine that does other
@@ -36,12 +37,14 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="*", default=["bpe"], help="bpe byte char word, or a tokenizer.json")
     parser.add_argument("--formats", nargs="*", default=["text"], help="text csv tsv jsonl json parquet")
     parser.add_argument("--template", default="", help="of rows; without: their column text")
+    parser.add_argument("--share", type=float, default=1.0, help="data.share")
     parser.add_argument("--vocab-size", type=int, default=4096)
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
         source, kind = options.measure
-        print(json.dumps(measure(source, kind, options.vocab_size, options.template)))
+        settings = {"vocab_size": options.vocab_size, "template": options.template, "share": options.share}
+        print(json.dumps(measure(source, kind, settings)))
         return
     with tempfile.TemporaryDirectory() as folder:
         text = Path(folder) / "input.txt"
@@ -64,7 +67,7 @@ def main() -> None:
             template = "" if form == "text" else options.template
             command = [sys.executable, __file__, "--measure", str(source), kind, "--template", template]
             done = subprocess.run(
-                [*command, "--vocab-size", str(options.vocab_size)],
+                [*command, "--vocab-size", str(options.vocab_size), "--share", str(options.share)],
                 check=True,
                 capture_output=True,
                 text=True,
@@ -114,7 +117,7 @@ def write_rows(text: Path, form: str) -> Path:
     return path
 
 
-def measure(source: str, kind: str, vocab_size: int, template: str) -> dict[str, Any]:
+def measure(source: str, kind: str, data: dict[str, Any]) -> dict[str, Any]:
     """Tokenize ``source`` in this process: seconds per stage, processor seconds of the last, peak memory."""
     from cpulm.data.prepare import prepare
     from cpulm.events import Event, Progress
@@ -130,7 +133,7 @@ def measure(source: str, kind: str, vocab_size: int, template: str) -> dict[str,
             ended[event.stage] = now
 
     with tempfile.TemporaryDirectory() as folder:
-        settings = DataSettings(source=[source], tokenizer=kind, vocab_size=vocab_size, template=template)
+        settings = DataSettings(source=[source], tokenizer=kind, **data)
         start = time.perf_counter()
         tokens = prepare(settings, emit=note, should_stop=lambda: False, out=Path(folder) / "tokens")
         seconds = time.perf_counter() - start

@@ -34,7 +34,7 @@ class TextLevel:
         unique_bytes: of training text.
         bytes_per_token: of the training text.
         law: of texts whose level is measured by n-grams, or by pilots.
-        times_measured: how many times the text that was tokenized and measured it is.
+        times_measured: how many times as large as the part that was tokenized and measured.
     """
 
     curve: TextCurve
@@ -75,7 +75,7 @@ class TextLevel:
 
 
 def sampled(plan: RunPlan) -> Settings | None:
-    """The planned settings with a sample of the text; None if all of it is read and tokenized as soon."""
+    """The planned settings with a sample of the text; None if a sample would save little time."""
     settings, part = plan.best.settings, _SAMPLE_BYTES / plan.text_bytes
     if part >= _WORTH_A_SAMPLE or plan.read_seconds > _MOST_READ_SECONDS:
         return None
@@ -85,10 +85,13 @@ def sampled(plan: RunPlan) -> Settings | None:
 def trained_tokens(plan: RunPlan, prepared: PreparedRun, level: TextLevel) -> float:
     """The tokens that each generation of the prepared run will be trained on, by its measured step."""
     best, train = plan.best, prepared.settings.train
-    step = prepared.plan.step_seconds or best.step_seconds
     seconds = (best.trained_seconds + best.spare_seconds) / generations_cost(train.generations)
     most = (train.max_passes or math.inf) * prepared.plan.train_tokens * level.times_measured
-    return min(seconds / step * prepared.settings.tokens_per_step, most)
+    return min(seconds * _tokens_per_second(plan, prepared), most)
+
+
+def _tokens_per_second(plan: RunPlan, prepared: PreparedRun) -> float:
+    return prepared.settings.tokens_per_step / (prepared.plan.step_seconds or plan.best.step_seconds)
 
 
 def plan_in_words(plan: RunPlan, prepared: PreparedRun, level: TextLevel | None = None) -> list[str]:
@@ -96,11 +99,13 @@ def plan_in_words(plan: RunPlan, prepared: PreparedRun, level: TextLevel | None 
     settings, tokens = prepared.settings, prepared.tokens
     model, train = settings.model, settings.train
     level = level or TextLevel.of(tokens)
-    best, params = plan.best, format_count(prepared.plan.params_total)
-    speed = format_count(best.tokens_per_second)
+    params = format_count(prepared.plan.params_total)
+    speed = format_count(_tokens_per_second(plan, prepared))
     averaged = f", weights averaged over {train.average_fraction:g}" if train.average_fraction else ""
     split = f", BPE dropout {train.bpe_dropout:g}" if train.bpe_dropout else ""
-    passes = trained_tokens(plan, prepared, level) * level.bytes_per_token / level.unique_bytes
+    trained = trained_tokens(plan, prepared, level)
+    passes = trained * level.bytes_per_token / level.unique_bytes
+    seconds = trained / _tokens_per_second(plan, prepared) * generations_cost(train.generations)
     expected = level.expected_of_run(plan, prepared)
     nats = expected.times(math.log(2) * tokens.bytes_per_token)
     bits = f"{expected.loss:.2f} bits per byte ({expected.low:.2f} to {expected.high:.2f})"
@@ -117,25 +122,27 @@ def plan_in_words(plan: RunPlan, prepared: PreparedRun, level: TextLevel | None 
         f"{settings.tokens_per_step:,} tokens a step, rates {train.lr:g} and {train.muon_lr:g}",
         f"expected: validation loss {nats.loss:.2f} nats per token ({nats.low:.2f} to {nats.high:.2f}), "
         f"{bits}; 8 of 10 runs are within",
-        *_remarks(plan, passes),
+        *_remarks(plan, passes, seconds),
     ]
 
 
-def _remarks(plan: RunPlan, passes: float) -> list[str]:
+def _remarks(plan: RunPlan, passes: float, seconds: float) -> list[str]:
+    """What else the user should know of a run of so many passes, which trains for ``seconds``."""
     best = plan.best
     generations = best.settings.train.generations
     remarks = []
     if generations > 1:
-        each = format_duration(best.trained_seconds / generations)
+        each = format_duration(seconds / generations)
         remarks.append(
             f"{generations} generations, each of about {each}: a later one learns from the text and from the "
             "best before it; what is expected is the first"
         )
-    if best.spare_seconds > _SHORT_REST * plan.seconds:
-        used = format_duration(plan.seconds - best.spare_seconds)
+    spare = best.trained_seconds + best.spare_seconds - seconds
+    if spare > _SHORT_REST * plan.seconds:
+        used = format_duration(plan.seconds - spare)
         remarks.append(
             f"the text is short for the time: a model of this size gains little from more than "
-            f"{best.passes:.0f} passes, so the run ends after about {used}; more text would use the rest"
+            f"{passes:.0f} passes, so the run ends after about {used}; more text would use the rest"
         )
     if passes < 1:
         remarks.append(

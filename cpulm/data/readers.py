@@ -77,15 +77,19 @@ def read_files(
 
 
 def read_file(
-    files: Sequence[SourceFile], number: int, how: Reading, losses: Losses | None = None
+    files: Sequence[SourceFile],
+    number: int,
+    how: Reading,
+    losses: Losses | None = None,
+    part: SourceFile | None = None,
 ) -> Iterator[DocumentChunk | DocumentBlock]:
-    """Yield the documents of one of ``files``, as :func:`read_blocks`.
+    """Yield the documents of one of ``files``, or of a ``part`` of it, as :func:`read_blocks`.
 
     Raises:
         DataError: as :func:`read_blocks`; if it is in another encoding, all later ones like that are named.
     """
     try:
-        yield from read_blocks(files[number], how, losses)
+        yield from read_blocks(files[number] if part is None else part, how, losses)
     except EncodingError as error:
         raise _with_others(error, files[number + 1 :], how) from error
 

@@ -342,8 +342,8 @@ def numbered(
 def _used(
     files: Sequence[SourceFile], number: int, how: Reading, losses: Losses | None, share: float
 ) -> Iterator[tuple[DocumentChunk | DocumentBlock, int]]:
-    """Yield the chunks of one of ``files`` with how often each is used; much that is not is not even read."""
-    file, later = files[number], files[number + 1 :]
+    """Yield the chunks of one of ``files`` with how often each is used; many of the others are not read."""
+    file = files[number]
     often = file.weight * share
     if often < 1 and has_batches(file, how):
         yield from _weighted(read_file(files, number, how._replace(share=often), losses), 1.0)
@@ -354,7 +354,7 @@ def _used(
     skipped_bytes = 0
     for stretch in stretches(file, how, often):
         skipped_bytes += stretch.skipped_bytes
-        for piece, times in _weighted(read_file([stretch.file, *later], 0, how, losses), 1.0):
+        for piece, times in _weighted(read_file(files, number, how, losses, stretch.file), 1.0):
             yield piece._replace(source_bytes=piece.source_bytes + skipped_bytes), times
             skipped_bytes = 0
 

@@ -50,7 +50,7 @@ def has_batches(file: SourceFile, how: Reading) -> bool:
 def stretches(file: SourceFile, how: Reading, share: float) -> Iterator[FileStretch]:
     """Yield the stretches of the file that make up ``share`` of it, in their order.
 
-    Each has a name of its own, which does not depend on the share, and ends as the file does.
+    Each has a name of its own, with the file's suffix, which does not depend on the share.
     """
     is_rows, chosen, read_to = format_of(file, how) == "jsonl", EvenShare.of(file.name, share), 0
     ends = _line_ends(how, is_rows=is_rows)
