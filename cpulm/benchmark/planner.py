@@ -154,7 +154,7 @@ class Planner:
         reading = (1.0 - self.share) * self._read_seconds
         if reading > _HOPELESS * seconds:
             raise SettingsError(
-                f"to read the text takes about {format_duration(reading)}, and the run has "
+                f"reading the text takes about {format_duration(reading)}, and the run has "
                 f"{format_duration(seconds)}",
                 "give more time, or less text: of plain text, JSON lines and Parquet only a part is read",
             )

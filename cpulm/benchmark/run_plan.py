@@ -48,8 +48,8 @@ class Candidate:
 class RunPlan:
     """The best of the ``candidates`` for a time of ``seconds`` and ``text_bytes`` of training text.
 
-    ``share`` is the part of the whole text that these are; ``read_seconds`` are for files that would be read
-    to their ends for any share.
+    ``share`` is the part of the whole text that these are; ``read_seconds`` is about the time to read the
+    files that are read to their ends whatever the share.
     """
 
     seconds: float

@@ -28,7 +28,7 @@ from cpulm.data.packed import (
     unpacked,
 )
 from cpulm.data.saved_datasets import PREFIX, dataset_files, is_saved_dataset, saved_files
-from cpulm.data.spool import STDIN, FirstBytes, Spool, can_be_read_once, spool
+from cpulm.data.spool import STDIN, FileBytes, Spool, can_be_read_once, spool
 from cpulm.data.tokenizer import KINDS
 from cpulm.errors import DataError, SettingsError
 from cpulm.events import Listener, Notice
@@ -115,10 +115,10 @@ class SourceFile:
                 self.meter.stream = stream
             opened: io.BufferedReader = io.BufferedReader(stream)
         elif self.spool is None:
-            opened = io.BufferedReader(FirstBytes(self.at, io.FileIO(self.at), self.size, self.begin))
+            opened = io.BufferedReader(FileBytes(self.at, io.FileIO(self.at), self.size, self.begin))
         else:
             kept, lock = self.spool.file, self.spool.lock
-            opened = io.BufferedReader(FirstBytes(self.name, kept, self.size, self.begin, shared=lock))
+            opened = io.BufferedReader(FileBytes(self.name, kept, self.size, self.begin, shared=lock))
         if not is_compressed(self.name):
             return opened
         stream = unpacked(self.name, opened, self.size)

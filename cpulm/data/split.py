@@ -342,7 +342,7 @@ def numbered(
 def _used(
     files: Sequence[SourceFile], number: int, how: Reading, losses: Losses | None, share: float
 ) -> Iterator[tuple[DocumentChunk | DocumentBlock, int]]:
-    """Yield the chunks of one of ``files`` with how often each is used; many of the others are not read."""
+    """Yield chunks of one of ``files`` with how often each is used; most that are not used are not read."""
     file = files[number]
     often = file.weight * share
     if often < 1 and has_batches(file, how):

@@ -108,7 +108,7 @@ def spool(source: str, emit: Listener, should_stop: Callable[[], bool]) -> Spool
         raise DataError(f"cannot read {source}: {error.strerror}", "check its permissions") from error
 
 
-class FirstBytes(io.RawIOBase):
+class FileBytes(io.RawIOBase):
     """``size`` bytes of a file from ``begin`` on, whatever is added to it meanwhile."""
 
     def __init__(

@@ -15,7 +15,7 @@ from cpulm.data import stretches as reading_stretches
 from cpulm.data.reading import DocumentBlock, Reading
 from cpulm.data.sources import SourceFile, find_files
 from cpulm.data.split import Chosen, numbered
-from cpulm.data.spool import FirstBytes
+from cpulm.data.spool import FileBytes
 from cpulm.data.stretches import FileStretch, has_stretches, stretches
 from cpulm.data.tokenfile import TokenFolder
 from cpulm.errors import DataError
@@ -123,14 +123,14 @@ def test_of_a_large_file_hardly_more_than_the_share_is_read(
     at, settings, text, _ = TEXTS[name]
     size = file_of(tmp_path / at, text * 100).size
     read = 0
-    original = FirstBytes.readinto
+    original = FileBytes.readinto
 
-    def counted(self: FirstBytes, buffer: Any) -> int:
+    def counted(self: FileBytes, buffer: Any) -> int:
         nonlocal read
         read += (count := original(self, buffer))
         return count
 
-    monkeypatch.setattr(FirstBytes, "readinto", counted)
+    monkeypatch.setattr(FileBytes, "readinto", counted)
     folder = prepared(tmp_path / at, share=0.1, **settings)
     used = folder.meta["train"]["bytes"] + folder.meta["val"]["bytes"]
     if name == "rows":

@@ -43,8 +43,10 @@ def read_arrow(file: SourceFile, how: Reading, losses: Losses) -> Iterator[Docum
 
 
 def _batches(table: Any, columns: list[str], used: EvenShare | None) -> Iterator[Any]:
-    """The batches of a Parquet file. Groups of rows of which none is used are not read: of each of their
-    batches comes the number of rows."""
+    """The batches of a Parquet file, and for each batch of a group that is not read its number of rows.
+
+    A group of rows is read if one of its batches is used; ``None`` uses all.
+    """
     if used is None:
         # The library's threads take four times the processor time of one that reads alone.
         yield from table.iter_batches(_BATCH_ROWS, columns=columns, use_threads=False)
