@@ -91,6 +91,7 @@ def first_look(
 
 
 def _show(found: RunPlan, level: TextLevel, lines: list[str], pilots: list[Pilot], out: Path | None) -> None:
+    from cpulm.benchmark.planner import MOST_TOKENS_PER_PARAMETER
     from cpulm.ui.console import stdout
     from cpulm.ui.tables import rows
     from cpulm.units import format_count, format_duration
@@ -114,6 +115,11 @@ def _show(found: RunPlan, level: TextLevel, lines: list[str], pilots: list[Pilot
     columns = ["", "layers x width", "params", "tok/s", "tokens", "passes", "bits/byte", "8 of 10"]
     console = stdout()
     console.print(rows(f"What {format_duration(found.seconds)} buys here", columns, table))
+    if len(found.candidates) > 1 and found.candidates[0].place:
+        limit = f"{MOST_TOKENS_PER_PARAMETER:g} tokens a parameter"
+        console.print(
+            f"Smaller models would train on more than {limit}: a larger one is better.", style="dim"
+        )
     console.print()
     for pilot in pilots:
         console.print(
